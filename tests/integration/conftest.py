@@ -1,0 +1,90 @@
+"""Fixtures of the integration tests: real servers, reached by clients that know the protocol alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bbio import App
+from tests.support.servers import ServerProcess, free_port
+from tests.support.wire import LegacyClient, Wire
+
+Serve = Callable[..., Awaitable[App]]
+Join = Callable[..., Awaitable[LegacyClient]]
+
+
+@pytest.fixture(params=["fast", "plain"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Both engines: what is tested with one is tested with the other."""
+    return request.param
+
+
+@pytest.fixture
+async def serve(engine: str) -> AsyncIterator[Serve]:
+    """`await serve(Todos, event="sync")`: a started application on a free port, stopped after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(*backends: Any, named: dict[str, Any] | None = None, **options: Any) -> App:
+            app = App(engine=engine, **options)
+            app.serve(*backends, **(named or {}))
+            await app.start(host="127.0.0.1", port=0)
+            stack.push_async_callback(app.stop)
+            return app
+
+        yield serve
+
+
+@pytest.fixture
+async def join() -> AsyncIterator[Join]:
+    """`await join(app, "todos", "work")`: a client that has listened to a channel, closed after the test.
+
+    Channel `...` means: connected, but not listening.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def join(app: App | str, backend: str, channel: Any = None, **options: Any) -> LegacyClient:
+            url = app if isinstance(app, str) else app.url
+            client = await LegacyClient.open(url, backend, **options)
+            stack.push_async_callback(client.close)
+            if channel is not ...:
+                await client.listen(channel)
+            return client
+
+        yield join
+
+
+@pytest.fixture
+async def dial() -> AsyncIterator[Callable[..., Awaitable[Wire]]]:
+    """`await dial(app)`: a bare session without a namespace, closed after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def dial(app: App | str, **options: Any) -> Wire:
+            wire = await Wire.open(app if isinstance(app, str) else app.url, **options)
+            stack.push_async_callback(wire.close)
+            return wire
+
+        yield dial
+
+
+@pytest.fixture
+async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[ServerProcess]]]:
+    """`await spawn(source)`: `bbio run` of a module with that source, in a process killed after the test.
+
+    The module must define `app`. Calling it again with `port=` of a server that has ended is a restart.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def spawn(source: str, *options: str, port: int | None = None, **env: str) -> ServerProcess:
+            (tmp_path / "served.py").write_text(source)
+            port = port or free_port()
+            server = ServerProcess(
+                "run", "served:app", "--port", str(port), *options, cwd=tmp_path, port=port, env=env
+            )
+            stack.push_async_callback(server.stop)
+            return await server.start()
+
+        yield spawn

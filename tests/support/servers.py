@@ -1,0 +1,158 @@
+"""Servers for the tests: an application in a process of its own, and how to tell that nothing was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from tests.support.wire import LegacyClient
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 15.0
+_markers = count(1)
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+async def heard(backend: Any, *clients: LegacyClient) -> list[list[tuple[str, Any]]]:
+    """What each client was notified of so far, in order.
+
+    A marker goes the way every notification goes, to every client of the backend; all that was sent before it
+    has arrived when it arrives. So an empty list proves that nothing was sent.
+    """
+    marker = {"id": f"marker-{next(_markers)}"}
+    backend.emit("created", marker)
+    told = []
+    for client in clients:
+        events: list[tuple[str, Any]] = []
+        while (event := await client.synced()) != ("create", marker):
+            events.append(event)
+        told.append(events)
+    return told
+
+
+class ServerProcess:
+    """An application in a process of its own, for what needs one: signals, restarts, memory.
+
+    Parameters:
+        arguments: what follows `python -m bbio`.
+        cwd: where it runs.
+        port: the port it will listen on; `ready` waits for it.
+        env: environment variables to add.
+    """
+
+    def __init__(
+        self, *arguments: str, cwd: Path, port: int | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.arguments = arguments
+        self.cwd = cwd
+        self.port = port
+        self.env = dict(env or {})
+        self._process: asyncio.subprocess.Process | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self.output = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        assert self._process is not None, "the process was not started"
+        return self._process
+
+    async def start(self) -> ServerProcess:
+        """Start the process; with a port, wait until it accepts connections."""
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "bbio",
+            *self.arguments,
+            cwd=self.cwd,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **self.env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._drain = asyncio.create_task(self._collect())
+        if self.port is not None:
+            await self._ready()
+        return self
+
+    async def _collect(self) -> None:
+        assert self.process.stdout is not None
+        while chunk := await self.process.stdout.read(1 << 16):
+            self.output += chunk.decode(errors="replace")
+
+    async def _ready(self) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    assert self.process.returncode is None, f"the server ended:\n{self.output}"
+                    await asyncio.sleep(0.02)
+                else:
+                    writer.close()
+                    await writer.wait_closed()
+                    return
+
+    async def said(self, text: str, deadline: float = DEADLINE) -> str:
+        """Wait until the process printed a text; all that it printed comes back."""
+        async with asyncio.timeout(deadline):
+            while text not in self.output:
+                assert not self._drained(), f"{text!r} was never said:\n{self.output}"
+                await asyncio.sleep(0.02)
+        return self.output
+
+    def _drained(self) -> bool:
+        return self._drain is not None and self._drain.done()
+
+    def rss(self) -> int:
+        """Resident memory in KiB."""
+        answer = subprocess.run(
+            ["ps", "-o", "rss=", "-p", str(self.process.pid)], check=True, capture_output=True, text=True
+        )
+        return int(answer.stdout)
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self, deadline: float = DEADLINE) -> int:
+        """Wait for the process to end by itself; its exit status comes back."""
+        async with asyncio.timeout(deadline):
+            status = await self.process.wait()
+            assert self._drain is not None
+            await self._drain
+        return status
+
+    async def stop(self) -> None:
+        """Kill what is left of it."""
+        if self._process is None:
+            return
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.ended()
+
+
+async def bbio(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run `python -m bbio` with arguments to its end; exit status and output come back."""
+    process = await ServerProcess(*arguments, cwd=cwd, env=env).start()
+    try:
+        return await process.ended(), process.output
+    finally:
+        await process.stop()
