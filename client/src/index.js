@@ -1,0 +1,2 @@
+/** The package's entry for bundlers and Node. */
+export { SyncError } from './core/errors.js';
