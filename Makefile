@@ -1,0 +1,74 @@
+# Every target sets up what it needs: Python 3.11 or newer and make are all that must be there.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.13 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+BIN := .venv/bin
+SET_UP := .venv/.set-up
+ASSETS := bbio/static/.stamp
+SOURCES := pyproject.toml uv.lock hatch_build.py $(wildcard tools/*.py client/*.json client/*.mjs) \
+	$(shell find client/src -type f 2>/dev/null)
+ARGS ?=
+
+export UV_PYTHON_DOWNLOADS = never
+unexport VIRTUAL_ENV
+
+.PHONY: help setup demo test lint format types docs bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: $(SET_UP) ## set everything up (the other targets do so by themselves)
+
+demo: $(SET_UP) ## serve the messages example
+	@$(BIN)/bbio demo $(ARGS)
+
+test: $(SET_UP) ## run all tests, in JavaScript and in Python (ARGS="-k stack" for some)
+	@echo "== JavaScript tests"
+	@$(BIN)/python tools/npm.py client test
+	@echo "== Python tests"
+	@$(BIN)/pytest -n 2 --cov $(ARGS)
+
+lint: $(SET_UP) ## check style and the floor plan
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports
+
+format: $(SET_UP) ## mend what lint can mend by itself
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+types: $(SET_UP) ## check the types
+	@$(BIN)/mypy
+	@$(BIN)/pyright --verifytypes bbio --ignoreexternal
+
+docs: $(SET_UP) ## build the documentation
+	@$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(SET_UP) ## measure, beside peers
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove all that was set up or built
+	rm -rf .venv .*_cache .hypothesis .coverage* build dist docs/_build bbio/static client/dist client/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv:
+	@echo "== making .venv"
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq install -y python3-venv; } || \
+		{ echo "$(PYTHON) lacks the module venv: install it (on Debian the package python3-venv)"; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.9"
+
+# Assets that somebody removed are made again.
+ifeq ($(wildcard $(ASSETS)),)
+.PHONY: $(SET_UP)
+endif
+$(SET_UP): $(SOURCES) | $(BIN)/uv
+	@echo "== installing Python packages, building the browser's scripts"
+	@$(BIN)/uv sync --locked --all-extras --reinstall-package bbio
+	@echo "== looking for a browser and servers for the tests"
+	@$(BIN)/python tools/machine.py
+	@touch $@

