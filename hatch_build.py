@@ -23,6 +23,7 @@ OWN = [
     "backbone.io.min.js",
     "backbone.io.min.js.map",
     "backbone.io.mjs",
+    "backbone.io.mjs.map",
 ]
 VENDORED = {
     "socket.io.js": "socket.io-client/dist/socket.io.js",
