@@ -36,9 +36,16 @@ VENDORED = {
     "backbone.min.js": "backbone/backbone-min.js",
     "underscore.js": "underscore/underscore-umd.js",
     "underscore.min.js": "underscore/underscore-umd-min.js",
-    "LICENSE.socket.io-client": "socket.io-client/LICENSE",
     "LICENSE.backbone": "backbone/LICENSE",
     "LICENSE.underscore": "underscore/LICENSE",
+    # socket.io-client's scripts carry all of these
+    "LICENSE.component-emitter": "@socket.io/component-emitter/LICENSE",
+    "LICENSE.debug": "debug/LICENSE",
+    "LICENSE.engine.io-client": "engine.io-client/LICENSE",
+    "LICENSE.engine.io-parser": "engine.io-parser/LICENSE",
+    "LICENSE.ms": "ms/license.md",
+    "LICENSE.socket.io-client": "socket.io-client/LICENSE",
+    "LICENSE.socket.io-parser": "socket.io-parser/LICENSE",
 }
 
 
@@ -77,7 +84,7 @@ class AssetsHook(BuildHookInterface):
 
     def _fresh(self) -> bool:
         if Path(self.root, "PKG-INFO").exists():  # only an sdist has one
-            return self._stamp.exists()
+            return self._static.exists()
         return self._stamp.exists() and self._stamp.read_text() == self._fingerprint()
 
     def _fingerprint(self) -> str:
