@@ -1,7 +1,7 @@
 """Build hook: puts the browser's scripts into bbio/static, for wheels, sdists and editable installs alike.
 
-The client is built from client/, the libraries it stands on come from npm as client/package-lock.json says. Nothing is
-done while bbio/static is what these sources make, nor inside an sdist, which carries it.
+The client is built from client/, the libraries it stands on come from npm as client/package-lock.json says.
+Nothing is done while bbio/static is what these sources make, nor inside an sdist, which carries it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
-from npm import NODE_WHEEL, run_npm, system_npm  # noqa: E402
+from npm import NODE_WHEEL, run_npm, system_npm
 
 OWN = [
     "backbone.io.js",
@@ -53,7 +53,7 @@ class AssetsHook(BuildHookInterface):
     """Builds bbio/static before a wheel, an sdist or an editable install is made."""
 
     def dependencies(self) -> list[str]:
-        """What the build environment needs: Node.js from PyPI, when it has to run and the machine has none."""
+        """What the build environment needs: Node.js from PyPI, if the machine has none and it has to run."""
         return [] if self._fresh() or system_npm() else [NODE_WHEEL]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

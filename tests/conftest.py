@@ -1,4 +1,4 @@
-"""What all tests share: fixtures for browsers and servers, and how long hypothesis looks for a counterexample."""
+"""What all tests share: fixtures for browsers and servers, and profiles for hypothesis."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""See to it that the machine has what the tests need beyond Python packages: a Chromium, a PostgreSQL and a Redis.
+"""See to it that the machine has what the tests need and no Python package brings: a Chromium and a Redis.
 
-PostgreSQL and, up to Python 3.12, Redis come with the Python packages. What is missing is installed by apt where that is
+Up to Python 3.12 a Redis does come with the Python packages. What is missing is installed by apt where that is
 possible; elsewhere Playwright downloads its own Chromium.
 """
 

