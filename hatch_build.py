@@ -60,7 +60,8 @@ class AssetsHook(BuildHookInterface):
         """Build bbio/static, unless it is there already."""
         if self._fresh():
             return
-        run_npm(self._client, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+        if not self._installed():
+            run_npm(self._client, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
         run_npm(self._client, "run", "build")
         shutil.rmtree(self._static, ignore_errors=True)
         self._static.mkdir(parents=True)
@@ -86,6 +87,12 @@ class AssetsHook(BuildHookInterface):
         if Path(self.root, "PKG-INFO").exists():  # only an sdist has one
             return self._static.exists()
         return self._stamp.exists() and self._stamp.read_text() == self._fingerprint()
+
+    def _installed(self) -> bool:
+        """Whether node_modules is what the lock file says; npm writes its own record when it is through."""
+        record = self._client / "node_modules" / ".package-lock.json"
+        lock = self._client / "package-lock.json"
+        return record.exists() and record.stat().st_mtime >= lock.stat().st_mtime
 
     def _fingerprint(self) -> str:
         """A digest of all that the assets are made of."""

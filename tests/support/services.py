@@ -1,7 +1,7 @@
 """Real PostgreSQL and Redis servers for tests, each process's own and thrown away after it.
 
 The programs come from the system or from PyPI. $BBIO_TEST_DATABASE_URL and $BBIO_TEST_REDIS_URL name servers
-that run already and serve nothing but these tests. Where there is no server at all, the tests that need one fail.
+that run already and serve nothing but these tests. Without any server, the tests that need one fail.
 """
 
 from __future__ import annotations
