@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bbio import App
+from bbio import App, Backend
+from bbio.builtin import MemoryStore
 from tests.support.servers import ServerProcess, free_port
 from tests.support.wire import LegacyClient, Wire
 
@@ -88,3 +89,13 @@ async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[ServerP
             return await server.start()
 
         yield spawn
+
+
+@pytest.fixture
+def todos() -> type[Backend]:
+    """A fresh backend `todos` over a memory store of its own."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+    return Todos

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ async def heard(backend: Any, *clients: LegacyClient) -> list[list[tuple[str, An
             events.append(event)
         told.append(events)
     return told
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], deadline: float = DEADLINE) -> None:
+    """Wait until a condition that nothing announces is true."""
+    async with asyncio.timeout(deadline):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.05)
 
 
 class ServerProcess:

@@ -1,0 +1,239 @@
+"""What a client learns of a failure, and what the log does."""
+
+import logging
+
+import attrs
+import pytest
+
+from bbio import (
+    Backend,
+    Conflict,
+    NotFound,
+    Store,
+    SyncError,
+    Unauthorized,
+    before,
+    create,
+    delete,
+    on_error,
+    read,
+    use,
+)
+from tests.support.servers import heard
+from tests.support.wire import SyncFailed
+
+SECRET = "postgres://root:hunter2@db"
+
+
+async def failure(client, method="create", model=None):
+    """The error object of a sync that must fail."""
+    with pytest.raises(SyncFailed) as caught:
+        await client.sync(method, model)
+    return caught.value.error
+
+
+async def test_a_declared_error_reaches_the_client_as_declared(serve, join):
+    """Name, message, code and declared details travel, and nothing else."""
+
+    class Locked(SyncError):
+        "This record is locked."
+
+        code = 423
+        details = ("by",)
+
+    class Todos(Backend):
+        @before("create")
+        def log_in(self, req):
+            raise Unauthorized("log in first")
+
+        @read
+        def missing(self, req):
+            raise NotFound()
+
+        @delete
+        async def locked(self, req):
+            raise Locked(by="ann")
+
+    alice = await join(await serve(Todos), "todos")
+    assert await failure(alice) == {"name": "Unauthorized", "message": "log in first", "code": 401}
+    missing = await failure(alice, "read")
+    assert (missing["name"], missing["code"], set(missing)) == ("NotFound", 404, {"name", "message", "code"})
+    locked = {"name": "Locked", "message": "This record is locked.", "code": 423, "by": "ann"}
+    assert await failure(alice, "delete") == locked
+
+
+async def test_an_error_acks_with_one_argument(serve, join):
+    """A failed sync is acked with `[{"error": {...}}]`, as the original's clients expect."""
+
+    class Todos(Backend):
+        @create
+        def never(self, req):
+            raise Conflict("no")
+
+    alice = await join(await serve(Todos), "todos")
+    ack = await alice.namespace.call("sync", {"method": "create", "model": {}, "options": {}})
+    assert ack == [{"error": {"name": "Conflict", "message": "no", "code": 409}}]
+
+
+@pytest.mark.parametrize("kind", ["handler", "use", "before", "store"])
+async def test_any_other_exception_is_an_internal_error_with_an_id_and_nothing_else(
+    serve, join, caplog, kind
+):
+    """No text of an unknown exception leaves the server; the log has all of it, under the same id."""
+
+    def fail(req):
+        raise RuntimeError(f"cannot reach {SECRET}")
+
+    class Todos(Backend):
+        if kind == "handler":
+
+            @create
+            def broken(self, req):
+                fail(req)
+        elif kind == "use":
+
+            @use("create")
+            async def broken(self, req, next):
+                fail(req)
+        elif kind == "before":
+
+            @before("create")
+            def broken(self, req):
+                fail(req)
+        else:
+
+            class Broken(Store):
+                async def create(self, req):
+                    fail(req)
+
+            store = Broken()
+
+    alice = await join(await serve(Todos), "todos")
+    with caplog.at_level(logging.ERROR, logger="bbio"):
+        error = await failure(alice, "create", {"password": "12345"})
+    assert set(error) == {"name", "message", "code", "id"}
+    assert (error["name"], error["code"]) == ("InternalError", 500)
+    assert not any(SECRET in str(frame) for frame in alice.wire.frames)
+    (record,) = [r for r in caplog.records if error["id"] in r.getMessage()]
+    assert record.exc_info is not None
+    assert SECRET in str(record.exc_info[1])
+    assert "12345" not in record.getMessage()
+
+
+async def test_two_failures_have_two_ids(serve, join):
+    """A correlation id names one failure."""
+
+    class Todos(Backend):
+        @create
+        def broken(self, req):
+            raise RuntimeError
+
+    alice = await join(await serve(Todos), "todos")
+    assert (await failure(alice))["id"] != (await failure(alice))["id"]
+
+
+async def test_debug_adds_message_and_stack(serve, join):
+    """With `debug=True` the developer's browser shows what happened and where."""
+
+    class Todos(Backend):
+        @create
+        def broken(self, req):
+            raise RuntimeError("out of milk")
+
+    alice = await join(await serve(Todos, debug=True), "todos")
+    error = await failure(alice)
+    assert error["name"] == "InternalError"
+    assert "out of milk" in error["message"]
+    assert "in broken" in error["stack"]
+
+
+async def test_a_use_layer_that_answers_nothing_is_the_developers_error(serve, join, caplog):
+    """The client learns nothing of it; the log names the layer."""
+
+    class Todos(Backend):
+        @use("create")
+        async def forgot(self, req, next):
+            pass
+
+    alice = await join(await serve(Todos), "todos")
+    with caplog.at_level(logging.ERROR, logger="bbio"):
+        error = await failure(alice)
+    assert error["name"] == "InternalError"
+    assert "forgot" not in str(error)
+    assert "forgot" in caplog.text
+
+
+async def test_an_on_error_layer_may_replace_or_recover(serve, join):
+    """What on_error raises is what the client sees; what it answers is the reply, and nobody is told."""
+
+    class Todos(Backend):
+        @create
+        def broken(self, req):
+            raise RuntimeError(req.model["kind"])
+
+        @on_error
+        def translate(self, err, req, res):
+            if str(err) == "replace":
+                raise Conflict("translated")
+            res.end({"recovered": True})
+
+    app = await serve(Todos)
+    alice, bob = await join(app, "todos"), await join(app, "todos")
+    assert (await failure(alice, "create", {"kind": "replace"}))["message"] == "translated"
+    assert await alice.sync("create", {"kind": "recover"}) == {"recovered": True}
+    assert await heard(app.backends["todos"], bob) == [[]]
+
+
+async def test_a_result_that_cannot_travel_is_an_internal_error(serve, join, caplog):
+    """A handler that returns what JSON cannot say gets its client an answer all the same."""
+
+    class Todos(Backend):
+        @read
+        def bad(self, req):
+            return {"value": {"object": object, "nan": float("nan")}[req.options["kind"]]}
+
+    app = await serve(Todos)
+    alice = await join(app, "todos")
+    for kind in ("object", "nan"):
+        with pytest.raises(SyncFailed, match="InternalError"):
+            await alice.sync("read", {}, {"kind": kind})
+    assert await alice.sync("create", {"a": 1}) == {"a": 1}
+
+
+async def test_an_invalid_model_is_refused_before_the_store(serve, join):
+    """With an attrs class as `model`, a value of the wrong type is Invalid and names the field."""
+
+    @attrs.define
+    class Todo:
+        title: str
+        done: bool = False
+
+    stored = []
+
+    class Todos(Backend):
+        model = Todo
+
+        @create
+        def keep(self, req):
+            stored.append(req.model)
+            return req.model
+
+    app = await serve(Todos)
+    alice, bob = await join(app, "todos"), await join(app, "todos")
+    error = await failure(alice, "create", {"title": ["not", "text"]})
+    assert (error["name"], error["code"]) == ("Invalid", 422)
+    assert "title" in error["errors"]
+    assert stored == []
+    assert await heard(app.backends["todos"], bob) == [[]]
+
+
+async def test_a_failed_listen_is_answered_with_an_error(serve, join, todos):
+    """A channel that cannot be one is refused, the connection lives and a good listen works."""
+    app = await serve(todos)
+    alice = await join(app, "todos", ...)
+    for channel in (1, True, {}, [], "x" * 256):
+        with pytest.raises(SyncFailed) as caught:
+            await alice.listen(channel)
+        assert caught.value.error["code"] == 400
+        assert "xxxxxxxx" not in str(caught.value.error)
+    assert await alice.listen("home") == {"event": "backend"}
