@@ -147,6 +147,19 @@ async def test_a_legacy_client_does_everything(serve, join):
     assert await heard(app.backends["todos"], alice, bob) == [[], []]
 
 
+@pytest.mark.parametrize("models", [[], [{"id": 1, "title": "milk"}, {"id": 2}]])
+async def test_fetching_a_collection_as_the_original_does(serve, join, models):
+    """The original's client sends the collection's models along with a read: they are not looked at."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+    alice = await join(await serve(Todos), "todos")
+    milk = await alice.sync("create", {"title": "milk"})
+    request = {"method": "read", "model": models, "options": {"parse": True}}
+    assert await alice.namespace.call("sync", request) == [None, [milk]]
+
+
 @pytest.mark.parametrize("missing", ["model", "options"])
 async def test_a_request_may_leave_out_model_and_options(serve, join, missing):
     """A hand-written client that sends only what it needs is understood."""
