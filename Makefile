@@ -27,7 +27,7 @@ test: $(SET_UP) ## run all tests, in JavaScript and in Python (ARGS="-k stack" f
 	@echo "== JavaScript tests"
 	@$(BIN)/python tools/npm.py client test
 	@echo "== Python tests"
-	@$(BIN)/pytest -n 2 --cov $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadgroup --cov=bbio $(ARGS)
 
 lint: $(SET_UP) ## check style and the floor plan
 	@$(BIN)/ruff check
@@ -40,7 +40,7 @@ format: $(SET_UP) ## mend what lint can mend by itself
 
 types: $(SET_UP) ## check the types
 	@$(BIN)/mypy
-	@$(BIN)/pyright --verifytypes bbio --ignoreexternal
+	@$(BIN)/pyright
 
 docs: $(SET_UP) ## build the documentation
 	@$(BIN)/sphinx-build -W -q -b html docs docs/_build/html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,9 @@ from urllib.error import URLError
 import pytest
 
 from tests.support.services import free_port
+
+# The fixtures build and install; one process is to do so once.
+pytestmark = pytest.mark.xdist_group("packaging")
 
 ROOT = Path(__file__).parents[2]
 ASSETS = {path.name for path in ROOT.glob("bbio/static/[!.]*")}
@@ -72,6 +76,18 @@ def test_wheel_carries_the_browsers_scripts_and_their_licences(built):
     assert {f"bbio/static/{name}" for name in ASSETS} == {n for n in names if n.startswith("bbio/static/")}
     assert "bbio/py.typed" in names
     assert not [name for name in names if not name.startswith(("bbio/", "bbio-"))]
+
+
+@pytest.mark.parametrize(
+    ("lock", "address", "registry"),
+    [
+        ("uv.lock", r'registry = "([^"]+)"', "https://pypi.org/simple"),
+        ("client/package-lock.json", r'"resolved": "(https?://[^/]+)/', "https://registry.npmjs.org"),
+    ],
+)
+def test_lock_files_name_the_default_registry_alone(lock, address, registry):
+    """Whoever locks with a mirror configured does not make others fetch from it."""
+    assert set(re.findall(address, (ROOT / lock).read_text())) == {registry}
 
 
 def test_sdist_carries_sources_and_nothing_fetched(built):
