@@ -1,0 +1,76 @@
+"""bbio: real-time model sync. A backend is a class; its decorated methods are compiled into middleware stacks.
+
+Example:
+    >>> from bbio import App, Backend
+    >>> from bbio.builtin import MemoryStore
+    >>> class Todos(Backend):
+    ...     store = MemoryStore()
+    >>> app = App()
+    >>> list(app.serve(Todos).backends)
+    ['todos']
+"""
+
+from bbio.decorators import after, before, create, delete, on_error, patch, read, update, use
+from bbio.errors import (
+    BadRequest,
+    BbioError,
+    Busy,
+    ConfigurationError,
+    Conflict,
+    DefinitionError,
+    Forbidden,
+    FrozenError,
+    InternalError,
+    Invalid,
+    NotFound,
+    StackError,
+    SyncError,
+    Timeout,
+    Unauthorized,
+    Unavailable,
+    UnknownOutcome,
+)
+from bbio.requests import Request, Response
+from bbio.stack import Middleware
+from bbio.store import Store
+from bbio.backend import Backend
+from bbio.server.limits import Limits
+from bbio.app import App
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "App",
+    "BadRequest",
+    "Backend",
+    "BbioError",
+    "Busy",
+    "ConfigurationError",
+    "Conflict",
+    "DefinitionError",
+    "Forbidden",
+    "FrozenError",
+    "InternalError",
+    "Invalid",
+    "Limits",
+    "Middleware",
+    "NotFound",
+    "Request",
+    "Response",
+    "StackError",
+    "Store",
+    "SyncError",
+    "Timeout",
+    "Unauthorized",
+    "Unavailable",
+    "UnknownOutcome",
+    "after",
+    "before",
+    "create",
+    "delete",
+    "on_error",
+    "patch",
+    "read",
+    "update",
+    "use",
+]

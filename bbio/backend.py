@@ -1,0 +1,215 @@
+"""Backend: a class whose decorated methods are the middleware stacks of one namespace."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from bbio.decorators import Marked, check_methods, collect
+from bbio.errors import ConfigurationError, DefinitionError, FrozenError
+from bbio.protocol import MAX_NAME, encode
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response, Socket
+from bbio.stack import Layer, Middleware, Stack, bottom, layers_of, middleware_layers
+from bbio.store import Store
+from bbio.streams import BACKEND_WIDE, Event, channel_stream
+
+EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
+RESERVED = ("emit", "open", "stacks", "start", "stop", "use")
+NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
+
+Spawn = Callable[[Coroutine[Any, Any, Any]], None]
+Publish = Callable[[Any, Event, Socket | None], None]
+
+
+def default_name(cls: type) -> str:
+    """`Todos` is served as `todos`, `TodoItems` as `todo_items`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def check_name(name: Any) -> str:
+    """A backend's name: it becomes a Socket.IO namespace.
+
+    Raises:
+        DefinitionError: it could not be one.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) >= MAX_NAME:
+        raise DefinitionError(
+            f"{name!r} is no backend name; use letters, digits, '_', '-', '.' and '/', fewer than {MAX_NAME} of them"
+        )
+    return name
+
+
+class Backend:
+    """Subclass it, decorate methods, and serve it with `app.serve(...)`.
+
+    Class attributes:
+        name: the backend's name and namespace; from the class name when not given.
+        model: an attrs class that is the schema, or None.
+        middleware: reusable layers, outermost first.
+        store: the layer that answers when nothing above did, or None.
+
+    Raises (at class definition):
+        DefinitionError: a mark, a parameter or a name is wrong; the text shows the fix.
+
+    Example:
+        >>> from bbio import Backend, BadRequest, before
+        >>> from bbio.builtin import MemoryStore
+        >>> class Todos(Backend):
+        ...     store = MemoryStore()
+        ...
+        ...     @before("create", "update")
+        ...     def check(self, req):
+        ...         if not req.model.get("title"):
+        ...             raise BadRequest("a todo needs a title")
+        >>> Todos.name
+        'todos'
+    """
+
+    name: ClassVar[str] = ""
+    model: ClassVar[type | None] = None
+    middleware: ClassVar[Sequence[Any]] = ()
+    store: Store | None = None
+
+    __bbio_layers__: ClassVar[tuple[Marked, ...]] = ()
+    __bbio_used__: ClassVar[tuple[tuple[Any, tuple[str, ...]], ...]] = ()
+
+    namespace: str
+    stacks: dict[str, Stack]
+    _spawn: Spawn | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__bbio_layers__ = collect(cls)
+        for name in RESERVED:
+            if name in vars(cls) and not isinstance(vars(cls)[name], classmethod):
+                raise DefinitionError(
+                    f"{cls.__qualname__}.{name} hides Backend.{name}; give the method another name, its decorator says what it does"
+                )
+        cls.name = check_name(vars(cls).get("name") or default_name(cls))
+        if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
+            raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
+        for item in cls.middleware:
+            middleware_layers(item)
+        if isinstance(cls.store, type) or not isinstance(cls.store, (Store, type(None))):
+            raise DefinitionError(
+                f"{cls.__qualname__}.store is {cls.store!r}; it must be an instance of a Store, such as MemoryStore()"
+            )
+
+    @classmethod
+    def use(cls, *args: Any) -> None:
+        """Add middleware after those of the class body, as `backend.use(...)` did in backbone.io.
+
+        Parameters:
+            args: sync methods (all when none is named), then a Middleware instance or a function of `req, res, next`.
+
+        Raises:
+            DefinitionError: it is no middleware, or a sync method is unknown.
+            FrozenError: an application that serves this class has started.
+
+        Example:
+            >>> class Notes(Backend): pass
+            >>> Notes.use("create", lambda req, next: next())
+        """
+        if vars(cls).get("__bbio_frozen__"):
+            raise FrozenError(f"{cls.__name__}.use(...) came after the application had started; call it before app.run()")
+        if not args or isinstance(args[-1], str):
+            raise DefinitionError(f"{cls.__name__}.use(...) needs a middleware last: {cls.__name__}.use('create', fn)")
+        *methods, item = args
+        chosen = check_methods(f"{cls.__name__}.use", tuple(methods))
+        middleware_layers(item, chosen)
+        cls.__bbio_used__ = (*cls.__bbio_used__, (item, chosen))
+
+    @property
+    def id_attribute(self) -> str:
+        """The name of the id in a model: the store's, `id` by default."""
+        return "id" if self.store is None else self.store.id_attribute
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All layers of this instance in stack order."""
+        entries = [(item, METHODS) for item in self.middleware] + list(self.__bbio_used__)
+        reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
+        return [layer for group in (*reusable, _by_kind(layers_of(self, self.__bbio_layers__))) for layer in group]
+
+    def open(self, name: str, publish: Publish, spawn: Spawn) -> None:
+        """Bind this instance to its name and compile its stacks. Called when it is served."""
+        self.name = check_name(name)  # type: ignore[misc]
+        self.namespace = "/" + name
+        self._spawn = spawn
+        declared = self.store if self.store is not None else Store()
+        self.log: Store = declared.open(self, lambda event, origin: publish(self, event, origin))
+        answer = bottom
+        if self.store is not None:
+            self.store = self.log
+            answer = self._answer
+        self._answer_node = answer
+        self.compile()
+
+    def compile(self) -> None:
+        """Build the stack of every sync method from the layers as they are now."""
+        layers = self.layers
+        self.stacks = {
+            method: Stack(method, layers, self._answer_node, self._commit if method in WRITES else None) for method in METHODS
+        }
+
+    async def start(self) -> None:
+        """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
+        self.compile()
+        type(self).__bbio_frozen__ = True  # type: ignore[attr-defined]
+        await self.log.start()
+        for item in self._middleware_instances():
+            await item.start(self)
+
+    async def stop(self) -> None:
+        """Stop the middleware and the store. Called once, after the last request."""
+        for item in reversed(self._middleware_instances()):
+            await item.stop()
+        await self.log.stop()
+
+    def _middleware_instances(self) -> list[Middleware]:
+        items = [*self.middleware, *(item for item, _ in self.__bbio_used__)]
+        return [item for item in items if isinstance(item, Middleware)]
+
+    async def _answer(self, req: Request, res: Response) -> Any:
+        """The store as the lowest layer."""
+        if req.method == "read":
+            return await self.log.read(req)
+        req.committed = commit = await self.log.write(req)
+        return commit.record
+
+    async def _commit(self, req: Request, result: Any) -> None:
+        """Log and publish a write that no store has committed."""
+        record = req.model if result is None else result
+        req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
+
+    def emit(self, event: str, model: Any, channel: str | None = None) -> None:
+        """Tell the clients of this backend of a change that no client made. May be called from any thread.
+
+        Parameters:
+            event: `created`, `updated` or `deleted`.
+            model: the whole model.
+            channel: only the listeners of this channel ("" is the default channel); every client when None.
+
+        Raises:
+            ValueError: the event is none of the three.
+            ConfigurationError: the application does not run.
+
+        Example:
+            `app.backends["todos"].emit("created", {"id": "x", "title": "from a cron job"})`
+        """
+        method = EMITTED_AS.get(event)
+        if method is None:
+            raise ValueError(f"emit({event!r}): the event is one of {', '.join(EMITTED_AS)}")
+        if self._spawn is None:
+            raise ConfigurationError(f"{type(self).__name__}.emit needs a served backend; call app.serve({type(self).__name__}) first")
+        stream = BACKEND_WIDE if channel is None else channel_stream(channel)
+        # Encoded at once: what the caller does with the model afterwards must not show.
+        self._spawn(self.log.append(stream, method, msgspec.Raw(encode(model))))
+
+
+def _by_kind(layers: list[Layer]) -> list[Layer]:
+    order = ("before", "use", "handler", "after", "on_error")
+    return sorted(layers, key=lambda layer: order.index(layer.kind))

@@ -1,0 +1,6 @@
+"""Stores and middleware that come with bbio. They use only what a user could."""
+
+from bbio.builtin.logger import Logger
+from bbio.builtin.memory import MemoryStore
+
+__all__ = ["Logger", "MemoryStore"]

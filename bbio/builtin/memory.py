@@ -1,0 +1,126 @@
+"""MemoryStore: models in a dictionary, with streams and operation ids, gone when the process ends."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable
+from typing import Any, Self
+
+from bbio import BadRequest, Conflict, NotFound, Request, Store
+from bbio.protocol import decode, encode
+from bbio.streams import Commit
+
+Models = dict[Any, tuple[int, bytes]]
+
+
+class MemoryStore(Store):
+    """Keeps the models of one backend in memory.
+
+    Parameters:
+        id_attribute: the name of the id in a model, Backbone's `idAttribute`.
+        upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
+        per_channel: whether every channel has models of its own.
+        models: the models to begin with; each needs an id.
+
+    Example:
+        >>> from bbio import Backend
+        >>> class Todos(Backend):
+        ...     store = MemoryStore(models=[{"id": "1", "title": "Milk"}])
+    """
+
+    atomic = True
+
+    def __init__(
+        self,
+        *,
+        id_attribute: str = "id",
+        upsert: bool = False,
+        per_channel: bool = False,
+        models: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self.id_attribute = id_attribute
+        self._upsert = upsert
+        self._per_channel = per_channel
+        self._initial = models or []
+
+    def open(self, backend: Any, publish: Callable[..., None]) -> Self:
+        opened = super().open(backend, publish)
+        prefix = secrets.token_hex(3)
+        opened._ids = map((prefix + "%x").__mod__, itertools.count(1))
+        opened._revs = itertools.count(1)
+        opened._channels = {}
+        for model in self._initial:
+            opened._models(None)[model[self.id_attribute]] = (next(opened._revs), encode(model))
+        return opened
+
+    def _models(self, channel: str | None) -> Models:
+        key = channel if self._per_channel else None
+        models: Models | None = self._channels.get(key)
+        if models is None:
+            models = self._channels[key] = {}
+        return models
+
+    async def read(self, req: Request) -> Any:
+        models = self._models(req.channel)
+        key = None if req.model is None else self._key(req.model)
+        if key is not None:
+            rev, body = self._known(models, key)
+            req.revs = {key: rev}
+            return decode(body)
+        req.revs = {key: rev for key, (rev, _) in models.items()}
+        found = [decode(body) for _, body in models.values()]
+        wanted = req.options.get("data")
+        if isinstance(wanted, dict) and wanted:
+            return [model for model in found if all(model.get(name) == value for name, value in wanted.items())]
+        return found
+
+    async def write(self, req: Request) -> Commit:
+        earlier = self.log.find(req.operation, req.digest)
+        if earlier is not None:
+            return earlier
+        models = self._models(req.channel)
+        rev = next(self._revs)
+        if req.method == "create":
+            record = self._created(req.model)
+        else:
+            record = self._changed(models, req)
+        key = record[self.id_attribute]
+        commit = self.record(req, record, rev)
+        if req.method == "delete":
+            del models[key]
+        else:
+            models[key] = (rev, commit.body)
+        return commit
+
+    def _created(self, model: dict[str, Any]) -> dict[str, Any]:
+        if model.get(self.id_attribute) is not None:
+            raise BadRequest(f"ids are given by the server; create without {self.id_attribute!r}")
+        return {**model, self.id_attribute: next(self._ids)}
+
+    def _changed(self, models: Models, req: Request) -> dict[str, Any]:
+        model: dict[str, Any] = req.model
+        key = self._key(model)
+        if key is None:
+            raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
+        if self._upsert and req.method != "delete" and key not in models:
+            return model
+        rev, body = self._known(models, key)
+        if req.rev is not None and req.rev < rev:
+            raise Conflict("the model was changed by someone else", current=decode(body), rev=rev)
+        if req.method == "update":
+            return model
+        current: dict[str, Any] = decode(body)
+        return current if req.method == "delete" else {**current, **model}
+
+    def _key(self, model: dict[str, Any]) -> Any:
+        key = model.get(self.id_attribute)
+        if key is not None and (not isinstance(key, (str, int)) or isinstance(key, bool)):
+            raise BadRequest(f"{self.id_attribute!r} must be a string or a whole number")
+        return key
+
+    def _known(self, models: Models, key: Any) -> tuple[int, bytes]:
+        found = models.get(key)
+        if found is None:
+            raise NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
+        return found

@@ -1,0 +1,142 @@
+"""Every exception bbio raises or sends.
+
+Two families: errors for the developer (`DefinitionError`, `ConfigurationError`, `StackError`), raised in Python and
+never sent to a client, and `SyncError` with its subclasses, which reach the client as
+`{"error": {"name", "message", "code", ...details}}` (docs/protocol.md, "Errors").
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+
+class BbioError(Exception):
+    """The base of every exception of this package."""
+
+
+class DefinitionError(BbioError, TypeError):
+    """A backend class is declared wrongly; the text shows the fix."""
+
+
+class ConfigurationError(BbioError, ValueError):
+    """An application cannot be assembled or started as configured; the text shows the fix."""
+
+
+class FrozenError(BbioError, RuntimeError):
+    """Something was registered after the application had started."""
+
+
+class StackError(BbioError, RuntimeError):
+    """A layer broke the rules of the middleware stack while running (called `next` twice, never answered)."""
+
+
+class SyncError(BbioError):
+    """An error meant for the client. Subclass it to declare your own.
+
+    Parameters:
+        message: what the user of the client may read; the first line of the class docstring by default.
+        details: values for the names a subclass declares in `details`.
+
+    Raises:
+        TypeError: a detail is given that the class does not declare.
+
+    Example:
+        >>> class Locked(SyncError):
+        ...     "This record is locked."
+        ...     code = 423
+        ...     details = ("by",)
+        >>> Locked(by="ann").to_json()
+        {'name': 'Locked', 'message': 'This record is locked.', 'code': 423, 'by': 'ann'}
+    """
+
+    code: ClassVar[int] = 400
+    details: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, message: str | None = None, **details: Any) -> None:
+        unknown = [name for name in details if name not in self.details]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} declares no detail {unknown[0]!r}; "
+                f"add it to {type(self).__name__}.details = {(*self.details, unknown[0])!r}"
+            )
+        if message is None:
+            message = (inspect.getdoc(type(self)) or type(self).__name__).splitlines()[0]
+        super().__init__(message)
+        self.message = message
+        self.values = details
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that travels: name, message, code and the declared details."""
+        return {"name": type(self).__name__, "message": self.message, "code": self.code, **self.values}
+
+
+class BadRequest(SyncError, ValueError):
+    """The request is malformed."""
+
+    code = 400
+
+
+class Unauthorized(SyncError, PermissionError):
+    """Authentication is required."""
+
+    code = 401
+
+
+class Forbidden(SyncError, PermissionError):
+    """This is not allowed."""
+
+    code = 403
+
+
+class NotFound(SyncError, LookupError):
+    """There is no such model."""
+
+    code = 404
+
+
+class Timeout(SyncError, TimeoutError):
+    """The request took too long."""
+
+    code = 408
+
+
+class Conflict(SyncError):
+    """The model was changed by someone else; `current` carries it and `rev` its revision."""
+
+    code = 409
+    details = ("current", "rev")
+
+
+class UnknownOutcome(SyncError):
+    """It is not known whether an earlier attempt of this operation was applied."""
+
+    code = 409
+
+
+class Invalid(SyncError, ValueError):
+    """The model is not valid; `errors` maps a field to what is wrong with it."""
+
+    code = 422
+    details = ("errors",)
+
+
+class Busy(SyncError):
+    """Too many requests; try again after `retry_after` seconds."""
+
+    code = 429
+    details = ("retry_after",)
+
+
+class InternalError(SyncError):
+    """Internal error."""
+
+    code = 500
+    details = ("id", "stack")
+
+
+class Unavailable(SyncError, ConnectionError):
+    """A part this request needs cannot be reached at the moment."""
+
+    code = 503
+    details = ("retry_after",)

@@ -1,0 +1,240 @@
+"""The wire, without I/O: what clients may send, checked once, and what they are sent, encoded once.
+
+docs/protocol.md describes it. msgspec is the JSON library: it refuses what JSON does not have (NaN, Infinity, numbers
+past a double, lone surrogates), keeps integers of any size exact and writes attrs classes, dates and UUIDs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from bbio.errors import BadRequest, SyncError
+from bbio.requests import METHODS
+from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
+
+VERSION = 1
+MAX_DEPTH = 32
+MAX_NAME = 255
+MAX_STREAMS = 2
+# Above this many characters a frame could hold an integer that a double cannot.
+LONG_FRAME = 300
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder()
+_canonical = msgspec.json.Encoder(order="sorted")
+
+encode: Callable[[Any], bytes] = _encoder.encode
+decode: Callable[[str | bytes], Any] = _decoder.decode
+
+
+class Sync(msgspec.Struct, frozen=True):
+    """The fields of a valid `sync`."""
+
+    method: str
+    model: Any
+    options: dict[str, Any]
+    channel: str | None
+    op: str | None
+    digest: int
+    rev: int | None
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """The fields of a valid `listen`; `since` maps the client's stream names to what it says its positions are."""
+
+    channel: str | None
+    version: int
+    since: dict[str, Any]
+
+
+def parse(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
+    """Decode JSON from a client.
+
+    Parameters:
+        text: one JSON text.
+        max_depth: how deep arrays and objects may be nested.
+
+    Raises:
+        BadRequest: it is no JSON, or holds what cannot travel: other nesting, NUL, `__proto__`, numbers past a double.
+    """
+    try:
+        value = decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        raise BadRequest("not valid JSON") from None
+    if isinstance(text, bytes):
+        text = text.decode()
+    # Cheap tests of the text tell whether the value can hold anything that must be looked for.
+    if (
+        len(text) > LONG_FRAME
+        or "\\u" in text
+        or "__proto__" in text
+        or text.count("[") + text.count("{") > max_depth
+    ):
+        check(value, max_depth)
+    return value
+
+
+def check(value: Any, max_depth: int = MAX_DEPTH) -> None:
+    """Refuse a decoded value that could not travel to every client.
+
+    Raises:
+        BadRequest: it is nested too deep or holds NUL, a lone surrogate, `__proto__` or a number past a double.
+    """
+    if isinstance(value, dict):
+        if max_depth == 0:
+            raise BadRequest("nested too deep")
+        for key, item in value.items():
+            if key == "__proto__":
+                raise BadRequest("__proto__ is no field name")
+            check(key)
+            check(item, max_depth - 1)
+    elif isinstance(value, list):
+        if max_depth == 0:
+            raise BadRequest("nested too deep")
+        for item in value:
+            check(item, max_depth - 1)
+    elif isinstance(value, str):
+        if "\0" in value or not value.isascii() and not _is_unicode(value):
+            raise BadRequest("a string holds a character that cannot travel")
+    elif isinstance(value, (int, float)):
+        try:
+            travels = -1.8e308 < float(value) < 1.8e308
+        except OverflowError:
+            travels = False
+        if not travels:
+            raise BadRequest("a number is too large to travel")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_channel(channel: Any) -> str | None:
+    """A channel as a client names it; the empty string means the default channel.
+
+    Raises:
+        BadRequest: it is neither null nor a string of a sane length.
+    """
+    if channel is None:
+        return None
+    if type(channel) is not str or len(channel) > MAX_NAME:
+        raise BadRequest(f"a channel is null or a string of at most {MAX_NAME} characters")
+    return channel or None
+
+
+def read_sync(args: Any) -> Sync:
+    """The fields of a `sync` from its arguments (without the event's name).
+
+    Raises:
+        BadRequest: anything is not as docs/protocol.md says.
+    """
+    if type(args) is not list or len(args) != 1 or type(args[0]) is not dict:
+        raise BadRequest("sync takes one object: {method, model, options}")
+    fields = args[0]
+    method = fields.get("method")
+    if type(method) is not str or method not in METHODS:
+        raise BadRequest(f"method must be one of {', '.join(METHODS)}")
+    model = fields.get("model")
+    if type(model) is not dict:
+        # backbone.io 0.4.2 sends a collection's models along when it fetches the collection.
+        if method != "read" or not (model is None or type(model) is list):
+            raise BadRequest("model must be an object")
+        model = {}
+    options = fields.get("options")
+    if options is None:
+        options = {}
+    elif type(options) is not dict:
+        raise BadRequest("options must be an object")
+    rev = fields.get("rev")
+    if rev is not None and (type(rev) is not int or not 0 <= rev < 2**63):
+        raise BadRequest("rev must be a revision number")
+    channel = check_channel(fields.get("channel"))
+    op = fields.get("op")
+    if op is None:
+        return Sync(method, model, options, channel, None, 0, rev)
+    digest = zlib.crc32(_canonical.encode((method, model, options, channel, rev)))
+    return Sync(method, model, options, channel, _read_op(op), digest, rev)
+
+
+def _read_op(op: Any) -> str:
+    if type(op) is dict:
+        client, counter = op.get("c"), op.get("n")
+        if type(client) is str and 0 < len(client) <= 64 and type(counter) is int and 0 <= counter < 2**53:
+            return f"{client}:{counter}"
+    raise BadRequest("op must be {c: client id, n: counter}")
+
+
+def read_listen(args: Any) -> Listen:
+    """The fields of a `listen` from its arguments (without the event's name).
+
+    Raises:
+        BadRequest: anything is not as docs/protocol.md says. A `since` that makes no sense is no error: it recovers nothing.
+    """
+    if type(args) is not list or len(args) > 2:
+        raise BadRequest("listen takes a channel (a string or null)")
+    channel = check_channel(args[0] if args else None)
+    if len(args) < 2 or args[1] is None:
+        return Listen(channel, 0, {})
+    extras = args[1]
+    if type(extras) is not dict or extras.get("v") != VERSION:
+        raise BadRequest(f"the second argument of listen is {{v: {VERSION}, since}}")
+    since = extras.get("since")
+    return Listen(channel, VERSION, since if type(since) is dict and len(since) <= MAX_STREAMS else {})
+
+
+def read_position(since: dict[str, Any], stream: str) -> tuple[Any, Any]:
+    """What a client claims its position in a stream to be; (None, None) when that is no position."""
+    claimed = since.get(stream)
+    if type(claimed) is list and len(claimed) == 2:
+        return claimed[0], claimed[1]
+    return None, None
+
+
+def followed(channel: str | None) -> tuple[str, str]:
+    """The streams a listener of a channel follows."""
+    return channel_stream(channel), BACKEND_WIDE
+
+
+def position_json(event: Event) -> bytes:
+    """The third argument of a version-1 `synced` or reply: stream, epoch, offset, revision, operation."""
+    rev = b"" if event.rev is None else b',"r":%d' % event.rev
+    op = b"" if event.op is None else b',"op":%b' % encode(event.op)
+    return b'{"s":%b,"e":"%b","o":%d%b%b}' % (encode(event.stream), event.epoch.encode(), event.offset, rev, op)
+
+
+def synced(event: Event) -> bytes:
+    """The legacy `synced` event: two arguments, as JSON."""
+    return b'["synced","%b",%b]' % (event.method.encode(), event.body)
+
+
+def synced_v1(event: Event) -> bytes:
+    """The version-1 `synced` event, as JSON."""
+    return b'["synced","%b",%b,%b]' % (event.method.encode(), event.body, position_json(event))
+
+
+def event_json(event: Event) -> msgspec.Raw:
+    """An event in the reply to a `listen`: the arguments of its `synced`, for a client that missed it."""
+    return msgspec.Raw(b'["%b",%b,%b]' % (event.method.encode(), event.body, position_json(event)))
+
+
+def stream_reply(position: Position, events: list[Event] | None) -> dict[str, Any]:
+    """One stream's entry in the reply to a version-1 `listen`."""
+    return {
+        "epoch": position.epoch,
+        "offset": position.offset,
+        "recovered": events is not None,
+        "events": [event_json(event) for event in events or ()],
+    }
+
+
+def error_reply(error: SyncError) -> bytes:
+    """The arguments of an ack that reports an error, as JSON."""
+    return b'[{"error":%b}]' % encode(error.to_json())

@@ -1,0 +1,96 @@
+"""The registry: backend names, and the one way from a request to its backend's stack."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bbio.backend import Backend, check_name
+from bbio.errors import ConfigurationError, FrozenError, InternalError, SyncError
+from bbio.requests import Request, Response
+
+logger = logging.getLogger("bbio")
+
+
+class Registry(Mapping[str, Backend]):
+    """The served backends by name.
+
+    Parameters:
+        debug: whether unexpected errors reach clients with message and stack.
+    """
+
+    def __init__(self, debug: bool = False) -> None:
+        self.debug = debug
+        self.frozen = False
+        self._backends: dict[str, Backend] = {}
+
+    def __getitem__(self, name: str) -> Backend:
+        try:
+            return self._backends[name]
+        except KeyError:
+            served = ", ".join(self._backends) or "none"
+            raise KeyError(f"no backend {name!r} is served; served: {served}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._backends)
+
+    def __len__(self) -> int:
+        return len(self._backends)
+
+    def add(self, backend: Any, name: str | None = None) -> Backend:
+        """Add a backend class or instance.
+
+        Parameters:
+            backend: a subclass of Backend, or an instance of one.
+            name: its name; the class's own by default.
+
+        Raises:
+            ConfigurationError: it is no backend, or the name is taken.
+            FrozenError: the application has started.
+        """
+        if self.frozen:
+            raise FrozenError("app.serve(...) came after the application had started; call it before app.run()")
+        if isinstance(backend, type) and issubclass(backend, Backend) and backend is not Backend:
+            backend = backend()
+        if not isinstance(backend, Backend) or type(backend) is Backend:
+            raise ConfigurationError(
+                f"app.serve({backend!r}): that is no backend; serve a subclass of bbio.Backend: class Todos(Backend): ..."
+            )
+        name = check_name(name or backend.name)
+        taken = self._backends.get(name)
+        if taken is not None:
+            raise ConfigurationError(
+                f"two backends are named {name!r} ({type(taken).__name__} and {type(backend).__name__}); "
+                f"name one of them: app.serve(other_name={type(backend).__name__})"
+            )
+        self._backends[name] = backend
+        return backend
+
+    async def dispatch(self, req: Request) -> Response:
+        """Run a sync through its backend's stack. The response's failure, if any, is a `SyncError`."""
+        res: Response = await req.backend.stacks[req.method].run(req)
+        if res.failure is not None and not isinstance(res.failure, SyncError):
+            res.failure = self.internal_error(res.failure, req)
+        return res
+
+    async def admit(self, req: Request) -> SyncError | None:
+        """Ask the `before` layers of `read` whether a client may listen; None when it may."""
+        res = await req.backend.stacks["read"].admit(req)
+        if res.failure is not None and not isinstance(res.failure, SyncError):
+            return self.internal_error(res.failure, req)
+        return res.failure
+
+    def internal_error(self, err: BaseException, req: Request) -> InternalError:
+        """Log an unexpected error whole, under an id; the id alone is for the client."""
+        correlation = secrets.token_hex(8)
+        logger.error(
+            "%s %s failed [%s]", getattr(req.backend, "name", "?"), req.method, correlation, exc_info=err,
+            extra={"correlation_id": correlation},
+        )
+        if not self.debug:
+            return InternalError(id=correlation)
+        stack = "".join(traceback.format_exception(err))
+        return InternalError(f"{type(err).__name__}: {err}", id=correlation, stack=stack)

@@ -1,0 +1,158 @@
+"""Requests and responses: what a middleware stack works on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bbio.errors import SyncError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bbio.streams import Commit
+
+Next = Callable[[], Awaitable[Any]]
+
+METHODS = ("create", "read", "update", "patch", "delete")
+WRITES = frozenset(METHODS) - {"read"}
+
+# How a write is told to other clients: a patch travels as an update with the whole model.
+NOTIFIED_AS = {"create": "create", "update": "update", "patch": "update", "delete": "delete"}
+
+
+class Socket(Protocol):
+    """The client connection behind a request, as layers see it (`req.socket`)."""
+
+    @property
+    def sid(self) -> str:
+        """The id of this connection within the backend."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The HTTP headers of the handshake."""
+
+    @property
+    def cookies(self) -> Mapping[str, str]:
+        """The cookies of the handshake."""
+
+    @property
+    def remote(self) -> str:
+        """The client's address, from trusted proxies' headers when it came through one."""
+
+
+class Request:
+    """One sync on its way through the middleware stack.
+
+    Parameters:
+        method: `create`, `read`, `update`, `patch` or `delete`.
+        model: the model as the client sent it; layers may replace or change it.
+        options: the client's untrusted extras.
+        backend: the backend instance that answers.
+        channel: the channel the request belongs to, None for the default channel; from server-side state.
+        socket: the client connection, None for a request made by the server itself.
+        op: the operation id as `client:counter`, None when the client sent none (docs/protocol.md, "Writes once").
+        digest: what tells this operation's payload from another's.
+        rev: the revision the client based its write on, None when it sent none.
+        event: `sync`, or `listen` while a client is being admitted to a channel.
+
+    `session`, `user` and `state` are set by middleware; nothing a client sends can set them.
+    """
+
+    __slots__ = (
+        "backend",
+        "channel",
+        "committed",
+        "digest",
+        "event",
+        "method",
+        "model",
+        "op",
+        "options",
+        "rev",
+        "revs",
+        "session",
+        "socket",
+        "state",
+        "user",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        model: Any = None,
+        options: dict[str, Any] | None = None,
+        *,
+        backend: Any = None,
+        channel: str | None = None,
+        socket: Socket | None = None,
+        op: str | None = None,
+        digest: int = 0,
+        rev: int | None = None,
+        event: str = "sync",
+    ) -> None:
+        self.method = method
+        self.model = model
+        self.options = {} if options is None else options
+        self.backend = backend
+        self.channel = channel
+        self.socket = socket
+        self.op = op
+        self.digest = digest
+        self.rev = rev
+        self.event = event
+        self.session: dict[str, Any] = {}
+        self.user: Any = None
+        self.state: dict[str, Any] = {}
+        # Set by the store: the commit of a write, the revisions of what was read by id.
+        self.committed: Commit | None = None
+        self.revs: dict[Any, int] | None = None
+
+    @property
+    def operation(self) -> str | None:
+        """The key an operation is remembered under: who asked, and their operation id."""
+        if self.op is None:
+            return None
+        user = self.user
+        principal = "" if user is None else user.get("id", user) if isinstance(user, dict) else getattr(user, "id", user)
+        return f"{principal}\0{self.op}"
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"
+
+
+class Response:
+    """The answer in the making. `end` and `error` settle it; the first settlement wins.
+
+    Example:
+        >>> res = Response()
+        >>> res.end({"id": 1})
+        >>> res.error(BadRequest("too late"))
+        >>> res.settled, res.result
+        (True, {'id': 1})
+    """
+
+    __slots__ = ("failure", "result", "settled")
+
+    def __init__(self) -> None:
+        self.result: Any = None
+        self.failure: Exception | None = None
+        self.settled = False
+
+    def end(self, result: Any = None) -> None:
+        """Answer with `result` (anything that can be written as JSON)."""
+        if not self.settled:
+            self.settled = True
+            self.result = result
+
+    def error(self, err: Exception | str) -> None:
+        """Reject with `err`; a string becomes a `SyncError` with that message."""
+        if not self.settled:
+            self.settled = True
+            self.failure = SyncError(err) if isinstance(err, str) else err
+
+    def reopen(self) -> None:
+        """Forget a rejection, so that an `on_error` layer may recover with `end`."""
+        self.settled = False
+        self.failure = None
+        self.result = None

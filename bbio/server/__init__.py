@@ -1,0 +1,1 @@
+"""The server: Socket.IO on aiohttp, admission, limits and delivery."""

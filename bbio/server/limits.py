@@ -1,0 +1,52 @@
+"""What one client may ask for, in numbers."""
+
+from __future__ import annotations
+
+import attrs
+
+from bbio.errors import ConfigurationError
+
+
+def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if value <= 0:
+        raise ConfigurationError(f"Limits({attribute.name}={value!r}): it must be greater than 0")
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Limits of one application; `App(limits=Limits(deadline=5))` changes what it names.
+
+    Parameters:
+        frame: bytes of one websocket message or one POST body.
+        depth: how deep JSON may be nested.
+        channels: channels one socket may listen to.
+        namespaces: backends one connection may join.
+        bad_namespaces: refused joins after which a connection is closed.
+        running: requests of one connection that run at once.
+        queued: requests of one connection that wait; more are answered `Busy`.
+        requests_per_second: requests of one connection in a second; more are answered `Busy`.
+        send_buffer: bytes waiting for a client that reads too slowly, before it is dropped.
+        attachments: binary attachments of one event.
+        connect_time: seconds a connection may stay without joining a backend.
+        body_time: seconds a POST body may take to arrive.
+        deadline: seconds a request may take; then it is answered `Timeout`.
+        drain_time: seconds that running requests get when the server stops.
+
+    Raises:
+        ConfigurationError: a limit is not greater than 0.
+    """
+
+    frame: int = attrs.field(default=1_000_000, validator=_positive)
+    depth: int = attrs.field(default=32, validator=_positive)
+    channels: int = attrs.field(default=64, validator=_positive)
+    namespaces: int = attrs.field(default=64, validator=_positive)
+    bad_namespaces: int = attrs.field(default=20, validator=_positive)
+    running: int = attrs.field(default=32, validator=_positive)
+    queued: int = attrs.field(default=256, validator=_positive)
+    requests_per_second: int = attrs.field(default=5_000, validator=_positive)
+    send_buffer: int = attrs.field(default=1 << 20, validator=_positive)
+    attachments: int = attrs.field(default=16, validator=_positive)
+    connect_time: float = attrs.field(default=8.0, validator=_positive)
+    body_time: float = attrs.field(default=10.0, validator=_positive)
+    deadline: float = attrs.field(default=30.0, validator=_positive)
+    drain_time: float = attrs.field(default=4.0, validator=_positive)

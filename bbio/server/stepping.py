@@ -1,0 +1,156 @@
+"""Running a coroutine without a task, until it really waits.
+
+Most requests never wait: their stack runs to the end in one step, and a task for each would cost more than the work.
+A `Runner` is a parked asyncio task. A coroutine takes its first step right where it is started, in the name of that
+task (`asyncio.current_task()` is it, so timeouts and task groups work); if the coroutine waits, the task takes it over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from asyncio.tasks import _enter_task, _leave_task  # documented for implementers of event loops
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
+from typing import Any
+
+PARKED = 16
+
+Job = Coroutine[Any, Any, None]
+
+
+class Runner:
+    """A task that waits to take over coroutines, one at a time."""
+
+    __slots__ = ("_context", "_job", "_stepper", "_wake", "_yielded", "task")
+
+    def __init__(self, stepper: Stepper, loop: asyncio.AbstractEventLoop) -> None:
+        self._stepper = stepper
+        self._job: Job | None = None
+        self._wake: asyncio.Future[None] = loop.create_future()
+        self.task: asyncio.Task[None] = loop.create_task(self._drive())
+        self.task.set_name("bbio-runner")
+
+    def take_over(self, job: Job, context: Context, yielded: Any) -> None:
+        """Carry on with a job that waits for what it yielded."""
+        self._job = job
+        self._context = context
+        self._yielded = yielded
+        if not self._wake.done():
+            self._wake.set_result(None)
+
+    @types.coroutine
+    def _drive(self) -> Generator[Any, Any, None]:
+        loop = asyncio.get_running_loop()
+        while True:
+            arrival: BaseException | None = None
+            try:
+                yield from self._wake
+            except asyncio.CancelledError as cancelled:
+                arrival = cancelled
+            self._wake = loop.create_future()
+            if self._job is None:
+                if self._stepper.closing:
+                    return
+                # The job cancelled itself and ended without waiting: that is over now.
+                self.task.uncancel()
+                continue
+            yield from self._finish(self._job, arrival)
+            self._job = None
+            while self.task.cancelling():
+                self.task.uncancel()
+            if not self._stepper.park(self):
+                return
+
+    @types.coroutine
+    def _finish(self, job: Job, arrival: BaseException | None) -> Generator[Any, Any, None]:
+        run, stepper, yielded = self._context.run, self._stepper, self._yielded
+        sent: Any = None
+        while True:
+            if arrival is None:
+                try:
+                    sent = yield yielded
+                except BaseException as err:
+                    arrival = err
+            outer = stepper.stepping
+            stepper.stepping = True
+            try:
+                if arrival is None:
+                    yielded = run(job.send, sent)
+                else:
+                    err, arrival = arrival, None
+                    yielded = run(job.throw, err)
+            except StopIteration:
+                return
+            except asyncio.CancelledError:
+                return
+            finally:
+                stepper.stepping = outer
+                if not outer:
+                    stepper.after_step()
+
+
+class Stepper:
+    """Starts coroutines.
+
+    Parameters:
+        after_step: called after every outermost step, when the coroutine has ended or waits.
+    """
+
+    def __init__(self, after_step: Callable[[], None] = lambda: None) -> None:
+        self.after_step = after_step
+        self.stepping = False
+        self.closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._parked: list[Runner] = []
+
+    def start(self, job: Job) -> asyncio.Task[None] | None:
+        """Run a coroutine up to where it first waits. It must handle its own errors.
+
+        Returns: the task that carries on with it, None when it has ended.
+        """
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        runner = self._parked.pop() if self._parked else Runner(self, loop)
+        outer_task = asyncio.current_task()
+        outer = self.stepping
+        self.stepping = True
+        if outer_task is not None:
+            _leave_task(loop, outer_task)
+        _enter_task(loop, runner.task)
+        context = copy_context()
+        try:
+            yielded = context.run(job.send, None)
+        except (StopIteration, asyncio.CancelledError):
+            self.park(runner)
+            return None
+        finally:
+            _leave_task(loop, runner.task)
+            if outer_task is not None:
+                _enter_task(loop, outer_task)
+            self.stepping = outer
+            if not outer:
+                self.after_step()
+        runner.take_over(job, context, yielded)
+        return runner.task
+
+    def park(self, runner: Runner) -> bool:
+        """Keep a runner for the next coroutine; False when there are enough."""
+        if self.closing or len(self._parked) >= PARKED:
+            if runner.task is not asyncio.current_task():
+                self._dismiss(runner)
+            return False
+        self._parked.append(runner)
+        return True
+
+    def _dismiss(self, runner: Runner) -> None:
+        runner.task.cancel()
+
+    async def close(self) -> None:
+        """End the parked tasks."""
+        self.closing = True
+        parked, self._parked = self._parked, []
+        for runner in parked:
+            runner.task.cancel()
+        await asyncio.gather(*(runner.task for runner in parked), return_exceptions=True)

@@ -1,0 +1,312 @@
+"""Marks become layers, and the layers of one sync method become one callable.
+
+Everything that can be decided before the first request is decided here: which layers apply, what each asks for, sync or
+async. What remains per request is calls. The order and the rules are docs/backends.md, "Rules".
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from bbio.decorators import Marked, check_parameters, collect
+from bbio.errors import DefinitionError, StackError
+from bbio.requests import METHODS, Request, Response
+
+Node = Callable[[Request, Response], Awaitable[Any]]
+Call = Callable[..., Any]
+
+
+class Middleware:
+    """A reusable set of layers: subclass it, decorate methods, list instances in `Backend.middleware`.
+
+    Example:
+        >>> from bbio import Middleware, before, Unauthorized
+        >>> class RequireUser(Middleware):
+        ...     @before("create", "update", "patch", "delete")
+        ...     def check(self, req):
+        ...         if req.user is None:
+        ...             raise Unauthorized("log in first")
+    """
+
+    __bbio_layers__: tuple[Marked, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__bbio_layers__ = collect(cls)
+
+    async def start(self, backend: Any) -> None:
+        """Called once for every backend that lists this middleware, before the first request."""
+
+    async def stop(self) -> None:
+        """Called when the application stops."""
+
+
+@attrs.frozen
+class Layer:
+    """One compiled entry of a stack: its kind, what it is called, where it stands, and how to call it."""
+
+    kind: str
+    name: str
+    where: str
+    methods: tuple[str, ...]
+    call: Call = attrs.field(repr=False)
+    is_async: bool = attrs.field(repr=False)
+    takes_next: bool = attrs.field(repr=False)
+
+
+def location(function: Callable[..., Any]) -> str:
+    """`file:line` of a function, as far as Python knows it."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else "<built in>"
+
+
+def make_layer(kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str) -> Layer:
+    """A layer from a bound method or a plain function, its parameters matched by name."""
+    names = check_parameters(function, kind, name, bound=True)
+    # The adapter is generated so that a request pays one positional call and no inspection.
+    arguments = "err, req, res" if kind == "on_error" else "req, res, next"
+    passed = ", ".join(f"{n}={n}" for n in names)
+    call = eval(f"lambda {arguments}: function({passed})", {"function": function})
+    return Layer(kind, name, where, methods, call, inspect.iscoroutinefunction(function), "next" in names)
+
+
+def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
+    """The layers of an instance's marked methods, in order."""
+    return [
+        make_layer(
+            mark.kind,
+            f"{type(owner).__name__}.{entry.name}",
+            mark.methods,
+            getattr(owner, entry.name),
+            where=location(entry.function),
+        )
+        for entry in marked
+        for mark in entry.marks
+    ]
+
+
+def middleware_layers(item: Any, methods: tuple[str, ...] = METHODS) -> list[Layer]:
+    """The layers one entry of a `middleware` list stands for.
+
+    Raises:
+        DefinitionError: the entry is neither a Middleware instance nor a callable.
+    """
+    if isinstance(item, type) and issubclass(item, Middleware):
+        raise DefinitionError(f"middleware lists instances, not classes: write {item.__name__}() instead of {item.__name__}")
+    if isinstance(item, Middleware):
+        return [
+            attrs.evolve(layer, methods=tuple(m for m in layer.methods if m in methods))
+            for layer in layers_of(item, item.__bbio_layers__)
+        ]
+    if not callable(item):
+        raise DefinitionError(
+            f"{item!r} is no middleware; list an instance of a Middleware subclass or a function (req, res, next)"
+        )
+    name = getattr(item, "__qualname__", repr(item))
+    return [make_layer("use", name, methods, item, where=location(item))]
+
+
+class _Next:
+    """`next` of one layer in one request: runs what is below, once, and remembers what came of it."""
+
+    __slots__ = ("_below", "_layer", "_req", "_res", "called", "done", "failure", "result")
+
+    def __init__(self, below: Node, layer: Layer, req: Request, res: Response) -> None:
+        self._below = below
+        self._layer = layer
+        self._req = req
+        self._res = res
+        self.called = False
+        self.done = False
+
+    def __call__(self) -> Awaitable[Any]:
+        if self.called:
+            raise StackError(f"{self._layer.name} ({self._layer.where}) called next twice; call it once and keep the result")
+        self.called = True
+        return self._run()
+
+    async def _run(self) -> Any:
+        try:
+            result = self.result = await self._below(self._req, self._res)
+        except Exception as err:
+            self.failure: Exception | None = err
+            self.done = True
+            raise
+        self.failure = None
+        self.done = True
+        return result
+
+    def outcome(self) -> Any:
+        """What `next` came to, for a layer that gave no answer of its own."""
+        if not self.done:
+            raise StackError(f"{self._layer.name} ({self._layer.where}) called next but did not wait; write `await next()`")
+        if self.failure is not None:
+            raise self.failure
+        return self.result
+
+
+def _settled(res: Response) -> Any:
+    if res.failure is not None:
+        raise res.failure
+    return res.result
+
+
+def _unanswered(layer: Layer) -> StackError:
+    return StackError(
+        f"{layer.name} ({layer.where}) neither answered nor called next; "
+        f"return a result, call res.end(result), or `return await next()`"
+    )
+
+
+def _fold_around(layer: Layer, below: Node) -> Node:
+    """A `use` layer or a handler on top of what is below it."""
+    call, must_answer, is_async = layer.call, layer.kind == "use", layer.is_async
+
+    if not layer.takes_next:
+
+        async def alone(req: Request, res: Response) -> Any:
+            value = call(req, res, None)
+            if is_async or hasattr(value, "__await__"):
+                value = await value
+            if res.settled:
+                return _settled(res)
+            if value is None and must_answer:
+                raise _unanswered(layer)
+            return value
+
+        return alone
+
+    async def around(req: Request, res: Response) -> Any:
+        following = _Next(below, layer, req, res)
+        value = call(req, res, following)
+        if is_async or hasattr(value, "__await__"):
+            value = await value
+        if res.settled:
+            return _settled(res)
+        if value is None:
+            if following.called:
+                return following.outcome()
+            if must_answer:
+                raise _unanswered(layer)
+        return value
+
+    return around
+
+
+def _fold_before(layers: Sequence[Layer], below: Node) -> Node:
+    """Neighbouring `before` layers on top of what is below them."""
+    calls = [(layer.call, layer.is_async) for layer in layers]
+
+    async def checked(req: Request, res: Response) -> Any:
+        for call, is_async in calls:
+            value = call(req, res, None)
+            if is_async or hasattr(value, "__await__"):
+                await value
+            if res.settled:
+                return _settled(res)
+        return await below(req, res)
+
+    return checked
+
+
+async def bottom(req: Request, res: Response) -> Any:
+    """The end of every stack answers with the model, as the original does."""
+    return req.model
+
+
+class Stack:
+    """The compiled stack of one sync method of one backend.
+
+    Parameters:
+        method: the sync method.
+        layers: all layers of the backend in order; those for other methods are left out.
+        store: what answers when nothing above did; the bottom by default.
+        commit: awaited with the request and the result of a write, to log and publish what the store did not.
+    """
+
+    __slots__ = ("_after", "_before", "_commit", "_on_error", "_top", "bare", "layers", "method")
+
+    def __init__(
+        self,
+        method: str,
+        layers: Sequence[Layer],
+        store: Node = bottom,
+        commit: Callable[[Request, Any], Awaitable[None]] | None = None,
+    ) -> None:
+        self.method = method
+        self.layers = tuple(layer for layer in layers if method in layer.methods)
+        self._commit = commit
+        self._after = tuple(layer for layer in self.layers if layer.kind == "after")
+        self._on_error = tuple(layer for layer in self.layers if layer.kind == "on_error")
+        before = [layer for layer in self.layers if layer.kind == "before"]
+        self._before = _fold_before(before, bottom) if before else None
+        self._top = self._fold(store)
+        # Nothing stands between the store and the reply: the reply is the record as committed.
+        self.bare = all(layer.kind in ("before", "on_error") for layer in self.layers)
+
+    def _fold(self, below: Node) -> Node:
+        waiting: list[Layer] = []
+        node = below
+        for layer in reversed(self.layers):
+            if layer.kind == "before":
+                waiting.insert(0, layer)
+                continue
+            if layer.kind in ("use", "handler"):
+                if waiting:
+                    node = _fold_before(waiting, node)
+                    waiting = []
+                node = _fold_around(layer, node)
+        return _fold_before(waiting, node) if waiting else node
+
+    async def run(self, req: Request) -> Response:
+        """Run the stack; the response then holds the result or the failure. Raises nothing but cancellation."""
+        res = Response()
+        try:
+            result = await self._top(req, res)
+            res.settled = True
+            res.result = result
+            if self._commit is not None and req.committed is None:
+                await self._commit(req, result)
+            if self._after:
+                await self._run_after(req, res)
+        except Exception as err:
+            await self._fail(err, req, res)
+        return res
+
+    async def admit(self, req: Request) -> Response:
+        """Run the `before` layers alone: who may not read may not listen. Raises nothing but cancellation."""
+        res = Response()
+        try:
+            if self._before is not None:
+                await self._before(req, res)
+        except Exception as err:
+            await self._fail(err, req, res)
+        return res
+
+    async def _run_after(self, req: Request, res: Response) -> None:
+        for layer in self._after:
+            value = layer.call(req, res, None)
+            if layer.is_async or hasattr(value, "__await__"):
+                await value
+
+    async def _fail(self, err: Exception, req: Request, res: Response) -> None:
+        res.reopen()
+        for layer in self._on_error:
+            try:
+                value = layer.call(err, req, res)
+                if layer.is_async or hasattr(value, "__await__"):
+                    await value
+            except Exception as another:
+                err = another
+                res.reopen()
+                continue
+            if res.settled:
+                if res.failure is None:
+                    return
+                err = res.failure
+                res.reopen()
+        res.error(err)

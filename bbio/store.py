@@ -1,0 +1,119 @@
+"""The store interface: the layer that answers when nothing above did, and the commit point of a write.
+
+A store object in a class body is a declaration; every backend that is served opens its own copy of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from bbio.errors import BadRequest
+from bbio.protocol import encode
+from bbio.requests import NOTIFIED_AS, Request, Socket
+from bbio.streams import Commit, Event, Log, Position, channel_stream
+
+
+class Store:
+    """Subclass it and write `create`, `read`, `update`, `patch` and `delete`, each taking a `Request`.
+
+    A write returns the record as it is now stored (of a delete: as it was); it is acknowledged, logged and published.
+    Events and operation ids of such a store live in memory: they end with the process. A store that can keep them in
+    the transaction of the write overrides `write`, `append`, `positions` and `since` too and sets `atomic`.
+
+    Example:
+        >>> class Settings(Store):
+        ...     def __init__(self):
+        ...         self.values = {}
+        ...     async def read(self, req):
+        ...         return self.values
+        ...     async def update(self, req):
+        ...         self.values.update(req.model)
+        ...         return self.values
+    """
+
+    id_attribute = "id"
+    atomic = False
+
+    backend: Any
+    log: Log
+    _publish: Callable[[Event, Socket | None], None]
+
+    def open(self, backend: Any, publish: Callable[[Event, Socket | None], None]) -> Self:
+        """A copy of this declaration for one backend.
+
+        Parameters:
+            backend: the backend instance; its `name` is the default of table names.
+            publish: to be called on the event loop with every committed event, in order, and the socket whose write it was.
+        """
+        opened = copy.copy(self)
+        opened.backend = backend
+        opened.log = Log()
+        opened._publish = publish
+        return opened
+
+    async def start(self) -> None:
+        """Connect, create tables. Called once, before the first request."""
+
+    async def stop(self) -> None:
+        """Finish what is being written and let go. Called once, after the last request."""
+
+    async def read(self, req: Request) -> Any:
+        """Answer a read: the model named by its id in `req.model`, or the list of models."""
+        raise self._missing("read")
+
+    async def create(self, req: Request) -> Any:
+        raise self._missing("create")
+
+    async def update(self, req: Request) -> Any:
+        raise self._missing("update")
+
+    async def patch(self, req: Request) -> Any:
+        raise self._missing("patch")
+
+    async def delete(self, req: Request) -> Any:
+        raise self._missing("delete")
+
+    def _missing(self, method: str) -> BadRequest:
+        return BadRequest(f"this backend has no {method}")
+
+    async def write(self, req: Request) -> Commit:
+        """Apply a write, number its event, publish it. A known operation is answered without being applied again."""
+        earlier = self.log.find(req.operation, req.digest)
+        if earlier is not None:
+            return earlier
+        record = await getattr(self, req.method)(req)
+        return self.record(req, record)
+
+    def record(self, req: Request, record: Any, rev: int | None = None) -> Commit:
+        """Log and publish a write that was applied, and remember its operation."""
+        body = encode(record)
+        event = self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], body, rev, req.op)
+        commit = Commit(record, body, event)
+        self.log.keep(req.operation, req.digest, commit)
+        self._publish(event, req.socket)
+        return commit
+
+    async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
+        """Log and publish an event whose write happened elsewhere: in a handler, or by `backend.emit`."""
+        if req is not None:
+            earlier = self.log.find(req.operation, req.digest)
+            if earlier is not None:
+                return earlier
+        body = encode(model)
+        event = self.log.append(stream, method, body, None, None if req is None else req.op)
+        commit = Commit(model, body, event)
+        if req is not None:
+            self.log.keep(req.operation, req.digest, commit)
+        self._publish(event, None if req is None else req.socket)
+        return commit
+
+    async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
+        """The top of each stream."""
+        return self.log.positions(streams)
+
+    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
+        """The events after a position, None when they are no longer all there."""
+        return self.log.stream(stream).since(epoch, offset)
+

@@ -1,0 +1,241 @@
+"""Streams without I/O: positions, bounded history, operation ids and the replies they had.
+
+The terms are docs/protocol.md, "Streams": every channel of a backend has a stream of events, numbered from 1 without
+holes within an epoch. `Log` is what a store in memory needs of them; stores on disk keep the same in tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+
+from bbio.errors import Conflict
+
+BACKEND_WIDE = "*"
+
+
+def channel_stream(channel: str | None) -> str:
+    """The name of a channel's stream; the default channel's is `c:`."""
+    return "c:" + channel if channel else "c:"
+
+
+@attrs.frozen
+class Position:
+    """A place in a stream: the epoch and the offset of the last event seen (0 before the first)."""
+
+    epoch: str
+    offset: int
+
+
+class Event:
+    """One write, as other clients are told of it.
+
+    Parameters:
+        stream: the stream's name.
+        epoch: the stream's epoch.
+        offset: the place in the stream, from 1.
+        method: `create`, `update` or `delete`.
+        body: the model as JSON.
+        rev: the model's revision; None when the write was not a store's.
+        op: the operation id as `client:counter`, None when there was none.
+        when: seconds of a monotonic clock.
+    """
+
+    __slots__ = ("body", "epoch", "method", "offset", "op", "rev", "stream", "when")
+
+    def __init__(
+        self,
+        stream: str,
+        epoch: str,
+        offset: int,
+        method: str,
+        body: bytes,
+        rev: int | None = None,
+        op: str | None = None,
+        when: float = 0.0,
+    ) -> None:
+        self.stream = stream
+        self.epoch = epoch
+        self.offset = offset
+        self.method = method
+        self.body = body
+        self.rev = rev
+        self.op = op
+        self.when = when
+
+    def __repr__(self) -> str:
+        return f"<Event {self.stream} {self.epoch}/{self.offset} {self.method}>"
+
+
+class Commit:
+    """What a write came to: the record, its JSON, the event that tells of it, and whether it had been applied before."""
+
+    __slots__ = ("body", "duplicate", "event", "record")
+
+    def __init__(self, record: Any, body: bytes, event: Event, duplicate: bool = False) -> None:
+        self.record = record
+        self.body = body
+        self.event = event
+        self.duplicate = duplicate
+
+
+@attrs.frozen
+class HistoryLimits:
+    """How much of each stream is kept for clients that come back.
+
+    Parameters:
+        events: how many events.
+        size: how many bytes of models.
+        age: how many seconds.
+        streams: how many streams are kept; the one longest without an event is forgotten first.
+    """
+
+    events: int = 1_000
+    size: int = 1 << 20
+    age: float = 600.0
+    streams: int = 100_000
+
+
+class Stream:
+    """One stream: its epoch, its top offset and its latest events."""
+
+    __slots__ = ("epoch", "events", "name", "size", "top")
+
+    def __init__(self, name: str, epoch: str | None = None) -> None:
+        self.name = name
+        self.epoch = epoch or secrets.token_hex(6)
+        self.top = 0
+        self.events: deque[Event] = deque()
+        self.size = 0
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.top)
+
+    def append(self, event: Event, limits: HistoryLimits) -> None:
+        """Add the event at the top and drop what the limits no longer allow."""
+        self.top = event.offset
+        events = self.events
+        events.append(event)
+        self.size += len(event.body)
+        oldest = events[0]
+        while (
+            len(events) > limits.events or self.size > limits.size or event.when - oldest.when > limits.age
+        ):
+            self.size -= len(events.popleft().body)
+            if not events:
+                break
+            oldest = events[0]
+
+    def since(self, epoch: Any, offset: Any) -> list[Event] | None:
+        """The events after a position, oldest first; None when the history cannot tell. Costs no more than the answer."""
+        if epoch != self.epoch or type(offset) is not int or not 0 <= offset <= self.top:
+            return None
+        missed = self.top - offset
+        if missed > len(self.events):
+            return None
+        return list(itertools.islice(self.events, len(self.events) - missed, None))
+
+
+class Reply:
+    """The stored reply of an operation, with a digest of what was asked."""
+
+    __slots__ = ("commit", "digest", "when")
+
+    def __init__(self, digest: Any, commit: Commit, when: float) -> None:
+        self.digest = digest
+        self.commit = commit
+        self.when = when
+
+
+class Operations:
+    """Operations that were applied, by key, for a time: what makes a retry harmless.
+
+    Parameters:
+        age: how many seconds a reply is kept.
+        count: how many replies are kept.
+    """
+
+    def __init__(self, age: float = 86_400.0, count: int = 100_000) -> None:
+        self._age = age
+        self._count = count
+        self._replies: OrderedDict[str, Reply] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    def find(self, key: str, digest: Any) -> Commit | None:
+        """The commit of an earlier attempt, marked as a duplicate; None when there was none.
+
+        Raises:
+            Conflict: the key was used for another request.
+        """
+        reply = self._replies.get(key)
+        if reply is None:
+            return None
+        if reply.digest != digest:
+            raise Conflict("this operation id was already used for another request")
+        earlier = reply.commit
+        return Commit(earlier.record, earlier.body, earlier.event, duplicate=True)
+
+    def keep(self, key: str, digest: Any, commit: Commit, now: float) -> None:
+        """Remember the commit under its key, and forget what is too old or too much."""
+        replies = self._replies
+        replies[key] = Reply(digest, commit, now)
+        while len(replies) > self._count or next(iter(replies.values())).when < now - self._age:
+            replies.popitem(last=False)
+
+
+class Log:
+    """The streams and operations of one backend, in memory.
+
+    Parameters:
+        limits: how much history each stream keeps.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, limits: HistoryLimits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits or HistoryLimits()
+        self.operations = Operations()
+        self._clock = clock
+        self._streams: OrderedDict[str, Stream] = OrderedDict()
+
+    def stream(self, name: str) -> Stream:
+        """The stream of that name; a new one, in a new epoch, when it is not known."""
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = Stream(name)
+            if len(self._streams) > self.limits.streams:
+                self._streams.popitem(last=False)
+        return stream
+
+    def append(self, name: str, method: str, body: bytes, rev: int | None = None, op: str | None = None) -> Event:
+        """Number an event and keep it."""
+        stream = self.stream(name)
+        self._streams.move_to_end(name)
+        event = Event(name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock())
+        stream.append(event, self.limits)
+        return event
+
+    def find(self, key: str | None, digest: Any) -> Commit | None:
+        """The commit an operation already had (see `Operations.find`)."""
+        return None if key is None else self.operations.find(key, digest)
+
+    def keep(self, key: str | None, digest: Any, commit: Commit) -> None:
+        """Remember the commit of an operation."""
+        if key is not None:
+            self.operations.keep(key, digest, commit, commit.event.when)
+
+    def forget(self, name: str) -> None:
+        """Lose a stream's history: its next event begins a new epoch."""
+        self._streams.pop(name, None)
+
+    def positions(self, names: Iterable[str]) -> dict[str, Position]:
+        """The top of each named stream."""
+        return {name: self.stream(name).position for name in names}
