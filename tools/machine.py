@@ -1,7 +1,7 @@
 """See to it that the machine has what the tests need and no Python package brings: a Chromium and a Redis.
 
-Up to Python 3.12 a Redis does come with the Python packages. What is missing is installed by apt where that
-is possible; elsewhere Playwright downloads its own Chromium.
+On Linux, up to Python 3.12, a Redis does come with the Python packages. What is missing is installed by apt
+where that is possible; elsewhere Playwright downloads its own Chromium.
 """
 
 from __future__ import annotations
