@@ -1,0 +1,1 @@
+"""What bbio costs beside its peers: `python -m benchmarks --help`."""

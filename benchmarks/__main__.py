@@ -1,0 +1,134 @@
+"""The benchmark's command line."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from benchmarks import report, toolchain
+from benchmarks.bar import BAR
+from benchmarks.contestants import PEERS
+from benchmarks.load import Failed, measure
+from benchmarks.scenarios import QUICK, QUICK_PEERS, SCENARIOS, Scenario
+
+RESULTS = toolchain.HERE / "results"
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure bbio and its peers in turn: one core serves, another one loads.",
+        epilog=f"peers: {', '.join(PEERS)}. scenarios: {', '.join(SCENARIOS)}.",
+    )
+    parser.add_argument("--quick", action="store_true", help="one short round of a few scenarios and peers")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SCENARIO", help="these scenarios (a prefix will do: sync)"
+    )
+    parser.add_argument(
+        "--peers", nargs="*", metavar="PEER", help="beside bbio, only these; none: bbio alone"
+    )
+    parser.add_argument("--without-bbio", action="store_true", help="measure the peers alone")
+    parser.add_argument("--rounds", type=int, help="alternating rounds (5)")
+    parser.add_argument("--seconds", type=float, help="measured seconds of each run (3)")
+    parser.add_argument("--server-core", type=int, default=0, help="core of the servers (0)")
+    parser.add_argument("--load-core", type=int, default=1, help="core of the load generator (1)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON and the picture")
+    parser.add_argument("--show", type=Path, metavar="JSON", help="print and plot an earlier result again")
+    options = parser.parse_args(argv)
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.seconds = options.seconds or (1.0 if options.quick else 3.0)
+    unknown = [peer for peer in options.peers or () if peer not in PEERS]
+    if unknown:
+        parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    for wanted in options.only or ():
+        if not any(name.startswith(wanted) for name in SCENARIOS):
+            parser.error(f"no such scenario: {wanted}; there are {', '.join(SCENARIOS)}")
+    return options
+
+
+def chosen(options: argparse.Namespace) -> list[tuple[Scenario, list[str]]]:
+    """The scenarios to run, each with the names of its contestants."""
+    plan = []
+    for name, scenario in SCENARIOS.items():
+        if options.only and not any(name.startswith(wanted) for wanted in options.only):
+            continue
+        if options.quick and not options.only and name not in QUICK:
+            continue
+        names = [one for one, case in scenario.cases.items() if wanted(case.contestant, options)]
+        if names:
+            plan.append((scenario, names))
+    return plan
+
+
+def wanted(contestant: str, options: argparse.Namespace) -> bool:
+    if contestant not in PEERS:
+        return not options.without_bbio
+    if options.peers is not None:
+        return contestant in options.peers
+    return not options.quick or contestant in QUICK_PEERS
+
+
+def run(options: argparse.Namespace) -> dict:
+    plan = chosen(options)
+    result = report.empty_result(options)
+    toolchain.build_loadgen()
+    for peer in [peer for peer in PEERS if any(peer in cases for _, cases in plan)]:
+        print(f"preparing {PEERS[peer].label}", file=sys.stderr, flush=True)
+        PEERS[peer].install()
+    total = options.rounds * sum(len(cases) for _, cases in plan)
+    done = 0
+    for number in range(options.rounds):
+        for scenario, cases in plan:
+            # What runs first finds the machine in another state than what runs last: all take turns.
+            turned = cases[number % len(cases) :] + cases[: number % len(cases)]
+            for case in turned:
+                done += 1
+                values = attempt(scenario, case, options)
+                report.add(result, scenario, case, values)
+                shown = "failed" if values is None else f"{next(iter(values.values())):.2f} {scenario.unit}"
+                print(f"[{done}/{total}] {scenario.name:14} {case:22} {shown}", file=sys.stderr, flush=True)
+    return result
+
+
+def attempt(scenario: Scenario, case: str, options: argparse.Namespace) -> dict[str, float] | None:
+    try:
+        raw = measure(scenario, case, options.seconds, options.server_core, options.load_core)
+    except Failed as error:
+        print(f"{scenario.name}, {case}: {error}", file=sys.stderr)
+        return None
+    return {name: metric(raw) for name, metric in scenario.metrics.items()}
+
+
+def check_machine(options: argparse.Namespace) -> None:
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
+    if not {options.server_core, options.load_core} <= cores or options.server_core == options.load_core:
+        sys.exit(
+            f"the benchmark needs Linux and two cores; here are {sorted(cores) or 'none to pin to'}. "
+            "Choose with --server-core and --load-core."
+        )
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"the machine is busy (load {load:.1f}): expect noise, latencies most of all", file=sys.stderr)
+
+
+def main() -> int:
+    options = arguments()
+    if options.show:
+        result = report.load(options.show)
+        target = options.show
+    else:
+        check_machine(options)
+        try:
+            result = run(options)
+        except toolchain.Missing as error:
+            sys.exit(str(error))
+        target = report.save(result, options.output)
+    report.print_tables(result)
+    missed = report.print_bar(result, BAR)
+    picture = report.plot(target)
+    print(f"\nresult: {target}\npicture: {picture}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

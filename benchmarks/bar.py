@@ -1,0 +1,79 @@
+"""What bbio is held to: ratios and differences of servers measured in turn in one run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Values = dict[str, dict[str, dict[str, list[float | None]]]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A promise: `compute` gives a figure for each round, and their median must not exceed `limit`."""
+
+    text: str
+    limit: float
+    compute: Callable[[Values], list[float]]
+
+
+def rounds(values: Values, scenario: str, metric: str, *cases: str) -> list[tuple[float, ...]]:
+    """The rounds in which all these cases were measured."""
+    measured = values.get(scenario, {})
+    columns = [measured.get(case, {}).get(metric, []) for case in cases]
+    return [row for row in zip(*columns, strict=False) if None not in row]
+
+
+def ratio(
+    scenario: str, other: str, metric: str = "cpu_us", case: str = "bbio"
+) -> Callable[[Values], list[float]]:
+    return lambda values: [a / b for a, b in rounds(values, scenario, metric, case, other) if b]
+
+
+def added(scenario: str, case: str, base: str, per: float = 1, metric: str = "cpu_us"):
+    return lambda values: [(a - b) / per for a, b in rounds(values, scenario, metric, case, base)]
+
+
+def value(scenario: str, metric: str, case: str) -> Callable[[Values], list[float]]:
+    return lambda values: [a for (a,) in rounds(values, scenario, metric, case)]
+
+
+def shortfall(scenario: str, metric: str, case: str) -> Callable[[Values], list[float]]:
+    return lambda values: [1 - a for (a,) in rounds(values, scenario, metric, case)]
+
+
+# What must not grow is still measured with some noise.
+SAME = 1.1
+
+BAR = [
+    Line("sync, 1 in flight: x Socket.IO on Node", 0.85, ratio("sync1", "socketio-node")),
+    Line("sync, 4 in flight: x Socket.IO on Node", 1.0, ratio("sync4", "socketio-node")),
+    Line("sync, 1 in flight: x python-socketio", 0.22, ratio("sync1", "python-socketio")),
+    Line("sync, 1 in flight: x Feathers", 0.12, ratio("sync1", "feathers")),
+    Line("sync, 1 in flight: x backbone.io", 1.0, ratio("sync1", "backboneio")),
+    Line("delivery, 200 listeners: x Socket.IO on Node", 0.75, ratio("deliver200", "socketio-node")),
+    Line("delivery, 1,000 listeners: x Socket.IO on Node", 0.75, ratio("deliver1000", "socketio-node")),
+    Line("delivery, 1,000 listeners: x python-socketio", 0.12, ratio("deliver1000", "python-socketio")),
+    Line("delivery, 1,000 listeners: x backbone.io", 1.0, ratio("deliver1000", "backboneio")),
+    Line("memory per idle connection: x python-socketio", 1.0, ratio("idle", "python-socketio", "kib")),
+    Line(
+        "KiB per idle connection, 10,000 held: x python-socketio's",
+        1.0,
+        lambda values: [
+            a / b
+            for (a,), (b,) in zip(
+                rounds(values, "idle10000", "kib", "bbio"),
+                rounds(values, "idle", "kib", "python-socketio"),
+                strict=False,
+            )
+        ],
+    ),
+    Line("us per layer in the stack", 0.5, added("layers", "bbio-20-layers", "bbio", per=20)),
+    Line("sync with 100 backends: x one backend", SAME, ratio("backends", "bbio", case="bbio-100-backends")),
+    Line("sync beside 2,000 clients: x 50 clients", SAME, ratio("clients", "bbio", case="2,000 clients")),
+    Line("sync beside 2,000 channels: x 50 channels", SAME, ratio("clients", "bbio", case="2,000 channels")),
+    Line("others' p99 with slow consumers: x without", 1.2, ratio("slow", "none", "p99_us", "3 slow")),
+    Line("us that version 1 adds to a sync", 2.5, added("version1", "bbio-v1", "bbio")),
+    Line("delivery in version 1: x legacy", 1.1, ratio("version1-deliver", "bbio", case="bbio-v1")),
+    Line("us that 100 missed events add to a resume", 1000, added("storm", "100 missed", "none missed")),
+    Line("seconds until 2,000 clients have resumed", 30, value("storm", "seconds", "100 missed")),
+    Line("share of 2,000 clients not recovered", 0, shortfall("storm", "recovered", "100 missed")),
+]

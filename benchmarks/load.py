@@ -1,0 +1,100 @@
+"""One measurement: a fresh server on one core, the load generator on another."""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.scenarios import Scenario
+from benchmarks.toolchain import HERE, LOADGEN
+
+STARTS_WITHIN = 15.0
+
+
+class Failed(Exception):
+    """A server did not start, or did not stand the load."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def raise_file_limit() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextmanager
+def server(command: list[str], core: int) -> Iterator[tuple[int, int]]:
+    """Run a server pinned to a core; yields its port and process id."""
+    port = free_port()
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, {core})
+        raise_file_limit()
+
+    with TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [*command, str(port)], cwd=HERE.parent, stdout=log, stderr=log, preexec_fn=prepare
+        )
+        try:
+            wait_for(port, process, log)
+            yield port, process.pid
+            if process.poll() is not None:
+                raise Failed(f"the server ended by itself:\n{tail(log)}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(port: int, process: subprocess.Popen, log) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"the server did not start:\n{tail(log)}") from None
+            time.sleep(0.02)
+
+
+def tail(log) -> str:
+    log.seek(0)
+    return log.read()[-2000:]
+
+
+def measure(
+    scenario: Scenario, case: str, seconds: float, server_core: int, load_core: int
+) -> dict[str, float]:
+    """The load generator's figures for one contestant in one scenario."""
+    contestant = CONTESTANTS[scenario.cases[case].contestant]
+    settings = {
+        "seconds": seconds,
+        **contestant.dialect,
+        **scenario.settings,
+        **scenario.cases[case].settings,
+    }
+    with server(contestant.command(), server_core) as (port, pid):
+        done = subprocess.run(
+            [LOADGEN, f"port={port}", f"pid={pid}", *(f"{key}={value}" for key, value in settings.items())],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            preexec_fn=lambda: os.sched_setaffinity(0, {load_core}),
+        )
+    complaint = done.stderr.strip()[-500:]
+    if done.returncode:
+        raise Failed(complaint)
+    figures = json.loads(done.stdout)
+    if figures["errors"]:
+        raise Failed(f"{figures['errors']} errors, the first ones: {complaint}")
+    return figures

@@ -1,0 +1,75 @@
+"""What the benchmark needs beside the repository: the compiled load generator and the installed peers."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE / "build"
+PEERS = HERE / "peers"
+LOADGEN = BUILD / "loadgen"
+
+
+class Missing(Exception):
+    """A tool is not on this machine; the text says which, and how to get it."""
+
+
+def once(stamp: Path, sources: list[Path], make: Callable[[], None]) -> None:
+    """Call `make` unless it was done for these very sources."""
+    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    if stamp.exists() and stamp.read_text() == key:
+        return
+    make()
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(key)
+
+
+def call(*command: str | Path, cwd: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        raise Missing(
+            f"{' '.join(map(str, command))} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}"
+        )
+
+
+def build_loadgen() -> None:
+    source = HERE / "loadgen.c"
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+
+    def make() -> None:
+        if compiler is None:
+            raise Missing(
+                "the load generator is written in C, and there is no C compiler here: "
+                "install one (Debian, Ubuntu: apt-get install gcc libc6-dev)"
+            )
+        BUILD.mkdir(exist_ok=True)
+        call(compiler, "-O2", "-Wall", "-o", LOADGEN, source)
+
+    once(BUILD / "loadgen.stamp", [source], make)
+
+
+def python_environment(name: str, requirements: Path) -> Path:
+    """An environment with pinned packages, of this same Python version; returns its interpreter."""
+    folder = BUILD / name
+    interpreter = folder / "bin" / "python"
+
+    def make() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        call(sys.executable, "-m", "venv", folder)
+        call(interpreter, "-m", "pip", "install", "--quiet", "--requirement", requirements)
+
+    once(BUILD / f"{name}.stamp", [requirements], make)
+    return interpreter
+
+
+def node_packages(folder: Path) -> None:
+    """The locked npm packages of a peer, in its own folder."""
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            raise Missing(f"{folder.name} runs on Node and there is no {tool} here: install Node 20 or later")
+    call_npm = ("npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund")
+    stamp = folder / "node_modules" / ".stamp"
+    once(stamp, [folder / "package-lock.json"], lambda: call(*call_npm, cwd=folder))
