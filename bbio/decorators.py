@@ -20,6 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MARKS = "__bbio_marks__"
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
 # The parameters each kind of layer may ask for.
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "before": ("req", "res"),
@@ -56,7 +58,7 @@ def check_methods(decorator: str, methods: tuple[Any, ...]) -> tuple[str, ...]:
     """
     for method in methods:
         if method not in METHODS:
-            close = difflib.get_close_matches(str(method), METHODS, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(str(method).lower(), METHODS, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise DefinitionError(
                 f"{decorator}({method!r}): there is no sync method {method!r}; {hint}use any of {', '.join(METHODS)}"
@@ -73,19 +75,14 @@ def leave_mark(target: Any, mark: Mark, decorator: str) -> Any:
             f"{decorator} is on a {type(target).__name__}; decorate a plain method: "
             f"{decorator} above `def name(self, ...)`, without @{type(target).__name__}"
         )
-    if not callable(target) or isinstance(target, type):
-        raise DefinitionError(f"{decorator} is on {target!r}, which is no method; put it above `def name(self, ...)`")
+    if not inspect.isfunction(target):
+        raise DefinitionError(f"{decorator} is on {target!r}, which is no function; put it above `def name(self, ...)`")
     marks: tuple[Mark, ...] = getattr(target, MARKS, ())
     taken = {(m.kind, name) for m in marks for name in m.methods}
     twice = [name for name in mark.methods if (mark.kind, name) in taken]
     if twice:
         raise DefinitionError(f"{decorator}: {twice[0]!r} is already marked so on this method; name it once")
-    try:
-        setattr(target, MARKS, (*marks, mark))
-    except AttributeError:
-        raise DefinitionError(
-            f"{decorator} is on {target!r}, which cannot carry a mark; put it above `def name(self, ...)`"
-        ) from None
+    setattr(target, MARKS, (*marks, mark))
     return target
 
 
@@ -103,6 +100,8 @@ class _Phase:
     def __call__(self, *methods: str) -> Callable[[F], F]: ...
     def __call__(self, *args: Any) -> Any:
         decorator = f"@{self._kind}"
+        if args and isinstance(args[0], (list, tuple, set)):
+            raise DefinitionError(f"{decorator}: name the sync methods one by one: {decorator}('create', 'update')")
         if len(args) == 1 and not isinstance(args[0], str):
             return leave_mark(args[0], Mark(self._kind, METHODS), decorator)
         mark = Mark(self._kind, check_methods(decorator, args))
@@ -165,22 +164,22 @@ def check_parameters(function: Callable[..., Any], kind: str, where: str, *, bou
     allowed = PARAMETERS[kind]
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(f"{where} is a generator; use `return`, not `yield`")
-    parameters = list(inspect.signature(function).parameters.values())
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        raise DefinitionError(f"{where} does not show its parameters; wrap it: def layer({', '.join(allowed)})") from None
     if not bound:
-        if not parameters or parameters[0].kind not in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        ):
+        if not parameters or parameters[0].name in allowed or parameters[0].kind not in _POSITIONAL:
             raise DefinitionError(f"{where} has no `self`; write def {function.__name__}(self, {', '.join(allowed)})")
         parameters = parameters[1:]
     names = []
     for parameter in parameters:
-        if parameter.name in allowed and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-                raise DefinitionError(f"{where}: *{parameter.name} cannot be matched; name it plainly")
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            raise DefinitionError(f"{where}: {parameter} cannot be matched; name what you need: {', '.join(allowed)}")
+        if parameter.name in allowed:
+            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+                raise DefinitionError(f"{where}: `{parameter.name}` is matched by name; drop the `/` after it")
             names.append(parameter.name)
-        elif parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            raise DefinitionError(f"{where}: *{parameter.name} cannot be matched; name what you need: {', '.join(allowed)}")
         elif parameter.default is inspect.Parameter.empty:
             raise DefinitionError(_unknown_parameter(parameter.name, kind, where, allowed))
     return tuple(names)
@@ -188,12 +187,18 @@ def check_parameters(function: Callable[..., Any], kind: str, where: str, *, bou
 
 def _unknown_parameter(name: str, kind: str, where: str, allowed: tuple[str, ...]) -> str:
     if name == "next":
-        return f"{where}: a {kind} layer has no `next`; drop it, or mark the method with @use"
+        return f"{where}: {kind} layers have no `next`; drop it, or mark the method with @use"
     if name == "err":
         return f"{where}: `err` is only for @on_error; drop it, or mark the method with @on_error"
-    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.4)
+    close = [known for known in allowed if name.startswith(known)] or difflib.get_close_matches(name, allowed, 1, 0.4)
     hint = f"did you mean `{close[0]}`? " if close else ""
-    return f"{where}: unknown parameter `{name}`; {hint}a {kind} layer may take {', '.join(allowed)}, matched by name"
+    return f"{where}: unknown parameter `{name}`; {hint}{kind} layers may take {', '.join(allowed)}, matched by name"
+
+
+def _hides_marks(value: Any) -> bool:
+    """Whether `value` wraps a marked function in something else, as @staticmethod above @before does."""
+    inner = [getattr(value, attribute, None) for attribute in ("__func__", "fget", "func")]
+    return any(isinstance(getattr(function, MARKS, None), tuple) for function in inner)
 
 
 def collect(cls: type) -> tuple[Marked, ...]:
@@ -205,14 +210,16 @@ def collect(cls: type) -> tuple[Marked, ...]:
     slots: dict[str, Marked] = {}
     for owner in reversed(cls.__mro__):
         for name, value in vars(owner).items():
-            marks = getattr(value, MARKS, None)
-            wrapped = getattr(value, "__func__", None) or getattr(value, "fget", None)
-            if getattr(wrapped, MARKS, None):
-                leave_mark(value, Mark("use", ()), f"the decorator of {owner.__qualname__}.{name}")
+            if _hides_marks(value):
+                raise DefinitionError(
+                    f"{owner.__qualname__}.{name} is a {type(value).__name__} over a marked function; "
+                    f"a layer is a plain method: write `def {name}(self, ...)` under its decorators alone"
+                )
+            marks = getattr(value, MARKS, None) if inspect.isfunction(value) else None
             inherited = slots.get(name)
             if marks is None and inherited is None:
                 continue
-            if not inspect.isroutine(value) or isinstance(value, (staticmethod, classmethod)):
+            if not inspect.isfunction(value):
                 raise DefinitionError(
                     f"{owner.__qualname__}.{name} replaces a marked method with {value!r}; "
                     f"a layer cannot be dropped silently: override it with `def {name}(self, ...)`"

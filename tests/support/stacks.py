@@ -1,0 +1,53 @@
+"""A backend without a server: requests go in at the registry, published events come out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from bbio.backend import Backend
+from bbio.registry import Registry
+from bbio.requests import Request, Response
+from bbio.streams import Event
+
+
+class Served:
+    """One backend, opened.
+
+    Parameters:
+        backend: a subclass of Backend or an instance of one.
+        debug: as for `App`.
+    """
+
+    def __init__(self, backend: type[Backend] | Backend, debug: bool = False) -> None:
+        self.registry = Registry(debug)
+        self.backend = self.registry.add(backend)
+        self.events: list[Event] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.backend.open(self.backend.name, lambda _, event, origin: self.events.append(event), self._spawn)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(coroutine))
+
+    def request(self, method: str, model: Any = None, options: dict[str, Any] | None = None, **fields: Any) -> Request:
+        """A request to this backend."""
+        return Request(method, model, options, backend=self.backend, **fields)
+
+    async def sync(self, method: str, model: Any = None, **fields: Any) -> Response:
+        """Send a request through the stack; the response holds its result or its failure."""
+        return await self.registry.dispatch(self.request(method, model, **fields))
+
+    async def ask(self, method: str, model: Any = None, **fields: Any) -> Any:
+        """The result of a request; raises its failure."""
+        res = await self.sync(method, model, **fields)
+        if res.failure is not None:
+            raise res.failure
+        return res.result
+
+    @property
+    def published(self) -> list[tuple[str, Any]]:
+        """What other clients are told, in order."""
+        return [(event.method, msgspec.json.decode(event.body)) for event in self.events]

@@ -1,0 +1,391 @@
+"""Decorators and the checks made when a class is defined; every refusal shows the fix."""
+
+import functools
+
+import pytest
+
+from bbio import Backend, DefinitionError, after, before, create, delete, on_error, patch, read, update, use
+from bbio.decorators import MARKS, Mark, collect
+from bbio.requests import METHODS
+
+PHASES = [before, use, after, on_error]
+HANDLERS = [create, read, update, patch, delete]
+
+
+def marks_of(function):
+    return getattr(function, MARKS)
+
+
+def names_of(cls):
+    return [(entry.name, [mark.kind for mark in entry.marks]) for entry in collect(cls)]
+
+
+# Marks
+
+
+@pytest.mark.parametrize("decorator", PHASES + HANDLERS, ids=repr)
+def test_a_decorator_returns_the_function_unchanged(decorator):
+    """The very same object comes back, bare or called, and can still be called as a plain function."""
+
+    def layer(self):
+        return "plain"
+
+    assert decorator(layer) is layer
+
+    def other(self):
+        return "plain"
+
+    assert decorator()(other) is other
+    assert other(None) == "plain"
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=repr)
+def test_a_phase_applies_to_every_method_unless_told(phase):
+    """Bare and empty mean all five; arguments name some, in the order given."""
+    assert marks_of(phase(lambda self: None)) == (Mark(phase.__name__, METHODS),)
+    assert marks_of(phase()(lambda self: None)) == (Mark(phase.__name__, METHODS),)
+    assert marks_of(phase("update", "create")(lambda self: None)) == (Mark(phase.__name__, ("update", "create")),)
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=repr)
+def test_a_handler_applies_to_its_own_method(handler):
+    """`@create` and `@create()` leave the same mark."""
+    assert marks_of(handler(lambda self: None)) == (Mark("handler", (handler.__name__,)),)
+    assert marks_of(handler()(lambda self: None)) == (Mark("handler", (handler.__name__,)),)
+
+
+def test_one_function_can_carry_several_marks():
+    """A function may handle several methods, and be a layer of several kinds."""
+
+    @create
+    @update
+    @before("read")
+    @after("read")
+    def several(self, req): ...
+
+    assert {(m.kind, m.methods) for m in marks_of(several)} == {
+        ("handler", ("create",)),
+        ("handler", ("update",)),
+        ("before", ("read",)),
+        ("after", ("read",)),
+    }
+
+
+def test_one_kind_may_be_spread_over_several_decorators():
+    """`@before("create")` above `@before("update")` is `@before("create", "update")` in other words."""
+
+    @before("create")
+    @before("update")
+    def split(self): ...
+
+    assert {m for mark in marks_of(split) for m in mark.methods} == {"create", "update"}
+
+
+def test_decorators_show_themselves():
+    """The representation is what one writes."""
+    assert repr(before) == "<decorator @before>"
+    assert repr(create) == "<decorator @create>"
+
+
+# Refused when decorating
+
+
+def refused(text):
+    """Expect a `DefinitionError` whose text has all the parts of `text` in order, separated by ' ... '."""
+    import re
+
+    return pytest.raises(DefinitionError, match=".*".join(re.escape(part) for part in text.split(" ... ")))
+
+
+@pytest.mark.parametrize(
+    ("methods", "text"),
+    [
+        (("creat",), "@before('creat'): there is no sync method 'creat' ... did you mean 'create'?"),
+        (("read", "updated"), "'updated' ... did you mean 'update'?"),
+        (("fly",), "there is no sync method 'fly' ... use any of create, read, update, patch, delete"),
+        (("CREATE",), "there is no sync method 'CREATE' ... did you mean 'create'?"),
+        (("create", 5), "there is no sync method 5 ... use any of create, read, update, patch, delete"),
+        (("read", "create", "read"), "@before: 'read' is named twice; name each sync method once"),
+    ],
+)
+def test_a_method_that_does_not_exist_or_comes_twice(methods, text):
+    """The text names the method meant, or lists those there are."""
+    with refused(text):
+        before(*methods)
+
+
+def test_a_far_fetched_name_gets_no_suggestion():
+    """No suggestion is better than a wrong one."""
+    with pytest.raises(DefinitionError) as caught:
+        use("fly")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_the_same_mark_twice():
+    """Naming a method again in a second decorator of the kind is as wrong as in the first."""
+    with refused("@before: 'create' is already marked so on this method; name it once"):
+
+        @before
+        @before("create")
+        def twice(self): ...
+
+    with refused("@create: 'create' is already marked so on this method; name it once"):
+
+        @create
+        @create
+        def again(self): ...
+
+
+@pytest.mark.parametrize("given", [("read",), ("create", "read"), (lambda self: 1, lambda self: 2)])
+def test_a_handler_takes_no_arguments(given):
+    """`@create("read")` says two things at once; the text says what to write."""
+    with refused("@create takes no arguments: it already names its sync method; write @create above the method"):
+        create(*given)
+
+
+@pytest.mark.parametrize("wrapper", [staticmethod, classmethod, property])
+@pytest.mark.parametrize("decorator", [before, create, use("read")])
+def test_a_mark_on_something_that_is_no_plain_method(wrapper, decorator):
+    """A decorator above `@staticmethod` and its kin is refused."""
+    with refused(f"is on a {wrapper.__name__}; decorate a plain method ... `def name(self, ...)`"):
+
+        class Wrong(Backend):
+            @decorator
+            @wrapper
+            def layer(self): ...
+
+
+@pytest.mark.parametrize("wrapper", [staticmethod, classmethod, property, functools.cached_property])
+def test_a_mark_under_something_that_is_no_plain_method(wrapper):
+    """A decorator under `@staticmethod` and its kin is refused too: the layer would be lost without a word."""
+    with refused(f"Wrong.layer is a {wrapper.__name__} over a marked function; ... write `def layer(self, ...)`"):
+
+        class Wrong(Backend):
+            @wrapper
+            @before
+            def layer(self): ...
+
+
+@pytest.mark.parametrize("target", [None, 5, {"a": 1}, object, Backend, len, functools.partial(print)], ids=repr)
+@pytest.mark.parametrize("decorator", [before, create, use("read")], ids=["@before", "@create", "@use('read')"])
+def test_a_mark_on_something_that_is_no_function(decorator, target):
+    """Values, classes and built-in functions are no layers."""
+    with refused(" is on ... which is no function; put it above `def name(self, ...)`"):
+        decorator(target)
+
+
+@pytest.mark.parametrize("names", [["create", "update"], ("create",), {"create"}], ids=repr)
+def test_methods_in_a_list(names):
+    """A list of methods is not unpacked; the text shows how to name them."""
+    with refused("@before: name the sync methods one by one: @before('create', 'update')"):
+        before(names)
+
+
+# Refused when the class is defined
+
+
+def define(decorator, source):
+    """A backend with one layer, from the source of its function."""
+    scope = {}
+    exec(source, scope)
+    function = next(value for name, value in scope.items() if name != "__builtins__")
+    return type("Wrong", (Backend,), {function.__name__: decorator(function)})
+
+
+@pytest.mark.parametrize(
+    ("decorator", "source", "text"),
+    [
+        (before, "def a(self, request): ...", "Wrong.a: unknown parameter `request`; did you mean `req`?"),
+        (before, "def a(self, resp): ...", "unknown parameter `resp`; did you mean `res`? ... layers may take req, res"),
+        (use, "def a(self, nxt): ...", "unknown parameter `nxt`; did you mean `next`? ... layers may take req, res, next"),
+        (after, "def a(self, q): ...", "unknown parameter `q`; ... after layers may take req, res"),
+        (on_error, "def a(self, error): ...", "unknown parameter `error`; did you mean `err`? ... err, req, res"),
+        (on_error, "def a(self, *, zzz): ...", "unknown parameter `zzz`; ... layers may take err, req, res"),
+        (before, "def a(self, req, next): ...", "before layers have no `next`; drop it, or mark the method with @use"),
+        (after, "def a(self, next): ...", "after layers have no `next`; drop it, or mark the method with @use"),
+        (on_error, "def a(self, next): ...", "on_error layers have no `next`; drop it, or mark the method with @use"),
+        (before, "def a(self, err): ...", "`err` is only for @on_error; drop it, or mark the method with @on_error"),
+        (create, "def a(self, err): ...", "`err` is only for @on_error; drop it, or mark the method with @on_error"),
+        (use, "def a(self, *args): ...", "Wrong.a: *args cannot be matched; name what you need: req, res, next"),
+        (use, "def a(self, **kw): ...", "Wrong.a: **kw cannot be matched; name what you need: req, res, next"),
+        (use, "def a(self, *req): ...", "Wrong.a: *req cannot be matched; name what you need"),
+        (use, "def a(self, **req): ...", "Wrong.a: **req cannot be matched; name what you need"),
+        (before, "def a(self, req, /): ...", "Wrong.a: `req` is matched by name; drop the `/` after it"),
+        (before, "def a(): ...", "Wrong.a has no `self`; write def a(self, req, res)"),
+        (before, "def a(*, req): ...", "Wrong.a has no `self`; write def a(self, req, res)"),
+        (before, "def a(req): ...", "Wrong.a has no `self`; write def a(self, req, res)"),
+        (use, "def a(next, req): ...", "Wrong.a has no `self`; write def a(self, req, res, next)"),
+        (use, "def a(self, next):\n    yield 1", "Wrong.a is a generator; use `return`, not `yield`"),
+        (use, "async def a(self, next):\n    yield 1", "Wrong.a is a generator; use `return`, not `yield`"),
+    ],
+)
+def test_a_signature_that_cannot_be_matched(decorator, source, text):
+    """A parameter no request could fill is refused when the class is defined."""
+    with refused(text):
+        define(decorator, source)
+
+
+def test_parameters_must_fit_every_mark():
+    """A function that is both handler and `before` cannot ask for `next`."""
+    with refused("Wrong.both: before layers have no `next`"):
+
+        class Wrong(Backend):
+            @before("read")
+            @create
+            def both(self, next): ...
+
+
+def test_parameters_of_an_undecorated_override_are_checked():
+    """It inherits the marks, so it must fit them."""
+
+    class Base(Backend):
+        @before
+        def check(self, req): ...
+
+    with refused("Wrong.check: unknown parameter `request`; did you mean `req`?"):
+
+        class Wrong(Base):
+            def check(self, request): ...
+
+
+def test_parameters_with_defaults_are_left_alone():
+    """A default makes an unknown parameter the function's own affair."""
+
+    class Fine(Backend):
+        @before
+        def a(self, req, limit=10, *, unit="s"): ...
+
+    assert names_of(Fine) == [("a", ["before"])]
+
+
+@pytest.mark.parametrize("value", [None, 5, "text", dict], ids=repr)
+def test_a_layer_cannot_be_dropped_by_assignment(value):
+    """Losing an authorization layer needs more than `name = None`; the text tells what to write instead."""
+
+    class Base(Backend):
+        @before
+        def check(self, req): ...
+
+    with refused("Wrong.check replaces a marked method with ... override it with `def check(self, ...)`"):
+        type("Wrong", (Base,), {"check": value})
+
+
+@pytest.mark.parametrize("wrapper", [staticmethod, classmethod, property])
+def test_a_layer_cannot_be_dropped_by_another_kind_of_method(wrapper):
+    """A static method or property of the same name would not be called with what the layer was."""
+
+    class Base(Backend):
+        @before
+        def check(self, req): ...
+
+    with refused("Wrong.check ... `def check(self, ...)`"):
+        type("Wrong", (Base,), {"check": wrapper(lambda self: None)})
+
+
+# Collected
+
+
+def test_marks_are_collected_from_the_most_basic_class_in_definition_order():
+    """Base classes first, then top to bottom; what is not decorated is no layer."""
+
+    class Base(Backend):
+        @before
+        def first(self): ...
+        @before
+        def second(self): ...
+
+    class Mixin:
+        @use
+        def third(self, next): ...
+
+        def helper(self): ...
+
+    class Child(Mixin, Base):
+        @create
+        def fourth(self): ...
+
+    assert [name for name, _ in names_of(Child)] == ["first", "second", "third", "fourth"]
+
+
+def test_an_undecorated_override_keeps_slot_and_marks():
+    """Forgetting the decorator must not lose the layer."""
+
+    class Base(Backend):
+        @before("create")
+        def guard(self): ...
+        @before
+        def later(self): ...
+
+    class Child(Base):
+        def guard(self): ...
+
+    guard, later = collect(Child)
+    assert (guard.name, guard.marks, guard.owner) == ("guard", (Mark("before", ("create",)),), Child)
+    assert guard.function is Child.guard
+    assert later.name == "later"
+
+
+def test_a_decorated_override_replaces_the_marks_in_the_same_slot():
+    """New marks, old place, and nothing of the old marks left."""
+
+    class Base(Backend):
+        @before("create")
+        def guard(self): ...
+        @before
+        def later(self): ...
+
+    class Child(Base):
+        @use("read")
+        def guard(self, next): ...
+
+    assert [(e.name, e.marks) for e in collect(Child)] == [
+        ("guard", (Mark("use", ("read",)),)),
+        ("later", (Mark("before", METHODS),)),
+    ]
+
+
+def test_a_base_class_is_not_changed_by_its_subclasses():
+    """What a subclass overrides stays as it was for everybody else."""
+
+    class Base(Backend):
+        @before
+        def guard(self): ...
+
+    class Child(Base):
+        @after
+        def guard(self): ...
+
+    assert names_of(Base) == [("guard", ["before"])]
+    assert names_of(Child) == [("guard", ["after"])]
+
+
+def test_a_wrapped_function_is_matched_by_what_it_wraps():
+    """A decorator of one's own that uses `functools.wraps` passes mark and signature on."""
+
+    def counted(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    class Fine(Backend):
+        @counted
+        @before("read")
+        def a(self, req): ...
+
+    assert names_of(Fine) == [("a", ["before"])]
+
+
+def test_what_merely_looks_marked_is_no_layer():
+    """An attribute that answers to every name, such as a proxy, is left alone."""
+
+    class Proxy:
+        def __call__(self): ...
+        def __getattr__(self, name):
+            return self
+
+    class Fine(Backend):
+        proxy = Proxy()
+
+    assert names_of(Fine) == []

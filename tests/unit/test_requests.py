@@ -1,0 +1,110 @@
+"""Requests and responses: what a layer holds in its hands."""
+
+import pytest
+
+from bbio.errors import BadRequest, NotFound, SyncError
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
+
+
+def test_the_methods_are_those_of_backbone():
+    """Four of the five write, and a patch is told to other clients as an update."""
+    assert METHODS == ("create", "read", "update", "patch", "delete")
+    assert frozenset(METHODS) - {"read"} == WRITES
+    assert NOTIFIED_AS == {"create": "create", "update": "update", "patch": "update", "delete": "delete"}
+
+
+def test_a_request_carries_what_it_was_given():
+    """Trusted fields are arguments of their own; the client's extras stay in `options`."""
+    socket, backend = object(), object()
+    req = Request(
+        "update", {"id": 1}, {"silent": True}, backend=backend, channel="room", socket=socket, op="c:7", rev=3
+    )
+    assert (req.method, req.model, req.options) == ("update", {"id": 1}, {"silent": True})
+    assert (req.backend, req.channel, req.socket, req.op, req.rev) == (backend, "room", socket, "c:7", 3)
+
+
+def test_a_bare_request_has_empty_fields_of_its_own():
+    """No two requests share the dicts that middleware fills."""
+    first, second = Request("read"), Request("read")
+    first.session["user"] = first.state["seen"] = first.options["x"] = 1
+    assert (second.session, second.state, second.options) == ({}, {}, {})
+    assert (first.model, first.channel, first.socket, first.op, first.rev, first.user) == (None,) * 6
+
+
+def test_nothing_a_client_sends_sets_a_trusted_field():
+    """Model and options named like trusted fields stay where they are: in the model and the options."""
+    forged = {"user": "root", "session": {"user": "root"}, "channel": "other", "socket": "s", "state": {"admin": 1}}
+    req = Request("create", dict(forged), dict(forged), channel="mine")
+    assert (req.user, req.session, req.channel, req.socket, req.state) == (None, {}, "mine", None, {})
+
+
+def test_a_request_has_no_other_fields():
+    """A misspelt field is an error at once instead of a value nobody reads."""
+    with pytest.raises(AttributeError):
+        Request("read").sesion = {}
+
+
+def test_a_request_shows_what_it_is_for():
+    """The representation names method, backend and channel, and not the model."""
+    backend = type("B", (), {"name": "todos"})()
+    assert repr(Request("read", {"secret": 1}, backend=backend, channel="a")) == "<Request read todos channel='a'>"
+    assert repr(Request("read")) == "<Request read ? channel=None>"
+
+
+class Account:
+    id = 5
+
+
+@pytest.mark.parametrize("user", [{"id": 5}, Account(), 5], ids=["a dict", "an object", "an id"])
+def test_an_operation_belongs_to_who_asked_for_it(user):
+    """The key an operation is remembered under names the user, however middleware gives it."""
+    req, other = Request("create", op="c:7"), Request("create", op="c:7")
+    req.user = user
+    assert req.operation == "5\0c:7"
+    assert other.operation == "\0c:7"
+
+
+def test_a_request_without_an_operation_id_is_not_remembered():
+    """A user alone makes no operation."""
+    req = Request("create")
+    req.user = {"id": 5}
+    assert req.operation is None
+
+
+def test_end_settles_with_a_result():
+    """`end` without an argument answers with nothing, and that is an answer."""
+    res = Response()
+    assert (res.settled, res.result, res.failure) == (False, None, None)
+    res.end({"id": 1})
+    assert (res.settled, res.result, res.failure) == (True, {"id": 1}, None)
+    empty = Response()
+    empty.end()
+    assert (empty.settled, empty.result) == (True, None)
+
+
+def test_error_settles_with_an_error():
+    """The error given is the error kept, whatever its class."""
+    res, error = Response(), KeyError("k")
+    res.error(error)
+    assert (res.settled, res.failure) == (True, error)
+
+
+def test_error_takes_a_text():
+    """A string becomes an error the client may read."""
+    res = Response()
+    res.error("no such list")
+    assert type(res.failure) is SyncError
+    assert str(res.failure) == "no such list"
+
+
+@pytest.mark.parametrize("later", ["end", "error"])
+def test_the_first_settlement_wins(later):
+    """Whatever comes after the first `end` or `error` changes nothing."""
+    res = Response()
+    res.end(1)
+    res.end(2) if later == "end" else res.error(BadRequest("late"))
+    assert (res.result, res.failure) == (1, None)
+    res, first = Response(), NotFound("first")
+    res.error(first)
+    res.end(2) if later == "end" else res.error(BadRequest("late"))
+    assert (res.result, res.failure) == (None, first)
