@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from inspect import getattr_static
 from typing import Any, ClassVar
 
 import msgspec
@@ -12,12 +14,12 @@ from bbio.decorators import Marked, check_methods, collect
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.protocol import MAX_NAME, encode
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response, Socket
-from bbio.stack import Layer, Middleware, Stack, bottom, layers_of, middleware_layers
+from bbio.stack import Layer, Middleware, Stack, bottom, check_hidden, layers_of, middleware_layers
 from bbio.store import Store
 from bbio.streams import BACKEND_WIDE, Event, channel_stream
 
 EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
-RESERVED = ("emit", "open", "stacks", "start", "stop", "use")
+RESERVED = ("compile", "emit", "layers", "log", "namespace", "open", "stacks", "start", "stop", "use")
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
@@ -76,6 +78,7 @@ class Backend:
     __bbio_layers__: ClassVar[tuple[Marked, ...]] = ()
     __bbio_used__: ClassVar[tuple[tuple[Any, tuple[str, ...]], ...]] = ()
 
+    log: Store
     namespace: str
     stacks: dict[str, Stack]
     _spawn: Spawn | None = None
@@ -83,11 +86,8 @@ class Backend:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__bbio_layers__ = collect(cls)
-        for name in RESERVED:
-            if name in vars(cls) and not isinstance(vars(cls)[name], classmethod):
-                raise DefinitionError(
-                    f"{cls.__qualname__}.{name} hides Backend.{name}; give the method another name, its decorator says what it does"
-                )
+        check_hidden(cls, Backend, [entry.name for entry in cls.__bbio_layers__])
+        check_hidden(cls, Backend, [n for n in RESERVED if getattr_static(cls, n, 0) != getattr_static(Backend, n, 0)])
         cls.name = check_name(vars(cls).get("name") or default_name(cls))
         if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
             raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
@@ -138,9 +138,11 @@ class Backend:
         """Bind this instance to its name and compile its stacks. Called when it is served."""
         self.name = check_name(name)  # type: ignore[misc]
         self.namespace = "/" + name
+        # Operations being worked on, each with the duplicates that wait for it.
+        self.running_operations: dict[str, list[asyncio.Future[None]]] = {}
         self._spawn = spawn
         declared = self.store if self.store is not None else Store()
-        self.log: Store = declared.open(self, lambda event, origin: publish(self, event, origin))
+        self.log = declared.open(self, lambda event, origin: publish(self, event, origin))
         answer = bottom
         if self.store is not None:
             self.store = self.log

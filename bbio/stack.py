@@ -20,6 +20,20 @@ Node = Callable[[Request, Response], Awaitable[Any]]
 Call = Callable[..., Any]
 
 
+def check_hidden(cls: type, base: type, names: Iterable[str]) -> None:
+    """Refuse names of `cls` that would take the place of what `base` itself uses.
+
+    Raises:
+        DefinitionError: one does.
+    """
+    for name in names:
+        if hasattr(base, name) or name in base.__annotations__:
+            raise DefinitionError(
+                f"{cls.__qualname__}.{name} hides {base.__name__}.{name}; give it another name, "
+                f"a decorator says what a layer does"
+            )
+
+
 class Middleware:
     """A reusable set of layers: subclass it, decorate methods, list instances in `Backend.middleware`.
 
@@ -37,6 +51,7 @@ class Middleware:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__bbio_layers__ = collect(cls)
+        check_hidden(cls, Middleware, [entry.name for entry in cls.__bbio_layers__])
 
     async def start(self, backend: Any) -> None:
         """Called once for every backend that lists this middleware, before the first request."""
@@ -170,7 +185,9 @@ def _fold_around(layer: Layer, below: Node) -> Node:
 
         async def alone(req: Request, res: Response) -> Any:
             value = call(req, res, None)
-            if is_async or hasattr(value, "__await__"):
+            if is_async:
+                value = await value
+            if hasattr(value, "__await__"):
                 value = await value
             if res.settled:
                 return _settled(res)
@@ -183,7 +200,10 @@ def _fold_around(layer: Layer, below: Node) -> Node:
     async def around(req: Request, res: Response) -> Any:
         following = _Next(below, layer, req, res)
         value = call(req, res, following)
-        if is_async or hasattr(value, "__await__"):
+        if is_async:
+            value = await value
+        # `return next()`, in a sync function or for want of an `await`.
+        if hasattr(value, "__await__"):
             value = await value
         if res.settled:
             return _settled(res)
@@ -285,6 +305,8 @@ class Stack:
                 await self._before(req, res)
         except Exception as err:
             await self._fail(err, req, res)
+            # To recover is to answer a read with something else; it lets nobody listen.
+            res.failure = res.failure or err
         return res
 
     async def _run_after(self, req: Request, res: Response) -> None:

@@ -174,7 +174,7 @@ def _scripts(family: str, is_async: bool) -> st.SearchStrategy[tuple[tuple[Any, 
         steps = [*STEPS, st.just(("shape",))] if family == "shaping" else STEPS
         return LEAVES[0] | _script(steps, 1, LEAVES)
     if is_async:
-        ways = [st.just((("return it",),)), st.just((("wrap it",),))]
+        ways = [st.just(((way,),)) for way in ("return it", "wrap it", "return next")]
         anything = _script([*STEPS, *DESCENTS], 3, [*LEAVES, *ways])
     else:
         anything = _script(STEPS, 1, [*LEAVES, PASSING[False]])

@@ -1,0 +1,488 @@
+"""Backend classes: names, what a class body may hold, `use`, freezing, what is published, `emit`."""
+
+import asyncio
+import re
+import threading
+
+import pytest
+
+from bbio import (
+    Backend,
+    ConfigurationError,
+    DefinitionError,
+    FrozenError,
+    Middleware,
+    Store,
+    after,
+    before,
+    create,
+    delete,
+    patch,
+    read,
+    update,
+    use,
+)
+from bbio.backend import check_name, default_name
+from bbio.registry import Registry
+from tests.support.stacks import Served
+
+
+class Settings(Store):
+    """A store of one record, which answers with more than it was sent."""
+
+    def __init__(self):
+        self.value = None
+
+    async def read(self, req):
+        return self.value
+
+    async def create(self, req):
+        self.value = {**req.model, "id": 1}
+        return self.value
+
+    update = patch = delete = create
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("written", "name"), [("Todos", "todos"), ("TodoItems", "todo_items"), ("A1Tasks", "a1_tasks"), ("HTTP", "http")]
+)
+def test_the_name_comes_from_the_class_name(written, name):
+    """Words are joined with underscores."""
+    cls = type(written, (Backend,), {})
+    assert default_name(cls) == cls.name == name
+
+
+def test_a_name_of_its_own():
+    """`name = ...` wins, for this class and not for its subclasses, which would be served under the same name."""
+
+    class Todos(Backend):
+        name = "team/to-dos.v2"
+
+    class Urgent(Todos): ...
+
+    assert (Todos.name, Urgent.name) == ("team/to-dos.v2", "urgent")
+
+
+@pytest.mark.parametrize("name", ["to dos", "/todos", "todos/", "a//b", "tâches", 5, "x" * 255, "a\n"], ids=repr)
+def test_a_name_that_could_be_no_namespace(name):
+    """It is refused when the class is defined, with what is allowed."""
+    with pytest.raises(DefinitionError, match=re.escape(f"{name!r} is no backend name; use letters, digits, '_'")):
+        type("Todos", (Backend,), {"name": name})
+
+
+def test_a_class_name_that_could_be_no_namespace():
+    """The same holds for a name made from the class name."""
+    with pytest.raises(DefinitionError, match="is no backend name; use letters"):
+        type("Tâches", (Backend,), {})
+
+
+def test_the_longest_name():
+    """Names of 254 characters are the longest."""
+    assert check_name("x" * 254) == "x" * 254
+
+
+# Class bodies
+
+
+@pytest.mark.parametrize("store", [Settings, "todos.db", {}, 5], ids=repr)
+def test_a_store_that_is_none(store):
+    """The class of a store is no store; the text shows an instance."""
+    with pytest.raises(DefinitionError, match=r"Todos\.store is .*; it must be an instance of a Store, such as MemoryStore\(\)"):
+        type("Todos", (Backend,), {"store": store})
+
+
+@pytest.mark.parametrize("name", ["emit", "open", "stacks", "start", "stop", "use", "compile", "layers", "log", "namespace"])
+def test_names_the_backend_uses_itself(name):
+    """A method, a value or a mixin of that name would break it; the text says to take another."""
+    text = f"Todos.{name} hides Backend.{name}; give it another name"
+    for value in (lambda self: None, 5):
+        with pytest.raises(DefinitionError, match=re.escape(text)):
+            type("Todos", (Backend,), {name: value})
+    mixin = type("Mixin", (), {name: lambda self: None})
+    with pytest.raises(DefinitionError, match=re.escape(text)):
+        type("Todos", (mixin, Backend), {})
+
+
+@pytest.mark.parametrize("name", ["model", "name", "middleware", "store", "log", "use"])
+def test_layers_cannot_take_the_names_of_declarations(name):
+    """A layer called `store` would be no store."""
+    with pytest.raises(DefinitionError, match=f"Todos.{name} hides Backend.{name}"):
+        type("Todos", (Backend,), {name: before(lambda self: None)})
+
+
+def test_each_served_instance_has_a_store_of_its_own():
+    """The store in the class body is a declaration, opened for every backend."""
+
+    class Todos(Backend):
+        store = Settings()
+
+    first, second = Served(Todos), Served(Todos)
+    assert first.backend.store is not second.backend.store
+    assert first.backend.store is not Todos.store
+
+
+# The store and what is published
+
+
+async def test_the_store_answers_when_nothing_above_did():
+    """Reads and writes; what it returns is acknowledged and published, a patch as an update."""
+
+    class Todos(Backend):
+        store = Settings()
+
+    served = Served(Todos)
+    assert await served.ask("create", {"title": "a"}) == {"title": "a", "id": 1}
+    assert await served.ask("patch", {"title": "b"}) == {"title": "b", "id": 1}
+    assert await served.ask("read") == {"title": "b", "id": 1}
+    assert served.published == [("create", {"title": "a", "id": 1}), ("update", {"title": "b", "id": 1})]
+
+
+async def test_a_handler_above_the_store_stops_it():
+    """A handler that does not call `next` answers instead of the store."""
+
+    class Todos(Backend):
+        store = Settings()
+
+        @create
+        def mine(self, req):
+            return {"mine": True}
+
+    served = Served(Todos)
+    assert await served.ask("create", {"title": "a"}) == {"mine": True}
+    assert await served.ask("read") is None
+    assert served.published == [("create", {"mine": True})]
+
+
+async def test_what_the_store_committed_is_published_whatever_layers_make_of_it():
+    """The store is the commit point: a reply shaped above it, or an error, changes nothing for the others."""
+
+    class Todos(Backend):
+        store = Settings()
+
+        @use("create")
+        async def dressed(self, next):
+            return {"reply": await next()}
+
+        @use("update")
+        async def failing(self, next):
+            await next()
+            raise KeyError
+
+    served = Served(Todos)
+    assert await served.ask("create", {}) == {"reply": {"id": 1}}
+    assert (await served.sync("update", {})).failure is not None
+    assert served.published == [("create", {"id": 1}), ("update", {"id": 1})]
+
+
+async def test_without_a_store_the_result_is_published():
+    """The result of the stack, or the model when that is None; nothing for reads and failures."""
+
+    class Todos(Backend):
+        @create
+        def made(self, req):
+            return {**req.model, "id": 1}
+
+        @update
+        def handled(self, req): ...
+
+        @patch
+        def broken(self):
+            raise KeyError
+
+        @read
+        def found(self):
+            return []
+
+    served = Served(Todos)
+    for method in ("create", "update", "patch", "read", "delete"):
+        await served.sync(method, {"title": method})
+    assert served.published == [
+        ("create", {"title": "create", "id": 1}),
+        ("update", {"title": "update"}),
+        ("delete", {"title": "delete"}),
+    ]
+
+
+async def test_events_go_to_the_channel_of_the_request():
+    """Each channel has a stream, and so has the default one."""
+
+    class Todos(Backend):
+        @delete
+        def gone(self, req): ...
+
+    served = Served(Todos)
+    await served.ask("create", {}, channel="room")
+    await served.ask("delete", {}, channel=None)
+    assert [event.stream for event in served.events] == ["c:room", "c:"]
+
+
+async def test_a_result_that_cannot_be_written_as_json():
+    """It is an error of the stack, so that nothing half done is published."""
+
+    class Todos(Backend):
+        @create
+        def strange(self):
+            return object()
+
+    served = Served(Todos)
+    res = await served.backend.stacks["create"].run(served.request("create", {}))
+    assert isinstance(res.failure, TypeError)
+    assert served.published == []
+
+
+# use
+
+
+async def test_use_adds_to_the_end_of_the_middleware_list():
+    """In the order of the calls; for all methods, or for those named."""
+    said = []
+
+    def saying(what):
+        def layer(next):
+            said.append(what)
+            return next()
+
+        return layer
+
+    class Both(Middleware):
+        @before
+        def first(self):
+            said.append("instance")
+
+        @use("delete")
+        def unused(self):
+            raise AssertionError
+
+    class Todos(Backend):
+        middleware = [saying("listed")]
+
+        @before
+        def own(self):
+            said.append("own")
+
+    Todos.use(saying("all"))
+    Todos.use("create", "read", saying("some"))
+    Todos.use("create", Both())
+    served = Served(Todos)
+    await served.ask("create", {})
+    assert said == ["listed", "all", "some", "instance", "own"]
+    said.clear()
+    await served.ask("delete", {})
+    assert said == ["listed", "all", "own"]
+
+
+async def test_use_on_a_class_is_for_it_and_its_subclasses():
+    """What is used by one backend is not used by its base or by others."""
+
+    class Base(Backend): ...
+
+    class Todos(Base): ...
+
+    Base.use("read", lambda next: "base")
+    assert await Served(Todos).ask("read") == "base"
+    Todos.use("create", lambda next: "todos")
+    assert await Served(Base).ask("create", "own model") == "own model"
+    assert await Served(Todos).ask("create") == "todos"
+    assert await Served(Todos).ask("read") == "base"
+    assert Backend.__bbio_used__ == ()
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ((), "Todos.use(...) needs a middleware last: Todos.use('create', fn)"),
+        (("create",), "Todos.use(...) needs a middleware last: Todos.use('create', fn)"),
+        ((lambda next: 1, "create"), "Todos.use(...) needs a middleware last: Todos.use('create', fn)"),
+        (("creat", lambda next: 1), "Todos.use('creat'): there is no sync method 'creat'; did you mean 'create'?"),
+        (("read", "read", lambda next: 1), "Todos.use: 'read' is named twice; name each sync method once"),
+        ((lambda next: 1, lambda next: 1), "there is no sync method"),
+        ((Middleware,), "middleware lists instances, not classes: write Middleware() instead of Middleware"),
+        (("create", None), "None is no middleware; list an instance"),
+        ((lambda request: 1,), "unknown parameter `request`; did you mean `req`?"),
+    ],
+)
+def test_use_refuses_what_is_no_middleware(args, text):
+    """At once, with the fix, and without keeping anything."""
+
+    class Todos(Backend): ...
+
+    with pytest.raises(DefinitionError, match=re.escape(text)):
+        Todos.use(*args)
+    assert Todos.__bbio_used__ == ()
+
+
+# Freezing
+
+
+async def test_use_is_over_once_the_application_has_started():
+    """Before the start it counts even for a backend that is already served; after it, it raises and says what to do."""
+
+    class Todos(Backend): ...
+
+    class Urgent(Todos): ...
+
+    served = Served(Todos)
+    Todos.use("read", lambda next: "used")
+    await served.backend.start()
+    assert await served.ask("read") == "used"
+    with pytest.raises(
+        FrozenError, match=r"Todos\.use\(\.\.\.\) came after the application had started; call it before app\.run\(\)"
+    ):
+        Todos.use(lambda next: next())
+    Urgent.use("create", lambda next: "still open")
+    await served.backend.stop()
+
+
+async def test_start_and_stop_reach_store_and_middleware():
+    """Store first, middleware in order; stopped the other way round. Functions have nothing to start."""
+    said = []
+
+    class Pool(Middleware):
+        def __init__(self, label):
+            self.label = label
+
+        async def start(self, backend):
+            said.append(f"start {self.label} of {backend.name}")
+
+        async def stop(self):
+            said.append(f"stop {self.label}")
+
+    class Remote(Store):
+        async def start(self):
+            said.append("start store")
+
+        async def stop(self):
+            said.append("stop store")
+
+    class Todos(Backend):
+        middleware = [Pool("a"), lambda next: next(), Pool("b")]
+        store = Remote()
+
+    Todos.use("read", Pool("c"))
+    served = Served(Todos)
+    await served.backend.start()
+    await served.backend.stop()
+    assert said == [
+        *("start store", "start a of todos", "start b of todos", "start c of todos"),
+        *("stop c", "stop b", "stop a", "stop store"),
+    ]
+
+
+async def test_middleware_without_hooks_can_be_started():
+    """Hooks are optional."""
+
+    class Todos(Backend):
+        middleware = [Middleware()]
+
+    served = Served(Todos)
+    await served.backend.start()
+    assert await served.ask("read", 1) == 1
+    await served.backend.stop()
+
+
+def test_instances_are_compiled_one_by_one():
+    """A layer is bound to the instance that is served, so two instances of a class may differ."""
+
+    class Todos(Backend):
+        def __init__(self, label):
+            self.label = label
+
+        @read
+        def which(self):
+            return self.label
+
+    one, two = Served(Todos("one")), Served(Todos("two"))
+    assert asyncio.run(one.ask("read")) == "one"
+    assert asyncio.run(two.ask("read")) == "two"
+
+
+# emit
+
+
+@pytest.mark.parametrize(("event", "method"), [("created", "create"), ("updated", "update"), ("deleted", "delete")])
+async def test_emit_tells_of_a_change_no_client_made(event, method):
+    """Everybody without a channel, the channel's listeners with one, the default channel with the empty name."""
+
+    class Todos(Backend): ...
+
+    served = Served(Todos)
+    served.backend.emit(event, {"id": 1})
+    served.backend.emit(event, {"id": 2}, channel="room")
+    served.backend.emit(event, {"id": 3}, channel="")
+    await asyncio.gather(*served.tasks)
+    assert served.published == [(method, {"id": 1}), (method, {"id": 2}), (method, {"id": 3})]
+    assert [e.stream for e in served.events] == ["*", "c:room", "c:"]
+
+
+async def test_emit_takes_the_model_as_it_is_at_the_call():
+    """What the caller does with it afterwards does not show."""
+
+    class Todos(Backend): ...
+
+    served = Served(Todos)
+    model = {"id": 1}
+    served.backend.emit("created", model)
+    model["id"] = "changed"
+    await asyncio.gather(*served.tasks)
+    assert served.published == [("create", {"id": 1})]
+
+
+async def test_emit_refuses_other_events():
+    """The names of events are not those of methods; the text lists them."""
+
+    class Todos(Backend): ...
+
+    with pytest.raises(ValueError, match=r"emit\('create'\): the event is one of created, updated, deleted"):
+        Served(Todos).backend.emit("create", {})
+
+
+def test_emit_needs_a_served_backend():
+    """An instance nobody serves has nobody to tell; the text says how to serve it."""
+
+    class Todos(Backend): ...
+
+    with pytest.raises(ConfigurationError, match=r"Todos\.emit needs a served backend; call app\.serve\(Todos\) first"):
+        Todos().emit("created", {})
+
+
+async def test_emit_from_another_thread():
+    """What is emitted elsewhere is handed to the one who serves the backend."""
+    handed = []
+
+    class Todos(Backend): ...
+
+    backend = Registry().add(Todos)
+    events = []
+    backend.open("todos", lambda _, event, origin: events.append(event), handed.append)
+    thread = threading.Thread(target=backend.emit, args=("created", {"id": 1}))
+    thread.start()
+    thread.join()
+    assert events == []
+    await handed[0]
+    assert [event.method for event in events] == ["create"]
+
+
+# Inheritance of declarations
+
+
+async def test_a_subclass_inherits_declarations_and_layers():
+    """Middleware and store are class attributes like any other: inherited, or replaced as a whole."""
+
+    class Base(Backend):
+        middleware = [lambda req, next: next()]
+        store = Settings()
+
+        @after
+        def shape(self, res):
+            res.result = ["shaped", res.result]
+
+    class Todos(Base):
+        middleware = []
+
+    served = Served(Todos)
+    assert await served.ask("create", {}) == ["shaped", {"id": 1}]
+    assert [layer.name for layer in served.backend.layers] == ["Todos.shape"]
+    assert len(Served(Base).backend.layers) == 2
