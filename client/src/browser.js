@@ -1,1 +1,15 @@
-globalThis.bbio = {};
+/** The browser's script: `Backbone.io` where the page has Backbone, and `bbio` for pages that do without. */
+import { attach as attachTo } from './backbone.js';
+import { Connection } from './core/connection.js';
+import { SyncError } from './core/errors.js';
+
+const page = /** @type {any} */ (globalThis);
+const io = () => page.io;
+
+page.bbio = {
+  Connection,
+  SyncError,
+  attach: (/** @type {any} */ Backbone) => attachTo(Backbone, io),
+  connect: (/** @type {any} */ url, /** @type {any} */ options) => new Connection(io).connect(url, options),
+};
+if (page.Backbone) page.bbio.attach(page.Backbone);

@@ -1,2 +1,33 @@
 /** The package's entry for bundlers and Node. */
+import { io } from 'socket.io-client';
+import { attach as attachTo } from './backbone.js';
+import { Connection } from './core/connection.js';
+
+export { Connection };
 export { SyncError } from './core/errors.js';
+export { Handle } from './core/handle.js';
+
+/**
+ * Connect to a server, without Backbone.
+ * @param {string | Record<string, any>} [url] address of the server; in a page, the page's own by default
+ * @param {Record<string, any> & import('./core/connection.js').ConnectOptions} [options] for Socket.IO's `io`, and `ConnectOptions`
+ * @returns {Connection}
+ *
+ * @example
+ * const todos = connect('http://localhost:3000').backend('todos');
+ * const milk = await todos.sync('create', { title: 'milk' });
+ */
+export const connect = (url, options) => new Connection(() => io).connect(url, options);
+
+/**
+ * Teach Backbone to sync models and collections that name a `backend`.
+ * @param {any} Backbone Backbone 1.1 to 1.6
+ * @returns {import('./backbone.js').BackboneIO} also found as `Backbone.io`
+ *
+ * @example
+ * import Backbone from 'backbone';
+ * import { attach } from 'bbio-client';
+ * attach(Backbone).connect('http://localhost:3000');
+ * const Todos = Backbone.Collection.extend({ backend: 'todos' });
+ */
+export const attach = (Backbone) => attachTo(Backbone, () => io);

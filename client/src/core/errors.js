@@ -1,15 +1,34 @@
 /**
- * What a failed sync rejects with: the server's error object, or one made here (`Timeout`, `Busy`, ...).
+ * What a failed sync rejects with: the server's error object with all its details, or one made by the client
+ * (`Timeout`, `Busy`, `UnknownOutcome`, `Unavailable`, `BadRequest`).
+ *
+ * `name` is the kind of error (`NotFound`), `message` what a user may read, `code` HTTP's status code of that kind, and
+ * a `Conflict` has the model as the server holds it in `current`. All properties are enumerable, so that the object
+ * can be logged, compared and shown like the JSON it came from.
  */
 export class SyncError extends Error {
-  /**
-   * @param {{name?: string, message?: string, code?: number, [detail: string]: any}} fields what the server sent
-   */
+  /** @type {number | undefined} */
+  code;
+
+  /** @type {any} */
+  current;
+
+  /** @param {{name?: string, message?: string, code?: number, [detail: string]: any}} fields what the server sent */
   constructor(fields) {
     super();
-    const { name = 'SyncError', message = '', ...details } = fields;
-    for (const [key, value] of Object.entries({ name, message, ...details })) {
-      Object.defineProperty(this, key, { value, enumerable: true, writable: true, configurable: true });
+    const { name = 'SyncError', message = '', code, current, ...details } = fields;
+    for (const [key, value] of Object.entries({ name, message, ...details, code, current })) {
+      if (value === undefined) Reflect.deleteProperty(this, key);
+      else Object.defineProperty(this, key, { value, enumerable: true, writable: true, configurable: true });
     }
   }
 }
+
+/** @param {string} message @returns {SyncError} */
+export const timeout = (message) => new SyncError({ name: 'Timeout', message, code: 408 });
+
+/** @param {string} message @returns {SyncError} */
+export const unavailable = (message) => new SyncError({ name: 'Unavailable', message, code: 503 });
+
+/** @param {any} err @returns {boolean} whether the same request may succeed a little later */
+export const passing = (err) => ['Timeout', 'Busy', 'Unavailable', 'InternalError'].includes(err?.name);

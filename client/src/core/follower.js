@@ -1,0 +1,203 @@
+/**
+ * Where a client stands in the streams of one channel: a state machine without input, output or clock.
+ *
+ * Every input returns the effects it asks for, in order:
+ * `{do: 'listen', since, again}` send a listen (`again`: spread it over time, others do the same now);
+ * `{do: 'apply', method, model, meta}` tell the collections;
+ * `{do: 'ready', first, resumed}` the listen is answered; `{do: 'read', renewed}` history is gone: read everything, then
+ * call `complete` (`renewed`: revisions may have begun anew); `{do: 'watch'}` call `overdue` a little later; `{do: 'moved'}` the position changed.
+ *
+ * @typedef {{s: string, e: string, o: number, r?: number, op?: any}} Meta stream, epoch, offset, revision, operation
+ * @typedef {{do: string, [field: string]: any}} Effect
+ * @typedef {{epoch: string, offset: number, recovered: boolean, events: [string, any, Meta][]}} StreamReply
+ * @typedef {{epoch: string, offset: number, stale: boolean, ahead: Set<number>}} Place
+ */
+
+/** How many events wait for the reply to a listen; past it the place is lost and everything is read again. */
+const LIMIT = 10_000;
+
+export class Follower {
+  /** Whether the server has answered a listen of this connection. */
+  ready = false;
+  /** Whether the server speaks version 1; undefined until it has answered. @type {boolean | undefined} */
+  positioned = undefined;
+
+  #listening = false;
+  /** @type {Map<string, Place>} */
+  #places = new Map();
+  /** @type {{method: string | null, model: any, meta: Meta}[]} */
+  #waiting = [];
+  #overflown = false;
+
+  /** @param {Record<string, [string, number]>} [since] positions to resume from, by stream */
+  constructor(since = {}) {
+    for (const [stream, [epoch, offset]] of Object.entries(since)) this.#place(stream, epoch, offset);
+  }
+
+  /** Positions that everything up to has been applied, by stream. @returns {Record<string, [string, number]>} */
+  get since() {
+    const fresh = [...this.#places].filter(([, place]) => !place.stale);
+    return Object.fromEntries(fresh.map(([stream, { epoch, offset }]) => [stream, [epoch, offset]]));
+  }
+
+  /** Whether everything must be read before the positions hold. */
+  get stale() {
+    return [...this.#places.values()].some((place) => place.stale);
+  }
+
+  /** There is a connection. @returns {Effect[]} */
+  connected() {
+    this.#listening = true;
+    return [{ do: 'listen', since: this.since, again: false }];
+  }
+
+  /** The connection is gone, and with it what had not been answered. */
+  disconnected() {
+    this.ready = this.#listening = this.#overflown = false;
+    this.#waiting = [];
+  }
+
+  /**
+   * The server answered the latest listen.
+   * @param {{v?: number, streams?: Record<string, StreamReply>}} reply
+   * @returns {Effect[]}
+   */
+  listened(reply) {
+    const first = this.positioned === undefined && this.#places.size === 0;
+    const again = this.ready;
+    this.ready = true;
+    this.#listening = false;
+    this.positioned = reply.v === 1;
+    /** @type {Effect[]} */
+    const effects = [];
+    let resumed = this.positioned && !first;
+    let renewed = false;
+    for (const [stream, told] of Object.entries(reply.streams ?? {})) {
+      const place = this.#places.get(stream);
+      for (const event of told.events ?? []) effects.push(...this.#take(...event));
+      const caughtUp = place && !place.stale && told.recovered && place.offset === told.offset;
+      if (caughtUp && !this.#overflown) continue;
+      renewed ||= place?.epoch !== told.epoch;
+      this.#place(stream, told.epoch, told.offset, !first || this.#overflown);
+      resumed = false;
+    }
+    const reset = this.stale;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    this.#overflown = false;
+    for (const { method, model, meta } of waiting) effects.push(...this.#take(method, model, meta));
+    if (!again || reset) effects.push({ do: 'ready', first, resumed: resumed && !reset });
+    if (reset) effects.push({ do: 'read', renewed });
+    return [...effects, { do: 'moved' }];
+  }
+
+  /**
+   * What the listen of another channel on the same connection was told of a stream that this one follows too.
+   * @param {string} stream
+   * @param {StreamReply} told
+   * @returns {Effect[]}
+   */
+  overheard(stream, told) {
+    const place = this.#places.get(stream);
+    if (!place || this.#listening) return [];
+    const effects = (told.events ?? []).flatMap((event) => this.#take(...event));
+    const behind = told.epoch !== place.epoch || told.offset > place.offset;
+    return behind && !this.#listening ? [...effects, ...this.#again()] : effects;
+  }
+
+  /**
+   * A `synced` arrived.
+   * @param {string} method
+   * @param {any} model
+   * @param {Meta} [meta] missing from servers that know no positions
+   * @returns {Effect[]}
+   */
+  event(method, model, meta) {
+    if (!meta) return [{ do: 'apply', method, model, meta }];
+    return this.#listening ? this.#wait(method, model, meta) : this.#take(method, model, meta);
+  }
+
+  /**
+   * The reply to a write of this client told the write's place in the stream: a place that need not come as an event.
+   * @param {Meta} meta
+   * @returns {Effect[]}
+   */
+  acked(meta) {
+    return this.#listening ? this.#wait(null, null, meta) : this.#take(null, null, meta);
+  }
+
+  /** Everything has been read and applied since the effect `read`. @returns {Effect[]} */
+  complete() {
+    for (const place of this.#places.values()) place.stale = false;
+    return [{ do: 'moved' }];
+  }
+
+  /** The server says it can no longer tell what was missed. @returns {Effect[]} */
+  gap() {
+    return this.#listening || !this.ready ? [] : this.#again();
+  }
+
+  /** Some time after the effect `watch`: what a reply told of should have arrived by now. @returns {Effect[]} */
+  overdue() {
+    return [...this.#places.values()].some((place) => place.ahead.size > 0) ? this.gap() : [];
+  }
+
+  /**
+   * @param {string} stream
+   * @param {string} epoch
+   * @param {number} offset
+   * @param {boolean} [stale]
+   */
+  #place(stream, epoch, offset, stale = false) {
+    this.#places.set(stream, { epoch, offset, stale, ahead: new Set() });
+  }
+
+  /** @returns {Effect[]} */
+  #again() {
+    this.#listening = true;
+    return [{ do: 'listen', since: this.since, again: true }];
+  }
+
+  /**
+   * @param {string | null} method
+   * @param {any} model
+   * @param {Meta} meta
+   * @returns {Effect[]}
+   */
+  #wait(method, model, meta) {
+    if (this.#waiting.length < LIMIT) this.#waiting.push({ method, model, meta });
+    else this.#overflown = true;
+    return [];
+  }
+
+  /**
+   * An event (or, without a method, the mere place of an own write) in its turn, early, late, or again.
+   * @param {string | null} method
+   * @param {any} model
+   * @param {Meta} meta
+   * @returns {Effect[]}
+   */
+  #take(method, model, meta) {
+    if (this.#listening) return this.#wait(method, model, meta);
+    const place = this.#places.get(meta.s);
+    if (!place) return [];
+    const known = meta.e === place.epoch && (meta.o <= place.offset || (place.ahead.has(meta.o) && method === null));
+    if (known) return [];
+    if (meta.e === place.epoch && meta.o === place.offset + 1) {
+      this.#advance(place, meta.o);
+      const effect = { do: 'moved' };
+      return method === null ? [effect] : [{ do: 'apply', method, model, meta }, effect];
+    }
+    if (method !== null) return [...this.#wait(method, model, meta), ...this.#again()];
+    if (meta.e !== place.epoch) return this.#again();
+    place.ahead.add(meta.o);
+    return [{ do: 'watch' }];
+  }
+
+  /** @param {Place} place @param {number} offset */
+  #advance(place, offset) {
+    place.offset = offset;
+    place.ahead.delete(offset);
+    while (place.ahead.delete(place.offset + 1)) place.offset += 1;
+  }
+}

@@ -1,0 +1,168 @@
+import { Emitter } from './emitter.js';
+import { passing } from './errors.js';
+import { Follower } from './follower.js';
+import { copy, plain } from './json.js';
+import { recall, remember } from './persist.js';
+
+/**
+ * Something that mirrors what the backend holds: a bound collection or model.
+ *
+ * @typedef {object} Mirror
+ * @property {(method: string, model: any, meta?: import('./follower.js').Meta) => void} apply take a notification
+ * @property {(renewed: boolean) => Promise<void>} reread read everything again and replace what is held
+ * @property {(event: string, ...args: any[]) => void} tell trigger an event of the connection
+ *
+ * @typedef {object} Spec
+ * @property {string} method `create`, `read`, `update`, `patch` or `delete`
+ * @property {any} [model] the model as JSON
+ * @property {Record<string, any>} [options] extras for the server; what is not JSON is left out
+ * @property {number} [timeout] milliseconds until the sync fails, online or not
+ * @property {number} [rev] revision the write builds on
+ * @property {string} [key] the model's id
+ * @property {Mirror[]} [origins] the mirrors that made it, and need no telling
+ */
+
+/** How another client hears of a write. */
+const NOTIFIED_AS = new Map([['create', 'create'], ['update', 'update'], ['patch', 'update'], ['delete', 'delete']]);
+
+const LONGEST_PAUSE = 30_000;
+
+/**
+ * One backend, in one channel, seen from a client. Made by `connection.backend(name, {channel})`.
+ *
+ * Events, for `on(event, listener)`: `synced (method, model)` somebody else wrote; `listening` the server answered
+ * the listen; `offline`, `online`; `resumed` nothing was missed; `reset` what was missed cannot be told, read again;
+ * `error (err)` the server refused to let this client listen.
+ *
+ * @example
+ * const todos = connect('http://localhost:3000').backend('todos', { channel: 'home' });
+ * todos.on('synced', (method, model) => console.log(method, model));
+ * const milk = await todos.sync('create', { title: 'milk' });
+ */
+export class Handle extends Emitter {
+  /** @type {Set<Mirror>} */
+  mirrors = new Set();
+  /** Prefix of the events a bound collection triggers; the server's choice. */
+  prefix = 'backend';
+  #reading = 0;
+
+  /**
+   * @param {import('./session.js').Session} session
+   * @param {string | null} channel
+   * @param {string} [memory] key under which positions outlive the page
+   */
+  constructor(session, channel, memory) {
+    super();
+    this.session = session;
+    this.name = session.name;
+    this.channel = channel;
+    this.memory = memory;
+    this.follower = new Follower(memory === undefined ? undefined : recall(memory));
+  }
+
+  /**
+   * Send a sync to the backend, now or as soon as there is a connection.
+   * @param {'create' | 'read' | 'update' | 'patch' | 'delete'} method what to do
+   * @param {any} [model] a model as JSON, with its id for anything but a create; none to read everything
+   * @param {Record<string, any> & {timeout?: number}} [options] extras for the server, `data` is its filter;
+   *   `timeout`: milliseconds until the sync fails, instead of the connection's `deadline`
+   * @returns {Promise<any>} what the backend answered; rejects with a {@link SyncError}
+   */
+  sync(method, model = {}, options = {}) {
+    return new Promise((resolve, reject) => {
+      this.request({ method, model, options, timeout: options.timeout }, (err, result) => {
+        if (err) reject(err);
+        else resolve(result);
+      });
+    });
+  }
+
+  /**
+   * `sync` with a callback, called synchronously as soon as the answer is known.
+   * @param {Spec} spec
+   * @param {(err: any, result?: any, meta?: any) => void} done
+   */
+  request({ method, model, options = {}, timeout, rev, key, origins = [] }, done) {
+    const { timeout: _, ...extras } = options;
+    const request = { method, model: copy(model), options: plain(extras), channel: this.channel, rev };
+    if (rev === undefined) delete request.rev;
+    this.session.request({ handle: this, request, timeout, key, origins, done });
+  }
+
+  /**
+   * Keep a mirror up to date.
+   * @param {Mirror} mirror
+   */
+  attach(mirror) {
+    this.mirrors.add(mirror);
+  }
+
+  /** @param {Mirror} mirror */
+  detach(mirror) {
+    this.mirrors.delete(mirror);
+  }
+
+  /**
+   * Emit an event to listeners and mirrors alike.
+   * @param {string} event
+   * @param {...any} args
+   */
+  tell(event, ...args) {
+    this.emit(event, ...args);
+    for (const mirror of [...this.mirrors]) mirror.tell(event, ...args);
+  }
+
+  /**
+   * A notification came.
+   * @param {string} method
+   * @param {any} model
+   * @param {import('./follower.js').Meta | undefined} meta
+   * @param {boolean} own whether this client made the write
+   */
+  notified(method, model, meta, own) {
+    if (!own) this.emit('synced', method, model, meta);
+    for (const mirror of [...this.mirrors]) mirror.apply(method, model, meta);
+  }
+
+  /**
+   * A write of this client succeeded: the page's other mirrors of the channel hear of it as of anyone's.
+   * @param {Record<string, any>} request
+   * @param {any} result
+   * @param {import('./follower.js').Meta | undefined} meta
+   * @param {Mirror[]} origins
+   */
+  wrote(request, result, meta, origins) {
+    const method = NOTIFIED_AS.get(request.method);
+    if (!method) return;
+    const model = typeof result === 'object' && result !== null ? result : request.model;
+    for (const mirror of [...this.mirrors]) if (!origins.includes(mirror)) mirror.apply(method, model, meta);
+  }
+
+  /**
+   * History is gone: have every mirror read everything again, for as long as it takes.
+   * @param {boolean} renewed whether revisions may have begun anew
+   */
+  async reread(renewed) {
+    const turn = ++this.#reading;
+    for (let pause = 1000; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+      const results = await Promise.allSettled([...this.mirrors].map((mirror) => mirror.reread(renewed)));
+      if (turn !== this.#reading) return;
+      const failed = results.some((result) => result.status === 'rejected' && passing(result.reason));
+      if (!failed) break;
+      await new Promise((resolve) => setTimeout(resolve, pause));
+      if (turn !== this.#reading) return;
+    }
+    this.emit('reset');
+    this.session.run(this, this.follower.complete());
+  }
+
+  /** The connection is gone: a reading that goes on belongs to it. */
+  interrupted() {
+    this.#reading += 1;
+  }
+
+  /** Keep the positions for the next page. */
+  moved() {
+    if (this.memory) remember(this.memory, this.follower.since);
+  }
+}

@@ -1,0 +1,121 @@
+/**
+ * Requests that have no answer yet, in the order they were made: a state machine without input, output or clock.
+ *
+ * A write keeps its operation id and its content on every retry, so the server can tell a retry from a second write.
+ * Writes of one model that name the revision they build on wait for one another: the next builds on what the one before
+ * came to.
+ *
+ * @typedef {object} Entry
+ * @property {number} n its number, which is also the counter of its operation id
+ * @property {any} handle the handle it was made with
+ * @property {Record<string, any>} request what travels: method, model, options, channel, op, rev
+ * @property {string} [key] the model's id, of a write to a known model
+ * @property {boolean} sent whether it was ever sent
+ * @property {boolean} waiting whether it was sent on the present connection
+ * @property {(err: any, result?: any, meta?: any, event?: boolean) => void} done called once
+ */
+
+export class Outbox {
+  /** @type {Map<number, Entry>} */
+  #entries = new Map();
+  #counter = 0;
+
+  /**
+   * @param {string} client id of this client, part of every operation id
+   * @param {number} limit how many writes may wait
+   */
+  constructor(client, limit) {
+    this.client = client;
+    this.limit = limit;
+  }
+
+  get size() {
+    return this.#entries.size;
+  }
+
+  /** Whether there is room for another request. */
+  get full() {
+    return this.#entries.size >= this.limit;
+  }
+
+  /**
+   * @param {{handle: any, request: Record<string, any>, key?: string, done: Entry['done']}} fields
+   * @returns {Entry}
+   */
+  add({ handle, request, key, done }) {
+    const n = ++this.#counter;
+    if (request.method !== 'read') request.op = { c: this.client, n };
+    /** @type {Entry} */
+    const entry = { n, handle, request, key, done, sent: false, waiting: false };
+    this.#entries.set(n, entry);
+    return entry;
+  }
+
+  /**
+   * The requests to send now, marked as sent.
+   * @param {(entry: Entry) => boolean} may whether the connection is ready for it
+   * @returns {Entry[]}
+   */
+  due(may) {
+    const due = [];
+    const busy = new Set();
+    for (const entry of this.#entries.values()) {
+      const model = entry.key === undefined ? undefined : JSON.stringify([entry.request.channel, entry.key]);
+      const blocked = model !== undefined && busy.has(model);
+      if (model !== undefined) busy.add(model);
+      if (entry.waiting || blocked || !may(entry)) continue;
+      entry.waiting = entry.sent = true;
+      due.push(entry);
+    }
+    return due;
+  }
+
+  /**
+   * The connection is gone: what had been sent must be sent again.
+   * @returns {Entry[]} the requests that had been sent
+   */
+  disconnected() {
+    const cut = [...this.#entries.values()].filter((entry) => entry.waiting);
+    for (const entry of cut) entry.waiting = false;
+    return cut;
+  }
+
+  /**
+   * @param {any} op an operation id as events carry it, `client:counter`
+   * @returns {Entry | undefined} the request it belongs to, if it is one of ours and unanswered
+   */
+  find(op) {
+    return this.owns(op) ? this.#entries.get(Number(typeof op === 'string' ? op.split(':')[1] : op.n)) : undefined;
+  }
+
+  /** @param {any} op @returns {boolean} whether this client made the operation */
+  owns(op) {
+    return (typeof op === 'string' ? op.split(':')[0] : op?.c) === this.client;
+  }
+
+  /**
+   * An answer came, or the deadline did.
+   * @param {Entry} entry
+   * @param {any} err the error, null for a success
+   * @param {any} [result]
+   * @param {any} [meta] the place of the write
+   * @param {boolean} [event] whether its own event told
+   * @returns {boolean} whether it was still unanswered
+   */
+  settle(entry, err, result, meta, event) {
+    if (!this.#entries.delete(entry.n)) return false;
+    if (!err && meta?.r !== undefined && entry.key !== undefined) {
+      for (const other of this.#entries.values()) {
+        const next = !other.sent && other.key === entry.key && other.handle === entry.handle;
+        if (next && other.request.rev === entry.request.rev && other.request.rev !== undefined) other.request.rev = meta.r;
+      }
+    }
+    entry.done(err, result, meta, event);
+    return true;
+  }
+
+  /** @param {any} handle @param {any} err reject all requests of this handle that were never sent */
+  reject(handle, err) {
+    for (const entry of [...this.#entries.values()]) if (entry.handle === handle) this.settle(entry, err);
+  }
+}

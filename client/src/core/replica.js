@@ -1,0 +1,107 @@
+/**
+ * What the server is known to hold, by id: the latest revision of each model and its content, without I/O.
+ *
+ * Deleted models keep their revision for a while, so that an older notification, come by another stream, does not
+ * bring them back.
+ */
+
+/** How many revisions of deleted models are kept. */
+const GRAVES = 1000;
+
+export class Replica {
+  /** @type {Map<string, {rev: number | undefined, model: any}>} */
+  #known = new Map();
+  /** @type {Set<string>} */
+  #graves = new Set();
+  #reads = 0;
+  /** @type {any[]} */
+  #held = [];
+
+  /** @param {any} id @returns {number | undefined} the latest revision known */
+  rev(id) {
+    return this.#known.get(String(id))?.rev;
+  }
+
+  /** @param {any} id @returns {any} the model as the server sent it last; undefined when it is not known, or deleted */
+  truth(id) {
+    return this.#known.get(String(id))?.model;
+  }
+
+  /**
+   * Take what the server says of a model.
+   * @param {any} id
+   * @param {any} model the model; undefined when it is deleted
+   * @param {number} [rev] its revision, if told
+   * @returns {boolean} false when something newer is known already
+   */
+  accept(id, model, rev) {
+    const key = String(id);
+    const known = this.#known.get(key);
+    if (rev !== undefined && known?.rev !== undefined && rev <= known.rev) return false;
+    this.#known.set(key, { rev: rev ?? known?.rev, model });
+    this.#graves.delete(key);
+    if (model === undefined) this.#bury(key);
+    return true;
+  }
+
+  /**
+   * Take one model of what was read.
+   * @param {any} id
+   * @param {any} model
+   * @param {number} [rev] its revision, if the read told
+   */
+  learn(id, model, rev) {
+    const known = this.#known.get(String(id));
+    if (rev === undefined || known?.rev === undefined || rev >= known.rev) {
+      this.#known.set(String(id), { rev: rev ?? known?.rev, model });
+      this.#graves.delete(String(id));
+    }
+  }
+
+  /**
+   * Everything was read: what is not in it is gone.
+   * @param {Set<string>} ids the ids read
+   */
+  forget(ids) {
+    for (const [key, known] of this.#known) {
+      if (ids.has(key) || known.model === undefined) continue;
+      known.model = undefined;
+      this.#bury(key);
+    }
+  }
+
+  /** Revisions may have begun anew: those known say nothing any more. */
+  renew() {
+    for (const known of this.#known.values()) known.rev = undefined;
+  }
+
+  /** A read begins: until it ends, notifications wait, for the read may tell of less than they do. */
+  hold() {
+    this.#reads += 1;
+  }
+
+  /**
+   * Keep a notification if a read is under way.
+   * @param {any} notification
+   * @returns {boolean} whether it was kept
+   */
+  keep(notification) {
+    if (this.#reads > 0) this.#held.push(notification);
+    return this.#reads > 0;
+  }
+
+  /** A read ended. @returns {any[]} the notifications that may be applied now */
+  release() {
+    this.#reads -= 1;
+    return this.#reads > 0 ? [] : this.#held.splice(0);
+  }
+
+  /** @param {string} key */
+  #bury(key) {
+    this.#graves.add(key);
+    if (this.#graves.size <= GRAVES) return;
+    const [oldest] = this.#graves;
+    this.#graves.delete(oldest);
+    this.#known.delete(oldest);
+  }
+}

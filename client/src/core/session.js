@@ -1,0 +1,302 @@
+import { SyncError, timeout, unavailable } from './errors.js';
+import { Handle } from './handle.js';
+import { Outbox } from './outbox.js';
+
+/** After how many milliseconds without an answer a write is sent again, or a listen. */
+const PATIENCE = 8000;
+
+/**
+ * The socket of one backend, shared by its channels: what connects handles, followers and the outbox to the wire.
+ *
+ * @typedef {import('./outbox.js').Entry & {left: number, strict: boolean, origins: any[], timer?: any}} Timed
+ */
+export class Session {
+  /** @type {Map<string | null, Handle>} */
+  #handles = new Map();
+  #socket = /** @type {any} */ (null);
+  #generation = 0;
+  #linked = false;
+  #reached = false;
+  #timers = new Set();
+
+  /**
+   * @param {import('./connection.js').Connection} connection
+   * @param {string} name the backend's
+   */
+  constructor(connection, name) {
+    this.connection = connection;
+    this.name = name;
+    this.outbox = new Outbox(connection.client, connection.queueLimit);
+  }
+
+  get #online() {
+    return this.#socket?.connected ?? false;
+  }
+
+  /**
+   * The handle of a channel; one for all who ask.
+   * @param {string | null} channel
+   * @param {string} [memory] key under which positions outlive the page
+   * @returns {Handle}
+   */
+  handle(channel, memory) {
+    let handle = this.#handles.get(channel);
+    if (!handle) {
+      handle = new Handle(this, channel, memory);
+      this.#handles.set(channel, handle);
+      if (this.#online) this.run(handle, handle.follower.connected());
+    }
+    return handle;
+  }
+
+  /** @param {any} socket a Socket.IO client socket of the backend's namespace, not connected yet */
+  open(socket) {
+    this.close();
+    this.#socket = socket;
+    socket.on('connect', () => this.#connected());
+    socket.on('disconnect', (/** @type {string} */ reason) => this.#disconnected(socket, reason));
+    socket.on('connect_error', (/** @type {any} */ err) => this.#refused(socket, err));
+    socket.on('synced', (/** @type {any[]} */ ...args) => this.#synced(args[0], args[1], args[2]));
+    socket.on('resync', (/** @type {string} */ stream) => {
+      for (const handle of this.#following(stream)) this.run(handle, handle.follower.gap());
+    });
+    socket.connect();
+  }
+
+  /** Leave the server; requests and positions stay for the next `open`. */
+  close() {
+    const socket = this.#socket;
+    if (!socket) return;
+    this.#socket = null;
+    socket.off();
+    socket.disconnect();
+    if (this.#linked) this.#cut();
+  }
+
+  /**
+   * @param {{handle: Handle, request: Record<string, any>, timeout?: number, key?: string, origins: any[],
+   *   done: import('./outbox.js').Entry['done']}} fields
+   */
+  request({ handle, request, timeout: strict, key, origins, done }) {
+    const { deadline, queueLimit } = this.connection;
+    if (this.outbox.full) {
+      const message = `${queueLimit} requests to "${this.name}" wait for an answer already`;
+      setTimeout(() => done(new SyncError({ name: 'Busy', message, code: 429, retry_after: 1 })));
+      return;
+    }
+    const entry = /** @type {Timed} */ (this.outbox.add({ handle, request, key, done }));
+    Object.assign(entry, { origins, left: strict ?? deadline, strict: strict !== undefined });
+    this.#arm(entry);
+    if (this.#socket && !this.#socket.active) this.#socket.connect();
+    this.#flush();
+  }
+
+  /**
+   * Do what a follower asks for.
+   * @param {Handle} handle
+   * @param {import('./follower.js').Effect[]} effects
+   */
+  run(handle, effects) {
+    for (const effect of effects) {
+      if (effect.do === 'apply') this.#apply(handle, effect);
+      else if (effect.do === 'listen') this.#listen(handle, effect);
+      else if (effect.do === 'read') handle.reread(effect.renewed);
+      else if (effect.do === 'moved') handle.moved();
+      else if (effect.do === 'watch') this.#later(2000, () => this.run(handle, handle.follower.overdue()));
+      else if (effect.do === 'ready') {
+        this.#flush();
+        handle.tell('listening');
+        if (effect.resumed) handle.tell('resumed');
+      }
+    }
+  }
+
+  #connected() {
+    this.#generation += 1;
+    const again = this.#reached;
+    this.#linked = this.#reached = true;
+    for (const handle of this.#handles.values()) {
+      if (again) handle.tell('online');
+      this.run(handle, handle.follower.connected());
+    }
+  }
+
+  /** @param {any} socket @param {string} reason */
+  #disconnected(socket, reason) {
+    this.#cut();
+    // Socket.IO comes back by itself, except when it was the server that closed this namespace.
+    if (reason === 'io server disconnect') {
+      const pause = 250 + Math.random() * this.connection.jitter;
+      setTimeout(() => this.#socket === socket && socket.connect(), pause);
+    }
+  }
+
+  #cut() {
+    this.#linked = false;
+    this.#generation += 1;
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
+    for (const entry of this.outbox.disconnected()) {
+      const repeatable = entry.request.method === 'read' || entry.handle.follower.positioned;
+      if (repeatable) continue;
+      const message = `the connection was lost before "${this.name}" answered; the ${entry.request.method} may have been applied`;
+      this.#settle(/** @type {Timed} */ (entry), new SyncError({ name: 'UnknownOutcome', message, code: 409 }));
+    }
+    for (const handle of this.#handles.values()) {
+      handle.follower.disconnected();
+      handle.interrupted();
+      handle.tell('offline');
+    }
+  }
+
+  /** @param {any} socket @param {any} err */
+  #refused(socket, err) {
+    if (socket.active) return;
+    const told = err?.data && typeof err.data === 'object' ? err.data : {};
+    const message = `the server refused the backend "${this.name}": ${told.message ?? err?.message ?? 'no reason given'}`;
+    const error = told.name ? new SyncError({ ...told, message }) : unavailable(message);
+    for (const handle of this.#handles.values()) {
+      this.outbox.reject(handle, error);
+      handle.tell('error', error);
+    }
+  }
+
+  /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
+  #listen(handle, { since, again }) {
+    const send = () => {
+      let answered = false;
+      const answer = this.#current((/** @type {any} */ reply) => {
+        if (answered) return;
+        answered = true;
+        this.#listened(handle, reply);
+      });
+      this.#socket.emit('listen', handle.channel, { v: 1, since }, answer);
+      this.#later(PATIENCE, () => !answered && ((answered = true), this.#listen(handle, { do: 'listen', since, again })));
+    };
+    if (again) this.#later(Math.random() * this.connection.jitter, send);
+    else send();
+  }
+
+  /** @param {Handle} handle @param {any} reply */
+  #listened(handle, reply) {
+    if (reply?.error) {
+      const error = new SyncError(reply.error);
+      handle.tell('error', error);
+      if (error.code === 429 || (error.code ?? 0) >= 500) {
+        const pause = Math.max(1, Number(reply.error.retry_after) || 0) * 1000;
+        this.#later(pause, () => this.run(handle, [{ do: 'listen', since: handle.follower.since, again: true }]));
+      }
+      // A client that may not listen may still be allowed to sync.
+      handle.follower.ready = true;
+      this.#flush();
+      return;
+    }
+    if (typeof reply?.event === 'string') handle.prefix = reply.event;
+    this.run(handle, handle.follower.listened(reply ?? {}));
+    for (const [stream, told] of Object.entries(reply?.streams ?? {})) {
+      for (const other of this.#following(stream)) {
+        if (other !== handle) this.run(other, other.follower.overheard(stream, told));
+      }
+    }
+  }
+
+  /** @param {string} method @param {any} model @param {any} meta */
+  #synced(method, model, meta) {
+    for (const handle of this.#following(meta?.s)) this.run(handle, handle.follower.event(method, model, meta));
+  }
+
+  /**
+   * @param {string | undefined} stream
+   * @returns {Handle[]} the handles that follow it; all, of a server that names none
+   */
+  #following(stream) {
+    return [...this.#handles.values()].filter(
+      (handle) => typeof stream !== 'string' || stream === '*' || stream === `c:${handle.channel ?? ''}`,
+    );
+  }
+
+  /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
+  #apply(handle, { method, model, meta }) {
+    const own = this.outbox.find(meta?.op);
+    if (own?.handle === handle) this.#succeed(/** @type {Timed} */ (own), model, meta);
+    else handle.notified(method, model, meta, this.outbox.owns(meta?.op));
+  }
+
+  #flush() {
+    if (!this.#online) return;
+    for (const entry of this.outbox.due(({ handle }) => handle.follower.ready)) {
+      const answer = this.#current((/** @type {any} */ err, /** @type {any} */ result, /** @type {any} */ meta) => {
+        const timed = /** @type {Timed} */ (entry);
+        if (err) this.#settle(timed, new SyncError(typeof err === 'string' ? { message: err } : err.error ?? err));
+        else {
+          this.#succeed(timed, result, meta);
+          if (meta?.s) this.run(entry.handle, entry.handle.follower.acked(meta));
+        }
+      });
+      this.#socket.emit('sync', entry.request, answer);
+    }
+  }
+
+  /** @param {Timed} entry @param {any} result @param {any} meta */
+  #succeed(entry, result, meta) {
+    const inTime = this.#settle(entry, null, result, meta);
+    // An answer after the deadline tells of a write that its maker has given up on: news to all.
+    entry.handle.wrote(entry.request, result, meta, inTime ? entry.origins : []);
+  }
+
+  /** @param {Timed} entry @param {any} err @param {any} [result] @param {any} [meta] */
+  #settle(entry, err, result, meta) {
+    clearTimeout(entry.timer);
+    const first = this.outbox.settle(entry, err, result, meta);
+    if (first && entry.key !== undefined) this.#flush();
+    return first;
+  }
+
+  /** @param {Timed} entry */
+  #arm(entry) {
+    const step = Math.min(entry.left, PATIENCE);
+    entry.timer = setTimeout(() => {
+      const write = entry.request.method !== 'read' && entry.handle.follower.positioned;
+      const counts = entry.strict || this.#online || !(write && this.#reached && this.#socket);
+      if (counts) entry.left -= step;
+      if (entry.left <= 0) {
+        this.#settle(entry, timeout(this.#reason(entry)));
+        return;
+      }
+      if (write && entry.waiting) {
+        entry.waiting = false;
+        this.#flush();
+      }
+      this.#arm(entry);
+    }, step);
+  }
+
+  /** @param {Timed} entry @returns {string} why there is no answer, and what to do about it */
+  #reason({ request, sent }) {
+    const what = `${request.method} of "${this.name}"`;
+    if (!this.#socket) return `${what}: there is no connection; call Backbone.io.connect() once, before or after making collections`;
+    if (sent) return `${what}: the server did not answer in time`;
+    return `${what}: the server at ${this.connection.url} could not be reached in time`;
+  }
+
+  /**
+   * @template {any[]} A
+   * @param {(...args: A) => void} callback
+   * @returns {(...args: A) => void} the callback, dead as soon as the connection is
+   */
+  #current(callback) {
+    const generation = this.#generation;
+    return (...args) => {
+      if (generation === this.#generation) callback(...args);
+    };
+  }
+
+  /** @param {number} pause milliseconds @param {() => void} callback not called when the connection goes first */
+  #later(pause, callback) {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      callback();
+    }, pause);
+    this.#timers.add(timer);
+  }
+}

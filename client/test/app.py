@@ -1,0 +1,73 @@
+"""The server that the client's tests run against."""
+
+import asyncio
+from typing import Any
+
+from bbio import App, Backend, Forbidden, Invalid, before, create, delete, patch, read, update
+from bbio.builtin import MemoryStore
+
+
+class Todos(Backend):
+    """Models in memory; a title of "bad" is refused."""
+
+    store = MemoryStore()
+
+    @before("create", "update", "patch")
+    def check(self, req: Any) -> None:
+        if req.model.get("title") == "bad":
+            raise Invalid("no such title", errors={"title": "is bad"})
+
+
+class Notes(Backend):
+    """Another name for the id; every channel has models of its own."""
+
+    store = MemoryStore(id_attribute="_id", per_channel=True)
+
+
+class Rooms(Backend):
+    """Every channel has models of its own."""
+
+    store = MemoryStore(per_channel=True)
+
+
+class Echo(Backend):
+    """Answers with what came, and remembers nothing."""
+
+    @create
+    @read
+    @update
+    @patch
+    @delete
+    def echo(self, req: Any) -> Any:
+        return {"id": 1, "method": req.method, "model": req.model, "options": req.options, "channel": req.channel}
+
+
+class Slow(Backend):
+    """Takes its time."""
+
+    @read
+    async def wait(self, req: Any) -> Any:
+        await asyncio.sleep(req.options["seconds"])
+        return []
+
+
+class Closed(Backend):
+    """Lets nobody read."""
+
+    @before("read")
+    def refuse(self, req: Any) -> None:
+        raise Forbidden("members only")
+
+
+class Control(Backend):
+    """Has the server speak to the clients of another backend."""
+
+    @create
+    def emit(self, req: Any) -> Any:
+        asked = req.model
+        app.backends[asked["backend"]].emit(asked["what"], asked["model"], channel=asked.get("channel"))
+        return {"id": 1}
+
+
+app = App(event="remote")
+app.serve(Todos, Notes, Rooms, Echo, Slow, Closed, Control)

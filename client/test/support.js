@@ -1,0 +1,116 @@
+/** What the tests share: the server, a proxy that fails on demand, Backbone in every version. */
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import net from 'node:net';
+import { fileURLToPath } from 'node:url';
+import { io } from 'socket.io-client';
+import { attach } from '../src/backbone.js';
+
+const require = createRequire(import.meta.url);
+const here = fileURLToPath(new URL('.', import.meta.url));
+const venv = `${here}../../.venv/bin/python`;
+const python = process.env.BBIO_PYTHON ?? (existsSync(venv) ? venv : 'python3');
+
+/** Wait until `check` returns something true, and return it. */
+export async function until(check, what = String(check), seconds = 15) {
+  const deadline = Date.now() + seconds * 1000;
+  for (;;) {
+    const value = await check();
+    if (value) return value;
+    if (Date.now() > deadline) throw new Error(`waited ${seconds} s for: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** Start test/app.py on a port, any free one by default: `{url, port, stop}`. */
+export async function startServer(port = 0) {
+  const command = ['-m', 'bbio', 'run', 'app:app', '--host', '127.0.0.1', '--port', String(port)];
+  const child = spawn(python, command, { cwd: here, env: { ...process.env, PYTHONUNBUFFERED: '1' } });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (output += data));
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  const [, found] = await until(() => {
+    if (child.exitCode !== null) throw new Error(`the server ended:\n${output}`);
+    return /http:\/\/127\.0\.0\.1:(\d+)/.exec(output);
+  }, 'the server to start', 30);
+  const stop = (signal = 'SIGKILL') => {
+    child.kill(signal);
+    return ended;
+  };
+  return { url: `http://127.0.0.1:${found}`, port: Number(found), stop };
+}
+
+/** A TCP proxy before the server: `cut()` every connection, `refuse` new ones, `deaf` to what the server says. */
+export async function startProxy(target) {
+  const pairs = new Set();
+  const proxy = { refuse: false, deaf: false };
+  const server = net.createServer((client) => {
+    if (proxy.refuse) return client.destroy();
+    const upstream = net.connect(proxy.target, '127.0.0.1');
+    const pair = { client, upstream };
+    pairs.add(pair);
+    client.on('data', (data) => upstream.write(data));
+    upstream.on('data', (data) => proxy.deaf || client.write(data));
+    for (const [one, other] of [[client, upstream], [upstream, client]]) {
+      one.on('error', () => {});
+      one.on('close', () => (other.destroy(), pairs.delete(pair)));
+    }
+    return undefined;
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return Object.assign(proxy, {
+    target,
+    url: `http://127.0.0.1:${server.address().port}`,
+    cut() {
+      for (const { client } of pairs) client.destroy();
+    },
+    stop() {
+      proxy.cut();
+      return new Promise((resolve) => server.close(resolve));
+    },
+  });
+}
+
+const VERSIONS = { 1.1: 'backbone-1.1', 1.2: 'backbone-1.2', 1.3: 'backbone-1.3', 1.4: 'backbone-1.4', 1.5: 'backbone-1.5', 1.6: 'backbone' };
+export const versions = Object.keys(VERSIONS);
+
+/** jQuery on a document of its own. */
+export function loadJQuery() {
+  const window = require('@mixmark-io/domino').createWindow('<html></html>');
+  return require('jquery')(window);
+}
+
+/** A Backbone that nobody else has. */
+export function loadBackbone({ version = '1.6', underscore = 'underscore', $ } = {}) {
+  const needed = (name) => {
+    if (name !== 'jquery') return require(underscore);
+    throw new Error('not here');
+  };
+  const module = { exports: {} };
+  const source = readFileSync(require.resolve(VERSIONS[version]), 'utf8');
+  new Function('exports', 'require', 'module', 'define', source).call({}, module.exports, needed, module, undefined);
+  if ($) module.exports.$ = $;
+  return module.exports;
+}
+
+const open = new Set();
+
+/** A page: a Backbone with `Backbone.io`, connected to `url` unless that is missing. */
+export function openPage(url, { connect = {}, ...how } = {}) {
+  const Backbone = loadBackbone(how);
+  const api = attach(Backbone, () => io);
+  open.add(api);
+  if (url) api.connect(url, { transports: ['websocket'], reconnectionDelay: 50, reconnectionDelayMax: 100, jitter: 50, ...connect });
+  return Backbone;
+}
+
+/** Close every page the test opened. */
+export function closePages() {
+  for (const { connection } of open) connection.close();
+  open.clear();
+}
+
+/** The JSON of a collection, in the order of ids. */
+export const contents = (collection) =>
+  collection.toJSON().sort((a, b) => (JSON.stringify(a.id ?? a) < JSON.stringify(b.id ?? b) ? -1 : 1));
