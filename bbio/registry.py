@@ -93,4 +93,4 @@ class Registry(Mapping[str, Backend]):
         if not self.debug:
             return InternalError(id=correlation)
         stack = "".join(traceback.format_exception(err))
-        return InternalError(f"{type(err).__name__}: {err}", id=correlation, stack=stack)
+        return InternalError("".join(traceback.format_exception_only(err)).strip(), id=correlation, stack=stack)

@@ -146,7 +146,13 @@ class Response:
             self.result = result
 
     def error(self, err: Exception | str) -> None:
-        """Reject with `err`; a string becomes a `SyncError` with that message."""
+        """Reject with `err`; a string becomes a `SyncError` with that message.
+
+        Raises:
+            TypeError: it is neither an exception nor a string, which would pass for no rejection at all.
+        """
+        if not isinstance(err, (Exception, str)):
+            raise TypeError(f"res.error({err!r}) rejects nothing; give it an exception such as NotFound() or a text")
         if not self.settled:
             self.settled = True
             self.failure = SyncError(err) if isinstance(err, str) else err

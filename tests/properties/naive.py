@@ -1,6 +1,6 @@
 """What the middleware stack means, in the plainest words: the compiled stack is held to this.
 
-It works on the data the classes were built from, never on marks or compiled layers, and walks a list recursively.
+It works on the data classes were built from, never on marks or compiled layers, and walks lists recursively.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ class NaiveLayer:
     async def __call__(self, **given: Any) -> Any:
         wanted = {p.split("=")[0] for p in self.definition.parameters} & given.keys()
         value = self.function(**{name: given[name] for name in wanted})
-        return await value if inspect.isawaitable(value) else value
+        while inspect.isawaitable(value):
+            value = await value
+        return value
 
 
 def slots(built: Built) -> list[tuple[str, Definition, Definition]]:
     """Names that are layers, in order: (name, what gives the marks, what is called).
 
-    The slot is the one of the most basic class that decorates the name, the marks are those of the least basic one, and
-    the function is the one Python finds.
+    The slot is the one of the most basic class that decorates the name, the marks are those of the least
+    basic one, and the function is the one Python finds.
     """
     line = [cls for cls in built.cls.__mro__ if cls in built.specs]
     found = []

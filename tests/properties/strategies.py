@@ -1,12 +1,13 @@
 """Random backends: hierarchies of classes whose layers follow small scripts.
 
-A `Definition` is data: what a class body says under one name. `build` turns data into real classes whose functions have
-real signatures, and a script is carried out by the function itself, so that whatever runs the function, the compiled
-stack or the naive interpreter, sees the same behaviour.
+A `Definition` is data: what a class body says under one name. `build` turns data into real classes whose
+functions have real signatures, and a script is carried out by the function itself, so that whatever runs the
+function, the compiled stack or the naive interpreter, sees the same behaviour.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
@@ -19,7 +20,7 @@ from bbio.requests import METHODS
 
 DECORATORS = {name: getattr(bbio, name) for name in ("before", "use", "after", "on_error", *METHODS)}
 
-# What a name of the hierarchy may be, in whichever class: an override must be able to take the marks it inherits.
+# What a name may be in all classes of a hierarchy: an override must fit the marks it inherits.
 FAMILIES = {
     "around": (("use", *METHODS), ("req", "res", "next")),
     "beside": (("before", "after"), ("req", "res")),
@@ -39,8 +40,8 @@ class Boom(SyncError):
 class Definition:
     """One name in one class body.
 
-    `marks` pairs decorators with the sync methods they are given (None: written bare); empty for an undecorated
-    function. `parameters` is the source text after `self`.
+    `marks` pairs decorators with the sync methods they are given (None: written bare); empty for an
+    undecorated function. `parameters` is the source text after `self`.
     """
 
     name: str
@@ -77,8 +78,15 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if isinstance(error, Boom) else type(error).__name__
 
 
-async def act(script: Any, label: str, trace: list[Any], err: Any = None, req: Any = None, res: Any = None,
-              next: Any = None) -> Any:
+async def act(
+    script: Any,
+    label: str,
+    trace: list[Any],
+    err: Any = None,
+    req: Any = None,
+    res: Any = None,
+    next: Any = None,
+) -> Any:
     """Carry out a script, and write down what it sees."""
     trace.append((label, err and describe(err), req and req.model))
     value = None
@@ -93,6 +101,8 @@ async def act(script: Any, label: str, trace: list[Any], err: Any = None, req: A
             req.model = given[0]
         elif step == "raise":
             raise Boom(*given)
+        elif step == "pause":
+            await asyncio.sleep(0)
         elif step == "next":
             value = await next()
             trace.append((label, "got", value))
@@ -122,8 +132,10 @@ def finish(coroutine: Any) -> Any:
 
 
 def make_function(definition: Definition, label: str, trace: list[Any], method: bool = True) -> Any:
-    """A real function with the definition's signature, decorated as it says; with a `self` when it is a method."""
-    wanted = [name for p in definition.parameters if (name := p.split("=")[0]) in ("err", "req", "res", "next")]
+    """A real function with the definition's signature, decorated as it says; methods have a `self`."""
+    wanted = [
+        name for p in definition.parameters if (name := p.split("=")[0]) in ("err", "req", "res", "next")
+    ]
     call = f"act(script, label, trace, {', '.join(f'{name}={name}' for name in wanted)})"
     parameters = ("self", *definition.parameters) if method else definition.parameters
     head = f"def {definition.name}({', '.join(parameters)}):"
@@ -131,13 +143,16 @@ def make_function(definition: Definition, label: str, trace: list[Any], method: 
     scope = {"act": act, "finish": finish, "script": definition.script, "label": label, "trace": trace}
     exec(source, scope)
     function = scope[definition.name]
+    function.__qualname__ = label
     for decorator, methods in definition.marks:
         mark = DECORATORS[decorator]
         function = mark(function) if methods is None else mark(*methods)(function)
     return function
 
 
-def build(hierarchy: tuple[ClassSpec, ...], root: type, trace: list[Any], prefix: str = "C", **attributes: Any) -> Built:
+def build(
+    hierarchy: tuple[ClassSpec, ...], root: type, trace: list[Any], prefix: str = "C", **attributes: Any
+) -> Built:
     """The last class of a hierarchy under `root`; its mixins are plain classes."""
     classes: list[type] = []
     for number, spec in enumerate(hierarchy):
@@ -156,16 +171,24 @@ STEPS = [
     st.tuples(st.just("raise"), TEXT),
     st.tuples(st.just("change"), VALUE),
 ]
-DESCENTS = [st.just(("next",))] * 3 + [st.just(("try next",))] * 2
+WAITS = [st.just(("pause",))] + [st.just(("next",))] * 3 + [st.just(("try next",))] * 2
 LEAVES = [st.just(()), VALUE.map(lambda value: (("return", value),))]
 PASSING = {
-    True: st.sampled_from([(("next",), *leave) for leave in ((), (("return it",),), (("wrap it",),))]),
+    True: st.sampled_from(
+        [
+            (*waiting, ("next",), *leave)
+            for waiting in ((), (("pause",),))
+            for leave in ((), (("return it",),), (("wrap it",),))
+        ]
+    ),
     False: st.just((("return next",),)),
 }
 
 
 def _script(steps: list[Any], size: int, leaves: list[Any]) -> st.SearchStrategy[tuple[tuple[Any, ...], ...]]:
-    return st.builds(lambda body, leave: (*body, *leave), st.lists(st.one_of(steps), max_size=size), st.one_of(leaves))
+    return st.builds(
+        lambda body, leave: (*body, *leave), st.lists(st.one_of(steps), max_size=size), st.one_of(leaves)
+    )
 
 
 def _scripts(family: str, is_async: bool) -> st.SearchStrategy[tuple[tuple[Any, ...], ...]]:
@@ -175,14 +198,16 @@ def _scripts(family: str, is_async: bool) -> st.SearchStrategy[tuple[tuple[Any, 
         return LEAVES[0] | _script(steps, 1, LEAVES)
     if is_async:
         ways = [st.just(((way,),)) for way in ("return it", "wrap it", "return next")]
-        anything = _script([*STEPS, *DESCENTS], 3, [*LEAVES, *ways])
+        anything = _script([*STEPS, *WAITS], 3, [*LEAVES, *ways])
     else:
         anything = _script(STEPS, 1, [*LEAVES, PASSING[False]])
     # Half of them let others have their turn; otherwise almost every stack would end in its first layer.
     return PASSING[is_async] | anything
 
 
-SCRIPTS = {(family, is_async): _scripts(family, is_async) for family in FAMILIES for is_async in (True, False)}
+SCRIPTS = {
+    (family, is_async): _scripts(family, is_async) for family in FAMILIES for is_async in (True, False)
+}
 
 NEEDS = {"end": "res", "error": "res", "shape": "res", "change": "req"} | dict.fromkeys(
     ("next", "try next", "return next"), "next"
@@ -190,7 +215,7 @@ NEEDS = {"end": "res", "error": "res", "shape": "res", "change": "req"} | dict.f
 
 
 def fitting_parameters(allowed: tuple[str, ...]) -> dict[frozenset[str], st.SearchStrategy[tuple[str, ...]]]:
-    """For each set of needed names, the parameters a layer may ask for: these and more, in any order, some by keyword only."""
+    """For each set of needed names, lists of parameters: these and more, in any order, some keyword-only."""
     lists: list[tuple[str, ...]] = []
     for count in range(len(allowed) + 1):
         for names in itertools.permutations(allowed, count):
@@ -204,11 +229,15 @@ def fitting_parameters(allowed: tuple[str, ...]) -> dict[frozenset[str], st.Sear
 PARAMETER_LISTS = {family: fitting_parameters(allowed) for family, (_, allowed) in FAMILIES.items()}
 SOME_METHODS = st.lists(st.sampled_from(METHODS), max_size=4, unique=True).map(tuple)
 DECORATOR = {
-    name: st.tuples(st.just(name), st.none() | (st.just(()) if name in METHODS else SOME_METHODS)) for name in DECORATORS
+    name: st.tuples(st.just(name), st.none() | (st.just(()) if name in METHODS else SOME_METHODS))
+    for name in DECORATORS
 }
 MARKS = {
     family: st.lists(
-        st.one_of([DECORATOR[kind] for kind in kinds]), min_size=1, max_size=min(3, len(kinds)), unique_by=lambda mark: mark[0]
+        st.one_of([DECORATOR[kind] for kind in kinds]),
+        min_size=1,
+        max_size=min(3, len(kinds)),
+        unique_by=lambda mark: mark[0],
     ).map(tuple)
     for family, (kinds, _) in FAMILIES.items()
 }
@@ -229,8 +258,10 @@ def definitions(draw: st.DrawFn, name: str, family: str, always_marked: bool = F
 
 
 @st.composite
-def hierarchies(draw: st.DrawFn, max_classes: int = 4, families: tuple[str, ...] = tuple(FAMILIES)) -> tuple[ClassSpec, ...]:
-    """Classes in the order they are defined; the last one is the backend, and inherits at least from the one before."""
+def hierarchies(
+    draw: st.DrawFn, max_classes: int = 4, families: tuple[str, ...] = tuple(FAMILIES)
+) -> tuple[ClassSpec, ...]:
+    """Classes in the order they are defined; the last one is the backend."""
     names = {n: draw(st.sampled_from(families)) for n in "abcdefg"[: draw(st.integers(2, 7))]}
     specs: list[ClassSpec] = []
     shape: list[type] = []
@@ -241,7 +272,13 @@ def hierarchies(draw: st.DrawFn, max_classes: int = 4, families: tuple[str, ...]
         except TypeError:  # no consistent order of these bases
             shape.append(type("T", (shape[bases[0]],), {}))
             bases = bases[:1]
-        body = draw(st.lists(st.sampled_from(sorted(names)), min_size=draw(st.integers(0, len(names))), max_size=len(names), unique=True))
+        body = draw(
+            st.lists(
+                st.sampled_from(sorted(names)),
+                min_size=draw(st.integers(0, len(names))),
+                max_size=len(names),
+                unique=True,
+            )
+        )
         specs.append(ClassSpec(tuple(bases), tuple(draw(definitions(n, names[n])) for n in body)))
     return tuple(specs)
-

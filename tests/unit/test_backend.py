@@ -47,7 +47,8 @@ class Settings(Store):
 
 
 @pytest.mark.parametrize(
-    ("written", "name"), [("Todos", "todos"), ("TodoItems", "todo_items"), ("A1Tasks", "a1_tasks"), ("HTTP", "http")]
+    ("written", "name"),
+    [("Todos", "todos"), ("TodoItems", "todo_items"), ("A1Tasks", "a1_tasks"), ("HTTP", "http")],
 )
 def test_the_name_comes_from_the_class_name(written, name):
     """Words are joined with underscores."""
@@ -56,7 +57,7 @@ def test_the_name_comes_from_the_class_name(written, name):
 
 
 def test_a_name_of_its_own():
-    """`name = ...` wins, for this class and not for its subclasses, which would be served under the same name."""
+    """`name = ...` wins, for this class and not for its subclasses, which would take the same name."""
 
     class Todos(Backend):
         name = "team/to-dos.v2"
@@ -66,10 +67,14 @@ def test_a_name_of_its_own():
     assert (Todos.name, Urgent.name) == ("team/to-dos.v2", "urgent")
 
 
-@pytest.mark.parametrize("name", ["to dos", "/todos", "todos/", "a//b", "tâches", 5, "x" * 255, "a\n"], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["to dos", "/todos", "todos/", "a//b", "tâches", 5, "x" * 255, "a\n"], ids=repr
+)
 def test_a_name_that_could_be_no_namespace(name):
     """It is refused when the class is defined, with what is allowed."""
-    with pytest.raises(DefinitionError, match=re.escape(f"{name!r} is no backend name; use letters, digits, '_'")):
+    with pytest.raises(
+        DefinitionError, match=re.escape(f"{name!r} is no backend name; use letters, digits, '_'")
+    ):
         type("Todos", (Backend,), {"name": name})
 
 
@@ -90,11 +95,16 @@ def test_the_longest_name():
 @pytest.mark.parametrize("store", [Settings, "todos.db", {}, 5], ids=repr)
 def test_a_store_that_is_none(store):
     """The class of a store is no store; the text shows an instance."""
-    with pytest.raises(DefinitionError, match=r"Todos\.store is .*; it must be an instance of a Store, such as MemoryStore\(\)"):
+    with pytest.raises(
+        DefinitionError,
+        match=r"Todos\.store is .*; it must be an instance of a Store, such as MemoryStore\(\)",
+    ):
         type("Todos", (Backend,), {"store": store})
 
 
-@pytest.mark.parametrize("name", ["emit", "open", "stacks", "start", "stop", "use", "compile", "layers", "log", "namespace"])
+@pytest.mark.parametrize(
+    "name", ["emit", "open", "stacks", "start", "stop", "use", "compile", "layers", "log", "namespace"]
+)
 def test_names_the_backend_uses_itself(name):
     """A method, a value or a mixin of that name would break it; the text says to take another."""
     text = f"Todos.{name} hides Backend.{name}; give it another name"
@@ -122,6 +132,16 @@ def test_each_served_instance_has_a_store_of_its_own():
     first, second = Served(Todos), Served(Todos)
     assert first.backend.store is not second.backend.store
     assert first.backend.store is not Todos.store
+
+
+def test_the_id_attribute_is_the_stores():
+    """`id` when there is no store."""
+
+    class Keyed(Settings):
+        id_attribute = "_id"
+
+    assert Served(type("Todos", (Backend,), {"store": Keyed()})).backend.id_attribute == "_id"
+    assert Served(type("Todos", (Backend,), {})).backend.id_attribute == "id"
 
 
 # The store and what is published
@@ -296,7 +316,10 @@ async def test_use_on_a_class_is_for_it_and_its_subclasses():
         ((), "Todos.use(...) needs a middleware last: Todos.use('create', fn)"),
         (("create",), "Todos.use(...) needs a middleware last: Todos.use('create', fn)"),
         ((lambda next: 1, "create"), "Todos.use(...) needs a middleware last: Todos.use('create', fn)"),
-        (("creat", lambda next: 1), "Todos.use('creat'): there is no sync method 'creat'; did you mean 'create'?"),
+        (
+            ("creat", lambda next: 1),
+            "Todos.use('creat'): there is no sync method 'creat'; did you mean 'create'?",
+        ),
         (("read", "read", lambda next: 1), "Todos.use: 'read' is named twice; name each sync method once"),
         ((lambda next: 1, lambda next: 1), "there is no sync method"),
         ((Middleware,), "middleware lists instances, not classes: write Middleware() instead of Middleware"),
@@ -318,7 +341,7 @@ def test_use_refuses_what_is_no_middleware(args, text):
 
 
 async def test_use_is_over_once_the_application_has_started():
-    """Before the start it counts even for a backend that is already served; after it, it raises and says what to do."""
+    """Before the start it counts even for a backend that is already served; after it, it raises."""
 
     class Todos(Backend): ...
 
@@ -329,7 +352,8 @@ async def test_use_is_over_once_the_application_has_started():
     await served.backend.start()
     assert await served.ask("read") == "used"
     with pytest.raises(
-        FrozenError, match=r"Todos\.use\(\.\.\.\) came after the application had started; call it before app\.run\(\)"
+        FrozenError,
+        match=r"Todos\.use\(\.\.\.\) came after the application had started; call it before app\.run\(\)",
     ):
         Todos.use(lambda next: next())
     Urgent.use("create", lambda next: "still open")
@@ -402,9 +426,11 @@ def test_instances_are_compiled_one_by_one():
 # emit
 
 
-@pytest.mark.parametrize(("event", "method"), [("created", "create"), ("updated", "update"), ("deleted", "delete")])
+@pytest.mark.parametrize(
+    ("event", "method"), [("created", "create"), ("updated", "update"), ("deleted", "delete")]
+)
 async def test_emit_tells_of_a_change_no_client_made(event, method):
-    """Everybody without a channel, the channel's listeners with one, the default channel with the empty name."""
+    """Everybody without a channel, its listeners with one, the default channel with the empty name."""
 
     class Todos(Backend): ...
 
@@ -444,7 +470,9 @@ def test_emit_needs_a_served_backend():
 
     class Todos(Backend): ...
 
-    with pytest.raises(ConfigurationError, match=r"Todos\.emit needs a served backend; call app\.serve\(Todos\) first"):
+    with pytest.raises(
+        ConfigurationError, match=r"Todos\.emit needs a served backend; call app\.serve\(Todos\) first"
+    ):
         Todos().emit("created", {})
 
 

@@ -44,7 +44,9 @@ def test_a_phase_applies_to_every_method_unless_told(phase):
     """Bare and empty mean all five; arguments name some, in the order given."""
     assert marks_of(phase(lambda self: None)) == (Mark(phase.__name__, METHODS),)
     assert marks_of(phase()(lambda self: None)) == (Mark(phase.__name__, METHODS),)
-    assert marks_of(phase("update", "create")(lambda self: None)) == (Mark(phase.__name__, ("update", "create")),)
+    assert marks_of(phase("update", "create")(lambda self: None)) == (
+        Mark(phase.__name__, ("update", "create")),
+    )
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=repr)
@@ -139,7 +141,9 @@ def test_the_same_mark_twice():
 @pytest.mark.parametrize("given", [("read",), ("create", "read"), (lambda self: 1, lambda self: 2)])
 def test_a_handler_takes_no_arguments(given):
     """`@create("read")` says two things at once; the text says what to write."""
-    with refused("@create takes no arguments: it already names its sync method; write @create above the method"):
+    with refused(
+        "@create takes no arguments: it already names its sync method; write @create above the method"
+    ):
         create(*given)
 
 
@@ -157,8 +161,10 @@ def test_a_mark_on_something_that_is_no_plain_method(wrapper, decorator):
 
 @pytest.mark.parametrize("wrapper", [staticmethod, classmethod, property, functools.cached_property])
 def test_a_mark_under_something_that_is_no_plain_method(wrapper):
-    """A decorator under `@staticmethod` and its kin is refused too: the layer would be lost without a word."""
-    with refused(f"Wrong.layer is a {wrapper.__name__} over a marked function; ... write `def layer(self, ...)`"):
+    """A decorator under `@staticmethod` and its kin is refused too: the layer would be lost."""
+    with refused(
+        f"Wrong.layer is a {wrapper.__name__} over a marked function; ... write `def layer(self, ...)`"
+    ):
 
         class Wrong(Backend):
             @wrapper
@@ -166,8 +172,12 @@ def test_a_mark_under_something_that_is_no_plain_method(wrapper):
             def layer(self): ...
 
 
-@pytest.mark.parametrize("target", [None, 5, {"a": 1}, object, Backend, len, functools.partial(print)], ids=repr)
-@pytest.mark.parametrize("decorator", [before, create, use("read")], ids=["@before", "@create", "@use('read')"])
+@pytest.mark.parametrize(
+    "target", [None, 5, {"a": 1}, object, Backend, len, functools.partial(print)], ids=repr
+)
+@pytest.mark.parametrize(
+    "decorator", [before, create, use("read")], ids=["@before", "@create", "@use('read')"]
+)
 def test_a_mark_on_something_that_is_no_function(decorator, target):
     """Values, classes and built-in functions are no layers."""
     with refused(" is on ... which is no function; put it above `def name(self, ...)`"):
@@ -196,18 +206,58 @@ def define(decorator, source):
     ("decorator", "source", "text"),
     [
         (before, "def a(self, request): ...", "Wrong.a: unknown parameter `request`; did you mean `req`?"),
-        (before, "def a(self, resp): ...", "unknown parameter `resp`; did you mean `res`? ... layers may take req, res"),
-        (use, "def a(self, nxt): ...", "unknown parameter `nxt`; did you mean `next`? ... layers may take req, res, next"),
+        (
+            before,
+            "def a(self, resp): ...",
+            "unknown parameter `resp`; did you mean `res`? ... layers may take req, res",
+        ),
+        (
+            use,
+            "def a(self, nxt): ...",
+            "unknown parameter `nxt`; did you mean `next`? ... layers may take req, res, next",
+        ),
         (after, "def a(self, q): ...", "unknown parameter `q`; ... after layers may take req, res"),
-        (on_error, "def a(self, error): ...", "unknown parameter `error`; did you mean `err`? ... err, req, res"),
+        (
+            on_error,
+            "def a(self, error): ...",
+            "unknown parameter `error`; did you mean `err`? ... err, req, res",
+        ),
         (on_error, "def a(self, *, zzz): ...", "unknown parameter `zzz`; ... layers may take err, req, res"),
-        (before, "def a(self, req, next): ...", "before layers have no `next`; drop it, or mark the method with @use"),
-        (after, "def a(self, next): ...", "after layers have no `next`; drop it, or mark the method with @use"),
-        (on_error, "def a(self, next): ...", "on_error layers have no `next`; drop it, or mark the method with @use"),
-        (before, "def a(self, err): ...", "`err` is only for @on_error; drop it, or mark the method with @on_error"),
-        (create, "def a(self, err): ...", "`err` is only for @on_error; drop it, or mark the method with @on_error"),
-        (use, "def a(self, *args): ...", "Wrong.a: *args cannot be matched; name what you need: req, res, next"),
-        (use, "def a(self, **kw): ...", "Wrong.a: **kw cannot be matched; name what you need: req, res, next"),
+        (
+            before,
+            "def a(self, req, next): ...",
+            "before layers have no `next`; drop it, or mark the method with @use",
+        ),
+        (
+            after,
+            "def a(self, next): ...",
+            "after layers have no `next`; drop it, or mark the method with @use",
+        ),
+        (
+            on_error,
+            "def a(self, next): ...",
+            "on_error layers have no `next`; drop it, or mark the method with @use",
+        ),
+        (
+            before,
+            "def a(self, err): ...",
+            "`err` is only for @on_error; drop it, or mark the method with @on_error",
+        ),
+        (
+            create,
+            "def a(self, err): ...",
+            "`err` is only for @on_error; drop it, or mark the method with @on_error",
+        ),
+        (
+            use,
+            "def a(self, *args): ...",
+            "Wrong.a: *args cannot be matched; name what you need: req, res, next",
+        ),
+        (
+            use,
+            "def a(self, **kw): ...",
+            "Wrong.a: **kw cannot be matched; name what you need: req, res, next",
+        ),
         (use, "def a(self, *req): ...", "Wrong.a: *req cannot be matched; name what you need"),
         (use, "def a(self, **req): ...", "Wrong.a: **req cannot be matched; name what you need"),
         (before, "def a(self, req, /): ...", "Wrong.a: `req` is matched by name; drop the `/` after it"),

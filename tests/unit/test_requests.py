@@ -33,7 +33,13 @@ def test_a_bare_request_has_empty_fields_of_its_own():
 
 def test_nothing_a_client_sends_sets_a_trusted_field():
     """Model and options named like trusted fields stay where they are: in the model and the options."""
-    forged = {"user": "root", "session": {"user": "root"}, "channel": "other", "socket": "s", "state": {"admin": 1}}
+    forged = {
+        "user": "root",
+        "session": {"user": "root"},
+        "channel": "other",
+        "socket": "s",
+        "state": {"admin": 1},
+    }
     req = Request("create", dict(forged), dict(forged), channel="mine")
     assert (req.user, req.session, req.channel, req.socket, req.state) == (None, {}, "mine", None, {})
 
@@ -47,7 +53,10 @@ def test_a_request_has_no_other_fields():
 def test_a_request_shows_what_it_is_for():
     """The representation names method, backend and channel, and not the model."""
     backend = type("B", (), {"name": "todos"})()
-    assert repr(Request("read", {"secret": 1}, backend=backend, channel="a")) == "<Request read todos channel='a'>"
+    assert (
+        repr(Request("read", {"secret": 1}, backend=backend, channel="a"))
+        == "<Request read todos channel='a'>"
+    )
     assert repr(Request("read")) == "<Request read ? channel=None>"
 
 
@@ -95,6 +104,17 @@ def test_error_takes_a_text():
     res.error("no such list")
     assert type(res.failure) is SyncError
     assert str(res.failure) == "no such list"
+
+
+@pytest.mark.parametrize("nothing", [None, NotFound, 404], ids=repr)
+def test_error_takes_nothing_else(nothing):
+    """A rejection with None or a class is a mistake at once, and never a success."""
+    res = Response()
+    with pytest.raises(
+        TypeError, match=r"rejects nothing; give it an exception such as NotFound\(\) or a text"
+    ):
+        res.error(nothing)
+    assert not res.settled
 
 
 @pytest.mark.parametrize("later", ["end", "error"])

@@ -193,7 +193,12 @@ async def test_a_handler_that_returns_nothing_answers_nothing():
         @delete
         def forget(self): ...
 
-    assert await Served(Todos).ask("delete", {"id": 1}) is None
+        @update
+        async def forget_too(self, next): ...
+
+    served = Served(Todos)
+    assert await served.ask("delete", {"id": 1}) is None
+    assert await served.ask("update", {"id": 1}) is None
 
 
 @pytest.mark.parametrize("result", [0, "", [], {}, False], ids=repr)
@@ -590,7 +595,7 @@ async def test_an_on_error_layer_may_put_another_error_in_place(way):
 
 
 async def test_an_on_error_layer_may_recover():
-    """`res.end` makes it a reply, even after `res.error`; the remaining layers do not run, nothing is published."""
+    """`res.end` makes it a reply, even after `res.error`; other layers do not run, nothing is published."""
 
     class Todos(Backend):
         @create
@@ -655,7 +660,7 @@ async def test_cancellation_is_no_error():
 
 
 async def test_after_layers_shape_the_reply_only():
-    """They assign `res.result`; what is published is the result from before them, and what they return is ignored."""
+    """They assign `res.result`; what was the result before is published, and what they return is ignored."""
 
     class Todos(Backend):
         @create
@@ -818,9 +823,18 @@ async def test_middleware_can_have_handlers_and_error_layers():
     ("item", "text"),
     [
         (Noisy, "middleware lists instances, not classes: write Noisy() instead of Noisy"),
-        ("Logger", "'Logger' is no middleware; list an instance of a Middleware subclass or a function (req, res, next)"),
-        (None, "None is no middleware; list an instance of a Middleware subclass or a function (req, res, next)"),
-        (lambda request: 1, "unknown parameter `request`; did you mean `req`? use layers may take req, res, next"),
+        (
+            "Logger",
+            "'Logger' is no middleware; list an instance of a Middleware subclass or a function (req, res",
+        ),
+        (
+            None,
+            "None is no middleware; list an instance of a Middleware subclass or a function (req, res, next)",
+        ),
+        (
+            lambda request: 1,
+            "unknown parameter `request`; did you mean `req`? use layers may take req, res, next",
+        ),
         (lambda self, req: 1, "unknown parameter `self`"),
         (lambda err: 1, "`err` is only for @on_error; drop it, or mark the method with @on_error"),
         (dict, "dict does not show its parameters; wrap it: def layer(req, res, next)"),
@@ -832,10 +846,14 @@ def test_what_is_no_middleware(item, text):
         type("Todos", (Backend,), {"middleware": [item]})
 
 
-@pytest.mark.parametrize("items", ["Logger", 5, Noisy("a", []), iter([])], ids=["text", "number", "one", "iterator"])
+@pytest.mark.parametrize(
+    "items", ["Logger", 5, Noisy("a", []), iter([])], ids=["text", "number", "one", "iterator"]
+)
 def test_middleware_that_is_no_list(items):
     """A forgotten pair of brackets is noticed."""
-    with pytest.raises(DefinitionError, match=r"Todos\.middleware is no list; write middleware = \[Logger\(\), \.\.\.\]"):
+    with pytest.raises(
+        DefinitionError, match=r"Todos\.middleware is no list; write middleware = \[Logger\(\), \.\.\.\]"
+    ):
         type("Todos", (Backend,), {"middleware": items})
 
 
