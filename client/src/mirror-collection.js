@@ -31,7 +31,7 @@ export class CollectionMirror extends Mirror {
     }
   }
 
-  /** @param {Write} write */
+  /** @param {import('./mirror.js').Write} write */
   undo({ model, method, index }) {
     if (method === 'create' && model.isNew()) this.target.remove(model, REMOTE);
     if (method !== 'delete' || this.replica.truth(model.id) === undefined || this.target.get(model.id)) return;
