@@ -59,6 +59,16 @@ class Closed(Backend):
         raise Forbidden("members only")
 
 
+class Stubborn(Backend):
+    """Has one model, and keeps it."""
+
+    store = MemoryStore(models=[{"id": 1, "text": "stays"}])
+
+    @before("delete")
+    def refuse(self, req: Any) -> None:
+        raise Forbidden("it stays")
+
+
 class Control(Backend):
     """Has the server speak to the clients of another backend."""
 
@@ -70,4 +80,4 @@ class Control(Backend):
 
 
 app = App(event="remote")
-app.serve(Todos, Notes, Rooms, Echo, Slow, Closed, Control)
+app.serve(Todos, Notes, Rooms, Echo, Slow, Closed, Stubborn, Control)
