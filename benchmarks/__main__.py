@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import report, toolchain
 from benchmarks.bar import BAR
 from benchmarks.contestants import PEERS
-from benchmarks.load import Failed, measure
+from benchmarks.load import Failed, measure_in_quiet
 from benchmarks.scenarios import QUICK, QUICK_PEERS, SCENARIOS, Scenario
 
 RESULTS = toolchain.HERE / "results"
@@ -30,6 +30,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--without-bbio", action="store_true", help="measure the peers alone")
     parser.add_argument("--rounds", type=int, help="alternating rounds (5)")
     parser.add_argument("--seconds", type=float, help="measured seconds of each run (3)")
+    parser.add_argument("--patience", type=int, help="repetitions of a run that others disturbed (3)")
     parser.add_argument("--server-core", type=int, default=0, help="core of the servers (0)")
     parser.add_argument("--load-core", type=int, default=1, help="core of the load generator (1)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON and the picture")
@@ -37,6 +38,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.seconds = options.seconds or (1.0 if options.quick else 3.0)
+    if options.patience is None:
+        options.patience = 0 if options.quick else 3
     unknown = [peer for peer in options.peers or () if peer not in PEERS]
     if unknown:
         parser.error(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
@@ -92,11 +95,12 @@ def run(options: argparse.Namespace) -> dict:
 
 def attempt(scenario: Scenario, case: str, options: argparse.Namespace) -> dict[str, float] | None:
     try:
-        raw = measure(scenario, case, options.seconds, options.server_core, options.load_core)
+        cores = (options.server_core, options.load_core)
+        raw = measure_in_quiet(scenario, case, options.seconds, cores, options.patience)
     except Failed as error:
         print(f"{scenario.name}, {case}: {error}", file=sys.stderr)
         return None
-    return {name: metric(raw) for name, metric in scenario.metrics.items()}
+    return {name: metric(raw) for name, metric in scenario.metrics.items()} | {"foreign": raw["foreign"]}
 
 
 def check_machine(options: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ HEADINGS = {
     "p50_us": "p50 us",
     "p99_us": "p99 us",
     "busy": "busy",
+    "foreign": "others",
     "kib": "KiB",
     "connect_cpu_us": "CPU us to connect",
     "rss_mib": "RSS MiB",
@@ -60,7 +61,7 @@ def empty_result(options: argparse.Namespace) -> dict:
 
 def add(result: dict, scenario: Scenario, case: str, values: dict[str, float] | None) -> None:
     measured = result["values"].setdefault(scenario.name, {}).setdefault(case, {})
-    for metric in scenario.metrics:
+    for metric in (*scenario.metrics, "foreign"):
         measured.setdefault(metric, []).append(None if values is None else round(values[metric], 3))
 
 
@@ -96,7 +97,7 @@ def print_tables(result: dict) -> None:
     )
     for name, cases in result["values"].items():
         scenario = SCENARIOS[name]
-        metrics = list(scenario.metrics)
+        metrics = [*scenario.metrics, "foreign"]
         rows = [["", *(HEADINGS[metric] for metric in metrics)]]
         # As in the list of scenarios: the order in which they were measured changes from round to round.
         for case in sorted(cases, key=list(scenario.cases).index):

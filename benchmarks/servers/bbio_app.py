@@ -2,7 +2,7 @@
 
 import argparse
 
-from bbio import App, Backend, use
+from bbio import App, Backend
 from bbio.builtin import MemoryStore
 
 
@@ -20,7 +20,7 @@ def main() -> None:
 
     class Messages(Backend):
         store = MemoryStore()
-        middleware = [use(passes)] * options.layers
+        middleware = [passes] * options.layers
 
     app = App(engine=options.engine)
     app.serve(Messages)
