@@ -36,7 +36,7 @@ async def test_a_client_cannot_take_the_place_of_a_model_by_creating_it(serve, j
     """Creating with the id of an existing model never overwrites that model."""
     alice = await join(await serve(backend()), "todos")
     milk = await alice.sync("create", {"title": "milk"})
-    with pytest.raises(SyncFailed, match="Conflict"):
+    with pytest.raises(SyncFailed, match="BadRequest"):
         await alice.sync("create", {"id": milk["id"], "title": "mine now"})
     assert await alice.sync("read", {"id": milk["id"]}) == milk
 

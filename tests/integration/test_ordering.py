@@ -152,7 +152,7 @@ async def test_heartbeats_never_wait_for_a_handler(serve, join, gate, gated, tra
 
 async def test_a_request_has_a_deadline(serve, join, gate, gated):
     """A handler that takes too long is stopped and its client gets Timeout; other requests go on."""
-    app = await serve(gated, limits=Limits(request_timeout=0.2))
+    app = await serve(gated, limits=Limits(deadline=0.2))
     alice, bob = await join(app, "todos"), await join(app, "todos")
     with pytest.raises(SyncFailed) as caught:
         await alice.sync("update", {"id": 1, "step": "never"})
@@ -165,7 +165,7 @@ async def test_a_request_has_a_deadline(serve, join, gate, gated):
 
 async def test_the_deadline_counts_from_when_the_request_was_sent(serve, join, gate, gated):
     """A request that waits behind another of its model runs out of time too, and then never runs."""
-    app = await serve(gated, limits=Limits(request_timeout=0.3))
+    app = await serve(gated, limits=Limits(deadline=0.3))
     alice = await join(app, "todos")
     ids = [await alice.start("update", {"id": 1, "step": step}) for step in ("first", "second")]
     for id in ids:
@@ -189,7 +189,7 @@ async def test_a_handler_that_ignores_its_cancellation_still_times_out(serve, jo
                     continue
             return req.model
 
-    alice = await join(await serve(Todos, limits=Limits(request_timeout=0.2)), "todos")
+    alice = await join(await serve(Todos, limits=Limits(deadline=0.2)), "todos")
     id = await alice.start("update", {"id": 1})
     with pytest.raises(SyncFailed, match="Timeout"):
         await alice.finish(id)

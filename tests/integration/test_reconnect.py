@@ -1,14 +1,16 @@
 """Connections come and go: what a client finds when it is back, and what it leaves behind."""
 
+import asyncio
+
 import pytest
 
-from bbio import App, Backend
+from bbio import App, Backend, update
 from bbio.builtin import MemoryStore
 from tests.support.servers import heard
 from tests.support.wire import Closed, LegacyClient
 
 SERVED = """
-from bbio import App, Backend
+from bbio import App, Backend, update
 from bbio.builtin import MemoryStore
 
 class Todos(Backend):
@@ -82,6 +84,25 @@ async def test_namespaces_can_be_left_and_joined_again_on_one_connection(serve, 
     await alice.listen("home")
     milk = await bob.sync("create", {"title": "milk"})
     assert await heard(app.backends["todos"], alice) == [[("create", milk)]]
+
+
+async def test_requests_keep_their_order_after_a_namespace_was_joined_again(serve, join):
+    """Leaving the only namespace and joining it again does not leave requests waiting for ever."""
+    release = asyncio.Event()
+
+    class Todos(Backend):
+        @update
+        async def wait(self, req):
+            await release.wait()
+            return req.model
+
+    alice = await join(await serve(Todos), "todos")
+    await alice.namespace.disconnect()
+    alice.namespace = await alice.wire.connect("/todos")
+    ids = [await alice.start("update", {"id": 1, "n": n}) for n in range(3)]
+    await alice.sync("read")
+    release.set()
+    assert [(await alice.finish(id))["n"] for id in ids] == [0, 1, 2]
 
 
 async def test_an_application_that_stops_lets_its_clients_know(serve, join, todos):
