@@ -71,9 +71,11 @@ class MemoryStore(Store):
         req.revs = {key: rev for key, (rev, _) in models.items()}
         found = [decode(body) for _, body in models.values()]
         wanted = req.options.get("data")
-        if isinstance(wanted, dict) and wanted:
-            return [model for model in found if all(model.get(name) == value for name, value in wanted.items())]
-        return found
+        if wanted is None:
+            return found
+        if not isinstance(wanted, dict):
+            raise BadRequest("options.data must be an object: the values that the models to read have")
+        return [model for model in found if _matches(model, wanted)]
 
     async def write(self, req: Request) -> Commit:
         earlier = self.log.find(req.operation, req.digest)
@@ -124,3 +126,11 @@ class MemoryStore(Store):
         if found is None:
             raise NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
         return found
+
+
+def _matches(model: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Equality as JSON has it: `true` is not 1, and a field that is not there is not null."""
+    return all(
+        name in model and model[name] == value and isinstance(model[name], bool) == isinstance(value, bool)
+        for name, value in wanted.items()
+    )

@@ -99,7 +99,8 @@ async def test_options_data_filters_by_equality(serve, join):
     assert await found({"a": 1}) == [{"a": 1, "b": "x"}, {"a": 1, "b": "y"}]
     assert await found({"a": 1, "b": "x"}) == [{"a": 1, "b": "x"}]
     assert await found({"b": "z"}) == []
-    assert await found({"c": 1}) == []
+    assert await found({"c": 1}) == await found({"c": None}) == await found({"a": True}) == []
+    assert await found({"a": None}) == [{"a": None}]
     assert len(await found({})) == 5
 
 
