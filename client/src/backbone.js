@@ -61,12 +61,15 @@ export function attach(Backbone, io) {
     for (const mirror of reading) mirror.replica.hold();
     const writes = new Map(changing.map((mirror) => [mirror, mirror.begin(model, method, sent)]));
 
-    /** @param {any} result @param {any} meta */
-    const succeeded = (result, meta) => {
+    /** @param {any} result @param {any} meta @param {boolean} [passed] */
+    const succeeded = (result, meta, passed) => {
       let succeed = () => options.success?.(result);
+      /** @type {(CollectionMirror & ModelMirror)[]} */
+      const outdated = [];
       for (const mirror of its) {
         mirror.pending.delete(/** @type {any} */ (writes.get(mirror)));
-        if (method !== 'read') mirror.acked(method, sent, result, meta);
+        const latest = method === 'read' || (!passed && mirror.acked(model, method, sent, result, meta));
+        if (!latest || method === 'delete') outdated.push(mirror);
         if (method === 'create') mirror.settle(model, result);
       }
       for (const mirror of reading) {
@@ -77,6 +80,8 @@ export function attach(Backbone, io) {
         succeed();
       } finally {
         for (const mirror of reading) mirror.release();
+        for (const mirror of outdated) mirror.reconcile(model, result);
+        for (const mirror of changing) mirror.reassert(model);
         resolve(result);
       }
     };
@@ -102,7 +107,7 @@ export function attach(Backbone, io) {
     for (const name of LOCAL) delete extras[name];
     handle.request(
       { method, model: sent, options: extras, timeout: options.timeout, rev, key, origins: its },
-      (err, result, meta) => (err ? failed(err) : succeeded(result, meta)),
+      (err, result, meta, passed) => (err ? failed(err) : succeeded(result, meta, passed)),
     );
     options.xhr = promise;
     model.trigger('request', model, promise, options);

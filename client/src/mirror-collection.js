@@ -17,8 +17,8 @@ export class CollectionMirror extends Mirror {
     return this.target._prepareModel({ ...raw }, { parse: true, ...REMOTE }) || undefined;
   }
 
-  /** @param {string} method @param {any} id @param {any} raw @param {any} before */
-  change(method, id, raw, before) {
+  /** @param {string} method @param {any} id @param {any} raw @param {any} before @param {any} [maker] */
+  change(method, id, raw, before, maker) {
     const model = id === undefined ? undefined : this.target.get(id);
     const leaving = [...this.pending].some((write) => write.method === 'delete' && write.model.id === id);
     if (method === 'delete') {
@@ -26,16 +26,18 @@ export class CollectionMirror extends Mirror {
     } else if (model) {
       this.merge(model, raw, before);
     } else if (method === 'create' && !leaving) {
-      const added = this.prepare(raw);
+      const added = maker ?? this.prepare(raw);
       if (added) this.target.add(added, REMOTE);
     }
   }
 
   /** @param {import('./mirror.js').Write} write */
-  undo({ model, method, index }) {
+  undo({ model, method, index, truth }) {
     if (method === 'create' && model.isNew()) this.target.remove(model, REMOTE);
-    if (method !== 'delete' || this.replica.truth(model.id) === undefined || this.target.get(model.id)) return;
+    const now = this.replica.truth(model.id);
+    if (method !== 'delete' || now === undefined || this.target.get(model.id)) return;
     destroyed.delete(model);
+    this.merge(model, now, truth);
     this.target.add(model, { at: Math.min(index, this.target.length), ...REMOTE });
   }
 
@@ -52,7 +54,7 @@ export class CollectionMirror extends Mirror {
 
   /** @param {boolean} renewed */
   reread(renewed) {
-    if (renewed) this.replica.renew();
+    this.replica.restart(renewed);
     return this.fetch({ ...(this.data !== undefined && { data: this.data }), remove: false, reset: false });
   }
 
@@ -79,6 +81,7 @@ export class CollectionMirror extends Mirror {
     const { parse } = target;
     target.parse = (/** @type {any[]} */ ...args) => (list = parse.apply(target, args));
     const changes = resync ? this.watch() : undefined;
+    const unsaved = [...this.pending].filter(({ model, method }) => method === 'create' && target.includes(model));
     const before = new Map(target.models.map((/** @type {any} */ model) => [model.id, replica.truth(model.id)]));
     try {
       succeed();
@@ -86,6 +89,8 @@ export class CollectionMirror extends Mirror {
       if (own) Object.defineProperty(target, 'parse', own);
       else delete target.parse;
     }
+    // Backbone drops what the server does not have; what is on its way there stays.
+    target.add(unsaved.map(({ model }) => model), REMOTE);
     const revs = new Map();
     if (Array.isArray(meta?.r)) meta.r.forEach((/** @type {any} */ rev, /** @type {number} */ i) => revs.set(this.idOf(response[i]), rev ?? undefined));
     const ids = this.learn(Array.isArray(list) ? list : list ? [list] : [], before, revs);
@@ -113,9 +118,9 @@ export class CollectionMirror extends Mirror {
       const model = this.target.get(id);
       if (model && before.get(id) !== undefined) this.merge(model, raw, before.get(id));
     }
-    for (const { model, method, mine } of this.pending) {
+    for (const { model, method } of this.pending) {
       if (method === 'delete') this.target.remove(this.target.get(model.id), REMOTE);
-      else if (Object.keys(mine).length > 0) model.set(mine, REMOTE);
+      else this.reassert(model);
     }
     return ids;
   }

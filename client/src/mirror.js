@@ -6,7 +6,12 @@ import { Replica } from './core/replica.js';
  * that the server refuses.
  *
  * @typedef {import('./core/follower.js').Meta} Meta
- * @typedef {{model: any, method: string, mine: Record<string, any>, index: number}} Write a change made before its answer
+ * @typedef {object} Write a change made before its answer
+ * @property {any} model
+ * @property {string} method
+ * @property {Record<string, any>} mine the attributes it changed
+ * @property {any} truth what the server held then
+ * @property {number} index where in the collection the model was
  */
 
 /** Passed with every change that comes from the server, for listeners that tell the two apart. */
@@ -45,43 +50,64 @@ export class Mirror {
     if (!this.replica.keep({ method, raw, meta })) this.take(method, raw, meta);
   }
 
-  /** @param {string} method @param {any} raw @param {Meta} [meta] */
-  take(method, raw, meta) {
+  /**
+   * @param {string} method
+   * @param {any} raw
+   * @param {Meta} [meta]
+   * @param {{again?: boolean, maker?: any}} [how] `again`: make the change even when it is known, a read may have undone
+   *   it; `maker`: the model whose own write it is
+   */
+  take(method, raw, meta, { again = false, maker } = {}) {
     const id = this.idOf(raw);
     if (!this.concerns(id)) return;
     const before = this.replica.truth(id);
-    if (id !== undefined && !this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r)) return;
-    this.change(method, id, raw, before);
+    const news = id === undefined || this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
+    if (!news && !again) return;
+    const truth = id === undefined ? raw : this.replica.truth(id);
+    if (truth === undefined) this.change('delete', id, raw, before);
+    else this.change(method, id, truth, before, maker);
+    if (!news || maker) return;
     this.target.trigger(this.handle.prefix, method, raw);
     this.trigger(method, raw);
   }
 
   /**
    * A write of the target's own succeeded.
+   * @param {any} model
    * @param {string} method
    * @param {any} sent
    * @param {any} result
    * @param {Meta} [meta]
+   * @returns {boolean} false when something newer than this write is known already
    */
-  acked(method, sent, result, meta) {
+  acked(model, method, sent, result, meta) {
     const told = typeof result === 'object' && result !== null;
     const known = this.replica.truth(this.idOf(sent));
     const raw = told ? result : method === 'patch' ? { ...known, ...sent } : sent;
     const id = this.idOf(raw) ?? this.idOf(sent);
-    if (id === undefined) return;
-    this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
-    this.replica.keep({ method, raw, meta, own: true });
+    if (id === undefined) return true;
+    this.replica.keep({ method, raw, meta, maker: model });
+    return this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
+  }
+
+  /**
+   * The target has just been set to the outcome of its own write, though something newer is known, or will be once
+   * a read that is under way has ended.
+   * @param {any} model
+   * @param {any} result
+   */
+  reconcile(model, result) {
+    if (this.replica.reading) return;
+    const truth = this.replica.truth(model.id);
+    if (truth === undefined) this.change('delete', model.id, result, undefined);
+    else this.change('create', model.id, truth, result ?? undefined);
   }
 
   /** A read that was sent has ended: what was told meanwhile may be applied. */
   release() {
-    for (const { method, raw, meta, own } of this.replica.release()) {
-      const id = own && this.idOf(raw);
-      if (!own) this.take(method, raw, meta);
-      else if (meta?.r === undefined || (this.replica.rev(id) ?? 0) <= meta.r) {
-        this.replica.learn(id, method === 'delete' ? undefined : raw, meta?.r);
-        this.change(method, id, raw, undefined);
-      }
+    for (const { method, raw, meta, maker } of this.replica.release()) {
+      if (maker) this.replica.learn(this.idOf(raw), method === 'delete' ? undefined : raw, meta?.r);
+      this.take(method, raw, meta, { again: true, maker });
     }
   }
 
@@ -93,7 +119,8 @@ export class Mirror {
    * @returns {Write}
    */
   begin(model, method, sent) {
-    const truth = this.attributes(model, this.replica.truth(model.id));
+    const raw = this.replica.truth(model.id);
+    const truth = this.attributes(model, raw);
     /** @type {Record<string, any>} */
     const mine = {};
     if (method === 'update' || method === 'patch') {
@@ -102,7 +129,7 @@ export class Mirror {
         if (same(model.get(key), sent[key]) && !(truth && same(truth[key], sent[key]))) mine[key] = sent[key];
       }
     }
-    const write = { model, method, mine, index: this.target.models ? this.target.indexOf(model) : -1 };
+    const write = { model, method, mine, truth: raw, index: this.target.models ? this.target.indexOf(model) : -1 };
     this.pending.add(write);
     return write;
   }
@@ -134,15 +161,26 @@ export class Mirror {
     for (const key of Object.keys({ ...before, ...truth, ...mine })) {
       const value = model.get(key);
       const untouched = same(value, key in mine ? mine[key] : before[key]);
-      if (!untouched || this.overlay(model, key)) continue;
-      if (key in truth) model.set(key, truth[key], REMOTE);
-      else model.unset(key, REMOTE);
+      if (untouched && !this.overlay(model, key)) this.assign(model, key, truth);
     }
   }
 
   /** @param {any} model @param {string} key @returns {Write | undefined} the pending write that sets the attribute */
   overlay(model, key) {
     return [...this.pending].find((write) => write.model === model && key in write.mine);
+  }
+
+  /** The model was set to an answer: changes that still wait for theirs go on top. @param {any} model */
+  reassert(model) {
+    for (const write of this.pending) {
+      if (write.model === model) for (const key of Object.keys(write.mine)) this.assign(model, key, write.mine);
+    }
+  }
+
+  /** @param {any} model @param {string} key @param {Record<string, any>} attributes where to find its value, if it has one */
+  assign(model, key, attributes) {
+    if (attributes[key] !== undefined) model.set(key, attributes[key], REMOTE);
+    else if (model.has(key)) model.unset(key, REMOTE);
   }
 
   /**
@@ -157,7 +195,7 @@ export class Mirror {
     const pending = (/** @type {string} */ key) => this.overlay(model, key);
     const settled = Object.keys(attributes).filter((key) => !pending(key));
     model.set(Object.fromEntries(settled.map((key) => [key, attributes[key]])), REMOTE);
-    for (const key of gone) if (!pending(key) && model.has(key)) model.unset(key, REMOTE);
+    for (const key of gone) if (!pending(key)) this.assign(model, key, attributes);
   }
 
   /** @param {any} model @param {any} raw @returns {Record<string, any> | undefined} */
@@ -186,7 +224,7 @@ export class Mirror {
     if (model.isNew() || typeof response !== 'object' || response === null) return;
     this.replica.learn(model.id, response, meta?.r ?? undefined);
     if (before !== undefined) this.merge(model, response, before);
-    for (const write of this.pending) if (write.model === model) model.set(write.mine, REMOTE);
+    this.reassert(model);
   }
 
   /** @param {any} options how to fetch @returns {Promise<void>} */
@@ -205,8 +243,16 @@ export class Mirror {
     return true;
   }
 
-  /** @param {string} _method @param {any} _id @param {any} _raw @param {any} _before @abstract */
-  change(_method, _id, _raw, _before) {}
+  /**
+   * Make the change that a notification tells of.
+   * @param {string} _method
+   * @param {any} _id
+   * @param {any} _raw
+   * @param {any} _before what the server held earlier
+   * @param {any} [_maker] the model whose own write it is
+   * @abstract
+   */
+  change(_method, _id, _raw, _before, _maker) {}
 
   /** @param {Write} _write @abstract */
   undo(_write) {}
@@ -232,7 +278,7 @@ export class ModelMirror extends Mirror {
 
   /** @param {boolean} renewed */
   async reread(renewed) {
-    if (renewed) this.replica.renew();
+    this.replica.restart(renewed);
     if (this.target.isNew()) return;
     const held = { ...this.target.attributes };
     try {

@@ -126,6 +126,17 @@ export class Follower {
     return this.#listening ? this.#wait(null, null, meta) : this.#take(null, null, meta);
   }
 
+  /**
+   * Whether all that was true at a place has been told already: by events, or by reading everything later than that.
+   * @param {Meta} meta the place in a reply
+   * @param {boolean} retried whether the reply may be that of an earlier attempt, and its epoch a past one
+   */
+  passed(meta, retried) {
+    const place = this.#places.get(meta.s);
+    if (!place) return false;
+    return meta.e === place.epoch ? meta.o <= place.offset : retried;
+  }
+
   /** Everything has been read and applied since the effect `read`. @returns {Effect[]} */
   complete() {
     for (const place of this.#places.values()) place.stale = false;

@@ -80,7 +80,7 @@ export class Handle extends Emitter {
   /**
    * `sync` with a callback, called synchronously as soon as the answer is known.
    * @param {Spec} spec
-   * @param {(err: any, result?: any, meta?: any) => void} done
+   * @param {(err: any, result?: any, meta?: any, passed?: boolean) => void} done
    */
   request({ method, model, options = {}, timeout, rev, key, origins = [] }, done) {
     const { timeout: _, ...extras } = options;

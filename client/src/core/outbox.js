@@ -11,8 +11,9 @@
  * @property {Record<string, any>} request what travels: method, model, options, channel, op, rev
  * @property {string} [key] the model's id, of a write to a known model
  * @property {boolean} sent whether it was ever sent
+ * @property {boolean} retried whether it was sent more than once
  * @property {boolean} waiting whether it was sent on the present connection
- * @property {(err: any, result?: any, meta?: any, event?: boolean) => void} done called once
+ * @property {(err: any, result?: any, meta?: any, passed?: boolean) => void} done called once
  */
 
 export class Outbox {
@@ -46,7 +47,7 @@ export class Outbox {
     const n = ++this.#counter;
     if (request.method !== 'read') request.op = { c: this.client, n };
     /** @type {Entry} */
-    const entry = { n, handle, request, key, done, sent: false, waiting: false };
+    const entry = { n, handle, request, key, done, sent: false, retried: false, waiting: false };
     this.#entries.set(n, entry);
     return entry;
   }
@@ -64,6 +65,7 @@ export class Outbox {
       const blocked = model !== undefined && busy.has(model);
       if (model !== undefined) busy.add(model);
       if (entry.waiting || blocked || !may(entry)) continue;
+      entry.retried = entry.sent;
       entry.waiting = entry.sent = true;
       due.push(entry);
     }
@@ -99,10 +101,10 @@ export class Outbox {
    * @param {any} err the error, null for a success
    * @param {any} [result]
    * @param {any} [meta] the place of the write
-   * @param {boolean} [event] whether its own event told
+   * @param {boolean} [passed] whether the stream had passed that place before
    * @returns {boolean} whether it was still unanswered
    */
-  settle(entry, err, result, meta, event) {
+  settle(entry, err, result, meta, passed) {
     if (!this.#entries.delete(entry.n)) return false;
     if (!err && meta?.r !== undefined && entry.key !== undefined) {
       for (const other of this.#entries.values()) {
@@ -110,7 +112,7 @@ export class Outbox {
         if (next && other.request.rev === entry.request.rev && other.request.rev !== undefined) other.request.rev = meta.r;
       }
     }
-    entry.done(err, result, meta, event);
+    entry.done(err, result, meta, passed);
     return true;
   }
 

@@ -32,30 +32,24 @@ export class Replica {
    * @param {any} id
    * @param {any} model the model; undefined when it is deleted
    * @param {number} [rev] its revision, if told
-   * @returns {boolean} false when something newer is known already
+   * @returns {boolean} false when that, or something newer, is known already
    */
   accept(id, model, rev) {
-    const key = String(id);
-    const known = this.#known.get(key);
-    if (rev !== undefined && known?.rev !== undefined && rev <= known.rev) return false;
-    this.#known.set(key, { rev: rev ?? known?.rev, model });
-    this.#graves.delete(key);
-    if (model === undefined) this.#bury(key);
+    const known = this.rev(id);
+    if (rev !== undefined && known !== undefined && rev <= known) return false;
+    this.#know(String(id), model, rev ?? known);
     return true;
   }
 
   /**
-   * Take one model of what was read.
+   * Take one model of what was read, or once more what was known before the read.
    * @param {any} id
    * @param {any} model
-   * @param {number} [rev] its revision, if the read told
+   * @param {number} [rev] its revision, if told
    */
   learn(id, model, rev) {
-    const known = this.#known.get(String(id));
-    if (rev === undefined || known?.rev === undefined || rev >= known.rev) {
-      this.#known.set(String(id), { rev: rev ?? known?.rev, model });
-      this.#graves.delete(String(id));
-    }
+    const known = this.rev(id);
+    if (rev === undefined || known === undefined || rev >= known) this.#know(String(id), model, rev ?? known);
   }
 
   /**
@@ -70,14 +64,23 @@ export class Replica {
     }
   }
 
-  /** Revisions may have begun anew: those known say nothing any more. */
-  renew() {
-    for (const known of this.#known.values()) known.rev = undefined;
+  /**
+   * Everything is to be read: what waits was told before, and says nothing more.
+   * @param {boolean} renewed whether revisions may have begun anew, so that those known say nothing either
+   */
+  restart(renewed) {
+    this.#held = [];
+    if (renewed) for (const known of this.#known.values()) known.rev = undefined;
   }
 
   /** A read begins: until it ends, notifications wait, for the read may tell of less than they do. */
   hold() {
     this.#reads += 1;
+  }
+
+  /** Whether a read is under way. */
+  get reading() {
+    return this.#reads > 0;
   }
 
   /**
@@ -86,14 +89,21 @@ export class Replica {
    * @returns {boolean} whether it was kept
    */
   keep(notification) {
-    if (this.#reads > 0) this.#held.push(notification);
-    return this.#reads > 0;
+    if (this.reading) this.#held.push(notification);
+    return this.reading;
   }
 
   /** A read ended. @returns {any[]} the notifications that may be applied now */
   release() {
     this.#reads -= 1;
     return this.#reads > 0 ? [] : this.#held.splice(0);
+  }
+
+  /** @param {string} key @param {any} model @param {number | undefined} rev */
+  #know(key, model, rev) {
+    this.#known.set(key, { rev, model });
+    this.#graves.delete(key);
+    if (model === undefined) this.#bury(key);
   }
 
   /** @param {string} key */

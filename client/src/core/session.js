@@ -229,25 +229,26 @@ export class Session {
         const timed = /** @type {Timed} */ (entry);
         if (err) this.#settle(timed, new SyncError(typeof err === 'string' ? { message: err } : err.error ?? err));
         else {
-          this.#succeed(timed, result, meta);
-          if (meta?.s) this.run(entry.handle, entry.handle.follower.acked(meta));
+          const { follower } = entry.handle;
+          this.#succeed(timed, result, meta, meta?.s && follower.passed(meta, entry.retried));
+          if (meta?.s) this.run(entry.handle, follower.acked(meta));
         }
       });
       this.#socket.emit('sync', entry.request, answer);
     }
   }
 
-  /** @param {Timed} entry @param {any} result @param {any} meta */
-  #succeed(entry, result, meta) {
-    const inTime = this.#settle(entry, null, result, meta);
+  /** @param {Timed} entry @param {any} result @param {any} meta @param {boolean} [passed] */
+  #succeed(entry, result, meta, passed) {
+    const inTime = this.#settle(entry, null, result, meta, passed);
     // An answer after the deadline tells of a write that its maker has given up on: news to all.
-    entry.handle.wrote(entry.request, result, meta, inTime ? entry.origins : []);
+    if (!passed) entry.handle.wrote(entry.request, result, meta, inTime ? entry.origins : []);
   }
 
-  /** @param {Timed} entry @param {any} err @param {any} [result] @param {any} [meta] */
-  #settle(entry, err, result, meta) {
+  /** @param {Timed} entry @param {any} err @param {any} [result] @param {any} [meta] @param {boolean} [passed] */
+  #settle(entry, err, result, meta, passed) {
     clearTimeout(entry.timer);
-    const first = this.outbox.settle(entry, err, result, meta);
+    const first = this.outbox.settle(entry, err, result, meta, passed);
     if (first && entry.key !== undefined) this.#flush();
     return first;
   }

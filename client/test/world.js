@@ -1,0 +1,220 @@
+/**
+ * A server and a network in which everything that can go wrong does, as a seeded random number says.
+ *
+ * The server follows docs/protocol.md: streams with epochs and bounded history, operation ids, revisions, conflicts.
+ * Time stands still unless the schedule moves it, so a schedule can be run again from its seed.
+ */
+
+/** mulberry32: small, seedable, good enough to choose by. */
+export function seeded(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+const clone = (value) => (value === undefined ? undefined : JSON.parse(JSON.stringify(value)));
+const refuse = (name, fields = {}) => [{ error: { name, message: name, ...fields } }];
+
+/** One namespace connection: the client's half looks like Socket.IO's socket, the queues are the network. */
+class Link {
+  connected = false;
+  active = false;
+  toServer = [];
+  toClient = [];
+  late = [];
+  channels = new Set();
+  #handlers = new Map();
+
+  constructor(world) {
+    this.world = world;
+    world.links.push(this);
+  }
+
+  on(event, handler) {
+    this.#handlers.set(event, handler);
+  }
+
+  off() {
+    this.#handlers.clear();
+  }
+
+  tell(event, ...args) {
+    this.#handlers.get(event)?.(...args);
+  }
+
+  connect() {
+    this.active = true;
+  }
+
+  disconnect() {
+    this.active = false;
+    this.cut('io client disconnect');
+  }
+
+  emit(event, ...args) {
+    const ack = args.pop();
+    this.toServer.push([event, clone(args), ack]);
+  }
+
+  cut(reason) {
+    if (!this.connected) return;
+    this.connected = false;
+    this.toServer = [];
+    this.toClient = [];
+    this.late = [];
+    this.channels.clear();
+    if (reason === 'io server disconnect') this.active = false;
+    this.tell('disconnect', reason);
+  }
+
+  up() {
+    if (this.connected || !this.active) return;
+    this.connected = true;
+    this.tell('connect');
+  }
+
+  /** The client takes what arrived first. */
+  receive() {
+    this.toClient.shift()?.();
+  }
+
+  send(...args) {
+    const copy = clone(args);
+    this.toClient.push(() => this.tell(...copy));
+  }
+
+  /** Answer now, or at some later time that the schedule chooses. */
+  answer(ack, args, late) {
+    const copy = clone(args);
+    (late ? this.late : this.toClient).push(() => ack(...copy));
+  }
+}
+
+export class World {
+  links = [];
+  /** Effects by operation id; each must be 1. */
+  effects = new Map();
+  #stores = new Map();
+  #logs = new Map();
+  #ops = new Map();
+  #rev = 0;
+  #ids = 0;
+  #epochs = 0;
+
+  /** @param {() => number} random */
+  constructor(random) {
+    this.random = random;
+    this.history = [3, 8, 40][Math.floor(random() * 3)];
+    this.lossy = random() < 0.3;
+    this.late = random() < 0.5 ? 0 : 0.3;
+  }
+
+  /** What Socket.IO's `io` is to a client. */
+  io = () => ({ io: { uri: 'sim', socket: () => new Link(this) } });
+
+  store(channel) {
+    if (!this.#stores.has(channel)) this.#stores.set(channel, new Map());
+    return this.#stores.get(channel);
+  }
+
+  log(stream) {
+    if (!this.#logs.has(stream)) this.#logs.set(stream, { epoch: `e${(this.#epochs += 1)}`, top: 0, events: [] });
+    return this.#logs.get(stream);
+  }
+
+  /** A stream's history is lost: a new epoch begins. */
+  renew(stream) {
+    this.#logs.delete(stream);
+    for (const link of this.links) if (link.connected) link.cut('transport close');
+  }
+
+  publish(stream, method, model, rev, op, { skip, certain } = {}) {
+    const log = this.log(stream);
+    const meta = { s: stream, e: log.epoch, o: (log.top += 1), r: rev, ...(op && { op: `${op.c}:${op.n}` }) };
+    log.events.push(clone([method, model, meta]));
+    if (log.events.length > this.history) log.events.shift();
+    for (const link of this.links) {
+      const follows = stream === '*' ? link.channels.size > 0 : link.channels.has(stream);
+      const lost = this.lossy && !certain && this.random() < 0.1;
+      if (link.connected && follows && link !== skip && !lost) link.send('synced', method, model, meta);
+    }
+    return meta;
+  }
+
+  /** A write by the server itself, told to every channel. */
+  broadcast(id, certain = false) {
+    const rev = (this.#rev += 1);
+    const model = { id, from: 'server', rev };
+    const known = this.channels.every((channel) => this.store(channel).has(id));
+    for (const channel of this.channels) this.store(channel).set(id, { rev, model });
+    this.publish('*', known ? 'update' : 'create', model, rev, undefined, { certain });
+  }
+
+  channels = ['x', ''];
+
+  /** The server takes what arrived first on a link. */
+  serve(link) {
+    const message = link.toServer.shift();
+    if (!message) return;
+    const [event, args, ack] = message;
+    if (event === 'listen') this.#listen(link, args, ack);
+    else this.#sync(link, args[0], ack);
+  }
+
+  #listen(link, [channel, { since }], ack) {
+    const streams = {};
+    for (const stream of [`c:${channel ?? ''}`, '*']) {
+      const { epoch, top, events } = this.log(stream);
+      const [e, o] = since[stream] ?? [];
+      const recovered = e === epoch && o <= top && top - o <= events.length;
+      streams[stream] = { epoch, offset: top, recovered, events: recovered ? events.slice(events.length - (top - o)) : [] };
+    }
+    link.channels.add(`c:${channel ?? ''}`);
+    link.answer(ack, [{ event: 'backend', v: 1, streams }]);
+  }
+
+  #sync(link, { method, model, channel, op, rev }, ack) {
+    const store = this.store(channel ?? '');
+    const late = this.random() < this.late;
+    if (method === 'read') {
+      const all = [...store.values()];
+      link.answer(ack, [null, all.map((one) => one.model), { r: all.map((one) => one.rev) }], late);
+      return;
+    }
+    const key = `${op.c}:${op.n}`;
+    const stored = this.#ops.get(key);
+    if (stored) {
+      link.answer(ack, stored, late);
+      return;
+    }
+    const known = store.get(model.id);
+    if (model.title === 'bad') link.answer(ack, refuse('Invalid', { code: 422 }), late);
+    else if (method !== 'create' && !known) link.answer(ack, refuse('NotFound', { code: 404 }), late);
+    else if (rev !== undefined && rev < known.rev) {
+      link.answer(ack, refuse('Conflict', { code: 409, current: known.model, rev: known.rev }), late);
+    } else this.#commit(link, store, { method, model, channel, op, key }, ack, late);
+  }
+
+  #commit(link, store, { method, model, channel, op, key }, ack, late) {
+    const known = store.get(model.id)?.model;
+    const record = { create: { ...model, id: `m${(this.#ids += 1)}` }, update: model, patch: { ...known, ...model }, delete: known }[method];
+    const rev = (this.#rev += 1);
+    if (method === 'delete') store.delete(model.id);
+    else store.set(record.id, { rev, model: record });
+    this.effects.set(key, (this.effects.get(key) ?? 0) + 1);
+    // A reply at the event's own place in the order stands for the event.
+    const inPlace = !late && this.random() < 0.5;
+    const before = link.toClient.length;
+    const told = method === 'patch' ? 'update' : method;
+    const meta = this.publish(`c:${channel ?? ''}`, told, record, rev, op, { skip: inPlace ? link : undefined });
+    const reply = [null, record, meta];
+    this.#ops.set(key, clone(reply));
+    link.answer(ack, reply, late);
+    if (!late && link.toClient.length > before + 1) link.toClient.splice(before, 0, link.toClient.pop());
+  }
+}
