@@ -39,7 +39,8 @@ def check_name(name: Any) -> str:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) >= MAX_NAME:
         raise DefinitionError(
-            f"{name!r} is no backend name; use letters, digits, '_', '-', '.' and '/', fewer than {MAX_NAME} of them"
+            f"{name!r} is no backend name; use letters, digits, '_', '-', '.' and '/', "
+            f"fewer than {MAX_NAME} of them"
         )
     return name
 
@@ -87,15 +88,20 @@ class Backend:
         super().__init_subclass__(**kwargs)
         cls.__bbio_layers__ = collect(cls)
         check_hidden(cls, Backend, [entry.name for entry in cls.__bbio_layers__])
-        check_hidden(cls, Backend, [n for n in RESERVED if getattr_static(cls, n, 0) != getattr_static(Backend, n, 0)])
+        check_hidden(
+            cls, Backend, [n for n in RESERVED if getattr_static(cls, n, 0) != getattr_static(Backend, n, 0)]
+        )
         cls.name = check_name(vars(cls).get("name") or default_name(cls))
         if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
-            raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
+            raise DefinitionError(
+                f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]"
+            )
         for item in cls.middleware:
             middleware_layers(item)
         if isinstance(cls.store, type) or not isinstance(cls.store, (Store, type(None))):
             raise DefinitionError(
-                f"{cls.__qualname__}.store is {cls.store!r}; it must be an instance of a Store, such as MemoryStore()"
+                f"{cls.__qualname__}.store is {cls.store!r}; "
+                f"it must be an instance of a Store, such as MemoryStore()"
             )
 
     @classmethod
@@ -103,7 +109,8 @@ class Backend:
         """Add middleware after those of the class body, as `backend.use(...)` did in backbone.io.
 
         Parameters:
-            args: sync methods (all when none is named), then a Middleware instance or a function of `req, res, next`.
+            args: sync methods (all when none is named), then a Middleware instance or a function
+                of `req, res, next`.
 
         Raises:
             DefinitionError: it is no middleware, or a sync method is unknown.
@@ -114,9 +121,13 @@ class Backend:
             >>> Notes.use("create", lambda req, next: next())
         """
         if vars(cls).get("__bbio_frozen__"):
-            raise FrozenError(f"{cls.__name__}.use(...) came after the application had started; call it before app.run()")
+            raise FrozenError(
+                f"{cls.__name__}.use(...) came after the application had started; call it before app.run()"
+            )
         if not args or isinstance(args[-1], str):
-            raise DefinitionError(f"{cls.__name__}.use(...) needs a middleware last: {cls.__name__}.use('create', fn)")
+            raise DefinitionError(
+                f"{cls.__name__}.use(...) needs a middleware last: {cls.__name__}.use('create', fn)"
+            )
         *methods, item = args
         chosen = check_methods(f"{cls.__name__}.use", tuple(methods))
         middleware_layers(item, chosen)
@@ -132,7 +143,9 @@ class Backend:
         """All layers of this instance in stack order."""
         entries = [(item, METHODS) for item in self.middleware] + list(self.__bbio_used__)
         reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
-        return [layer for group in (*reusable, _by_kind(layers_of(self, self.__bbio_layers__))) for layer in group]
+        return [
+            layer for group in (*reusable, _by_kind(layers_of(self, self.__bbio_layers__))) for layer in group
+        ]
 
     def open(self, name: str, publish: Publish, spawn: Spawn) -> None:
         """Bind this instance to its name and compile its stacks. Called when it is served."""
@@ -154,7 +167,8 @@ class Backend:
         """Build the stack of every sync method from the layers as they are now."""
         layers = self.layers
         self.stacks = {
-            method: Stack(method, layers, self._answer_node, self._commit if method in WRITES else None) for method in METHODS
+            method: Stack(method, layers, self._answer_node, self._commit if method in WRITES else None)
+            for method in METHODS
         }
 
     async def start(self) -> None:
@@ -185,7 +199,9 @@ class Backend:
     async def _commit(self, req: Request, result: Any) -> None:
         """Log and publish a write that no store has committed."""
         record = req.model if result is None else result
-        req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
+        req.committed = await self.log.append(
+            channel_stream(req.channel), NOTIFIED_AS[req.method], record, req
+        )
 
     def emit(self, event: str, model: Any, channel: str | None = None) -> None:
         """Tell the clients of this backend of a change that no client made. May be called from any thread.
@@ -206,7 +222,10 @@ class Backend:
         if method is None:
             raise ValueError(f"emit({event!r}): the event is one of {', '.join(EMITTED_AS)}")
         if self._spawn is None:
-            raise ConfigurationError(f"{type(self).__name__}.emit needs a served backend; call app.serve({type(self).__name__}) first")
+            raise ConfigurationError(
+                f"{type(self).__name__}.emit needs a served backend; "
+                f"call app.serve({type(self).__name__}) first"
+            )
         stream = BACKEND_WIDE if channel is None else channel_stream(channel)
         # Encoded at once: what the caller does with the model afterwards must not show.
         self._spawn(self.log.append(stream, method, msgspec.Raw(encode(model))))

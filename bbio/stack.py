@@ -1,7 +1,7 @@
 """Marks become layers, and the layers of one sync method become one callable.
 
-Everything that can be decided before the first request is decided here: which layers apply, what each asks for, sync or
-async. What remains per request is calls. The order and the rules are docs/backends.md, "Rules".
+Everything that can be decided before the first request is decided here: which layers apply, what each asks
+for, sync or async. What remains per request is calls. The order and the rules are docs/backends.md, "Rules".
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def location(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else "<built in>"
 
 
-def make_layer(kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str) -> Layer:
+def make_layer(
+    kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str
+) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
     names = check_parameters(function, kind, name, bound=True)
     # The adapter is generated so that a request pays one positional call and no inspection.
@@ -111,7 +113,9 @@ def middleware_layers(item: Any, methods: tuple[str, ...] = METHODS) -> list[Lay
         DefinitionError: the entry is neither a Middleware instance nor a callable.
     """
     if isinstance(item, type) and issubclass(item, Middleware):
-        raise DefinitionError(f"middleware lists instances, not classes: write {item.__name__}() instead of {item.__name__}")
+        raise DefinitionError(
+            f"middleware lists instances, not classes: write {item.__name__}() instead of {item.__name__}"
+        )
     if isinstance(item, Middleware):
         return [
             attrs.evolve(layer, methods=tuple(m for m in layer.methods if m in methods))
@@ -119,7 +123,8 @@ def middleware_layers(item: Any, methods: tuple[str, ...] = METHODS) -> list[Lay
         ]
     if not callable(item):
         raise DefinitionError(
-            f"{item!r} is no middleware; list an instance of a Middleware subclass or a function (req, res, next)"
+            f"{item!r} is no middleware; "
+            f"list an instance of a Middleware subclass or a function (req, res, next)"
         )
     name = getattr(item, "__qualname__", repr(item))
     return [make_layer("use", name, methods, item, where=location(item))]
@@ -140,7 +145,10 @@ class _Next:
 
     def __call__(self) -> Awaitable[Any]:
         if self.called:
-            raise StackError(f"{self._layer.name} ({self._layer.where}) called next twice; call it once and keep the result")
+            raise StackError(
+                f"{self._layer.name} ({self._layer.where}) called next twice; "
+                f"call it once and keep the result"
+            )
         self.called = True
         return self._run()
 
@@ -158,7 +166,9 @@ class _Next:
     def outcome(self) -> Any:
         """What `next` came to, for a layer that gave no answer of its own."""
         if not self.done:
-            raise StackError(f"{self._layer.name} ({self._layer.where}) called next but did not wait; write `await next()`")
+            raise StackError(
+                f"{self._layer.name} ({self._layer.where}) called next but did not wait; write `await next()`"
+            )
         if self.failure is not None:
             raise self.failure
         return self.result
@@ -283,7 +293,7 @@ class Stack:
         return _fold_before(waiting, node) if waiting else node
 
     async def run(self, req: Request) -> Response:
-        """Run the stack; the response then holds the result or the failure. Raises nothing but cancellation."""
+        """Run the stack; the response then holds result or failure. Raises nothing but cancellation."""
         res = Response()
         try:
             result = await self._top(req, res)

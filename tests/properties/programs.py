@@ -27,8 +27,9 @@ from tests.support.stacks import Served
 class Program:
     """A whole backend as data.
 
-    `middleware` are the entries of the list and `used` those of `.use(...)`: a hierarchy of classes or one plain function; `used` entries come with the methods they are registered for. `store` is what the
-    store does: nothing (there is none), answer with a value, or fail.
+    `middleware` are the entries of the list and `used` those of `.use(...)`, with the methods they are
+    registered for; an entry is a hierarchy of classes or one plain function. `store` is what the store does:
+    nothing (there is none), answer with a value, or fail.
     """
 
     hierarchy: tuple[ClassSpec, ...]

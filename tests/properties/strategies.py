@@ -262,7 +262,7 @@ def hierarchies(
     draw: st.DrawFn, max_classes: int = 4, families: tuple[str, ...] = tuple(FAMILIES)
 ) -> tuple[ClassSpec, ...]:
     """Classes in the order they are defined; the last one is the backend."""
-    names = {n: draw(st.sampled_from(families)) for n in "abcdefg"[: draw(st.integers(2, 7))]}
+    names = {n: draw(st.sampled_from(families)) for n in "abcdefg"[: draw(st.integers(3, 7))]}
     specs: list[ClassSpec] = []
     shape: list[type] = []
     for number in range(draw(st.integers(1, max_classes))):

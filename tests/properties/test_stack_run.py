@@ -50,8 +50,17 @@ async def naive_run(assembled: Assembled, method: str) -> Any:
     return repr((ok, reply if ok else describe(reply), assembled.trace, req.model, published))
 
 
+@settings(max_examples=300)
 @given(programs)
 @example(one_class(function("a", "use", ("next",), ("next",))))
+@example(one_class(*(function(name, "before", ("end", name), parameters="res") for name in "ab")))
+@example(
+    one_class(
+        function("a", "read", ("raise", "x")),
+        function("b", "on_error", ("raise", "y"), parameters=""),
+        function("c", "on_error", parameters="err"),
+    )
+)
 @example(one_class(function("a", "use", ("try next",)), function("b", "create", ("raise", "x"))))
 @example(
     one_class(function("a", "use", ("try next",), ("return", 0)), function("b", "create", ("error", "x")))

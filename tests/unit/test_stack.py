@@ -431,6 +431,27 @@ async def test_a_layer_above_may_catch_what_is_raised_below_and_answer():
     assert await Served(Todos).ask("read") == []
 
 
+async def test_an_exception_caught_without_an_answer_stands():
+    """A layer that only watches lets the error through, as it would let a result through."""
+    seen = []
+
+    class Todos(Backend):
+        @use
+        async def watch(self, next):
+            try:
+                await next()
+            except NotFound as error:
+                seen.append(error)
+
+        @read
+        def missing(self):
+            raise NotFound
+
+    with pytest.raises(NotFound):
+        await Served(Todos).ask("read")
+    assert len(seen) == 1
+
+
 async def test_an_exception_after_an_answer_is_an_error():
     """A layer that refuses after what is below has answered refuses: nothing of the answer gets out."""
 
