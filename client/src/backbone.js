@@ -81,7 +81,7 @@ export function attach(Backbone, io) {
       } finally {
         for (const mirror of reading) mirror.release();
         for (const mirror of outdated) mirror.reconcile(model, result);
-        for (const mirror of changing) mirror.reassert(model);
+        if (!many) for (const mirror of its) mirror.reassert(model);
         resolve(result);
       }
     };

@@ -12,6 +12,12 @@ export class CollectionMirror extends Mirror {
     return id ?? this.prepare(raw)?.id;
   }
 
+  /** @param {any} model */
+  replaced(model) {
+    const held = this.target.get(model.id);
+    return held !== undefined && held !== null && held !== model;
+  }
+
   /** @param {any} raw @returns {any} a model that is not in the collection yet */
   prepare(raw) {
     return this.target._prepareModel({ ...raw }, { parse: true, ...REMOTE }) || undefined;
@@ -95,6 +101,8 @@ export class CollectionMirror extends Mirror {
     if (Array.isArray(meta?.r)) meta.r.forEach((/** @type {any} */ rev, /** @type {number} */ i) => revs.set(this.idOf(response[i]), rev ?? undefined));
     const ids = this.learn(Array.isArray(list) ? list : list ? [list] : [], before, revs);
     if (!resync) return;
+    // What was told of since the read was sent is for the telling to decide.
+    for (const { raw } of replica.held) ids.add(String(this.idOf(raw)));
     const gone = target.filter((/** @type {any} */ model) => !model.isNew() && !ids.has(String(model.id)));
     replica.forget(ids);
     for (const model of gone) this.destroy(model);

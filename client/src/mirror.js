@@ -24,6 +24,8 @@ export class Mirror {
   replica = new Replica();
   /** @type {Set<Write>} */
   pending = new Set();
+  /** Outcomes of writes to be reconciled once a read has ended. @type {[any, any][]} */
+  deferred = [];
 
   /**
    * @param {any} target the bound collection or model
@@ -62,7 +64,8 @@ export class Mirror {
     if (!this.concerns(id)) return;
     const before = this.replica.truth(id);
     const news = id === undefined || this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
-    if (!news && !again) return;
+    // Streams overtake each other: an update may come before the create that lets the model in.
+    if (!news && !again && method !== 'create') return;
     const truth = id === undefined ? raw : this.replica.truth(id);
     if (truth === undefined) this.change('delete', id, raw, before);
     else this.change(method, id, truth, before, maker);
@@ -78,7 +81,7 @@ export class Mirror {
    * @param {any} sent
    * @param {any} result
    * @param {Meta} [meta]
-   * @returns {boolean} false when something newer than this write is known already
+   * @returns {boolean} false when something newer is known already, or another instance stands for the model
    */
   acked(model, method, sent, result, meta) {
     const told = typeof result === 'object' && result !== null;
@@ -87,7 +90,8 @@ export class Mirror {
     const id = this.idOf(raw) ?? this.idOf(sent);
     if (id === undefined) return true;
     this.replica.keep({ method, raw, meta, maker: model });
-    return this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
+    const news = this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
+    return news && !this.replaced(model);
   }
 
   /**
@@ -97,7 +101,10 @@ export class Mirror {
    * @param {any} result
    */
   reconcile(model, result) {
-    if (this.replica.reading) return;
+    if (this.replica.reading) {
+      this.deferred.push([model, result]);
+      return;
+    }
     const truth = this.replica.truth(model.id);
     if (truth === undefined) this.change('delete', model.id, result, undefined);
     else this.change('create', model.id, truth, result ?? undefined);
@@ -109,6 +116,7 @@ export class Mirror {
       if (maker) this.replica.learn(this.idOf(raw), method === 'delete' ? undefined : raw, meta?.r);
       this.take(method, raw, meta, { again: true, maker });
     }
+    if (!this.replica.reading) for (const [model, result] of this.deferred.splice(0)) this.reconcile(model, result);
   }
 
   /**
@@ -237,6 +245,11 @@ export class Mirror {
 
   /** @param {any} _raw @returns {any} @abstract */
   idOf(_raw) {}
+
+  /** @param {any} _model @returns {boolean} whether another instance stands for this model */
+  replaced(_model) {
+    return false;
+  }
 
   /** @param {any} _id @returns {boolean} */
   concerns(_id) {

@@ -14,8 +14,8 @@ export class Replica {
   /** @type {Set<string>} */
   #graves = new Set();
   #reads = 0;
-  /** @type {any[]} */
-  #held = [];
+  /** Notifications that wait for the end of a read. @type {any[]} */
+  held = [];
 
   /** @param {any} id @returns {number | undefined} the latest revision known */
   rev(id) {
@@ -69,7 +69,7 @@ export class Replica {
    * @param {boolean} renewed whether revisions may have begun anew, so that those known say nothing either
    */
   restart(renewed) {
-    this.#held = [];
+    this.held = [];
     if (renewed) for (const known of this.#known.values()) known.rev = undefined;
   }
 
@@ -89,14 +89,14 @@ export class Replica {
    * @returns {boolean} whether it was kept
    */
   keep(notification) {
-    if (this.reading) this.#held.push(notification);
+    if (this.reading) this.held.push(notification);
     return this.reading;
   }
 
   /** A read ended. @returns {any[]} the notifications that may be applied now */
   release() {
     this.#reads -= 1;
-    return this.#reads > 0 ? [] : this.#held.splice(0);
+    return this.#reads > 0 ? [] : this.held.splice(0);
   }
 
   /** @param {string} key @param {any} model @param {number | undefined} rev */
