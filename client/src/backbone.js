@@ -74,7 +74,7 @@ export function attach(Backbone, io) {
       }
       for (const mirror of reading) {
         const inner = succeed;
-        succeed = () => mirror.received(model, result, options, inner, meta);
+        succeed = () => mirror.obsolete(options) || mirror.received(model, result, options, inner, meta);
       }
       try {
         succeed();

@@ -78,7 +78,7 @@ export class CollectionMirror extends Mirror {
       super.received(fetched, response, options, succeed, meta);
       return;
     }
-    const resync = options.resync === this;
+    const resync = options.resync !== undefined;
     if (!resync) this.data = options.data;
     /** @type {any} */
     let list = response;

@@ -26,6 +26,8 @@ export class Mirror {
   pending = new Set();
   /** Outcomes of writes to be reconciled once a read has ended. @type {[any, any][]} */
   deferred = [];
+  /** The latest reading of everything. @type {{mirror: Mirror, cancel: () => void} | undefined} */
+  resync = undefined;
 
   /**
    * @param {any} target the bound collection or model
@@ -235,12 +237,24 @@ export class Mirror {
     this.reassert(model);
   }
 
-  /** @param {any} options how to fetch @returns {Promise<void>} */
+  /**
+   * Read everything again; the reply to an earlier such read, should it still come, says nothing then.
+   * @param {any} options how to fetch
+   * @returns {Promise<void>}
+   */
   fetch(options) {
     return new Promise((resolve, reject) => {
       const done = { success: () => resolve(), error: (/** @type {any} */ _, /** @type {any} */ err) => reject(err) };
-      this.target.fetch({ ...options, ...done, resync: this, remote: true });
+      this.resync = { mirror: this, cancel: resolve };
+      this.target.fetch({ ...options, ...done, resync: this.resync, remote: true });
     });
+  }
+
+  /** @param {any} options of a fetch @returns {boolean} whether its reply is of no use any more */
+  obsolete({ resync }) {
+    const obsolete = resync?.mirror === this && resync !== this.resync;
+    if (obsolete) resync.cancel();
+    return obsolete;
   }
 
   /** @param {any} _raw @returns {any} @abstract */

@@ -1,3 +1,4 @@
+import { unavailable } from './errors.js';
 import { Session } from './session.js';
 
 /**
@@ -47,7 +48,6 @@ export class Connection {
     if (deadline !== undefined) this.deadline = deadline;
     if (queueLimit !== undefined) this.queueLimit = queueLimit;
     if (jitter !== undefined) this.jitter = jitter;
-    this.close();
     const io = this.#io();
     if (!io) throw new Error('Socket.IO is missing: load /socket.io/socket.io.js before Backbone.io.connect() is called');
     // The root namespace is never joined; this only has Socket.IO read the address and make the manager.
@@ -81,9 +81,12 @@ export class Connection {
     return session.handle(channel || null, persist ? `bbio:${name}:${channel ?? ''}` : undefined);
   }
 
-  /** Disconnect. Requests that wait keep waiting for the next `connect`, until their deadline. */
+  /** Disconnect. Requests that have no answer yet fail with `Unavailable`. */
   close() {
-    for (const session of this.#sessions.values()) session.close();
+    for (const session of this.#sessions.values()) {
+      session.close();
+      session.reject(unavailable('the connection was closed'));
+    }
     this.#manager = null;
   }
 

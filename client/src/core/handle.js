@@ -1,5 +1,5 @@
 import { Emitter } from './emitter.js';
-import { passing } from './errors.js';
+import { SyncError, passing } from './errors.js';
 import { Follower } from './follower.js';
 import { copy, plain } from './json.js';
 import { recall, remember } from './persist.js';
@@ -84,7 +84,15 @@ export class Handle extends Emitter {
    */
   request({ method, model, options = {}, timeout, rev, key, origins = [] }, done) {
     const { timeout: _, ...extras } = options;
-    const request = { method, model: copy(model), options: plain(extras), channel: this.channel, rev };
+    let sent;
+    try {
+      sent = copy(model);
+    } catch (err) {
+      const message = `the model cannot be written as JSON: ${/** @type {Error} */ (err).message}`;
+      setTimeout(() => done(new SyncError({ name: 'BadRequest', message, code: 400 })));
+      return;
+    }
+    const request = { method, model: sent, options: plain(extras), channel: this.channel, rev };
     if (rev === undefined) delete request.rev;
     this.session.request({ handle: this, request, timeout, key, origins, done });
   }

@@ -30,8 +30,9 @@ export class Outbox {
     this.limit = limit;
   }
 
-  get size() {
-    return this.#entries.size;
+  /** The requests without an answer, oldest first. */
+  get entries() {
+    return [...this.#entries.values()];
   }
 
   /** Whether there is room for another request. */
@@ -60,7 +61,7 @@ export class Outbox {
   due(may) {
     const due = [];
     const busy = new Set();
-    for (const entry of this.#entries.values()) {
+    for (const entry of this.entries) {
       const model = entry.key === undefined ? undefined : JSON.stringify([entry.request.channel, entry.key]);
       const blocked = model !== undefined && busy.has(model);
       if (model !== undefined) busy.add(model);
@@ -77,7 +78,7 @@ export class Outbox {
    * @returns {Entry[]} the requests that had been sent
    */
   disconnected() {
-    const cut = [...this.#entries.values()].filter((entry) => entry.waiting);
+    const cut = this.entries.filter((entry) => entry.waiting);
     for (const entry of cut) entry.waiting = false;
     return cut;
   }
@@ -107,17 +108,12 @@ export class Outbox {
   settle(entry, err, result, meta, passed) {
     if (!this.#entries.delete(entry.n)) return false;
     if (!err && meta?.r !== undefined && entry.key !== undefined) {
-      for (const other of this.#entries.values()) {
+      for (const other of this.entries) {
         const next = !other.sent && other.key === entry.key && other.handle === entry.handle;
         if (next && other.request.rev === entry.request.rev && other.request.rev !== undefined) other.request.rev = meta.r;
       }
     }
     entry.done(err, result, meta, passed);
     return true;
-  }
-
-  /** @param {any} handle @param {any} err reject all requests of this handle that were never sent */
-  reject(handle, err) {
-    for (const entry of [...this.#entries.values()]) if (entry.handle === handle) this.settle(entry, err);
   }
 }

@@ -63,6 +63,11 @@ export class Session {
     socket.connect();
   }
 
+  /** @param {SyncError} error what to fail all requests with that have no answer yet */
+  reject(error) {
+    for (const entry of this.outbox.entries) this.#settle(/** @type {Timed} */ (entry), error);
+  }
+
   /** Leave the server; requests and positions stay for the next `open`. */
   close() {
     const socket = this.#socket;
@@ -155,10 +160,8 @@ export class Session {
     const told = err?.data && typeof err.data === 'object' ? err.data : {};
     const message = `the server refused the backend "${this.name}": ${told.message ?? err?.message ?? 'no reason given'}`;
     const error = told.name ? new SyncError({ ...told, message }) : unavailable(message);
-    for (const handle of this.#handles.values()) {
-      this.outbox.reject(handle, error);
-      handle.tell('error', error);
-    }
+    this.reject(error);
+    for (const handle of this.#handles.values()) handle.tell('error', error);
   }
 
   /** @param {Handle} handle @param {import('./follower.js').Effect} effect */

@@ -1,0 +1,203 @@
+/** The core without Backbone, the parts of it that are pure, and the built files. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { after, before, describe, test } from 'node:test';
+import vm from 'node:vm';
+import * as socketio from 'socket.io-client';
+import { Follower } from '../src/core/follower.js';
+import { plain, same } from '../src/core/json.js';
+import { Outbox } from '../src/core/outbox.js';
+import { Replica } from '../src/core/replica.js';
+import * as source from '../src/index.js';
+import { loadBackbone, startServer, until } from './support.js';
+
+const require = createRequire(import.meta.url);
+const built = (name) => new URL(`../dist/${name}`, import.meta.url);
+
+describe('a connection without Backbone', () => {
+  let server;
+  before(async () => (server = await startServer()));
+  after(() => server.stop());
+
+  test('syncs with promises and hears of what others write', async () => {
+    const [one, two] = [1, 2].map(() => source.connect(server.url, { transports: ['websocket'] }));
+    const [mine, theirs] = [one, two].map((connection) => connection.backend('rooms', { channel: 'core' }));
+    const heard = [];
+    for (const [name, handle] of Object.entries({ mine, theirs })) handle.on('synced', (method, model) => heard.push([name, method, model.id]));
+    const listening = new Promise((resolve) => theirs.on('listening', resolve));
+    await listening;
+    const { id } = await mine.sync('create', { text: 'x' });
+    await mine.sync('patch', { id, text: 'y' });
+    await mine.sync('delete', { id });
+    await until(() => heard.length === 3);
+    assert.deepEqual(heard, [['theirs', 'create', id], ['theirs', 'update', id], ['theirs', 'delete', id]]);
+    assert.deepEqual(await theirs.sync('read'), []);
+    const err = await theirs.sync('read', { id: 'none' }).then(assert.fail, (err) => err);
+    assert.ok(err instanceof source.SyncError && err instanceof Error);
+    assert.equal(JSON.parse(JSON.stringify(err)).name, 'NotFound');
+    assert.equal(one.backend('rooms', { channel: 'core' }), mine, 'one handle for a name and channel');
+    one.close();
+    two.close();
+  });
+
+  test('moves its backends along when it connects anew', async () => {
+    const connection = source.connect('http://127.0.0.1:1', { transports: ['websocket'] });
+    const read = connection.backend('rooms').sync('read');
+    connection.connect(server.url, { transports: ['websocket'] });
+    assert.deepEqual(await read, []);
+    connection.close();
+  });
+
+  for (const file of ['backbone.io.js', 'backbone.io.min.js']) {
+    test(`${file} serves a page, with and without Backbone`, async () => {
+      const script = readFileSync(built(file), 'utf8');
+      const Backbone = loadBackbone();
+      const page = { io: socketio.io, Backbone, setTimeout, clearTimeout };
+      vm.runInNewContext(script, page);
+      Backbone.io.connect(server.url, { transports: ['websocket'] });
+      assert.deepEqual(await new Backbone.Collection([], { backend: 'rooms' }).fetch(), []);
+      Backbone.io.connection.close();
+      Backbone.io.noConflict();
+      assert.equal('io' in Backbone, false);
+
+      const bare = { io: socketio.io, setTimeout, clearTimeout };
+      vm.runInNewContext(script, bare);
+      const connection = bare.bbio.connect(server.url, { transports: ['websocket'] });
+      assert.deepEqual([...(await connection.backend('rooms').sync('read'))], []);
+      connection.close();
+    });
+  }
+});
+
+test('the built modules export the same for import and require', async () => {
+  const names = ['Connection', 'Handle', 'SyncError', 'attach', 'connect'];
+  assert.deepEqual(Object.keys(await import(built('backbone.io.mjs'))), names);
+  assert.deepEqual(Object.keys(require('../dist/backbone.io.cjs')).sort(), names);
+  assert.match(readFileSync(built('index.d.ts'), 'utf8'), /connect/);
+});
+
+test('a page without Socket.IO is told what to load', () => {
+  const page = { setTimeout, clearTimeout };
+  vm.runInNewContext(readFileSync(built('backbone.io.js'), 'utf8'), page);
+  assert.throws(() => page.bbio.connect(), /load \/socket\.io\/socket\.io\.js before/);
+});
+
+test('a model that is not JSON fails, and nothing is sent', async () => {
+  const model = {};
+  model.self = model;
+  const handle = new source.Connection(() => socketio.io).backend('rooms');
+  const err = await handle.sync('create', model).then(assert.fail, (err) => err);
+  assert.deepEqual([err.name, err.code], ['BadRequest', 400]);
+});
+
+test('a backend is named by strings', () => {
+  const connection = new source.Connection(() => socketio.io);
+  assert.throws(() => connection.backend(''), /named by a string/);
+  assert.throws(() => connection.backend('a', { channel: 7 }), /channel of "a" must be a string/);
+});
+
+test('what is not JSON is left out of options', () => {
+  const cycle = { name: 'c' };
+  cycle.self = cycle;
+  const value = {
+    fn() {}, nan: NaN, when: new Date(0), never: new Date(NaN), map: new Map(), none: undefined, symbol: Symbol('s'), nil: null,
+    list: [1, undefined, () => 1], bare: Object.assign(Object.create(null), { a: 1 }), cycle, ['__proto__']: { polluted: true },
+  };
+  assert.deepEqual(plain(value), { when: '1970-01-01T00:00:00.000Z', nil: null, list: [1, null, null], bare: { a: 1 }, cycle: { name: 'c' } });
+});
+
+test('same compares as JSON does', () => {
+  assert.ok(same({ a: [1, { b: null }] }, { a: [1, { b: null }] }) && same({ a: 1, b: 2 }, { b: 2, a: 1 }));
+  for (const [a, b] of [[{}, []], [{ a: undefined }, {}], [1, '1'], [null, {}], [[1], [1, 2]]]) assert.ok(!same(a, b));
+});
+
+describe('a follower', () => {
+  const reply = (offset, { epoch = 'e', recovered = true, events = [] } = {}) => ({ v: 1, streams: { 'c:': { epoch, offset, recovered, events } } });
+  const meta = (o, e = 'e') => ({ s: 'c:', e, o });
+  const kinds = (effects) => effects.map((effect) => effect.do).filter((kind) => kind !== 'moved');
+  const live = (offset = 0) => {
+    const follower = new Follower();
+    follower.connected();
+    follower.listened(reply(offset, { recovered: false }));
+    return follower;
+  };
+
+  test('applies an event once and in its place, and listens again at a gap', () => {
+    const follower = live(5);
+    assert.deepEqual(kinds(follower.event('update', {}, meta(6))), ['apply']);
+    assert.deepEqual(kinds(follower.event('update', {}, meta(6))), []);
+    const [listen] = follower.event('update', {}, meta(8));
+    assert.deepEqual(listen, { do: 'listen', since: { 'c:': ['e', 6] }, again: true });
+    assert.deepEqual(kinds(follower.event('update', {}, meta(9))), [], 'waits for the reply');
+    const effects = follower.listened(reply(8, { events: [['update', {}, meta(7)], ['update', {}, meta(8)]] }));
+    assert.deepEqual(effects.filter((effect) => effect.do === 'apply').map((effect) => effect.meta.o), [7, 8, 9]);
+    assert.deepEqual(follower.since, { 'c:': ['e', 9] });
+  });
+
+  test('adopts a new position only when everything has been read', () => {
+    const follower = live(5);
+    follower.disconnected();
+    follower.connected();
+    assert.deepEqual(kinds(follower.listened(reply(2, { epoch: 'f', recovered: false }))), ['ready', 'read']);
+    assert.deepEqual(follower.since, {});
+    follower.disconnected();
+    follower.connected();
+    assert.deepEqual(kinds(follower.listened(reply(3, { epoch: 'f', recovered: false }))), ['ready', 'read']);
+    follower.event('update', {}, meta(4, 'f'));
+    follower.complete();
+    assert.deepEqual(follower.since, { 'c:': ['f', 4] });
+  });
+
+  test('a place told by a reply needs no event, and one told early is watched', () => {
+    const follower = live();
+    follower.acked(meta(1));
+    assert.deepEqual(kinds(follower.acked(meta(3))), ['watch']);
+    assert.deepEqual(kinds(follower.overdue()), ['listen']);
+    const other = live();
+    other.acked(meta(2));
+    assert.deepEqual(kinds(other.event('update', {}, meta(1))), ['apply']);
+    assert.deepEqual(other.since, { 'c:': ['e', 2] });
+    assert.deepEqual(kinds(other.overdue()), []);
+  });
+
+  test('a reply that does not lead up to what it promises means reading everything', () => {
+    const follower = live(5);
+    follower.disconnected();
+    follower.connected();
+    assert.deepEqual(kinds(follower.listened(reply(9))), ['ready', 'read']);
+  });
+
+  test('takes events of a server without positions as they come', () => {
+    const follower = new Follower();
+    follower.connected();
+    follower.listened({});
+    assert.equal(follower.positioned, false);
+    assert.deepEqual(kinds(follower.event('create', {}, undefined)), ['apply']);
+  });
+});
+
+test('an outbox sends writes of one model one after the other, each building on the one before', () => {
+  const outbox = new Outbox('me', 10);
+  const add = (key, rev) => outbox.add({ handle: 1, request: { method: 'update', rev }, key, done() {} });
+  const [first, second, other] = [add('a', 3), add('a', 3), add('b', 1)];
+  assert.deepEqual(outbox.due(() => true), [first, other]);
+  outbox.settle(first, null, {}, { r: 7 });
+  assert.deepEqual(outbox.due(() => true), [second]);
+  assert.equal(second.request.rev, 7);
+  assert.deepEqual(outbox.disconnected(), [second, other]);
+  assert.deepEqual(outbox.due(() => true), [second, other]);
+  assert.equal(outbox.find('me:2'), second);
+  assert.equal(outbox.find('you:2'), undefined);
+});
+
+test('a replica knows what is newer, also of the deleted', () => {
+  const replica = new Replica();
+  assert.ok(replica.accept('a', { n: 1 }, 5));
+  assert.ok(!replica.accept('a', { n: 0 }, 5) && !replica.accept('a', { n: 0 }, 4));
+  assert.ok(replica.accept('a', undefined, 6));
+  assert.ok(!replica.accept('a', { n: 2 }, 5));
+  assert.equal(replica.truth('a'), undefined);
+  for (let n = 0; n < 2000; n += 1) replica.accept(n, undefined, 1);
+  assert.equal(replica.rev('a'), undefined, 'graves are bounded');
+});
