@@ -52,6 +52,7 @@ async def naive_run(assembled: Assembled, method: str) -> Any:
 
 @settings(max_examples=300)
 @given(programs)
+@example(one_class())
 @example(one_class(function("a", "use", ("next",), ("next",))))
 @example(one_class(*(function(name, "before", ("end", name), parameters="res") for name in "ab")))
 @example(
@@ -126,16 +127,15 @@ def test_sync_functions_behave_as_async_ones(program: Program) -> None:
 def test_requests_do_not_touch_each_other(program: Program, method: str) -> None:
     """Requests that run through one stack at the same time come to what each comes to alone."""
 
+    async def run(assembled: Assembled, number: int) -> str:
+        req = assembled.served.request(method, {"number": number})
+        res = await assembled.served.backend.stacks[method].run(req)
+        return repr((res.failure and describe(res.failure), res.result, req.model))
+
     async def all_at_once() -> None:
-        assembled = Assembled(program)
-        stack = assembled.served.backend.stacks[method]
-
-        async def one(number: int) -> str:
-            req = assembled.served.request(method, {"number": number})
-            res = await stack.run(req)
-            return repr((res.failure and describe(res.failure), res.result, req.model))
-
-        alone = [await one(number) for number in range(3)]
-        assert await asyncio.gather(*(one(number) for number in range(3))) == alone
+        alone = [await run(Assembled(program), number) for number in range(3)]
+        shared = Assembled(program)
+        assert await asyncio.gather(*(run(shared, number) for number in range(3))) == alone
+        assert [await run(shared, number) for number in range(3)] == alone
 
     asyncio.run(all_at_once())

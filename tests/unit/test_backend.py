@@ -226,6 +226,19 @@ async def test_without_a_store_the_result_is_published():
     ]
 
 
+async def test_a_patch_without_a_store_is_published_as_an_update():
+    """Other clients are told of the whole model, whoever answered."""
+
+    class Todos(Backend):
+        @patch
+        def patched(self, req):
+            return {**req.model, "title": "whole"}
+
+    served = Served(Todos)
+    await served.ask("patch", {"id": 1})
+    assert served.published == [("update", {"id": 1, "title": "whole"})]
+
+
 async def test_events_go_to_the_channel_of_the_request():
     """Each channel has a stream, and so has the default one."""
 
