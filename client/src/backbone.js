@@ -1,7 +1,7 @@
 import { Connection } from './core/connection.js';
 import { SyncError } from './core/errors.js';
 import { CollectionMirror } from './mirror-collection.js';
-import { ModelMirror } from './mirror.js';
+import { ModelMirror } from './mirror-model.js';
 
 /**
  * The Backbone adapter: models and collections with a `backend` sync over Socket.IO, all others as ever.

@@ -97,7 +97,7 @@ class Link {
 
 export class World {
   links = [];
-  /** Effects by operation id; each must be 1. */
+  /** Effects by operation id, and by what only one create carries; each must be 1. */
   effects = new Map();
   #stores = new Map();
   #logs = new Map();
@@ -206,7 +206,9 @@ export class World {
     const rev = (this.#rev += 1);
     if (method === 'delete') store.delete(model.id);
     else store.set(record.id, { rev, model: record });
-    this.effects.set(key, (this.effects.get(key) ?? 0) + 1);
+    for (const effect of [key, ...(method === 'create' ? [`create of ${model.n}`] : [])]) {
+      this.effects.set(effect, (this.effects.get(effect) ?? 0) + 1);
+    }
     // A reply at the event's own place in the order stands for the event.
     const inPlace = !late && this.random() < 0.5;
     const before = link.toClient.length;

@@ -24,8 +24,19 @@ export class SyncError extends Error {
   }
 }
 
-/** @param {string} message @returns {SyncError} */
-export const timeout = (message) => new SyncError({ name: 'Timeout', message, code: 408 });
+/**
+ * The deadline has passed; the text says why there is no answer, and what to do about it.
+ * @param {{name: string, connection: {url: string}}} session
+ * @param {{request: Record<string, any>, sent: boolean}} entry
+ * @param {boolean} connecting whether `connect` has been called
+ * @returns {SyncError}
+ */
+export function unanswered({ name, connection }, { request, sent }, connecting) {
+  let why = 'there is no connection; call Backbone.io.connect() once, before or after making collections';
+  if (connecting) why = `the server at ${connection.url} could not be reached in time`;
+  if (sent) why = 'the server did not answer in time';
+  return new SyncError({ name: 'Timeout', message: `${request.method} of "${name}": ${why}`, code: 408 });
+}
 
 /** @param {string} message @returns {SyncError} */
 export const unavailable = (message) => new SyncError({ name: 'Unavailable', message, code: 503 });

@@ -1,4 +1,4 @@
-import { SyncError, timeout, unavailable } from './errors.js';
+import { SyncError, unanswered, unavailable } from './errors.js';
 import { Handle } from './handle.js';
 import { Outbox } from './outbox.js';
 
@@ -264,7 +264,7 @@ export class Session {
       const counts = entry.strict || this.#online || !(write && this.#reached && this.#socket);
       if (counts) entry.left -= step;
       if (entry.left <= 0) {
-        this.#settle(entry, timeout(this.#reason(entry)));
+        this.#settle(entry, unanswered(this, entry, this.#socket !== null));
         return;
       }
       if (write && entry.waiting) {
@@ -273,14 +273,6 @@ export class Session {
       }
       this.#arm(entry);
     }, step);
-  }
-
-  /** @param {Timed} entry @returns {string} why there is no answer, and what to do about it */
-  #reason({ request, sent }) {
-    const what = `${request.method} of "${this.name}"`;
-    if (!this.#socket) return `${what}: there is no connection; call Backbone.io.connect() once, before or after making collections`;
-    if (sent) return `${what}: the server did not answer in time`;
-    return `${what}: the server at ${this.connection.url} could not be reached in time`;
   }
 
   /**
