@@ -85,7 +85,8 @@ async def one_ack(client: LegacyClient, event: str, args: list) -> None:
     namespace.packets.clear()
     namespace.events.clear()
     ack = await namespace.reply(await namespace.start(event, *args))
-    assert await client.sync("create", {"title": "still here"}, {})
+    valid = await namespace.call("sync", {"method": "create", "model": {"still": "here"}, "options": {}})
+    assert valid[0] is None
     assert [packet.kind for packet in namespace.packets if packet.kind == ACK] == [ACK, ACK]
     if event == "listen":
         assert len(ack) == 1
@@ -173,5 +174,21 @@ def test_what_cannot_travel_is_refused_before_any_store(served, raw):
             (ack,) = await client.namespace.reply(id)
             assert ack["error"]["name"] == "BadRequest"
         assert await client.sync("read") == []
+
+    runner.run(check())
+
+
+@pytest.mark.parametrize("model", ['{"_placeholder":true,"num":0}', '{"a":[{"_placeholder":true,"num":0}]}'])
+def test_binary_data_is_no_model(served, model):
+    """A sync with an attachment gets its one ack, an error: JSON is all that every client can be told."""
+    runner, client = served
+
+    async def check() -> None:
+        request = f'["sync",{{"method":"create","model":{model},"options":{{}}}}]'
+        await client.wire.send(f"451-/todos,77{request}", b"bytes")
+        (ack,) = await client.namespace.reply(77)
+        assert ack["error"]["name"] == "BadRequest"
+        assert await client.sync("read") == []
+        assert len(client.namespace.acks(77)) == 1
 
     runner.run(check())

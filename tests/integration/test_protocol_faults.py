@@ -238,7 +238,7 @@ async def test_a_channel_is_a_string_and_not_what_looks_like_one(serve, join, to
     text, other = pair
     app = await serve(todos)
     alice = await join(app, "todos", text)
-    spy = await join(app, "todos", ...)
+    spy = await join(app, "todos", "elsewhere")
     with pytest.raises(SyncFailed, match="BadRequest"):
         await spy.listen(other)
     with pytest.raises(SyncFailed):

@@ -206,7 +206,7 @@ async def test_listening_twice_to_a_channel_tells_once(serve, join, todos):
     assert await heard(app.backends["todos"], bob) == [[("create", milk)]]
 
 
-@pytest.mark.parametrize("channel", ["work", ""])
+@pytest.mark.parametrize("channel", ["work", "c:home"])
 async def test_a_sync_for_a_channel_not_listened_to_is_refused(serve, join, todos, channel):
     """Naming a channel is no way into it: nothing is stored and nobody is told."""
     app = await serve(todos)

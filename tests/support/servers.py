@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tests.support.wire import LegacyClient
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 15.0
-_markers = count(1)
+_markers: list[tuple[str, Any]] = []
 
 
 def free_port() -> int:
@@ -31,16 +30,18 @@ async def heard(backend: Any, *clients: LegacyClient) -> list[list[tuple[str, An
     """What each client was notified of so far, in order.
 
     A marker goes the way every notification goes, to every client of the backend; all that was sent before it
-    has arrived when it arrives. So an empty list proves that nothing was sent.
+    has arrived when it arrives. So an empty list proves that nothing was sent. Markers are left out.
     """
-    marker = {"id": f"marker-{next(_markers)}"}
+    marker = {"id": f"marker-{len(_markers)}"}
+    earlier = list(_markers)
+    _markers.append(("create", marker))
     backend.emit("created", marker)
     told = []
     for client in clients:
         events: list[tuple[str, Any]] = []
         while (event := await client.synced()) != ("create", marker):
             events.append(event)
-        told.append(events)
+        told.append([event for event in events if event not in earlier])
     return told
 
 
