@@ -191,6 +191,15 @@ test('an outbox sends writes of one model one after the other, each building on 
   assert.equal(outbox.find('you:2'), undefined);
 });
 
+test('an outbox has a bounded number of requests under way', () => {
+  const outbox = new Outbox('me', 1000);
+  for (let n = 0; n < 100; n += 1) outbox.add({ handle: 1, request: { method: 'create' }, done() {} });
+  const first = outbox.due(() => true);
+  assert.deepEqual([first.length, outbox.due(() => true).length], [64, 0]);
+  outbox.settle(first[0], null);
+  assert.deepEqual(outbox.due(() => true).map((entry) => entry.n), [65]);
+});
+
 test('a replica knows what is newer, also of the deleted', () => {
   const replica = new Replica();
   assert.ok(replica.accept('a', { n: 1 }, 5));

@@ -16,6 +16,9 @@
  * @property {(err: any, result?: any, meta?: any, passed?: boolean) => void} done called once
  */
 
+/** How many requests are under way at once; servers bound what one connection may ask for at a time. */
+const WINDOW = 64;
+
 export class Outbox {
   /** @type {Map<number, Entry>} */
   #entries = new Map();
@@ -61,13 +64,16 @@ export class Outbox {
   due(may) {
     const due = [];
     const busy = new Set();
-    for (const entry of this.entries) {
+    let room = WINDOW - this.entries.filter((entry) => entry.waiting).length;
+    for (const entry of this.#entries.values()) {
+      if (room <= 0) break;
       const model = entry.key === undefined ? undefined : JSON.stringify([entry.request.channel, entry.key]);
       const blocked = model !== undefined && busy.has(model);
       if (model !== undefined) busy.add(model);
       if (entry.waiting || blocked || !may(entry)) continue;
       entry.retried = entry.sent;
       entry.waiting = entry.sent = true;
+      room -= 1;
       due.push(entry);
     }
     return due;

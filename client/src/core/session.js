@@ -252,7 +252,7 @@ export class Session {
   #settle(entry, err, result, meta, passed) {
     clearTimeout(entry.timer);
     const first = this.outbox.settle(entry, err, result, meta, passed);
-    if (first && entry.key !== undefined) this.#flush();
+    if (first) this.#flush();
     return first;
   }
 
