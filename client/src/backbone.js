@@ -1,5 +1,4 @@
 import { Connection } from './core/connection.js';
-import { SyncError } from './core/errors.js';
 import { CollectionMirror } from './mirror-collection.js';
 import { ModelMirror } from './mirror-model.js';
 
@@ -101,7 +100,8 @@ export function attach(Backbone, io) {
       }
     };
 
-    const rev = method === 'update' || method === 'patch' ? its[0]?.replica.rev(known) : undefined;
+    const revs = its.map((mirror) => mirror.replica.rev(known) ?? 0);
+    const rev = method === 'update' || method === 'patch' ? Math.max(0, ...revs) || undefined : undefined;
     const key = known === undefined || known === null ? undefined : String(known);
     const extras = { ...options };
     for (const name of LOCAL) delete extras[name];
@@ -202,5 +202,3 @@ function deferred(Backbone) {
   parts.promise.catch(() => {});
   return parts;
 }
-
-export { SyncError };

@@ -178,7 +178,7 @@ describe('a follower', () => {
 });
 
 test('an outbox sends writes of one model one after the other, each building on the one before', () => {
-  const outbox = new Outbox('me', 10);
+  const outbox = new Outbox('me');
   const add = (key, rev) => outbox.add({ handle: 1, request: { method: 'update', rev }, key, done() {} });
   const [first, second, other] = [add('a', 3), add('a', 3), add('b', 1)];
   assert.deepEqual(outbox.due(() => true), [first, other]);
@@ -192,7 +192,7 @@ test('an outbox sends writes of one model one after the other, each building on 
 });
 
 test('an outbox has a bounded number of requests under way', () => {
-  const outbox = new Outbox('me', 1000);
+  const outbox = new Outbox('me');
   for (let n = 0; n < 100; n += 1) outbox.add({ handle: 1, request: { method: 'create' }, done() {} });
   const first = outbox.due(() => true);
   assert.deepEqual([first.length, outbox.due(() => true).length], [64, 0]);

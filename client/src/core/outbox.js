@@ -24,23 +24,14 @@ export class Outbox {
   #entries = new Map();
   #counter = 0;
 
-  /**
-   * @param {string} client id of this client, part of every operation id
-   * @param {number} limit how many writes may wait
-   */
-  constructor(client, limit) {
+  /** @param {string} client id of this client, part of every operation id */
+  constructor(client) {
     this.client = client;
-    this.limit = limit;
   }
 
   /** The requests without an answer, oldest first. */
   get entries() {
     return [...this.#entries.values()];
-  }
-
-  /** Whether there is room for another request. */
-  get full() {
-    return this.#entries.size >= this.limit;
   }
 
   /**

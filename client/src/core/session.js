@@ -26,7 +26,7 @@ export class Session {
   constructor(connection, name) {
     this.connection = connection;
     this.name = name;
-    this.outbox = new Outbox(connection.client, connection.queueLimit);
+    this.outbox = new Outbox(connection.client);
   }
 
   get #online() {
@@ -84,7 +84,7 @@ export class Session {
    */
   request({ handle, request, timeout: strict, key, origins, done }) {
     const { deadline, queueLimit } = this.connection;
-    if (this.outbox.full) {
+    if (this.outbox.entries.length >= queueLimit) {
       const message = `${queueLimit} requests to "${this.name}" wait for an answer already`;
       setTimeout(() => done(new SyncError({ name: 'Busy', message, code: 429, retry_after: 1 })));
       return;
