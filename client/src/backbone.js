@@ -57,7 +57,7 @@ export function attach(Backbone, io) {
 
     const reading = method === 'read' ? its : [];
     const changing = method === 'read' || options.wait ? [] : its;
-    for (const mirror of reading) mirror.replica.hold();
+    const eras = new Map(reading.map((mirror) => [mirror, mirror.replica.hold()]));
     const writes = new Map(changing.map((mirror) => [mirror, mirror.begin(model, method, sent)]));
 
     /** @param {any} result @param {any} meta @param {boolean} [passed] */
@@ -73,7 +73,9 @@ export function attach(Backbone, io) {
       }
       for (const mirror of reading) {
         const inner = succeed;
-        succeed = () => mirror.obsolete(options) || mirror.received(model, result, options, inner, meta);
+        const late = !options.resync && eras.get(mirror) !== mirror.replica.era;
+        if (late) succeed = () => mirror.receivedLate(model, inner);
+        else succeed = () => mirror.obsolete(options) || mirror.received(model, result, options, inner, meta);
       }
       try {
         succeed();

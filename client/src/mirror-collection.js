@@ -87,18 +87,15 @@ export class CollectionMirror extends Mirror {
     const { parse } = target;
     target.parse = (/** @type {any[]} */ ...args) => (list = parse.apply(target, args));
     const changes = resync ? this.watch() : undefined;
-    const unsaved = [...this.pending].filter(({ model, method }) => method === 'create' && target.includes(model));
     const before = new Map(target.models.map((/** @type {any} */ model) => [model.id, replica.truth(model.id)]));
     try {
-      succeed();
+      this.keepingUnsaved(succeed);
     } finally {
       if (own) Object.defineProperty(target, 'parse', own);
       else delete target.parse;
     }
-    // Backbone drops what the server does not have; what is on its way there stays.
-    target.add(unsaved.map(({ model }) => model), REMOTE);
     const revs = new Map();
-    if (Array.isArray(meta?.r)) meta.r.forEach((/** @type {any} */ rev, /** @type {number} */ i) => revs.set(this.idOf(response[i]), rev ?? undefined));
+    if (Array.isArray(meta?.r)) for (const [i, rev] of meta.r.entries()) revs.set(this.idOf(response[i]), rev ?? undefined);
     const ids = this.learn(Array.isArray(list) ? list : list ? [list] : [], before, revs);
     if (!resync) return;
     // What was told of since the read was sent is for the telling to decide.
@@ -108,6 +105,30 @@ export class CollectionMirror extends Mirror {
     for (const model of gone) this.destroy(model);
     changes?.end();
     this.trigger('reset', changes?.result);
+  }
+
+  /** @param {any} fetched @param {() => void} succeed */
+  receivedLate(fetched, succeed) {
+    if (fetched !== this.target) {
+      super.receivedLate(fetched, succeed);
+      return;
+    }
+    this.keepingUnsaved(succeed);
+    for (const model of [...this.target.models]) {
+      if (!model.isNew() && this.replica.truth(model.id) === undefined) this.destroy(model);
+    }
+    for (const truth of this.replica.models) this.change('create', this.idOf(truth), truth, undefined);
+  }
+
+  /**
+   * Backbone drops what the server does not have; what is on its way there stays.
+   * @param {() => void} succeed lets Backbone have a reply
+   */
+  keepingUnsaved(succeed) {
+    const { target } = this;
+    const unsaved = [...this.pending].filter(({ model, method }) => method === 'create' && target.includes(model));
+    succeed();
+    target.add(unsaved.map(({ model }) => model), REMOTE);
   }
 
   /**

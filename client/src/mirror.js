@@ -238,6 +238,16 @@ export class Mirror {
   }
 
   /**
+   * The reply to a fetch from before everything was read anew: Backbone may have it, but it says nothing any more.
+   * @param {any} model what was fetched
+   * @param {() => void} succeed
+   */
+  receivedLate(model, succeed) {
+    succeed();
+    this.reconcile(model, undefined);
+  }
+
+  /**
    * Read everything again; the reply to an earlier such read, should it still come, says nothing then.
    * @param {any} options how to fetch
    * @returns {Promise<void>}

@@ -18,7 +18,8 @@ function page(world, channels) {
   const Backbone = loadBackbone();
   const connection = attach(Backbone, () => world.io).connect('sim');
   const collections = channels.map((channel) => new Backbone.Collection([], { backend: { name: 'things', channel } }).bindBackend());
-  for (const collection of collections) collection.fetch();
+  const fetch = (collection) => collection.fetch({ error: () => fetch(collection) });
+  collections.forEach(fetch);
   return { connection, collections };
 }
 
@@ -54,7 +55,7 @@ function step(random, world, pages, answers) {
 }
 
 /** Everything works again: let all that is under way arrive. */
-async function heal(world, pages) {
+async function heal(world) {
   world.late = 0;
   world.lossy = false;
   for (let round = 0; round < 60; round += 1) {
@@ -73,7 +74,6 @@ async function heal(world, pages) {
     mock.timers.tick(1000);
     await settle();
   }
-  return pages;
 }
 
 async function run(seed) {
@@ -85,7 +85,7 @@ async function run(seed) {
     step(random, world, pages, answers);
     await settle();
   }
-  await heal(world, pages);
+  await heal(world);
   for (const { collections } of pages) {
     for (const collection of collections) {
       const held = [...world.store(collection.backend.channel).values()].map(({ model }) => model);

@@ -14,6 +14,8 @@ export class Replica {
   /** @type {Set<string>} */
   #graves = new Set();
   #reads = 0;
+  /** Grows whenever everything is read anew; what was asked for in an earlier era is out of date. */
+  era = 0;
   /** Notifications that wait for the end of a read. @type {any[]} */
   held = [];
 
@@ -69,13 +71,23 @@ export class Replica {
    * @param {boolean} renewed whether revisions may have begun anew, so that those known say nothing either
    */
   restart(renewed) {
+    this.era += 1;
     this.held = [];
     if (renewed) for (const known of this.#known.values()) known.rev = undefined;
   }
 
-  /** A read begins: until it ends, notifications wait, for the read may tell of less than they do. */
+  /** The models held. @returns {any[]} */
+  get models() {
+    return [...this.#known.values()].map(({ model }) => model).filter((model) => model !== undefined);
+  }
+
+  /**
+   * A read begins: until it ends, notifications wait, for the read may tell of less than they do.
+   * @returns {number} the era
+   */
   hold() {
     this.#reads += 1;
+    return this.era;
   }
 
   /** Whether a read is under way. */
