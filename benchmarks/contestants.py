@@ -107,7 +107,7 @@ VARIANTS = {
     "bbio-5-layers": bbio("bbio, 5 layers", "--layers", "5"),
     "bbio-20-layers": bbio("bbio, 20 layers", "--layers", "20"),
     "bbio-100-backends": bbio("bbio, 100 backends", "--backends", "100"),
-    "bbio-no-history": bbio("bbio, no history", "--history", "0"),
+    "bbio-no-history": bbio("bbio, no history", "--history", "1"),
 }
 
 CONTESTANTS = PEERS | VARIANTS

@@ -4,6 +4,20 @@ import argparse
 
 from bbio import App, Backend
 from bbio.builtin import MemoryStore
+from bbio.streams import HistoryLimits, Log
+
+
+class ShortMemory(MemoryStore):
+    """Keeps so many events of each stream."""
+
+    def __init__(self, events):
+        super().__init__()
+        self.events = events
+
+    def open(self, backend, publish):
+        opened = super().open(backend, publish)
+        opened.log = Log(HistoryLimits(events=self.events))
+        return opened
 
 
 async def passes(req, res, next):
@@ -16,10 +30,11 @@ def main() -> None:
     parser.add_argument("--engine", choices=("fast", "plain"), default="fast")
     parser.add_argument("--layers", type=int, default=0, help="layers that only pass on, around the store")
     parser.add_argument("--backends", type=int, default=1, help="backends that are served")
+    parser.add_argument("--history", type=int, help="events kept of each stream")
     options = parser.parse_args()
 
     class Messages(Backend):
-        store = MemoryStore()
+        store = MemoryStore() if options.history is None else ShortMemory(options.history)
         middleware = [passes] * options.layers
 
     app = App(engine=options.engine)
