@@ -158,6 +158,7 @@ export class Mirror {
     const truth = this.attributes(model, this.replica.truth(model.id));
     if (truth && before) this.restore(model, write?.mine ?? {}, before, truth);
     if (write) this.undo(write);
+    if (this.replaced(model)) this.reconcile(model, undefined);
     if (theirs) this.trigger('conflict', model, sent, theirs);
   }
 
