@@ -73,7 +73,7 @@ class Control(Backend):
     """Has the server speak to the clients of another backend."""
 
     @create
-    def emit(self, req: Any) -> Any:
+    def speak(self, req: Any) -> Any:
         asked = req.model
         app.backends[asked["backend"]].emit(asked["what"], asked["model"], channel=asked.get("channel"))
         return {"id": 1}
