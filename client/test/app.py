@@ -39,7 +39,13 @@ class Echo(Backend):
     @patch
     @delete
     def echo(self, req: Any) -> Any:
-        return {"id": 1, "method": req.method, "model": req.model, "options": req.options, "channel": req.channel}
+        return {
+            "id": 1,
+            "method": req.method,
+            "model": req.model,
+            "options": req.options,
+            "channel": req.channel,
+        }
 
 
 class Slow(Backend):
