@@ -6,6 +6,7 @@ past a double, lone surrogates), keeps integers of any size exact and writes att
 
 from __future__ import annotations
 
+import enum
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -31,13 +32,22 @@ encode: Callable[[Any], bytes] = _encoder.encode
 decode: Callable[[str | bytes], Any] = _decoder.decode
 
 
+class Unsaid(enum.Enum):
+    """A `sync` that names no channel belongs to the one its socket listened to last."""
+
+    CHANNEL = "unsaid"
+
+
+UNSAID = Unsaid.CHANNEL
+
+
 class Sync(msgspec.Struct, frozen=True):
     """The fields of a valid `sync`."""
 
     method: str
     model: Any
     options: dict[str, Any]
-    channel: str | None
+    channel: str | None | Unsaid
     op: str | None
     digest: int
     rev: int | None
@@ -156,11 +166,11 @@ def read_sync(args: Any) -> Sync:
     rev = fields.get("rev")
     if rev is not None and (type(rev) is not int or not 0 <= rev < 2**63):
         raise BadRequest("rev must be a revision number")
-    channel = check_channel(fields.get("channel"))
+    channel = check_channel(fields["channel"]) if "channel" in fields else UNSAID
     op = fields.get("op")
     if op is None:
         return Sync(method, model, options, channel, None, 0, rev)
-    digest = zlib.crc32(_canonical.encode((method, model, options, channel, rev)))
+    digest = zlib.crc32(_canonical.encode((method, model, options, fields.get("channel"), rev)))
     return Sync(method, model, options, channel, _read_op(op), digest, rev)
 
 
@@ -233,6 +243,28 @@ def stream_reply(position: Position, events: list[Event] | None) -> dict[str, An
         "recovered": events is not None,
         "events": [event_json(event) for event in events or ()],
     }
+
+
+def reply(body: bytes) -> bytes:
+    """The arguments of an ack that reports success, as JSON."""
+    return b"[null,%b]" % body
+
+
+def reply_v1(body: bytes, position: bytes) -> bytes:
+    """The same with the position of the write, or the revisions of what was read."""
+    return b"[null,%b,%b]" % (body, position)
+
+
+def revisions(result: Any, id_attribute: str, revs: dict[Any, int]) -> bytes:
+    """The third argument of a read's reply: `r` is the model's revision, or those of a list's models in its order."""
+    if isinstance(result, list):
+        return encode({"r": [revs.get(_id_of(model, id_attribute)) for model in result]})
+    return encode({"r": revs.get(_id_of(result, id_attribute))})
+
+
+def _id_of(model: Any, id_attribute: str) -> Any:
+    key = model.get(id_attribute) if isinstance(model, dict) else getattr(model, id_attribute, None)
+    return key if isinstance(key, (str, int)) else None
 
 
 def error_reply(error: SyncError) -> bytes:

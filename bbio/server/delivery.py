@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from bbio import protocol
@@ -16,14 +17,23 @@ from bbio.streams import Event
 if TYPE_CHECKING:
     from bbio.backend import Backend
     from bbio.requests import Socket
+    from bbio.server.connection import ClientSocket
     from bbio.server.stepping import Stepper
+
+Text = Callable[[Event], bytes]
 
 
 class Lane(Protocol):
     """How frames reach clients: the part that the two engines do differently."""
 
-    def deliver(self, namespace: str, room: str, text: bytes, skip: str | None) -> None:
-        """Send an event, given as JSON, to every socket of a room but one."""
+    def deliver(self, namespace: str, room: str, event: Event, text: Text, skip: str | None) -> None:
+        """Send `text(event)`, a Socket.IO event as JSON, to every socket of a room but one."""
+
+    async def enter(self, socket: ClientSocket, room: str) -> None:
+        """Put a socket into a room; does not wait."""
+
+    async def leave(self, socket: ClientSocket, room: str) -> None:
+        """Take a socket out of a room; does not wait."""
 
 
 def legacy_room(stream: str) -> str:
@@ -88,5 +98,5 @@ class Delivery:
     def _fan_out(self, entry: Pending, *, replied: bool) -> None:
         event, namespace = entry.event, entry.backend.namespace
         writer = None if entry.origin is None else entry.origin.sid
-        self._lane.deliver(namespace, legacy_room(event.stream), protocol.synced(event), writer)
-        self._lane.deliver(namespace, version_1_room(event.stream), protocol.synced_v1(event), writer if replied else None)
+        self._lane.deliver(namespace, legacy_room(event.stream), event, protocol.synced, writer)
+        self._lane.deliver(namespace, version_1_room(event.stream), event, protocol.synced_v1, writer if replied else None)
