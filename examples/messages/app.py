@@ -1,0 +1,29 @@
+"""A shared list of messages: open the page twice, and type.
+
+Run it with `python examples/messages/app.py`, then visit http://127.0.0.1:3000.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bbio import App, Backend, Invalid, Request, before
+from bbio.builtin import Logger, MemoryStore
+
+
+class Messages(Backend):
+    middleware = [Logger()]
+    store = MemoryStore()
+
+    @before("create")
+    def check(self, req: Request) -> None:
+        if not str(req.model.get("text", "")).strip():
+            raise Invalid("a message needs some text")
+
+
+app = App()
+app.serve(Messages)
+app.page("/", Path(__file__).parent / "index.html")
+
+if __name__ == "__main__":
+    app.run(port=3000)
