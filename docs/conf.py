@@ -1,0 +1,16 @@
+"""How Sphinx builds the documentation."""
+
+from bbio import __version__
+
+project = "bbio"
+author = "bbio contributors"
+release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+html_theme = "furo"
+html_title = f"bbio {release}"
