@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bbio.backend import Backend, check_name
-from bbio.errors import ConfigurationError, FrozenError, InternalError, SyncError
+from bbio.errors import ConfigurationError, DefinitionError, FrozenError, InternalError, SyncError
 from bbio.requests import Request, Response
 
 logger = logging.getLogger("bbio")
@@ -59,7 +59,10 @@ class Registry(Mapping[str, Backend]):
             raise ConfigurationError(
                 f"app.serve({backend!r}): that is no backend; serve a subclass of bbio.Backend: class Todos(Backend): ..."
             )
-        name = check_name(name or backend.name)
+        try:
+            name = check_name(backend.name if name is None else name)
+        except DefinitionError as err:
+            raise ConfigurationError(f"app.serve(...): {err}") from None
         taken = self._backends.get(name)
         if taken is not None:
             raise ConfigurationError(

@@ -48,10 +48,11 @@ class MemoryStore(Store):
         opened = super().open(backend, publish)
         prefix = secrets.token_hex(3)
         opened._ids = map((prefix + "%x").__mod__, itertools.count(1))
-        opened._revs = itertools.count(1)
+        opened._rev = 0
         opened._channels = {}
         for model in self._initial:
-            opened._models(None)[model[self.id_attribute]] = (next(opened._revs), encode(model))
+            opened._rev += 1
+            opened._models(None)[model[self.id_attribute]] = (opened._rev, encode(model))
         return opened
 
     def _models(self, channel: str | None) -> Models:
@@ -81,19 +82,29 @@ class MemoryStore(Store):
         earlier = self.log.find(req.operation, req.digest)
         if earlier is not None:
             return earlier
+        record = await getattr(self, req.method)(req)
+        return self.record(req, record, self._rev)
+
+    async def create(self, req: Request) -> dict[str, Any]:
+        return self._put(req, self._created(req.model))
+
+    async def update(self, req: Request) -> dict[str, Any]:
+        return self._put(req, self._changed(self._models(req.channel), req))
+
+    patch = update
+
+    async def delete(self, req: Request) -> dict[str, Any]:
         models = self._models(req.channel)
-        rev = next(self._revs)
-        if req.method == "create":
-            record = self._created(req.model)
-        else:
-            record = self._changed(models, req)
-        key = record[self.id_attribute]
-        commit = self.record(req, record, rev)
-        if req.method == "delete":
-            del models[key]
-        else:
-            models[key] = (rev, commit.body)
-        return commit
+        record = self._changed(models, req)
+        self._rev += 1
+        del models[record[self.id_attribute]]
+        return record
+
+    def _put(self, req: Request, record: dict[str, Any]) -> dict[str, Any]:
+        body = encode(record)
+        self._rev += 1
+        self._models(req.channel)[record[self.id_attribute]] = (self._rev, body)
+        return record
 
     def _created(self, model: dict[str, Any]) -> dict[str, Any]:
         if model.get(self.id_attribute) is not None:

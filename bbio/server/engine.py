@@ -26,6 +26,7 @@ from bbio.errors import BadRequest, ConfigurationError
 from bbio.server.connection import ClientSocket
 from bbio.server.delivery import Text
 from bbio.server.limits import Limits
+from bbio.server.sockets import Gateway
 from bbio.streams import Event
 
 INTERNALS: tuple[tuple[Any, str], ...] = (
@@ -33,6 +34,7 @@ INTERNALS: tuple[tuple[Any, str], ...] = (
     (socketio.AsyncServer, "_handle_eio_message"),
     (socketio.AsyncServer, "_handle_connect"),
     (socketio.AsyncServer, "_handle_event"),
+    (socketio.AsyncServer, "_handle_ack"),
     (engineio.AsyncServer, "_handle_connect"),
     (engineio.AsyncServer, "_trigger_event"),
     (engineio.AsyncServer, "_upgrades"),
@@ -417,16 +419,21 @@ class FastManager(AsyncManager):
 
 
 class FastServer(socketio.AsyncServer):
-    """The Socket.IO server of the fast lane."""
+    """The Socket.IO server of the fast lane.
+
+    Parameters:
+        limits: what a client may ask for.
+        options: passed on to `socketio.AsyncServer`.
+    """
 
     eio: FastEngine
     manager: FastManager
+    gateway: Gateway
 
-    def __init__(self, limits: Limits, receive: Callable[[ClientSocket, str, Any, Any], None], **options: Any) -> None:
+    def __init__(self, limits: Limits, **options: Any) -> None:
         check_internals()
         super().__init__(client_manager=FastManager(), monitor_clients=False, **options)
         self._limits = limits
-        self._receive = receive
         self.eio.limits = limits
         self.eio.receive_event = self._receive_event
         self.eio.joined_elsewhere = self._joined_anywhere
@@ -434,6 +441,23 @@ class FastServer(socketio.AsyncServer):
 
     def _engineio_server_class(self) -> type[FastEngine]:
         return FastEngine
+
+    # Lane
+
+    def deliver(self, namespace: str, room: str, event: Event, text: Text, skip: str | None) -> None:
+        self.manager.fan_out(namespace, room, event, text, skip)
+
+    async def enter(self, socket: ClientSocket, room: str) -> None:
+        self.manager.basic_enter_room(socket.sid, socket.backend.namespace, room)
+
+    async def leave(self, socket: ClientSocket, room: str) -> None:
+        self.manager.basic_leave_room(socket.sid, socket.backend.namespace, room)
+
+    def link_of(self, sid: str, namespace: str) -> FastSocket:
+        """The link of a socket that joins a namespace."""
+        return cast(FastSocket, self.eio.sockets[self.manager.eio_sid_from_sid(sid, namespace)])
+
+    # Guards around what the library handles
 
     def _joined_anywhere(self, eio_sid: str) -> bool:
         return any(
@@ -444,28 +468,76 @@ class FastServer(socketio.AsyncServer):
         self.logger.info("closing %s after a bad packet: %.200s", socket.sid, err)
         socket.drop("bad packet")
 
+    async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
+        socket = self.eio.sockets.get(eio_sid)
+        if socket is None:
+            return
+        try:
+            pending = self._binary_packet.get(eio_sid)
+            if pending is None and type(data) is str and data.startswith("2/") and self._receive_event(socket, "4" + data):
+                return
+            if (type(data) is bytes) != (pending is not None):
+                raise ValueError("attachments do not fit")
+            await super()._handle_eio_message(eio_sid, data)
+            pending = self._binary_packet.get(eio_sid)
+            if pending is not None and not 0 < pending.attachment_count <= self._limits.attachments:
+                raise ValueError("attachments do not fit")
+        except Exception as err:
+            self._binary_packet.pop(eio_sid, None)
+            self._bad_packet(socket, err)
+
+    async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
+        socket = self.eio.sockets[eio_sid]
+        namespace = namespace or "/"
+        known = namespace in self.handlers or namespace in self.namespace_handlers or namespace in self.namespaces
+        if not known:
+            socket.refusals += 1
+        if len(namespace) > protocol.MAX_NAME or socket.refusals > self._limits.bad_namespaces:
+            raise ValueError("too many or too long namespaces")
+        if namespace not in socket.clients and len(socket.clients) >= self._limits.namespaces:
+            raise ValueError("too many namespaces")
+        await super()._handle_connect(eio_sid, namespace, data)
+
+    async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
+        if type(data) is not list or not data or type(data[0]) is not str or data[0] in RESERVED_EVENTS:
+            raise ValueError("no event name")
+        socket = self.eio.sockets[eio_sid].clients.get(namespace or "/")
+        if socket is not None and data[0] in ("sync", "listen"):
+            self.gateway.reject(socket, id, BadRequest("binary data is no model"))
+            return
+        await super()._handle_event(eio_sid, namespace, id, data)
+
+    async def _handle_ack(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
+        # Ids of the server's own calls begin at 1; 0 would hit the library's counter.
+        if type(id) is int and id > 0 and type(data) is list:
+            sid = self.manager.sid_from_eio_sid(eio_sid, namespace or "/")
+            if id in self.manager.callbacks.get(sid, {}):
+                await super()._handle_ack(eio_sid, namespace, id, data)
+
+    # The fast lane
+
     def _receive_event(self, engine_socket: FastSocket, text: str) -> bool:
         """Handle an event frame of a backend's namespace; False leaves it to the library."""
-        if text[2:3] != "/":
-            return False
-        comma = text.find(",", 3, 3 + protocol.MAX_NAME + 1)
+        comma = text.find(",", 3, 4 + protocol.MAX_NAME)
         socket = engine_socket.clients.get(text[2:comma])
         if socket is None:
             return False
         bracket = text.find("[", comma)
         digits = text[comma + 1 : bracket]
         try:
-            if bracket < 0 or len(digits) > 15 or digits and not (digits.isascii() and digits.isdigit()):
+            if bracket < 0 or len(digits) > 15 or (digits and not (digits.isascii() and digits.isdigit())):
                 raise ValueError("no event packet")
             ack_id = int(digits) if digits else None
             try:
                 arguments = protocol.parse(text[bracket:], self._limits.depth + 2)
             except BadRequest as err:
-                self._malformed(socket, ack_id, text[bracket : bracket + 12], err)
+                if not text.startswith(('["sync"', '["listen"'), bracket):
+                    raise
+                self.gateway.reject(socket, ack_id, err)
                 return True
             event = arguments.pop(0) if type(arguments) is list and arguments else None
             if event == "sync" or event == "listen":
-                self._receive(socket, event, ack_id, arguments)
+                self.gateway.receive(socket, event, ack_id, arguments)
                 return True
             if type(event) is not str or event in RESERVED_EVENTS:
                 raise ValueError("no event name")
@@ -473,9 +545,3 @@ class FastServer(socketio.AsyncServer):
             self._bad_packet(engine_socket, err)
             return True
         return False
-
-    def _malformed(self, socket: ClientSocket, ack_id: int | None, head: str, err: BadRequest) -> None:
-        """Unreadable arguments of a `sync` or `listen` are answered; anything else unreadable ends the connection."""
-        if not head.startswith(('["sync"', '["listen"')):
-            raise ValueError("unreadable packet")
-        self._receive(socket, "sync", ack_id, err)

@@ -48,13 +48,10 @@ class Runner:
                 yield from self._wake
             except asyncio.CancelledError as cancelled:
                 arrival = cancelled
-            self._wake = loop.create_future()
             if self._job is None:
-                if self._stepper.closing:
-                    return
-                # The job cancelled itself and ended without waiting: that is over now.
-                self.task.uncancel()
-                continue
+                # Cancelled while parked: by a loop that closes, or by a job that ended without waiting.
+                return
+            self._wake = loop.create_future()
             yield from self._finish(self._job, arrival)
             self._job = None
             while self.task.cancelling():
@@ -111,8 +108,9 @@ class Stepper:
         """
         loop = self._loop
         if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        runner = self._parked.pop() if self._parked else Runner(self, loop)
+            self.open()
+            loop = asyncio.get_running_loop()
+        runner = self._unpark(loop)
         outer_task = asyncio.current_task()
         outer = self.stepping
         self.stepping = True
@@ -135,17 +133,26 @@ class Stepper:
         runner.take_over(job, context, yielded)
         return runner.task
 
+    def _unpark(self, loop: asyncio.AbstractEventLoop) -> Runner:
+        while self._parked:
+            runner = self._parked.pop()
+            if not runner.task.done() and not runner.task.cancelling():
+                return runner
+        return Runner(self, loop)
+
     def park(self, runner: Runner) -> bool:
         """Keep a runner for the next coroutine; False when there are enough."""
         if self.closing or len(self._parked) >= PARKED:
             if runner.task is not asyncio.current_task():
-                self._dismiss(runner)
+                runner.task.cancel()
             return False
         self._parked.append(runner)
         return True
 
-    def _dismiss(self, runner: Runner) -> None:
-        runner.task.cancel()
+    def open(self) -> None:
+        """Begin, or begin again, on the running loop."""
+        self.closing = False
+        self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
         """End the parked tasks."""

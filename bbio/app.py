@@ -1,0 +1,252 @@
+"""App: serves backends, runs them, or mounts them on an aiohttp application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import weakref
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import socketio
+from aiohttp import WSCloseCode, web
+
+from bbio.backend import Backend
+from bbio.errors import ConfigurationError
+from bbio.registry import Registry
+from bbio.requests import Socket
+from bbio.server.connect import attach
+from bbio.server.engine import FastServer
+from bbio.server.http import Admission, asset_routes, health
+from bbio.server.limits import Limits
+from bbio.server.plain import PlainServer
+from bbio.server.sockets import Gateway
+from bbio.streams import Event
+
+logger = logging.getLogger("bbio")
+
+CLOSE_TIME = 1.0
+
+
+class App:
+    """One application: its backends and the server that clients reach them through.
+
+    Parameters:
+        event: the prefix of the events that Backbone collections trigger (`backend:create`).
+        cors: origins of other sites that may connect, `"*"` for all; only the server's own by default.
+        hosts: the only host names to answer to; any by default.
+        proxies: addresses or networks of proxies whose forwarded headers are believed.
+        limits: what a client may ask for.
+        debug: whether unexpected errors reach clients with message and stack.
+        engine: `"fast"`, or `"plain"` for python-socketio as it is.
+        ping_interval: seconds between heartbeats.
+        ping_timeout: seconds a client may take to answer one.
+
+    Raises:
+        ConfigurationError: an option makes no sense.
+
+    Example:
+        >>> from bbio import App, Backend
+        >>> class Todos(Backend): pass
+        >>> app = App(event="sync").serve(tasks=Todos)
+        >>> list(app.backends)
+        ['tasks']
+    """
+
+    def __init__(
+        self,
+        *,
+        event: str = "backend",
+        cors: str | Iterable[str] | None = None,
+        hosts: Iterable[str] | None = None,
+        proxies: Iterable[str] = (),
+        limits: Limits | None = None,
+        debug: bool = False,
+        engine: str = "fast",
+        ping_interval: float = 25.0,
+        ping_timeout: float = 20.0,
+    ) -> None:
+        if not isinstance(event, str) or not event:
+            raise ConfigurationError(f"App(event={event!r}): the event prefix is a word such as 'backend'")
+        if engine not in ("fast", "plain"):
+            raise ConfigurationError(f"App(engine={engine!r}): the engine is 'fast' or 'plain'")
+        self.limits = limits or Limits()
+        self.backends = Registry(debug)
+        self._admission = Admission(cors, hosts, proxies, self.limits)
+        options: dict[str, Any] = {
+            "async_mode": "aiohttp",
+            "ping_interval": ping_interval,
+            "ping_timeout": ping_timeout,
+            "max_http_buffer_size": self.limits.frame,
+            # Origins are checked by the admission, before the library sees the request.
+            "cors_allowed_origins": lambda origin, environ=None: True,
+        }
+        self.sio: socketio.AsyncServer
+        self.sio = server = FastServer(self.limits, **options) if engine == "fast" else PlainServer(**options)
+        self._gateway = server.gateway = Gateway(self.backends, self.limits, server, event)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
+        self._websockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
+        self._pages: list[web.RouteDef] = []
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+        self.url = ""
+
+    def serve(self, *backends: Any, **named: Any) -> Self:
+        """Serve backends: classes or instances, under their own names or as `name=Backend`.
+
+        Raises:
+            ConfigurationError: something is no backend, or a name is taken.
+            FrozenError: the application has started.
+        """
+        for name, backend in [*((None, backend) for backend in backends), *named.items()]:
+            added = self.backends.add(backend, name)
+            added.open(name or added.name, self._publish, self._spawn)
+            attach(self.sio, self._gateway, added, self._admission)
+        return self
+
+    def page(self, path: str, file: str | Path) -> Self:
+        """Serve a file, such as an example's HTML page, at a path."""
+        target = Path(file)
+
+        async def send(request: web.Request) -> web.StreamResponse:
+            return web.FileResponse(target)
+
+        self._pages.append(web.get(path, send))
+        return self
+
+    def _publish(self, backend: Backend, event: Event, origin: Socket | None) -> None:
+        self._gateway.delivery.publish(backend, event, origin)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine on the server's loop, from any thread; at once when already there."""
+        loop = self._loop
+        if loop is None:
+            work.close()
+            raise ConfigurationError("the application does not run; emit after app.start() or app.run()")
+        if threading.get_ident() == self._thread:
+            self._gateway.stepper.start(_logged(work))
+        else:
+            loop.call_soon_threadsafe(self._gateway.stepper.start, _logged(work))
+
+    def mount(self, application: web.Application) -> web.Application:
+        """Add the backends to an aiohttp application; they start and stop with it.
+
+        Returns: the application.
+        """
+        application.router.add_route("*", "/socket.io/", self._admission.guard(self.sio.eio.handle_request))
+        application.router.add_routes([*asset_routes(), *self._pages])
+        application.on_startup.append(self._start)
+        application.on_response_prepare.append(self._remember)
+        application.on_shutdown.append(self._shut_down)
+        application.on_cleanup.append(self._clean_up)
+        return application
+
+    async def _remember(self, request: web.Request, response: web.StreamResponse) -> None:
+        if isinstance(response, web.WebSocketResponse):
+            self._websockets.add(response)
+
+    async def _start(self, application: web.Application) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._gateway.stepper.open()
+        self.backends.frozen = True
+        for backend in self.backends.values():
+            await backend.start()
+
+    async def _shut_down(self, application: web.Application) -> None:
+        await self._gateway.drain(self.limits.drain_time)
+        closing = [
+            asyncio.ensure_future(response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping"))
+            for response in list(self._websockets)
+            if not response.closed
+        ]
+        if closing:
+            _, late = await asyncio.wait(closing, timeout=CLOSE_TIME)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*closing, return_exceptions=True)
+        for socket in list(self.sio.eio.sockets.values()):
+            with suppress(Exception):
+                await socket.close(wait=False)
+
+    async def _clean_up(self, application: web.Application) -> None:
+        for backend in reversed(list(self.backends.values())):
+            await backend.stop()
+        await self.sio.shutdown()
+        await self._gateway.stepper.close()
+        self._loop = None
+        self.backends.frozen = False
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Serve on a port of the running event loop; port 0 takes a free one. `url` and `port` then say where.
+
+        Raises:
+            ConfigurationError: the port is in use, or this application runs already.
+        """
+        if self._runner is not None:
+            raise ConfigurationError("this application runs already; stop it first, or make another App()")
+        application = web.Application()
+        application.router.add_get("/healthz", health)
+        self.mount(application)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as err:
+            await runner.cleanup()
+            raise ConfigurationError(f"cannot listen on {host}:{port}: {err.strerror}; choose another port") from None
+        self._runner = runner
+        self.port = runner.addresses[0][1]
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+        self.url = f"http://[{shown}]:{self.port}" if ":" in shown else f"http://{shown}:{self.port}"
+
+    async def stop(self) -> None:
+        """Stop: nothing new, let what runs finish for `limits.drain_time`, close the rest with code 1001."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            for site in list(runner.sites):
+                await site.stop()
+            await runner.cleanup()
+
+    @asynccontextmanager
+    async def running(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+        """`async with app.running() as url:` starts and stops the application."""
+        await self.start(host, port)
+        try:
+            yield self.url
+        finally:
+            await self.stop()
+
+    def run(self, host: str = "127.0.0.1", port: int = 3000) -> None:
+        """Serve until SIGTERM or Ctrl-C.
+
+        Parameters:
+            host: the address to listen on; `0.0.0.0` for all.
+            port: the TCP port.
+
+        Raises:
+            ConfigurationError: the port is in use.
+        """
+        asyncio.run(self._run(host, port))
+
+    async def _run(self, host: str, port: int) -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError, RuntimeError):
+                loop.add_signal_handler(number, stopped.set)
+        async with self.running(host, port):
+            print(f"bbio serves {', '.join(self.backends) or 'no backend'} on {self.url} (Ctrl-C stops it)", flush=True)
+            await stopped.wait()
+
+
+async def _logged(work: Coroutine[Any, Any, Any]) -> None:
+    try:
+        await work
+    except Exception:
+        logger.exception("an emit failed")

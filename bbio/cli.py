@@ -1,0 +1,134 @@
+"""The command `bbio`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from bbio import App, Backend, __version__
+from bbio.builtin import MemoryStore
+from bbio.errors import BbioError
+from bbio.requests import METHODS
+
+RELOAD_INTERVAL = 0.5
+DEMO = Path(__file__).parent / "static" / "demo.html"
+
+
+def load(target: str) -> App:
+    """The application named by `module:attribute`, looked for in the current folder too.
+
+    Raises:
+        click.ClickException: it cannot be imported or is no App.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise click.ClickException(f"{target!r} names no application; write module:app, such as todos:app")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except BbioError as err:
+        raise click.ClickException(f"{module_name} cannot be imported: {err}") from None
+    except ModuleNotFoundError as err:
+        raise click.ClickException(
+            f"there is no module {err.name!r}; run bbio in the folder that holds it, or install it"
+        ) from None
+    except Exception as err:
+        raise click.ClickException(f"{module_name} cannot be imported: {type(err).__name__}: {err}") from None
+    app = getattr(module, attribute, None)
+    if not isinstance(app, App):
+        found = "nothing of that name" if app is None else f"a {type(app).__name__}"
+        raise click.ClickException(f"{target}: {found}, but it must be a bbio.App: app = App(); app.serve(...)")
+    return app
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bbio")
+def main() -> None:
+    """Real-time model sync: serve backends, look at their stacks, try the demo."""
+
+
+def _serve(app: App, host: str, port: int) -> None:
+    try:
+        app.run(host, port)
+    except BbioError as err:
+        raise click.ClickException(str(err)) from None
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.option("--host", default="127.0.0.1", envvar="BBIO_HOST", show_default=True, show_envvar=True, help="Address.")
+@click.option("--port", default=3000, type=click.IntRange(0, 65_535), envvar="BBIO_PORT", show_default=True, show_envvar=True)
+@click.option("--reload", is_flag=True, help="Start again when a Python file of this folder changes.")
+def run(target: str, host: str, port: int, reload: bool) -> None:
+    """Serve the application APP of MODULE until Ctrl-C."""
+    if reload:
+        _reload([sys.executable, "-m", "bbio", "run", target, "--host", host, "--port", str(port)])
+    _serve(load(target), host, port)
+
+
+def _changes(folder: Path) -> dict[Path, float]:
+    found = {}
+    for path in folder.rglob("*.py"):
+        if not any(part.startswith(".") or part in ("node_modules", "__pycache__") for part in path.relative_to(folder).parts):
+            try:
+                found[path] = path.stat().st_mtime
+            except OSError:
+                continue
+    return found
+
+
+def _reload(command: list[str]) -> NoReturn:
+    """Run a command again whenever a file changes."""
+    folder = Path.cwd()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    child = subprocess.Popen(command)
+    seen = _changes(folder)
+    try:
+        while True:
+            time.sleep(RELOAD_INTERVAL)
+            now = _changes(folder)
+            if now != seen:
+                seen = now
+                click.echo("a file changed: starting again")
+                child.terminate()
+                child.wait()
+                child = subprocess.Popen(command)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    finally:
+        child.terminate()
+        child.wait()
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:APP")
+def stacks(target: str) -> None:
+    """Print the compiled stacks of every backend, layer by layer, with file and line."""
+    for name, backend in load(target).backends.items():
+        click.echo(f"{name} ({type(backend).__name__})")
+        for method in METHODS:
+            click.echo(f"  {method}")
+            for layer in backend.stacks[method].layers:
+                click.echo(f"    {layer.kind:<9} {layer.name:<40} {layer.where}")
+            bottom = "the bottom: answers with the model" if backend.store is None else type(backend.store).__name__
+            click.echo(f"    {'store':<9} {bottom}")
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", envvar="BBIO_HOST", show_default=True, help="Address.")
+@click.option("--port", default=3000, type=click.IntRange(0, 65_535), envvar="BBIO_PORT", show_default=True)
+def demo(host: str, port: int) -> None:
+    """Serve the messages example: open its address in two windows."""
+
+    class Messages(Backend):
+        store = MemoryStore()
+
+    _serve(App().serve(Messages).page("/", DEMO), host, port)

@@ -1,0 +1,54 @@
+"""How clients of a backend's namespace come and go, on either engine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from bbio.backend import Backend
+from bbio.server.connection import ClientSocket, Connection
+from bbio.server.engine import FastServer
+from bbio.server.http import Admission
+from bbio.server.plain import PlainServer
+from bbio.server.sockets import Gateway
+
+CONNECTION = "bbio.connection"
+
+
+def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, admission: Admission) -> None:
+    """Register a backend's namespace with the Socket.IO server."""
+    namespace = backend.namespace
+    sockets: dict[str, ClientSocket] = {}
+
+    async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
+        connection = environ.get(CONNECTION)
+        if connection is None:
+            request = environ["aiohttp.request"]
+            clock = asyncio.get_running_loop().time
+            connection = Connection(request.headers, admission.remote(request), gateway.limits, clock)
+            environ[CONNECTION] = connection
+        link = sio.link_of(sid, namespace)
+        sockets[sid] = gateway.joined(sid, backend, connection, link)
+        if isinstance(sio, FastServer):
+            sio.link_of(sid, namespace).clients[namespace] = sockets[sid]
+
+    async def disconnect(sid: str, reason: str) -> None:
+        socket = sockets.pop(sid, None)
+        if socket is not None:
+            gateway.left(socket)
+            clients = getattr(socket.link, "clients", {})
+            if clients.get(namespace) is socket:
+                del clients[namespace]
+
+    sio.on("connect", connect, namespace=namespace)
+    sio.on("disconnect", disconnect, namespace=namespace)
+    if isinstance(sio, PlainServer):
+
+        async def sync(sid: str, *arguments: Any) -> tuple[Any, ...]:
+            return await sio.receive(sockets[sid], "sync", list(arguments))
+
+        async def listen(sid: str, *arguments: Any) -> tuple[Any, ...]:
+            return await sio.receive(sockets[sid], "listen", list(arguments))
+
+        sio.on("sync", sync, namespace=namespace)
+        sio.on("listen", listen, namespace=namespace)

@@ -1,0 +1,62 @@
+"""The plain lane: the same gateway on python-socketio as it is, through its public API alone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import socketio
+
+from bbio import protocol
+from bbio.errors import BadRequest
+from bbio.server.connection import ClientSocket
+from bbio.server.delivery import Text
+from bbio.server.sockets import Gateway
+from bbio.streams import Event
+
+
+class PlainServer(socketio.AsyncServer):
+    """An unmodified Socket.IO server with the lane the gateway needs. Also the link acks go through."""
+
+    in_order = False
+    gateway: Gateway
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._outgoing: asyncio.Queue[tuple[str, str, list[Any], str | None]] = asyncio.Queue()
+        self._sender: asyncio.Task[None] | None = None
+
+    def deliver(self, namespace: str, room: str, event: Event, text: Text, skip: str | None) -> None:
+        self._outgoing.put_nowait((namespace, room, protocol.decode(text(event)), skip))
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.get_running_loop().create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        while not self._outgoing.empty():
+            namespace, room, (name, *arguments), skip = self._outgoing.get_nowait()
+            await self.emit(name, tuple(arguments), room=room, skip_sid=skip, namespace=namespace)
+
+    async def enter(self, socket: ClientSocket, room: str) -> None:
+        await self.enter_room(socket.sid, room, namespace=socket.backend.namespace)
+
+    async def leave(self, socket: ClientSocket, room: str) -> None:
+        await self.leave_room(socket.sid, room, namespace=socket.backend.namespace)
+
+    def link_of(self, sid: str, namespace: str) -> PlainServer:
+        """The link of a socket that joins a namespace."""
+        return self
+
+    def ack(self, socket: ClientSocket, ack_id: asyncio.Future[tuple[Any, ...]], arguments: bytes) -> None:
+        if not ack_id.done():
+            ack_id.set_result(tuple(protocol.decode(arguments)))
+
+    async def receive(self, socket: ClientSocket, event: str, arguments: list[Any]) -> tuple[Any, ...]:
+        """Hand an event to the gateway and wait for its ack."""
+        answer: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
+        try:
+            protocol.check(arguments, self.gateway.limits.depth + 1)
+        except BadRequest as err:
+            self.gateway.reject(socket, answer, err)
+        else:
+            self.gateway.receive(socket, event, answer, arguments)
+        return await answer
