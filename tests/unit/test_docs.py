@@ -1,0 +1,58 @@
+"""What the documentation shows works."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import bbio
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^([ ]*)```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+MODULES = ["bbio", *(module.name for module in pkgutil.walk_packages(bbio.__path__, "bbio."))]
+
+
+def examples() -> list[object]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in FENCE.finditer(text):
+            line = text.count("\n", 0, match.start()) + 2
+            name = f"{page.relative_to(ROOT)}:{line}"
+            code = "\n" * (line - 1) + textwrap.dedent(match[2])
+            found.append(pytest.param(page, code, id=name))
+    return found
+
+
+@pytest.mark.parametrize(("page", "code"), examples())
+def test_examples_run(page: Path, code: str) -> None:
+    """Every Python example of the documentation runs by itself."""
+    exec(compile(code, str(page), "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link to a file of the repository has one at its end."""
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    """No guide is left out of the table of contents."""
+    index = (ROOT / "docs" / "index.md").read_text().splitlines()
+    assert [page.stem for page in PAGES[1:] if page.stem not in (*index, "index")] == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "bbio.__main__"])
+def test_docstring_examples(name: str) -> None:
+    """Every example in a docstring shows what happens."""
+    outcome = doctest.testmod(importlib.import_module(name))
+    assert outcome.failed == 0
