@@ -114,7 +114,9 @@ class Request:
         if self.op is None:
             return None
         user = self.user
-        principal = "" if user is None else user.get("id", user) if isinstance(user, dict) else getattr(user, "id", user)
+        principal = (
+            "" if user is None else user.get("id", user) if isinstance(user, dict) else getattr(user, "id", user)
+        )
         return f"{principal}\0{self.op}"
 
     def __repr__(self) -> str:
@@ -127,7 +129,7 @@ class Response:
     Example:
         >>> res = Response()
         >>> res.end({"id": 1})
-        >>> res.error(BadRequest("too late"))
+        >>> res.error("too late")
         >>> res.settled, res.result
         (True, {'id': 1})
     """
