@@ -1,0 +1,251 @@
+"""Pages in a real browser, kept alike by a real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page
+
+from bbio import App, Backend, Invalid, Request, before
+from bbio.builtin import MemoryStore
+from examples.messages.app import app as messages_app
+from tests.support.browser import NewPage
+from tests.support.wire import LegacyClient
+
+HERE = Path(__file__).parent
+Open = Callable[..., Awaitable[Page]]
+
+
+def lists(*models: dict[str, Any]) -> App:
+    """An application with to-do lists, one for each channel, and the page that shows them."""
+
+    class Todos(Backend):
+        store = MemoryStore(per_channel=not models, models=list(models))
+
+        @before("create")
+        def check(self, req: Request) -> None:
+            if not req.model.get("title"):
+                raise Invalid("a to-do needs a title", errors={"title": "is missing"})
+
+    return App().serve(Todos).page("/", HERE / "page.html")
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[App]:
+    """A running application whose lists are empty."""
+    app = lists()
+    async with app.running():
+        yield app
+
+
+@pytest.fixture
+def visit(new_page: NewPage) -> Open:
+    """`await visit(app, "a,b")`: a page that shows those lists, listening."""
+
+    async def visit(app: App, channels: str = "home", page: Page | None = None) -> Page:
+        page = page or await new_page()
+        await page.goto(f"{app.url}/?{channels}")
+        await page.wait_for_function("_.every(lists, (list) => list.listened > 0)")
+        return page
+
+    return visit
+
+
+async def shows(page: Page, *expected: dict[str, Any], channel: str = "home") -> None:
+    """Wait until the page's list has exactly these models, whatever their ids."""
+    await page.wait_for_function(
+        "([channel, expected]) => _.isEqual(lists[channel].shown().map((todo) => _.omit(todo, 'id')), expected)",
+        arg=[channel, list(expected)],
+    )
+
+
+async def stored(app: App, channel: str = "home") -> list[dict[str, Any]]:
+    """What the server holds of a list."""
+    client = await LegacyClient.open(app.url, "todos")
+    try:
+        await client.listen(channel)
+        return sorted(await client.sync("read"), key=lambda todo: todo["title"])
+    finally:
+        await client.close()
+
+
+async def test_another_page_sees_each_change(app: App, visit: Open) -> None:
+    """Create, update, patch and delete in one page show in another without a reload, each told of once."""
+    alice, bob = await visit(app), await visit(app)
+    await alice.evaluate("void lists.home.create({title: 'milk', done: false})")
+    await shows(bob, {"title": "milk", "done": False})
+    await alice.wait_for_function("!lists.home.first().isNew()")
+    await alice.evaluate("void lists.home.first().save({title: 'oat milk'})")
+    await shows(bob, {"title": "oat milk", "done": False})
+    await alice.evaluate("void lists.home.first().save({done: true}, {patch: true})")
+    await shows(bob, {"title": "oat milk", "done": True})
+    await alice.evaluate("void lists.home.first().destroy()")
+    await shows(bob)
+    assert await bob.evaluate("lists.home.told") == [
+        "create milk",
+        "update oat milk",
+        "update oat milk",
+        "delete oat milk",
+    ]
+    assert await alice.evaluate("lists.home.told") == []
+
+
+async def test_channels_are_apart(app: App, visit: Open) -> None:
+    """What is written in one channel never shows in another, in other pages or in the same one."""
+    alice, bob = await visit(app, "work"), await visit(app, "home,work")
+    await alice.evaluate("void lists.work.create({title: 'report'})")
+    await shows(bob, {"title": "report"}, channel="work")
+    await bob.evaluate("void lists.home.create({title: 'milk'})")
+    await bob.evaluate("void lists.work.create({title: 'slides'})")
+    await shows(alice, {"title": "report"}, {"title": "slides"}, channel="work")
+    await shows(bob, {"title": "milk"}, channel="home")
+    assert await alice.evaluate("lists.work.told") == ["create slides"]
+    assert await bob.evaluate("[lists.home.told, lists.work.told]") == [[], ["create report"]]
+
+
+async def test_the_server_tells_pages(app: App, visit: Open) -> None:
+    """`emit` reaches the pages of one channel, or of all."""
+    page = await visit(app, "home,work")
+    todos = app.backends["todos"]
+    todos.emit("created", {"id": "x", "title": "call"}, channel="home")
+    todos.emit("created", {"id": "y", "title": "walk"})
+    await shows(page, {"title": "call"}, {"title": "walk"})
+    await shows(page, {"title": "walk"}, channel="work")
+    todos.emit("updated", {"id": "y", "title": "run"})
+    await shows(page, {"title": "call"}, {"title": "run"})
+    todos.emit("deleted", {"id": "x", "title": "call"}, channel="home")
+    await shows(page, {"title": "run"})
+
+
+async def test_a_refused_write_is_told_and_undone(app: App, visit: Open) -> None:
+    """The `error` callback gets the server's error object, and the model that was shown early leaves again."""
+    page = await visit(app)
+    error = await page.evaluate(
+        "new Promise((resolve) => lists.home.create({done: false}, {error: (model, error) => resolve({...error,"
+        " message: error.message, name: error.name})}))"
+    )
+    assert error["name"] == "Invalid"
+    assert error["message"] == "a to-do needs a title"
+    assert error["errors"] == {"title": "is missing"}
+    await shows(page)
+
+
+async def test_pages_listen_again_after_a_restart(app: App, visit: Open) -> None:
+    """When the server is back on its port, pages notice by themselves and get what comes later, once."""
+    alice, bob = await visit(app), await visit(app)
+    await alice.evaluate("void lists.home.create({title: 'milk'})")
+    await shows(bob, {"title": "milk"})
+    await app.stop()
+    for page in (alice, bob):
+        await page.wait_for_function("!lists.home.online")
+    await app.start(port=app.port)
+    for page in (alice, bob):
+        await page.wait_for_function("lists.home.online && lists.home.listened > 1")
+    await alice.evaluate("void lists.home.create({title: 'tea'})")
+    await shows(bob, {"title": "milk"}, {"title": "tea"})
+    assert await bob.evaluate("lists.home.told") == ["create milk", "create tea"]
+
+
+async def test_a_server_that_remembers_nothing_is_read_anew(visit: Open) -> None:
+    """When another server takes over the port, pages show its models, and tell that they were reset."""
+    old = lists({"id": "1", "title": "milk"}, {"id": "2", "title": "bread"})
+    async with old.running():
+        page = await visit(old)
+        await shows(page, {"title": "bread"}, {"title": "milk"})
+        reset = "lists.home.once('backend:reset', (how) => { lists.home.how = _.mapObject(how, (all) => all.length); })"
+        await page.evaluate(f"void {reset}")
+    new = lists({"id": "2", "title": "rye bread"}, {"id": "3", "title": "tea"})
+    async with new.running(port=old.port):
+        await shows(page, {"title": "rye bread"}, {"title": "tea"})
+        await page.wait_for_function("lists.home.how")
+        assert await page.evaluate("lists.home.how") == {"added": 1, "changed": 1, "removed": 1}
+
+
+@pytest.fixture
+async def elsewhere(browser: Browser) -> AsyncIterator[Page]:
+    """A page in a profile of its own, which can be offline by itself."""
+    uncaught: list[str] = []
+    async with await browser.new_context() as context:
+        context.set_default_timeout(10_000)
+        page = await context.new_page()
+        page.on("pageerror", lambda error: uncaught.append(str(error)))
+        yield page
+    assert not uncaught, "uncaught in the page: " + "; ".join(uncaught)
+
+
+async def test_offline_changes_of_both_sides_meet(app: App, visit: Open, elsewhere: Page) -> None:
+    """A page that was offline while 20 changes were made elsewhere, and 5 by itself, ends like the server.
+
+    Every change is applied once: none is missing, none is told of twice.
+    """
+    alice, bob = await visit(app), await visit(app, page=elsewhere)
+    titles = [f"old {i}" for i in range(10)]
+    await alice.evaluate("(titles) => titles.forEach((title) => lists.home.create({title}))", titles)
+    await shows(bob, *({"title": title} for title in titles))
+    await bob.evaluate("lists.home.told.length = lists.home.seen.length = 0")
+
+    await elsewhere.context.set_offline(True)
+    await bob.wait_for_function("!lists.home.online")
+    theirs = [f"create new {i}" for i in range(12)]
+    theirs += [f"update old {i}" for i in range(4)] + [f"delete old {i}" for i in range(4, 8)]
+    await alice.evaluate(
+        """async () => {
+          const { home } = lists;
+          for (let i = 0; i < 12; i += 1) home.create({ title: `new ${i}` });
+          for (let i = 0; i < 4; i += 1) home.titled(`old ${i}`).save({ done: true }, { patch: true });
+          await Promise.all(_.range(4, 8).map((i) => home.titled(`old ${i}`).destroy()));
+        }"""
+    )
+    await bob.evaluate(
+        """() => {
+          const { home } = lists;
+          for (let i = 0; i < 3; i += 1) home.create({ title: `own ${i}` });
+          home.titled('old 8').save({ done: true }, { patch: true });
+          home.titled('old 9').destroy();
+        }"""
+    )
+    assert await bob.evaluate("lists.home.told") == []
+    assert not [todo for todo in await stored(app) if todo["title"].startswith("own")]
+    await elsewhere.context.set_offline(False)
+
+    expected = sorted(
+        [{"title": f"new {i}"} for i in range(12)]
+        + [{"title": f"old {i}", "done": True} for i in (0, 1, 2, 3, 8)]
+        + [{"title": f"own {i}"} for i in range(3)],
+        key=lambda todo: str(todo["title"]),
+    )
+    await shows(alice, *expected)
+    await shows(bob, *expected)
+    assert await bob.evaluate("lists.home.told") == theirs
+    own = ["create own 0", "create own 1", "create own 2", "update old 8", "delete old 9"]
+    assert await alice.evaluate("lists.home.told") == own
+    assert sorted(await bob.evaluate("lists.home.seen")) == sorted(
+        str(todo["title"]) for todo in expected if not str(todo["title"]).startswith("old")
+    )
+    on_server = await stored(app)
+    for page in (alice, bob):
+        assert await page.evaluate("lists.home.shown()") == on_server
+
+
+async def test_the_messages_example(new_page: NewPage) -> None:
+    """What is typed in one window appears in the other, and goes when it is deleted there; nothing is reloaded."""
+    async with messages_app.running() as url:
+        alice, bob = await new_page(), await new_page()
+        for page in (alice, bob):
+            await page.goto(url)
+            await page.locator("#state.online").wait_for()
+            await page.evaluate("window.here = true")
+        await alice.get_by_label("Message").fill("good morning")
+        await alice.get_by_label("Message").press("Enter")
+        await bob.get_by_text("good morning").wait_for()
+        await alice.get_by_text("good morning").wait_for()
+        await bob.get_by_label("Delete").click()
+        await alice.get_by_text("good morning").wait_for(state="detached")
+        await bob.get_by_text("good morning").wait_for(state="detached")
+        await alice.get_by_role("button", name="Send").click()
+        await alice.get_by_text("a message needs some text").wait_for()
+        assert await alice.evaluate("window.here")
+        assert await bob.evaluate("window.here")
