@@ -6,6 +6,7 @@ BIN := .venv/bin
 SET_UP := .venv/.set-up
 ASSETS := bbio/static/.stamp
 SOURCES := pyproject.toml uv.lock hatch_build.py $(wildcard tools/*.py client/*.json client/*.mjs) \
+	examples/messages/index.html \
 	$(shell find client/src -type f 2>/dev/null)
 ARGS ?=
 

@@ -69,7 +69,12 @@ class AssetsHook(BuildHookInterface):
             shutil.copyfile(self._client / "dist" / name, self._static / name)
         for name, source in VENDORED.items():
             shutil.copyfile(self._client / "node_modules" / source, self._static / name)
+        shutil.copyfile(self._demo, self._static / "demo.html")
         self._stamp.write_text(self._fingerprint())
+
+    @property
+    def _demo(self) -> Path:
+        return Path(self.root, "examples", "messages", "index.html")
 
     @property
     def _client(self) -> Path:
@@ -99,6 +104,7 @@ class AssetsHook(BuildHookInterface):
         scripts = (path for path in self._client.iterdir() if path.suffix in {".js", ".json", ".mjs"})
         sources = (path for path in self._client.joinpath("src").rglob("*") if path.is_file())
         digest = hashlib.sha256(Path(__file__).read_bytes())
+        digest.update(self._demo.read_bytes())
         for path in sorted([*scripts, *sources]):
             digest.update(path.relative_to(self._client).as_posix().encode() + b"\0" + path.read_bytes())
         return digest.hexdigest()

@@ -10,6 +10,8 @@ Example:
     ['todos']
 """
 
+from bbio.app import App
+from bbio.backend import Backend
 from bbio.decorators import after, before, create, delete, on_error, patch, read, update, use
 from bbio.errors import (
     BadRequest,
@@ -31,18 +33,16 @@ from bbio.errors import (
     UnknownOutcome,
 )
 from bbio.requests import Request, Response
+from bbio.server.limits import Limits
 from bbio.stack import Middleware
 from bbio.store import Store
-from bbio.backend import Backend
-from bbio.server.limits import Limits
-from bbio.app import App
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
-    "BadRequest",
     "Backend",
+    "BadRequest",
     "BbioError",
     "Busy",
     "ConfigurationError",

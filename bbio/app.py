@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import socketio
+import click
 from aiohttp import WSCloseCode, web
 
 from bbio.backend import Backend
@@ -85,7 +85,7 @@ class App:
             # Origins are checked by the admission, before the library sees the request.
             "cors_allowed_origins": lambda origin, environ=None: True,
         }
-        self.sio: socketio.AsyncServer
+        self.sio: FastServer | PlainServer
         self.sio = server = FastServer(self.limits, **options) if engine == "fast" else PlainServer(**options)
         self._gateway = server.gateway = Gateway(self.backends, self.limits, server, event)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -177,7 +177,8 @@ class App:
     async def _clean_up(self, application: web.Application) -> None:
         for backend in reversed(list(self.backends.values())):
             await backend.stop()
-        await self.sio.shutdown()
+        if getattr(self.sio.eio, "service_task_handle", None) is not None:
+            await self.sio.shutdown()
         await self._gateway.stepper.close()
         self._loop = None
         self.backends.frozen = False
@@ -241,7 +242,7 @@ class App:
             with suppress(NotImplementedError, RuntimeError):
                 loop.add_signal_handler(number, stopped.set)
         async with self.running(host, port):
-            print(f"bbio serves {', '.join(self.backends) or 'no backend'} on {self.url} (Ctrl-C stops it)", flush=True)
+            click.echo(f"bbio serves {', '.join(self.backends) or 'no backend'} on {self.url} (Ctrl-C stops it)")
             await stopped.wait()
 
 

@@ -39,8 +39,7 @@ def check_name(name: Any) -> str:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) >= MAX_NAME:
         raise DefinitionError(
-            f"{name!r} is no backend name; use letters, digits, '_', '-', '.' and '/', "
-            f"fewer than {MAX_NAME} of them"
+            f"{name!r} is no backend name; use letters, digits, '_', '-', '.' and '/', fewer than {MAX_NAME} of them"
         )
     return name
 
@@ -50,7 +49,6 @@ class Backend:
 
     Class attributes:
         name: the backend's name and namespace; from the class name when not given.
-        model: an attrs class that is the schema, or None.
         middleware: reusable layers, outermost first.
         store: the layer that answers when nothing above did, or None.
 
@@ -72,7 +70,6 @@ class Backend:
     """
 
     name: ClassVar[str] = ""
-    model: ClassVar[type | None] = None
     middleware: ClassVar[Sequence[Any]] = ()
     store: Store | None = None
 
@@ -88,20 +85,15 @@ class Backend:
         super().__init_subclass__(**kwargs)
         cls.__bbio_layers__ = collect(cls)
         check_hidden(cls, Backend, [entry.name for entry in cls.__bbio_layers__])
-        check_hidden(
-            cls, Backend, [n for n in RESERVED if getattr_static(cls, n, 0) != getattr_static(Backend, n, 0)]
-        )
+        check_hidden(cls, Backend, [n for n in RESERVED if getattr_static(cls, n, 0) != getattr_static(Backend, n, 0)])
         cls.name = check_name(vars(cls).get("name") or default_name(cls))
         if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
-            raise DefinitionError(
-                f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]"
-            )
+            raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
         for item in cls.middleware:
             middleware_layers(item)
         if isinstance(cls.store, type) or not isinstance(cls.store, (Store, type(None))):
             raise DefinitionError(
-                f"{cls.__qualname__}.store is {cls.store!r}; "
-                f"it must be an instance of a Store, such as MemoryStore()"
+                f"{cls.__qualname__}.store is {cls.store!r}; it must be an instance of a Store, such as MemoryStore()"
             )
 
     @classmethod
@@ -125,9 +117,7 @@ class Backend:
                 f"{cls.__name__}.use(...) came after the application had started; call it before app.run()"
             )
         if not args or isinstance(args[-1], str):
-            raise DefinitionError(
-                f"{cls.__name__}.use(...) needs a middleware last: {cls.__name__}.use('create', fn)"
-            )
+            raise DefinitionError(f"{cls.__name__}.use(...) needs a middleware last: {cls.__name__}.use('create', fn)")
         *methods, item = args
         chosen = check_methods(f"{cls.__name__}.use", tuple(methods))
         middleware_layers(item, chosen)
@@ -143,9 +133,7 @@ class Backend:
         """All layers of this instance in stack order."""
         entries = [(item, METHODS) for item in self.middleware] + list(self.__bbio_used__)
         reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
-        return [
-            layer for group in (*reusable, _by_kind(layers_of(self, self.__bbio_layers__))) for layer in group
-        ]
+        return [layer for group in (*reusable, _by_kind(layers_of(self, self.__bbio_layers__))) for layer in group]
 
     def open(self, name: str, publish: Publish, spawn: Spawn) -> None:
         """Bind this instance to its name and compile its stacks. Called when it is served."""
@@ -199,9 +187,7 @@ class Backend:
     async def _commit(self, req: Request, result: Any) -> None:
         """Log and publish a write that no store has committed."""
         record = req.model if result is None else result
-        req.committed = await self.log.append(
-            channel_stream(req.channel), NOTIFIED_AS[req.method], record, req
-        )
+        req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
 
     def emit(self, event: str, model: Any, channel: str | None = None) -> None:
         """Tell the clients of this backend of a change that no client made. May be called from any thread.
@@ -223,8 +209,7 @@ class Backend:
             raise ValueError(f"emit({event!r}): the event is one of {', '.join(EMITTED_AS)}")
         if self._spawn is None:
             raise ConfigurationError(
-                f"{type(self).__name__}.emit needs a served backend; "
-                f"call app.serve({type(self).__name__}) first"
+                f"{type(self).__name__}.emit needs a served backend; call app.serve({type(self).__name__}) first"
             )
         stream = BACKEND_WIDE if channel is None else channel_stream(channel)
         # Encoded at once: what the caller does with the model afterwards must not show.

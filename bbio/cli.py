@@ -65,7 +65,9 @@ def _serve(app: App, host: str, port: int) -> None:
 @main.command()
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--host", default="127.0.0.1", envvar="BBIO_HOST", show_default=True, show_envvar=True, help="Address.")
-@click.option("--port", default=3000, type=click.IntRange(0, 65_535), envvar="BBIO_PORT", show_default=True, show_envvar=True)
+@click.option(
+    "--port", default=3000, type=click.IntRange(0, 65_535), envvar="BBIO_PORT", show_default=True, show_envvar=True
+)
 @click.option("--reload", is_flag=True, help="Start again when a Python file of this folder changes.")
 def run(target: str, host: str, port: int, reload: bool) -> None:
     """Serve the application APP of MODULE until Ctrl-C."""
@@ -77,7 +79,9 @@ def run(target: str, host: str, port: int, reload: bool) -> None:
 def _changes(folder: Path) -> dict[Path, float]:
     found = {}
     for path in folder.rglob("*.py"):
-        if not any(part.startswith(".") or part in ("node_modules", "__pycache__") for part in path.relative_to(folder).parts):
+        if not any(
+            part.startswith(".") or part in ("node_modules", "__pycache__") for part in path.relative_to(folder).parts
+        ):
             try:
                 found[path] = path.stat().st_mtime
             except OSError:

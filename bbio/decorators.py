@@ -61,8 +61,7 @@ def check_methods(decorator: str, methods: tuple[Any, ...]) -> tuple[str, ...]:
             close = difflib.get_close_matches(str(method).lower(), METHODS, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise DefinitionError(
-                f"{decorator}({method!r}): there is no sync method {method!r}; "
-                f"{hint}use any of {', '.join(METHODS)}"
+                f"{decorator}({method!r}): there is no sync method {method!r}; {hint}use any of {', '.join(METHODS)}"
             )
         if methods.count(method) > 1:
             raise DefinitionError(f"{decorator}: {method!r} is named twice; name each sync method once")
@@ -77,9 +76,7 @@ def leave_mark(target: Any, mark: Mark, decorator: str) -> Any:
             f"{decorator} above `def name(self, ...)`, without @{type(target).__name__}"
         )
     if not inspect.isfunction(target):
-        raise DefinitionError(
-            f"{decorator} is on {target!r}, which is no function; put it above `def name(self, ...)`"
-        )
+        raise DefinitionError(f"{decorator} is on {target!r}, which is no function; put it above `def name(self, ...)`")
     marks: tuple[Mark, ...] = getattr(target, MARKS, ())
     taken = {(m.kind, name) for m in marks for name in m.methods}
     twice = [name for name in mark.methods if (mark.kind, name) in taken]
@@ -104,9 +101,7 @@ class _Phase:
     def __call__(self, *args: Any) -> Any:
         decorator = f"@{self._kind}"
         if args and isinstance(args[0], (list, tuple, set)):
-            raise DefinitionError(
-                f"{decorator}: name the sync methods one by one: {decorator}('create', 'update')"
-            )
+            raise DefinitionError(f"{decorator}: name the sync methods one by one: {decorator}('create', 'update')")
         if len(args) == 1 and not isinstance(args[0], str):
             return leave_mark(args[0], Mark(self._kind, METHODS), decorator)
         mark = Mark(self._kind, check_methods(decorator, args))
@@ -135,8 +130,7 @@ class _Handler:
             return lambda target: leave_mark(target, mark, decorator)
         if len(args) > 1 or isinstance(args[0], str):
             raise DefinitionError(
-                f"{decorator} takes no arguments: it already names its sync method; "
-                f"write {decorator} above the method"
+                f"{decorator} takes no arguments: it already names its sync method; write {decorator} above the method"
             )
         return leave_mark(args[0], mark, decorator)
 
@@ -146,12 +140,8 @@ class _Handler:
 
 before = _Phase("before", "Mark a method to run before the handlers; it may change `req` or raise.")
 use = _Phase("use", "Mark a method to wrap everything below it; `await next()` runs what is below.")
-after = _Phase(
-    "after", "Mark a method to run once a result exists; it may shape the reply through `res.result`."
-)
-on_error = _Phase(
-    "on_error", "Mark a method to run when the stack failed; it may raise another error or `res.end`."
-)
+after = _Phase("after", "Mark a method to run once a result exists; it may shape the reply through `res.result`.")
+on_error = _Phase("on_error", "Mark a method to run when the stack failed; it may raise another error or `res.end`.")
 create = _Handler("create")
 read = _Handler("read")
 update = _Handler("update")
@@ -182,21 +172,15 @@ def check_parameters(function: Callable[..., Any], kind: str, where: str, *, bou
         ) from None
     if not bound:
         if not parameters or parameters[0].name in allowed or parameters[0].kind not in _POSITIONAL:
-            raise DefinitionError(
-                f"{where} has no `self`; write def {function.__name__}(self, {', '.join(allowed)})"
-            )
+            raise DefinitionError(f"{where} has no `self`; write def {function.__name__}(self, {', '.join(allowed)})")
         parameters = parameters[1:]
     names = []
     for parameter in parameters:
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            raise DefinitionError(
-                f"{where}: {parameter} cannot be matched; name what you need: {', '.join(allowed)}"
-            )
+            raise DefinitionError(f"{where}: {parameter} cannot be matched; name what you need: {', '.join(allowed)}")
         if parameter.name in allowed:
             if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-                raise DefinitionError(
-                    f"{where}: `{parameter.name}` is matched by name; drop the `/` after it"
-                )
+                raise DefinitionError(f"{where}: `{parameter.name}` is matched by name; drop the `/` after it")
             names.append(parameter.name)
         elif parameter.default is inspect.Parameter.empty:
             raise DefinitionError(_unknown_parameter(parameter.name, kind, where, allowed))
@@ -208,9 +192,7 @@ def _unknown_parameter(name: str, kind: str, where: str, allowed: tuple[str, ...
         return f"{where}: {kind} layers have no `next`; drop it, or mark the method with @use"
     if name == "err":
         return f"{where}: `err` is only for @on_error; drop it, or mark the method with @on_error"
-    close = [known for known in allowed if name.startswith(known)] or difflib.get_close_matches(
-        name, allowed, 1, 0.4
-    )
+    close = [known for known in allowed if name.startswith(known)] or difflib.get_close_matches(name, allowed, 1, 0.4)
     hint = f"did you mean `{close[0]}`? " if close else ""
     taken = f"{kind} layers may take {', '.join(allowed)}, matched by name"
     return f"{where}: unknown parameter `{name}`; {hint}{taken}"

@@ -47,7 +47,7 @@ class Sync(msgspec.Struct, frozen=True):
     method: str
     model: Any
     options: dict[str, Any]
-    channel: str | None | Unsaid
+    channel: str | Unsaid | None
     op: str | None
     digest: int
     rev: int | None
@@ -78,12 +78,7 @@ def parse(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
     if isinstance(text, bytes):
         text = text.decode()
     # Cheap tests of the text tell whether the value can hold anything that must be looked for.
-    if (
-        len(text) > LONG_FRAME
-        or "\\u" in text
-        or "__proto__" in text
-        or text.count("[") + text.count("{") > max_depth
-    ):
+    if len(text) > LONG_FRAME or "\\u" in text or "__proto__" in text or text.count("[") + text.count("{") > max_depth:
         check(value, max_depth)
     return value
 
@@ -108,7 +103,7 @@ def check(value: Any, max_depth: int = MAX_DEPTH) -> None:
         for item in value:
             check(item, max_depth - 1)
     elif isinstance(value, str):
-        if "\0" in value or not value.isascii() and not _is_unicode(value):
+        if "\0" in value or (not value.isascii() and not _is_unicode(value)):
             raise BadRequest("a string holds a character that cannot travel")
     elif isinstance(value, (int, float)):
         try:
@@ -117,6 +112,8 @@ def check(value: Any, max_depth: int = MAX_DEPTH) -> None:
             travels = False
         if not travels:
             raise BadRequest("a number is too large to travel")
+    elif value is not None:
+        raise BadRequest("only JSON can travel")
 
 
 def _is_unicode(text: str) -> bool:
@@ -186,7 +183,7 @@ def read_listen(args: Any) -> Listen:
     """The fields of a `listen` from its arguments (without the event's name).
 
     Raises:
-        BadRequest: anything is not as docs/protocol.md says. A `since` that makes no sense is no error: it recovers nothing.
+        BadRequest: it is not as docs/protocol.md says. A `since` without sense is no error: it recovers nothing.
     """
     if type(args) is not list or len(args) > 2:
         raise BadRequest("listen takes a channel (a string or null)")

@@ -57,7 +57,7 @@ class Registry(Mapping[str, Backend]):
             backend = backend()
         if not isinstance(backend, Backend) or type(backend) is Backend:
             raise ConfigurationError(
-                f"app.serve({backend!r}): that is no backend; serve a subclass of bbio.Backend: class Todos(Backend): ..."
+                f"app.serve({backend!r}): that is no backend; serve a subclass of bbio.Backend: class Todos(Backend)"
             )
         try:
             name = check_name(backend.name if name is None else name)
@@ -90,7 +90,11 @@ class Registry(Mapping[str, Backend]):
         """Log an unexpected error whole, under an id; the id alone is for the client."""
         correlation = secrets.token_hex(8)
         logger.error(
-            "%s %s failed [%s]", getattr(req.backend, "name", "?"), req.method, correlation, exc_info=err,
+            "%s %s failed [%s]",
+            getattr(req.backend, "name", "?"),
+            req.method,
+            correlation,
+            exc_info=err,
             extra={"correlation_id": correlation},
         )
         if not self.debug:

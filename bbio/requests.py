@@ -127,6 +127,7 @@ class Response:
     """The answer in the making. `end` and `error` settle it; the first settlement wins.
 
     Example:
+        >>> from bbio import BadRequest
         >>> res = Response()
         >>> res.end({"id": 1})
         >>> res.error("too late")

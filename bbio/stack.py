@@ -79,9 +79,7 @@ def location(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else "<built in>"
 
 
-def make_layer(
-    kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str
-) -> Layer:
+def make_layer(kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
     names = check_parameters(function, kind, name, bound=True)
     # The adapter is generated so that a request pays one positional call and no inspection.
@@ -123,8 +121,7 @@ def middleware_layers(item: Any, methods: tuple[str, ...] = METHODS) -> list[Lay
         ]
     if not callable(item):
         raise DefinitionError(
-            f"{item!r} is no middleware; "
-            f"list an instance of a Middleware subclass or a function (req, res, next)"
+            f"{item!r} is no middleware; list an instance of a Middleware subclass or a function (req, res, next)"
         )
     name = getattr(item, "__qualname__", repr(item))
     return [make_layer("use", name, methods, item, where=location(item))]
@@ -146,8 +143,7 @@ class _Next:
     def __call__(self) -> Awaitable[Any]:
         if self.called:
             raise StackError(
-                f"{self._layer.name} ({self._layer.where}) called next twice; "
-                f"call it once and keep the result"
+                f"{self._layer.name} ({self._layer.where}) called next twice; call it once and keep the result"
             )
         self.called = True
         return self._run()

@@ -45,7 +45,7 @@ class Store:
 
         Parameters:
             backend: the backend instance; its `name` is the default of table names.
-            publish: to be called on the event loop with every committed event, in order, and the socket whose write it was.
+            publish: to be called on the event loop with every committed event, in order, and the writer's socket.
         """
         opened = copy.copy(self)
         opened.backend = backend
@@ -116,4 +116,3 @@ class Store:
     async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
         """The events after a position, None when they are no longer all there."""
         return self.log.stream(stream).since(epoch, offset)
-

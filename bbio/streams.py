@@ -74,7 +74,7 @@ class Event:
 
 
 class Commit:
-    """What a write came to: the record, its JSON, the event that tells of it, and whether it had been applied before."""
+    """What a write came to: the record, its JSON, the event that tells of it, and whether it had been applied."""
 
     __slots__ = ("body", "duplicate", "event", "record")
 
@@ -125,16 +125,14 @@ class Stream:
         events.append(event)
         self.size += len(event.body)
         oldest = events[0]
-        while (
-            len(events) > limits.events or self.size > limits.size or event.when - oldest.when > limits.age
-        ):
+        while len(events) > limits.events or self.size > limits.size or event.when - oldest.when > limits.age:
             self.size -= len(events.popleft().body)
             if not events:
                 break
             oldest = events[0]
 
     def since(self, epoch: Any, offset: Any) -> list[Event] | None:
-        """The events after a position, oldest first; None when the history cannot tell. Costs no more than the answer."""
+        """The events after a position, oldest first; None when the history cannot tell."""
         if epoch != self.epoch or type(offset) is not int or not 0 <= offset <= self.top:
             return None
         missed = self.top - offset

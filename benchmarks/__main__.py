@@ -21,12 +21,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         epilog=f"peers: {', '.join(PEERS)}. scenarios: {', '.join(SCENARIOS)}.",
     )
     parser.add_argument("--quick", action="store_true", help="one short round of a few scenarios and peers")
-    parser.add_argument(
-        "--only", nargs="+", metavar="SCENARIO", help="these scenarios (a prefix will do: sync)"
-    )
-    parser.add_argument(
-        "--peers", nargs="*", metavar="PEER", help="beside bbio, only these; none: bbio alone"
-    )
+    parser.add_argument("--only", nargs="+", metavar="SCENARIO", help="these scenarios (a prefix will do: sync)")
+    parser.add_argument("--peers", nargs="*", metavar="PEER", help="beside bbio, only these; none: bbio alone")
     parser.add_argument("--without-bbio", action="store_true", help="measure the peers alone")
     parser.add_argument("--rounds", type=int, help="alternating rounds (5)")
     parser.add_argument("--seconds", type=float, help="measured seconds of each run (3)")

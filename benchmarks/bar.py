@@ -22,9 +22,7 @@ def rounds(values: Values, scenario: str, metric: str, *cases: str) -> list[tupl
     return [row for row in zip(*columns, strict=False) if None not in row]
 
 
-def ratio(
-    scenario: str, other: str, metric: str = "cpu_us", case: str = "bbio"
-) -> Callable[[Values], list[float]]:
+def ratio(scenario: str, other: str, metric: str = "cpu_us", case: str = "bbio") -> Callable[[Values], list[float]]:
     return lambda values: [a / b for a, b in rounds(values, scenario, metric, case, other) if b]
 
 

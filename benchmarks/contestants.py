@@ -81,9 +81,7 @@ def python_peer(folder: str, label: str, *options: str) -> Contestant:
     def interpreter() -> Path:
         return toolchain.python_environment(folder, path / "requirements.txt")
 
-    return Contestant(
-        label, lambda: [str(interpreter()), str(path / "server.py"), *options], install=interpreter
-    )
+    return Contestant(label, lambda: [str(interpreter()), str(path / "server.py"), *options], install=interpreter)
 
 
 def bbio(label: str, *options: str, dialect: Settings | None = None) -> Contestant:

@@ -44,9 +44,7 @@ def server(command: list[str], core: int) -> Iterator[tuple[int, int]]:
         raise_file_limit()
 
     with TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [*command, str(port)], cwd=HERE.parent, stdout=log, stderr=log, preexec_fn=prepare
-        )
+        process = subprocess.Popen([*command, str(port)], cwd=HERE.parent, stdout=log, stderr=log, preexec_fn=prepare)
         try:
             wait_for(port, process, log)
             yield port, process.pid
@@ -96,9 +94,7 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure_in_quiet(
-    scenario: Scenario, case: str, seconds: float, cores: tuple[int, int], patience: int
-) -> Figures:
+def measure_in_quiet(scenario: Scenario, case: str, seconds: float, cores: tuple[int, int], patience: int) -> Figures:
     """Measure, again up to `patience` times while others use the cores; the least disturbed run counts."""
     runs = []
     while True:

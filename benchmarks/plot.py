@@ -21,12 +21,8 @@ def draw(axes, panel):
     above = [max(values) - middle for middle, (_, values) in zip(middles, bars, strict=True)]
     # In a panel of ours alone nothing needs telling apart.
     colours = [OURS if label.startswith("bbio") else THEIRS for label, _ in bars]
-    drawn = axes.barh(
-        range(len(bars)), middles, xerr=[below, above], color=colours, ecolor="#374151", capsize=2
-    )
-    axes.bar_label(
-        drawn, [f" {middle:,.3g}" if middle < 1000 else f" {middle:,.0f}" for middle in middles], fontsize=8
-    )
+    drawn = axes.barh(range(len(bars)), middles, xerr=[below, above], color=colours, ecolor="#374151", capsize=2)
+    axes.bar_label(drawn, [f" {middle:,.3g}" if middle < 1000 else f" {middle:,.0f}" for middle in middles], fontsize=8)
     axes.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=8)
     axes.set_title(panel["title"], fontsize=10, loc="left")
     axes.set_xlabel(panel["unit"], fontsize=8)

@@ -105,9 +105,7 @@ def print_tables(result: dict) -> None:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         print(f"\n{scenario.title}")
         for row in rows:
-            print(
-                "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            )
+            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def print_bar(result: dict, bar: list[Line]) -> int:

@@ -96,12 +96,8 @@ def scenario(
 SCENARIOS = {
     one.name: one
     for one in (
-        scenario(
-            "sync1", "Sync, 50 clients, one in flight each", US_SYNC, SYNC, EVERYONE, mode="sync", depth=1
-        ),
-        scenario(
-            "sync4", "Sync, 50 clients, four in flight each", US_SYNC, SYNC, EVERYONE, mode="sync", depth=4
-        ),
+        scenario("sync1", "Sync, 50 clients, one in flight each", US_SYNC, SYNC, EVERYONE, mode="sync", depth=1),
+        scenario("sync4", "Sync, 50 clients, four in flight each", US_SYNC, SYNC, EVERYONE, mode="sync", depth=4),
         scenario(
             "deliver200",
             "Delivery to 200 listeners",
@@ -170,9 +166,7 @@ SCENARIOS = {
             seconds=1,
         ),
         scenario("engine", "Sync by engine", US_SYNC, SYNC, variants("bbio", "bbio-plain"), mode="sync"),
-        scenario(
-            "version1", "Sync by protocol version", US_SYNC, SYNC, variants("bbio", "bbio-v1"), mode="sync"
-        ),
+        scenario("version1", "Sync by protocol version", US_SYNC, SYNC, variants("bbio", "bbio-v1"), mode="sync"),
         scenario(
             "version1-deliver",
             "Delivery to 200 listeners by protocol version",

@@ -30,9 +30,7 @@ def once(stamp: Path, sources: list[Path], make: Callable[[], None]) -> None:
 def call(*command: str | Path, cwd: Path | None = None) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
-        raise Missing(
-            f"{' '.join(map(str, command))} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}"
-        )
+        raise Missing(f"{' '.join(map(str, command))} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
 
 
 def build_loadgen() -> None:

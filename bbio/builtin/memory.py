@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from bbio import BadRequest, Conflict, NotFound, Request, Store
@@ -30,6 +30,10 @@ class MemoryStore(Store):
     """
 
     atomic = True
+
+    _ids: Iterator[str]
+    _rev: int
+    _channels: dict[str | None, Models]
 
     def __init__(
         self,

@@ -30,9 +30,7 @@ class Connection:
         clock: seconds, never going back.
     """
 
-    def __init__(
-        self, headers: CIMultiDictProxy[str], remote: str, limits: Limits, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, headers: CIMultiDictProxy[str], remote: str, limits: Limits, clock: Callable[[], float]) -> None:
         self.headers = headers
         self.remote = remote
         self.sockets: dict[str, ClientSocket] = {}

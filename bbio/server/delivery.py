@@ -99,4 +99,6 @@ class Delivery:
         event, namespace = entry.event, entry.backend.namespace
         writer = None if entry.origin is None else entry.origin.sid
         self._lane.deliver(namespace, legacy_room(event.stream), event, protocol.synced, writer)
-        self._lane.deliver(namespace, version_1_room(event.stream), event, protocol.synced_v1, writer if replied else None)
+        self._lane.deliver(
+            namespace, version_1_room(event.stream), event, protocol.synced_v1, writer if replied else None
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, cast
 
 import engineio
@@ -63,7 +63,9 @@ ACK_BYTES = f"{engine_packet.MESSAGE}{socketio.packet.ACK}".encode()
 
 def check_internals() -> None:
     """Raise `ConfigurationError` when a library no longer has what the fast lane relies on."""
-    missing = [f"{owner.__module__}.{owner.__qualname__}.{name}" for owner, name in INTERNALS if not hasattr(owner, name)]
+    missing = [
+        f"{owner.__module__}.{owner.__qualname__}.{name}" for owner, name in INTERNALS if not hasattr(owner, name)
+    ]
     if missing:
         raise ConfigurationError(
             f"the fast engine relies on {', '.join(missing)}, which the installed versions do not have "
@@ -102,6 +104,8 @@ class FastSocket(async_socket.AsyncSocket):
 
     def __init__(self, server: FastEngine, sid: str) -> None:
         super().__init__(server, sid)
+        self.connected: bool
+        self.last_ping: float | None
         self.clients: dict[str, ClientSocket] = {}
         # Frames that wait for those before them.
         self.backlog = 0
@@ -112,9 +116,7 @@ class FastSocket(async_socket.AsyncSocket):
         self._timer: asyncio.TimerHandle | None = None
         self._queued_bytes = 0
         self._polling: web.BaseRequest | None = None
-        self._connect_timer = asyncio.get_running_loop().call_later(
-            server.limits.connect_time, self._check_joined
-        )
+        self._connect_timer = asyncio.get_running_loop().call_later(server.limits.connect_time, self._check_joined)
 
     # Going out
 
@@ -474,7 +476,12 @@ class FastServer(socketio.AsyncServer):
             return
         try:
             pending = self._binary_packet.get(eio_sid)
-            if pending is None and type(data) is str and data.startswith("2/") and self._receive_event(socket, "4" + data):
+            if (
+                pending is None
+                and type(data) is str
+                and data.startswith("2/")
+                and self._receive_event(socket, "4" + data)
+            ):
                 return
             if (type(data) is bytes) != (pending is not None):
                 raise ValueError("attachments do not fit")

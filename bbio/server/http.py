@@ -42,7 +42,9 @@ class Admission:
         try:
             self._proxies: list[Network] = [ipaddress.ip_network(proxy) for proxy in proxies]
         except ValueError as err:
-            raise ConfigurationError(f"App(proxies=...): {err}; name addresses or networks such as 10.0.0.0/8") from None
+            raise ConfigurationError(
+                f"App(proxies=...): {err}; name addresses or networks such as 10.0.0.0/8"
+            ) from None
         self._limits = limits
 
     def _trusted(self, address: str | None) -> bool:
@@ -52,7 +54,7 @@ class Admission:
             return False
 
     def remote(self, request: web.BaseRequest) -> str:
-        """The client's address: the last one in X-Forwarded-For that is no trusted proxy's, if a trusted proxy sent it."""
+        """The client's address: of X-Forwarded-For the last that is no trusted proxy's, if such a proxy sent it."""
         address = request.remote or ""
         if self._trusted(address):
             for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):

@@ -14,6 +14,32 @@ from bbio.server.delivery import Text
 from bbio.server.sockets import Gateway
 from bbio.streams import Event
 
+UNREADABLE = object()
+
+
+class PlainJSON:
+    """The JSON of this server alone: what cannot be read becomes an argument that the gateway refuses."""
+
+    @staticmethod
+    def loads(text: str) -> Any:
+        try:
+            return protocol.parse(text, protocol.MAX_DEPTH + 2)
+        except BadRequest:
+            for event in ("sync", "listen"):
+                if text.startswith(f'["{event}"'):
+                    return [event, UNREADABLE]
+            raise
+
+    @staticmethod
+    def dumps(value: Any, **options: Any) -> str:
+        return protocol.encode(value).decode()
+
+
+class PlainPacket(socketio.packet.Packet):
+    """A packet read and written with `PlainJSON`."""
+
+    json = PlainJSON
+
 
 class PlainServer(socketio.AsyncServer):
     """An unmodified Socket.IO server with the lane the gateway needs. Also the link acks go through."""
@@ -22,7 +48,7 @@ class PlainServer(socketio.AsyncServer):
     gateway: Gateway
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(serializer=PlainPacket, **options)
         self._outgoing: asyncio.Queue[tuple[str, str, list[Any], str | None]] = asyncio.Queue()
         self._sender: asyncio.Task[None] | None = None
 
@@ -54,7 +80,7 @@ class PlainServer(socketio.AsyncServer):
         """Hand an event to the gateway and wait for its ack."""
         answer: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
         try:
-            protocol.check(arguments, self.gateway.limits.depth + 1)
+            protocol.check(arguments, self.gateway.limits.depth + 2)
         except BadRequest as err:
             self.gateway.reject(socket, answer, err)
         else:

@@ -69,7 +69,7 @@ class Gateway:
             connection.close()
 
     def receive(self, socket: ClientSocket, event: str, ack_id: Any, arguments: Any) -> None:
-        """Take a `sync` or `listen` with its arguments, already decoded; exactly one ack follows if one is asked for."""
+        """Take a `sync` or `listen` with its arguments, already decoded; one ack follows if one is asked for."""
         connection = socket.connection
         try:
             connection.count_request()
@@ -252,7 +252,9 @@ class SyncExchange(Exchange):
         elif commit is not None:
             arguments = protocol.reply_v1(body, protocol.position_json(commit.event))
         else:
-            arguments = protocol.reply_v1(body, protocol.revisions(res.result, req.backend.id_attribute, req.revs or {}))
+            arguments = protocol.reply_v1(
+                body, protocol.revisions(res.result, req.backend.id_attribute, req.revs or {})
+            )
         delivery = self.gateway.delivery
         in_order = (
             self.socket.link.in_order

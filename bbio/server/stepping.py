@@ -75,8 +75,8 @@ class Runner:
                 if arrival is None:
                     yielded = run(job.send, sent)
                 else:
-                    err, arrival = arrival, None
-                    yielded = run(job.throw, err)
+                    thrown, arrival = arrival, None
+                    yielded = run(job.throw, thrown)
             except StopIteration:
                 return
             except asyncio.CancelledError:

@@ -82,9 +82,7 @@ async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[ServerP
         async def spawn(source: str, *options: str, port: int | None = None, **env: str) -> ServerProcess:
             (tmp_path / "served.py").write_text(source)
             port = port or free_port()
-            server = ServerProcess(
-                "run", "served:app", "--port", str(port), *options, cwd=tmp_path, port=port, env=env
-            )
+            server = ServerProcess("run", "served:app", "--port", str(port), *options, cwd=tmp_path, port=port, env=env)
             stack.push_async_callback(server.stop)
             return await server.start()
 

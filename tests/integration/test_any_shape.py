@@ -37,8 +37,7 @@ scalars = (
 values = st.recursive(
     scalars,
     lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), inner, max_size=5)
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), inner, max_size=5)
     ),
     max_leaves=12,
 )
@@ -54,9 +53,7 @@ requests = st.fixed_dictionaries(
         "rev": values,
     },
 )
-listens = st.fixed_dictionaries(
-    {}, optional={"v": values, "since": st.dictionaries(st.text(), values) | values}
-)
+listens = st.fixed_dictionaries({}, optional={"v": values, "since": st.dictionaries(st.text(), values) | values})
 arguments = st.lists(values | requests | listens, max_size=4)
 
 

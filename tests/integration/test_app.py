@@ -342,9 +342,7 @@ async def test_bbio_run_reloads_when_a_file_changes(tmp_path):
     try:
         await server.start()
         assert not await listens()
-        module.write_text(
-            MODULE.replace("class Notes", "class Extra").replace("Todos, Notes", "Todos, Extra")
-        )
+        module.write_text(MODULE.replace("class Notes", "class Extra").replace("Todos, Notes", "Todos, Extra"))
         await eventually(listens)
     finally:
         server.signal(signal.SIGTERM)

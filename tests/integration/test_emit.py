@@ -9,9 +9,7 @@ from bbio import Backend, create
 from tests.support.servers import heard
 
 
-@pytest.mark.parametrize(
-    ("event", "method"), [("created", "create"), ("updated", "update"), ("deleted", "delete")]
-)
+@pytest.mark.parametrize(("event", "method"), [("created", "create"), ("updated", "update"), ("deleted", "delete")])
 async def test_each_event_arrives_as_its_method(serve, join, todos, event, method):
     """`created`, `updated` and `deleted` reach clients as create, update and delete."""
     app = await serve(todos)
@@ -86,9 +84,7 @@ async def test_from_another_task(serve, join, todos):
             await asyncio.sleep(0)
 
     await asyncio.create_task(tick())
-    assert [await alice.synced() for _ in range(50)] == [
-        ("update", {"id": "clock", "n": n}) for n in range(50)
-    ]
+    assert [await alice.synced() for _ in range(50)] == [("update", {"id": "clock", "n": n}) for n in range(50)]
 
 
 async def test_from_threads(serve, join, todos):

@@ -2,7 +2,6 @@
 
 import logging
 
-import attrs
 import pytest
 
 from bbio import (
@@ -76,9 +75,7 @@ async def test_an_error_acks_with_one_argument(serve, join):
 
 
 @pytest.mark.parametrize("kind", ["handler", "use", "before", "store"])
-async def test_any_other_exception_is_an_internal_error_with_an_id_and_nothing_else(
-    serve, join, caplog, kind
-):
+async def test_any_other_exception_is_an_internal_error_with_an_id_and_nothing_else(serve, join, caplog, kind):
     """No text of an unknown exception leaves the server; the log has all of it, under the same id."""
 
     def fail(req):
@@ -198,33 +195,6 @@ async def test_a_result_that_cannot_travel_is_an_internal_error(serve, join, cap
         with pytest.raises(SyncFailed, match="InternalError"):
             await alice.sync("read", {}, {"kind": kind})
     assert await alice.sync("create", {"a": 1}) == {"a": 1}
-
-
-async def test_an_invalid_model_is_refused_before_the_store(serve, join):
-    """With an attrs class as `model`, a value of the wrong type is Invalid and names the field."""
-
-    @attrs.define
-    class Todo:
-        title: str
-        done: bool = False
-
-    stored = []
-
-    class Todos(Backend):
-        model = Todo
-
-        @create
-        def keep(self, req):
-            stored.append(req.model)
-            return req.model
-
-    app = await serve(Todos)
-    alice, bob = await join(app, "todos"), await join(app, "todos")
-    error = await failure(alice, "create", {"title": ["not", "text"]})
-    assert (error["name"], error["code"]) == ("Invalid", 422)
-    assert "title" in error["errors"]
-    assert stored == []
-    assert await heard(app.backends["todos"], bob) == [[]]
 
 
 async def test_a_failed_listen_is_answered_with_an_error(serve, join, todos):

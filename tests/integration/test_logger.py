@@ -52,9 +52,7 @@ async def test_a_client_cannot_forge_lines(serve, join, notes, caplog):
     """Newlines and control characters in what a client names do not break the line."""
     alice = await join(await serve(notes), "notes", "a\nFAKE LINE\x1b[31m")
     with caplog.at_level(logging.INFO, logger="bbio.access"):
-        await alice.namespace.call(
-            "sync", {"method": "read", "model": {"id": "x\nFAKE " + "y" * 1000}, "options": {}}
-        )
+        await alice.namespace.call("sync", {"method": "read", "model": {"id": "x\nFAKE " + "y" * 1000}, "options": {}})
     (record,) = [r for r in caplog.records if r.name == "bbio.access"]
     line = record.getMessage()
     assert "\n" not in line

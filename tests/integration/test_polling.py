@@ -90,9 +90,7 @@ async def test_several_packets_in_one_post(serve, join, todos):
     milk = await bob.sync("create", {"n": 0})
     await alice.synced()
     requests = [{"method": "update", "model": {"id": milk["id"], "n": n}, "options": {}} for n in range(10)]
-    await alice.wire.send(
-        *(f"42/todos,{100 + n}{json.dumps(['sync', request])}" for n, request in enumerate(requests))
-    )
+    await alice.wire.send(*(f"42/todos,{100 + n}{json.dumps(['sync', request])}" for n, request in enumerate(requests)))
     for n in range(10):
         assert await alice.namespace.reply(n + 100) == [None, {"id": milk["id"], "n": n}]
     assert [model["n"] for _, model in (await heard(app.backends["todos"], bob))[0]] == list(range(10))

@@ -117,16 +117,12 @@ class Assembled:
                     found += [layer for kind in kinds for layer in layers(meaning, item, kind, method)]
                 elif method in methods and "use" in kinds:
                     found.append(meaning)
-            return found + [
-                la for kind in kinds for la in layers(self.built, self.served.backend, kind, method)
-            ]
+            return found + [la for kind in kinds for la in layers(self.built, self.served.backend, kind, method)]
 
         return of("before", "use", "handler"), of("after"), of("on_error")
 
 
-def function(
-    name: str, mark: str, *script: Any, parameters: str = "req res next", methods: Any = None
-) -> Definition:
+def function(name: str, mark: str, *script: Any, parameters: str = "req res next", methods: Any = None) -> Definition:
     """An async definition for an example; bare unless methods are given."""
     return Definition(name, ((mark, methods),) if mark else (), tuple(parameters.split()), script, True)
 

@@ -133,9 +133,7 @@ def finish(coroutine: Any) -> Any:
 
 def make_function(definition: Definition, label: str, trace: list[Any], method: bool = True) -> Any:
     """A real function with the definition's signature, decorated as it says; methods have a `self`."""
-    wanted = [
-        name for p in definition.parameters if (name := p.split("=")[0]) in ("err", "req", "res", "next")
-    ]
+    wanted = [name for p in definition.parameters if (name := p.split("=")[0]) in ("err", "req", "res", "next")]
     call = f"act(script, label, trace, {', '.join(f'{name}={name}' for name in wanted)})"
     parameters = ("self", *definition.parameters) if method else definition.parameters
     head = f"def {definition.name}({', '.join(parameters)}):"
@@ -186,9 +184,7 @@ PASSING = {
 
 
 def _script(steps: list[Any], size: int, leaves: list[Any]) -> st.SearchStrategy[tuple[tuple[Any, ...], ...]]:
-    return st.builds(
-        lambda body, leave: (*body, *leave), st.lists(st.one_of(steps), max_size=size), st.one_of(leaves)
-    )
+    return st.builds(lambda body, leave: (*body, *leave), st.lists(st.one_of(steps), max_size=size), st.one_of(leaves))
 
 
 def _scripts(family: str, is_async: bool) -> st.SearchStrategy[tuple[tuple[Any, ...], ...]]:
@@ -205,9 +201,7 @@ def _scripts(family: str, is_async: bool) -> st.SearchStrategy[tuple[tuple[Any, 
     return PASSING[is_async] | anything
 
 
-SCRIPTS = {
-    (family, is_async): _scripts(family, is_async) for family in FAMILIES for is_async in (True, False)
-}
+SCRIPTS = {(family, is_async): _scripts(family, is_async) for family in FAMILIES for is_async in (True, False)}
 
 NEEDS = {"end": "res", "error": "res", "shape": "res", "change": "req"} | dict.fromkeys(
     ("next", "try next", "return next"), "next"

@@ -84,9 +84,7 @@ def test_marks_are_collected_as_the_rules_say(hierarchy: tuple[ClassSpec, ...]) 
 def test_overriding_without_decorators_loses_no_layer(hierarchy: tuple[ClassSpec, ...]) -> None:
     """A subclass that overrides everything and decorates nothing has the same layers in the same order."""
     built = build(hierarchy, Backend, [])
-    overrides = {
-        name: make_function(attrs.evolve(function, marks=()), name, []) for name, _, function in slots(built)
-    }
+    overrides = {name: make_function(attrs.evolve(function, marks=()), name, []) for name, _, function in slots(built)}
     child = type("Child", (built.cls,), dict(reversed(overrides.items())))
     layers = [[(e.name, found_marks(e.marks)) for e in collect(cls)] for cls in (built.cls, child)]
     assert layers[0] == layers[1]
@@ -94,42 +92,31 @@ def test_overriding_without_decorators_loses_no_layer(hierarchy: tuple[ClassSpec
 
 
 @given(hierarchies(), st.data())
-def test_decorating_again_replaces_the_marks_in_place(
-    hierarchy: tuple[ClassSpec, ...], data: st.DataObject
-) -> None:
+def test_decorating_again_replaces_the_marks_in_place(hierarchy: tuple[ClassSpec, ...], data: st.DataObject) -> None:
     """One layer gets new marks where it stands; all others stay as they were."""
     built = build(hierarchy, Backend, [])
     assume(slots(built))
     name = data.draw(st.sampled_from([name for name, _, _ in slots(built)]))
     again = data.draw(definitions(name, "any", always_marked=True))
     child = type("Child", (built.cls,), {name: make_function(again, name, [])})
-    expected = [
-        (e.name, expected_marks(again) if e.name == name else found_marks(e.marks))
-        for e in collect(built.cls)
-    ]
+    expected = [(e.name, expected_marks(again) if e.name == name else found_marks(e.marks)) for e in collect(built.cls)]
     assert [(e.name, found_marks(e.marks)) for e in collect(child)] == expected
 
 
 @given(hierarchies(), st.data())
-def test_a_layer_replaced_by_a_value_is_refused(
-    hierarchy: tuple[ClassSpec, ...], data: st.DataObject
-) -> None:
+def test_a_layer_replaced_by_a_value_is_refused(hierarchy: tuple[ClassSpec, ...], data: st.DataObject) -> None:
     """No layer disappears because a subclass has something else under its name."""
     built = build(hierarchy, Backend, [])
     assume(slots(built))
     name = data.draw(st.sampled_from([name for name, _, _ in slots(built)]))
-    values = st.sampled_from(
-        [None, 1, "x", int, staticmethod(len), property(len), classmethod(len), [].append]
-    )
+    values = st.sampled_from([None, 1, "x", int, staticmethod(len), property(len), classmethod(len), [].append])
     with pytest.raises(DefinitionError) as refused:
         type("Child", (built.cls,), {name: data.draw(values)})
     assert f"Child.{name} replaces a marked method" in str(refused.value)
     assert f"override it with `def {name}(self, ...)`" in str(refused.value)
 
 
-@given(
-    st.sampled_from(PHASES), st.lists(st.sampled_from(METHODS) | st.text(max_size=8), min_size=1, max_size=5)
-)
+@given(st.sampled_from(PHASES), st.lists(st.sampled_from(METHODS) | st.text(max_size=8), min_size=1, max_size=5))
 def test_methods_must_exist_and_come_once(phase: str, methods: list[str]) -> None:
     """A list of names is taken if it has only sync methods, each once, and refused with the fix if not."""
     if set(methods) <= set(METHODS) and len(set(methods)) == len(methods):
@@ -192,10 +179,7 @@ def test_parameters_are_matched_by_name(decorator: str, unknown: list[str], data
     text = str(refused.value)
     assert text.startswith("Wrong.layer: ")
     assert f"`{wrong[0]}`" in text
-    assert (
-        "drop it, or mark the method with @" in text
-        or f"may take {', '.join(allowed)}, matched by name" in text
-    )
+    assert "drop it, or mark the method with @" in text or f"may take {', '.join(allowed)}, matched by name" in text
 
 
 @st.composite

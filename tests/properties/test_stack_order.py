@@ -62,7 +62,6 @@ def test_compiling_changes_no_class(hierarchy: tuple[ClassSpec, ...]) -> None:
         names = [[(la.kind, la.name, la.where) for la in b.stacks[method].layers] for b in (one, two)]
         assert names[0] == names[1]
         assert len(names[0]) == sum(
-            len(layers(built, one, kind, method))
-            for kind in ("before", "use", "handler", "after", "on_error")
+            len(layers(built, one, kind, method)) for kind in ("before", "use", "handler", "after", "on_error")
         )
     assert built.cls.__bbio_layers__ is marks

@@ -36,9 +36,7 @@ values = st.recursive(
 forged = st.dictionaries(st.sampled_from(TRUSTED) | st.text(max_size=4), values, max_size=6)
 
 
-@given(
-    st.sampled_from(METHODS), forged, forged, forged.map(lambda extra: extra | {"channel": None, "op": None})
-)
+@given(st.sampled_from(METHODS), forged, forged, forged.map(lambda extra: extra | {"channel": None, "op": None}))
 def test_nothing_a_client_sends_sets_a_trusted_field(
     method: str, model: dict[str, Any], options: dict[str, Any], extra: dict[str, Any]
 ) -> None:
@@ -54,9 +52,7 @@ def test_nothing_a_client_sends_sets_a_trusted_field(
 
     served = Served(Todos)
     socket: Any = object()
-    payload = msgspec.json.decode(
-        msgspec.json.encode({**extra, "method": method, "model": model, "options": options})
-    )
+    payload = msgspec.json.decode(msgspec.json.encode({**extra, "method": method, "model": model, "options": options}))
     fields = read_sync([payload])
     req = served.request(fields.method, fields.model, fields.options, channel="mine", socket=socket)
     res = asyncio.run(served.registry.dispatch(req))

@@ -63,14 +63,8 @@ async def naive_run(assembled: Assembled, method: str) -> Any:
     )
 )
 @example(one_class(function("a", "use", ("try next",)), function("b", "create", ("raise", "x"))))
-@example(
-    one_class(function("a", "use", ("try next",), ("return", 0)), function("b", "create", ("error", "x")))
-)
-@example(
-    one_class(
-        function("a", "on_error", ("end", None), parameters="res"), function("b", "read", ("raise", "x"))
-    )
-)
+@example(one_class(function("a", "use", ("try next",), ("return", 0)), function("b", "create", ("error", "x"))))
+@example(one_class(function("a", "on_error", ("end", None), parameters="res"), function("b", "read", ("raise", "x"))))
 def test_a_request_comes_to_what_the_rules_say(program: Program) -> None:
     """Reply or error, what every layer saw, the order, and what was published: as the interpreter has it."""
 
@@ -100,9 +94,7 @@ def test_who_may_listen(program: Program) -> None:
         checks = [layer for layer in assembled.plan("read")[0] if layer.kind == "before"]
         req = assembled.served.request("read", dict(MODEL))
         admitted, _ = await interpret(checks, [], [], req, lambda req: None, lambda record: None)
-        error = await assembled.served.registry.admit(
-            assembled.served.request("read", dict(MODEL), event="listen")
-        )
+        error = await assembled.served.registry.admit(assembled.served.request("read", dict(MODEL), event="listen"))
         assert (error is None) == admitted
         event("admitted" if admitted else "refused")
 

@@ -129,9 +129,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         if not self._data.exists():
-            self._run(
-                "initdb", "--username=bbio", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"
-            )
+            self._run("initdb", "--username=bbio", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",

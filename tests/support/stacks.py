@@ -32,9 +32,7 @@ class Served:
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(coroutine))
 
-    def request(
-        self, method: str, model: Any = None, options: dict[str, Any] | None = None, **fields: Any
-    ) -> Request:
+    def request(self, method: str, model: Any = None, options: dict[str, Any] | None = None, **fields: Any) -> Request:
         """A request to this backend."""
         return Request(method, model, options, backend=self.backend, **fields)
 

@@ -105,8 +105,7 @@ class PollingTransport:
 
     async def send(self, *packets: str | bytes) -> None:
         body = SEPARATOR.join(
-            f"b{base64.b64encode(packet).decode()}" if isinstance(packet, bytes) else packet
-            for packet in packets
+            f"b{base64.b64encode(packet).decode()}" if isinstance(packet, bytes) else packet for packet in packets
         )
         status, text = await self.post(body)
         if status != 200:
@@ -170,9 +169,7 @@ class Wire:
         address = f"{url}{path}?EIO=4&transport={transport}"
         link: WebSocketTransport | PollingTransport
         if transport == "websocket":
-            link = WebSocketTransport(
-                await WebSocket.open(address, headers=headers, receive_buffer=receive_buffer)
-            )
+            link = WebSocketTransport(await WebSocket.open(address, headers=headers, receive_buffer=receive_buffer))
         else:
             link = PollingTransport(address, headers or {})
         wire = cls(url + path, link, pong=pong)

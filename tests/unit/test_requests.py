@@ -53,10 +53,7 @@ def test_a_request_has_no_other_fields():
 def test_a_request_shows_what_it_is_for():
     """The representation names method, backend and channel, and not the model."""
     backend = type("B", (), {"name": "todos"})()
-    assert (
-        repr(Request("read", {"secret": 1}, backend=backend, channel="a"))
-        == "<Request read todos channel='a'>"
-    )
+    assert repr(Request("read", {"secret": 1}, backend=backend, channel="a")) == "<Request read todos channel='a'>"
     assert repr(Request("read")) == "<Request read ? channel=None>"
 
 
@@ -110,9 +107,7 @@ def test_error_takes_a_text():
 def test_error_takes_nothing_else(nothing):
     """A rejection with None or a class is a mistake at once, and never a success."""
     res = Response()
-    with pytest.raises(
-        TypeError, match=r"rejects nothing; give it an exception such as NotFound\(\) or a text"
-    ):
+    with pytest.raises(TypeError, match=r"rejects nothing; give it an exception such as NotFound\(\) or a text"):
         res.error(nothing)
     assert not res.settled
 

@@ -867,9 +867,7 @@ def test_what_is_no_middleware(item, text):
         type("Todos", (Backend,), {"middleware": [item]})
 
 
-@pytest.mark.parametrize(
-    "items", ["Logger", 5, Noisy("a", []), iter([])], ids=["text", "number", "one", "iterator"]
-)
+@pytest.mark.parametrize("items", ["Logger", 5, Noisy("a", []), iter([])], ids=["text", "number", "one", "iterator"])
 def test_middleware_that_is_no_list(items):
     """A forgotten pair of brackets is noticed."""
     with pytest.raises(

@@ -49,9 +49,7 @@ def frame(text):
 async def connection(request):
     ws = web.WebSocketResponse(compress=False)
     await ws.prepare(request)
-    await ws.send_str(
-        '0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}'
-    )
+    await ws.send_str('0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}')
     members = None
     transport = request.transport
     try:

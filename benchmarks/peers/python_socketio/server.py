@@ -56,9 +56,7 @@ def service(sio):
         method = request["method"]
         result = methods[method](request["model"])
         if method != "read":
-            await sio.emit(
-                "synced", (method, result), room=channels.get(sid), skip_sid=sid, namespace="/messages"
-            )
+            await sio.emit("synced", (method, result), room=channels.get(sid), skip_sid=sid, namespace="/messages")
         return None, result
 
     @sio.on("disconnect", namespace="/messages")
