@@ -233,6 +233,7 @@ class App:
         Raises:
             ConfigurationError: the port is in use.
         """
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         asyncio.run(self._run(host, port))
 
     async def _run(self, host: str, port: int) -> None:

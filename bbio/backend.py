@@ -155,7 +155,9 @@ class Backend:
         """Build the stack of every sync method from the layers as they are now."""
         layers = self.layers
         self.stacks = {
-            method: Stack(method, layers, self._answer_node, self._commit if method in WRITES else None)
+            method: Stack(
+                method, layers, self._answer_node, *((self._commit, self.log.find) if method in WRITES else ())
+            )
             for method in METHODS
         }
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from bbio import App, Backend, __version__
+from bbio import App, Backend, BadRequest, Request, __version__, before
 from bbio.builtin import MemoryStore
 from bbio.errors import BbioError
 from bbio.requests import METHODS
@@ -134,5 +134,10 @@ def demo(host: str, port: int) -> None:
 
     class Messages(Backend):
         store = MemoryStore()
+
+        @before("create")
+        def check_text(self, req: Request) -> None:
+            if not str(req.model.get("text") or "").strip():
+                raise BadRequest("a message needs a text")
 
     _serve(App().serve(Messages).page("/", DEMO), host, port)

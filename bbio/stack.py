@@ -15,9 +15,11 @@ import attrs
 from bbio.decorators import Marked, check_parameters, collect
 from bbio.errors import DefinitionError, StackError
 from bbio.requests import METHODS, Request, Response
+from bbio.streams import Commit
 
 Node = Callable[[Request, Response], Awaitable[Any]]
 Call = Callable[..., Any]
+Find = Callable[[Request], Awaitable[Commit | None]]
 
 
 def check_hidden(cls: type, base: type, names: Iterable[str]) -> None:
@@ -239,6 +241,19 @@ def _fold_before(layers: Sequence[Layer], below: Node) -> Node:
     return checked
 
 
+def _fold_once(find: Find, below: Node) -> Node:
+    """Handlers that a known operation does not reach again: it gets the record of its first time."""
+
+    async def once(req: Request, res: Response) -> Any:
+        earlier = None if req.op is None else await find(req)
+        if earlier is None:
+            return await below(req, res)
+        req.committed = earlier
+        return earlier.record
+
+    return once
+
+
 async def bottom(req: Request, res: Response) -> Any:
     """The end of every stack answers with the model, as the original does."""
     return req.model
@@ -252,6 +267,7 @@ class Stack:
         layers: all layers of the backend in order; those for other methods are left out.
         store: what answers when nothing above did; the bottom by default.
         commit: awaited with the request and the result of a write, to log and publish what the store did not.
+        find: awaited with a request that has an operation id, to learn what the operation already came to.
     """
 
     __slots__ = ("_after", "_before", "_commit", "_on_error", "_top", "bare", "layers", "method")
@@ -262,6 +278,7 @@ class Stack:
         layers: Sequence[Layer],
         store: Node = bottom,
         commit: Callable[[Request, Any], Awaitable[None]] | None = None,
+        find: Find | None = None,
     ) -> None:
         self.method = method
         self.layers = tuple(layer for layer in layers if method in layer.methods)
@@ -270,13 +287,14 @@ class Stack:
         self._on_error = tuple(layer for layer in self.layers if layer.kind == "on_error")
         before = [layer for layer in self.layers if layer.kind == "before"]
         self._before = _fold_before(before, bottom) if before else None
-        self._top = self._fold(store)
+        self._top = self._fold(store, find)
         # Nothing stands between the store and the reply: the reply is the record as committed.
         self.bare = all(layer.kind in ("before", "on_error") for layer in self.layers)
 
-    def _fold(self, below: Node) -> Node:
+    def _fold(self, below: Node, find: Find | None) -> Node:
         waiting: list[Layer] = []
         node = below
+        outermost = next((layer for layer in self.layers if layer.kind == "handler"), None)
         for layer in reversed(self.layers):
             if layer.kind == "before":
                 waiting.insert(0, layer)
@@ -286,6 +304,8 @@ class Stack:
                     node = _fold_before(waiting, node)
                     waiting = []
                 node = _fold_around(layer, node)
+                if layer is outermost and find is not None:
+                    node = _fold_once(find, node)
         return _fold_before(waiting, node) if waiting else node
 
     async def run(self, req: Request) -> Response:

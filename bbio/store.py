@@ -78,6 +78,14 @@ class Store:
     def _missing(self, method: str) -> BadRequest:
         return BadRequest(f"this backend has no {method}")
 
+    async def find(self, req: Request) -> Commit | None:
+        """What an operation already came to, None when it is new.
+
+        Raises:
+            Conflict: the operation id was used for another request.
+        """
+        return self.log.find(req.operation, req.digest)
+
     async def write(self, req: Request) -> Commit:
         """Apply a write, number its event, publish it. A known operation is answered without being applied again."""
         earlier = self.log.find(req.operation, req.digest)

@@ -70,8 +70,8 @@ class Connection:
             self._second = now
             self._asked = 1
 
-    def submit(self, key: Key, start: Start) -> None:
-        """Start a request, or queue it behind those it must not overtake.
+    def submit(self, key: Key, start: Start) -> bool:
+        """Start a request, or queue it behind those it must not overtake; whether it was queued.
 
         Parameters:
             key: what must be worked on in order: backend name and id; None for what has no order.
@@ -83,12 +83,12 @@ class Connection:
         if self.running == 0:
             if start():
                 self.begun(key)
-            return
+            return False
         behind = None if key is None else self._busy.get(key)
         if behind is None and self.running < self._limits.running and not self._waiting:
             if start():
                 self.begun(key)
-            return
+            return False
         if self._queued >= self._limits.queued:
             raise Busy("too many requests are waiting", retry_after=1.0)
         self._queued += 1
@@ -96,6 +96,7 @@ class Connection:
             behind.append(start)
         else:
             self._waiting.append((key, start))
+        return True
 
     def begun(self, key: Key) -> None:
         self.running += 1

@@ -55,6 +55,7 @@ RESERVED_EVENTS = frozenset(
     ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener", "*", "")
 )
 TEXT = WSMsgType.TEXT
+BINARY = WSMsgType.BINARY
 PONG = str(engine_packet.PONG)
 EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
 EVENT_BYTES = EVENT.encode()
@@ -92,7 +93,8 @@ class DirectQueue(WebSocketDataQueue):
     def feed_data(self, data: Any, size: int) -> None:
         socket = self.engine_socket
         if data.type is not TEXT or socket.backlog or not socket.handle_now(data.data):
-            socket.backlog += 1
+            if data.type is TEXT or data.type is BINARY:  # the library answers control frames itself
+                socket.backlog += 1
             super().feed_data(data, size)
 
 

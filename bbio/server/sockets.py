@@ -77,8 +77,8 @@ class Gateway:
             if connection.running == 0:
                 if exchange.start():
                     connection.begun(exchange.key)
-            else:
-                connection.submit(exchange.key, exchange.start)
+            elif connection.submit(exchange.key, exchange.start):
+                exchange.expire_later()
         except SyncError as err:
             self.reject(socket, ack_id, err)
 
@@ -161,14 +161,23 @@ class Exchange:
 
     def start(self) -> bool:
         """Begin; True when it goes on after this step."""
+        if self.replied:
+            return False  # its deadline passed while it waited
         self.task = self.gateway.stepper.start(self._run())
         if self.task is None:
+            if self.timer is not None:
+                self.timer.cancel()
             return False
-        loop = self.task.get_loop()
-        self.timer = loop.call_later(self.gateway.limits.deadline, self.give_up, Timeout())
-        self._ended = loop.create_future()
+        if self.timer is None:
+            self.expire_later()
+        self._ended = self.task.get_loop().create_future()
         self.gateway.exchanges.add(self)
         return True
+
+    def expire_later(self) -> None:
+        """Set the deadline: it counts from when the request arrived."""
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_later(self.gateway.limits.deadline, self.give_up, Timeout())
 
     async def ended(self) -> None:
         """Wait until the request has ended."""
@@ -196,15 +205,16 @@ class Exchange:
             self.reply(protocol.error_reply(Unavailable("the request was cancelled")))
         except Exception as err:
             self.reply(protocol.error_reply(self.gateway.registry.internal_error(err, self.req)))
-        if self.timer is not None:
-            self._finish(self.timer)
+        if self._ended is not None:
+            self._finish(self._ended)
 
-    def _finish(self, timer: asyncio.TimerHandle) -> None:
-        timer.cancel()
+    def _finish(self, ended: asyncio.Future[None]) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
         self.task = None
         self.gateway.exchanges.discard(self)
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
+        if not ended.done():
+            ended.set_result(None)
         self.socket.connection.finished(self.key)
 
     async def work(self) -> None:

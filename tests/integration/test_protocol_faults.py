@@ -1,8 +1,10 @@
 """Faults of the original backbone.io that a server must not have; one test for each."""
 
+import asyncio
+
 import pytest
 
-from bbio import Backend, Unauthorized, before, create, read
+from bbio import Backend, Limits, Unauthorized, before, create, read, update
 from bbio.builtin import MemoryStore
 from tests.support.servers import heard
 from tests.support.wire import SyncFailed
@@ -266,3 +268,42 @@ async def test_one_bad_client_does_not_disturb_another(serve, join, todos):
         await mallory.wire.ended()
     milk = await alice.sync("create", {"title": "milk"})
     assert await alice.sync("read") == [milk]
+
+
+async def test_a_retried_operation_does_not_run_its_handler_again(serve, join):
+    """A retry under the same operation id gets the first reply; the handler ran once and told others once."""
+    ran = []
+
+    class Notes(Backend):
+        @create
+        def keep(self, req):
+            ran.append(req.model)
+            return {**req.model, "id": len(ran)}
+
+    app = await serve(Notes)
+    alice, bob = await join(app, "notes"), await join(app, "notes")
+    request = {"method": "create", "model": {"a": 1}, "options": {}, "op": {"c": "alice", "n": 1}}
+    first = await alice.namespace.call("sync", request)
+    again = await alice.namespace.call("sync", request)
+    assert first[:2] == again[:2] == [None, {"a": 1, "id": 1}]
+    assert ran == [{"a": 1}]
+    assert await heard(app.backends["notes"], bob) == [[("create", {"a": 1, "id": 1})]]
+
+
+async def test_the_deadline_counts_from_the_arrival(serve, join):
+    """A request queued behind one that hangs is answered Timeout together with it, not a deadline later."""
+    reached = []
+
+    class Slow(Backend):
+        @update
+        async def hang(self, req):
+            reached.append(req.model)
+            await asyncio.Event().wait()
+
+    app = await serve(Slow, limits=Limits(deadline=0.5))
+    alice = await join(app, "slow")
+    ids = [await alice.namespace.start("sync", {"method": "update", "model": {"id": 1, "n": n}}) for n in range(5)]
+    for id in ids:
+        (ack,) = await alice.namespace.reply(id)
+        assert ack["error"]["name"] == "Timeout"
+    assert reached == [{"id": 1, "n": 0}]
