@@ -1,0 +1,207 @@
+"""Streams: offsets, bounded history, and operations that are applied once."""
+
+import pytest
+
+from bbio.errors import Conflict
+from bbio.streams import Commit, Event, HistoryLimits, Log, Operations, Position, Stream, channel_stream
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def filled(count, **limits):
+    """A log whose stream `c:` has had so many events of two bytes each."""
+    log = Log(HistoryLimits(**limits))
+    for _ in range(count):
+        log.append("c:", "create", b"{}")
+    return log
+
+
+def kept(log, name="c:"):
+    """The offsets that are still in a stream's history."""
+    return [event.offset for event in log.stream(name).events]
+
+
+def commit(offset=1, when=0.0):
+    """A commit of some event."""
+    return Commit({"id": offset}, b"{}", Event("c:", "e", offset, "create", b"{}", when=when))
+
+
+def test_the_name_of_a_channel_stream():
+    """The default channel has a stream too, and its name collides with no other."""
+    assert (channel_stream(None), channel_stream(""), channel_stream("room")) == ("c:", "c:", "c:room")
+
+
+def test_an_event_shows_where_it_is():
+    """A debugger shows the place and the method of an event."""
+    assert repr(Event("c:room", "e1", 3, "update", b"{}")) == "<Event c:room e1/3 update>"
+
+
+def test_offsets_are_contiguous_from_one():
+    """Every event of a stream is numbered without holes, whatever other streams do meanwhile."""
+    log = Log()
+    offsets = [log.append(name, "create", b"{}").offset for name in ("c:", "c:a", "c:", "c:", "c:a")]
+    assert offsets == [1, 1, 2, 3, 2]
+    assert log.stream("c:").position == Position(log.stream("c:").epoch, 3)
+
+
+def test_the_top_is_zero_before_the_first_event():
+    """A stream nobody wrote to has a position, and nothing is missed after it."""
+    log = Log()
+    position = log.positions(["c:new"])["c:new"]
+    assert position.offset == 0
+    assert log.stream("c:new").since(position.epoch, 0) == []
+
+
+def test_a_stream_can_continue_a_known_epoch():
+    """A given epoch is kept, else streams have epochs of their own."""
+    assert Stream("c:", "known").epoch == "known"
+    assert Stream("c:").epoch != Stream("c:").epoch
+
+
+def test_history_is_bounded_by_events():
+    """The latest events stay, the oldest go first."""
+    assert kept(filled(5, events=3)) == [3, 4, 5]
+
+
+def test_history_is_bounded_by_size():
+    """The bytes of models that are kept never pass the limit, and the account of them is right."""
+    log = filled(5, size=6)
+    assert kept(log) == [3, 4, 5]
+    assert log.stream("c:").size == 6
+
+
+def test_an_event_larger_than_the_history_is_not_kept():
+    """It is numbered all the same: who missed it cannot be told of it, who saw it can go on."""
+    log = filled(2, size=10)
+    event = log.append("c:", "create", b"x" * 11)
+    stream = log.stream("c:")
+    assert (kept(log), stream.size, event.offset) == ([], 0, 3)
+    assert stream.since(stream.epoch, 2) is None
+    assert stream.since(stream.epoch, 3) == []
+
+
+def test_history_is_bounded_by_age():
+    """What is older than the limit goes when the next event comes; what is exactly as old stays."""
+    clock = Clock()
+    log = Log(HistoryLimits(age=10.0), clock)
+    for clock.now in (0.0, 5.0, 10.0):
+        log.append("c:", "create", b"{}")
+    assert kept(log) == [1, 2, 3]
+    clock.now = 15.5
+    log.append("c:", "create", b"{}")
+    assert kept(log) == [3, 4]
+
+
+def test_since_tells_what_was_missed_in_order():
+    """From any position the history reaches, exactly the later events."""
+    log = filled(5, events=3)
+    stream = log.stream("c:")
+    told = {
+        offset: events and [event.offset for event in events]
+        for offset in range(6)
+        for events in [stream.since(stream.epoch, offset)]
+    }
+    assert told == {0: None, 1: None, 2: [3, 4, 5], 3: [4, 5], 4: [5], 5: []}
+
+
+@pytest.mark.parametrize("offset", [-1, 4, 2**63, -(2**63), "1", 1.0, True, None, [1], {}])
+def test_since_refuses_what_is_no_position(offset):
+    """Negative, ahead of the top, huge or no integer at all: the history cannot tell."""
+    stream = filled(3).stream("c:")
+    assert stream.since(stream.epoch, offset) is None
+
+
+@pytest.mark.parametrize("epoch", ["other", "", None, 1, [], {}])
+def test_since_refuses_another_epoch(epoch):
+    """Offsets of another epoch say nothing about this one."""
+    assert filled(3).stream("c:").since(epoch, 1) is None
+
+
+def test_forgetting_begins_a_new_epoch():
+    """After a forgotten history offsets begin at 1 again and old positions are refused."""
+    log = filled(3)
+    old = log.stream("c:").position
+    log.forget("c:")
+    event = log.append("c:", "create", b"{}")
+    assert event.offset == 1
+    assert event.epoch != old.epoch
+    assert log.stream("c:").since(old.epoch, 1) is None
+
+
+def test_forgetting_an_unknown_stream_is_harmless():
+    """There is nothing to lose."""
+    log = filled(1)
+    log.forget("c:unknown")
+    assert kept(log) == [1]
+
+
+def test_the_stream_longest_without_an_event_is_forgotten_first():
+    """The number of streams is bounded, and an event keeps its stream from being forgotten."""
+    log = Log(HistoryLimits(streams=2))
+    for name in ("c:a", "c:b", "c:a"):
+        log.append(name, "create", b"{}")
+    epochs = {name: log.stream(name).epoch for name in ("c:a", "c:b")}
+    log.append("c:new", "create", b"{}")
+    assert log.stream("c:a").epoch == epochs["c:a"]
+    assert log.stream("c:b").epoch != epochs["c:b"]
+
+
+def test_a_known_operation_is_a_duplicate():
+    """The same key and request get the same record and event, marked as a duplicate."""
+    operations, first = Operations(), commit()
+    operations.keep("c:1", 7, first, 0.0)
+    again = operations.find("c:1", 7)
+    assert (again.record, again.body, again.event) == (first.record, first.body, first.event)
+    assert (first.duplicate, again.duplicate) == (False, True)
+
+
+def test_an_unknown_operation_is_not_found():
+    """Only keys that were kept are found."""
+    operations = Operations()
+    operations.keep("c:1", 7, commit(), 0.0)
+    assert operations.find("c:2", 7) is None
+
+
+def test_another_request_under_a_used_key_is_a_conflict():
+    """An operation id names one request for good."""
+    operations = Operations()
+    operations.keep("c:1", 7, commit(), 0.0)
+    with pytest.raises(Conflict, match="already used"):
+        operations.find("c:1", 8)
+
+
+def test_operations_are_bounded_by_count():
+    """The oldest replies are forgotten first."""
+    operations = Operations(count=2)
+    for n in range(4):
+        operations.keep(f"c:{n}", 0, commit(n), 0.0)
+    assert len(operations) == 2
+    assert [operations.find(f"c:{n}", 0) is None for n in range(4)] == [True, True, False, False]
+
+
+def test_operations_are_bounded_by_age():
+    """A reply is kept for its age, and goes with the first write after that."""
+    operations = Operations(age=10.0)
+    for n, now in enumerate((0.0, 5.0, 10.0)):
+        operations.keep(f"c:{n}", 0, commit(n), now)
+    assert len(operations) == 3
+    operations.keep("c:3", 0, commit(3), 15.5)
+    assert [operations.find(f"c:{n}", 0) is None for n in range(4)] == [True, True, False, False]
+
+
+def test_a_log_remembers_operations_that_have_a_key():
+    """Requests without an operation id are never found again."""
+    log, first = Log(), commit()
+    log.keep(None, 1, first)
+    assert len(log.operations) == 0
+    assert log.find(None, 1) is None
+    log.keep("c:1", 1, first)
+    assert log.find("c:1", 1).event is first.event
