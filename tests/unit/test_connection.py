@@ -1,0 +1,192 @@
+"""One connection: the order of its requests, how many run and wait, and who it is."""
+
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from bbio.errors import Busy
+from bbio.server.connection import ClientSocket, Connection
+from bbio.server.limits import Limits
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def connect(clock=None, headers=None, **limits):
+    """A connection with these limits and handshake headers."""
+    proxy = CIMultiDictProxy(CIMultiDict(headers or {}))
+    return Connection(proxy, "192.0.2.1", Limits(**limits), clock or Clock())
+
+
+class Requests:
+    """Submits named requests and notes which were started, in order."""
+
+    def __init__(self, **limits):
+        self.connection = connect(**limits)
+        self.started = []
+
+    def submit(self, name, key=None, goes_on=True):
+        def start():
+            self.started.append(name)
+            return goes_on
+
+        return self.connection.submit(key, start)
+
+
+def test_a_request_starts_at_once_when_nothing_runs():
+    """It is not queued, and counts as running only when it goes on."""
+    requests = Requests()
+    assert not requests.submit("short", ("b", 1), goes_on=False)
+    assert requests.connection.running == 0
+    assert not requests.submit("long", ("b", 1))
+    assert (requests.started, requests.connection.running) == (["short", "long"], 1)
+
+
+def test_requests_for_one_model_run_in_order():
+    """Each waits for the one before it; a short one lets the next start at once."""
+    requests, key = Requests(), ("b", 1)
+    requests.submit("first", key)
+    assert requests.submit("second", key, goes_on=False)
+    assert requests.submit("third", key)
+    assert requests.started == ["first"]
+    requests.connection.finished(key)
+    assert requests.started == ["first", "second", "third"]
+    assert requests.connection.running == 1
+    requests.connection.finished(key)
+    assert requests.connection.running == 0
+
+
+def test_requests_for_other_models_overtake():
+    """A model that is being worked on holds up nobody else, nor do requests without an order."""
+    requests = Requests()
+    requests.submit("first", ("b", 1))
+    assert requests.submit("behind", ("b", 1))
+    assert not requests.submit("other", ("b", 2))
+    assert not requests.submit("short", ("b", 3), goes_on=False)
+    assert not requests.submit("free")
+    assert requests.started == ["first", "other", "short", "free"]
+    assert requests.connection.running == 3
+
+
+def test_requests_without_an_order_wait_for_a_free_place():
+    """No more than `running` run at once; those that wait start in the order they came."""
+    requests = Requests(running=2)
+    for name in "abcd":
+        requests.submit(name)
+    assert requests.started == ["a", "b"]
+    requests.connection.finished(None)
+    assert requests.started == ["a", "b", "c"]
+    requests.connection.finished(None)
+    assert requests.started == ["a", "b", "c", "d"]
+    assert requests.connection.running == 2
+
+
+def test_short_requests_that_waited_free_their_place_at_once():
+    """One free place is enough for all that do not go on."""
+    requests = Requests(running=1)
+    requests.submit("long")
+    for name in ("x", "y"):
+        requests.submit(name, goes_on=False)
+    requests.connection.finished(None)
+    assert requests.started == ["long", "x", "y"]
+    assert requests.connection.running == 0
+
+
+def test_order_survives_waiting_for_a_place():
+    """Two requests for one model that both waited for a place still run one after the other."""
+    requests, key = Requests(running=2), ("b", 1)
+    requests.submit("a")
+    requests.submit("b")
+    requests.submit("first", key)
+    requests.submit("second", key)
+    requests.connection.finished(None)
+    requests.connection.finished(None)
+    assert requests.started == ["a", "b", "first"]
+    requests.connection.finished(key)
+    assert requests.started == ["a", "b", "first", "second"]
+
+
+def test_too_many_waiting_requests_are_refused():
+    """More than `queued` are told to come back; a place in the queue is free again after one has started."""
+    requests, key = Requests(running=1, queued=2), ("b", 1)
+    requests.submit("first", key)
+    requests.submit("behind", key)
+    requests.submit("waiting")
+    for refused in (key, None):
+        with pytest.raises(Busy) as busy:
+            requests.submit("refused", refused)
+        assert busy.value.to_json()["retry_after"] == 1.0
+    requests.connection.finished(key)
+    assert requests.submit("next")
+    requests.connection.finished(key)
+    requests.connection.finished(None)
+    assert requests.started == ["first", "behind", "waiting", "next"]
+
+
+def test_a_closed_connection_starts_nothing_more():
+    """What waited is dropped, what runs may end."""
+    requests, key = Requests(running=1), ("b", 1)
+    requests.submit("first", key)
+    requests.submit("behind", key)
+    requests.submit("waiting")
+    requests.connection.close()
+    requests.connection.finished(key)
+    assert requests.started == ["first"]
+    assert (requests.connection.closed, requests.connection.running) == (True, 0)
+
+
+def test_a_connection_closed_by_a_request_drops_the_rest():
+    """A queued request that closes the connection is the last to start."""
+    requests, key = Requests(), ("b", 1)
+    requests.submit("first", key)
+    requests.connection.submit(key, lambda: requests.connection.close() or False)
+    requests.submit("never", key)
+    requests.connection.finished(key)
+    assert requests.started == ["first"]
+
+
+def test_requests_of_a_second_are_counted():
+    """The one too many is told how long to wait; the next second begins anew."""
+    clock = Clock()
+    connection = connect(clock, requests_per_second=2)
+    connection.count_request()
+    connection.count_request()
+    clock.now += 0.25
+    with pytest.raises(Busy) as busy:
+        connection.count_request()
+    assert busy.value.to_json()["retry_after"] == 0.75
+    clock.now += 0.75
+    connection.count_request()
+    connection.count_request()
+    with pytest.raises(Busy):
+        connection.count_request()
+
+
+@pytest.mark.parametrize(
+    ("header", "cookies"),
+    [(None, {}), ("sid=abc; theme=dark", {"sid": "abc", "theme": "dark"}), ('a="b c"', {"a": "b c"})],
+)
+def test_cookies_of_the_handshake(header, cookies):
+    """Layers get the cookies by name; without the header there are none."""
+    assert connect(headers={} if header is None else {"Cookie": header}).cookies == cookies
+
+
+def test_cookies_that_cannot_be_read_are_none():
+    """An illegal cookie name is no reason to fail."""
+    assert connect(headers={"Cookie": "a,b[]:/=1; ok=2"}).cookies == {}
+
+
+def test_a_socket_shows_its_connection():
+    """Headers, cookies and address are those of the handshake; state is the socket's own."""
+    connection = connect(headers={"Cookie": "sid=abc", "X-Team": "red"})
+    socket, other = ClientSocket("s1", None, connection), ClientSocket("s2", None, connection)
+    assert (socket.sid, socket.remote, socket.headers["x-team"]) == ("s1", "192.0.2.1", "red")
+    assert socket.cookies == {"sid": "abc"}
+    socket.state["seen"] = True
+    assert (other.state, socket.channels, socket.last_channel, socket.link) == ({}, {}, None, None)
