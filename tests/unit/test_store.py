@@ -1,0 +1,143 @@
+"""The base of all stores: what it refuses, and that an operation has one effect."""
+
+import pytest
+
+from bbio.errors import BadRequest, Conflict
+from bbio.protocol import decode
+from bbio.requests import METHODS, Request
+from bbio.store import Store
+
+
+class Counters(Store):
+    """A store that counts how often it was written to."""
+
+    def __init__(self):
+        self.writes = []
+
+    async def create(self, req):
+        self.writes.append(req.model)
+        return {**req.model, "id": len(self.writes)}
+
+    patch = create
+
+
+@pytest.fixture
+def published():
+    """The events a store published, each with the writer's socket."""
+    return []
+
+
+@pytest.fixture
+def store(published):
+    """An open store of counters."""
+    return Counters().open("backend", lambda event, socket: published.append((event, socket)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_method_that_is_not_written_is_refused(method):
+    """The client is told which method the backend has not."""
+    with pytest.raises(BadRequest, match=f"this backend has no {method}"):
+        await getattr(Store(), method)(Request(method, {}))
+
+
+async def test_a_refused_write_leaves_no_event(store, published):
+    """Nothing is numbered, published or remembered for a write that failed."""
+    req = Request("delete", {"id": 1}, op="c:1")
+    with pytest.raises(BadRequest):
+        await store.write(req)
+    assert published == []
+    assert await store.find(req) is None
+    assert (await store.positions(["c:"]))["c:"].offset == 0
+
+
+async def test_every_backend_opens_a_copy():
+    """Two backends that share a declaration share no events."""
+    declared = Counters()
+    first, second = (declared.open(name, lambda event, socket: None) for name in ("a", "b"))
+    await first.write(Request("create", {}))
+    assert (first.backend, second.backend) == ("a", "b")
+    assert (await first.positions(["c:"]))["c:"].offset == 1
+    assert (await second.positions(["c:"]))["c:"].offset == 0
+    assert not hasattr(declared, "log")
+
+
+async def test_a_store_without_resources_starts_and_stops(store, published):
+    """The defaults do nothing, and the store answers between them."""
+    await store.start()
+    await store.write(Request("create", {}))
+    await store.stop()
+    assert len(published) == 1
+
+
+async def test_a_write_is_numbered_and_published(store, published):
+    """The event has the record as stored, the channel's stream and the operation; the writer's socket goes along."""
+    socket = object()
+    commit = await store.write(Request("create", {"n": 1}, channel="room", op="c:1", socket=socket))
+    assert (commit.record, commit.duplicate) == ({"n": 1, "id": 1}, False)
+    [(event, writer)] = published
+    assert event is commit.event
+    assert writer is socket
+    assert (event.stream, event.offset, event.method, event.op) == ("c:room", 1, "create", "c:1")
+    assert decode(event.body) == {"n": 1, "id": 1}
+
+
+async def test_a_patch_is_told_as_an_update(store, published):
+    """Other clients get the whole model."""
+    await store.write(Request("patch", {"n": 1}))
+    assert published[0][0].method == "update"
+
+
+async def test_a_duplicate_operation_has_one_effect_and_one_event(store, published):
+    """A retry is answered with what the first attempt came to."""
+    first = await store.write(Request("create", {"n": 1}, op="c:1", digest=5))
+    retry = Request("create", {"n": 1}, op="c:1", digest=5)
+    again = await store.write(retry)
+    assert store.writes == [{"n": 1}]
+    assert len(published) == 1
+    assert again.duplicate
+    assert (again.record, again.event) == (first.record, first.event)
+    assert (await store.find(retry)).event is first.event
+
+
+async def test_an_operation_id_cannot_be_used_twice(store, published):
+    """Another payload under a used id is a conflict and changes nothing."""
+    await store.write(Request("create", {"n": 1}, op="c:1", digest=5))
+    with pytest.raises(Conflict):
+        await store.write(Request("create", {"n": 2}, op="c:1", digest=6))
+    assert (store.writes, len(published)) == ([{"n": 1}], 1)
+
+
+async def test_writes_without_an_operation_are_all_applied(store, published):
+    """Without an id, the same request twice is two writes."""
+    for _ in range(2):
+        await store.write(Request("create", {"n": 1}))
+    assert [event.offset for event, _ in published] == [1, 2]
+
+
+async def test_append_tells_of_a_write_made_elsewhere(store, published):
+    """Without a request the event has no operation and no writer."""
+    commit = await store.append("c:room", "update", {"id": 1})
+    [(event, writer)] = published
+    assert (event.stream, event.method, event.op, writer) == ("c:room", "update", None, None)
+    assert decode(commit.body) == commit.record == {"id": 1}
+    assert store.writes == []
+
+
+async def test_append_for_a_request_happens_once(store, published):
+    """A retry of the request appends nothing; the first carries its operation and its writer."""
+    socket = object()
+    for expected in (False, True):
+        req = Request("create", {}, op="c:1", digest=5, socket=socket)
+        assert (await store.append("c:", "create", {"id": 1}, req)).duplicate is expected
+    [(event, writer)] = published
+    assert event.op == "c:1"
+    assert writer is socket
+
+
+async def test_since_tells_what_was_missed(store, published):
+    """From the position before, exactly the events after it; from another epoch, nothing can be told."""
+    before = (await store.positions(["c:"]))["c:"]
+    for n in range(3):
+        await store.write(Request("create", {"n": n}))
+    assert await store.since("c:", before.epoch, 1) == [event for event, _ in published[1:]]
+    assert await store.since("c:", "other", 1) is None
