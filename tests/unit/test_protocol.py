@@ -1,0 +1,230 @@
+"""The wire: what clients may send is checked, and what they are sent has its form."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bbio import protocol
+from bbio.errors import BadRequest, NotFound
+from bbio.protocol import UNSAID, Listen, check, parse, read_listen, read_position, read_sync
+from bbio.requests import METHODS
+from bbio.streams import Event, Position
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+SYNC = st.fixed_dictionaries(
+    {"method": st.sampled_from(METHODS) | JSON, "model": st.dictionaries(st.text(), JSON, max_size=3) | JSON},
+    optional={
+        "options": st.dictionaries(st.text(), JSON, max_size=2) | JSON,
+        "channel": JSON,
+        "rev": JSON,
+        "op": st.fixed_dictionaries({"c": JSON, "n": JSON}) | JSON,
+    },
+)
+LISTEN = st.fixed_dictionaries({"v": st.just(1) | JSON}, optional={"since": JSON})
+
+
+def sync(**fields):
+    """The fields of a sync that creates a model, with some given."""
+    return read_sync([{"method": "create", "model": {}, **fields}])
+
+
+def event(rev=None, op=None):
+    """An event to tell of."""
+    return Event('c:"room"', "e1", 3, "update", b'{"id":1}', rev, op)
+
+
+@given(st.text() | st.binary() | JSON.map(json.dumps))
+def test_any_text_is_parsed_or_refused(text):
+    """What parses can be written again; all else is a bad request."""
+    try:
+        value = parse(text)
+    except BadRequest:
+        return
+    check(value)
+    protocol.encode(value)
+
+
+@given(JSON | st.lists(SYNC | JSON, max_size=2))
+def test_any_sync_is_read_or_refused(args):
+    """Fields that are returned have their types, whatever was sent."""
+    try:
+        check(args)
+        fields = read_sync(args)
+    except BadRequest:
+        return
+    assert fields.method in METHODS
+    assert type(fields.model) is type(fields.options) is dict
+    assert fields.channel is UNSAID or fields.channel is None or 0 < len(fields.channel) <= 255
+    assert fields.rev is None or 0 <= fields.rev < 2**63
+    assert fields.op is None or ":" in fields.op
+
+
+@given(JSON | st.tuples(st.none() | st.text(), LISTEN | JSON).map(list))
+def test_any_listen_is_read_or_refused(args):
+    """Fields that are returned have their types, whatever was sent."""
+    try:
+        fields = read_listen(args)
+    except BadRequest:
+        return
+    assert fields.channel is None or 0 < len(fields.channel) <= 255
+    assert fields.version in (0, 1)
+    assert len(fields.since) <= 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "NaN",
+        "1e999",
+        '"\\ud800"',
+        '"\\u0000"',
+        '{"__proto__":1}',
+        '{"\\u0000":1}',
+        b"\xff",
+        b'"\xff"',
+        "[" * 33 + "]" * 33,
+        '{"a":' * 33 + "1" + "}" * 33,
+        "[" * 100_000,
+        "1" * 400,
+    ],
+)
+def test_what_cannot_travel_is_refused(text):
+    """No JSON, or JSON that some client could not hold."""
+    with pytest.raises(BadRequest):
+        parse(text)
+
+
+def test_what_can_travel_is_parsed():
+    """Nesting up to the limit, integers past a double's precision, and text of any script."""
+    assert parse("[" * 32 + "]" * 32)
+    assert parse(str(2**70)) == 2**70
+    assert parse(b'{"a":"\\u00e9 \\ud83d\\ude00"}') == {"a": "\u00e9 \U0001f600"}
+    assert parse(json.dumps(["x" * 400, None, True, 1.5])) == ["x" * 400, None, True, 1.5]
+
+
+@pytest.mark.parametrize("value", [b"x", object(), {"a": (1,)}, "\ud800", float("inf"), float("nan"), 10**400])
+def test_check_refuses_what_is_no_json(value):
+    """Values that another library decoded are held to the same rules."""
+    with pytest.raises(BadRequest):
+        check(value)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [None, {}, [], [1], [{}, {}], [{}], [{"method": "drop", "model": {}}], [{"method": ["create"], "model": {}}]],
+)
+def test_a_sync_needs_one_object_with_a_method(args):
+    """Other shapes are refused."""
+    with pytest.raises(BadRequest):
+        read_sync(args)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": None},
+        {"model": []},
+        {"options": []},
+        {"rev": -1},
+        {"rev": 2**63},
+        {"rev": True},
+        {"rev": "1"},
+        {"channel": 1},
+        {"channel": "x" * 256},
+        {"op": "c:1"},
+        {"op": {}},
+        {"op": {"c": "", "n": 1}},
+        {"op": {"c": "x" * 65, "n": 1}},
+        {"op": {"c": "c", "n": -1}},
+        {"op": {"c": "c", "n": 2**53}},
+        {"op": {"c": "c", "n": True}},
+    ],
+)
+def test_a_sync_with_a_wrong_field_is_refused(fields):
+    """Every field is checked before any layer sees it."""
+    with pytest.raises(BadRequest):
+        sync(**fields)
+
+
+def test_the_fields_of_a_sync():
+    """What was sent is returned; the operation id becomes one string."""
+    fields = sync(options={"a": 1}, channel="room", rev=2, op={"c": "c", "n": 7})
+    assert (fields.options, fields.channel, fields.rev, fields.op) == ({"a": 1}, "room", 2, "c:7")
+    assert (sync().channel, sync(channel=None).channel, sync(channel="").channel) == (UNSAID, None, None)
+
+
+@pytest.mark.parametrize("model", [None, [], [{"id": 1}]])
+def test_a_read_may_carry_a_collection(model):
+    """The old client sends its models along; a read of all is what it means."""
+    assert read_sync([{"method": "read", "model": model}]).model == {}
+
+
+def test_the_digest_tells_requests_apart():
+    """The order of keys does not matter, every field does."""
+    op = {"c": "c", "n": 1}
+    base = sync(op=op, model={"a": 1, "b": 2}).digest
+    assert base == sync(op=op, model={"b": 2, "a": 1}).digest
+    others = [sync(op=op, model={"a": 1, "b": 2}, **more).digest for more in ({"rev": 1}, {"channel": "x"})]
+    assert len({base, sync(op=op).digest, *others}) == 4
+
+
+@pytest.mark.parametrize("args", [None, {}, ["a", None, 1], [1], ["a", 1], ["a", {}], ["a", {"v": 2}]])
+def test_a_listen_of_another_form_is_refused(args):
+    """A channel and, for version 1, an object that says so."""
+    with pytest.raises(BadRequest):
+        read_listen(args)
+
+
+def test_the_fields_of_a_listen():
+    """Old clients send a channel or nothing; a `since` without sense recovers nothing."""
+    assert read_listen([]) == read_listen([""]) == read_listen([None, None]) == Listen(None, 0, {})
+    assert read_listen(["a", {"v": 1, "since": {"c:a": ["e", 1]}}]) == Listen("a", 1, {"c:a": ["e", 1]})
+    for since in (None, [], {"a": 1, "b": 2, "c": 3}):
+        assert read_listen(["a", {"v": 1, "since": since}]) == Listen("a", 1, {})
+
+
+@pytest.mark.parametrize("claimed", [None, [], ["e"], ["e", 1, 2], "e1", {"e": 1}])
+def test_what_is_no_position_is_none(claimed):
+    """A position is an epoch and an offset."""
+    assert read_position({"c:": claimed}, "c:") == (None, None)
+    assert read_position({"c:": ["e", 1]}, "c:") == ("e", 1)
+
+
+def test_events_are_encoded_for_both_versions():
+    """Version 1 adds the position; revision and operation only where there are any."""
+    assert protocol.followed("a") == ("c:a", "*")
+    assert json.loads(protocol.synced(event())) == ["synced", "update", {"id": 1}]
+    place = {"s": 'c:"room"', "e": "e1", "o": 3}
+    assert json.loads(protocol.synced_v1(event())) == ["synced", "update", {"id": 1}, place]
+    assert json.loads(protocol.position_json(event(0, "c:1"))) == {**place, "r": 0, "op": "c:1"}
+
+
+def test_replies_have_their_form():
+    """Success and error are told apart by the first argument; streams say whether they were recovered."""
+    assert json.loads(protocol.reply(b"1")) == [None, 1]
+    assert json.loads(protocol.reply_v1(b"1", b"{}")) == [None, 1, {}]
+    assert json.loads(protocol.error_reply(NotFound("gone"))) == [
+        {"error": {"name": "NotFound", "message": "gone", "code": 404}}
+    ]
+    lost = protocol.stream_reply(Position("e1", 3), None)
+    assert lost == {"epoch": "e1", "offset": 3, "recovered": False, "events": []}
+    found = json.loads(protocol.encode(protocol.stream_reply(Position("e1", 3), [event()])))
+    assert found["recovered"]
+    assert found["events"][0][:2] == ["update", {"id": 1}]
+
+
+def test_revisions_follow_what_was_read():
+    """One for a model, a list for a list; None where there is none or the id can have none."""
+    revs = {1: 5}
+    assert json.loads(protocol.revisions({"id": 1}, "id", revs)) == {"r": 5}
+    assert json.loads(protocol.revisions([{"id": 1}, {"id": 2}, {"id": []}, None], "id", revs)) == {
+        "r": [5, None, None, None]
+    }
