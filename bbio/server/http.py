@@ -57,7 +57,7 @@ class Admission:
         """The client's address: of X-Forwarded-For the last that is no trusted proxy's, if such a proxy sent it."""
         address = request.remote or ""
         if self._trusted(address):
-            for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+            for hop in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
                 if hop.strip():
                     address = hop.strip()
                 if not self._trusted(address):
@@ -85,7 +85,12 @@ class Admission:
         return None
 
     def _origin_allowed(self, origin: str, host: str) -> bool:
-        return "*" in self._origins or origin in self._origins or urlsplit(origin).netloc.lower() == host
+        if "*" in self._origins or origin in self._origins:
+            return True
+        try:
+            return urlsplit(origin).netloc.lower() == host
+        except ValueError:
+            return False
 
     def guard(self, handle: Handler) -> Handler:
         """The same handler behind this admission, with a deadline for bodies."""
