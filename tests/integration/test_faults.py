@@ -248,7 +248,7 @@ async def test_a_session_that_joins_nothing_ends(serve, dial, join, todos, trans
 
 
 async def test_reset_connections_leave_nothing_behind(serve, join, todos):
-    """During a broadcast: rooms, environ and tasks are back to base, and who stayed was told all."""
+    """During a broadcast: rooms, environ and sessions are back to base, and who stayed was told all."""
     app = await serve(todos)
     alice = await join(app, "todos", "room")
     others = [await join(app, "todos", "room") for _ in range(20)]
