@@ -15,17 +15,14 @@ from typing import Any, Self
 import click
 from aiohttp import WSCloseCode, web
 
-from bbio.backend import Backend
 from bbio.errors import ConfigurationError
 from bbio.registry import Registry
-from bbio.requests import Socket
 from bbio.server.connect import attach
 from bbio.server.engine import FastServer
 from bbio.server.http import Admission, asset_routes, health
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
-from bbio.streams import Event
 
 logger = logging.getLogger("bbio")
 
@@ -105,7 +102,8 @@ class App:
         """
         for name, backend in [*((None, backend) for backend in backends), *named.items()]:
             added = self.backends.add(backend, name)
-            added.open(name or added.name, self._publish, self._spawn)
+            name = name or added.name
+            added.open(name, self._gateway.publisher(name).publish, self._spawn)
             attach(self.sio, self._gateway, added, self._admission)
         return self
 
@@ -118,9 +116,6 @@ class App:
 
         self._pages.append(web.get(path, send))
         return self
-
-    def _publish(self, backend: Backend, event: Event, origin: Socket | None) -> None:
-        self._gateway.delivery.publish(backend, event, origin)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run a coroutine on the server's loop, from any thread; at once when already there."""

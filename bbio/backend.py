@@ -23,7 +23,7 @@ RESERVED = ("compile", "emit", "layers", "log", "namespace", "open", "stacks", "
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
-Publish = Callable[[Any, Event, Socket | None], None]
+Publish = Callable[[Event, Socket | None], None]
 
 
 def default_name(cls: type) -> str:
@@ -143,7 +143,7 @@ class Backend:
         self.running_operations: dict[str, list[asyncio.Future[None]]] = {}
         self._spawn = spawn
         declared = self.store if self.store is not None else Store()
-        self.log = declared.open(self, lambda event, origin: publish(self, event, origin))
+        self.log = declared.open(self, publish)
         answer = bottom
         if self.store is not None:
             self.store = self.log

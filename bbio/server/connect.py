@@ -27,18 +27,14 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
             clock = asyncio.get_running_loop().time
             connection = Connection(request.headers, admission.remote(request), gateway.limits, clock)
             environ[CONNECTION] = connection
-        link = sio.link_of(sid, namespace)
-        sockets[sid] = gateway.joined(sid, backend, connection, link)
-        if isinstance(sio, FastServer):
-            sio.link_of(sid, namespace).clients[namespace] = sockets[sid]
+        sockets[sid] = socket = gateway.joined(sid, backend, connection, sio.link_of(sid, namespace))
+        socket.link.joined(socket)
 
     async def disconnect(sid: str, reason: str) -> None:
         socket = sockets.pop(sid, None)
         if socket is not None:
             gateway.left(socket)
-            clients = getattr(socket.link, "clients", {})
-            if clients.get(namespace) is socket:
-                del clients[namespace]
+            socket.link.left(socket)
 
     sio.on("connect", connect, namespace=namespace)
     sio.on("disconnect", disconnect, namespace=namespace)

@@ -8,51 +8,104 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bbio import protocol
 from bbio.streams import Event
 
 if TYPE_CHECKING:
-    from bbio.backend import Backend
     from bbio.requests import Socket
     from bbio.server.connection import ClientSocket
     from bbio.server.stepping import Stepper
 
-Text = Callable[[Event], bytes]
+
+class Link(Protocol):
+    """What writes to one client: the part that the two engines do differently."""
+
+    # Whether an ack leaves at once, so that it keeps its place among the events of its socket.
+    in_order: bool
+
+    def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
+        """Answer an event with arguments given as JSON."""
 
 
 class Lane(Protocol):
-    """How frames reach clients: the part that the two engines do differently."""
+    """How one event reaches many clients."""
 
-    def deliver(self, namespace: str, room: str, event: Event, text: Text, skip: str | None) -> None:
-        """Send `text(event)`, a Socket.IO event as JSON, to every socket of a room but one."""
-
-    async def enter(self, socket: ClientSocket, room: str) -> None:
-        """Put a socket into a room; does not wait."""
-
-    async def leave(self, socket: ClientSocket, room: str) -> None:
-        """Take a socket out of a room; does not wait."""
+    def deliver(self, links: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
+        """Send a Socket.IO event, given as JSON, over all links but one."""
 
 
-def legacy_room(stream: str) -> str:
-    """The room of a stream's listeners that know two-argument events only."""
-    return "legacy/" + stream
+class Listeners:
+    """The clients that follow one stream: those told two arguments, and those told positions too."""
+
+    __slots__ = ("legacy", "version_1")
+
+    def __init__(self) -> None:
+        self.legacy: dict[ClientSocket, Link] = {}
+        self.version_1: dict[ClientSocket, Link] = {}
 
 
-def version_1_room(stream: str) -> str:
-    """The room of a stream's listeners that are told positions too."""
-    return "v1/" + stream
+class Publisher:
+    """One backend's way to its listeners.
+
+    Parameters:
+        delivery: what all backends share.
+        namespace: the backend's namespace.
+    """
+
+    __slots__ = ("_delivery", "_namespace", "_streams")
+
+    def __init__(self, delivery: Delivery, namespace: str) -> None:
+        self._delivery = delivery
+        self._namespace = namespace
+        self._streams: dict[str, Listeners] = {}
+
+    def publish(self, event: Event, origin: Socket | None) -> None:
+        """Take an event from a store. Called on the event loop, in the order of offsets."""
+        listeners = self._streams.get(event.stream)
+        if listeners is None:
+            return
+        if not listeners.version_1 and len(listeners.legacy) == 1 and origin in listeners.legacy:
+            return  # the writer alone follows this stream, and its reply is all that a legacy client gets
+        self._delivery.add(Pending(self._namespace, listeners, event, origin))
+
+    def follow(self, socket: ClientSocket, stream: str, version: int) -> None:
+        """From now on a socket is told of a stream's events, in that version of the protocol."""
+        listeners = self._streams.get(stream)
+        if listeners is None:
+            listeners = self._streams[stream] = Listeners()
+        told, not_told = listeners.legacy, listeners.version_1
+        if version:
+            told, not_told = not_told, told
+        told[socket] = socket.link
+        not_told.pop(socket, None)
+
+    def follows(self, socket: ClientSocket, stream: str) -> bool:
+        """Whether a socket is told of a stream's events with their positions."""
+        listeners = self._streams.get(stream)
+        return listeners is not None and socket in listeners.version_1
+
+    def unfollow(self, socket: ClientSocket, streams: Iterable[str]) -> None:
+        """A socket is told of these streams no more."""
+        for stream in streams:
+            listeners = self._streams.get(stream)
+            if listeners is not None:
+                listeners.legacy.pop(socket, None)
+                listeners.version_1.pop(socket, None)
+                if not listeners.legacy and not listeners.version_1:
+                    del self._streams[stream]
 
 
 class Pending:
-    """An event that waits for the end of a step, and the socket whose write it was."""
+    """An event that waits for the end of a step, who is to be told, and the socket whose write it was."""
 
-    __slots__ = ("backend", "event", "origin")
+    __slots__ = ("event", "listeners", "namespace", "origin")
 
-    def __init__(self, backend: Backend, event: Event, origin: Socket | None) -> None:
-        self.backend = backend
+    def __init__(self, namespace: str, listeners: Listeners, event: Event, origin: Any) -> None:
+        self.namespace = namespace
+        self.listeners = listeners
         self.event = event
         self.origin = origin
 
@@ -69,10 +122,11 @@ class Delivery:
         self._lane = lane
         self._stepper = stepper
         self._pending: deque[Pending] = deque()
+        stepper.after_step = self.flush
 
-    def publish(self, backend: Backend, event: Event, origin: Socket | None) -> None:
-        """Take an event from a store. Called on the event loop, in the order of offsets."""
-        self._pending.append(Pending(backend, event, origin))
+    def add(self, pending: Pending) -> None:
+        """Take an event that is to leave at the end of the step."""
+        self._pending.append(pending)
         if not self._stepper.stepping:
             asyncio.get_running_loop().call_soon(self.flush)
 
@@ -96,9 +150,10 @@ class Delivery:
         self._fan_out(self._pending.popleft(), replied=True)
 
     def _fan_out(self, entry: Pending, *, replied: bool) -> None:
-        event, namespace = entry.event, entry.backend.namespace
-        writer = None if entry.origin is None else entry.origin.sid
-        self._lane.deliver(namespace, legacy_room(event.stream), event, protocol.synced, writer)
-        self._lane.deliver(
-            namespace, version_1_room(event.stream), event, protocol.synced_v1, writer if replied else None
-        )
+        listeners, event, origin = entry.listeners, entry.event, entry.origin
+        writer = None if origin is None else origin.link
+        if listeners.legacy:
+            self._lane.deliver(listeners.legacy.values(), writer, entry.namespace, protocol.synced(event))
+        if listeners.version_1:
+            skipped = writer if replied else None
+            self._lane.deliver(listeners.version_1.values(), skipped, entry.namespace, protocol.synced_v1(event))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import engineio
@@ -19,15 +19,12 @@ from aiohttp import WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from engineio import async_socket, exceptions
 from engineio import packet as engine_packet
-from socketio.async_manager import AsyncManager
 
 from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError
 from bbio.server.connection import ClientSocket
-from bbio.server.delivery import Text
 from bbio.server.limits import Limits
 from bbio.server.sockets import Gateway
-from bbio.streams import Event
 
 INTERNALS: tuple[tuple[Any, str], ...] = (
     (socketio.AsyncServer, "_engineio_server_class"),
@@ -44,8 +41,6 @@ INTERNALS: tuple[tuple[Any, str], ...] = (
     (async_socket.AsyncSocket, "_websocket_handler"),
     (async_socket.AsyncSocket, "_upgrade_websocket"),
     (async_socket.AsyncSocket, "schedule_ping"),
-    (AsyncManager, "basic_enter_room"),
-    (AsyncManager, "basic_leave_room"),
     (WebSocketDataQueue, "feed_data"),
     (web.WebSocketResponse, "_reader"),
     (web.WebSocketResponse, "_parser"),
@@ -112,13 +107,22 @@ class FastSocket(async_socket.AsyncSocket):
         # Frames that wait for those before them.
         self.backlog = 0
         self.refusals = 0
-        self._transport: asyncio.Transport | None = None
-        self._protocol: Any = None
+        self.transport: asyncio.Transport | None = None
+        self.protocol: Any = None
         self._overflow: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._queued_bytes = 0
         self._polling: web.BaseRequest | None = None
         self._connect_timer = asyncio.get_running_loop().call_later(server.limits.connect_time, self._check_joined)
+
+    def joined(self, socket: ClientSocket) -> None:
+        """The client has joined a backend's namespace."""
+        self.clients[socket.backend.namespace] = socket
+
+    def left(self, socket: ClientSocket) -> None:
+        """The client has left a backend's namespace."""
+        if self.clients.get(socket.backend.namespace) is socket:
+            del self.clients[socket.backend.namespace]
 
     # Going out
 
@@ -127,24 +131,19 @@ class FastSocket(async_socket.AsyncSocket):
 
     def write(self, payload: bytes) -> None:
         """Send one text message."""
-        if self._transport is not None:
+        if self.transport is not None:
             self.write_frame(frame(payload))
         else:
             self._enqueue(engine_packet.Packet(encoded_packet=payload.decode()))
 
     def write_frame(self, data: bytes) -> None:
         """Write a prebuilt websocket frame; only while `live`."""
-        transport = self._transport
+        transport = self.transport
         if transport is None:
             return
-        if self._protocol._paused:
+        if self.protocol._paused:
             self._overflowing(transport, len(data))
         transport.write(data)
-
-    @property
-    def live(self) -> bool:
-        """Whether frames can be written to a websocket now."""
-        return self._transport is not None
 
     def _overflowing(self, transport: asyncio.Transport, size: int) -> None:
         limit = self.server.limits.send_buffer
@@ -156,7 +155,7 @@ class FastSocket(async_socket.AsyncSocket):
 
     def _check_overflow(self) -> None:
         self._overflow = None
-        transport = self._transport
+        transport = self.transport
         if transport is not None and transport.get_write_buffer_size() > self.server.limits.send_buffer:
             self.drop("slow consumer")
 
@@ -170,7 +169,7 @@ class FastSocket(async_socket.AsyncSocket):
         self.queue.put_nowait(pkt)
 
     async def send(self, pkt: engine_packet.Packet) -> None:
-        if self._transport is None:
+        if self.transport is None:
             self._enqueue(pkt)
             return
         encoded = pkt.encode()
@@ -278,8 +277,8 @@ class FastSocket(async_socket.AsyncSocket):
         response._parser = parser
         protocol_._payload_parser = None
         transport.set_write_buffer_limits(high=self.server.limits.send_buffer)
-        self._protocol = protocol_
-        self._transport = transport
+        self.protocol = protocol_
+        self.transport = transport
         while not self.queue.empty():
             pkt = self.queue.get_nowait()
             self.queue.task_done()
@@ -316,7 +315,7 @@ class FastSocket(async_socket.AsyncSocket):
 
     def drop(self, reason: str) -> None:
         """End the session at once, without waiting for the client."""
-        transport, self._transport = self._transport, None
+        transport, self.transport = self.transport, None
         if transport is not None:
             transport.abort()
         if self._polling is not None and self._polling.transport is not None:
@@ -324,14 +323,14 @@ class FastSocket(async_socket.AsyncSocket):
         self.server.dropped(self, reason)
 
     def _release(self) -> None:
-        self._transport = None
+        self.transport = None
         for handle in (self._overflow, self._timer, self._connect_timer):
             self._cancel(handle)
 
     async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
         if self.closed or self.closing:
             return
-        transport = self._transport
+        transport = self.transport
         if not abort and transport is not None:
             self.write(b"1")
         await super().close(wait=False, abort=True, reason=reason)
@@ -398,30 +397,6 @@ class FastEngine(engineio.AsyncServer):
         self.closing_tasks: set[asyncio.Task[None]] = set()
 
 
-class FastManager(AsyncManager):
-    """Rooms with a fan-out that writes one prebuilt frame to every recipient."""
-
-    def fan_out(self, namespace: str, room: str, event: Event, text: Text, skip: str | None) -> None:
-        members = self.rooms.get(namespace, {}).get(room)
-        if not members:
-            return
-        payload = data = None
-        sockets = self.server.eio.sockets
-        for sid, eio_sid in list(members._fwdm.items()):
-            if sid == skip:
-                continue
-            socket = sockets.get(eio_sid)
-            if socket is None:
-                continue
-            if payload is None:
-                payload = b"%b%b,%b" % (EVENT_BYTES, namespace.encode(), text(event))
-                data = frame(payload)
-            if socket.live:
-                socket.write_frame(data)
-            else:
-                socket.write(payload)
-
-
 class FastServer(socketio.AsyncServer):
     """The Socket.IO server of the fast lane.
 
@@ -431,12 +406,11 @@ class FastServer(socketio.AsyncServer):
     """
 
     eio: FastEngine
-    manager: FastManager
     gateway: Gateway
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         check_internals()
-        super().__init__(client_manager=FastManager(), monitor_clients=False, **options)
+        super().__init__(monitor_clients=False, **options)
         self._limits = limits
         self.eio.limits = limits
         self.eio.receive_event = self._receive_event
@@ -448,14 +422,19 @@ class FastServer(socketio.AsyncServer):
 
     # Lane
 
-    def deliver(self, namespace: str, room: str, event: Event, text: Text, skip: str | None) -> None:
-        self.manager.fan_out(namespace, room, event, text, skip)
-
-    async def enter(self, socket: ClientSocket, room: str) -> None:
-        self.manager.basic_enter_room(socket.sid, socket.backend.namespace, room)
-
-    async def leave(self, socket: ClientSocket, room: str) -> None:
-        self.manager.basic_leave_room(socket.sid, socket.backend.namespace, room)
+    def deliver(self, links: Iterable[FastSocket], skip: FastSocket | None, namespace: str, text: bytes) -> None:
+        payload = b"%b%b,%b" % (EVENT_BYTES, namespace.encode(), text)
+        data = frame(payload)
+        for link in links:
+            if link is skip:
+                continue
+            transport = link.transport
+            if transport is None:
+                link.write(payload)
+            elif link.protocol._paused:
+                link.write_frame(data)
+            else:
+                transport.write(data)
 
     def link_of(self, sid: str, namespace: str) -> FastSocket:
         """The link of a socket that joins a namespace."""

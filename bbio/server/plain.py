@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import socketio
@@ -10,9 +11,7 @@ import socketio
 from bbio import protocol
 from bbio.errors import BadRequest
 from bbio.server.connection import ClientSocket
-from bbio.server.delivery import Text
 from bbio.server.sockets import Gateway
-from bbio.streams import Event
 
 UNREADABLE = object()
 
@@ -41,40 +40,50 @@ class PlainPacket(socketio.packet.Packet):
     json = PlainJSON
 
 
-class PlainServer(socketio.AsyncServer):
-    """An unmodified Socket.IO server with the lane the gateway needs. Also the link acks go through."""
+class PlainLink:
+    """One client of the plain lane; its acks go out as what the library's handlers return."""
 
     in_order = False
+
+    def __init__(self, sid: str) -> None:
+        self.sid = sid
+
+    def joined(self, socket: ClientSocket) -> None:
+        """The client has joined a namespace."""
+
+    def left(self, socket: ClientSocket) -> None:
+        """The client has left a namespace."""
+
+    def ack(self, socket: ClientSocket, ack_id: asyncio.Future[tuple[Any, ...]], arguments: bytes) -> None:
+        if not ack_id.done():
+            ack_id.set_result(tuple(protocol.decode(arguments)))
+
+
+class PlainServer(socketio.AsyncServer):
+    """An unmodified Socket.IO server with the lane the gateway needs."""
+
     gateway: Gateway
 
     def __init__(self, **options: Any) -> None:
         super().__init__(serializer=PlainPacket, **options)
-        self._outgoing: asyncio.Queue[tuple[str, str, list[Any], str | None]] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[tuple[str, list[str], list[Any]]] = asyncio.Queue()
         self._sender: asyncio.Task[None] | None = None
 
-    def deliver(self, namespace: str, room: str, event: Event, text: Text, skip: str | None) -> None:
-        self._outgoing.put_nowait((namespace, room, protocol.decode(text(event)), skip))
+    def deliver(self, links: Iterable[PlainLink], skip: PlainLink | None, namespace: str, text: bytes) -> None:
+        sids = [link.sid for link in links if link is not skip]
+        self._outgoing.put_nowait((namespace, sids, protocol.decode(text)))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.get_running_loop().create_task(self._send_all())
 
     async def _send_all(self) -> None:
         while not self._outgoing.empty():
-            namespace, room, (name, *arguments), skip = self._outgoing.get_nowait()
-            await self.emit(name, tuple(arguments), room=room, skip_sid=skip, namespace=namespace)
+            namespace, sids, (name, *arguments) = self._outgoing.get_nowait()
+            if sids:
+                await self.emit(name, tuple(arguments), to=sids, namespace=namespace)
 
-    async def enter(self, socket: ClientSocket, room: str) -> None:
-        await self.enter_room(socket.sid, room, namespace=socket.backend.namespace)
-
-    async def leave(self, socket: ClientSocket, room: str) -> None:
-        await self.leave_room(socket.sid, room, namespace=socket.backend.namespace)
-
-    def link_of(self, sid: str, namespace: str) -> PlainServer:
+    def link_of(self, sid: str, namespace: str) -> PlainLink:
         """The link of a socket that joins a namespace."""
-        return self
-
-    def ack(self, socket: ClientSocket, ack_id: asyncio.Future[tuple[Any, ...]], arguments: bytes) -> None:
-        if not ack_id.done():
-            ack_id.set_result(tuple(protocol.decode(arguments)))
+        return PlainLink(sid)
 
     async def receive(self, socket: ClientSocket, event: str, arguments: list[Any]) -> tuple[Any, ...]:
         """Hand an event to the gateway and wait for its ack."""

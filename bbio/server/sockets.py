@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from bbio import protocol
 from bbio.backend import Backend
@@ -13,22 +11,10 @@ from bbio.errors import BadRequest, Forbidden, SyncError, Timeout, Unavailable
 from bbio.registry import Registry
 from bbio.requests import Request, Response
 from bbio.server.connection import ClientSocket, Connection, Key
-from bbio.server.delivery import Delivery, Lane, legacy_room, version_1_room
+from bbio.server.delivery import Delivery, Lane, Link, Publisher
 from bbio.server.limits import Limits
 from bbio.server.stepping import Stepper
 from bbio.streams import BACKEND_WIDE, Commit, channel_stream
-
-logger = logging.getLogger("bbio")
-
-
-class Link(Protocol):
-    """Writes acks to one client."""
-
-    # Whether an ack leaves at once, so that it keeps its place among the events of its socket.
-    in_order: bool
-
-    def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
-        """Answer an event with arguments given as JSON."""
 
 
 class Gateway:
@@ -44,13 +30,17 @@ class Gateway:
     def __init__(self, registry: Registry, limits: Limits, lane: Lane, event: str) -> None:
         self.registry = registry
         self.limits = limits
-        self.lane = lane
         self.stepper = Stepper()
         self.delivery = Delivery(lane, self.stepper)
-        self.stepper.after_step = self.delivery.flush
+        self.publishers: dict[str, Publisher] = {}
         self.public_options = {"event": event}
         self.listened = protocol.encode([self.public_options])
         self.exchanges: set[Exchange] = set()
+
+    def publisher(self, name: str) -> Publisher:
+        """The way of a backend's events to their listeners."""
+        publisher = self.publishers[name] = Publisher(self.delivery, "/" + name)
+        return publisher
 
     def joined(self, sid: str, backend: Backend, connection: Connection, link: Link) -> ClientSocket:
         """A client has joined a backend's namespace."""
@@ -64,6 +54,8 @@ class Gateway:
         connection = socket.connection
         if connection.sockets.get(socket.backend.namespace) is socket:
             del connection.sockets[socket.backend.namespace]
+        streams = [channel_stream(channel) for channel in socket.channels]
+        self.publishers[socket.backend.name].unfollow(socket, [*streams, BACKEND_WIDE])
         socket.channels.clear()
         if not connection.sockets:
             connection.close()
@@ -303,36 +295,33 @@ class ListenExchange(Exchange):
         if self.fields.version:
             await self._join_version_1()
         else:
-            await self._join_legacy()
+            self._join_legacy()
 
-    async def _join_legacy(self) -> None:
-        socket, lane, stream = self.socket, self.gateway.lane, channel_stream(self.fields.channel)
+    def _join_legacy(self) -> None:
+        socket, publisher = self.socket, self.publisher
         self.gateway.delivery.flush()
-        await lane.leave(socket, version_1_room(stream))
-        await lane.enter(socket, legacy_room(stream))
-        if 1 not in socket.channels.values():
-            await lane.enter(socket, legacy_room(BACKEND_WIDE))
+        publisher.follow(socket, channel_stream(self.fields.channel), 0)
+        if not publisher.follows(socket, BACKEND_WIDE):
+            publisher.follow(socket, BACKEND_WIDE, 0)
         self._listening(0)
         self.reply(self.gateway.listened)
 
     async def _join_version_1(self) -> None:
-        socket, lane, log = self.socket, self.gateway.lane, self.req.backend.log
+        socket, log = self.socket, self.req.backend.log
         self.gateway.delivery.flush()
         streams = {}
         for stream in protocol.followed(self.fields.channel):
             events = await log.since(stream, *protocol.read_position(self.fields.since, stream))
             position = (await log.positions([stream]))[stream]
             streams[stream] = protocol.stream_reply(position, events)
-            await lane.leave(socket, legacy_room(stream))
-            await lane.enter(socket, version_1_room(stream))
+            self.publisher.follow(socket, stream, protocol.VERSION)
         self._listening(protocol.VERSION)
         self.reply(protocol.encode([{**self.gateway.public_options, "v": protocol.VERSION, "streams": streams}]))
+
+    @property
+    def publisher(self) -> Publisher:
+        return self.gateway.publishers[self.req.backend.name]
 
     def _listening(self, version: int) -> None:
         self.socket.channels[self.fields.channel] = version
         self.socket.last_channel = self.fields.channel
-
-
-def namespaces(registry: Registry) -> Mapping[str, Backend]:
-    """The served backends by namespace."""
-    return {backend.namespace: backend for backend in registry.values()}

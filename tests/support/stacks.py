@@ -27,7 +27,7 @@ class Served:
         self.backend = self.registry.add(backend)
         self.events: list[Event] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.backend.open(self.backend.name, lambda _, event, origin: self.events.append(event), self._spawn)
+        self.backend.open(self.backend.name, lambda event, origin: self.events.append(event), self._spawn)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(coroutine))

@@ -489,7 +489,7 @@ async def test_emit_from_another_thread():
 
     backend = Registry().add(Todos)
     events = []
-    backend.open("todos", lambda _, event, origin: events.append(event), handed.append)
+    backend.open("todos", lambda event, origin: events.append(event), handed.append)
     thread = threading.Thread(target=backend.emit, args=("created", {"id": 1}))
     thread.start()
     thread.join()
