@@ -19,14 +19,16 @@ from bbio.errors import ConfigurationError
 from bbio.registry import Registry
 from bbio.server.connect import attach
 from bbio.server.engine import FastServer
-from bbio.server.http import Admission, asset_routes, health
+from bbio.server.http import Admission, asset_routes, health, http_logger
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
 
 logger = logging.getLogger("bbio")
 
-CLOSE_TIME = 1.0
+CLOSE_TIME = 0.5
+# Seconds that an HTTP connection may idle, or take over the head of a request: longer than proxies keep theirs.
+KEEPALIVE = 75.0
 
 
 class App:
@@ -189,7 +191,9 @@ class App:
         application = web.Application()
         application.router.add_get("/healthz", health)
         self.mount(application)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
+        runner = web.AppRunner(
+            application, access_log=None, logger=http_logger, shutdown_timeout=0.2, keepalive_timeout=KEEPALIVE
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()

@@ -8,22 +8,26 @@ relied on are listed in `INTERNALS` and checked when an application is made; `Ap
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import engineio
 import socketio
 from aiohttp import WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
+from aiohttp.base_protocol import BaseProtocol
 from engineio import async_socket, exceptions
 from engineio import packet as engine_packet
+from engineio import payload as engine_payload
 
 from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
+from bbio.server.quiet import QuietLog
 from bbio.server.sockets import Gateway
 
 INTERNALS: tuple[tuple[Any, str], ...] = (
@@ -34,6 +38,7 @@ INTERNALS: tuple[tuple[Any, str], ...] = (
     (socketio.AsyncServer, "_handle_ack"),
     (engineio.AsyncServer, "_handle_connect"),
     (engineio.AsyncServer, "_trigger_event"),
+    (engineio.AsyncServer, "_make_response"),
     (engineio.AsyncServer, "_upgrades"),
     (engineio.AsyncServer, "_ok"),
     (engineio.AsyncServer, "_unauthorized"),
@@ -42,8 +47,12 @@ INTERNALS: tuple[tuple[Any, str], ...] = (
     (async_socket.AsyncSocket, "_upgrade_websocket"),
     (async_socket.AsyncSocket, "schedule_ping"),
     (WebSocketDataQueue, "feed_data"),
+    (web.WebSocketResponse, "_post_start"),
+    (web.WebSocketResponse, "_ws_protocol"),
+    (web.WebSocketResponse, "_writer"),
     (web.WebSocketResponse, "_reader"),
     (web.WebSocketResponse, "_parser"),
+    (BaseProtocol, "_paused"),
 )
 
 RESERVED_EVENTS = frozenset(
@@ -54,6 +63,10 @@ BINARY = WSMsgType.BINARY
 PONG = str(engine_packet.PONG)
 EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
 EVENT_BYTES = EVENT.encode()
+BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_ACK))
+POLL = "bbio.poll"
+
+logger = logging.getLogger("bbio")
 ACK_BYTES = f"{engine_packet.MESSAGE}{socketio.packet.ACK}".encode()
 
 
@@ -102,17 +115,24 @@ class FastSocket(async_socket.AsyncSocket):
     def __init__(self, server: FastEngine, sid: str) -> None:
         super().__init__(server, sid)
         self.connected: bool
+        self.closed: bool
         self.last_ping: float | None
         self.clients: dict[str, ClientSocket] = {}
-        # Frames that wait for those before them.
-        self.backlog = 0
+        # Frames that wait for those before them. While it is not 0 nothing is handled where it arrives: so there is
+        # one until the websocket is live, one while attachments are due, and one after the end.
+        self.backlog = 1
         self.refusals = 0
+        self.pending: socketio.packet.Packet | None = None
+        self._attached = 0
+        self._attachments_timer: asyncio.TimerHandle | None = None
+        self._ended = False
         self.transport: asyncio.Transport | None = None
         self.protocol: Any = None
         self._overflow: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._queued_bytes = 0
-        self._polling: web.BaseRequest | None = None
+        # The poll that waits, or whose answer is being written.
+        self.poll_request: web.BaseRequest | None = None
         self._connect_timer = asyncio.get_running_loop().call_later(server.limits.connect_time, self._check_joined)
 
     def joined(self, socket: ClientSocket) -> None:
@@ -171,14 +191,17 @@ class FastSocket(async_socket.AsyncSocket):
     async def send(self, pkt: engine_packet.Packet) -> None:
         if self.transport is None:
             self._enqueue(pkt)
-            return
+        else:
+            self._write_packet(pkt)
+
+    def _write_packet(self, pkt: engine_packet.Packet) -> None:
         encoded = pkt.encode()
         if isinstance(encoded, str):
             self.write_frame(frame(encoded.encode()))
         else:
-            head = bytearray(frame(bytes(encoded)))
-            head[0] = 0x82  # a binary message
-            self.write_frame(bytes(head))
+            data = bytearray(frame(bytes(encoded)))
+            data[0] = 0x82  # a binary message
+            self.write_frame(bytes(data))
 
     # Coming in
 
@@ -191,6 +214,33 @@ class FastSocket(async_socket.AsyncSocket):
             return True
         return False
 
+    def expect(self, packet: socketio.packet.Packet) -> None:
+        """From now on nothing but the attachments of a packet may come."""
+        self.pending = packet
+        self._attached = 0
+        self.backlog += 1
+        self._attachments_timer = asyncio.get_running_loop().call_later(
+            self.server.limits.body_time, self.drop, "attachments are missing"
+        )
+
+    def attach(self, data: Any) -> socketio.packet.Packet | None:
+        """Take an attachment; the packet when it was the last.
+
+        Raises:
+            ValueError: it is none, or too large.
+        """
+        packet = self.pending
+        if type(data) is bytes:
+            self._attached += len(data)
+        if packet is None or type(data) is not bytes or self._attached > self.server.limits.frame:
+            raise ValueError("attachments do not fit")
+        if not packet.add_attachment(data):
+            return None
+        self._cancel(self._attachments_timer)
+        self.pending = None
+        self.backlog -= 1
+        return packet
+
     async def poll(self) -> list[engine_packet.Packet]:
         packets = cast(list[engine_packet.Packet], await super().poll())
         self._queued_bytes = 0
@@ -198,95 +248,114 @@ class FastSocket(async_socket.AsyncSocket):
 
     async def handle_get_request(self, environ: dict[str, Any]) -> Any:
         request = environ["aiohttp.request"]
-        if "websocket" in environ.get("HTTP_UPGRADE", "").lower():
-            return await super().handle_get_request(environ)
-        if self._polling is not None and not (self.upgrading or self.upgraded):
+        if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            return await self._upgrade_websocket(environ)
+        if self.upgrading or self.upgraded:
+            return [engine_packet.Packet(engine_packet.NOOP)]
+        if self.poll_request is not None:
             # Two polls at once: packets could go to one that nobody reads any more.
             self.drop("overlapping polls")
             return self.server._bad_request("overlapping polls")
-        self._polling = request
+        self.poll_request = request
+        environ[POLL] = (self, request)
+        if request.transport is not None:
+            request.transport.set_write_buffer_limits(high=0)
         try:
             return await super().handle_get_request(environ)
-        finally:
-            self._polling = None
+        except BaseException:
+            self.poll_request = None
+            raise
+
+    def answered(self, request: web.BaseRequest) -> None:
+        """The answer to a poll was written, or could not be: then what was in it is lost, and the session ends."""
+        self.poll_request = None
+        if request.transport is None or request.transport.is_closing():
+            self.drop("aborted poll")
+
+    async def handle_post_request(self, environ: dict[str, Any]) -> None:
+        request = environ["aiohttp.request"]
+        try:
+            # All of it: the library takes what has arrived so far for the whole.
+            body = await request.content.readexactly(request.content_length or 0)
+            packets = engine_payload.Payload(encoded_payload=body.decode()).packets
+        except (ValueError, TypeError, LookupError, RecursionError) as err:
+            self.server.bad_packet(self, err)
+            raise exceptions.ContentTooLongError() from None
+        for packet in packets:
+            await self.receive(packet)
 
     async def _upgrade_websocket(self, environ: dict[str, Any]) -> Any:
         if self.upgraded or self.upgrading:
             return self.server._bad_request("already upgraded")
-        # permessage-deflate would cost some 100 KB per connection.
-        response = web.WebSocketResponse(max_msg_size=self.server.limits.frame, compress=False)
-        request = environ["aiohttp.request"]
-        await response.prepare(request)
+        response = FastResponse(self)
         try:
-            await self._websocket_handler(_Opened(response, request))
+            await response.prepare(environ["aiohttp.request"])
+            await self._websocket_handler(response)
         finally:
-            self._release()
+            if not self.connected:
+                self.drop("no websocket")
         return response
 
-    async def _websocket_handler(self, ws: _Opened) -> None:
-        response = ws.response
-        if self.connected:
-            if not await self._probe(response):
-                return
-        else:
-            self.connected = self.upgraded = True
-        self._go_live(ws)
+    async def _websocket_handler(self, response: FastResponse) -> None:
+        request = response.request
+        if self.connected and not await self._probe(response):
+            # A polling session goes on polling.
+            if request.transport is not None:
+                request.transport.close()
+            return
+        self.connected = self.upgraded = True
+        reason = self.server.reason.TRANSPORT_CLOSE
         try:
+            self._go_live(request)
             async for message in response:
+                if self._ended or message.type is WSMsgType.ERROR:
+                    break
+                if message.type is not TEXT or self.pending is not None or not self.handle_now(message.data):
+                    await self.receive(engine_packet.Packet(encoded_packet=message.data))
                 self.backlog -= 1
-                if message.type is TEXT and self.handle_now(message.data):
-                    continue
-                await self.receive(engine_packet.Packet(encoded_packet=message.data))
         except (exceptions.EngineIOError, ValueError, TypeError, LookupError, RecursionError) as err:
             # Whatever is no protocol ends the connection.
             self.server.bad_packet(self, err)
-        self._release()
-        await self.close(wait=False, abort=True, reason=self.server.reason.TRANSPORT_CLOSE)
+        finally:
+            await self.close(wait=False, abort=True, reason=reason)
 
-    async def _probe(self, response: web.WebSocketResponse) -> bool:
+    async def _probe(self, response: FastResponse) -> bool:
         """The upgrade of a polling session: probe, answer, end the poll, wait for the word."""
         self.upgrading = True
         try:
             async with asyncio.timeout(self.server.limits.body_time):
-                if await _text(response) != "2probe":
+                if await self._text(response) != "2probe":
                     return False
                 await response.send_str("3probe")
                 self.queue.put_nowait(engine_packet.Packet(engine_packet.NOOP))
-                if await _text(response) != "5":
+                if await self._text(response) != "5":
                     return False
         except TimeoutError:
             return False
         finally:
             self.upgrading = False
-        self.upgraded = True
-        return True
+        return not self._ended
 
-    def _go_live(self, ws: _Opened) -> None:
-        request, response = ws.request, ws.response
-        protocol_ = request.protocol
+    async def _text(self, response: FastResponse) -> Any:
+        message = await response.receive()
+        if message.type is TEXT or message.type is BINARY:
+            self.backlog -= 1
+        return message.data if message.type is TEXT else None
+
+    def _go_live(self, request: web.BaseRequest) -> None:
         transport = request.transport
         if transport is None or transport.is_closing():
             return
-        queue = DirectQueue(protocol_, 2**16, loop=asyncio.get_running_loop())
-        queue.engine_socket = self
-        parser = WebSocketReader(queue, self.server.limits.frame, compress=False, decode_text=True)
-        # What arrived while the library's own parser was in charge comes first.
-        for message, size in list(cast(Any, response)._reader._buffer if hasattr(response._reader, "_buffer") else ()):
-            queue.feed_data(message, size)
-        response._reader = queue
-        response._parser = parser
-        protocol_._payload_parser = None
         transport.set_write_buffer_limits(high=self.server.limits.send_buffer)
-        self.protocol = protocol_
+        self.protocol = request.protocol
         self.transport = transport
+        self.backlog -= 1
         while not self.queue.empty():
             pkt = self.queue.get_nowait()
             self.queue.task_done()
             if pkt is not None and pkt.packet_type != engine_packet.NOOP:
-                encoded = pkt.encode()
-                self.write_frame(frame(encoded.encode() if isinstance(encoded, str) else bytes(encoded)))
+                self._write_packet(pkt)
         self._queued_bytes = 0
-        protocol_.set_parser(parser)
 
     # Time
 
@@ -315,45 +384,74 @@ class FastSocket(async_socket.AsyncSocket):
 
     def drop(self, reason: str) -> None:
         """End the session at once, without waiting for the client."""
-        transport, self.transport = self.transport, None
-        if transport is not None:
-            transport.abort()
-        if self._polling is not None and self._polling.transport is not None:
-            self._polling.transport.abort()
-        self.server.dropped(self, reason)
-
-    def _release(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self.backlog += 1
+        poll = self.poll_request
+        for transport in (self.transport, None if poll is None else poll.transport):
+            if transport is not None:
+                transport.abort()
         self.transport = None
-        for handle in (self._overflow, self._timer, self._connect_timer):
-            self._cancel(handle)
+        self.server.dropped(self, reason)
 
     async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
         if self.closed or self.closing:
             return
         transport = self.transport
-        if not abort and transport is not None:
+        if not abort:
             self.write(b"1")
-        await super().close(wait=False, abort=True, reason=reason)
-        self._release()
-        if transport is not None:
-            transport.close()
-        self.queue.put_nowait(None)
-        self.server.sockets.pop(self.sid, None)
+        try:
+            await super().close(wait=False, abort=True, reason=reason)
+        finally:
+            self.closed = True
+            self.transport = None
+            for handle in (self._overflow, self._timer, self._connect_timer, self._attachments_timer):
+                self._cancel(handle)
+            self.queue.put_nowait(None)
+            self.server.sockets.pop(self.sid, None)
+            if transport is not None:
+                transport.close()
+                # What the client does not read is not kept for ever.
+                asyncio.get_running_loop().call_later(self.server.limits.body_time, transport.abort)
 
 
-class _Opened:
-    """A prepared websocket and the request it came from."""
+class FastResponse(web.WebSocketResponse):
+    """A websocket whose frames go to a socket as they are parsed."""
 
-    __slots__ = ("request", "response")
+    def __init__(self, socket: FastSocket) -> None:
+        # permessage-deflate would cost some 100 KB per connection.
+        super().__init__(max_msg_size=socket.server.limits.frame, compress=False)
+        self._socket = socket
 
-    def __init__(self, response: web.WebSocketResponse, request: web.BaseRequest) -> None:
-        self.response = response
+    async def prepare(self, request: web.BaseRequest) -> Any:
         self.request = request
+        return await super().prepare(request)
+
+    def _post_start(self, request: web.BaseRequest, protocol: str | None, writer: Any) -> None:
+        self._ws_protocol = protocol
+        self._writer = writer
+        queue = DirectQueue(request.protocol, 2**16, loop=asyncio.get_running_loop())
+        queue.engine_socket = self._socket
+        self._reader = queue
+        self._parser = WebSocketReader(queue, self._socket.server.limits.frame, compress=False, decode_text=True)
+        request.protocol.set_parser(self._parser)
+        request.protocol.keep_alive(False)
 
 
-async def _text(response: web.WebSocketResponse) -> Any:
-    message = await response.receive()
-    return message.data if message.type is TEXT else None
+class PollAnswer(web.Response):
+    """The answer to a poll, that tells its session what became of it."""
+
+    def __init__(self, response: web.Response, socket: FastSocket, request: web.BaseRequest) -> None:
+        super().__init__(body=response.body, status=response.status, headers=response.headers)
+        self._socket = socket
+        self._poll_request = request
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        try:
+            await super().write_eof(data)
+        finally:
+            self._socket.answered(self._poll_request)
 
 
 class FastEngine(engineio.AsyncServer):
@@ -363,6 +461,11 @@ class FastEngine(engineio.AsyncServer):
     receive_event: Callable[[FastSocket, str], bool]
     joined_elsewhere: Callable[[str], bool]
     bad_packet: Callable[[FastSocket, Exception], None]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.quiet = QuietLog(logger)
+        self.closing_tasks: set[asyncio.Task[None]] = set()
 
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
         sid = self.generate_id()
@@ -388,13 +491,34 @@ class FastEngine(engineio.AsyncServer):
     def dropped(self, socket: FastSocket, reason: str) -> None:
         """A session was ended by the server: tell the layers above, outside the call that found out."""
         if not socket.closed and not socket.closing:
+            self.quiet.info("ending %s: %s", socket.sid, reason)
             task = asyncio.get_running_loop().create_task(socket.close(wait=False, abort=True, reason=reason))
             self.closing_tasks.add(task)
             task.add_done_callback(self.closing_tasks.discard)
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.closing_tasks: set[asyncio.Task[None]] = set()
+    async def _make_response(self, response_dict: dict[str, Any], environ: dict[str, Any]) -> web.Response:
+        response = cast(web.Response, await super()._make_response(response_dict, environ))
+        if POLL in environ:
+            return PollAnswer(response, *environ[POLL])
+        return response
+
+
+def _is_event_name(name: Any) -> bool:
+    """Whether a client may send an event of that name: not what the libraries call their own handlers by."""
+    return type(name) is str and name not in RESERVED_EVENTS and not name.startswith("_")
+
+
+def _placeholders(data: Any) -> Iterator[Any]:
+    """What stands in a binary packet's JSON for its attachments, in order; None for what makes no sense."""
+    if type(data) is dict:
+        if data.get("_placeholder"):
+            num = data.get("num")
+            yield num if type(num) is int else None
+            return
+        data = list(data.values())
+    if type(data) is list:
+        for item in data:
+            yield from _placeholders(item)
 
 
 class FastServer(socketio.AsyncServer):
@@ -448,7 +572,7 @@ class FastServer(socketio.AsyncServer):
         )
 
     def _bad_packet(self, socket: FastSocket, err: Exception) -> None:
-        self.logger.info("closing %s after a bad packet: %.200s", socket.sid, err)
+        self.eio.quiet.info("bad packet from %s: %.80s", socket.sid, err)
         socket.drop("bad packet")
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
@@ -456,23 +580,31 @@ class FastServer(socketio.AsyncServer):
         if socket is None:
             return
         try:
-            pending = self._binary_packet.get(eio_sid)
-            if (
-                pending is None
-                and type(data) is str
-                and data.startswith("2/")
-                and self._receive_event(socket, "4" + data)
-            ):
-                return
-            if (type(data) is bytes) != (pending is not None):
-                raise ValueError("attachments do not fit")
-            await super()._handle_eio_message(eio_sid, data)
-            pending = self._binary_packet.get(eio_sid)
-            if pending is not None and not 0 < pending.attachment_count <= self._limits.attachments:
-                raise ValueError("attachments do not fit")
+            if socket.pending is not None or type(data) is bytes:
+                packet = socket.attach(data)
+                if packet is not None:
+                    binary_event = packet.packet_type == socketio.packet.BINARY_EVENT
+                    handle = self._handle_event if binary_event else self._handle_ack
+                    await handle(eio_sid, packet.namespace, packet.id, packet.data)
+            elif data[:1] in BINARY_PACKETS:
+                socket.expect(self._binary_packet_of(eio_sid, data))
+            elif not (data.startswith("2/") and self._receive_event(socket, "4" + data)):
+                await super()._handle_eio_message(eio_sid, data)
         except Exception as err:
-            self._binary_packet.pop(eio_sid, None)
             self._bad_packet(socket, err)
+
+    def _binary_packet_of(self, eio_sid: str, text: str) -> socketio.packet.Packet:
+        """The packet that announces attachments, if those it speaks of are those it announces."""
+        packet = self.packet_class(encoded_packet=text)
+        count = packet.attachment_count
+        protocol.check(packet.data, self._limits.depth + 2)
+        if (
+            not 0 < count <= self._limits.attachments
+            or list(_placeholders(packet.data)) != list(range(count))
+            or not self.manager.sid_from_eio_sid(eio_sid, packet.namespace or "/")
+        ):
+            raise ValueError("attachments do not fit")
+        return packet
 
     async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
         socket = self.eio.sockets[eio_sid]
@@ -487,7 +619,7 @@ class FastServer(socketio.AsyncServer):
         await super()._handle_connect(eio_sid, namespace, data)
 
     async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
-        if type(data) is not list or not data or type(data[0]) is not str or data[0] in RESERVED_EVENTS:
+        if type(data) is not list or not data or not _is_event_name(data[0]):
             raise ValueError("no event name")
         socket = self.eio.sockets[eio_sid].clients.get(namespace or "/")
         if socket is not None and data[0] in ("sync", "listen"):
@@ -527,7 +659,7 @@ class FastServer(socketio.AsyncServer):
             if event == "sync" or event == "listen":
                 self.gateway.receive(socket, event, ack_id, arguments)
                 return True
-            if type(event) is not str or event in RESERVED_EVENTS:
+            if not _is_event_name(event):
                 raise ValueError("no event name")
         except (ValueError, TypeError) as err:
             self._bad_packet(engine_socket, err)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ipaddress
+import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,9 +15,15 @@ from aiohttp import web
 
 from bbio.errors import ConfigurationError
 from bbio.server.limits import Limits
+from bbio.server.quiet import NoHTTP, QuietLog
 
 STATIC = Path(__file__).parent.parent / "static"
+# Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
+LINGER = 1.0
 MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".map": "application/json"}
+
+http_logger = logging.getLogger("bbio.http")
+http_logger.addFilter(NoHTTP(QuietLog(logging.getLogger("bbio"))))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -78,10 +86,19 @@ class Admission:
         origin = request.headers.get("Origin")
         if origin is not None and not self._origin_allowed(origin, host):
             return web.Response(status=403, text="this origin is not allowed")
-        if (request.content_length or 0) > self._limits.frame:
-            refused = web.Response(status=413, text="the body is too large")
-            refused.force_close()
-            return refused
+        return self._body_refusal(request)
+
+    def _body_refusal(self, request: web.Request) -> web.Response | None:
+        if not _has_body(request):
+            return None
+        if request.method != "POST":
+            return web.Response(status=400, text="only a POST may have a body")
+        if request.content_length is None:
+            return web.Response(status=411, text="the length of the body must be told")
+        if "Content-Encoding" in request.headers:
+            return web.Response(status=415, text="a body must not be compressed")
+        if request.content_length > self._limits.frame:
+            return web.Response(status=413, text="the body is too large")
         return None
 
     def _origin_allowed(self, origin: str, host: str) -> bool:
@@ -96,20 +113,39 @@ class Admission:
         """The same handler behind this admission, with a deadline for bodies."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            refused = self.refusal(request)
-            if refused is not None:
-                return refused
-            if request.method != "POST":
-                return await handle(request)
-            try:
-                async with asyncio.timeout(self._limits.body_time):
-                    return await handle(request)
-            except TimeoutError:
-                late = web.Response(status=408, text="the body did not arrive in time")
-                late.force_close()
-                return late
+            response: web.StreamResponse | None = self.refusal(request)
+            if response is None:
+                response = await self._within(handle, request)
+            if _has_body(request) and not request.content.at_eof():
+                await _turn_away(request, response)
+            return response
 
         return guarded
+
+    async def _within(self, handle: Handler, request: web.Request) -> web.StreamResponse:
+        if request.method != "POST":
+            return await handle(request)
+        try:
+            async with asyncio.timeout(self._limits.body_time):
+                return await handle(request)
+        except TimeoutError:
+            return web.Response(status=408, text="the body did not arrive in time")
+
+
+def _has_body(request: web.Request) -> bool:
+    return bool(request.content_length) or "Transfer-Encoding" in request.headers
+
+
+async def _turn_away(request: web.Request, response: web.StreamResponse) -> None:
+    """Answer a request whose body was not read, and end its connection soon, whatever the client still sends."""
+    response.force_close()
+    with suppress(TimeoutError, OSError, web.RequestPayloadError):
+        async with asyncio.timeout(LINGER):
+            await response.prepare(request)
+            await response.write_eof()
+            while not request.content.at_eof():
+                await request.content.readany()
+    request.protocol.force_close()
 
 
 def asset_routes() -> list[web.RouteDef]:
