@@ -144,22 +144,17 @@ class Backend:
         self._spawn = spawn
         declared = self.store if self.store is not None else Store()
         self.log = declared.open(self, publish)
-        answer = bottom
         if self.store is not None:
             self.store = self.log
-            answer = self._answer
-        self._answer_node = answer
         self.compile()
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
         layers = self.layers
-        self.stacks = {
-            method: Stack(
-                method, layers, self._answer_node, *((self._commit, self.log.find) if method in WRITES else ())
-            )
-            for method in METHODS
-        }
+        read, write = (bottom, bottom) if self.store is None else (self._read, self._write)
+        self.stacks = {"read": Stack("read", layers, read)}
+        for method in WRITES:
+            self.stacks[method] = Stack(method, layers, write, self._commit, self.log.find)
 
     async def start(self) -> None:
         """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
@@ -179,10 +174,12 @@ class Backend:
         items = [*self.middleware, *(item for item, _ in self.__bbio_used__)]
         return [item for item in items if isinstance(item, Middleware)]
 
-    async def _answer(self, req: Request, res: Response) -> Any:
-        """The store as the lowest layer."""
-        if req.method == "read":
-            return await self.log.read(req)
+    async def _read(self, req: Request, res: Response) -> Any:
+        """The store as the lowest layer of reads."""
+        return await self.log.read(req)
+
+    async def _write(self, req: Request, res: Response) -> Any:
+        """The store as the lowest layer of writes."""
         req.committed = commit = await self.log.write(req)
         return commit.record
 

@@ -6,10 +6,9 @@ past a double, lone surrogates), keeps integers of any size exact and writes att
 
 from __future__ import annotations
 
-import enum
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
@@ -32,25 +31,38 @@ encode: Callable[[Any], bytes] = _encoder.encode
 decode: Callable[[str | bytes], Any] = _decoder.decode
 
 
-class Unsaid(enum.Enum):
-    """A `sync` that names no channel belongs to the one its socket listened to last."""
-
-    CHANNEL = "unsaid"
+UNSAID = msgspec.UNSET
 
 
-UNSAID = Unsaid.CHANNEL
+class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An operation id: the client's own id, and a number it counts up."""
+
+    c: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    n: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
-class Sync(msgspec.Struct, frozen=True):
-    """The fields of a valid `sync`."""
+class Sync(msgspec.Struct, forbid_unknown_fields=True):
+    """The fields of a valid `sync`. A channel that is not said is that of the socket's last `listen`."""
 
-    method: str
-    model: Any
-    options: dict[str, Any]
-    channel: str | Unsaid | None
-    op: str | None
-    digest: int
-    rev: int | None
+    method: Literal["create", "read", "update", "patch", "delete"]
+    model: Any = None
+    options: dict[str, Any] | None = None
+    channel: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] | msgspec.UnsetType | None = UNSAID
+    op: Op | None = None
+    rev: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+
+    @property
+    def operation(self) -> str | None:
+        """The operation id as one text."""
+        return None if self.op is None else f"{self.op.c}:{self.op.n}"
+
+    @property
+    def digest(self) -> int:
+        """What tells this operation's payload from another's."""
+        if self.op is None:
+            return 0
+        channel = None if self.channel is UNSAID else self.channel
+        return zlib.crc32(_canonical.encode((self.method, self.model, self.options, channel, self.rev)))
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -59,6 +71,9 @@ class Listen(msgspec.Struct, frozen=True):
     channel: str | None
     version: int
     since: dict[str, Any]
+
+
+_sync_decoder = msgspec.json.Decoder(tuple[Literal["sync"], Sync])
 
 
 def parse(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
@@ -77,10 +92,16 @@ def parse(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
         raise BadRequest("not valid JSON") from None
     if isinstance(text, bytes):
         text = text.decode()
-    # Cheap tests of the text tell whether the value can hold anything that must be looked for.
-    if len(text) > LONG_FRAME or "\\u" in text or "__proto__" in text or text.count("[") + text.count("{") > max_depth:
+    if _is_suspect(text, max_depth):
         check(value, max_depth)
     return value
+
+
+def _is_suspect(text: str, max_depth: int) -> bool:
+    """Whether a JSON text may hold what `check` looks for, by cheap tests of the text."""
+    return (
+        len(text) > LONG_FRAME or "\\u" in text or "__proto__" in text or text.count("[") + text.count("{") > max_depth
+    )
 
 
 def check(value: Any, max_depth: int = MAX_DEPTH) -> None:
@@ -137,6 +158,27 @@ def check_channel(channel: Any) -> str | None:
     return channel or None
 
 
+def decode_sync(text: str, max_depth: int) -> Sync | None:
+    """The fields of a `sync` packet in one pass; None when `parse` and `read_sync` must tell what is wrong with it.
+
+    Parameters:
+        text: the packet's JSON array, from the event's name on.
+        max_depth: how deep arrays and objects may be nested.
+    """
+    try:
+        fields = _sync_decoder.decode(text)[1]
+        if _is_suspect(text, max_depth):
+            for value in (fields.model, fields.options, fields.channel or None, fields.op and fields.op.c):
+                check(value, max_depth - 2)
+    except (BadRequest, msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return None
+    if type(fields.model) is not dict:
+        if fields.method != "read" or not (fields.model is None or type(fields.model) is list):
+            return None
+        fields.model = {}
+    return fields
+
+
 def read_sync(args: Any) -> Sync:
     """The fields of a `sync` from its arguments (without the event's name).
 
@@ -165,17 +207,14 @@ def read_sync(args: Any) -> Sync:
         raise BadRequest("rev must be a revision number")
     channel = check_channel(fields["channel"]) if "channel" in fields else UNSAID
     op = fields.get("op")
-    if op is None:
-        return Sync(method, model, options, channel, None, 0, rev)
-    digest = zlib.crc32(_canonical.encode((method, model, options, fields.get("channel"), rev)))
-    return Sync(method, model, options, channel, _read_op(op), digest, rev)
+    return Sync(cast(Any, method), model, options, channel, None if op is None else _read_op(op), rev)
 
 
-def _read_op(op: Any) -> str:
+def _read_op(op: Any) -> Op:
     if type(op) is dict:
         client, counter = op.get("c"), op.get("n")
         if type(client) is str and 0 < len(client) <= 64 and type(counter) is int and 0 <= counter < 2**53:
-            return f"{client}:{counter}"
+            return Op(client, counter)
     raise BadRequest("op must be {c: client id, n: counter}")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from bbio.errors import SyncError
+from bbio.streams import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from bbio.streams import Commit
 
 Next = Callable[[], Awaitable[Any]]
 
@@ -41,7 +42,7 @@ class Socket(Protocol):
         """The client's address, from trusted proxies' headers when it came through one."""
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One sync on its way through the middleware stack.
 
     Parameters:
@@ -59,54 +60,22 @@ class Request:
     `session`, `user` and `state` are set by middleware; nothing a client sends can set them.
     """
 
-    __slots__ = (
-        "backend",
-        "channel",
-        "committed",
-        "digest",
-        "event",
-        "method",
-        "model",
-        "op",
-        "options",
-        "rev",
-        "revs",
-        "session",
-        "socket",
-        "state",
-        "user",
-    )
-
-    def __init__(
-        self,
-        method: str,
-        model: Any = None,
-        options: dict[str, Any] | None = None,
-        *,
-        backend: Any = None,
-        channel: str | None = None,
-        socket: Socket | None = None,
-        op: str | None = None,
-        digest: int = 0,
-        rev: int | None = None,
-        event: str = "sync",
-    ) -> None:
-        self.method = method
-        self.model = model
-        self.options = {} if options is None else options
-        self.backend = backend
-        self.channel = channel
-        self.socket = socket
-        self.op = op
-        self.digest = digest
-        self.rev = rev
-        self.event = event
-        self.session: dict[str, Any] = {}
-        self.user: Any = None
-        self.state: dict[str, Any] = {}
-        # Set by the store: the commit of a write, the revisions of what was read by id.
-        self.committed: Commit | None = None
-        self.revs: dict[Any, int] | None = None
+    method: str
+    model: Any = None
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    backend: Any = None
+    channel: str | None = None
+    socket: Socket | None = None
+    op: str | None = None
+    digest: int = 0
+    rev: int | None = None
+    event: str = "sync"
+    session: dict[str, Any] = msgspec.field(default_factory=dict)
+    user: Any = None
+    state: dict[str, Any] = msgspec.field(default_factory=dict)
+    # Set by the store: the commit of a write, the revisions of what was read by id.
+    committed: Commit | None = None
+    revs: dict[Any, int] | None = None
 
     @property
     def operation(self) -> str | None:
@@ -123,7 +92,7 @@ class Request:
         return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"
 
 
-class Response:
+class Response(msgspec.Struct, eq=False):
     """The answer in the making. `end` and `error` settle it; the first settlement wins.
 
     Example:
@@ -135,12 +104,11 @@ class Response:
         (True, {'id': 1})
     """
 
-    __slots__ = ("failure", "result", "settled")
-
-    def __init__(self) -> None:
-        self.result: Any = None
-        self.failure: Exception | None = None
-        self.settled = False
+    result: Any = None
+    failure: Exception | None = None
+    settled: bool = False
+    # The result as JSON, where it is known to be what the store has just written.
+    body: bytes | None = None
 
     def end(self, result: Any = None) -> None:
         """Answer with `result` (anything that can be written as JSON)."""

@@ -270,7 +270,7 @@ class Stack:
         find: awaited with a request that has an operation id, to learn what the operation already came to.
     """
 
-    __slots__ = ("_after", "_before", "_commit", "_on_error", "_top", "bare", "layers", "method")
+    __slots__ = ("_after", "_bare", "_before", "_commit", "_on_error", "_top", "layers", "method")
 
     def __init__(
         self,
@@ -289,7 +289,7 @@ class Stack:
         self._before = _fold_before(before, bottom) if before else None
         self._top = self._fold(store, find)
         # Nothing stands between the store and the reply: the reply is the record as committed.
-        self.bare = all(layer.kind in ("before", "on_error") for layer in self.layers)
+        self._bare = all(layer.kind in ("before", "on_error") for layer in self.layers)
 
     def _fold(self, below: Node, find: Find | None) -> Node:
         waiting: list[Layer] = []
@@ -315,8 +315,12 @@ class Stack:
             result = await self._top(req, res)
             res.settled = True
             res.result = result
-            if self._commit is not None and req.committed is None:
-                await self._commit(req, result)
+            committed = req.committed
+            if committed is None:
+                if self._commit is not None:
+                    await self._commit(req, result)
+            elif self._bare and committed.record is result:
+                res.body = committed.body
             if self._after:
                 await self._run_after(req, res)
         except Exception as err:

@@ -84,37 +84,34 @@ class Store:
         Raises:
             Conflict: the operation id was used for another request.
         """
-        return self.log.find(req.operation, req.digest)
+        return None if req.op is None else self.log.find(req.operation, req.digest)
 
     async def write(self, req: Request) -> Commit:
         """Apply a write, number its event, publish it. A known operation is answered without being applied again."""
-        earlier = self.log.find(req.operation, req.digest)
+        earlier = await self.find(req)
         if earlier is not None:
             return earlier
         record = await getattr(self, req.method)(req)
-        return self.record(req, record)
-
-    def record(self, req: Request, record: Any, rev: int | None = None) -> Commit:
-        """Log and publish a write that was applied, and remember its operation."""
-        body = encode(record)
-        event = self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], body, rev, req.op)
-        commit = Commit(record, body, event)
-        self.log.keep(req.operation, req.digest, commit)
-        self._publish(event, req.socket)
-        return commit
+        return self.record(channel_stream(req.channel), NOTIFIED_AS[req.method], record, encode(record), req)
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
         """Log and publish an event whose write happened elsewhere: in a handler, or by `backend.emit`."""
-        if req is not None:
-            earlier = self.log.find(req.operation, req.digest)
-            if earlier is not None:
-                return earlier
-        body = encode(model)
-        event = self.log.append(stream, method, body, None, None if req is None else req.op)
-        commit = Commit(model, body, event)
-        if req is not None:
-            self.log.keep(req.operation, req.digest, commit)
-        self._publish(event, None if req is None else req.socket)
+        earlier = None if req is None else await self.find(req)
+        return earlier or self.record(stream, method, model, encode(model), req)
+
+    def record(
+        self, stream: str, method: str, record: Any, body: bytes, req: Request | None, rev: int | None = None
+    ) -> Commit:
+        """Log and publish what was written, and remember its operation."""
+        log = self.log
+        if req is None:
+            commit = Commit(record, body, log.append(stream, method, body))
+            self._publish(commit.event, None)
+            return commit
+        commit = Commit(record, body, log.append(stream, method, body, rev, req.op))
+        if req.op is not None:
+            log.keep(req.operation, req.digest, commit)
+        self._publish(commit.event, req.socket)
         return commit
 
     async def positions(self, streams: Iterable[str]) -> dict[str, Position]:

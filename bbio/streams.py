@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
+import msgspec
 
 from bbio.errors import Conflict
 
@@ -33,7 +34,7 @@ class Position:
     offset: int
 
 
-class Event:
+class Event(msgspec.Struct, eq=False, gc=False):
     """One write, as other clients are told of it.
 
     Parameters:
@@ -47,42 +48,26 @@ class Event:
         when: seconds of a monotonic clock.
     """
 
-    __slots__ = ("body", "epoch", "method", "offset", "op", "rev", "stream", "when")
-
-    def __init__(
-        self,
-        stream: str,
-        epoch: str,
-        offset: int,
-        method: str,
-        body: bytes,
-        rev: int | None = None,
-        op: str | None = None,
-        when: float = 0.0,
-    ) -> None:
-        self.stream = stream
-        self.epoch = epoch
-        self.offset = offset
-        self.method = method
-        self.body = body
-        self.rev = rev
-        self.op = op
-        self.when = when
+    stream: str
+    epoch: str
+    offset: int
+    method: str
+    body: bytes
+    rev: int | None = None
+    op: str | None = None
+    when: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Event {self.stream} {self.epoch}/{self.offset} {self.method}>"
 
 
-class Commit:
+class Commit(msgspec.Struct, eq=False):
     """What a write came to: the record, its JSON, the event that tells of it, and whether it had been applied."""
 
-    __slots__ = ("body", "duplicate", "event", "record")
-
-    def __init__(self, record: Any, body: bytes, event: Event, duplicate: bool = False) -> None:
-        self.record = record
-        self.body = body
-        self.event = event
-        self.duplicate = duplicate
+    record: Any
+    body: bytes
+    event: Event
+    duplicate: bool = False
 
 
 @attrs.frozen
@@ -141,15 +126,13 @@ class Stream:
         return list(itertools.islice(self.events, len(self.events) - missed, None))
 
 
-class Reply:
+class Reply(msgspec.Struct, eq=False, gc=False):
     """The stored reply of an operation, with a digest of what was asked."""
 
-    __slots__ = ("commit", "digest", "when")
-
-    def __init__(self, digest: Any, commit: Commit, when: float) -> None:
-        self.digest = digest
-        self.commit = commit
-        self.when = when
+    digest: int
+    body: bytes
+    event: Event
+    when: float
 
 
 class Operations:
@@ -179,13 +162,12 @@ class Operations:
             return None
         if reply.digest != digest:
             raise Conflict("this operation id was already used for another request")
-        earlier = reply.commit
-        return Commit(earlier.record, earlier.body, earlier.event, duplicate=True)
+        return Commit(msgspec.json.decode(reply.body), reply.body, reply.event, duplicate=True)
 
     def keep(self, key: str, digest: Any, commit: Commit, now: float) -> None:
         """Remember the commit under its key, and forget what is too old or too much."""
         replies = self._replies
-        replies[key] = Reply(digest, commit, now)
+        replies[key] = Reply(digest, commit.body, commit.event, now)
         while len(replies) > self._count or next(iter(replies.values())).when < now - self._age:
             replies.popitem(last=False)
 

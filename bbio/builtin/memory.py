@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.protocol import decode, encode
-from bbio.streams import Commit
+from bbio.requests import NOTIFIED_AS
+from bbio.streams import Commit, channel_stream
 
 Models = dict[Any, tuple[int, bytes]]
 
@@ -83,32 +84,29 @@ class MemoryStore(Store):
         return [model for model in found if _matches(model, wanted)]
 
     async def write(self, req: Request) -> Commit:
-        earlier = self.log.find(req.operation, req.digest)
-        if earlier is not None:
+        """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""
+        if req.op is not None and (earlier := await self.find(req)) is not None:
             return earlier
-        record = await getattr(self, req.method)(req)
-        return self.record(req, record, self._rev)
+        method = req.method
+        record = await getattr(self, method)(req)
+        body = encode(record)
+        key = record[self.id_attribute]
+        self._rev = rev = self._rev + 1
+        models = self._models(req.channel)
+        if method == "delete":
+            models.pop(key, None)
+        else:
+            models[key] = (rev, body)
+        return self.record(channel_stream(req.channel), NOTIFIED_AS[method], record, body, req, rev)
 
     async def create(self, req: Request) -> dict[str, Any]:
-        return self._put(req, self._created(req.model))
+        return self._created(req.model)
 
     async def update(self, req: Request) -> dict[str, Any]:
-        return self._put(req, self._changed(self._models(req.channel), req))
+        return self._changed(self._models(req.channel), req)
 
     patch = update
-
-    async def delete(self, req: Request) -> dict[str, Any]:
-        models = self._models(req.channel)
-        record = self._changed(models, req)
-        self._rev += 1
-        del models[record[self.id_attribute]]
-        return record
-
-    def _put(self, req: Request, record: dict[str, Any]) -> dict[str, Any]:
-        body = encode(record)
-        self._rev += 1
-        self._models(req.channel)[record[self.id_attribute]] = (self._rev, body)
-        return record
+    delete = update
 
     def _created(self, model: dict[str, Any]) -> dict[str, Any]:
         if model.get(self.id_attribute) is not None:

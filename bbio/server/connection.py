@@ -80,10 +80,6 @@ class Connection:
         Raises:
             Busy: too many requests wait.
         """
-        if self.running == 0:
-            if start():
-                self.begun(key)
-            return False
         behind = None if key is None else self._busy.get(key)
         if behind is None and self.running < self._limits.running and not self._waiting:
             if start():
@@ -142,11 +138,23 @@ class ClientSocket:
         connection: the connection it belongs to.
     """
 
-    __slots__ = ("backend", "channels", "connection", "last_channel", "link", "sid", "state")
+    __slots__ = (
+        "backend",
+        "channels",
+        "connection",
+        "id_attribute",
+        "last_channel",
+        "link",
+        "namespace",
+        "sid",
+        "state",
+    )
 
     def __init__(self, sid: str, backend: Backend, connection: Connection, link: Any = None) -> None:
         self.sid = sid
         self.backend = backend
+        self.namespace = backend.namespace.encode()
+        self.id_attribute = backend.id_attribute
         self.connection = connection
         # The engine's handle to write to; None where the library does the writing.
         self.link = link

@@ -67,7 +67,6 @@ BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_
 POLL = "bbio.poll"
 
 logger = logging.getLogger("bbio")
-ACK_BYTES = f"{engine_packet.MESSAGE}{socketio.packet.ACK}".encode()
 
 
 def check_internals() -> None:
@@ -83,11 +82,14 @@ def check_internals() -> None:
         )
 
 
+SHORT_HEADS = tuple(bytes((0x81, size)) for size in range(126))
+
+
 def frame(payload: bytes) -> bytes:
     """A whole, unmasked websocket text message (RFC 6455, section 5.2)."""
     size = len(payload)
     if size < 126:
-        return bytes((0x81, size)) + payload
+        return SHORT_HEADS[size] + payload
     if size < 65_536:
         return struct.pack("!BBH", 0x81, 126, size) + payload
     return struct.pack("!BBQ", 0x81, 127, size) + payload
@@ -147,7 +149,12 @@ class FastSocket(async_socket.AsyncSocket):
     # Going out
 
     def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
-        self.write(b"%b%b,%d%b" % (ACK_BYTES, socket.backend.namespace.encode(), ack_id, arguments))
+        payload = b"43%b,%d%b" % (socket.namespace, ack_id, arguments)
+        transport = self.transport
+        if transport is None or self.protocol._paused:
+            self.write(payload)
+        else:
+            transport.write(frame(payload))
 
     def write(self, payload: bytes) -> None:
         """Send one text message."""
@@ -536,6 +543,7 @@ class FastServer(socketio.AsyncServer):
         check_internals()
         super().__init__(monitor_clients=False, **options)
         self._limits = limits
+        self._depth = limits.depth + 2  # the packet's array and the sync's object
         self.eio.limits = limits
         self.eio.receive_event = self._receive_event
         self.eio.joined_elsewhere = self._joined_anywhere
@@ -648,10 +656,15 @@ class FastServer(socketio.AsyncServer):
             if bracket < 0 or len(digits) > 15 or (digits and not (digits.isascii() and digits.isdigit())):
                 raise ValueError("no event packet")
             ack_id = int(digits) if digits else None
+            packet = text[bracket:]
+            fields = protocol.decode_sync(packet, self._depth) if packet.startswith('["sync"') else None
+            if fields is not None:
+                self.gateway.receive_sync(socket, ack_id, fields)
+                return True
             try:
-                arguments = protocol.parse(text[bracket:], self._limits.depth + 2)
+                arguments = protocol.parse(packet, self._depth)
             except BadRequest as err:
-                if not text.startswith(('["sync"', '["listen"'), bracket):
+                if not packet.startswith(('["sync"', '["listen"')):
                     raise
                 self.gateway.reject(socket, ack_id, err)
                 return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from bbio import protocol
 from bbio.backend import Backend
 from bbio.errors import BadRequest, Forbidden, SyncError, Timeout, Unavailable
@@ -14,7 +16,7 @@ from bbio.server.connection import ClientSocket, Connection, Key
 from bbio.server.delivery import Delivery, Lane, Link, Publisher
 from bbio.server.limits import Limits
 from bbio.server.stepping import Stepper
-from bbio.streams import BACKEND_WIDE, Commit, channel_stream
+from bbio.streams import BACKEND_WIDE, channel_stream
 
 
 class Gateway:
@@ -36,6 +38,7 @@ class Gateway:
         self.public_options = {"event": event}
         self.listened = protocol.encode([self.public_options])
         self.exchanges: set[Exchange] = set()
+        self._one_ended: asyncio.Future[None] | None = None
 
     def publisher(self, name: str) -> Publisher:
         """The way of a backend's events to their listeners."""
@@ -62,50 +65,51 @@ class Gateway:
 
     def receive(self, socket: ClientSocket, event: str, ack_id: Any, arguments: Any) -> None:
         """Take a `sync` or `listen` with its arguments, already decoded; one ack follows if one is asked for."""
-        connection = socket.connection
         try:
-            connection.count_request()
-            exchange = (self._sync if event == "sync" else self._listen)(socket, ack_id, arguments)
-            if connection.running == 0:
-                if exchange.start():
-                    connection.begun(exchange.key)
-            elif connection.submit(exchange.key, exchange.start):
-                exchange.expire_later()
+            socket.connection.count_request()
+            if event == "sync":
+                self._begin(self._sync(socket, ack_id, protocol.read_sync(arguments)))
+            else:
+                self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
         except SyncError as err:
             self.reject(socket, ack_id, err)
 
-    def _sync(self, socket: ClientSocket, ack_id: Any, arguments: Any) -> Exchange:
-        fields = protocol.read_sync(arguments)
+    def receive_sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync) -> None:
+        """Take a `sync` whose fields are read already."""
+        try:
+            socket.connection.count_request()
+            self._begin(self._sync(socket, ack_id, fields))
+        except SyncError as err:
+            self.reject(socket, ack_id, err)
+
+    def _begin(self, exchange: Exchange) -> None:
+        connection = exchange.socket.connection
+        if connection.running == 0:
+            if exchange.start():
+                connection.begun(exchange.key)
+        elif connection.submit(exchange.key, exchange.start):
+            exchange.expire_later()
+
+    def _sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync) -> Exchange:
         channel = fields.channel
         if channel is protocol.UNSAID:
             channel = socket.last_channel
-        elif channel is not None and channel not in socket.channels:
-            raise Forbidden("listen to a channel before a sync names it")
-        backend, model = socket.backend, fields.model
-        req = Request(
-            fields.method,
-            model,
-            fields.options,
-            backend=backend,
-            channel=channel,
-            socket=socket,
-            op=fields.op,
-            digest=fields.digest,
-            rev=fields.rev,
-        )
-        key: Key = None
-        if model is not None:
-            model_id = model.get(backend.id_attribute)
-            if isinstance(model_id, (str, int)):
-                key = (backend.name, model_id)
-        return SyncExchange(self, socket, ack_id, req, key)
+        else:
+            channel = channel or None
+            if channel is not None and channel not in socket.channels:
+                raise Forbidden("listen to a channel before a sync names it")
+        req = Request(fields.method, fields.model, fields.options or {}, socket.backend, channel, socket)
+        if fields.op is not None:
+            req.op = fields.operation
+            req.digest = fields.digest
+        req.rev = fields.rev
+        return SyncExchange(self, socket, ack_id, req, fields.model.get(socket.id_attribute))
 
-    def _listen(self, socket: ClientSocket, ack_id: Any, arguments: Any) -> Exchange:
-        fields = protocol.read_listen(arguments)
+    def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.Listen) -> Exchange:
         if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:
             raise BadRequest(f"a socket may listen to {self.limits.channels} channels")
-        req = Request("read", None, {}, backend=socket.backend, channel=fields.channel, socket=socket, event="listen")
-        return ListenExchange(self, socket, ack_id, req, ("listen", socket.sid), fields)
+        req = Request("read", None, {}, socket.backend, fields.channel, socket, event="listen")
+        return ListenExchange(self, socket, ack_id, req, fields=fields)
 
     def reject(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error."""
@@ -114,20 +118,22 @@ class Gateway:
 
     async def drain(self, seconds: float) -> None:
         """Let what runs finish, for a time; what does not is answered `Unavailable`."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self.exchanges and (left := deadline - asyncio.get_running_loop().time()) > 0:
-            tasks = [exchange.task for exchange in self.exchanges if exchange.task is not None]
-            done = [asyncio.ensure_future(exchange.ended()) for exchange in self.exchanges]
-            if not tasks:
-                break
-            await asyncio.wait(done, timeout=left)
-            for waiter in done:
-                waiter.cancel()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self.exchanges and (left := deadline - loop.time()) > 0:
+            self._one_ended = loop.create_future()
+            await asyncio.wait([self._one_ended], timeout=left)
         for exchange in list(self.exchanges):
             exchange.give_up(Unavailable("the server is stopping", retry_after=1.0))
 
+    def ended(self, exchange: Exchange) -> None:
+        """A request that had gone on has ended."""
+        self.exchanges.discard(exchange)
+        if self._one_ended is not None and not self._one_ended.done():
+            self._one_ended.set_result(None)
 
-class Exchange:
+
+class Exchange(msgspec.Struct, eq=False):
     """One request on its way and its ack.
 
     Parameters:
@@ -135,34 +141,38 @@ class Exchange:
         socket: who asked.
         ack_id: what the engine needs to answer, None when no answer is wanted.
         req: the request.
-        key: what must be worked on in order, see `Connection.submit`.
+        model_id: the id of the model it is about, as it arrived.
+        replied: whether the ack is out.
+        task: what carries on with it, once it has waited.
+        timer: its deadline, once it has waited.
     """
 
-    __slots__ = ("_ended", "ack_id", "gateway", "key", "replied", "req", "socket", "task", "timer")
+    gateway: Gateway
+    socket: ClientSocket
+    ack_id: Any
+    req: Request
+    model_id: Any = None
+    replied: bool = False
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, gateway: Gateway, socket: ClientSocket, ack_id: Any, req: Request, key: Key) -> None:
-        self.gateway = gateway
-        self.socket = socket
-        self.ack_id = ack_id
-        self.req = req
-        self.key = key
-        self.replied = False
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self._ended: asyncio.Future[None] | None = None
+    @property
+    def key(self) -> Key:
+        """What must be worked on in order: a backend's name and a model's id; None for what has no order."""
+        raise NotImplementedError
 
     def start(self) -> bool:
-        """Begin; True when it goes on after this step."""
+        """Begin; True when it goes on after this step, and will call `finished` of its connection."""
         if self.replied:
             return False  # its deadline passed while it waited
-        self.task = self.gateway.stepper.start(self._run())
-        if self.task is None:
+        task = self.gateway.stepper.start(self.work())
+        if task is None:
             if self.timer is not None:
                 self.timer.cancel()
             return False
+        self.task = task
         if self.timer is None:
             self.expire_later()
-        self._ended = self.task.get_loop().create_future()
         self.gateway.exchanges.add(self)
         return True
 
@@ -170,11 +180,6 @@ class Exchange:
         """Set the deadline: it counts from when the request arrived."""
         loop = asyncio.get_running_loop()
         self.timer = loop.call_later(self.gateway.limits.deadline, self.give_up, Timeout())
-
-    async def ended(self) -> None:
-        """Wait until the request has ended."""
-        if self._ended is not None:
-            await asyncio.shield(self._ended)
 
     def give_up(self, err: SyncError) -> None:
         """Answer with an error now, and cancel what runs."""
@@ -190,51 +195,59 @@ class Exchange:
         if self.ack_id is not None:
             self.socket.link.ack(self.socket, self.ack_id, arguments)
 
-    async def _run(self) -> None:
-        try:
-            await self.work()
-        except asyncio.CancelledError:
-            self.reply(protocol.error_reply(Unavailable("the request was cancelled")))
-        except Exception as err:
-            self.reply(protocol.error_reply(self.gateway.registry.internal_error(err, self.req)))
-        if self._ended is not None:
-            self._finish(self._ended)
-
-    def _finish(self, ended: asyncio.Future[None]) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self.task = None
-        self.gateway.exchanges.discard(self)
-        if not ended.done():
-            ended.set_result(None)
-        self.socket.connection.finished(self.key)
-
     async def work(self) -> None:
-        """Do what was asked and reply."""
+        """Do what was asked and reply; `fail` on any error, `finish` at the end."""
         raise NotImplementedError
+
+    def fail(self, err: BaseException) -> None:
+        """Answer with an error that nothing above has handled."""
+        if isinstance(err, Exception):
+            self.reply(protocol.error_reply(self.gateway.registry.internal_error(err, self.req)))
+        else:
+            self.reply(protocol.error_reply(Unavailable("the request was cancelled")))
+
+    def finish(self) -> None:
+        """The work is done: of what has waited, let go of what waits for it."""
+        if self.task is not None:
+            self.task = None
+            if self.timer is not None:
+                self.timer.cancel()
+            self.gateway.ended(self)
+            self.socket.connection.finished(self.key)
 
 
 class SyncExchange(Exchange):
     """A `sync`: through the stack, then the ack at its place among the events it caused."""
 
-    __slots__ = ()
+    @property
+    def key(self) -> Key:
+        model_id = self.model_id
+        return (self.req.backend.name, model_id) if isinstance(model_id, (str, int)) else None
 
     async def work(self) -> None:
         req = self.req
-        if req.op is None:
-            self._answer(await self.gateway.registry.dispatch(req))
-            return
+        try:
+            if req.op is None:
+                self._answer(await self.gateway.registry.dispatch(req))
+            else:
+                await self._once(req, req.backend.running_operations)
+        except BaseException as err:
+            self.fail(err)
+        self.finish()
+
+    async def _once(self, req: Request, running: dict[str, list[asyncio.Future[None]]]) -> None:
         # A concurrent duplicate waits for the first to end, and then finds its reply.
-        running = req.backend.running_operations
-        while (waiting := running.get(req.op)) is not None:
+        op = req.op
+        assert op is not None
+        while (waiting := running.get(op)) is not None:
             turn = asyncio.get_running_loop().create_future()
             waiting.append(turn)
             await turn
-        running[req.op] = []
+        running[op] = []
         try:
             self._answer(await self.gateway.registry.dispatch(req))
         finally:
-            for turn in running.pop(req.op):
+            for turn in running.pop(op):
                 if not turn.done():
                     turn.set_result(None)
 
@@ -243,59 +256,52 @@ class SyncExchange(Exchange):
             assert isinstance(res.failure, SyncError)
             self.reply(protocol.error_reply(res.failure))
             return
-        req, commit = self.req, self.req.committed
-        try:
-            body = self._body(res, commit)
-        except Exception as err:
-            self.reply(protocol.error_reply(self.gateway.registry.internal_error(err, req)))
-            return
+        req = self.req
+        commit = req.committed
+        body = res.body
+        if body is None:
+            body = protocol.encode(res.result)
         if req.op is None and not self.socket.channels.get(req.channel):
-            arguments = protocol.reply(body)
-        elif commit is not None:
-            arguments = protocol.reply_v1(body, protocol.position_json(commit.event))
-        else:
-            arguments = protocol.reply_v1(
-                body, protocol.revisions(res.result, req.backend.id_attribute, req.revs or {})
-            )
+            self.reply(protocol.reply(body))
+            return
+        if commit is None:
+            revs = protocol.revisions(res.result, req.backend.id_attribute, req.revs or {})
+            self.reply(protocol.reply_v1(body, revs))
+            return
         delivery = self.gateway.delivery
         in_order = (
             self.socket.link.in_order
             and not self.replied
             and self.ack_id is not None
-            and commit is not None
             and not commit.duplicate
             and delivery.flush_before(commit.event)
         )
-        self.reply(arguments)
+        self.reply(protocol.reply_v1(body, protocol.position_json(commit.event)))
         if in_order:
             delivery.flush_replied()
 
-    def _body(self, res: Response, commit: Commit | None) -> bytes:
-        if commit is not None and res.result is commit.record and self.req.backend.stacks[self.req.method].bare:
-            return commit.body
-        return protocol.encode(res.result)
 
+class ListenExchange(Exchange, kw_only=True):
+    """A `listen`: admission, then the followers of the channel's streams."""
 
-class ListenExchange(Exchange):
-    """A `listen`: admission, then the rooms of the channel's streams."""
+    fields: protocol.Listen
 
-    __slots__ = ("fields",)
-
-    def __init__(
-        self, gateway: Gateway, socket: ClientSocket, ack_id: Any, req: Request, key: Key, fields: protocol.Listen
-    ) -> None:
-        super().__init__(gateway, socket, ack_id, req, key)
-        self.fields = fields
+    @property
+    def key(self) -> Key:
+        return ("listen", self.socket.sid)
 
     async def work(self) -> None:
-        failure = await self.gateway.registry.admit(self.req)
-        if failure is not None:
-            self.reply(protocol.error_reply(failure))
-            return
-        if self.fields.version:
-            await self._join_version_1()
-        else:
-            self._join_legacy()
+        try:
+            failure = await self.gateway.registry.admit(self.req)
+            if failure is not None:
+                self.reply(protocol.error_reply(failure))
+            elif self.fields.version:
+                await self._join_version_1()
+            else:
+                self._join_legacy()
+        except BaseException as err:
+            self.fail(err)
+        self.finish()
 
     def _join_legacy(self) -> None:
         socket, publisher = self.socket, self.publisher

@@ -110,41 +110,36 @@ class Stepper:
         if loop is None:
             self.open()
             loop = asyncio.get_running_loop()
-        runner = self._unpark(loop)
-        outer_task = asyncio.current_task()
+        runner = self._parked.pop() if self._parked else Runner(self, loop)
+        task = runner.task
+        outer_task = asyncio.current_task(loop)
         outer = self.stepping
         self.stepping = True
         if outer_task is not None:
             _leave_task(loop, outer_task)
-        _enter_task(loop, runner.task)
+        _enter_task(loop, task)
         context = copy_context()
         try:
             yielded = context.run(job.send, None)
         except (StopIteration, asyncio.CancelledError):
-            self.park(runner)
+            if not self.park(runner):
+                task.cancel()
             return None
         finally:
-            _leave_task(loop, runner.task)
+            _leave_task(loop, task)
             if outer_task is not None:
                 _enter_task(loop, outer_task)
             self.stepping = outer
             if not outer:
                 self.after_step()
+        if task.done():
+            runner = Runner(self, loop)  # something had cancelled it while it was parked
         runner.take_over(job, context, yielded)
         return runner.task
 
-    def _unpark(self, loop: asyncio.AbstractEventLoop) -> Runner:
-        while self._parked:
-            runner = self._parked.pop()
-            if not runner.task.done() and not runner.task.cancelling():
-                return runner
-        return Runner(self, loop)
-
     def park(self, runner: Runner) -> bool:
-        """Keep a runner for the next coroutine; False when there are enough."""
-        if self.closing or len(self._parked) >= PARKED:
-            if runner.task is not asyncio.current_task():
-                runner.task.cancel()
+        """Keep a runner for the next coroutine; False when there are enough, or it is being cancelled."""
+        if self.closing or len(self._parked) >= PARKED or runner.task.cancelling():
             return False
         self._parked.append(runner)
         return True

@@ -3,6 +3,7 @@
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from bbio import Backend
 from bbio.errors import Busy
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
@@ -185,7 +186,9 @@ def test_cookies_that_cannot_be_read_are_none():
 def test_a_socket_shows_its_connection():
     """Headers, cookies and address are those of the handshake; state is the socket's own."""
     connection = connect(headers={"Cookie": "sid=abc", "X-Team": "red"})
-    socket, other = ClientSocket("s1", None, connection), ClientSocket("s2", None, connection)
+    backend = Backend()
+    backend.open("todos", lambda event, origin: None, lambda work: None)
+    socket, other = ClientSocket("s1", backend, connection), ClientSocket("s2", backend, connection)
     assert (socket.sid, socket.remote, socket.headers["x-team"]) == ("s1", "192.0.2.1", "red")
     assert socket.cookies == {"sid": "abc"}
     socket.state["seen"] = True

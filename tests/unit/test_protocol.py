@@ -3,12 +3,23 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bbio import protocol
 from bbio.errors import BadRequest, NotFound
-from bbio.protocol import UNSAID, Listen, check, parse, read_listen, read_position, read_sync
+from bbio.protocol import (
+    MAX_DEPTH,
+    UNSAID,
+    Listen,
+    Sync,
+    check,
+    decode_sync,
+    parse,
+    read_listen,
+    read_position,
+    read_sync,
+)
 from bbio.requests import METHODS
 from bbio.streams import Event, Position
 
@@ -62,7 +73,64 @@ def test_any_sync_is_read_or_refused(args):
     assert type(fields.model) is type(fields.options) is dict
     assert fields.channel is UNSAID or fields.channel is None or 0 < len(fields.channel) <= 255
     assert fields.rev is None or 0 <= fields.rev < 2**63
-    assert fields.op is None or ":" in fields.op
+    assert fields.op is None or ":" in fields.operation
+
+
+def wire_sync(**fields):
+    """A sync packet as JSON text."""
+    return protocol.encode(["sync", {"method": "read", **fields}]).decode()
+
+
+@given(st.lists(SYNC | JSON, max_size=2))
+@example([{"method": "read", "model": [{"id": 1}], "options": None, "channel": ""}])
+@example([{"method": "update", "model": {"id": 1}, "op": {"c": "c", "n": 2**53}}])
+@example([{"method": "update", "model": {"id": "x" * 400}, "op": {"c": "\0" * 9, "n": 1}, "rev": 2**63 - 1}])
+@example([{"method": "create", "model": {"a" * 400: 10**400}}])
+@example([{"method": "create", "model": {}, "unknown": 1}])
+def test_reading_a_sync_in_one_pass_is_reading_it_with_care(args):
+    """What the quick way takes, the careful way takes alike; what it does not take is left to the careful way."""
+    text = protocol.encode(["sync", *args]).decode()
+    quick = decode_sync(text, MAX_DEPTH + 2)
+    try:
+        careful = read_sync(parse(text, MAX_DEPTH + 2)[1:])
+    except BadRequest:
+        careful = None
+    if quick is None:
+        assert careful is None or set(args[0]) - set(Sync.__struct_fields__) or args[0].get("op")
+    else:
+        quick.channel = quick.channel if quick.channel is UNSAID else quick.channel or None
+        quick.options = quick.options or {}
+        assert quick == careful
+        assert quick.digest == careful.digest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": {"a": "\0"}},
+        {"model": {"__proto__": 1}},
+        {"options": {"a": ["__proto__", {"__proto__": 1}]}},
+        {"channel": "a\0"},
+        {"op": {"c": "\0", "n": 1}},
+        {"method": "create", "model": []},
+        {"method": "create"},
+        {"model": 1},
+        {"rev": -1},
+    ],
+)
+def test_the_quick_way_takes_nothing_that_cannot_travel(fields):
+    """It leaves such a packet to the careful way, which says what is wrong."""
+    assert decode_sync(wire_sync(**fields), MAX_DEPTH + 2) is None
+
+
+def test_the_quick_way_counts_depth():
+    """A model may be as deep as the limit says, whichever way it is read."""
+
+    def nested(depth):
+        return {"a": nested(depth - 1)} if depth else 1
+
+    assert decode_sync(wire_sync(model=nested(MAX_DEPTH)), MAX_DEPTH + 2) is not None
+    assert decode_sync(wire_sync(model=nested(MAX_DEPTH + 1)), MAX_DEPTH + 2) is None
 
 
 @given(JSON | st.tuples(st.none() | st.text(), LISTEN | JSON).map(list))
@@ -157,7 +225,8 @@ def test_a_sync_with_a_wrong_field_is_refused(fields):
 def test_the_fields_of_a_sync():
     """What was sent is returned; the operation id becomes one string."""
     fields = sync(options={"a": 1}, channel="room", rev=2, op={"c": "c", "n": 7})
-    assert (fields.options, fields.channel, fields.rev, fields.op) == ({"a": 1}, "room", 2, "c:7")
+    assert (fields.options, fields.channel, fields.rev, fields.operation) == ({"a": 1}, "room", 2, "c:7")
+    assert (sync().operation, sync().digest) == (None, 0)
     assert (sync().channel, sync(channel=None).channel, sync(channel="").channel) == (UNSAID, None, None)
 
 

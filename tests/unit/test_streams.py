@@ -31,7 +31,8 @@ def kept(log, name="c:"):
 
 def commit(offset=1, when=0.0):
     """A commit of some event."""
-    return Commit({"id": offset}, b"{}", Event("c:", "e", offset, "create", b"{}", when=when))
+    body = b'{"id":%d}' % offset
+    return Commit({"id": offset}, body, Event("c:", "e", offset, "create", body, when=when))
 
 
 def test_the_name_of_a_channel_stream():
