@@ -151,7 +151,7 @@ class Backend:
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
         layers = self.layers
-        read, write = (bottom, bottom) if self.store is None else (self._read, self._write)
+        read, write = (bottom, bottom) if self.store is None else (self.log.read, self._write)
         self.stacks = {"read": Stack("read", layers, read)}
         for method in WRITES:
             self.stacks[method] = Stack(method, layers, write, self._commit, self.log.find)
@@ -174,11 +174,7 @@ class Backend:
         items = [*self.middleware, *(item for item, _ in self.__bbio_used__)]
         return [item for item in items if isinstance(item, Middleware)]
 
-    async def _read(self, req: Request, res: Response) -> Any:
-        """The store as the lowest layer of reads."""
-        return await self.log.read(req)
-
-    async def _write(self, req: Request, res: Response) -> Any:
+    async def _write(self, req: Request) -> Any:
         """The store as the lowest layer of writes."""
         req.committed = commit = await self.log.write(req)
         return commit.record

@@ -11,13 +11,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
+import msgspec
 
 from bbio.decorators import Marked, check_parameters, collect
 from bbio.errors import DefinitionError, StackError
 from bbio.requests import METHODS, Request, Response
 from bbio.streams import Commit
 
-Node = Callable[[Request, Response], Awaitable[Any]]
+Answer = Callable[[Request], Awaitable[Any]]
+Node = Callable[[Request, Response, "Next | None"], Awaitable[Any]]
 Call = Callable[..., Any]
 Find = Callable[[Request], Awaitable[Commit | None]]
 
@@ -84,10 +86,14 @@ def location(function: Callable[..., Any]) -> str:
 def make_layer(kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
     names = check_parameters(function, kind, name, bound=True)
-    # The adapter is generated so that a request pays one positional call and no inspection.
-    arguments = "err, req, res" if kind == "on_error" else "req, res, next"
-    passed = ", ".join(f"{n}={n}" for n in names)
-    call = eval(f"lambda {arguments}: function({passed})", {"function": function})
+    arguments = ("err", "req", "res") if kind == "on_error" else ("req", "res", "next")
+    first = list(inspect.signature(function).parameters.values())[:3]
+    if tuple(p.name for p in first if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD) == arguments:
+        call = function
+    else:
+        # The adapter is generated so that a request pays one positional call and no inspection.
+        passed = ", ".join(f"{n}={n}" for n in names)
+        call = eval(f"lambda {', '.join(arguments)}: function({passed})", {"function": function})
     return Layer(kind, name, where, methods, call, inspect.iscoroutinefunction(function), "next" in names)
 
 
@@ -129,43 +135,31 @@ def middleware_layers(item: Any, methods: tuple[str, ...] = METHODS) -> list[Lay
     return [make_layer("use", name, methods, item, where=location(item))]
 
 
-class _Next:
-    """`next` of one layer in one request: runs what is below, once, and remembers what came of it."""
+class Next(msgspec.Struct, eq=False):
+    """`next` of one layer in one request: runs what is below, once; what is below tells it what it came to."""
 
-    __slots__ = ("_below", "_layer", "_req", "_res", "called", "done", "failure", "result")
+    below: Node
+    layer: Layer
+    req: Request
+    res: Response
+    called: bool = False
+    done: bool = False
+    failure: Exception | None = None
+    result: Any = None
 
-    def __init__(self, below: Node, layer: Layer, req: Request, res: Response) -> None:
-        self._below = below
-        self._layer = layer
-        self._req = req
-        self._res = res
-        self.called = False
-        self.done = False
-
-    def __call__(self) -> Awaitable[Any]:
+    def run(self) -> Awaitable[Any]:
         if self.called:
             raise StackError(
-                f"{self._layer.name} ({self._layer.where}) called next twice; call it once and keep the result"
+                f"{self.layer.name} ({self.layer.where}) called next twice; call it once and keep the result"
             )
         self.called = True
-        return self._run()
-
-    async def _run(self) -> Any:
-        try:
-            result = self.result = await self._below(self._req, self._res)
-        except Exception as err:
-            self.failure: Exception | None = err
-            self.done = True
-            raise
-        self.failure = None
-        self.done = True
-        return result
+        return self.below(self.req, self.res, self)
 
     def outcome(self) -> Any:
         """What `next` came to, for a layer that gave no answer of its own."""
         if not self.done:
             raise StackError(
-                f"{self._layer.name} ({self._layer.where}) called next but did not wait; write `await next()`"
+                f"{self.layer.name} ({self.layer.where}) called next but did not wait; write `await next()`"
             )
         if self.failure is not None:
             raise self.failure
@@ -187,39 +181,36 @@ def _unanswered(layer: Layer) -> StackError:
 
 def _fold_around(layer: Layer, below: Node) -> Node:
     """A `use` layer or a handler on top of what is below it."""
-    call, must_answer, is_async = layer.call, layer.kind == "use", layer.is_async
+    call, must_answer, is_async, takes_next = layer.call, layer.kind == "use", layer.is_async, layer.takes_next
 
-    if not layer.takes_next:
-
-        async def alone(req: Request, res: Response) -> Any:
-            value = call(req, res, None)
+    async def around(req: Request, res: Response, above: Next | None) -> Any:
+        try:
+            if takes_next:
+                following = Next(below, layer, req, res)
+                value = call(req, res, following.run)
+            else:
+                following = None
+                value = call(req, res, None)
             if is_async:
                 value = await value
-            if hasattr(value, "__await__"):
+            # `return next()`, in a sync function or for want of an `await`.
+            if value is not None and type(value) is not dict and hasattr(value, "__await__"):
                 value = await value
             if res.settled:
-                return _settled(res)
-            if value is None and must_answer:
-                raise _unanswered(layer)
-            return value
-
-        return alone
-
-    async def around(req: Request, res: Response) -> Any:
-        following = _Next(below, layer, req, res)
-        value = call(req, res, following)
-        if is_async:
-            value = await value
-        # `return next()`, in a sync function or for want of an `await`.
-        if hasattr(value, "__await__"):
-            value = await value
-        if res.settled:
-            return _settled(res)
-        if value is None:
-            if following.called:
-                return following.outcome()
-            if must_answer:
-                raise _unanswered(layer)
+                value = _settled(res)
+            elif value is None:
+                if following is not None and following.called:
+                    value = following.outcome()
+                elif must_answer:
+                    raise _unanswered(layer)
+        except Exception as err:
+            if above is not None:
+                above.failure = err
+                above.done = True
+            raise
+        if above is not None:
+            above.result = value
+            above.done = True
         return value
 
     return around
@@ -229,32 +220,59 @@ def _fold_before(layers: Sequence[Layer], below: Node) -> Node:
     """Neighbouring `before` layers on top of what is below them."""
     calls = [(layer.call, layer.is_async) for layer in layers]
 
-    async def checked(req: Request, res: Response) -> Any:
+    async def checked(req: Request, res: Response, above: Next | None) -> Any:
         for call, is_async in calls:
             value = call(req, res, None)
             if is_async or hasattr(value, "__await__"):
                 await value
             if res.settled:
                 return _settled(res)
-        return await below(req, res)
+        return await below(req, res, None)
 
-    return checked
+    return _telling(checked)
 
 
 def _fold_once(find: Find, below: Node) -> Node:
     """Handlers that a known operation does not reach again: it gets the record of its first time."""
 
-    async def once(req: Request, res: Response) -> Any:
+    async def once(req: Request, res: Response, above: Next | None) -> Any:
         earlier = None if req.op is None else await find(req)
         if earlier is None:
-            return await below(req, res)
+            return await below(req, res, None)
         req.committed = earlier
         return earlier.record
 
-    return once
+    return _telling(once)
 
 
-async def bottom(req: Request, res: Response) -> Any:
+def _telling(node: Node) -> Node:
+    """The same node, telling the `next` that runs it what it came to."""
+
+    async def tell(req: Request, res: Response, above: Next) -> Any:
+        try:
+            result = await node(req, res, None)
+        except Exception as err:
+            above.failure = err
+            above.done = True
+            raise
+        above.result = result
+        above.done = True
+        return result
+
+    def telling(req: Request, res: Response, above: Next | None) -> Awaitable[Any]:
+        return node(req, res, None) if above is None else tell(req, res, above)
+
+    return telling
+
+
+def _lowest(answer: Answer) -> Node:
+    async def lowest(req: Request, res: Response, above: Next | None) -> Any:
+        return await answer(req)
+
+    return _telling(lowest)
+
+
+async def bottom(req: Request) -> Any:
     """The end of every stack answers with the model, as the original does."""
     return req.model
 
@@ -270,13 +288,13 @@ class Stack:
         find: awaited with a request that has an operation id, to learn what the operation already came to.
     """
 
-    __slots__ = ("_after", "_bare", "_before", "_commit", "_on_error", "_top", "layers", "method")
+    __slots__ = ("_after", "_bare", "_before", "_commit", "_on_error", "_store", "_top", "layers", "method")
 
     def __init__(
         self,
         method: str,
         layers: Sequence[Layer],
-        store: Node = bottom,
+        store: Answer = bottom,
         commit: Callable[[Request, Any], Awaitable[None]] | None = None,
         find: Find | None = None,
     ) -> None:
@@ -286,14 +304,15 @@ class Stack:
         self._after = tuple(layer for layer in self.layers if layer.kind == "after")
         self._on_error = tuple(layer for layer in self.layers if layer.kind == "on_error")
         before = [layer for layer in self.layers if layer.kind == "before"]
-        self._before = _fold_before(before, bottom) if before else None
+        self._before = _fold_before(before, _lowest(bottom)) if before else None
+        self._store = store
         self._top = self._fold(store, find)
         # Nothing stands between the store and the reply: the reply is the record as committed.
         self._bare = all(layer.kind in ("before", "on_error") for layer in self.layers)
 
-    def _fold(self, below: Node, find: Find | None) -> Node:
+    def _fold(self, store: Answer, find: Find | None) -> Node | None:
         waiting: list[Layer] = []
-        node = below
+        node = lowest = _lowest(store)
         outermost = next((layer for layer in self.layers if layer.kind == "handler"), None)
         for layer in reversed(self.layers):
             if layer.kind == "before":
@@ -306,13 +325,15 @@ class Stack:
                 node = _fold_around(layer, node)
                 if layer is outermost and find is not None:
                     node = _fold_once(find, node)
-        return _fold_before(waiting, node) if waiting else node
+        if waiting:
+            node = _fold_before(waiting, node)
+        return None if node is lowest else node
 
     async def run(self, req: Request) -> Response:
         """Run the stack; the response then holds result or failure. Raises nothing but cancellation."""
         res = Response()
         try:
-            result = await self._top(req, res)
+            result = await (self._store(req) if self._top is None else self._top(req, res, None))
             res.settled = True
             res.result = result
             committed = req.committed
@@ -332,7 +353,7 @@ class Stack:
         res = Response()
         try:
             if self._before is not None:
-                await self._before(req, res)
+                await self._before(req, res, None)
         except Exception as err:
             await self._fail(err, req, res)
             # To recover is to answer a read with something else; it lets nobody listen.

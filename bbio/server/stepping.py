@@ -110,14 +110,15 @@ class Stepper:
         if loop is None:
             self.open()
             loop = asyncio.get_running_loop()
-        runner = self._parked.pop() if self._parked else Runner(self, loop)
+        parked = self._parked
+        runner = parked.pop() if parked else Runner(self, loop)
         task = runner.task
         outer_task = asyncio.current_task(loop)
-        outer = self.stepping
-        self.stepping = True
         if outer_task is not None:
             _leave_task(loop, outer_task)
         _enter_task(loop, task)
+        outer = self.stepping
+        self.stepping = True
         context = copy_context()
         try:
             yielded = context.run(job.send, None)
