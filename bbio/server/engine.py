@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import engineio
 import socketio
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.base_protocol import BaseProtocol
 from engineio import async_socket, exceptions
@@ -25,6 +25,7 @@ from engineio import payload as engine_payload
 
 from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError
+from bbio.server.batch import Batch, Intake
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
 from bbio.server.quiet import QuietLog
@@ -65,6 +66,8 @@ EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
 EVENT_BYTES = EVENT.encode()
 BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_ACK))
 POLL = "bbio.poll"
+# Frames of more bytes are not worth copying to save a system call.
+LARGE = 8_192
 
 logger = logging.getLogger("bbio")
 
@@ -129,6 +132,7 @@ class FastSocket(async_socket.AsyncSocket):
         self._attachments_timer: asyncio.TimerHandle | None = None
         self._ended = False
         self.transport: asyncio.Transport | None = None
+        self.frames: list[bytes] = []
         self.protocol: Any = None
         self._overflow: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -150,11 +154,10 @@ class FastSocket(async_socket.AsyncSocket):
 
     def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         payload = b"43%b,%d%b" % (socket.namespace, ack_id, arguments)
-        transport = self.transport
-        if transport is None or self.protocol._paused:
+        if self.transport is None:
             self.write(payload)
         else:
-            transport.write(frame(payload))
+            self.write_frame(frame(payload))
 
     def write(self, payload: bytes) -> None:
         """Send one text message."""
@@ -164,13 +167,23 @@ class FastSocket(async_socket.AsyncSocket):
             self._enqueue(engine_packet.Packet(encoded_packet=payload.decode()))
 
     def write_frame(self, data: bytes) -> None:
-        """Write a prebuilt websocket frame; only while `live`."""
-        transport = self.transport
-        if transport is None:
-            return
-        if self.protocol._paused:
-            self._overflowing(transport, len(data))
-        transport.write(data)
+        """Write a prebuilt websocket frame with the batch; only while `live`."""
+        frames = self.frames
+        if not frames:
+            self.server.batch.add(self)
+        frames.append(data)
+        if len(data) > LARGE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand the batched frames to the transport."""
+        frames, transport = self.frames, self.transport
+        if transport is not None and frames:
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            if self.protocol._paused:
+                self._overflowing(transport, len(data))
+            transport.write(data)
+        frames.clear()
 
     def _overflowing(self, transport: asyncio.Transport, size: int) -> None:
         limit = self.server.limits.send_buffer
@@ -408,6 +421,7 @@ class FastSocket(async_socket.AsyncSocket):
         transport = self.transport
         if not abort:
             self.write(b"1")
+        self.flush()
         try:
             await super().close(wait=False, abort=True, reason=reason)
         finally:
@@ -431,6 +445,10 @@ class FastResponse(web.WebSocketResponse):
         super().__init__(max_msg_size=socket.server.limits.frame, compress=False)
         self._socket = socket
 
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        self._socket.flush()
+        return await super().close(code=code, message=message, drain=drain)
+
     async def prepare(self, request: web.BaseRequest) -> Any:
         self.request = request
         return await super().prepare(request)
@@ -442,7 +460,7 @@ class FastResponse(web.WebSocketResponse):
         queue.engine_socket = self._socket
         self._reader = queue
         self._parser = WebSocketReader(queue, self._socket.server.limits.frame, compress=False, decode_text=True)
-        request.protocol.set_parser(self._parser)
+        request.protocol.set_parser(cast(Any, Intake(self._parser, self._socket.server.batch)))
         request.protocol.keep_alive(False)
 
 
@@ -472,6 +490,7 @@ class FastEngine(engineio.AsyncServer):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.quiet = QuietLog(logger)
+        self.batch = Batch()
         self.closing_tasks: set[asyncio.Task[None]] = set()
 
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
@@ -557,16 +576,20 @@ class FastServer(socketio.AsyncServer):
     def deliver(self, links: Iterable[FastSocket], skip: FastSocket | None, namespace: str, text: bytes) -> None:
         payload = b"%b%b,%b" % (EVENT_BYTES, namespace.encode(), text)
         data = frame(payload)
+        add = self.eio.batch.add
+        small = len(data) <= LARGE
         for link in links:
             if link is skip:
                 continue
-            transport = link.transport
-            if transport is None:
-                link.write(payload)
-            elif link.protocol._paused:
+            if small and link.transport is not None:
+                frames = link.frames
+                if not frames:
+                    add(link)
+                frames.append(data)
+            elif link.transport is not None:
                 link.write_frame(data)
             else:
-                transport.write(data)
+                link.write(payload)
 
     def link_of(self, sid: str, namespace: str) -> FastSocket:
         """The link of a socket that joins a namespace."""
