@@ -58,8 +58,8 @@ async def test_what_one_piece_of_input_causes_leaves_in_one_write():
     asyncio.get_running_loop().call_soon(intake.feed_data, "abc")
     await rounds(3)
     assert (one.written, other.written) == ([["a", "b", "c"]], [["A", "B", "C"]])
-    assert intake.feed_data("") == (False, "")
     assert intake.feed_eof() == "ended"
+    assert Intake(Parser(lambda data: None), batch).feed_data("d") == (False, "d")
 
 
 async def test_what_arrives_in_one_round_leaves_in_one_write():
