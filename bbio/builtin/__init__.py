@@ -2,5 +2,6 @@
 
 from bbio.builtin.logger import Logger
 from bbio.builtin.memory import MemoryStore
+from bbio.builtin.sqlite import SQLiteStore
 
-__all__ = ["Logger", "MemoryStore"]
+__all__ = ["Logger", "MemoryStore", "SQLiteStore"]

@@ -1,0 +1,381 @@
+"""What the stores in databases share: documents by id, and commits of many writes at once.
+
+A batch of writes is planned in memory: the store reads what the batch needs to know, `Batch.apply` decides what every
+write comes to, and the store writes all of it in one transaction. A write that is refused has changed nothing, so it
+takes no other with it, and the cost of the transaction is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import msgspec
+
+from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
+from bbio.protocol import decode, encode
+from bbio.requests import NOTIFIED_AS
+from bbio.streams import Commit, Event, HistoryLimits, Position, channel_stream
+
+logger = logging.getLogger("bbio.store")
+
+Key = tuple[str, Any]
+
+OPERATION_AGE = 86_400.0
+OPERATION_COUNT = 1_000_000
+MAX_BATCH = 500
+MAX_WAITING = 10_000
+
+
+class Job(msgspec.Struct, eq=False):
+    """Something to be done in the database, and what came of it."""
+
+    future: asyncio.Future[Any] | None = None
+    result: Any = None
+    error: Exception | None = None
+
+
+class Change(Job, kw_only=True):
+    """A write that waits for its batch.
+
+    Parameters:
+        store: the store it is for.
+        stream: the stream its event belongs to.
+        method: the method its event has.
+        req: the request, None for what the server itself appends.
+        key: the channel and id of the model to be stored, None when nothing is.
+        model: the model of an event whose write happened elsewhere.
+        body: that model as JSON.
+        operation: what the operation is remembered under.
+    """
+
+    store: DocumentStore
+    stream: str
+    method: str
+    req: Request | None
+    key: Key | None = None
+    model: Any = None
+    body: bytes = b""
+    operation: bytes | None = None
+
+
+class Queue:
+    """Jobs that wait on the event loop while others are done, to be handed over all at once.
+
+    Parameters:
+        hand_over: starts a batch of jobs; `settle` is to be called on the event loop when they are done.
+    """
+
+    def __init__(self, hand_over: Callable[[list[Any]], None]) -> None:
+        self._hand_over = hand_over
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[Job] = []
+        self._busy = False
+        self._idle: asyncio.Future[None] | None = None
+
+    def submit(self, job: Job) -> asyncio.Future[Any]:
+        """Have a job done; the future then has its result.
+
+        Raises:
+            Busy: too many are waiting.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            raise Busy("too many requests wait for the database", retry_after=1.0)
+        job.future = future = self._loop.create_future()
+        self._waiting.append(job)
+        if not self._busy:
+            # Not at once: what arrives in the same turn of the loop shares the batch.
+            self._busy = True
+            self._loop.call_soon(self._next)
+        return future
+
+    def _next(self) -> None:
+        waiting = self._waiting
+        if len(waiting) > MAX_BATCH:
+            self._waiting = waiting[MAX_BATCH:]
+            waiting = waiting[:MAX_BATCH]
+        else:
+            self._waiting = []
+        # Whoever gave up waiting before anything was done has changed nothing.
+        batch = [job for job in waiting if not job.future.cancelled()]  # type: ignore[union-attr]
+        if batch:
+            self._hand_over(batch)
+        elif self._waiting:
+            self._next()
+        else:
+            self._busy = False
+            if self._idle is not None:
+                self._idle.set_result(None)
+
+    def settle(self, batch: list[Any]) -> None:
+        """Take back a batch that is done."""
+        self._next()
+        for job in batch:
+            future = job.future
+            if future.cancelled():
+                if isinstance(job, Change) and job.error is None:
+                    # At its place among those that are told when their writers wake up.
+                    self._loop.call_soon(job.store.tell, job)
+            elif job.error is None:
+                future.set_result(job.result)
+            else:
+                future.set_exception(job.error)
+
+    async def finish(self) -> None:
+        """Wait until nothing is left to be done."""
+        if self._busy:
+            self._idle = self._loop.create_future()
+            await self._idle
+
+
+class DocumentStore(Store):
+    """Keeps the models of one backend as documents in a database, with their events and operations.
+
+    Parameters:
+        table: the table of the models; named like the backend by default.
+        id_attribute: the name of the id in a model, Backbone's `idAttribute`.
+        upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
+        per_channel: whether every channel has models of its own.
+        models: the models to begin with, when the table is new; each needs an id.
+        history: how much of each stream is kept for clients that come back.
+    """
+
+    atomic = True
+
+    _ids: Iterator[str]
+    _grown: dict[str, None]
+    _growth: list[int]
+
+    def __init__(
+        self,
+        table: str | None = None,
+        *,
+        id_attribute: str = "id",
+        upsert: bool = False,
+        per_channel: bool = False,
+        models: list[dict[str, Any]] | None = None,
+        history: HistoryLimits | None = None,
+    ) -> None:
+        self.table = table or ""
+        self.id_attribute = id_attribute
+        self.history = history or HistoryLimits()
+        self._upsert = upsert
+        self._per_channel = per_channel
+        self._initial = models or []
+
+    def open(self, backend: Any, publish: Callable[..., None]) -> Self:
+        opened = super().open(backend, publish)
+        del opened.log
+        opened.table = self.table or backend.name
+        # Long enough never to be drawn again, however often the server starts.
+        opened._ids = map((secrets.token_hex(5) + "%x").__mod__, itertools.count(1))
+        opened._grown, opened._growth = {}, [0, 0]
+        return opened
+
+    def submit(self, change: Change) -> asyncio.Future[Commit]:
+        """Have a change made in the next batch."""
+        raise NotImplementedError
+
+    def tell(self, change: Change) -> None:
+        """Publish the event of a change that is committed."""
+        commit: Commit = change.result
+        if not commit.duplicate:
+            self._publish(commit.event, None if change.req is None else change.req.socket)
+
+    async def _commit(self, change: Change) -> Commit:
+        future = self.submit(change)
+        try:
+            commit: Commit = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.tell(change)
+            raise
+        # Writers wake up in the order of their offsets, and each publishes its event in its own step,
+        # which lets a reply take the event's place.
+        self.tell(change)
+        return commit
+
+    async def write(self, req: Request) -> Commit:
+        """Apply a write in the next batch: model, event and operation in one transaction."""
+        change = Change(
+            store=self,
+            stream=channel_stream(req.channel),
+            method=NOTIFIED_AS[req.method],
+            req=req,
+            key=self._target(req),
+        )
+        if req.op is not None:
+            change.operation = digest_of(req.operation)
+        return await self._commit(change)
+
+    async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
+        """Log and publish an event whose write happened elsewhere."""
+        change = Change(store=self, stream=stream, method=method, req=req, model=model, body=encode(model))
+        if req is not None and req.op is not None:
+            change.operation = digest_of(req.operation)
+        return await self._commit(change)
+
+    def key(self, model: dict[str, Any]) -> Any:
+        """The id in a model, None when there is none.
+
+        Raises:
+            BadRequest: it can be no id.
+        """
+        key = model.get(self.id_attribute)
+        if key is None or type(key) is str or (type(key) is int and -(2**63) <= key < 2**63):
+            return key
+        raise BadRequest(f"{self.id_attribute!r} must be a string or a whole number")
+
+    def channel_of(self, req: Request) -> str:
+        """The channel whose models a request is about."""
+        return req.channel or "" if self._per_channel else ""
+
+    def _target(self, req: Request) -> Key:
+        key = self.key(req.model)
+        if req.method == "create":
+            if key is not None:
+                raise BadRequest(f"ids are given by the server; create without {self.id_attribute!r}")
+            key = next(self._ids)
+        elif key is None:
+            raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
+        return self.channel_of(req), key
+
+    def result(self, req: Request, key: Any, current: tuple[int, bytes] | None) -> dict[str, Any]:
+        """The record that a write comes to; of a delete, as it was.
+
+        Raises:
+            NotFound: there is no such model.
+            Conflict: it is newer than the one the client has seen.
+        """
+        model: dict[str, Any] = req.model
+        if req.method == "create":
+            return {**model, self.id_attribute: key}
+        if current is None:
+            if self._upsert and req.method != "delete":
+                return model
+            raise self.unknown(key)
+        rev, body = current
+        if req.rev is not None and req.rev < rev:
+            raise Conflict("the model was changed by someone else", current=decode(body), rev=rev)
+        if req.method == "update":
+            return model
+        record: dict[str, Any] = decode(body)
+        return record if req.method == "delete" else {**record, **model}
+
+    def unknown(self, key: Any) -> NotFound:
+        return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
+
+    def grown(self, events: list[Event]) -> list[str]:
+        """The streams to be trimmed now: those that events were added to, once these are many."""
+        for event in events:
+            self._grown[event.stream] = None
+            self._growth[0] += 1
+            self._growth[1] += len(event.body)
+        if self._growth[0] <= self.history.events // 8 and self._growth[1] <= self.history.size // 4:
+            return []
+        due = list(self._grown)
+        self._grown, self._growth = {}, [0, 0]
+        return due
+
+
+class Batch:
+    """Writes of one store that share a transaction: what they need to know, and what they come to.
+
+    Parameters:
+        store: the store.
+        changes: the writes, in order.
+    """
+
+    def __init__(self, store: DocumentStore, changes: list[Change]) -> None:
+        self.store = store
+        self.changes = changes
+        # Filled by the store from its tables: the counter of revisions, the epoch of new streams, the positions of
+        # `streams`, the revision and body of `keys`, the digest and event of `operations`.
+        self.rev = 0
+        self.epoch = ""
+        self.positions: dict[str, Position] = {}
+        self.models: dict[Key, tuple[int, bytes]] = {}
+        self.replies: dict[bytes, tuple[int, Event]] = {}
+        # To be written by the store: models (None when deleted), events, and the replies of operations.
+        self.changed: dict[Key, tuple[int, bytes] | None] = {}
+        self.events: list[Event] = []
+        self.kept: list[tuple[bytes, int, Event]] = []
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams whose positions are needed, in an order that all processes share."""
+        return sorted({change.stream for change in self.changes})
+
+    @property
+    def keys(self) -> list[Key]:
+        """The models that must be known."""
+        return list({c.key: None for c in self.changes if c.key and c.req and c.req.method != "create"})
+
+    @property
+    def operations(self) -> list[bytes]:
+        """The operations that may have been applied before."""
+        return [change.operation for change in self.changes if change.operation is not None]
+
+    def apply(self) -> None:
+        """Decide what every write comes to. One that is refused changes nothing."""
+        now = time.time()
+        for change in self.changes:
+            change.error = None
+            try:
+                change.result = self._earlier(change) or self._apply(change, now)
+            except Exception as err:
+                change.error = err
+
+    def _earlier(self, change: Change) -> Commit | None:
+        found = None if change.operation is None else self.replies.get(change.operation)
+        return None if found is None else repeated(found, change.req)
+
+    def _apply(self, change: Change, now: float) -> Commit:
+        req, key, record, body = change.req, change.key, change.model, change.body
+        rev = None
+        if key is not None:
+            assert req is not None
+            record = self.store.result(req, key[1], self.models.get(key))
+            body = encode(record)
+            self.rev = rev = self.rev + 1
+            if req.method == "delete":
+                self.models.pop(key, None)
+                self.changed[key] = None
+            else:
+                self.models[key] = self.changed[key] = (rev, body)
+        at = self.positions.get(change.stream) or Position(self.epoch, 0)
+        op = None if req is None else req.op
+        event = Event(change.stream, at.epoch, at.offset + 1, change.method, body, rev, op, now)
+        self.positions[change.stream] = Position(at.epoch, event.offset)
+        self.events.append(event)
+        if change.operation is not None and req is not None:
+            self.replies[change.operation] = (req.digest, event)
+            self.kept.append((change.operation, req.digest, event))
+        return Commit(record, body, event)
+
+
+def repeated(found: tuple[int, Event], req: Request | None) -> Commit:
+    """The commit of an operation that was applied before.
+
+    Parameters:
+        found: the digest of what was asked then, and the event it came to.
+        req: what is asked now.
+
+    Raises:
+        Conflict: it is something else.
+    """
+    digest, event = found
+    if req is not None and digest != req.digest:
+        raise Conflict("this operation id was already used for another request")
+    return Commit(decode(event.body), event.body, event, duplicate=True)
+
+
+def digest_of(operation: str | None) -> bytes:
+    """A short key for an operation: a principal may be any object, of any length."""
+    return hashlib.blake2b(str(operation).encode("utf-8", "surrogatepass"), digest_size=16).digest()
