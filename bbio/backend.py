@@ -13,7 +13,7 @@ import msgspec
 from bbio.decorators import Marked, check_methods, collect
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.protocol import MAX_NAME, encode
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response, Socket
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Socket
 from bbio.stack import Layer, Middleware, Stack, bottom, check_hidden, layers_of, middleware_layers
 from bbio.store import Store
 from bbio.streams import BACKEND_WIDE, Event, channel_stream
