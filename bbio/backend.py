@@ -151,10 +151,10 @@ class Backend:
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
         layers = self.layers
-        read, write = (bottom, bottom) if self.store is None else (self.log.read, self._write)
+        read, write = (bottom, None) if self.store is None else (self.log.read, self.log.write)
         self.stacks = {"read": Stack("read", layers, read)}
         for method in WRITES:
-            self.stacks[method] = Stack(method, layers, write, self._commit, self.log.find)
+            self.stacks[method] = Stack(method, layers, commit=self._commit, find=self.log.find, write=write)
 
     async def start(self) -> None:
         """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
@@ -173,11 +173,6 @@ class Backend:
     def _middleware_instances(self) -> list[Middleware]:
         items = [*self.middleware, *(item for item, _ in self.__bbio_used__)]
         return [item for item in items if isinstance(item, Middleware)]
-
-    async def _write(self, req: Request) -> Any:
-        """The store as the lowest layer of writes."""
-        req.committed = commit = await self.log.write(req)
-        return commit.record
 
     async def _commit(self, req: Request, result: Any) -> None:
         """Log and publish a write that no store has committed."""

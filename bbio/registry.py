@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any
 
 from bbio.backend import Backend, check_name
@@ -72,19 +72,16 @@ class Registry(Mapping[str, Backend]):
         self._backends[name] = backend
         return backend
 
-    async def dispatch(self, req: Request) -> Response:
+    def dispatch(self, req: Request) -> Awaitable[Response]:
         """Run a sync through its backend's stack. The response's failure, if any, is a `SyncError`."""
-        res: Response = await req.backend.stacks[req.method].run(req)
-        if res.failure is not None and not isinstance(res.failure, SyncError):
-            res.failure = self.internal_error(res.failure, req)
-        return res
+        answer: Awaitable[Response] = req.backend.stacks[req.method].run(req, self.internal_error)
+        return answer
 
     async def admit(self, req: Request) -> SyncError | None:
         """Ask the `before` layers of `read` whether a client may listen; None when it may."""
-        res = await req.backend.stacks["read"].admit(req)
-        if res.failure is not None and not isinstance(res.failure, SyncError):
-            return self.internal_error(res.failure, req)
-        return res.failure
+        res = await req.backend.stacks["read"].admit(req, self.internal_error)
+        failure: SyncError | None = res.failure
+        return failure
 
     def internal_error(self, err: BaseException, req: Request) -> InternalError:
         """Log an unexpected error whole, under an id; the id alone is for the client."""

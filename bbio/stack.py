@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from bbio.decorators import Marked, check_parameters, collect
-from bbio.errors import DefinitionError, StackError
+from bbio.errors import DefinitionError, StackError, SyncError
 from bbio.requests import METHODS, Request, Response
 from bbio.streams import Commit
 
@@ -22,6 +22,8 @@ Answer = Callable[[Request], Awaitable[Any]]
 Node = Callable[[Request, Response, "Next | None"], Awaitable[Any]]
 Call = Callable[..., Any]
 Find = Callable[[Request], Awaitable[Commit | None]]
+Write = Callable[[Request], Awaitable[Commit]]
+Unexpected = Callable[[Exception, Request], Exception]
 
 
 def check_hidden(cls: type, base: type, names: Iterable[str]) -> None:
@@ -272,6 +274,14 @@ def _lowest(answer: Answer) -> Node:
     return _telling(lowest)
 
 
+def _written(write: Write) -> Answer:
+    async def written(req: Request) -> Any:
+        req.committed = commit = await write(req)
+        return commit.record
+
+    return written
+
+
 async def bottom(req: Request) -> Any:
     """The end of every stack answers with the model, as the original does."""
     return req.model
@@ -286,9 +296,10 @@ class Stack:
         store: what answers when nothing above did; the bottom by default.
         commit: awaited with the request and the result of a write, to log and publish what the store did not.
         find: awaited with a request that has an operation id, to learn what the operation already came to.
+        write: awaited to write, in place of `store`.
     """
 
-    __slots__ = ("_after", "_bare", "_before", "_commit", "_on_error", "_store", "_top", "layers", "method")
+    __slots__ = ("_after", "_before", "_commit", "_direct", "_on_error", "_top", "layers", "method")
 
     def __init__(
         self,
@@ -297,6 +308,7 @@ class Stack:
         store: Answer = bottom,
         commit: Callable[[Request, Any], Awaitable[None]] | None = None,
         find: Find | None = None,
+        write: Write | None = None,
     ) -> None:
         self.method = method
         self.layers = tuple(layer for layer in layers if method in layer.methods)
@@ -305,14 +317,13 @@ class Stack:
         self._on_error = tuple(layer for layer in self.layers if layer.kind == "on_error")
         before = [layer for layer in self.layers if layer.kind == "before"]
         self._before = _fold_before(before, _lowest(bottom)) if before else None
-        self._store = store
-        self._top = self._fold(store, find)
-        # Nothing stands between the store and the reply: the reply is the record as committed.
-        self._bare = all(layer.kind in ("before", "on_error") for layer in self.layers)
+        above = any(layer.kind in ("before", "use", "handler") for layer in self.layers)
+        self._direct = None if above else write
+        self._top = self._fold(store if write is None else _written(write), find)
 
-    def _fold(self, store: Answer, find: Find | None) -> Node | None:
+    def _fold(self, store: Answer, find: Find | None) -> Node:
         waiting: list[Layer] = []
-        node = lowest = _lowest(store)
+        node = _lowest(store)
         outermost = next((layer for layer in self.layers if layer.kind == "handler"), None)
         for layer in reversed(self.layers):
             if layer.kind == "before":
@@ -325,30 +336,38 @@ class Stack:
                 node = _fold_around(layer, node)
                 if layer is outermost and find is not None:
                     node = _fold_once(find, node)
-        if waiting:
-            node = _fold_before(waiting, node)
-        return None if node is lowest else node
+        return _fold_before(waiting, node) if waiting else node
 
-    async def run(self, req: Request) -> Response:
-        """Run the stack; the response then holds result or failure. Raises nothing but cancellation."""
+    async def run(self, req: Request, unexpected: Unexpected = lambda err, req: err) -> Response:
+        """Run the stack; the response then holds result or failure. Raises nothing but cancellation.
+
+        Parameters:
+            req: the request.
+            unexpected: what is reported instead of a failure that is no `SyncError`.
+        """
         res = Response()
         try:
-            result = await (self._store(req) if self._top is None else self._top(req, res, None))
-            res.settled = True
-            res.result = result
-            committed = req.committed
-            if committed is None:
-                if self._commit is not None:
+            if self._direct is not None:
+                req.committed = commit = await self._direct(req)
+                res.result = commit.record
+                res.body = commit.body
+                res.settled = True
+            else:
+                result = await self._top(req, res, None)
+                res.settled = True
+                res.result = result
+                if self._commit is not None and req.committed is None:
                     await self._commit(req, result)
-            elif self._bare and committed.record is result:
-                res.body = committed.body
             if self._after:
+                res.body = None
                 await self._run_after(req, res)
         except Exception as err:
             await self._fail(err, req, res)
+            if res.failure is not None and not isinstance(res.failure, SyncError):
+                res.failure = unexpected(res.failure, req)
         return res
 
-    async def admit(self, req: Request) -> Response:
+    async def admit(self, req: Request, unexpected: Unexpected = lambda err, req: err) -> Response:
         """Run the `before` layers alone: who may not read may not listen. Raises nothing but cancellation."""
         res = Response()
         try:
@@ -358,6 +377,8 @@ class Stack:
             await self._fail(err, req, res)
             # To recover is to answer a read with something else; it lets nobody listen.
             res.failure = res.failure or err
+            if not isinstance(res.failure, SyncError):
+                res.failure = unexpected(res.failure, req)
         return res
 
     async def _run_after(self, req: Request, res: Response) -> None:

@@ -109,12 +109,10 @@ class Stream:
         events = self.events
         events.append(event)
         self.size += len(event.body)
-        oldest = events[0]
-        while len(events) > limits.events or self.size > limits.size or event.when - oldest.when > limits.age:
+        while len(events) > limits.events or self.size > limits.size or event.when - events[0].when > limits.age:
             self.size -= len(events.popleft().body)
             if not events:
                 break
-            oldest = events[0]
 
     def since(self, epoch: Any, offset: Any) -> list[Event] | None:
         """The events after a position, oldest first; None when the history cannot tell."""
@@ -197,8 +195,9 @@ class Log:
 
     def append(self, name: str, method: str, body: bytes, rev: int | None = None, op: str | None = None) -> Event:
         """Number an event and keep it."""
-        stream = self.stream(name)
-        self._streams.move_to_end(name)
+        streams = self._streams
+        stream = streams.get(name) or self.stream(name)
+        streams.move_to_end(name)
         event = Event(name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock())
         stream.append(event, self.limits)
         return event

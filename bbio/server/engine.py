@@ -105,10 +105,16 @@ class DirectQueue(WebSocketDataQueue):
 
     def feed_data(self, data: Any, size: int) -> None:
         socket = self.engine_socket
-        if data.type is not TEXT or socket.backlog or not socket.handle_now(data.data):
-            if data.type is TEXT or data.type is BINARY:  # the library answers control frames itself
-                socket.backlog += 1
-            super().feed_data(data, size)
+        if data.type is TEXT and not socket.backlog:
+            text = data.data
+            if text.startswith(EVENT):
+                if socket.server.receive_event(socket, text):
+                    return
+            elif socket.handle_now(text):
+                return
+        if data.type is TEXT or data.type is BINARY:  # the library answers control frames itself
+            socket.backlog += 1
+        super().feed_data(data, size)
 
 
 class FastSocket(async_socket.AsyncSocket):

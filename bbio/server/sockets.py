@@ -66,10 +66,10 @@ class Gateway:
     def receive(self, socket: ClientSocket, event: str, ack_id: Any, arguments: Any) -> None:
         """Take a `sync` or `listen` with its arguments, already decoded; one ack follows if one is asked for."""
         try:
-            socket.connection.count_request()
             if event == "sync":
-                self._begin(self._sync(socket, ack_id, protocol.read_sync(arguments)))
+                self.receive_sync(socket, ack_id, protocol.read_sync(arguments))
             else:
+                socket.connection.count_request()
                 self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
         except SyncError as err:
             self.reject(socket, ack_id, err)
@@ -78,7 +78,18 @@ class Gateway:
         """Take a `sync` whose fields are read already."""
         try:
             socket.connection.count_request()
-            self._begin(self._sync(socket, ack_id, fields))
+            channel = fields.channel
+            if channel is protocol.UNSAID:
+                channel = socket.last_channel
+            elif channel and channel not in socket.channels:
+                raise Forbidden("listen to a channel before a sync names it")
+            model, op = fields.model, fields.op
+            req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
+            if op is not None:
+                req.op = fields.operation
+                req.digest = fields.digest
+            req.rev = fields.rev
+            self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute)))
         except SyncError as err:
             self.reject(socket, ack_id, err)
 
@@ -89,21 +100,6 @@ class Gateway:
                 connection.begun(exchange.key)
         elif connection.submit(exchange.key, exchange.start):
             exchange.expire_later()
-
-    def _sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync) -> Exchange:
-        channel = fields.channel
-        if channel is protocol.UNSAID:
-            channel = socket.last_channel
-        else:
-            channel = channel or None
-            if channel is not None and channel not in socket.channels:
-                raise Forbidden("listen to a channel before a sync names it")
-        req = Request(fields.method, fields.model, fields.options or {}, socket.backend, channel, socket)
-        if fields.op is not None:
-            req.op = fields.operation
-            req.digest = fields.digest
-        req.rev = fields.rev
-        return SyncExchange(self, socket, ack_id, req, fields.model.get(socket.id_attribute))
 
     def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.Listen) -> Exchange:
         if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:
@@ -228,7 +224,11 @@ class SyncExchange(Exchange):
         req = self.req
         try:
             if req.op is None:
-                self._answer(await self.gateway.registry.dispatch(req))
+                res = await self.gateway.registry.dispatch(req)
+                if res.failure is None and not self.socket.channels.get(req.channel):
+                    self.reply(protocol.reply(res.body or protocol.encode(res.result)))
+                else:
+                    self._answer(res)
             else:
                 await self._once(req, req.backend.running_operations)
         except BaseException as err:
@@ -258,12 +258,7 @@ class SyncExchange(Exchange):
             return
         req = self.req
         commit = req.committed
-        body = res.body
-        if body is None:
-            body = protocol.encode(res.result)
-        if req.op is None and not self.socket.channels.get(req.channel):
-            self.reply(protocol.reply(body))
-            return
+        body = res.body or protocol.encode(res.result)
         if commit is None:
             revs = protocol.revisions(res.result, req.backend.id_attribute, req.revs or {})
             self.reply(protocol.reply_v1(body, revs))
