@@ -140,7 +140,7 @@ class Backend:
         self.name = check_name(name)  # type: ignore[misc]
         self.namespace = "/" + name
         # Operations being worked on, each with the duplicates that wait for it.
-        self.running_operations: dict[str, list[asyncio.Future[None]]] = {}
+        self.running_operations: dict[str, list[asyncio.Future[None]] | None] = {}
         self._spawn = spawn
         declared = self.store if self.store is not None else Store()
         self.log = declared.open(self, publish)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -251,9 +252,17 @@ def followed(channel: str | None) -> tuple[str, str]:
 
 def position_json(event: Event) -> bytes:
     """The third argument of a version-1 `synced` or reply: stream, epoch, offset, revision, operation."""
-    rev = b"" if event.rev is None else b',"r":%d' % event.rev
-    op = b"" if event.op is None else b',"op":%b' % encode(event.op)
-    return b'{"s":%b,"e":"%b","o":%d%b%b}' % (encode(event.stream), event.epoch.encode(), event.offset, rev, op)
+    place = b'{"s":%b,"e":"%b","o":%d' % (*_place(event.stream, event.epoch), event.offset)
+    if event.rev is None:
+        return place + (b"}" if event.op is None else b',"op":%b}' % encode(event.op))
+    if event.op is None:
+        return b'%b,"r":%d}' % (place, event.rev)
+    return b'%b,"r":%d,"op":%b}' % (place, event.rev, encode(event.op))
+
+
+@lru_cache(maxsize=4_096)
+def _place(stream: str, epoch: str) -> tuple[bytes, bytes]:
+    return encode(stream), epoch.encode()
 
 
 def synced(event: Event) -> bytes:

@@ -83,9 +83,9 @@ class Request(msgspec.Struct, eq=False):
         if self.op is None:
             return None
         user = self.user
-        principal = (
-            "" if user is None else user.get("id", user) if isinstance(user, dict) else getattr(user, "id", user)
-        )
+        if user is None:
+            return "\0" + self.op
+        principal = user.get("id", user) if isinstance(user, dict) else getattr(user, "id", user)
         return f"{principal}\0{self.op}"
 
     def __repr__(self) -> str:

@@ -145,6 +145,7 @@ class Operations:
         self._age = age
         self._count = count
         self._replies: OrderedDict[str, Reply] = OrderedDict()
+        self._oldest = 0.0
 
     def __len__(self) -> int:
         return len(self._replies)
@@ -165,9 +166,12 @@ class Operations:
     def keep(self, key: str, digest: Any, commit: Commit, now: float) -> None:
         """Remember the commit under its key, and forget what is too old or too much."""
         replies = self._replies
+        if not replies:
+            self._oldest = now
         replies[key] = Reply(digest, commit.body, commit.event, now)
-        while len(replies) > self._count or next(iter(replies.values())).when < now - self._age:
+        while len(replies) > self._count or self._oldest < now - self._age:
             replies.popitem(last=False)
+            self._oldest = next(iter(replies.values())).when if replies else now
 
 
 class Log:

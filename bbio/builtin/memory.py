@@ -85,8 +85,10 @@ class MemoryStore(Store):
 
     async def write(self, req: Request) -> Commit:
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""
-        if req.op is not None and (earlier := await self.find(req)) is not None:
-            return earlier
+        if req.op is not None:
+            earlier = self.log.find(req.operation, req.digest)
+            if earlier is not None:
+                return earlier
         method = req.method
         record = await getattr(self, method)(req)
         body = encode(record)

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from bbio import protocol
 from bbio.streams import Event
 
@@ -98,16 +100,13 @@ class Publisher:
                     del self._streams[stream]
 
 
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """An event that waits for the end of a step, who is to be told, and the socket whose write it was."""
 
-    __slots__ = ("event", "listeners", "namespace", "origin")
-
-    def __init__(self, namespace: str, listeners: Listeners, event: Event, origin: Any) -> None:
-        self.namespace = namespace
-        self.listeners = listeners
-        self.event = event
-        self.origin = origin
+    namespace: str
+    listeners: Listeners
+    event: Event
+    origin: Any
 
 
 class Delivery:
@@ -151,9 +150,10 @@ class Delivery:
 
     def _fan_out(self, entry: Pending, *, replied: bool) -> None:
         listeners, event, origin = entry.listeners, entry.event, entry.origin
+        legacy, version_1 = listeners.legacy, listeners.version_1
         writer = None if origin is None else origin.link
-        if listeners.legacy:
-            self._lane.deliver(listeners.legacy.values(), writer, entry.namespace, protocol.synced(event))
-        if listeners.version_1:
+        if legacy and not (len(legacy) == 1 and origin in legacy):
+            self._lane.deliver(legacy.values(), writer, entry.namespace, protocol.synced(event))
+        if version_1 and not (replied and len(version_1) == 1 and origin in version_1):
             skipped = writer if replied else None
-            self._lane.deliver(listeners.version_1.values(), skipped, entry.namespace, protocol.synced_v1(event))
+            self._lane.deliver(version_1.values(), skipped, entry.namespace, protocol.synced_v1(event))
