@@ -152,9 +152,12 @@ class Backend:
         """Build the stack of every sync method from the layers as they are now."""
         layers = self.layers
         read, write = (bottom, None) if self.store is None else (self.log.read, self.log.write)
-        self.stacks = {"read": Stack("read", layers, read)}
+        immediate = vars(type(self.log)).get("immediate", False)
+        self.stacks = {"read": Stack("read", layers, read, immediate=immediate)}
         for method in WRITES:
-            self.stacks[method] = Stack(method, layers, commit=self._commit, find=self.log.find, write=write)
+            self.stacks[method] = Stack(
+                method, layers, commit=self._commit, find=self.log.find, write=write, immediate=immediate
+            )
 
     async def start(self) -> None:
         """Freeze the stacks, start the store and the middleware. Called once, before the first request."""

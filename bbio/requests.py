@@ -70,12 +70,35 @@ class Request(msgspec.Struct, eq=False):
     digest: int = 0
     rev: int | None = None
     event: str = "sync"
-    session: dict[str, Any] = msgspec.field(default_factory=dict)
     user: Any = None
-    state: dict[str, Any] = msgspec.field(default_factory=dict)
     # Set by the store: the commit of a write, the revisions of what was read by id.
     committed: Commit | None = None
     revs: dict[Any, int] | None = None
+    # Most requests need neither of the two dicts.
+    _session: dict[str, Any] | None = None
+    _state: dict[str, Any] | None = None
+
+    @property
+    def session(self) -> dict[str, Any]:
+        """What middleware knows of the client's session."""
+        if self._session is None:
+            self._session = {}
+        return self._session
+
+    @session.setter
+    def session(self, session: dict[str, Any]) -> None:
+        self._session = session
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What layers tell each other during this request."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._state = state
 
     @property
     def operation(self) -> str | None:

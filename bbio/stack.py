@@ -297,9 +297,10 @@ class Stack:
         commit: awaited with the request and the result of a write, to log and publish what the store did not.
         find: awaited with a request that has an operation id, to learn what the operation already came to.
         write: awaited to write, in place of `store`.
+        immediate: whether the store never waits, see `Store.immediate`.
     """
 
-    __slots__ = ("_after", "_before", "_commit", "_direct", "_on_error", "_top", "layers", "method")
+    __slots__ = ("_after", "_before", "_commit", "_direct", "_on_error", "_top", "bare", "layers", "method")
 
     def __init__(
         self,
@@ -309,6 +310,7 @@ class Stack:
         commit: Callable[[Request, Any], Awaitable[None]] | None = None,
         find: Find | None = None,
         write: Write | None = None,
+        immediate: bool = False,
     ) -> None:
         self.method = method
         self.layers = tuple(layer for layer in layers if method in layer.methods)
@@ -319,6 +321,8 @@ class Stack:
         self._before = _fold_before(before, _lowest(bottom)) if before else None
         above = any(layer.kind in ("before", "use", "handler") for layer in self.layers)
         self._direct = None if above else write
+        # Whether a request meets no code of the application, and nothing that waits.
+        self.bare = immediate and not self.layers
         self._top = self._fold(store if write is None else _written(write), find)
 
     def _fold(self, store: Answer, find: Find | None) -> Node:

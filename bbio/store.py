@@ -35,6 +35,8 @@ class Store:
 
     id_attribute = "id"
     atomic = False
+    # Whether this very class neither waits in a write nor calls code of the application.
+    immediate = False
 
     backend: Any
     log: Log

@@ -31,6 +31,7 @@ class MemoryStore(Store):
     """
 
     atomic = True
+    immediate = True
 
     _ids: Iterator[str]
     _rev: int

@@ -161,7 +161,9 @@ class Exchange(msgspec.Struct, eq=False):
         """Begin; True when it goes on after this step, and will call `finished` of its connection."""
         if self.replied:
             return False  # its deadline passed while it waited
-        task = self.gateway.stepper.start(self.work())
+        stepper = self.gateway.stepper
+        bare = self.req.backend.stacks[self.req.method].bare
+        task = stepper.start_bare(self.work()) if bare else stepper.start(self.work())
         if task is None:
             if self.timer is not None:
                 self.timer.cancel()

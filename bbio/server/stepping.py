@@ -138,6 +138,22 @@ class Stepper:
         runner.take_over(job, context, yielded)
         return runner.task
 
+    def start_bare(self, job: Job) -> asyncio.Task[None] | None:
+        """The same for a coroutine in which no code runs that could ask for its task or its context."""
+        outer = self.stepping
+        self.stepping = True
+        try:
+            yielded = job.send(None)
+        except StopIteration:
+            return None
+        finally:
+            self.stepping = outer
+            if not outer:
+                self.after_step()
+        runner = Runner(self, asyncio.get_running_loop())
+        runner.take_over(job, copy_context(), yielded)
+        return runner.task
+
     def park(self, runner: Runner) -> bool:
         """Keep a runner for the next coroutine; False when there are enough, or it is being cancelled."""
         if self.closing or len(self._parked) >= PARKED or runner.task.cancelling():
