@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +23,12 @@ from bbio.server.http import Admission, asset_routes, health, http_logger
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
+
+new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+try:
+    from uvloop import new_event_loop
+except ImportError:  # pragma: no cover - there is none for Windows
+    from asyncio import new_event_loop
 
 logger = logging.getLogger("bbio")
 
@@ -233,7 +239,8 @@ class App:
             ConfigurationError: the port is in use.
         """
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-        asyncio.run(self._run(host, port))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(self._run(host, port))
 
     async def _run(self, host: str, port: int) -> None:
         stopped = asyncio.Event()
