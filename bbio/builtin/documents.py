@@ -149,8 +149,6 @@ class DocumentStore(Store):
     atomic = True
 
     _ids: Iterator[str]
-    _grown: dict[str, None]
-    _growth: list[int]
 
     def __init__(
         self,
@@ -175,7 +173,6 @@ class DocumentStore(Store):
         opened.table = self.table or backend.name
         # Long enough never to be drawn again, however often the server starts.
         opened._ids = map((secrets.token_hex(5) + "%x").__mod__, itertools.count(1))
-        opened._grown, opened._growth = {}, [0, 0]
         return opened
 
     def submit(self, change: Change) -> asyncio.Future[Commit]:
@@ -270,18 +267,6 @@ class DocumentStore(Store):
 
     def unknown(self, key: Any) -> NotFound:
         return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
-
-    def grown(self, events: list[Event]) -> list[str]:
-        """The streams to be trimmed now: those that events were added to, once these are many."""
-        for event in events:
-            self._grown[event.stream] = None
-            self._growth[0] += 1
-            self._growth[1] += len(event.body)
-        if self._growth[0] <= self.history.events // 8 and self._growth[1] <= self.history.size // 4:
-            return []
-        due = list(self._grown)
-        self._grown, self._growth = {}, [0, 0]
-        return due
 
 
 class Batch:

@@ -39,7 +39,7 @@ MIGRATIONS = (
         "CREATE TABLE bbio_backends (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rev INTEGER NOT NULL,"
         " epoch TEXT NOT NULL)",
         "CREATE TABLE bbio_streams (id INTEGER PRIMARY KEY, backend INTEGER NOT NULL, name TEXT NOT NULL,"
-        " epoch TEXT NOT NULL, top INTEGER NOT NULL, at REAL NOT NULL, UNIQUE (backend, name))",
+        " epoch TEXT NOT NULL, top INTEGER NOT NULL, size INTEGER NOT NULL, at REAL NOT NULL, UNIQUE (backend, name))",
         "CREATE TABLE bbio_log (stream INTEGER NOT NULL, position INTEGER NOT NULL, method TEXT NOT NULL,"
         " body TEXT NOT NULL, rev INTEGER, op TEXT, at REAL NOT NULL, PRIMARY KEY (stream, position)) WITHOUT ROWID",
         "CREATE TABLE bbio_operations (id INTEGER PRIMARY KEY, backend INTEGER NOT NULL, operation BLOB NOT NULL,"
@@ -48,6 +48,10 @@ MIGRATIONS = (
         " UNIQUE (backend, operation))",
     ),
 )
+
+
+# A stream's history is trimmed each time it has grown by so many events.
+TRIM_EVERY = 125
 
 
 class Call(Job, kw_only=True):
@@ -436,18 +440,21 @@ class SQLiteStore(DocumentStore):
             [(*self._columns_of(key), row[0], row[1].decode()) for key, row in batch.changed.items() if row],
         )
         many(self._delete, [self._columns_of(key) for key, row in batch.changed.items() if not row])
-        streams: dict[str, int] = {}
         at = batch.events[-1].when
-        for name in {event.stream for event in batch.events}:
-            position = batch.positions[name]
-            (streams[name],) = execute(
-                "INSERT INTO bbio_streams (backend, name, epoch, top, at) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (backend, name) DO UPDATE SET top = excluded.top, at = excluded.at RETURNING id",
-                (backend, name, position.epoch, position.offset, at),
-            ).fetchone()
+        rows: dict[str, list[int]] = {}
+        for event in batch.events:
+            row = rows.get(event.stream)
+            if row is None:
+                row = rows[event.stream] = self._stream_row(connection, event, at)
+            row[1] += 1
+            row[2] += len(event.body)
+        many(
+            "UPDATE bbio_streams SET top = ?, size = ?, at = ? WHERE id = ?",
+            [(top, size, at, id) for id, top, size, _ in rows.values()],
+        )
         many(
             "INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(streams[e.stream], e.offset, e.method, e.body.decode(), e.rev, e.op, at) for e in batch.events],
+            [(rows[e.stream][0], e.offset, e.method, e.body.decode(), e.rev, e.op, at) for e in batch.events],
         )
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
@@ -458,29 +465,50 @@ class SQLiteStore(DocumentStore):
             ],
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
-        self._trim(connection, self.grown(batch.events), at)
+        self._trim(connection, [(row[0], row[1], row[2]) for row in rows.values() if self._outgrown(row)], at)
 
-    def _trim(self, connection: sqlite3.Connection, names: Iterable[str], now: float) -> None:
-        """Drop what the limits of the history no longer allow."""
-        execute, backend, history = connection.execute, self._backend_id, self.history
-        for name in names:
-            execute(
-                "DELETE FROM bbio_log WHERE stream = (SELECT id FROM bbio_streams WHERE backend = ? AND name = ?)"
-                " AND position <= (SELECT max(position) FROM"
-                " (SELECT l.position, l.at, s.top,"
-                " sum(length(CAST(l.body AS BLOB))) OVER (ORDER BY l.position DESC) AS size"
-                " FROM bbio_log l JOIN bbio_streams s ON l.stream = s.id WHERE s.backend = ? AND s.name = ?)"
-                " WHERE position <= top - ? OR at < ? OR size > ?)",
-                (backend, name, backend, name, history.events, now - history.age, history.size),
+    def _outgrown(self, row: list[int]) -> bool:
+        """Whether a stream's events are to be looked at: it has grown by many since the last time, or is too big."""
+        _, top, size, before = row
+        return top // TRIM_EVERY != before // TRIM_EVERY or size > self.history.size * 5 // 4
+
+    def _stream_row(self, connection: sqlite3.Connection, event: Event, now: float) -> list[int]:
+        """The id, top, size and former top of the stream that an event is to be added to."""
+        values = (self._backend_id, event.stream)
+        found = connection.execute(
+            "SELECT id, top, size, top FROM bbio_streams WHERE backend = ? AND name = ?", values
+        ).fetchone()
+        if found is None:
+            added = connection.execute(
+                "INSERT INTO bbio_streams (backend, name, epoch, top, size, at) VALUES (?, ?, ?, 0, 0, ?)",
+                (*values, event.epoch, now),
             )
-        if names:
-            oldest = "SELECT id FROM bbio_operations ORDER BY id LIMIT ?"
-            execute(
-                f"DELETE FROM bbio_operations WHERE id IN ({oldest})"
-                " AND (at < ? OR id <= (SELECT max(id) FROM bbio_operations) - ?)",
-                (2 * history.events, now - OPERATION_AGE, OPERATION_COUNT),
-            )
-            self._forget_streams(connection)
+            found = (added.lastrowid, 0, 0, 0)
+        return list(found)
+
+    def _trim(self, connection: sqlite3.Connection, streams: list[tuple[int, int, int]], now: float) -> None:
+        """Drop what the limits of the history no longer allow, of streams given by id, top and size."""
+        if not streams:
+            return
+        execute, history = connection.execute, self.history
+        for id, top, size in streams:
+            last = 0
+            for position, at, length in execute(
+                "SELECT position, at, length(CAST(body AS BLOB)) FROM bbio_log WHERE stream = ? ORDER BY position",
+                (id,),
+            ):
+                if position > top - history.events and now - at <= history.age and size <= history.size:
+                    break
+                last = position
+                size -= length
+            execute("DELETE FROM bbio_log WHERE stream = ? AND position <= ?", (id, last))
+            execute("UPDATE bbio_streams SET size = ? WHERE id = ?", (size, id))
+        execute(
+            "DELETE FROM bbio_operations WHERE id IN (SELECT id FROM bbio_operations ORDER BY id LIMIT ?)"
+            " AND (at < ? OR id <= (SELECT max(id) FROM bbio_operations) - ?)",
+            (2 * TRIM_EVERY, now - OPERATION_AGE, OPERATION_COUNT),
+        )
+        self._forget_streams(connection)
 
     def _forget_streams(self, connection: sqlite3.Connection) -> None:
         execute, backend = connection.execute, self._backend_id
