@@ -13,7 +13,7 @@ from benchmarks import toolchain
 
 Settings = dict[str, str | int | float]
 
-RECORD = '"text":"hello world","done":false,"n":42'
+RECORD = '"text":"hello world","done":false,"n":$i'
 
 FEATHERS: Settings = {
     "connect": "40",
@@ -47,6 +47,8 @@ BACKBONEIO: Settings = {
 VERSION_1: Settings = {
     "listen": '42/messages,0["listen","c$c",{"v":1}]',
     "create": f'42/messages,$n["sync",{{"method":"create","model":{{{RECORD}}},"options":{{}},'
+    '"op":{"c":"client-$i","n":$n}}]',
+    "update": f'42/messages,$n["sync",{{"method":"update","model":{{"id":$m,{RECORD}}},"options":{{}},'
     '"op":{"c":"client-$i","n":$n}}]',
 }
 

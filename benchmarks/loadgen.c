@@ -4,7 +4,7 @@
  *   loadgen port=3000 pid=4711 mode=sync [key=value ...]
  *
  * mode     sync     clients write in their own channels, `depth` requests in flight each
- *          fanout   client 0 alone writes; all are in one channel and receive what it wrote
+ *          fanout   the first `writers` clients (1) write; all are in one channel and receive what the others wrote
  *          idle     connect, listen, sit
  *          mixed    clients share `channels` channels; of ten requests two create, two update, six read
  *          connect  every client connects, listens, closes, and starts again
@@ -13,8 +13,9 @@
  * channels channels the clients are spread over               depth    requests in flight per writer
  * seconds  measured time, after `warm` seconds                rate     requests a second in all, instead of depth
  * window   connections that may be half open at once          slow     further listeners of channel 0 that never read
+ * writes   update: a writer creates one record and updates it from then on, so that no store grows; create: creates only
  *
- * Templates; $i is the client's number, $c its channel, $n the ack id, $m the id of the record it wrote last,
+ * Templates; $i is the client's number (a model's "n" holds it, to tell whose event arrives), $c its channel, $n the ack id, $m the id of the record it wrote last,
  * $s the positions it knows (storm):
  * connect, joined, listen, resume, create, update, read       what is sent, or (joined) the prefix awaited
  * ack, event                                                  prefixes of an ack and of a notification
@@ -37,12 +38,13 @@
 #include <unistd.h>
 
 enum { CLOSED, ASKING, UPGRADING, OPENING, JOINING, LISTENING, READY };
-enum { RING = 1 << 14, BUFFER = 1 << 20, SAMPLES = 4000000 };
+enum { RING = 1 << 14, WRITERS = 8, BUFFER = 1 << 20, SAMPLES = 4000000 };
 static const unsigned TIMER = -1;
 
 typedef struct {
     int fd, state, id, slow, channel, turn, recovered;
-    long next_ack, inflight, received;
+    long next_ack, inflight;
+    long received[WRITERS];   /* events of each writer */
     double *sent;      /* when each request in flight left, by ack id */
     char *partial;     /* the bytes of an unfinished frame */
     size_t partial_len;
@@ -56,20 +58,20 @@ typedef struct { double *values; long count; } Samples;
 
 static struct { const char *key, *value; } settings[] = {
     {"port", "3000"}, {"pid", "0"}, {"mode", "sync"}, {"clients", "50"}, {"writers", "-1"}, {"channels", "0"},
-    {"depth", "1"}, {"seconds", "3"}, {"warm", "1.5"}, {"rate", "0"}, {"window", "64"}, {"slow", "0"}, {"missed", "100"},
+    {"depth", "1"}, {"seconds", "3"}, {"warm", "1.5"}, {"rate", "0"}, {"window", "64"}, {"slow", "0"}, {"missed", "100"}, {"writes", "update"},
     {"connect", "40/messages,"}, {"joined", "40/messages,"}, {"listen", "42/messages,0[\"listen\",\"c$c\"]"},
     {"resume", "42/messages,0[\"listen\",\"c$c\",{\"v\":1,\"since\":$s}]"},
-    {"create", "42/messages,$n[\"sync\",{\"method\":\"create\",\"model\":{\"text\":\"hello world\",\"done\":false,\"n\":42},"
+    {"create", "42/messages,$n[\"sync\",{\"method\":\"create\",\"model\":{\"text\":\"hello world\",\"done\":false,\"n\":$i},"
                "\"options\":{}}]"},
     {"update", "42/messages,$n[\"sync\",{\"method\":\"update\",\"model\":{\"id\":$m,\"text\":\"hello world\",\"done\":true,"
-               "\"n\":43},\"options\":{}}]"},
+               "\"n\":$i},\"options\":{}}]"},
     {"read", "42/messages,$n[\"sync\",{\"method\":\"read\",\"model\":{\"id\":$m},\"options\":{}}]"},
     {"ack", "43/messages,"}, {"event", "42/messages,"}, {"path", "/socket.io/?EIO=4&transport=websocket"}, {"legacy", ""},
 };
 
 static Client *clients;
 static int total, listeners, writers, channels, depth, window, legacy, poller, timer, storming, measuring, stopped;
-static int fanout, mixed, churn, storm;   /* the mode, as flags */
+static int fanout, mixed, churn, storm, growing;   /* the mode, as flags */
 static int connecting, opened, ready;
 static unsigned next_writer;
 static double rate;
@@ -154,10 +156,16 @@ static void transmit(Client *c, const char *bytes, size_t length) {
 static void open_socket(Client *c, int state) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(number("port"))};
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.u32 = c->id};
+    struct sockaddr_in source = {.sin_family = AF_INET};
     int one = 1, small = 4096;
+    static unsigned sockets;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (c->fd < 0) { perror("loadgen: socket"); exit(1); }
+    /* Each source address has its own ephemeral ports: closed connections keep theirs for a minute. */
+    source.sin_addr.s_addr = htonl(INADDR_LOOPBACK + sockets++ % 16);
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+    if (bind(c->fd, (void *)&source, sizeof source)) { perror("loadgen: bind"); exit(1); }
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (c->slow) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     if (connect(c->fd, (void *)&address, sizeof address) && errno != EINPROGRESS) { perror("loadgen: connect"); exit(1); }
@@ -226,7 +234,7 @@ static void send_template(Client *c, const char *template) {
 }
 
 static void request(Client *c) {
-    char turn = mixed && *c->record ? "crrurrurcr"[c->turn++ % 10] : 'c';
+    char turn = !*c->record || growing ? 'c' : mixed ? "crrurrurcr"[c->turn++ % 10] : 'u';
     c->sent[c->next_ack % RING] = now();
     send_template(c, turn == 'c' ? create : turn == 'u' ? update : read_);
     c->next_ack++;
@@ -286,21 +294,31 @@ static void listened(Client *c, const char *reply) {
     }
 }
 
+static void complain(const char *what, const char *text) {
+    if (!errors++) fprintf(stderr, "loadgen: %s: %.200s\n", what, text);
+}
+
+static void delivered(Client *c, const char *event) {
+    const char *n = strstr(event, "\"n\":");
+    int writer = n ? atoi(n + 4) : -1;
+    if (writer < 0 || writer >= writers) { complain("an event of nobody", event); return; }
+    sample(&event_latency, now() - clients[writer].sent[++c->received[writer] % RING]);
+}
+
 static void packet(Client *c, char *text, size_t n) {
     bytes_in += n;
     if (!strncmp(text, event_prefix, event_length)) {
         events++;
-        if (fanout) sample(&event_latency, now() - clients[0].sent[++c->received % RING]);
+        if (fanout) delivered(c, text);
     } else if (!strncmp(text, ack_prefix, ack_length)) {
         if (c->state == LISTENING) { listened(c, text); return; }
         long id = atol(text + ack_length);
         acks++;
         c->inflight--;
         sample(&ack_latency, now() - c->sent[id % RING]);
-        if (mixed) remember_record(c, text);
-        if (strstr(text, "[{\"error\"") || strstr(text, "[{\"name\"")) {   /* ours and Feathers' */
-            if (!errors++) fprintf(stderr, "loadgen: %.200s\n", text);
-        }
+        const char *reply = strchr(text + ack_length, '[');
+        if (!reply || strncmp(reply, "[null,{", 7)) complain("not a model", text);
+        if (mixed || !*c->record) remember_record(c, text);
         if (!stopped && !rate && !storm) request(c);
     } else if (!legacy && n == 1 && *text == '2') send_text(c, "3", 1);
     else if (legacy && !strncmp(text, "2::", 3)) send_text(c, "2::", 3);
@@ -309,7 +327,7 @@ static void packet(Client *c, char *text, size_t n) {
         send_template(c, setting("connect"));
     } else if (c->state == JOINING && !strncmp(text, joined_prefix, strlen(joined_prefix))) {
         c->state = LISTENING;
-        c->received = 0;
+        memset(c->received, 0, sizeof c->received);
         send_template(c, setting(storming ? "resume" : "listen"));
     } else if (!strncmp(text, "44", 2)) {
         errors++;
@@ -433,6 +451,8 @@ static int all_ready(void) {
     return ready == listeners;
 }
 
+static int all_delivered(void) { return events == acks * (listeners - 1); }
+
 static int all_acked(void) { return clients[0].inflight == 0; }
 
 static void start_timer(void) {
@@ -486,6 +506,7 @@ static void read_settings(int argc, char **argv) {
     mixed = is_mode("mixed");
     churn = is_mode("connect");
     storm = is_mode("storm");
+    growing = !strcmp(setting("writes"), "create");
     create = setting("create");
     update = setting("update");
     read_ = setting("read");
@@ -503,6 +524,7 @@ static void read_settings(int argc, char **argv) {
     channels = number("channels");
     if (mixed && !channels) channels = 10;
     writers = number("writers") >= 0 ? number("writers") : is_mode("sync") || mixed ? total : fanout;
+    if (fanout && writers > WRITERS) { fprintf(stderr, "loadgen: at most %d writers\n", WRITERS); exit(2); }
 }
 
 static void make_clients(void) {
@@ -547,7 +569,10 @@ int main(int argc, char **argv) {
     long acked = acks - acks_before, delivered = events - events_before, connected = connects - connects_before;
     measuring = 0;
     stopped = 1;
-    loop(now() + 0.2, 0);
+    if (fanout && listeners == total) {
+        loop(now() + 10, all_delivered);
+        if (!all_delivered()) fprintf(stderr, "loadgen: %ld writes, %ld events\n", acks, events), errors++;
+    } else loop(now() + 0.2, 0);
 
     qsort(ack_latency.values, ack_latency.count, sizeof(double), ascending);
     qsort(event_latency.values, event_latency.count, sizeof(double), ascending);

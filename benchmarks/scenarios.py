@@ -106,7 +106,7 @@ SCENARIOS = {
             EVERYONE,
             mode="fanout",
             clients=201,
-            depth=4,
+            writers=4,
         ),
         scenario(
             "deliver1000",
@@ -116,7 +116,7 @@ SCENARIOS = {
             EVERYONE,
             mode="fanout",
             clients=1001,
-            depth=4,
+            writers=4,
         ),
         scenario(
             "mixed",
@@ -175,7 +175,7 @@ SCENARIOS = {
             variants("bbio", "bbio-v1"),
             mode="fanout",
             clients=201,
-            depth=4,
+            writers=4,
         ),
         scenario(
             "history",
@@ -227,6 +227,7 @@ SCENARIOS = {
             clients=51,
             rate=200,
             create=CREATE_LARGE,
+            writes="create",
             warm=1,
         ),
         scenario(

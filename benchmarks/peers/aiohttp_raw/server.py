@@ -10,7 +10,6 @@ import sys
 import orjson
 from aiohttp import web
 
-KEPT = 10_000
 TEXT = 0x81
 NAMESPACE = "/messages,"
 
@@ -21,8 +20,6 @@ channels = {}
 
 def create(model):
     model["id"] = next(ids)
-    if len(records) >= KEPT:
-        records.clear()
     records[model["id"]] = model
     return model
 

@@ -3,14 +3,12 @@
 const http = require('node:http');
 const backboneio = require('backbone.io');
 
-const KEPT = 10000;
 const records = new Map();
 let lastId = 0;
 
 const messages = backboneio.createBackend();
 messages.create((req, res) => {
   req.model.id = ++lastId;
-  if (records.size >= KEPT) records.clear();
   records.set(req.model.id, req.model);
   res.end(req.model);
 });

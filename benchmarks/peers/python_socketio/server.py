@@ -10,9 +10,6 @@ import orjson
 import socketio
 from aiohttp import web
 
-KEPT = 10_000
-
-
 class Orjson:
     @staticmethod
     def dumps(value, **_):
@@ -30,8 +27,6 @@ def service(sio):
 
     def create(model):
         model["id"] = next(ids)
-        if len(records) >= KEPT:
-            records.clear()
         records[model["id"]] = model
         return model
 

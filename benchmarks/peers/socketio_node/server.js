@@ -3,14 +3,12 @@
 const http = require('node:http');
 const { Server } = require('socket.io');
 
-const KEPT = 10000;
 const records = new Map();
 let lastId = 0;
 
 const methods = {
   create(model) {
     model.id = ++lastId;
-    if (records.size >= KEPT) records.clear();
     records.set(model.id, model);
     return model;
   },
