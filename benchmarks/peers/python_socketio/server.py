@@ -10,6 +10,7 @@ import orjson
 import socketio
 from aiohttp import web
 
+
 class Orjson:
     @staticmethod
     def dumps(value, **_):
