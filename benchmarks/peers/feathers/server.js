@@ -1,26 +1,8 @@
-// The service of the benchmark on Feathers 5: a service for the records, one to join a channel, and a publisher.
+// The service of the benchmark on Feathers 5: its store in memory, a service to join a channel, and a publisher.
 'use strict';
 const { feathers } = require('@feathersjs/feathers');
+const { MemoryService } = require('@feathersjs/memory');
 const socketio = require('@feathersjs/socketio');
-
-const records = new Map();
-let lastId = 0;
-
-class Messages {
-  async create(data) {
-    const record = { ...data, id: ++lastId };
-    records.set(record.id, record);
-    return record;
-  }
-  async get(id) {
-    return records.get(id);
-  }
-  async update(id, data) {
-    const record = { ...data, id };
-    records.set(id, record);
-    return record;
-  }
-}
 
 class Channels {
   constructor(app) {
@@ -35,7 +17,7 @@ class Channels {
 
 const app = feathers();
 app.configure(socketio());
-app.use('messages', new Messages());
+app.use('messages', new MemoryService({ startId: 1 }));
 app.use('channels', new Channels(app));
 app.service('messages').publish((data, { app, params: { connection } }) =>
   app.channel(connection.channel).filter((other) => other !== connection),
