@@ -11,7 +11,6 @@ from playwright.async_api import Browser, Page
 
 from bbio import App, Backend, Invalid, Request, before
 from bbio.builtin import MemoryStore
-from examples.messages.app import app as messages_app
 from tests.support.browser import NewPage
 from tests.support.wire import LegacyClient
 
@@ -228,24 +227,3 @@ async def test_offline_changes_of_both_sides_meet(app: App, visit: Open, elsewhe
     on_server = await stored(app)
     for page in (alice, bob):
         assert await page.evaluate("lists.home.shown()") == on_server
-
-
-async def test_the_messages_example(new_page: NewPage) -> None:
-    """What is typed in one window appears in the other, and goes when it is deleted there; nothing is reloaded."""
-    async with messages_app.running() as url:
-        alice, bob = await new_page(), await new_page()
-        for page in (alice, bob):
-            await page.goto(url)
-            await page.locator("#state.online").wait_for()
-            await page.evaluate("window.here = true")
-        await alice.get_by_label("Message").fill("good morning")
-        await alice.get_by_label("Message").press("Enter")
-        await bob.get_by_text("good morning").wait_for()
-        await alice.get_by_text("good morning").wait_for()
-        await bob.get_by_label("Delete").click()
-        await alice.get_by_text("good morning").wait_for(state="detached")
-        await bob.get_by_text("good morning").wait_for(state="detached")
-        await alice.get_by_role("button", name="Send").click()
-        await alice.get_by_text("a message needs some text").wait_for()
-        assert await alice.evaluate("window.here")
-        assert await bob.evaluate("window.here")
