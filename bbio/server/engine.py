@@ -68,6 +68,8 @@ BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_
 POLL = "bbio.poll"
 # Frames of more bytes are not worth copying to save a system call.
 LARGE = 8_192
+# Seconds that a client has to take what its buffer should not hold.
+OVERFLOW_TIME = 0.5
 
 logger = logging.getLogger("bbio")
 
@@ -170,7 +172,7 @@ class FastSocket(async_socket.AsyncSocket):
         if self.transport is not None:
             self.write_frame(frame(payload))
         else:
-            self._enqueue(engine_packet.Packet(encoded_packet=payload.decode()))
+            self.enqueue(engine_packet.Packet(encoded_packet=payload.decode()))
 
     def write_frame(self, data: bytes) -> None:
         """Write a prebuilt websocket frame with the batch; only while `live`."""
@@ -197,7 +199,7 @@ class FastSocket(async_socket.AsyncSocket):
         if waiting + size > 2 * limit:
             self.drop("slow consumer")
         elif self._overflow is None:
-            self._overflow = asyncio.get_running_loop().call_later(0.9, self._check_overflow)
+            self._overflow = asyncio.get_running_loop().call_later(OVERFLOW_TIME, self._check_overflow)
 
     def _check_overflow(self) -> None:
         self._overflow = None
@@ -205,7 +207,8 @@ class FastSocket(async_socket.AsyncSocket):
         if transport is not None and transport.get_write_buffer_size() > self.server.limits.send_buffer:
             self.drop("slow consumer")
 
-    def _enqueue(self, pkt: engine_packet.Packet) -> None:
+    def enqueue(self, pkt: engine_packet.Packet) -> None:
+        """Keep a packet for the next poll; only while not `live`."""
         if self.closed:
             return
         self._queued_bytes += len(pkt.data) if isinstance(pkt.data, (str, bytes)) else 64
@@ -216,7 +219,7 @@ class FastSocket(async_socket.AsyncSocket):
 
     async def send(self, pkt: engine_packet.Packet) -> None:
         if self.transport is None:
-            self._enqueue(pkt)
+            self.enqueue(pkt)
         else:
             self._write_packet(pkt)
 
@@ -482,6 +485,8 @@ class PollAnswer(web.Response):
         try:
             await super().write_eof(data)
         finally:
+            # The connection keeps its last response until the next request.
+            self.body = None
             self._socket.answered(self._poll_request)
 
 
@@ -584,6 +589,7 @@ class FastServer(socketio.AsyncServer):
         data = frame(payload)
         add = self.eio.batch.add
         small = len(data) <= LARGE
+        packet: engine_packet.Packet | None = None
         for link in links:
             if link is skip:
                 continue
@@ -595,7 +601,9 @@ class FastServer(socketio.AsyncServer):
             elif link.transport is not None:
                 link.write_frame(data)
             else:
-                link.write(payload)
+                # One for all that poll: what many of them leave unread is kept once.
+                packet = packet or engine_packet.Packet(encoded_packet=payload.decode())
+                link.enqueue(packet)
 
     def link_of(self, sid: str, namespace: str) -> FastSocket:
         """The link of a socket that joins a namespace."""
