@@ -34,7 +34,10 @@ VENDORED = {
     "socket.io.esm.min.js.map": "socket.io-client/dist/socket.io.esm.min.js.map",
     "backbone.js": "backbone/backbone.js",
     "backbone.min.js": "backbone/backbone-min.js",
+    # Maps have the names that the scripts call them by.
+    "backbone-min.js.map": "backbone/backbone-min.js.map",
     "underscore.js": "underscore/underscore-umd.js",
+    "underscore-umd.js.map": "underscore/underscore-umd.js.map",
     "underscore.min.js": "underscore/underscore-umd-min.js",
     "LICENSE.backbone": "backbone/LICENSE",
     "LICENSE.underscore": "underscore/LICENSE",

@@ -8,6 +8,11 @@ export { SyncError } from './core/errors.js';
 export { Handle } from './core/handle.js';
 
 /**
+ * @typedef {import('./backbone.js').BackboneIO} BackboneIO
+ * @typedef {import('./backbone.js').BackendSpec} BackendSpec
+ */
+
+/**
  * Connect to a server, without Backbone.
  * @param {string | Record<string, any>} [url] address of the server; in a page, the page's own by default
  * @param {Record<string, any> & import('./core/connection.js').ConnectOptions} [options] for Socket.IO's `io`, and `ConnectOptions`

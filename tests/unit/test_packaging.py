@@ -77,6 +77,13 @@ def test_wheel_carries_the_browsers_scripts_and_their_licences(built):
     assert not [name for name in names if not name.startswith(("bbio/", "bbio-"))]
 
 
+def test_every_map_that_a_script_names_is_there():
+    """A browser's console, which asks for the maps, finds them."""
+    scripts = [path for path in (ROOT / "bbio/static").iterdir() if path.suffix in (".js", ".mjs")]
+    named = {name for path in scripts for name in re.findall(r"^//# sourceMappingURL=(\S+)", path.read_text(), re.M)}
+    assert {"backbone.io.js.map", "underscore-umd.js.map", "backbone-min.js.map"} <= named <= ASSETS
+
+
 @pytest.mark.parametrize(
     ("lock", "address", "registry"),
     [

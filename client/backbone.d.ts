@@ -1,0 +1,25 @@
+/**
+ * What bbio adds to Backbone, for `@types/backbone`. Import it once, anywhere in a project:
+ *
+ *     import type {} from 'bbio-client/backbone';
+ */
+import type { BackboneIO, BackendSpec } from 'bbio-client';
+
+declare module 'backbone' {
+  /** What models and collections share. */
+  interface ModelBase {
+    /** The backend that syncs go to; a model without one uses its collection's. */
+    backend?: BackendSpec | (() => BackendSpec | undefined) | undefined;
+
+    /**
+     * Keep this collection or model like the backend, from now on.
+     * @throws {Error} it has no backend
+     */
+    bindBackend(): this;
+
+    /** Stop following the backend; syncs go on as before. */
+    unbindBackend(): this;
+  }
+
+  const io: BackboneIO;
+}

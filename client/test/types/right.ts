@@ -1,0 +1,37 @@
+// How TypeScript users write it; all of this must compile.
+import Backbone from 'backbone';
+import { attach, connect, SyncError } from 'bbio-client';
+import type { BackendSpec } from 'bbio-client';
+import type {} from 'bbio-client/backbone';
+
+interface Fields {
+  id?: string;
+  title: string;
+}
+
+class Todo extends Backbone.Model<Fields> {
+  backend: BackendSpec = { name: 'todos', channel: 'home', persist: true };
+}
+
+class Todos extends Backbone.Collection<Todo> {
+  backend = () => 'todos';
+
+  constructor() {
+    super();
+    this.bindBackend().on('backend:create', (todo: Todo) => console.log(todo.get('title')));
+  }
+}
+
+attach(Backbone).connect('http://localhost:3000', { auth: { token: 'x' }, deadline: 5000 });
+Backbone.io.connect().backend('todos', { channel: 'home' });
+const todos: Todos = new Todos().unbindBackend().bindBackend();
+const todo: Todo = new Todo({ title: 'milk' }, { backend: 'todos' }).bindBackend();
+todos.create({ title: 'milk' }, { wait: true, error: (_model, err: SyncError) => console.log(err.code, err.message) });
+todo.unbindBackend().save({ title: 'tea' }, { patch: true });
+Backbone.io.noConflict();
+
+async function withoutBackbone(): Promise<string> {
+  const milk = await connect().backend('todos').sync('create', { title: 'milk' });
+  return milk.title;
+}
+withoutBackbone().catch((err: SyncError) => console.log(err.name));

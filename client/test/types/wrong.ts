@@ -1,0 +1,23 @@
+// Every line marked "wrong" must be refused, and no other.
+import Backbone from 'backbone';
+import { connect } from 'bbio-client';
+import type { BackendSpec } from 'bbio-client';
+import type {} from 'bbio-client/backbone';
+
+class Nameless extends Backbone.Collection {
+  backend = { channel: 'home' }; // wrong
+}
+
+class Numbered extends Backbone.Model {
+  backend = 7; // wrong
+}
+
+const spec: BackendSpec = { name: 'todos', chanel: 'home' }; // wrong
+const todos = new Backbone.Collection();
+todos.bindBackend('todos'); // wrong
+const other: string = todos.unbindBackend(); // wrong
+todos.bindBackends(); // wrong
+new Backbone.View().bindBackend(); // wrong
+Backbone.io.conect(); // wrong
+Backbone.io.connection.backend(); // wrong
+connect('http://localhost:3000', { deadline: 'soon' }); // wrong
