@@ -36,6 +36,7 @@ from bbio.requests import Request, Response
 from bbio.server.limits import Limits
 from bbio.stack import Middleware
 from bbio.store import Store
+from bbio.streams import HistoryLimits
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "DefinitionError",
     "Forbidden",
     "FrozenError",
+    "HistoryLimits",
     "InternalError",
     "Invalid",
     "Limits",

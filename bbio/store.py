@@ -12,7 +12,7 @@ from typing import Any, Self
 from bbio.errors import BadRequest
 from bbio.protocol import encode
 from bbio.requests import NOTIFIED_AS, Request, Socket
-from bbio.streams import Commit, Event, Log, Position, channel_stream
+from bbio.streams import Commit, Event, HistoryLimits, Log, Position, channel_stream
 
 
 class Store:
@@ -37,6 +37,8 @@ class Store:
     atomic = False
     # Whether this very class neither waits in a write nor calls code of the application.
     immediate = False
+    # How much of each stream is kept for clients that come back.
+    history = HistoryLimits()
 
     backend: Any
     log: Log
@@ -51,7 +53,7 @@ class Store:
         """
         opened = copy.copy(self)
         opened.backend = backend
-        opened.log = Log()
+        opened.log = Log(self.history)
         opened._publish = publish
         return opened
 

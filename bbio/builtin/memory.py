@@ -10,7 +10,7 @@ from typing import Any, Self
 from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.protocol import decode, encode
 from bbio.requests import NOTIFIED_AS
-from bbio.streams import Commit, channel_stream
+from bbio.streams import Commit, HistoryLimits, channel_stream
 
 Models = dict[Any, tuple[int, bytes]]
 
@@ -23,6 +23,7 @@ class MemoryStore(Store):
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
         models: the models to begin with; each needs an id.
+        history: how much of each stream is kept for clients that come back.
 
     Example:
         >>> from bbio import Backend
@@ -44,8 +45,10 @@ class MemoryStore(Store):
         upsert: bool = False,
         per_channel: bool = False,
         models: list[dict[str, Any]] | None = None,
+        history: HistoryLimits | None = None,
     ) -> None:
         self.id_attribute = id_attribute
+        self.history = history or HistoryLimits()
         self._upsert = upsert
         self._per_channel = per_channel
         self._initial = models or []

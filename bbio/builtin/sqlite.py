@@ -297,6 +297,7 @@ class SQLiteStore(DocumentStore):
     file: Path
     _database: Database
     _backend_id: int
+    _new_streams: int
     _columns: str
     _create: str
     _select: str
@@ -323,6 +324,7 @@ class SQLiteStore(DocumentStore):
     def open(self, backend: Any, publish: Callable[..., None]) -> Self:
         opened = super().open(backend, publish)
         opened.file = Path(self.path).absolute()
+        opened._new_streams = TRIM_EVERY  # looked at with the first write, as it is not known how many there are
         if "\0" in opened.table or opened.table.lower().startswith(("bbio_", "sqlite_")):
             raise ConfigurationError(
                 f"{opened.table!r} is no name for a table of models; name another: SQLiteStore(..., table='models')"
@@ -466,6 +468,9 @@ class SQLiteStore(DocumentStore):
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
         self._trim(connection, [(row[0], row[1], row[2]) for row in rows.values() if self._outgrown(row)], at)
+        if self._new_streams >= TRIM_EVERY:
+            self._new_streams = 0
+            self._forget_streams(connection)
 
     def _outgrown(self, row: list[int]) -> bool:
         """Whether a stream's events are to be looked at: it has grown by many since the last time, or is too big."""
@@ -484,6 +489,7 @@ class SQLiteStore(DocumentStore):
                 (*values, event.epoch, now),
             )
             found = (added.lastrowid, 0, 0, 0)
+            self._new_streams += 1
         return list(found)
 
     def _trim(self, connection: sqlite3.Connection, streams: list[tuple[int, int, int]], now: float) -> None:
@@ -508,7 +514,6 @@ class SQLiteStore(DocumentStore):
             " AND (at < ? OR id <= (SELECT max(id) FROM bbio_operations) - ?)",
             (2 * TRIM_EVERY, now - OPERATION_AGE, OPERATION_COUNT),
         )
-        self._forget_streams(connection)
 
     def _forget_streams(self, connection: sqlite3.Connection) -> None:
         execute, backend = connection.execute, self._backend_id

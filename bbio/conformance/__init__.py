@@ -1,0 +1,29 @@
+"""What bbio asks of a store, as tests that any store can be held to.
+
+It needs pytest, which `pip install bbio` does not bring.
+"""
+
+from __future__ import annotations
+
+from bbio.conformance.cases import CLAIMS, Opened, case
+from bbio.conformance.endurance import Concurrency, Persistence
+from bbio.conformance.models import Filters, Models, Options, Revisions
+from bbio.conformance.operations import Operations
+from bbio.conformance.streams import Streams
+
+__all__ = ["CLAIMS", "Opened", "StoreConformance", "case"]
+
+
+class StoreConformance(Models, Options, Filters, Revisions, Streams, Operations, Concurrency, Persistence):
+    """Subclass it in a test module, with one method that makes a store; pytest does the rest.
+
+    Class attributes:
+        claims: what the store can do, of `CLAIMS`. Tests of what it does not claim are left out.
+        folder: an empty folder, for the time of one test.
+
+    Example:
+        >>> from bbio.builtin import SQLiteStore
+        >>> class TestSQLiteStore(StoreConformance):
+        ...     def make_store(self, **options):
+        ...         return SQLiteStore(self.folder / "models.db", **options)
+    """

@@ -1,0 +1,154 @@
+"""How a test opens a store and asks it: as a backend does, without an application or a network."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from bbio import Backend, Request, Store, SyncError
+from bbio.protocol import encode
+from bbio.streams import Commit, Event, Position, channel_stream
+
+DEADLINE = 60.0
+
+CLAIMS = frozenset(
+    {
+        "ids",  # gives ids to what is created, strings or whole numbers
+        "filters",  # answers a read with `options.data`
+        "revisions",  # numbers what happens to a model, and refuses writes that are based on an older revision
+        "persistent",  # keeps models when it stops, and finds them when it starts
+        "atomic",  # keeps model, event and operation together, whatever interrupts a write
+        # The options of the stores that come with bbio.
+        "id_attribute",
+        "upsert",
+        "per_channel",
+        "models",
+        "history",
+    }
+)
+
+
+def case(*needs: str) -> Callable[[Callable[[Any], Coroutine[Any, Any, None]]], Callable[[Any], None]]:
+    """A test that has an event loop of its own, for stores that claim all of `needs`."""
+
+    def decorate(test: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
+        @functools.wraps(test)
+        def run(self: Any) -> None:
+            asyncio.run(asyncio.wait_for(test(self), DEADLINE))
+
+        run.needs = frozenset(needs)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+class Opened:
+    """A store as its backend has it, and what it has published.
+
+    Parameters:
+        store: the open store.
+        published: every event with the socket of its writer, in the order of publishing.
+    """
+
+    def __init__(self, store: Store, published: list[tuple[Event, Any]]) -> None:
+        self.store = store
+        self.published = published
+        self.key = store.id_attribute
+
+    def request(self, method: str, model: Any = None, **fields: Any) -> Request:
+        """A request as the server makes it of what a client sends."""
+        fields.setdefault("digest", zlib.crc32(encode((method, model))) if "op" in fields else 0)
+        return Request(method, model, backend=self.store.backend, **fields)
+
+    async def write(self, method: str, model: Any, **fields: Any) -> Commit:
+        return await self.store.write(self.request(method, model, **fields))
+
+    async def create(self, model: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """The record that a creation comes to."""
+        record: dict[str, Any] = (await self.write("create", model, **fields)).record
+        return record
+
+    async def read(self, id: Any, **fields: Any) -> Any:
+        """One model."""
+        return await self.store.read(self.request("read", {self.key: id}, **fields))
+
+    async def all(self, **fields: Any) -> list[Any]:
+        """All models, in an order that depends on nothing but them."""
+        found = await self.store.read(self.request("read", {}, **fields))
+        return sorted(found, key=encode)
+
+    async def revision(self, id: Any) -> int:
+        """The revision of one model, as a reader is told it."""
+        req = self.request("read", {self.key: id})
+        await self.store.read(req)
+        assert req.revs is not None, "a read sets req.revs: ids to revisions"
+        return req.revs[id]
+
+    async def top(self, channel: str | None = None) -> Position:
+        """The position of a channel's stream."""
+        stream = channel_stream(channel)
+        return (await self.store.positions([stream]))[stream]
+
+    async def history(self, channel: str | None = None) -> list[Event] | None:
+        """All events of a channel's stream, None when they are no longer all there."""
+        return await self.store.since(channel_stream(channel), (await self.top(channel)).epoch, 0)
+
+
+class Cases:
+    """The base of the suite's parts."""
+
+    claims: ClassVar[frozenset[str]] = CLAIMS
+    folder: Path
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        unknown = ", ".join(sorted(cls.claims - CLAIMS))
+        if unknown:
+            raise TypeError(f"{cls.__name__} claims {unknown}; there are {', '.join(sorted(CLAIMS))}")
+        for name in dir(cls):
+            # pytest takes no notice of what is no function.
+            if not getattr(getattr(cls, name), "needs", cls.claims) <= cls.claims:
+                setattr(cls, name, None)
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def make_store(self, **options: Any) -> Store:
+        """A store, not yet open. All that are made for one test keep the same models; another test has others.
+
+        Parameters:
+            options: those of `id_attribute`, `upsert`, `per_channel`, `models` and `history` that the store claims.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method make_store(self, **options)")
+
+    @asynccontextmanager
+    async def opened(self, **options: Any) -> AsyncIterator[Opened]:
+        """The store, open and started; stopped at the end."""
+
+        class Models(Backend):
+            store = self.make_store(**options)
+
+        backend = Models()
+        published: list[tuple[Event, Any]] = []
+        backend.open("models", lambda event, socket: published.append((event, socket)), lambda work: work.close())
+        await backend.start()
+        try:
+            yield Opened(backend.log, published)
+        finally:
+            await backend.stop()
+
+
+async def refused(write: Awaitable[Any], *names: str) -> SyncError:
+    """The error that a request must meet, of one of these names."""
+    with pytest.raises(SyncError) as caught:
+        await write
+    assert type(caught.value).__name__ in names
+    return caught.value

@@ -1,0 +1,16 @@
+"""SQLiteStore is held to the store suite, with durable commits and with the faster setting."""
+
+import pytest
+
+from bbio.builtin import SQLiteStore
+from bbio.conformance import StoreConformance
+
+
+@pytest.mark.parametrize("durable", [True, False])
+class TestSQLiteStore(StoreConformance):
+    @pytest.fixture(autouse=True)
+    def _durable(self, durable):
+        self.durable = durable
+
+    def make_store(self, **options):
+        return SQLiteStore(self.folder / "models.db", durable=self.durable, **options)

@@ -1,0 +1,181 @@
+"""The store suite: what it leaves out, and that it finds what is wrong with a store."""
+
+import pytest
+
+from bbio.builtin import MemoryStore
+from bbio.conformance import CLAIMS, StoreConformance, case
+from bbio.errors import Conflict, NotFound
+from bbio.streams import Position
+
+
+def suite(store, **attributes):
+    """An instance of the suite for stores of a class."""
+    kind = type("Suite", (StoreConformance,), {"make_store": lambda self, **options: store(**options), **attributes})
+    return kind()
+
+
+def names_in(kind):
+    return [name for name in dir(kind) if name.startswith("test_") and getattr(kind, name) is not None]
+
+
+def test_what_is_not_claimed_is_left_out():
+    """A suite with fewer claims has fewer tests, and the suite itself keeps all of them."""
+    every = names_in(StoreConformance)
+    few = names_in(type(suite(MemoryStore, claims=frozenset())))
+    assert set(few) < set(every)
+    assert "test_upsert_creates_what_is_updated_or_patched" in set(every) - set(few)
+    assert names_in(type(suite(MemoryStore))) == every
+
+
+def test_an_unknown_claim_is_an_error():
+    """A misspelt claim would leave tests out unseen."""
+    with pytest.raises(TypeError, match="claims persistant; there are atomic, "):
+        suite(MemoryStore, claims=frozenset({"persistant"}))
+
+
+def test_a_suite_must_make_stores():
+    """What is missing is said."""
+    with pytest.raises(NotImplementedError, match="Unfinished needs a method make_store"):
+        type("Unfinished", (StoreConformance,), {})().make_store()
+
+
+def test_a_suite_may_be_added_to():
+    """A test of one's own has the same helpers."""
+
+    class More(StoreConformance):
+        claims = CLAIMS - {"persistent"}
+
+        def make_store(self, **options):
+            return MemoryStore(**options)
+
+        @case("upsert")
+        async def test_more(self):
+            async with self.opened(upsert=True) as models:
+                await models.write("update", {"id": "a"})
+                self.seen = await models.read("a")
+
+    more = More()
+    more.test_more()
+    assert more.seen == {"id": "a"}
+
+
+class ForgetsIds(MemoryStore):
+    def _created(self, model):
+        return {**model, "id": model.get("id") or super()._created(model)["id"]}
+
+
+class MergesUpdates(MemoryStore):
+    async def update(self, req):
+        return {**(await self.read(req)), **(await super().update(req))}
+
+    patch = update
+
+
+class ForgivesUnknown(MemoryStore):
+    def _changed(self, models, req):
+        try:
+            return super()._changed(models, req)
+        except NotFound:
+            return req.model
+
+
+class IgnoresFilters(MemoryStore):
+    async def read(self, req):
+        req.options = {}
+        return await super().read(req)
+
+
+class OverwritesNewer(MemoryStore):
+    def _changed(self, models, req):
+        req.rev = None
+        return super()._changed(models, req)
+
+
+class CountsFromOneAgain(MemoryStore):
+    async def write(self, req):
+        if req.method == "delete":
+            self._rev = 0
+        return await super().write(req)
+
+
+class RepeatsOperations(MemoryStore):
+    async def write(self, req):
+        req.op = None
+        return await super().write(req)
+
+
+class TakesAnyPayload(MemoryStore):
+    async def write(self, req):
+        req.digest = 0
+        return await super().write(req)
+
+
+class RemembersRefusals(MemoryStore):
+    refused = frozenset()
+
+    async def write(self, req):
+        if req.op in self.refused:
+            raise Conflict()
+        try:
+            return await super().write(req)
+        except NotFound:
+            self.refused |= {req.op}
+            raise
+
+
+class LosesEvents(MemoryStore):
+    async def write(self, req):
+        self.log.append("c:", "update", b"{}")
+        return await super().write(req)
+
+
+class KeepsEverything(MemoryStore):
+    def __init__(self, **options):
+        options.pop("history", None)
+        super().__init__(**options)
+
+
+class RecoversAnything(MemoryStore):
+    async def since(self, stream, epoch, offset):
+        found = await super().since(stream, epoch, offset)
+        return [] if found is None else found
+
+
+class AlwaysTheSameEpoch(MemoryStore):
+    async def since(self, stream, epoch, offset):
+        return await super().since(stream, self.log.stream(stream).epoch, offset)
+
+    async def positions(self, streams):
+        found = await super().positions(streams)
+        return {name: Position("always", position.offset) for name, position in found.items()}
+
+
+class ForgetsItsModels(MemoryStore):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("store", "test"),
+    [
+        (ForgetsIds, "test_ids_are_given_by_the_store"),
+        (MergesUpdates, "test_update_replaces_patch_merges_and_delete_removes"),
+        (ForgivesUnknown, "test_an_unknown_id_is_not_found"),
+        (IgnoresFilters, "test_data_filters_by_equality"),
+        (OverwritesNewer, "test_an_older_revision_is_a_conflict"),
+        (CountsFromOneAgain, "test_revisions_survive_deletion"),
+        (RepeatsOperations, "test_a_repeated_operation_has_one_effect"),
+        (TakesAnyPayload, "test_another_request_under_the_same_operation_is_a_conflict"),
+        (RemembersRefusals, "test_a_refused_write_is_not_remembered"),
+        (LosesEvents, "test_offsets_count_from_one"),
+        (KeepsEverything, "test_history_is_bounded_by_events"),
+        (RecoversAnything, "test_since_admits_what_it_does_not_know"),
+        (AlwaysTheSameEpoch, "test_a_position_is_never_wrong_after_a_restart"),
+        (ForgetsItsModels, "test_models_are_there_after_a_restart"),
+    ],
+)
+def test_what_is_wrong_with_a_store_is_found(store, test):
+    """A store that breaks one rule fails the test of that rule, which a right one passes."""
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        getattr(suite(store), test)()
+    if store is not ForgetsItsModels:
+        getattr(suite(MemoryStore), test)()
