@@ -33,6 +33,7 @@ from bbio.errors import (
     UnknownOutcome,
 )
 from bbio.requests import Request, Response
+from bbio.schema import Schema, field
 from bbio.server.limits import Limits
 from bbio.stack import Middleware
 from bbio.store import Store
@@ -59,6 +60,7 @@ __all__ = [
     "NotFound",
     "Request",
     "Response",
+    "Schema",
     "StackError",
     "Store",
     "SyncError",
@@ -70,6 +72,7 @@ __all__ = [
     "before",
     "create",
     "delete",
+    "field",
     "on_error",
     "patch",
     "read",

@@ -14,6 +14,7 @@ from bbio.decorators import Marked, check_methods, collect
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.protocol import MAX_NAME, encode
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Socket
+from bbio.schema import Schema
 from bbio.stack import Layer, Middleware, Stack, bottom, check_hidden, layers_of, middleware_layers
 from bbio.store import Store
 from bbio.streams import BACKEND_WIDE, Event, channel_stream
@@ -51,6 +52,10 @@ class Backend:
         name: the backend's name and namespace; from the class name when not given.
         middleware: reusable layers, outermost first.
         store: the layer that answers when nothing above did, or None.
+        model: an attrs class, the schema of the models; anything that is JSON when None.
+        unknown: with a model, whether fields it does not declare are `"reject"`ed or `"drop"`ped.
+
+    `schema` is what was made of `model`.
 
     Raises (at class definition):
         DefinitionError: a mark, a parameter or a name is wrong; the text shows the fix.
@@ -72,6 +77,10 @@ class Backend:
     name: ClassVar[str] = ""
     middleware: ClassVar[Sequence[Any]] = ()
     store: Store | None = None
+    model: ClassVar[type | None] = None
+    unknown: ClassVar[str] = "reject"
+
+    schema: Schema | None = None
 
     __bbio_layers__: ClassVar[tuple[Marked, ...]] = ()
     __bbio_used__: ClassVar[tuple[tuple[Any, tuple[str, ...]], ...]] = ()
@@ -86,6 +95,7 @@ class Backend:
         cls.__bbio_layers__ = collect(cls)
         check_hidden(cls, Backend, [entry.name for entry in cls.__bbio_layers__])
         check_hidden(cls, Backend, [n for n in RESERVED if getattr_static(cls, n, 0) != getattr_static(Backend, n, 0)])
+        check_hidden(cls, Backend, {"schema"} & vars(cls).keys())
         cls.name = check_name(vars(cls).get("name") or default_name(cls))
         if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
             raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
@@ -95,6 +105,14 @@ class Backend:
             raise DefinitionError(
                 f"{cls.__qualname__}.store is {cls.store!r}; it must be an instance of a Store, such as MemoryStore()"
             )
+        cls.schema = None if cls.model is None else cls._schema("id" if cls.store is None else cls.store.id_attribute)
+
+    @classmethod
+    def _schema(cls, id_attribute: str) -> Schema:
+        try:
+            return Schema(cls.model, id_attribute=id_attribute, unknown=cls.unknown)
+        except DefinitionError as err:
+            raise DefinitionError(f"{cls.__qualname__}.model: {err}") from None
 
     @classmethod
     def use(cls, *args: Any) -> None:
@@ -146,6 +164,8 @@ class Backend:
         self.log = declared.open(self, publish)
         if self.store is not None:
             self.store = self.log
+        if self.schema is not None and self.schema.id_attribute != self.id_attribute:
+            self.schema = self._schema(self.id_attribute)  # the store was chosen by __init__
         self.compile()
 
     def compile(self) -> None:

@@ -1,0 +1,196 @@
+"""Schema: the attrs class of a backend's models, what clients may write of it, and what they get to see of it.
+
+docs/schema.md is the guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from bbio.codec import Codec, Convert
+from bbio.errors import DefinitionError
+from bbio.shapes import Shape, attributes_of
+
+MARK = "bbio"
+
+
+@attrs.frozen
+class Access:
+    """Who may see and write a field."""
+
+    private: bool = False
+    read_only: bool = False
+    roles: tuple[str, ...] = ()
+
+
+def field(
+    *,
+    private: bool = False,
+    read_only: bool = False,
+    roles: Iterable[str] = (),
+    metadata: Mapping[Any, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """A field of a model that not everybody may see or write. It needs a default, for who cannot give it.
+
+    Parameters:
+        private: it never leaves the server, in no reply, event or error. Clients may give it, as they do a password.
+        read_only: clients see it and cannot write it.
+        roles: only users with one of these roles see it, and may write it.
+        metadata: as of `attrs.field`.
+        options: all that `attrs.field` takes: `default`, `validator`, ...
+
+    Raises:
+        DefinitionError: it is private, and for a role as well.
+
+    Example:
+        >>> import attrs, bbio
+        >>> @attrs.define
+        ... class User:
+        ...     name: str
+        ...     password: str | None = bbio.field(private=True, default=None)
+        ...     verified: bool = bbio.field(read_only=True, default=False)
+        ...     notes: str = bbio.field(roles=("support",), default="")
+    """
+    roles = (roles,) if isinstance(roles, str) else tuple(roles)
+    if private and roles:
+        raise DefinitionError("a private field is seen by nobody: drop either private=True or roles=(...)")
+    return attrs.field(metadata={**(metadata or {}), MARK: Access(private, read_only, roles)}, **options)
+
+
+@attrs.frozen
+class Field:
+    """One field of a schema.
+
+    Parameters:
+        name: its name, in Python and in JSON.
+        shape: what it is in JSON: kind, format, whether it may be null, choices, and what it holds.
+        default: its default, an `attrs.Factory`, or `attrs.NOTHING`.
+        private: whether it never leaves the server.
+        read_only: whether clients cannot write it.
+        roles: who may see and write it; everybody when empty.
+        read: makes the Python value of a JSON value; raises `bbio.codec.Wrong`.
+        write: makes the JSON value of a Python value.
+    """
+
+    name: str
+    shape: Shape
+    default: Any
+    private: bool
+    read_only: bool
+    roles: tuple[str, ...]
+    read: Convert = attrs.field(repr=False, eq=False)
+    write: Convert = attrs.field(repr=False, eq=False)
+
+    @property
+    def type(self) -> Any:
+        """Its Python type, without None."""
+        return self.shape.type
+
+    @property
+    def kind(self) -> str:
+        """What it is in JSON: `string`, `integer`, `number`, `boolean`, `array`, `object` or `any`."""
+        return self.shape.kind
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is attrs.NOTHING
+
+
+class Schema:
+    """The models of one backend.
+
+    Parameters:
+        cls: an attrs class.
+        id_attribute: the name of the id.
+        unknown: what becomes of fields that are not declared: `"reject"` or `"drop"`.
+
+    Raises:
+        DefinitionError: it is no attrs class, or a field is of a type that cannot travel; the text shows the fix.
+
+    Example:
+        >>> import attrs
+        >>> @attrs.define
+        ... class Todo:
+        ...     title: str
+        ...     done: bool = False
+        >>> [(field.name, field.kind, field.required) for field in Schema(Todo).fields.values()]
+        [('title', 'string', True), ('done', 'boolean', False)]
+    """
+
+    def __init__(self, cls: Any, *, id_attribute: str = "id", unknown: str = "reject") -> None:
+        if not isinstance(cls, type) or not attrs.has(cls):
+            name = cls.__name__ if isinstance(cls, type) else "class Todo"
+            raise DefinitionError(f"{cls!r} is no attrs class; put @attrs.define above {name}")
+        if unknown not in ("reject", "drop"):
+            raise DefinitionError(f"unknown = {unknown!r}: fields that are not declared are 'reject'ed or 'drop'ped")
+        self.cls: type = cls
+        self.id_attribute = id_attribute
+        self.unknown = unknown
+        self.codec = Codec(unknown == "reject")
+        self.codec.add(cls)
+        # What is stored may hold fields of an earlier version of the class.
+        self._stored = Codec(False)
+        self._stored.add(cls)
+        self.fields = {attribute.name: self._field(attribute) for attribute in attributes_of(cls)}
+        for inner in self.codec.shapes:
+            marked = [a.name for a in attrs.fields(inner) if MARK in a.metadata and inner is not cls]
+            if marked:
+                raise DefinitionError(
+                    f"{inner.__name__}.{marked[0]} is marked by bbio.field(...), which is for the fields of "
+                    f"{cls.__name__} alone; mark the field that holds the {inner.__name__}"
+                )
+        self.public = frozenset({id_attribute, *(name for name, each in self.fields.items() if not each.private)})
+        self.has_roles = any(each.roles for each in self.fields.values())
+
+    def _field(self, attribute: Any) -> Field:
+        access = attribute.metadata.get(MARK, Access())
+        name, where = attribute.name, f"{self.cls.__name__}.{attribute.name}"
+        if name == self.id_attribute:
+            if attribute.default is attrs.NOTHING:
+                raise DefinitionError(
+                    f"{where} needs a default, as a new model has no id yet; write {name}: str | None = None"
+                )
+            if access != Access(read_only=access.read_only):
+                raise DefinitionError(f"{where} is the id, which everybody sees; drop private=True or roles=(...)")
+        elif access != Access() and attribute.default is attrs.NOTHING:
+            raise DefinitionError(
+                f"{where} needs a default, for clients who cannot give it; write bbio.field(..., default=None)"
+            )
+        shape = self.codec.shapes[self.cls][name]
+        return Field(
+            name,
+            shape,
+            attribute.default,
+            access.private,
+            access.read_only,
+            access.roles,
+            self.codec.reader(shape),
+            self.codec.writer(shape),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Schema {self.cls.__name__}>"
+
+    def visible(self, roles: Iterable[str] = ()) -> frozenset[str]:
+        """The names of the fields, and of the id, that a user with these roles sees."""
+        if not self.has_roles:
+            return self.public
+        held = set(roles)
+        return self.public - {name for name, each in self.fields.items() if each.roles and not held & set(each.roles)}
+
+    def structure(self, model: Any) -> Any:
+        """An instance from JSON.
+
+        Raises:
+            Wrong: it is no valid model; everything that is wrong with it.
+        """
+        return self.codec.read(self.cls, model)
+
+    def unstructure(self, instance: Any) -> dict[str, Any]:
+        """The JSON of an instance, with all of its fields."""
+        return self.codec.write(self.cls, instance)
