@@ -111,7 +111,7 @@ class App:
         for name, backend in [*((None, backend) for backend in backends), *named.items()]:
             added = self.backends.add(backend, name)
             name = name or added.name
-            added.open(name, self._gateway.publisher(name).publish, self._spawn)
+            added.open(name, self._gateway.add(name, added), self._spawn)
             attach(self.sio, self._gateway, added, self._admission)
         return self
 
@@ -156,7 +156,7 @@ class App:
     async def _start(self, application: web.Application) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._gateway.stepper.open()
+        self._gateway.open()
         self.backends.frozen = True
         for backend in self.backends.values():
             await backend.start()
@@ -178,6 +178,7 @@ class App:
                 await socket.close(wait=False)
 
     async def _clean_up(self, application: web.Application) -> None:
+        await self._gateway.close()
         for backend in reversed(list(self.backends.values())):
             await backend.stop()
         if getattr(self.sio.eio, "service_task_handle", None) is not None:

@@ -13,18 +13,17 @@ import msgspec
 from bbio.decorators import Marked, check_methods, collect
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.protocol import MAX_NAME, encode
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Socket
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
 from bbio.schema import Schema
 from bbio.stack import Layer, Middleware, Stack, bottom, check_hidden, layers_of, middleware_layers
-from bbio.store import Store
-from bbio.streams import BACKEND_WIDE, Event, channel_stream
+from bbio.store import Publisher, Store
+from bbio.streams import BACKEND_WIDE, channel_stream
 
 EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
 RESERVED = ("compile", "emit", "layers", "log", "namespace", "open", "stacks", "start", "stop", "use")
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
-Publish = Callable[[Event, Socket | None], None]
 
 
 def default_name(cls: type) -> str:
@@ -153,7 +152,7 @@ class Backend:
         reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
         return [layer for group in (*reusable, _by_kind(layers_of(self, self.__bbio_layers__))) for layer in group]
 
-    def open(self, name: str, publish: Publish, spawn: Spawn) -> None:
+    def open(self, name: str, publisher: Publisher, spawn: Spawn) -> None:
         """Bind this instance to its name and compile its stacks. Called when it is served."""
         self.name = check_name(name)  # type: ignore[misc]
         self.namespace = "/" + name
@@ -161,7 +160,7 @@ class Backend:
         self.running_operations: dict[str, list[asyncio.Future[None]] | None] = {}
         self._spawn = spawn
         declared = self.store if self.store is not None else Store()
-        self.log = declared.open(self, publish)
+        self.log = declared.open(self, publisher)
         if self.store is not None:
             self.store = self.log
         if self.schema is not None and self.schema.id_attribute != self.id_attribute:

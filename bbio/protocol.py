@@ -275,6 +275,11 @@ def synced_v1(event: Event) -> bytes:
     return b'["synced","%b",%b,%b]' % (event.method.encode(), event.body, position_json(event))
 
 
+def resync(stream: str) -> bytes:
+    """The `resync` event, as JSON: what a stream's listener missed can no longer be told."""
+    return b'["resync",%b]' % encode(stream)
+
+
 def event_json(event: Event) -> msgspec.Raw:
     """An event in the reply to a `listen`: the arguments of its `synced`, for a client that missed it."""
     return msgspec.Raw(b'["%b",%b,%b]' % (event.method.encode(), event.body, position_json(event)))

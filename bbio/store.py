@@ -7,12 +7,37 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from bbio.errors import BadRequest
 from bbio.protocol import encode
 from bbio.requests import NOTIFIED_AS, Request, Socket
 from bbio.streams import Commit, Event, HistoryLimits, Log, Position, channel_stream
+
+
+class Publisher(Protocol):
+    """Where a store tells what it has committed. Both are called on the event loop, and return at once."""
+
+    def publish(self, event: Event, origin: Socket | None) -> None:
+        """Tell of a committed event.
+
+        Events of one stream should come in the order of their offsets. One that was told before is dropped; one that
+        comes too early has the log read, by `since`.
+
+        Parameters:
+            event: the event, which `since` finds by now.
+            origin: the writer's socket, None when there is none.
+        """
+
+    def check(self, streams: Iterable[str] | None = None) -> None:
+        """Look at the log: something may have been written that was not published here.
+
+        That is what another process or program wrote. `positions` and `since` are asked a moment later, and what is
+        missing is told. A stream that nobody follows costs nothing.
+
+        Parameters:
+            streams: the names of the streams written to; None when that is not known.
+        """
 
 
 class Store:
@@ -39,22 +64,27 @@ class Store:
     immediate = False
     # How much of each stream is kept for clients that come back.
     history = HistoryLimits()
+    # Seconds between two looks at the positions of all streams that are followed, for what others wrote or what a
+    # crash left untold; None when nobody else can write to the log.
+    check_interval: float | None = None
 
     backend: Any
     log: Log
+    publisher: Publisher
     _publish: Callable[[Event, Socket | None], None]
 
-    def open(self, backend: Any, publish: Callable[[Event, Socket | None], None]) -> Self:
+    def open(self, backend: Any, publisher: Publisher) -> Self:
         """A copy of this declaration for one backend.
 
         Parameters:
             backend: the backend instance; its `name` is the default of table names.
-            publish: to be called on the event loop with every committed event, in order, and the writer's socket.
+            publisher: to be told of every committed event, and of writes by others.
         """
         opened = copy.copy(self)
         opened.backend = backend
         opened.log = Log(self.history)
-        opened._publish = publish
+        opened.publisher = publisher
+        opened._publish = publisher.publish
         return opened
 
     async def start(self) -> None:

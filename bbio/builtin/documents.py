@@ -21,6 +21,7 @@ import msgspec
 from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
 from bbio.protocol import decode, encode
 from bbio.requests import NOTIFIED_AS
+from bbio.store import Publisher
 from bbio.streams import Commit, Event, HistoryLimits, Position, channel_stream
 
 logger = logging.getLogger("bbio.store")
@@ -147,6 +148,7 @@ class DocumentStore(Store):
     """
 
     atomic = True
+    check_interval = 5.0
 
     _ids: Iterator[str]
 
@@ -167,8 +169,8 @@ class DocumentStore(Store):
         self._per_channel = per_channel
         self._initial = models or []
 
-    def open(self, backend: Any, publish: Callable[..., None]) -> Self:
-        opened = super().open(backend, publish)
+    def open(self, backend: Any, publisher: Publisher) -> Self:
+        opened = super().open(backend, publisher)
         del opened.log
         opened.table = self.table or backend.name
         # Long enough never to be drawn again, however often the server starts.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Self
 
 from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.protocol import decode, encode
 from bbio.requests import NOTIFIED_AS
+from bbio.store import Publisher
 from bbio.streams import Commit, HistoryLimits, channel_stream
 
 Models = dict[Any, tuple[int, bytes]]
@@ -53,8 +54,8 @@ class MemoryStore(Store):
         self._per_channel = per_channel
         self._initial = models or []
 
-    def open(self, backend: Any, publish: Callable[..., None]) -> Self:
-        opened = super().open(backend, publish)
+    def open(self, backend: Any, publisher: Publisher) -> Self:
+        opened = super().open(backend, publisher)
         prefix = secrets.token_hex(3)
         opened._ids = map((prefix + "%x").__mod__, itertools.count(1))
         opened._rev = 0

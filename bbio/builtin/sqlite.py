@@ -31,6 +31,7 @@ from bbio.builtin.documents import (
 )
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
+from bbio.store import Publisher
 from bbio.streams import Commit, Event, Position
 
 # Each entry brings a file one version further; what is here is never changed, only added to.
@@ -321,8 +322,8 @@ class SQLiteStore(DocumentStore):
         if self.path in ("", ":memory:"):
             raise ConfigurationError("SQLiteStore keeps models in a file; for models in memory there is MemoryStore()")
 
-    def open(self, backend: Any, publish: Callable[..., None]) -> Self:
-        opened = super().open(backend, publish)
+    def open(self, backend: Any, publisher: Publisher) -> Self:
+        opened = super().open(backend, publisher)
         opened.file = Path(self.path).absolute()
         opened._new_streams = TRIM_EVERY  # looked at with the first write, as it is not known how many there are
         if "\0" in opened.table or opened.table.lower().startswith(("bbio_", "sqlite_")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -101,6 +101,16 @@ class Opened:
         return await self.store.since(channel_stream(channel), (await self.top(channel)).epoch, 0)
 
 
+class Published(list[tuple[Event, Any]]):
+    """What a store has published: every event with its writer's socket."""
+
+    def publish(self, event: Event, origin: Any) -> None:
+        self.append((event, origin))
+
+    def check(self, streams: Iterable[str] | None = None) -> None:
+        """Nobody follows the streams of a test."""
+
+
 class Cases:
     """The base of the suite's parts."""
 
@@ -137,8 +147,8 @@ class Cases:
             store = self.make_store(**options)
 
         backend = Models()
-        published: list[tuple[Event, Any]] = []
-        backend.open("models", lambda event, socket: published.append((event, socket)), lambda work: work.close())
+        published = Published()
+        backend.open("models", published, lambda work: work.close())
         await backend.start()
         try:
             yield Opened(backend.log, published)

@@ -144,6 +144,7 @@ class ClientSocket:
         "connection",
         "id_attribute",
         "last_channel",
+        "left",
         "link",
         "namespace",
         "sid",
@@ -161,6 +162,7 @@ class ClientSocket:
         # Channels listened to, each with the protocol version of its listen.
         self.channels: dict[str | None, int] = {}
         self.last_channel: str | None = None
+        self.left = False
         self.state: dict[str, Any] = {}
 
     @property

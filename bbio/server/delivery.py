@@ -17,8 +17,8 @@ from bbio import protocol
 from bbio.streams import Event
 
 if TYPE_CHECKING:
-    from bbio.requests import Socket
     from bbio.server.connection import ClientSocket
+    from bbio.server.followers import Followed
     from bbio.server.stepping import Stepper
 
 
@@ -39,72 +39,11 @@ class Lane(Protocol):
         """Send a Socket.IO event, given as JSON, over all links but one."""
 
 
-class Listeners:
-    """The clients that follow one stream: those told two arguments, and those told positions too."""
-
-    __slots__ = ("legacy", "version_1")
-
-    def __init__(self) -> None:
-        self.legacy: dict[ClientSocket, Link] = {}
-        self.version_1: dict[ClientSocket, Link] = {}
-
-
-class Publisher:
-    """One backend's way to its listeners.
-
-    Parameters:
-        delivery: what all backends share.
-        namespace: the backend's namespace.
-    """
-
-    __slots__ = ("_delivery", "_namespace", "_streams")
-
-    def __init__(self, delivery: Delivery, namespace: str) -> None:
-        self._delivery = delivery
-        self._namespace = namespace
-        self._streams: dict[str, Listeners] = {}
-
-    def publish(self, event: Event, origin: Socket | None) -> None:
-        """Take an event from a store. Called on the event loop, in the order of offsets."""
-        listeners = self._streams.get(event.stream)
-        if listeners is None:
-            return
-        if not listeners.version_1 and len(listeners.legacy) == 1 and origin in listeners.legacy:
-            return  # the writer alone follows this stream, and its reply is all that a legacy client gets
-        self._delivery.add(Pending(self._namespace, listeners, event, origin))
-
-    def follow(self, socket: ClientSocket, stream: str, version: int) -> None:
-        """From now on a socket is told of a stream's events, in that version of the protocol."""
-        listeners = self._streams.get(stream)
-        if listeners is None:
-            listeners = self._streams[stream] = Listeners()
-        told, not_told = listeners.legacy, listeners.version_1
-        if version:
-            told, not_told = not_told, told
-        told[socket] = socket.link
-        not_told.pop(socket, None)
-
-    def follows(self, socket: ClientSocket, stream: str) -> bool:
-        """Whether a socket is told of a stream's events with their positions."""
-        listeners = self._streams.get(stream)
-        return listeners is not None and socket in listeners.version_1
-
-    def unfollow(self, socket: ClientSocket, streams: Iterable[str]) -> None:
-        """A socket is told of these streams no more."""
-        for stream in streams:
-            listeners = self._streams.get(stream)
-            if listeners is not None:
-                listeners.legacy.pop(socket, None)
-                listeners.version_1.pop(socket, None)
-                if not listeners.legacy and not listeners.version_1:
-                    del self._streams[stream]
-
-
 class Pending(msgspec.Struct, eq=False):
     """An event that waits for the end of a step, who is to be told, and the socket whose write it was."""
 
     namespace: str
-    listeners: Listeners
+    followed: Followed
     event: Event
     origin: Any
 
@@ -148,9 +87,15 @@ class Delivery:
         """Send the first pending event, whose writer has just had it as its reply."""
         self._fan_out(self._pending.popleft(), replied=True)
 
+    def resync(self, namespace: str, followed: Followed) -> None:
+        """Tell version-1 clients that a stream's events are lost."""
+        self.flush()
+        if followed.version_1:
+            self._lane.deliver(followed.version_1.values(), None, namespace, protocol.resync(followed.name))
+
     def _fan_out(self, entry: Pending, *, replied: bool) -> None:
-        listeners, event, origin = entry.listeners, entry.event, entry.origin
-        legacy, version_1 = listeners.legacy, listeners.version_1
+        followed, event, origin = entry.followed, entry.event, entry.origin
+        legacy, version_1 = followed.legacy, followed.version_1
         writer = None if origin is None else origin.link
         if legacy and not (len(legacy) == 1 and origin in legacy):
             self._lane.deliver(legacy.values(), writer, entry.namespace, protocol.synced(event))

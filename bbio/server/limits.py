@@ -27,6 +27,7 @@ class Limits:
         running: requests of one connection that run at once.
         queued: requests of one connection that wait; more are answered `Busy`.
         requests_per_second: requests of one connection in a second; more are answered `Busy`.
+        replay: bytes of missed events in the answer to a listen; who missed more reads everything anew.
         send_buffer: bytes waiting for a client that reads too slowly, before it is dropped.
         attachments: binary attachments of one event.
         connect_time: seconds a connection may stay without joining a backend.
@@ -46,6 +47,7 @@ class Limits:
     running: int = attrs.field(default=32, validator=_positive)
     queued: int = attrs.field(default=256, validator=_positive)
     requests_per_second: int = attrs.field(default=5_000, validator=_positive)
+    replay: int = attrs.field(default=1 << 19, validator=_positive)
     send_buffer: int = attrs.field(default=1 << 20, validator=_positive)
     attachments: int = attrs.field(default=16, validator=_positive)
     connect_time: float = attrs.field(default=8.0, validator=_positive)

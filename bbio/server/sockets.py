@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import msgspec
-
 from bbio import protocol
 from bbio.backend import Backend
-from bbio.errors import BadRequest, Forbidden, SyncError, Timeout, Unavailable
+from bbio.errors import BadRequest, Forbidden, SyncError, Unavailable
 from bbio.registry import Registry
-from bbio.requests import Request, Response
-from bbio.server.connection import ClientSocket, Connection, Key
-from bbio.server.delivery import Delivery, Lane, Link, Publisher
+from bbio.requests import Request
+from bbio.server.connection import ClientSocket, Connection
+from bbio.server.delivery import Delivery, Lane, Link
+from bbio.server.exchanges import Exchange, SyncExchange
+from bbio.server.followers import Followers
 from bbio.server.limits import Limits
+from bbio.server.listening import ListenExchange
 from bbio.server.stepping import Stepper
 from bbio.streams import BACKEND_WIDE, channel_stream
 
@@ -34,16 +35,27 @@ class Gateway:
         self.limits = limits
         self.stepper = Stepper()
         self.delivery = Delivery(lane, self.stepper)
-        self.publishers: dict[str, Publisher] = {}
+        self.followers: dict[str, Followers] = {}
         self.public_options = {"event": event}
         self.listened = protocol.encode([self.public_options])
         self.exchanges: set[Exchange] = set()
         self._one_ended: asyncio.Future[None] | None = None
 
-    def publisher(self, name: str) -> Publisher:
-        """The way of a backend's events to their listeners."""
-        publisher = self.publishers[name] = Publisher(self.delivery, "/" + name)
-        return publisher
+    def add(self, name: str, backend: Backend) -> Followers:
+        """Get ready for the clients of a backend; what comes back is what its store publishes to."""
+        followers = self.followers[name] = Followers(name, backend, self.delivery, self.exchanges)
+        return followers
+
+    def open(self) -> None:
+        """The application starts, or starts again."""
+        self.stepper.open()
+        for followers in self.followers.values():
+            followers.open()
+
+    async def close(self) -> None:
+        """The application stops: look at no log any more."""
+        for followers in self.followers.values():
+            await followers.close()
 
     def joined(self, sid: str, backend: Backend, connection: Connection, link: Link) -> ClientSocket:
         """A client has joined a backend's namespace."""
@@ -57,8 +69,9 @@ class Gateway:
         connection = socket.connection
         if connection.sockets.get(socket.backend.namespace) is socket:
             del connection.sockets[socket.backend.namespace]
+        socket.left = True
         streams = [channel_stream(channel) for channel in socket.channels]
-        self.publishers[socket.backend.name].unfollow(socket, [*streams, BACKEND_WIDE])
+        self.followers[socket.backend.name].unfollow(socket, [*streams, BACKEND_WIDE])
         socket.channels.clear()
         if not connection.sockets:
             connection.close()
@@ -127,206 +140,3 @@ class Gateway:
         self.exchanges.discard(exchange)
         if self._one_ended is not None and not self._one_ended.done():
             self._one_ended.set_result(None)
-
-
-class Exchange(msgspec.Struct, eq=False):
-    """One request on its way and its ack.
-
-    Parameters:
-        gateway: the gateway.
-        socket: who asked.
-        ack_id: what the engine needs to answer, None when no answer is wanted.
-        req: the request.
-        model_id: the id of the model it is about, as it arrived.
-        replied: whether the ack is out.
-        task: what carries on with it, once it has waited.
-        timer: its deadline, once it has waited.
-    """
-
-    gateway: Gateway
-    socket: ClientSocket
-    ack_id: Any
-    req: Request
-    model_id: Any = None
-    replied: bool = False
-    task: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def key(self) -> Key:
-        """What must be worked on in order: a backend's name and a model's id; None for what has no order."""
-        raise NotImplementedError
-
-    def start(self) -> bool:
-        """Begin; True when it goes on after this step, and will call `finished` of its connection."""
-        if self.replied:
-            return False  # its deadline passed while it waited
-        stepper = self.gateway.stepper
-        bare = self.req.backend.stacks[self.req.method].bare
-        task = stepper.start_bare(self.work()) if bare else stepper.start(self.work())
-        if task is None:
-            if self.timer is not None:
-                self.timer.cancel()
-            return False
-        self.task = task
-        if self.timer is None:
-            self.expire_later()
-        self.gateway.exchanges.add(self)
-        return True
-
-    def expire_later(self) -> None:
-        """Set the deadline: it counts from when the request arrived."""
-        loop = asyncio.get_running_loop()
-        self.timer = loop.call_later(self.gateway.limits.deadline, self.give_up, Timeout())
-
-    def give_up(self, err: SyncError) -> None:
-        """Answer with an error now, and cancel what runs."""
-        self.reply(protocol.error_reply(err))
-        if self.task is not None:
-            self.task.cancel()
-
-    def reply(self, arguments: bytes) -> None:
-        """Send the ack, once."""
-        if self.replied:
-            return
-        self.replied = True
-        if self.ack_id is not None:
-            self.socket.link.ack(self.socket, self.ack_id, arguments)
-
-    async def work(self) -> None:
-        """Do what was asked and reply; `fail` on any error, `finish` at the end."""
-        raise NotImplementedError
-
-    def fail(self, err: BaseException) -> None:
-        """Answer with an error that nothing above has handled."""
-        if isinstance(err, Exception):
-            self.reply(protocol.error_reply(self.gateway.registry.internal_error(err, self.req)))
-        else:
-            self.reply(protocol.error_reply(Unavailable("the request was cancelled")))
-
-    def finish(self) -> None:
-        """The work is done: of what has waited, let go of what waits for it."""
-        if self.task is not None:
-            self.task = None
-            if self.timer is not None:
-                self.timer.cancel()
-            self.gateway.ended(self)
-            self.socket.connection.finished(self.key)
-
-
-class SyncExchange(Exchange):
-    """A `sync`: through the stack, then the ack at its place among the events it caused."""
-
-    @property
-    def key(self) -> Key:
-        model_id = self.model_id
-        return (self.req.backend.name, model_id) if isinstance(model_id, (str, int)) else None
-
-    async def work(self) -> None:
-        req = self.req
-        op = req.op
-        running = req.backend.running_operations
-        try:
-            if op is not None:
-                # A concurrent duplicate waits for the first to end, and then finds its reply.
-                while op in running:
-                    await self._turn(running, op)
-                running[op] = None
-            try:
-                res = await self.gateway.registry.dispatch(req)
-                if op is None and res.failure is None and not self.socket.channels.get(req.channel):
-                    self.reply(protocol.reply(res.body or protocol.encode(res.result)))
-                else:
-                    self._answer(res)
-            finally:
-                if op is not None:
-                    for turn in running.pop(op) or ():
-                        if not turn.done():
-                            turn.set_result(None)
-        except BaseException as err:
-            self.fail(err)
-        self.finish()
-
-    async def _turn(self, running: dict[str, list[asyncio.Future[None]] | None], op: str) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        waiting = running[op]
-        if waiting is None:
-            waiting = running[op] = []
-        waiting.append(turn)
-        await turn
-
-    def _answer(self, res: Response) -> None:
-        if res.failure is not None:
-            assert isinstance(res.failure, SyncError)
-            self.reply(protocol.error_reply(res.failure))
-            return
-        req = self.req
-        commit = req.committed
-        body = res.body or protocol.encode(res.result)
-        if commit is None:
-            revs = protocol.revisions(res.result, req.backend.id_attribute, req.revs or {})
-            self.reply(protocol.reply_v1(body, revs))
-            return
-        delivery = self.gateway.delivery
-        in_order = (
-            self.socket.link.in_order
-            and not self.replied
-            and self.ack_id is not None
-            and not commit.duplicate
-            and delivery.flush_before(commit.event)
-        )
-        self.reply(protocol.reply_v1(body, protocol.position_json(commit.event)))
-        if in_order:
-            delivery.flush_replied()
-
-
-class ListenExchange(Exchange, kw_only=True):
-    """A `listen`: admission, then the followers of the channel's streams."""
-
-    fields: protocol.Listen
-
-    @property
-    def key(self) -> Key:
-        return ("listen", self.socket.sid)
-
-    async def work(self) -> None:
-        try:
-            failure = await self.gateway.registry.admit(self.req)
-            if failure is not None:
-                self.reply(protocol.error_reply(failure))
-            elif self.fields.version:
-                await self._join_version_1()
-            else:
-                self._join_legacy()
-        except BaseException as err:
-            self.fail(err)
-        self.finish()
-
-    def _join_legacy(self) -> None:
-        socket, publisher = self.socket, self.publisher
-        self.gateway.delivery.flush()
-        publisher.follow(socket, channel_stream(self.fields.channel), 0)
-        if not publisher.follows(socket, BACKEND_WIDE):
-            publisher.follow(socket, BACKEND_WIDE, 0)
-        self._listening(0)
-        self.reply(self.gateway.listened)
-
-    async def _join_version_1(self) -> None:
-        socket, log = self.socket, self.req.backend.log
-        self.gateway.delivery.flush()
-        streams = {}
-        for stream in protocol.followed(self.fields.channel):
-            events = await log.since(stream, *protocol.read_position(self.fields.since, stream))
-            position = (await log.positions([stream]))[stream]
-            streams[stream] = protocol.stream_reply(position, events)
-            self.publisher.follow(socket, stream, protocol.VERSION)
-        self._listening(protocol.VERSION)
-        self.reply(protocol.encode([{**self.gateway.public_options, "v": protocol.VERSION, "streams": streams}]))
-
-    @property
-    def publisher(self) -> Publisher:
-        return self.gateway.publishers[self.req.backend.name]
-
-    def _listening(self, version: int) -> None:
-        self.socket.channels[self.fields.channel] = version
-        self.socket.last_channel = self.fields.channel

@@ -14,8 +14,8 @@ class ShortMemory(MemoryStore):
         super().__init__()
         self.events = events
 
-    def open(self, backend, publish):
-        opened = super().open(backend, publish)
+    def open(self, backend, publisher):
+        opened = super().open(backend, publisher)
         opened.log = Log(HistoryLimits(events=self.events))
         return opened
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -12,6 +12,26 @@ from bbio.backend import Backend
 from bbio.registry import Registry
 from bbio.requests import Request, Response
 from bbio.streams import Event
+
+
+class Recorder:
+    """The publisher a test gives to a store.
+
+    Parameters:
+        events: gets what is published.
+    """
+
+    def __init__(self, events: list[Event] | None = None) -> None:
+        self.events: list[Event] = [] if events is None else events
+        self.origins: list[Any] = []
+        self.checks: list[list[str] | None] = []
+
+    def publish(self, event: Event, origin: Any) -> None:
+        self.events.append(event)
+        self.origins.append(origin)
+
+    def check(self, streams: Iterable[str] | None = None) -> None:
+        self.checks.append(None if streams is None else list(streams))
 
 
 class Served:
@@ -27,7 +47,7 @@ class Served:
         self.backend = self.registry.add(backend)
         self.events: list[Event] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.backend.open(self.backend.name, lambda event, origin: self.events.append(event), self._spawn)
+        self.backend.open(self.backend.name, Recorder(self.events), self._spawn)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(coroutine))

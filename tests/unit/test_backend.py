@@ -24,7 +24,7 @@ from bbio import (
 )
 from bbio.backend import check_name, default_name
 from bbio.registry import Registry
-from tests.support.stacks import Served
+from tests.support.stacks import Recorder, Served
 
 
 class Settings(Store):
@@ -489,7 +489,7 @@ async def test_emit_from_another_thread():
 
     backend = Registry().add(Todos)
     events = []
-    backend.open("todos", lambda event, origin: events.append(event), handed.append)
+    backend.open("todos", Recorder(events), handed.append)
     thread = threading.Thread(target=backend.emit, args=("created", {"id": 1}))
     thread.start()
     thread.join()

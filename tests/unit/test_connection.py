@@ -7,6 +7,7 @@ from bbio import Backend
 from bbio.errors import Busy
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
+from tests.support.stacks import Recorder
 
 
 class Clock:
@@ -187,7 +188,7 @@ def test_a_socket_shows_its_connection():
     """Headers, cookies and address are those of the handshake; state is the socket's own."""
     connection = connect(headers={"Cookie": "sid=abc", "X-Team": "red"})
     backend = Backend()
-    backend.open("todos", lambda event, origin: None, lambda work: None)
+    backend.open("todos", Recorder(), lambda work: None)
     socket, other = ClientSocket("s1", backend, connection), ClientSocket("s2", backend, connection)
     assert (socket.sid, socket.remote, socket.headers["x-team"]) == ("s1", "192.0.2.1", "red")
     assert socket.cookies == {"sid": "abc"}

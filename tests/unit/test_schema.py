@@ -16,6 +16,7 @@ from typing_extensions import TypeAliasType
 from bbio import Backend, DefinitionError, Schema, field
 from bbio.builtin import MemoryStore
 from bbio.codec import Wrong
+from tests.support.stacks import Recorder
 
 
 class Color(enum.Enum):
@@ -456,7 +457,7 @@ def test_a_backend_has_the_schema_of_its_model():
     assert Places.schema.id_attribute == "key"
     assert Chosen.schema.id_attribute == "id"
     chosen = Chosen()
-    chosen.open("chosen", lambda event, socket: None, lambda work: None)
+    chosen.open("chosen", Recorder(), lambda work: None)
     assert chosen.schema.id_attribute == "code"
 
 

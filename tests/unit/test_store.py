@@ -21,16 +21,26 @@ class Counters(Store):
     patch = create
 
 
+class Published(list):
+    """The events a store published, each with the writer's socket."""
+
+    def publish(self, event, origin):
+        self.append((event, origin))
+
+    def check(self, streams=None):
+        """Nobody follows."""
+
+
 @pytest.fixture
 def published():
-    """The events a store published, each with the writer's socket."""
-    return []
+    """What the store published."""
+    return Published()
 
 
 @pytest.fixture
 def store(published):
     """An open store of counters."""
-    return Counters().open("backend", lambda event, socket: published.append((event, socket)))
+    return Counters().open("backend", published)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -53,7 +63,7 @@ async def test_a_refused_write_leaves_no_event(store, published):
 async def test_every_backend_opens_a_copy():
     """Two backends that share a declaration share no events."""
     declared = Counters()
-    first, second = (declared.open(name, lambda event, socket: None) for name in ("a", "b"))
+    first, second = (declared.open(name, Published()) for name in ("a", "b"))
     await first.write(Request("create", {}))
     assert (first.backend, second.backend) == ("a", "b")
     assert (await first.positions(["c:"]))["c:"].offset == 1

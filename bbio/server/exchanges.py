@@ -1,0 +1,167 @@
+"""One request on its way and its ack; a `sync` through the stack."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bbio import protocol
+from bbio.errors import SyncError, Timeout, Unavailable
+from bbio.requests import Request, Response
+from bbio.server.connection import ClientSocket, Key
+
+if TYPE_CHECKING:
+    from bbio.server.sockets import Gateway
+
+
+class Exchange(msgspec.Struct, eq=False):
+    """One request on its way and its ack.
+
+    Parameters:
+        gateway: the gateway.
+        socket: who asked.
+        ack_id: what the engine needs to answer, None when no answer is wanted.
+        req: the request.
+        model_id: the id of the model it is about, as it arrived.
+        replied: whether the ack is out.
+        task: what carries on with it, once it has waited.
+        timer: its deadline, once it has waited.
+    """
+
+    gateway: Gateway
+    socket: ClientSocket
+    ack_id: Any
+    req: Request
+    model_id: Any = None
+    replied: bool = False
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def key(self) -> Key:
+        """What must be worked on in order: a backend's name and a model's id; None for what has no order."""
+        raise NotImplementedError
+
+    def start(self) -> bool:
+        """Begin; True when it goes on after this step, and will call `finished` of its connection."""
+        if self.replied:
+            return False  # its deadline passed while it waited
+        stepper = self.gateway.stepper
+        bare = self.req.backend.stacks[self.req.method].bare
+        task = stepper.start_bare(self.work()) if bare else stepper.start(self.work())
+        if task is None:
+            if self.timer is not None:
+                self.timer.cancel()
+            return False
+        self.task = task
+        if self.timer is None:
+            self.expire_later()
+        self.gateway.exchanges.add(self)
+        return True
+
+    def expire_later(self) -> None:
+        """Set the deadline: it counts from when the request arrived."""
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_later(self.gateway.limits.deadline, self.give_up, Timeout())
+
+    def give_up(self, err: SyncError) -> None:
+        """Answer with an error now, and cancel what runs."""
+        self.reply(protocol.error_reply(err))
+        if self.task is not None:
+            self.task.cancel()
+
+    def reply(self, arguments: bytes) -> None:
+        """Send the ack, once."""
+        if self.replied:
+            return
+        self.replied = True
+        if self.ack_id is not None:
+            self.socket.link.ack(self.socket, self.ack_id, arguments)
+
+    async def work(self) -> None:
+        """Do what was asked and reply; `fail` on any error, `finish` at the end."""
+        raise NotImplementedError
+
+    def fail(self, err: BaseException) -> None:
+        """Answer with an error that nothing above has handled."""
+        if isinstance(err, Exception):
+            self.reply(protocol.error_reply(self.gateway.registry.internal_error(err, self.req)))
+        else:
+            self.reply(protocol.error_reply(Unavailable("the request was cancelled")))
+
+    def finish(self) -> None:
+        """The work is done: of what has waited, let go of what waits for it."""
+        if self.task is not None:
+            self.task = None
+            if self.timer is not None:
+                self.timer.cancel()
+            self.gateway.ended(self)
+            self.socket.connection.finished(self.key)
+
+
+class SyncExchange(Exchange):
+    """A `sync`: through the stack, then the ack at its place among the events it caused."""
+
+    @property
+    def key(self) -> Key:
+        model_id = self.model_id
+        return (self.req.backend.name, model_id) if isinstance(model_id, (str, int)) else None
+
+    async def work(self) -> None:
+        req = self.req
+        op = req.op
+        running = req.backend.running_operations
+        try:
+            if op is not None:
+                # A concurrent duplicate waits for the first to end, and then finds its reply.
+                while op in running:
+                    await self._turn(running, op)
+                running[op] = None
+            try:
+                res = await self.gateway.registry.dispatch(req)
+                if op is None and res.failure is None and not self.socket.channels.get(req.channel):
+                    self.reply(protocol.reply(res.body or protocol.encode(res.result)))
+                else:
+                    self._answer(res)
+            finally:
+                if op is not None:
+                    for turn in running.pop(op) or ():
+                        if not turn.done():
+                            turn.set_result(None)
+        except BaseException as err:
+            self.fail(err)
+        self.finish()
+
+    async def _turn(self, running: dict[str, list[asyncio.Future[None]] | None], op: str) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        waiting = running[op]
+        if waiting is None:
+            waiting = running[op] = []
+        waiting.append(turn)
+        await turn
+
+    def _answer(self, res: Response) -> None:
+        if res.failure is not None:
+            assert isinstance(res.failure, SyncError)
+            self.reply(protocol.error_reply(res.failure))
+            return
+        req = self.req
+        commit = req.committed
+        body = res.body or protocol.encode(res.result)
+        if commit is None:
+            revs = protocol.revisions(res.result, req.backend.id_attribute, req.revs or {})
+            self.reply(protocol.reply_v1(body, revs))
+            return
+        delivery = self.gateway.delivery
+        in_order = (
+            self.socket.link.in_order
+            and not self.replied
+            and self.ack_id is not None
+            and not commit.duplicate
+            and delivery.flush_before(commit.event)
+        )
+        self.reply(protocol.reply_v1(body, protocol.position_json(commit.event)))
+        if in_order:
+            delivery.flush_replied()

@@ -1,0 +1,343 @@
+"""Who follows which stream of a backend, and up to where they have been told: nothing left out, nothing told twice.
+
+An event that is the next of its stream goes on to delivery at once. One that was told already is dropped. One that
+comes too early, or is of another epoch, shows that something is missing: the store's log is read, and what it holds is
+told. Where the log does not reach back, version-1 clients are told to resync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Collection, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+from bbio.backend import Backend
+from bbio.requests import WRITES, Socket
+from bbio.server.delivery import Delivery, Link, Pending
+from bbio.streams import Event, Position
+
+if TYPE_CHECKING:
+    from bbio.server.connection import ClientSocket
+    from bbio.server.exchanges import Exchange
+
+logger = logging.getLogger("bbio")
+
+# Early events that keep their writers' names while the log is read; the events themselves are in the log.
+WAITING = 1_000
+# Events that are kept for clients that are reading the log just now.
+RECENT = 1_000
+# Seconds that what others wrote waits for own writes which may be in what was read.
+OWN_WRITES = 0.5
+RETRY = 0.01
+# Seconds until a log that could not be read is asked again.
+AGAIN = 1.0
+
+
+class Followed:
+    """A stream with followers: up to where they have been told, and who they are."""
+
+    __slots__ = ("epoch", "joining", "legacy", "name", "offset", "recent", "repairing", "stale", "version_1", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # Nobody is told anything before the place is known: the epoch is then not empty.
+        self.epoch = ""
+        self.offset = 0
+        # Those told two arguments, and those told positions too.
+        self.legacy: dict[ClientSocket, Link] = {}
+        self.version_1: dict[ClientSocket, Link] = {}
+        # How many clients are reading the log, and what was told meanwhile.
+        self.joining = 0
+        self.recent: deque[Event] | None = None
+        # Early events by place, with their writers; whether the log is being read; whether it must be read again.
+        self.waiting: dict[tuple[str, int], tuple[Event, Socket | None]] = {}
+        self.repairing = False
+        self.stale = False
+
+    def place(self, position: Position) -> None:
+        """Those who follow know all up to a position."""
+        self.epoch, self.offset = position.epoch, position.offset
+
+    def merge(self, offset: Any, events: list[Event] | None, limit: int) -> tuple[Position, list[Event] | None]:
+        """Where a client that now follows stands, and all events that it missed.
+
+        Parameters:
+            offset: the place it claims, in this epoch.
+            events: what the log told of the time after that place, None when it could not tell.
+            limit: how many bytes of models it may be sent.
+
+        Returns: the position, and the events up to it; None for them at any doubt.
+        """
+        here = Position(self.epoch, self.offset)
+        if events is None or self.recent is None:
+            return here, None
+        read = offset + len(events)
+        missed = events + [event for event in self.recent if event.offset > read]
+        offsets = range(offset + 1, max(read, self.offset) + 1)
+        exact = len(missed) == len(offsets) and all(
+            event.offset == expected and event.epoch == self.epoch
+            for event, expected in zip(missed, offsets, strict=True)
+        )
+        if not exact or sum(len(event.body) for event in missed) > limit:
+            return here, None
+        return Position(self.epoch, offset + len(missed)), missed
+
+
+class Followers:
+    """The followers of one backend's streams; what its store publishes to.
+
+    Parameters:
+        name: the backend's name.
+        backend: the backend.
+        delivery: what all backends share.
+        exchanges: the requests that are being worked on.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_checking",
+        "_closed",
+        "_delivery",
+        "_exchanges",
+        "_failing",
+        "_namespace",
+        "_streams",
+        "_tasks",
+        "_timer",
+        "_unchecked",
+    )
+
+    def __init__(self, name: str, backend: Backend, delivery: Delivery, exchanges: Collection[Exchange]) -> None:
+        self._backend = backend
+        self._namespace = "/" + name
+        self._delivery = delivery
+        self._exchanges = exchanges
+        self._streams: dict[str, Followed] = {}
+        self._unchecked: set[str] = set()
+        self._checking = False
+        self._closed = False
+        self._failing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What a store calls
+
+    def publish(self, event: Event, origin: Socket | None) -> None:
+        """Tell of a committed event. Called on the event loop."""
+        followed = self._streams.get(event.stream)
+        if followed is None:
+            return
+        if event.offset != followed.offset + 1 or event.epoch != followed.epoch:
+            self._take_out_of_turn(followed, event, origin)
+        else:
+            self._tell(followed, event, origin)
+
+    def check(self, streams: Iterable[str] | None = None) -> None:
+        """Look at the logs of some streams, of all that are followed by default. Called on the event loop."""
+        active = self._streams
+        self._unchecked.update(active if streams is None else [name for name in streams if name in active])
+        if self._unchecked and not self._checking:
+            self._checking = True
+            self._spawn(self._check())
+
+    # In turn and out of turn
+
+    def _tell(self, followed: Followed, event: Event, origin: Socket | None) -> None:
+        followed.offset = event.offset
+        if followed.recent is not None:
+            followed.recent.append(event)
+        legacy = followed.legacy
+        if not followed.version_1 and len(legacy) == 1 and origin in legacy:
+            return  # the writer alone follows this stream, and its reply is all that a legacy client gets
+        self._delivery.add(Pending(self._namespace, followed, event, origin))
+
+    def _take_out_of_turn(self, followed: Followed, event: Event, origin: Socket | None) -> None:
+        if not followed.epoch:
+            followed.place(Position(event.epoch, event.offset - 1))
+            self._tell(followed, event, origin)
+        elif event.epoch != followed.epoch or event.offset > followed.offset:
+            if len(followed.waiting) < WAITING:
+                followed.waiting[event.epoch, event.offset] = (event, origin)
+            self._repair_later(followed)
+
+    def _repair_later(self, followed: Followed) -> None:
+        followed.stale = True
+        if not followed.repairing:
+            followed.repairing = True
+            self._spawn(self._repair(followed))
+
+    async def _repair(self, followed: Followed) -> None:
+        try:
+            while followed.stale:
+                followed.stale = False
+                await self._catch_up(followed)
+            self._readable()
+        except Exception:
+            self._unreadable()
+        finally:
+            followed.repairing = False
+
+    async def _catch_up(self, followed: Followed) -> None:
+        log, name, epoch, offset = self._backend.log, followed.name, followed.epoch, followed.offset
+        events = await log.since(name, epoch, offset)
+        if events is None:
+            position = (await log.positions([name]))[name]
+            if followed.offset == offset:
+                self._begin_anew(followed, position)
+            else:
+                followed.stale = True  # what was asked for has come by itself meanwhile
+            return
+        if followed.legacy:
+            await self._own_writes(followed)
+        waiting = followed.waiting
+        for event in events:
+            told = waiting.pop((event.epoch, event.offset), (event, None))
+            if event.offset == followed.offset + 1:
+                self._tell(followed, *told)
+        if not followed.stale:
+            waiting.clear()  # the log knows nothing of them
+
+    def _begin_anew(self, followed: Followed, position: Position) -> None:
+        """Events are lost: what is known is told, and those who can are to read everything."""
+        early = [entry for entry in followed.waiting.values() if entry[0].epoch == position.epoch]
+        followed.waiting.clear()
+        if followed.recent is not None:
+            followed.recent.clear()
+        for event, origin in sorted(early, key=lambda entry: entry[0].offset):
+            self._tell(followed, event, origin)
+        followed.epoch = position.epoch
+        followed.offset = max([position.offset, *(event.offset for event, _ in early)])
+        self._delivery.resync(self._namespace, followed)
+
+    async def _own_writes(self, followed: Followed) -> None:
+        """Wait for writes of legacy followers: what was read may hold them, and nobody is told of an own write."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + OWN_WRITES
+        running = [
+            exchange
+            for exchange in self._exchanges
+            if exchange.socket in followed.legacy and exchange.req.method in WRITES
+        ]
+        while loop.time() < until and any(  # noqa: ASYNC110 - a commit wakes nobody but its writer
+            exchange.req.committed is None and exchange in self._exchanges for exchange in running
+        ):
+            await asyncio.sleep(RETRY)
+
+    # Looking at the logs
+
+    async def _check(self) -> None:
+        try:
+            while self._unchecked:
+                names, self._unchecked = list(self._unchecked), set()
+                positions = await self._backend.log.positions(names)
+                for name in names:
+                    followed = self._streams.get(name)
+                    if followed is not None and followed.epoch:
+                        position = positions[name]
+                        if position.offset != followed.offset or position.epoch != followed.epoch:
+                            self._repair_later(followed)
+            self._readable()
+        except Exception:
+            self._unreadable()
+        finally:
+            self._checking = False
+
+    def _readable(self) -> None:
+        if self._failing:
+            self._failing = False
+            logger.warning("the log of %s can be read again", self._backend.name)
+
+    def _unreadable(self) -> None:
+        if not self._failing:
+            self._failing = True
+            logger.exception("the log of %s cannot be read; trying again", self._backend.name)
+        self._check_later(AGAIN)
+
+    def _check_later(self, seconds: float | None) -> None:
+        if seconds is not None and self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._check_now)
+
+    def _check_now(self) -> None:
+        self._timer = None
+        if self._streams:
+            self.check()
+            self._check_later(self._backend.log.check_interval)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def open(self) -> None:
+        """The application starts."""
+        self._closed = False
+
+    async def close(self) -> None:
+        """Look at no log any more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Who follows
+
+    def stream(self, name: str) -> Followed:
+        """A stream that somebody is about to follow; its place may not be known yet."""
+        followed = self._streams.get(name)
+        if followed is None:
+            followed = self._streams[name] = Followed(name)
+            self._check_later(self._backend.log.check_interval)
+        return followed
+
+    async def locate(self, streams: Iterable[Followed]) -> None:
+        """Learn the places of streams whose followers have been told nothing yet."""
+        unknown = [followed for followed in streams if not followed.epoch]
+        if unknown:
+            positions = await self._backend.log.positions([followed.name for followed in unknown])
+            for followed in unknown:
+                if not followed.epoch:
+                    followed.place(positions[followed.name])
+
+    def follow(self, socket: ClientSocket, followed: Followed, version: int) -> None:
+        """From now on a socket is told of a stream's events, in that version of the protocol."""
+        told, not_told = followed.legacy, followed.version_1
+        if version:
+            told, not_told = not_told, told
+        told[socket] = socket.link
+        not_told.pop(socket, None)
+
+    def unfollow(self, socket: ClientSocket, names: Iterable[str]) -> None:
+        """A socket is told of these streams no more."""
+        for name in names:
+            followed = self._streams.get(name)
+            if followed is not None:
+                followed.legacy.pop(socket, None)
+                followed.version_1.pop(socket, None)
+                self._let_go(followed)
+
+    def join(self, names: Iterable[str]) -> list[Followed]:
+        """Streams whose log somebody is about to read: what is told meanwhile is kept, until `joined`."""
+        streams = [self.stream(name) for name in names]
+        for followed in streams:
+            followed.joining += 1
+            if followed.recent is None:
+                followed.recent = deque(maxlen=RECENT)
+        return streams
+
+    def joined(self, streams: Iterable[Followed]) -> None:
+        """The end of `join`."""
+        for followed in streams:
+            followed.joining -= 1
+            if not followed.joining:
+                followed.recent = None
+                self._let_go(followed)
+
+    def _let_go(self, followed: Followed) -> None:
+        if not (followed.legacy or followed.version_1 or followed.joining):
+            self._streams.pop(followed.name, None)

@@ -1,0 +1,88 @@
+"""A `listen`: who may, what was missed, and from when on a client is told of what happens."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from bbio import protocol
+from bbio.errors import SyncError, Unavailable
+from bbio.server.connection import Key
+from bbio.server.exchanges import Exchange
+from bbio.server.followers import Followed, Followers
+from bbio.streams import BACKEND_WIDE, Event
+
+logger = logging.getLogger("bbio")
+
+
+class ListenExchange(Exchange, kw_only=True):
+    """Admission, then the followers of the channel's streams."""
+
+    fields: protocol.Listen
+
+    @property
+    def key(self) -> Key:
+        return ("listen", self.socket.sid)
+
+    async def work(self) -> None:
+        try:
+            failure = await self.gateway.registry.admit(self.req)
+            if failure is not None:
+                self.reply(protocol.error_reply(failure))
+            else:
+                await self._join()
+        except BaseException as err:
+            self.fail(err)
+        self.finish()
+
+    async def _join(self) -> None:
+        followers, version = self.gateway.followers[self.req.backend.name], self.fields.version
+        streams = followers.join(protocol.followed(self.fields.channel))
+        try:
+            try:
+                await followers.locate(streams)
+                missed = [await self._missed(followed) for followed in streams] if version else []
+            except Exception as err:
+                self.reply(protocol.error_reply(self._unreadable(err)))
+                return
+            # Nothing waits from here on: what is published next goes to this client too.
+            self._go_live(followers, streams, missed)
+        finally:
+            followers.joined(streams)
+
+    def _unreadable(self, err: Exception) -> SyncError:
+        if isinstance(err, SyncError):
+            return err
+        self.gateway.registry.internal_error(err, self.req)
+        return Unavailable("what was missed cannot be read at the moment", retry_after=1.0)
+
+    async def _missed(self, followed: Followed) -> tuple[Any, list[Event] | None]:
+        """The position a client claims, and the events after it; None when it makes no sense, or goes too far back."""
+        epoch, offset = protocol.read_position(self.fields.since, followed.name)
+        if epoch != followed.epoch or type(offset) is not int or not 0 <= offset < 2**63:
+            return offset, None
+        if offset == followed.offset:
+            return offset, []
+        return offset, await self.req.backend.log.since(followed.name, epoch, offset)
+
+    def _go_live(
+        self, followers: Followers, streams: list[Followed], missed: list[tuple[Any, list[Event] | None]]
+    ) -> None:
+        socket, channel, version = self.socket, self.fields.channel, self.fields.version
+        if socket.left or self.replied:
+            return
+        self.gateway.delivery.flush()
+        for followed in streams:
+            # Who follows what all channels share with positions stays so.
+            if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
+                followers.follow(socket, followed, version)
+        socket.channels[channel] = version
+        socket.last_channel = channel
+        if not version:
+            self.reply(self.gateway.listened)
+            return
+        told = {
+            followed.name: protocol.stream_reply(*followed.merge(offset, events, self.gateway.limits.replay))
+            for followed, (offset, events) in zip(streams, missed, strict=True)
+        }
+        self.reply(protocol.encode([{**self.gateway.public_options, "v": protocol.VERSION, "streams": told}]))
