@@ -1,7 +1,9 @@
 """Stores and middleware that come with bbio. They use only what a user could."""
 
+from bbio.builtin.cookies import CookieParser
 from bbio.builtin.logger import Logger
 from bbio.builtin.memory import MemoryStore
+from bbio.builtin.session import Session
 from bbio.builtin.sqlite import SQLiteStore
 
-__all__ = ["Logger", "MemoryStore", "SQLiteStore"]
+__all__ = ["CookieParser", "Logger", "MemoryStore", "SQLiteStore", "Session"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
 from bbio.errors import Busy
@@ -47,13 +46,14 @@ class Connection:
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
-        """The cookies of the handshake."""
-        jar: SimpleCookie = SimpleCookie()
-        try:
-            jar.load(self.headers.get("Cookie", ""))
-        except CookieError:
-            return {}
-        return {name: morsel.value for name, morsel in jar.items()}
+        """The cookies of the handshake; the first of a name counts, which is that of the longest path."""
+        cookies: dict[str, str] = {}
+        # Not http.cookies, with which one odd cookie of another program takes all the others with it.
+        for pair in self.headers.get("Cookie", "").split(";"):
+            name, equals, value = pair.partition("=")
+            if equals:
+                cookies.setdefault(name.strip(), value.strip().removeprefix('"').removesuffix('"'))
+        return cookies
 
     def count_request(self) -> None:
         """Count one request.

@@ -1,0 +1,25 @@
+"""CookieParser: the handshake's cookies, where layers find what other layers tell them."""
+
+from __future__ import annotations
+
+from bbio import Middleware, Request, before
+
+
+class CookieParser(Middleware):
+    """Puts the cookies of the client's handshake into `req.state["cookies"]`, as a dict of its own for each request.
+
+    `req.socket.cookies` has them too; but a request that the server makes itself has no socket.
+
+    Example:
+        >>> from bbio import Backend, before
+        >>> class Todos(Backend):
+        ...     middleware = [CookieParser()]
+        ...
+        ...     @before
+        ...     def choose_language(self, req):
+        ...         req.state["language"] = req.state["cookies"].get("language", "en")
+    """
+
+    @before
+    def parse(self, req: Request) -> None:
+        req.state["cookies"] = {} if req.socket is None else dict(req.socket.cookies)

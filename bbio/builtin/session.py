@@ -1,0 +1,131 @@
+"""Session: what a client may carry about in a signed cookie, such as who it is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bbio import ConfigurationError, Middleware, Request, before
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+logger = logging.getLogger("bbio")
+
+MAX_COOKIE = 4000
+SHORTEST = 32
+FORTNIGHT = 14 * 86_400
+MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
+
+
+class Session(Middleware):
+    """Sets `req.session` from a signed cookie of the handshake; `{}` when there is none that is valid.
+
+    HTTP handlers of the application give the cookie out with `save`, after a log-in, and take it away with `clear`.
+    A browser cannot change it, but its user can read it. What the session has as `user` becomes `req.user`, unless
+    something above has set that.
+
+    Parameters:
+        secret: the secret text cookies are signed with. Of several, the first signs and all are accepted, so that one
+            can be replaced. `$BBIO_SECRET_KEY` by default, several separated by spaces.
+        cookie: the cookie's name.
+        max_age: seconds after which a cookie is valid no more.
+        secure: whether browsers are to send it over HTTPS alone.
+
+    Raises:
+        ConfigurationError: there is no secret.
+
+    Example:
+        >>> from bbio import Backend, Unauthorized, before
+        >>> sessions = Session(secret="for examples only, never for a site")
+        >>> class Todos(Backend):
+        ...     middleware = [sessions]
+        ...
+        ...     @before("create")
+        ...     def require_user(self, req):
+        ...         if not req.session.get("user"):
+        ...             raise Unauthorized("log in first")
+    """
+
+    def __init__(
+        self,
+        secret: str | Iterable[str] | None = None,
+        *,
+        cookie: str = "bbio_session",
+        max_age: float = FORTNIGHT,
+        secure: bool = False,
+    ) -> None:
+        if secret is None:
+            secret = os.environ.get("BBIO_SECRET_KEY", "").split()
+        secrets = [secret] if isinstance(secret, str) else list(secret)
+        if not secrets or not all(secrets):
+            raise ConfigurationError(f"Session needs a secret: Session(secret=...) or $BBIO_SECRET_KEY; {MAKE_ONE}")
+        self.cookie = cookie
+        self.max_age = max_age
+        self.secure = secure
+        self._short = min(map(len, secrets)) < SHORTEST
+        self._keys = [hashlib.sha256(f"bbio session\0{cookie}\0{one}".encode()).digest() for one in secrets]
+
+    async def start(self, backend: Any) -> None:
+        if self._short:
+            logger.warning("the secret of Session is short enough to be guessed; %s", MAKE_ONE)
+
+    @before
+    def identify(self, req: Request) -> None:
+        req.session = {} if req.socket is None else self._verified(req.socket.cookies.get(self.cookie, ""))
+        if req.user is None:
+            req.user = req.session.get("user")
+
+    def save(self, response: web.StreamResponse, session: Mapping[str, Any]) -> None:
+        """Have an aiohttp response give the client a session.
+
+        Parameters:
+            response: the response.
+            session: what `req.session` will be, as JSON. A connection knows the cookie it was opened with: afterwards
+                a page connects anew, with `Backbone.io.connect()`.
+
+        Raises:
+            ValueError: it is larger than a cookie can be.
+        """
+        value = self._signed({**session})
+        if len(value) > MAX_COOKIE:
+            raise ValueError(
+                f"a session of {len(value)} characters fits in no cookie; keep an id in it, and the rest elsewhere"
+            )
+        response.set_cookie(
+            self.cookie, value, max_age=int(self.max_age), httponly=True, samesite="Lax", secure=self.secure
+        )
+
+    def load(self, request: web.BaseRequest) -> dict[str, Any]:
+        """The session of an aiohttp request; `{}` when it has none that is valid."""
+        return self._verified(request.cookies.get(self.cookie, ""))
+
+    def clear(self, response: web.StreamResponse) -> None:
+        """Have an aiohttp response end the client's session."""
+        response.del_cookie(self.cookie, httponly=True, samesite="Lax", secure=self.secure)
+
+    def _signed(self, session: dict[str, Any]) -> str:
+        content = json.dumps([time.time() + self.max_age, session], separators=(",", ":")).encode()
+        text = base64.urlsafe_b64encode(content).decode().rstrip("=")
+        return f"{text}.{_mac(self._keys[0], text).decode()}"
+
+    def _verified(self, value: str) -> dict[str, Any]:
+        text, _, mac = value.rpartition(".")
+        given = mac.encode("utf-8", "surrogatepass")
+        if not any(hmac.compare_digest(_mac(key, text), given) for key in self._keys):
+            return {}
+        expires, session = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        valid: dict[str, Any] = session if time.time() < expires else {}
+        return valid
+
+
+def _mac(key: bytes, text: str) -> bytes:
+    digest = hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=")
