@@ -10,7 +10,6 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-default_role = "code"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 html_theme = "furo"

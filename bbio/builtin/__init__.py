@@ -3,7 +3,8 @@
 from bbio.builtin.cookies import CookieParser
 from bbio.builtin.logger import Logger
 from bbio.builtin.memory import MemoryStore
+from bbio.builtin.postgres import PostgresStore
 from bbio.builtin.session import Session
 from bbio.builtin.sqlite import SQLiteStore
 
-__all__ = ["CookieParser", "Logger", "MemoryStore", "SQLiteStore", "Session"]
+__all__ = ["CookieParser", "Logger", "MemoryStore", "PostgresStore", "SQLiteStore", "Session"]

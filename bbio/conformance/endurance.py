@@ -6,8 +6,8 @@ import asyncio
 import itertools
 from contextlib import suppress
 
-from bbio.conformance.cases import Cases, Opened, case, refused
-from bbio.protocol import decode, encode
+from bbio.conformance.cases import Cases, Opened, canonical, case, refused
+from bbio.protocol import decode
 
 
 class Concurrency(Cases):
@@ -167,7 +167,7 @@ class Persistence(Cases):
         outcomes = await asyncio.gather(*writers, return_exceptions=True)
         async with self.opened() as models:
             written = [outcome for outcome in outcomes if isinstance(outcome, dict)]
-            assert await models.all() == sorted(written, key=encode)
+            assert await models.all() == sorted(written, key=canonical)
 
 
 async def consistent(models: Opened) -> None:
@@ -175,4 +175,4 @@ async def consistent(models: Opened) -> None:
     events = await models.history() or []
     assert [event.offset for event in events] == list(range(1, len(events) + 1))
     assert [event.offset for event, _ in models.published] == [event.offset for event in events]
-    assert await models.all() == sorted((decode(event.body) for event in events), key=encode)
+    assert await models.all() == sorted((decode(event.body) for event in events), key=canonical)

@@ -1,0 +1,654 @@
+"""PostgresStore: models, events and operations in a PostgreSQL database, each write in one transaction.
+
+Writes that wait together are committed together. Several processes may serve one database: rows are locked in an order
+that all share, first models, then streams, so that offsets have no holes and their order is the order of commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Self
+
+import msgspec
+
+from bbio import BadRequest, Conflict, Request, SyncError, Unavailable, UnknownOutcome
+from bbio.builtin.documents import (
+    OPERATION_AGE,
+    OPERATION_COUNT,
+    Batch,
+    Change,
+    DocumentStore,
+    Job,
+    Key,
+    Queue,
+    digest_of,
+    logger,
+    repeated,
+)
+from bbio.builtin.postgres_database import Database, OutOfDate, driver, is_in_the_way, is_lost, is_refused, is_slow
+from bbio.builtin.postgres_tables import CHANNEL, Table, body_text, id_text
+from bbio.errors import ConfigurationError
+from bbio.protocol import decode, encode
+from bbio.store import Publisher
+from bbio.streams import Commit, Event, Position
+
+# A stream's history is trimmed each time it has grown by so many events.
+TRIM_EVERY = 250
+# How often a batch is tried when others write at the same time, or the connection is lost before its commit.
+ATTEMPTS = 5
+# What a process tells the others is at most so many bytes; PostgreSQL allows 8,000.
+MAX_PAYLOAD = 7_000
+
+LOCK_STREAMS = """
+    WITH found AS MATERIALIZED (
+        SELECT id, name, epoch, top, size, trimmed FROM bbio_streams
+        WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
+    )
+    SELECT (SELECT nextval('bbio_revisions')), (SELECT epoch FROM bbio_backends WHERE id = $1),
+        pg_current_xact_id()::text, found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
+"""
+ADD_STREAMS = """
+    INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
+    SELECT b.id, u.name, b.epoch, 0, 0, 0, $3::double precision
+    FROM (SELECT id, epoch FROM bbio_backends WHERE id = $1 FOR SHARE) b, unnest($2::text[]) AS u(name) ORDER BY u.name
+    ON CONFLICT DO NOTHING
+"""
+FIND_OPERATIONS = """
+    SELECT operation, digest, stream, epoch, position, method, body, rev, op, at FROM bbio_operations
+    WHERE backend = $1 AND operation = ANY ($2::bytea[])
+"""
+LOG = """
+    WITH changed AS (
+        UPDATE bbio_streams s SET top = u.top, size = s.size + u.size, at = $1::double precision
+        FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS u(id, top, size) WHERE s.id = u.id
+    ), logged AS (
+        INSERT INTO bbio_log SELECT u.*, $1::double precision FROM
+        unnest($5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::text[]) AS u
+    )
+    SELECT pg_notify($11, $12)
+"""
+KEEP_OPERATIONS = """
+    INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op, at)
+    SELECT $1::integer, u.*, $2::double precision FROM unnest($3::bytea[], $4::bigint[], $5::text[], $6::text[],
+        $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::text[]) AS u
+"""
+TOPS = """
+    SELECT u.name, coalesce(s.epoch, b.epoch), coalesce(s.top, 0) FROM bbio_backends b
+    CROSS JOIN unnest($2::text[]) AS u(name) LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = u.name
+    WHERE b.id = $1
+"""
+SINCE = """
+    SELECT coalesce(s.epoch, b.epoch), coalesce(s.top, 0), l.position, l.method, l.body, l.rev, l.op, l.at
+    FROM bbio_backends b LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = $2
+    LEFT JOIN bbio_log l ON l.stream = s.id AND l.position > $4 AND s.epoch = $3
+    WHERE b.id = $1 ORDER BY l.position
+"""
+
+
+TIDY = "SELECT true FROM bbio_backends WHERE id = $1 FOR UPDATE SKIP LOCKED"
+OUTGROWN = """
+    SELECT id, top FROM bbio_streams
+    WHERE backend = $1 AND (top - trimmed >= $2 OR size > $3::bigint * 5 / 4) ORDER BY name LIMIT 1000 FOR UPDATE
+"""
+TRIM = """
+    WITH gone AS (
+        DELETE FROM bbio_log WHERE stream = $1 AND position <= greatest($3, coalesce(
+            (SELECT position - 1 FROM bbio_log WHERE stream = $1 AND at >= $4 ORDER BY position LIMIT 1), $2))
+        RETURNING octet_length(body) AS length
+    )
+    UPDATE bbio_streams SET trimmed = $2, size = size - (SELECT coalesce(sum(length), 0) FROM gone)
+    WHERE id = $1 RETURNING size
+"""
+SHRINK = """
+    WITH counted AS (
+        SELECT position, sum(octet_length(body)) OVER (ORDER BY position DESC) AS total FROM bbio_log WHERE stream = $1
+    ), gone AS (
+        DELETE FROM bbio_log WHERE stream = $1 AND position <= (SELECT max(position) FROM counted WHERE total > $2)
+        RETURNING octet_length(body) AS length
+    )
+    UPDATE bbio_streams SET size = size - (SELECT coalesce(sum(length), 0) FROM gone) WHERE id = $1
+"""
+FORGET_OPERATIONS = """
+    DELETE FROM bbio_operations WHERE id IN (
+        SELECT id FROM bbio_operations ORDER BY id LIMIT $1
+    ) AND (at < $2 OR id <= (SELECT max(id) FROM bbio_operations) - $3::bigint)
+"""
+FORGET_STREAMS = """
+    WITH late AS (
+        SELECT id FROM bbio_streams WHERE backend = $1 ORDER BY at DESC, id DESC OFFSET $2
+    ), logs AS (
+        DELETE FROM bbio_log WHERE stream IN (SELECT id FROM late)
+    ), gone AS (
+        DELETE FROM bbio_streams WHERE id IN (SELECT id FROM late) RETURNING id
+    )
+    SELECT count(*) FROM gone
+"""
+
+
+class InDoubt(Exception):
+    """The connection was lost while a transaction was being committed.
+
+    Parameters:
+        transaction: its id.
+    """
+
+    def __init__(self, transaction: str) -> None:
+        super().__init__(transaction)
+        self.transaction = transaction
+
+
+class StreamRow(msgspec.Struct):
+    """A stream as its row was when it was locked, and how many bytes are added to it."""
+
+    id: int
+    name: str
+    epoch: str
+    top: int
+    size: int
+    trimmed: int
+    added: int = 0
+
+
+class Known(msgspec.Struct):
+    """What a transaction has found: its own id, the models that are there, and its streams."""
+
+    transaction: str
+    keys: set[Key]
+    streams: dict[str, StreamRow]
+
+
+class Lookup(Job, kw_only=True):
+    """A model to be read by its key, or an operation to be found, together with others."""
+
+    key: Key | None = None
+    operation: bytes = b""
+
+
+class Worker:
+    """Does the jobs that wait, all at once.
+
+    Parameters:
+        work: awaited with the jobs, to put into each what came of it; it must not raise.
+    """
+
+    def __init__(self, work: Callable[[list[Any]], Any]) -> None:
+        self._work = work
+        self._queue = Queue(self._begin)
+        self._task: asyncio.Task[None] | None = None
+        self.submit = self._queue.submit
+        self.finish = self._queue.finish
+
+    def _begin(self, jobs: list[Any]) -> None:
+        self._task = asyncio.ensure_future(self._run(jobs))
+
+    async def _run(self, jobs: list[Any]) -> None:
+        await self._work(jobs)
+        self._queue.settle(jobs)
+
+
+class PostgresStore(DocumentStore):
+    """Keeps the models of one backend in a PostgreSQL database, with their events and operations.
+
+    A write is acknowledged when PostgreSQL has committed it. Tables are made at the start. Any number of processes may
+    serve the same table, and other programs may write to it: `bbio triggers` has their writes told to clients too.
+
+    Parameters:
+        dsn: where the database is, `postgresql://user:password@host:5432/database`; $BBIO_DATABASE_URL by default.
+        table: the table of the models; named like the backend by default. It has the columns `id`, `rev` and `body`.
+        connections: how many connections requests may use at once; all stores of one DSN share them.
+        timeout: seconds that a connection or a query may take; then the answer is `Timeout`.
+        id_attribute: the name of the id in a model, Backbone's `idAttribute`.
+        upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
+        per_channel: whether every channel has models of its own.
+        models: the models to begin with, when the table is new; each needs an id.
+        history: how much of each stream is kept for clients that come back.
+
+    Raises:
+        ConfigurationError: asyncpg is not installed, or there is no DSN; at the start of the application: the database
+            cannot be used. The text says how to mend it.
+
+    Example:
+        >>> from bbio import Backend
+        >>> class Todos(Backend):
+        ...     store = PostgresStore("postgresql://localhost/todos")
+    """
+
+    definition: Table
+    backend_id: int
+    _begin: str
+    _database: Database
+    _writer: Worker
+    _reader: Worker
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        table: str | None = None,
+        *,
+        connections: int = 10,
+        timeout: float = 5.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(table, **options)
+        driver()
+        self.dsn = dsn or os.environ.get("BBIO_DATABASE_URL", "")
+        self.connections = connections
+        self.timeout = timeout
+        if not self.dsn.startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(
+                "PostgresStore needs to know where the database is: "
+                "PostgresStore('postgresql://user:password@host:5432/database'), or set BBIO_DATABASE_URL"
+            )
+
+    def open(self, backend: Any, publisher: Publisher) -> Self:
+        opened = super().open(backend, publisher)
+        name = opened.table
+        if "\0" in name or name.startswith(("bbio_", "pg_")) or len(name.encode()) > 48:
+            raise ConfigurationError(
+                f"{name!r} is no name for a table of models; name another: PostgresStore(..., table='models')"
+            )
+        opened.definition = Table(name, self.id_attribute, self._per_channel)
+        opened._ids = _ids()
+        milliseconds = int(self.timeout * 1000)
+        opened._begin = (
+            f"BEGIN; SET LOCAL bbio.own = '1'; SET LOCAL statement_timeout = {milliseconds};"
+            f" SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        )
+        return opened
+
+    def key(self, model: dict[str, Any]) -> Any:
+        """The id in a model, None when there is none.
+
+        Raises:
+            BadRequest: it can be no id.
+        """
+        key = super().key(model)
+        if key is not None:
+            id_text(key)
+        return key
+
+    # Start and end
+
+    async def start(self) -> None:
+        """Connect and make the table.
+
+        Raises:
+            ConfigurationError: the database or the table cannot be used; the text says how to mend it.
+        """
+        self._writer = Worker(self._write)
+        self._reader = Worker(self._look_up)
+        self._untidy = 0
+        self._database = await Database.open(self)
+        try:
+            await self._database.set_up(self)
+        except BaseException as err:
+            await self._database.close(self)
+            if isinstance(err, Exception):
+                raise ConfigurationError(self._database.explain(err)) from None
+            raise
+
+    async def stop(self) -> None:
+        """Finish what is being written and let go of the database."""
+        await self._writer.finish()
+        await self._reader.finish()
+        await self._database.close(self)
+
+    async def set_up(self, connection: Any) -> None:
+        """Make the table in the transaction that is open, or see that it fits."""
+        name, table = self.table, self.definition
+        await connection.execute(
+            "INSERT INTO bbio_backends (name, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, secrets.token_hex(6)
+        )
+        self.backend_id = await connection.fetchval("SELECT id FROM bbio_backends WHERE name = $1", name)
+        found = {
+            row[0]
+            for row in await connection.fetch(
+                "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0"
+                " AND NOT attisdropped",
+                name,
+            )
+        }
+        if not found:
+            await connection.execute(table.create())
+            await self._insert_initial(connection)
+        elif not table.names <= found or ("channel" in found) != self._per_channel:
+            raise ConfigurationError(
+                f"the table {name!r} of {self._database.place} has the columns {', '.join(sorted(found))}; "
+                f"{', '.join(sorted(table.names))} are needed: name another table, PostgresStore(..., table='models')"
+            )
+
+    async def _insert_initial(self, connection: Any) -> None:
+        if self._initial:
+            base = await connection.fetchval("SELECT nextval('bbio_revisions')")
+            rows = [(("", self.key(model)), base + n, encode(model)) for n, model in enumerate(self._initial)]
+            await connection.execute(self.definition.insert(), *self._arrays(rows))
+
+    def _columns_of(self, keys: Iterable[Key]) -> list[list[str]]:
+        """Keys as the arrays that a statement takes."""
+        keys = list(keys)
+        ids = [id_text(key) for _, key in keys]
+        return [[channel for channel, _ in keys], ids] if self._per_channel else [ids]
+
+    def _arrays(self, rows: list[tuple[Key, int, bytes]]) -> list[list[Any]]:
+        return [
+            *self._columns_of(row[0] for row in rows),
+            [row[1] for row in rows],
+            [body_text(row[2]) for row in rows],
+        ]
+
+    # Writes
+
+    def submit(self, change: Change) -> asyncio.Future[Commit]:
+        """Have a change made in the next batch."""
+        return self._writer.submit(change)
+
+    async def _write(self, changes: list[Change]) -> None:
+        """Make changes in one transaction; those that PostgreSQL refuses, without the others."""
+        try:
+            try:
+                await self._try(changes)
+            except driver().PostgresError as err:
+                if not is_refused(err):
+                    raise
+                if len(changes) == 1:
+                    changes[0].error = self._refusal(err)
+                else:
+                    # One of them breaks a rule: find it, and let the others pass.
+                    for change in changes:
+                        await self._write([change])
+        except Exception as err:
+            error = self._database.error(err)
+            for change in changes:
+                change.error = error
+
+    def _refusal(self, err: Exception) -> SyncError:
+        logger.warning("%s: a write was refused: %s", self.table, err)
+        if isinstance(err, driver().DataError):
+            return BadRequest("the model holds a value that the database cannot keep")
+        return Conflict("the model breaks a rule of the database, such as one of uniqueness")
+
+    async def _try(self, changes: list[Change]) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                await self._transact(changes)
+                return
+            except Exception as err:
+                again = is_in_the_way(err) or self._appeared(err) or (is_lost(err) and attempt == 1)
+                if not again or attempt == ATTEMPTS:
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+
+    def _appeared(self, err: Exception) -> bool:
+        """Whether another process has just added the model that was to be added."""
+        return isinstance(err, driver().UniqueViolationError) and err.constraint_name == f"{self.table}_pkey"
+
+    async def _transact(self, changes: list[Change]) -> None:
+        batch = Batch(self, changes)
+        try:
+            async with self._database.connections.one() as connection:
+                await connection.execute(self._begin)
+                known = await self._load(connection, batch)
+                batch.apply()
+                if not batch.events:
+                    await connection.execute("ROLLBACK")
+                    return
+                await self._save(connection, batch, known)
+                try:
+                    await connection.execute("COMMIT")
+                except Exception as err:
+                    if is_lost(err) or is_slow(err):
+                        raise InDoubt(known.transaction) from err
+                    raise
+        except InDoubt as doubt:
+            await self._settle_outcome(doubt, changes)
+        if self._outgrown(batch, known):
+            await self.tidy()
+
+    async def _settle_outcome(self, doubt: InDoubt, changes: list[Change]) -> None:
+        """Find out what has become of a commit; if that cannot be, say so to those whose writes it held.
+
+        Raises:
+            OutOfDate: nothing was written.
+        """
+        try:
+            async with asyncio.timeout(self.timeout):
+                outcome = await self._outcome(doubt.transaction)
+        except TimeoutError:
+            outcome = None
+        if outcome == "aborted":
+            raise OutOfDate
+        if outcome != "committed":
+            logger.error("%s: it is not known whether %d writes were committed", self.table, len(changes))
+            for change in changes:
+                # An operation may be repeated, and is then told what it came to.
+                change.error = change.error or (
+                    UnknownOutcome() if change.operation is None else Unavailable(retry_after=1.0)
+                )
+
+    async def _outcome(self, transaction: str) -> str | None:
+        while True:
+            status: str | None = "in progress"  # as far as can be told without a connection
+            with suppress(Exception):
+                async with self._database.connections.one() as connection:
+                    status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", transaction)
+            if status != "in progress":
+                return status
+            await asyncio.sleep(0.05)
+
+    async def _load(self, connection: Any, batch: Batch) -> Known:
+        """Tell a batch what it needs to know, and lock its models and streams."""
+        keys = batch.keys
+        if keys:
+            columns = self._columns_of(keys)
+            texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
+            for *key, rev, body in await connection.fetch(self.definition.select(lock=True), *columns):
+                batch.models[texts[tuple(key)]] = (rev, body.encode())
+        transaction, streams = await self._lock_streams(connection, batch)
+        if batch.operations:
+            for operation, *rest in await connection.fetch(FIND_OPERATIONS, self.backend_id, batch.operations):
+                batch.replies[operation] = _reply(rest)
+        return Known(transaction, set(batch.models), streams)
+
+    async def _lock_streams(self, connection: Any, batch: Batch) -> tuple[str, dict[str, StreamRow]]:
+        names = batch.streams
+        for _ in range(ATTEMPTS):
+            found = await connection.fetch(LOCK_STREAMS, self.backend_id, names)
+            batch.rev, batch.epoch, transaction, *_ = found[0]
+            streams = {row["name"]: StreamRow(*row[3:]) for row in found if row["name"] is not None}
+            missing = [name for name in names if name not in streams]
+            if not missing:
+                batch.positions = {name: Position(row.epoch, row.top) for name, row in streams.items()}
+                return transaction, streams
+            await connection.execute(ADD_STREAMS, self.backend_id, missing, time.time())
+        raise OutOfDate
+
+    async def _save(self, connection: Any, batch: Batch, known: Known) -> None:
+        table = self.definition
+        changed = [(key, *row) for key, row in batch.changed.items() if row]
+        added = [row for row in changed if row[0] not in known.keys]
+        changed = [row for row in changed if row[0] in known.keys]
+        deleted = [key for key, row in batch.changed.items() if row is None and key in known.keys]
+        if added:
+            await connection.execute(table.insert(), *self._arrays(added))
+        if changed:
+            await connection.execute(table.update(), *self._arrays(changed))
+        if deleted:
+            await connection.execute(table.delete(), *self._columns_of(deleted))
+        events = batch.events
+        at = events[-1].when
+        streams = {event.stream: known.streams[event.stream] for event in events}
+        for event in events:
+            streams[event.stream].added += len(event.body)
+        await connection.execute(
+            LOG,
+            at,
+            [row.id for row in streams.values()],
+            [batch.positions[name].offset for name in streams],
+            [row.added for row in streams.values()],
+            [streams[event.stream].id for event in events],
+            [event.offset for event in events],
+            [event.method for event in events],
+            [event.body.decode() for event in events],
+            [event.rev for event in events],
+            [event.op for event in events],
+            CHANNEL,
+            self._payload(list(streams)),
+        )
+        if batch.kept:
+            await connection.execute(
+                KEEP_OPERATIONS,
+                self.backend_id,
+                at,
+                *zip(
+                    *[
+                        (operation, digest, e.stream, e.epoch, e.offset, e.method, e.body.decode(), e.rev, e.op)
+                        for operation, digest, e in batch.kept
+                    ],
+                    strict=True,
+                ),
+            )
+
+    def _payload(self, streams: list[str]) -> str:
+        """What other processes are told: whose write it was, of which backend, in which streams."""
+        payload = encode((self._database.process, self.backend_id, streams))
+        if len(payload) > MAX_PAYLOAD:
+            payload = encode((self._database.process, self.backend_id, None))
+        return payload.decode()
+
+    def check(self, streams: list[str] | None) -> None:
+        """Others have written to these streams, or to any."""
+        self.publisher.check(streams)
+
+    # History
+
+    def _outgrown(self, batch: Batch, known: Known) -> bool:
+        """Whether a stream has grown by so many events since it was trimmed, or too big, or there are many new ones."""
+        self._untidy += len(known.streams)
+        return self._untidy >= TRIM_EVERY or any(
+            batch.positions[name].offset - row.trimmed >= TRIM_EVERY
+            or (row.added and row.size + row.added > self.history.size * 5 // 4)
+            for name, row in known.streams.items()
+        )
+
+    async def tidy(self) -> None:
+        """Drop what the limits of history and operations no longer allow. An error is for the next time."""
+        self._untidy = 0
+        try:
+            async with self._database.connections.one() as connection, connection.transaction():
+                # One process at a time does it.
+                if await connection.fetchval(TIDY, self.backend_id):
+                    await self._trim(connection)
+        except Exception as err:
+            self._database.error(err)
+
+    async def _trim(self, connection: Any) -> None:
+        history, now, backend = self.history, time.time(), self.backend_id
+        for id, top in await connection.fetch(OUTGROWN, backend, TRIM_EVERY, history.size):
+            size = await connection.fetchval(TRIM, id, top, top - history.events, now - history.age)
+            if size > history.size:
+                await connection.execute(SHRINK, id, history.size)
+        await connection.execute(FORGET_OPERATIONS, 2 * TRIM_EVERY, now - OPERATION_AGE, OPERATION_COUNT)
+        if await connection.fetchval(FORGET_STREAMS, backend, history.streams):
+            # Should a forgotten stream begin again, its positions must not be taken for the earlier ones.
+            await connection.execute("UPDATE bbio_backends SET epoch = $2 WHERE id = $1", backend, secrets.token_hex(6))
+
+    # Reads
+
+    async def _look_up(self, jobs: list[Lookup]) -> None:
+        """Read models and find operations that were asked for at the same time."""
+        keys = list({job.key: None for job in jobs if job.key is not None})
+        operations = [job.operation for job in jobs if job.key is None]
+        models: dict[Any, Any] = {}
+        replies: dict[bytes, Any] = {}
+        try:
+            async with self._database.connections.one() as connection:
+                if keys:
+                    columns = self._columns_of(keys)
+                    texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
+                    rows = await connection.fetch(self.definition.select(), *columns, timeout=self.timeout)
+                    models = {texts[tuple(key)]: (rev, body) for *key, rev, body in rows}
+                if operations:
+                    rows = await connection.fetch(FIND_OPERATIONS, self.backend_id, operations, timeout=self.timeout)
+                    replies = {operation: _reply(rest) for operation, *rest in rows}
+            for job in jobs:
+                job.result = replies.get(job.operation) if job.key is None else models.get(job.key)
+        except Exception as err:
+            error = self._database.error(err)
+            for job in jobs:
+                job.error = error
+
+    async def _fetch(self, statement: str, *values: Any) -> list[Any]:
+        try:
+            async with self._database.connections.one() as connection:
+                rows: list[Any] = await connection.fetch(statement, *values, timeout=self.timeout)
+                return rows
+        except Exception as err:
+            raise self._database.error(err) from None
+
+    async def read(self, req: Request) -> Any:
+        """Answer a read: the model named by its id in `req.model`, or the list of models."""
+        channel = self.channel_of(req)
+        key = None if req.model is None else self.key(req.model)
+        if key is not None:
+            row = await self._reader.submit(Lookup(key=(channel, key)))
+            if row is None:
+                raise self.unknown(key)
+            req.revs = {key: row[0]}
+            return decode(row[1])
+        wanted = req.options.get("data")
+        if wanted is not None and not isinstance(wanted, dict):
+            raise BadRequest("options.data must be an object: the values that the models to read have")
+        statement, values = self.definition.list(channel, wanted or {})
+        rows = await self._fetch(statement, *values)
+        models = [decode(body) for _, body in rows]
+        req.revs = {model[self.id_attribute]: row[0] for model, row in zip(models, rows, strict=True)}
+        return models
+
+    async def find(self, req: Request) -> Commit | None:
+        """What an operation already came to, None when it is new."""
+        if req.op is None:
+            return None
+        found = await self._reader.submit(Lookup(operation=digest_of(req.operation)))
+        return None if found is None else repeated(found, req)
+
+    async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
+        """The top of each stream."""
+        rows = await self._fetch(TOPS, self.backend_id, list(streams))
+        return {name: Position(epoch, top) for name, epoch, top in rows}
+
+    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
+        """The events after a position, None when they are no longer all there."""
+        if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
+            return None
+        if "\0" in epoch or not epoch.isascii():
+            return None
+        rows = await self._fetch(SINCE, self.backend_id, stream, epoch, offset)
+        at, top = rows[0][:2]
+        if at != epoch or offset > top:
+            return None
+        events = [
+            Event(stream, epoch, position, method, body.encode(), *rest)
+            for _, _, position, method, body, *rest in rows
+            if position is not None
+        ]
+        return events if len(events) == top - offset else None
+
+
+def _reply(row: list[Any]) -> tuple[int, Event]:
+    """The digest and event of an operation, from its row."""
+    digest, stream, epoch, offset, method, body, rev, op, at = row
+    return digest, Event(stream, epoch, offset, method, body.encode(), rev, op, at)
+
+
+def _ids() -> Iterator[str]:
+    """Ids in the order in which they are drawn, so that the newest are neighbours in the index; never drawn twice."""
+    process, count = secrets.token_hex(4), 0
+    while True:
+        count = (count + 1) % 0x1_0000
+        yield f"{time.time_ns() >> 20:011x}{count:04x}{process}"

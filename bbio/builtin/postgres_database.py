@@ -1,0 +1,384 @@
+"""A PostgreSQL database as the stores of one event loop share it: connections, migrations, news of other programs.
+
+It may go away and come back at any time. Whoever needs it then is answered `Unavailable`, and connects again when asked
+the next time; the connection that listens to other programs comes back by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from bbio import Busy, SyncError, Timeout, Unavailable
+from bbio.builtin.documents import logger
+from bbio.builtin.postgres_tables import CHANNEL, LOCK, MIGRATIONS, ORIGIN
+from bbio.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from bbio.builtin.postgres import PostgresStore
+
+# Seconds: between attempts to connect again; between looks at whether the listening connection lives; between tidyings.
+BACKOFF = (0.1, 5.0)
+PULSE = 15.0
+TIDY = 60.0
+
+
+def driver() -> ModuleType:
+    """The module asyncpg.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    try:
+        import asyncpg
+    except ImportError:
+        raise ConfigurationError("PostgresStore needs asyncpg: pip install bbio[postgres]") from None
+    return asyncpg  # type: ignore[no-any-return]
+
+
+def is_slow(err: BaseException) -> bool:
+    """Whether an error says that something took too long."""
+    return isinstance(err, (TimeoutError, driver().QueryCanceledError, driver().LockNotAvailableError))
+
+
+def is_lost(err: BaseException) -> bool:
+    """Whether an error says that there is no connection, or none any more."""
+    names = driver()
+    lost = (OSError, names.PostgresConnectionError, names.InterfaceError, names.OperatorInterventionError)
+    return isinstance(err, (*lost, names.TooManyConnectionsError)) and not is_slow(err)
+
+
+def is_in_the_way(err: BaseException) -> bool:
+    """Whether an error says that others wrote at the same time, so that it may pass when it is tried again."""
+    names = driver()
+    return isinstance(err, (names.SerializationError, names.DeadlockDetectedError, OutOfDate)) or (
+        isinstance(err, names.UniqueViolationError) and err.constraint_name == "bbio_operations_once"
+    )
+
+
+def is_refused(err: BaseException) -> bool:
+    """Whether an error says that a value breaks a rule of the table, or is none that PostgreSQL can keep."""
+    names = driver()
+    return isinstance(err, (names.IntegrityConstraintViolationError, names.DataError, names.RaiseError))
+
+
+class OutOfDate(Exception):
+    """Something appeared between a look and a write."""
+
+
+class Connections:
+    """Connections that take turns, opened when they are needed.
+
+    Parameters:
+        database: whose.
+        size: how many there may be.
+        timeout: seconds to wait for one.
+    """
+
+    def __init__(self, database: Database, size: int, timeout: float) -> None:
+        self._database = database
+        self._timeout = timeout
+        self._turns = asyncio.Semaphore(size)
+        self._idle: deque[Any] = deque()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Any]:
+        """A connection of one's own for a while. It is not used again after anything but an error of PostgreSQL's.
+
+        Raises:
+            Busy: all are in use, for too long.
+        """
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Busy("too many requests use the database", retry_after=1.0) from None
+        connection, usable = None, False
+        try:
+            connection = self._reuse() or await self._database.connect()
+            yield connection
+            usable = True
+        except driver().PostgresError:
+            # It has refused something: that ends a transaction, not the connection.
+            if connection is not None and not connection.is_closed():
+                if connection.is_in_transaction():
+                    await connection.execute("ROLLBACK")
+                usable = True
+            raise
+        finally:
+            if usable:
+                self._idle.append(connection)
+            elif connection is not None:
+                self._discard(connection)
+            self._turns.release()
+
+    def _reuse(self) -> Any:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
+    def _discard(self, connection: Any) -> None:
+        task = asyncio.ensure_future(close(connection))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close those that are idle, and wait for those that are being closed."""
+        while self._idle:
+            self._discard(self._idle.pop())
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+
+async def close(connection: Any) -> None:
+    """Let go of a connection; what it still does is cancelled."""
+    # What is wrong with it is no longer of interest.
+    with suppress(Exception):
+        await connection.close(timeout=2.0)
+
+
+class Database:
+    """One database, shared by all stores of an event loop that name it by the same DSN.
+
+    Parameters:
+        dsn: where it is.
+        size: how many connections requests may use at once; one more listens.
+        timeout: seconds that a query may take.
+    """
+
+    _opened: ClassVar[dict[tuple[str, asyncio.AbstractEventLoop], Database]] = {}
+    _started: asyncio.Future[None]
+
+    def __init__(self, dsn: str, size: int, timeout: float) -> None:
+        self.dsn = dsn
+        self.timeout = timeout
+        self.connections = Connections(self, size, timeout)
+        self.stores: list[PostgresStore] = []
+        # Tells what this process has written from what others have.
+        self.process = secrets.token_hex(6)
+        self._failing = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def place(self) -> str:
+        """Where the database is, without the password."""
+        parts = urlsplit(self.dsn)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    # Start and end
+
+    @classmethod
+    async def open(cls, store: PostgresStore) -> Database:
+        """The database of a store, started when it is the first.
+
+        Raises:
+            ConfigurationError: the database cannot be used; the text says why.
+        """
+        place = (store.dsn, asyncio.get_running_loop())
+        database = cls._opened.get(place)
+        if database is None:
+            database = cls._opened[place] = cls(store.dsn, store.connections, store.timeout)
+            database._started = asyncio.ensure_future(database._start())
+        try:
+            await asyncio.shield(database._started)
+        except Exception as err:
+            cls._opened.pop(place, None)
+            raise ConfigurationError(database.explain(err)) from None
+        for other in database.stores:
+            if other.table == store.table:
+                raise ConfigurationError(
+                    f"two backends keep their models in the table {store.table!r} of {database.place}; "
+                    "name another: PostgresStore(..., table=...)"
+                )
+        database.stores.append(store)
+        return database
+
+    async def _start(self) -> None:
+        try:
+            async with self.connections.one() as connection:
+                await self.migrate(connection)
+            listening = asyncio.get_running_loop().create_future()
+            self._tasks.append(asyncio.ensure_future(self._listen(listening)))
+            await listening
+            self._tasks.append(asyncio.ensure_future(self._tidy()))
+        except BaseException:
+            await self._end()
+            raise
+
+    async def close(self, store: PostgresStore) -> None:
+        """A store needs this no more; the last one closes all connections."""
+        self.stores.remove(store)
+        if not self.stores:
+            del self._opened[self.dsn, asyncio.get_running_loop()]
+            await self._end()
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.connections.close()
+
+    async def connect(self) -> Any:
+        """A new connection, to a database that is what it was."""
+        connection = await driver().connect(
+            self.dsn,
+            timeout=self.timeout,
+            # A little more than PostgreSQL is told, which ends a statement in a better way.
+            command_timeout=self.timeout + 1.0,
+            statement_cache_size=500,
+            max_cached_statement_lifetime=0,
+        )
+        try:
+            await self._check_origin(connection)
+        except BaseException:
+            await close(connection)
+            raise
+        if self._failing:
+            self._failing = False
+            logger.warning("%s works again", self.place)
+        return connection
+
+    async def migrate(self, connection: Any) -> None:
+        """Make the tables of bbio, or bring them to this version. Several processes may do so at once."""
+        async with connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            if await connection.fetchval("SELECT to_regclass('bbio_database')") is None:
+                await connection.execute("CREATE TABLE bbio_database (version integer NOT NULL, origin text)")
+                await connection.execute("INSERT INTO bbio_database VALUES (0, NULL)")
+            version = await connection.fetchval("SELECT version FROM bbio_database")
+            if version > len(MIGRATIONS):
+                raise ConfigurationError(f"{self.place} was used by a newer version of bbio: update bbio")
+            for migration in MIGRATIONS[version:]:
+                await connection.execute(migration)
+            if version < len(MIGRATIONS):
+                await connection.execute("UPDATE bbio_database SET version = $1", len(MIGRATIONS))
+        await self._check_origin(connection)
+
+    async def set_up(self, store: PostgresStore) -> None:
+        """Have a store make its table. Several processes may do so at once."""
+        async with self.connections.one() as connection, connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            await store.set_up(connection)
+
+    async def _check_origin(self, connection: Any) -> None:
+        """Begin a new epoch when the database was restored: it may lack events that clients have seen."""
+        if await connection.fetchval("SELECT to_regclass('bbio_streams')") is None:
+            return  # still to be made
+        try:
+            origin = await connection.fetchval(ORIGIN)
+        except driver().PostgresError:
+            return  # a service that keeps this from its users
+        if await connection.fetchval("SELECT origin FROM bbio_database") == origin:
+            return
+        async with connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            known = await connection.fetchval("SELECT origin FROM bbio_database")
+            if known != origin:
+                await connection.execute("SELECT bbio_begin_epoch()")
+                await connection.execute("UPDATE bbio_database SET origin = $1", origin)
+                if known is not None:
+                    logger.warning("%s was restored or moved: clients read everything anew", self.place)
+
+    # What others have written
+
+    async def _listen(self, listening: asyncio.Future[None]) -> None:
+        """Hold a connection that is told when another process, or a trigger, has written."""
+        delay = BACKOFF[0]
+        while True:
+            connection = None
+            try:
+                connection = await self.connect()
+                ended = asyncio.Event()
+                connection.add_termination_listener(lambda _, ended=ended: ended.set())
+                await connection.add_listener(CHANNEL, self._told)
+                if listening.done():
+                    self._check_all()  # what was said meanwhile
+                else:
+                    listening.set_result(None)
+                delay = BACKOFF[0]
+                while not ended.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PULSE):
+                            await ended.wait()
+                            break
+                    await connection.execute("SELECT 1")
+            except Exception as err:
+                if not listening.done():
+                    listening.set_exception(err)
+                    return
+                self.error(err)
+            finally:
+                if connection is not None:
+                    await asyncio.shield(close(connection))
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, BACKOFF[1])
+
+    def _told(self, connection: Any, pid: int, channel: str, payload: str) -> None:
+        try:
+            process, backend, streams = msgspec.json.decode(payload, type=tuple[str, int | None, list[str] | None])
+        except msgspec.DecodeError:
+            logger.warning("%s: something that is not bbio's was said in the channel %r", self.place, CHANNEL)
+            return
+        if process != self.process:
+            for store in self.stores:
+                if backend is None or store.backend_id == backend:
+                    store.check(streams)
+
+    def _check_all(self) -> None:
+        for store in self.stores:
+            store.check(None)
+
+    async def _tidy(self) -> None:
+        """Now and then, drop what the limits no longer allow of what triggers and processes that ended have logged."""
+        while True:
+            await asyncio.sleep(TIDY * random.uniform(0.5, 1.5))
+            for store in list(self.stores):
+                await store.tidy()
+
+    # Errors
+
+    def error(self, err: BaseException) -> SyncError:
+        """What a client is told of an error of the database; the log is told once."""
+        if isinstance(err, SyncError):
+            return err
+        if is_slow(err):
+            return Timeout("the database took too long")
+        if not self._failing:
+            self._failing = True
+            logger.error("%s", self.explain(err))
+        return Unavailable("the database cannot be used at the moment", retry_after=1.0)
+
+    def explain(self, err: BaseException) -> str:
+        """What is wrong with a database, and how to mend it."""
+        if isinstance(err, ConfigurationError):
+            return str(err)
+        names = driver()
+        hints: list[tuple[Any, str]] = [
+            (names.InvalidAuthorizationSpecificationError, "it does not let this user in: correct user and password"),
+            (names.InvalidCatalogNameError, "there is no such database: make it, createdb NAME"),
+            (names.InsufficientPrivilegeError, "this user may not: grant what docs/stores.md names"),
+            (names.TooManyConnectionsError, "it has no connection left: raise its max_connections, or use fewer"),
+            (names.DiskFullError, "its disk is full: make room"),
+            (names.ReadOnlySQLTransactionError, "it is a standby, or read only: name the primary"),
+            (names.CannotConnectNowError, "it is starting or stopping: wait a moment"),
+            (names.ClientConfigurationError, "the DSN is wrong: postgresql://user:password@host:5432/database"),
+            (TimeoutError, "it does not answer: is that its address, and does a firewall let this through?"),
+            (OSError, "nothing answers there: start PostgreSQL, or correct host and port"),
+            (names.InterfaceError, "the connection was lost"),
+            (names.PostgresConnectionError, "the connection was lost"),
+            (names.OperatorInterventionError, "it is being stopped, or ended the connection"),
+        ]
+        hint = next((text for kind, text in hints if isinstance(err, kind)), "look at what PostgreSQL says")
+        return f"{self.place} cannot be used: {hint} ({type(err).__name__}: {err})"

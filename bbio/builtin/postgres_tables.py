@@ -1,0 +1,322 @@
+"""The SQL of PostgresStore: its own tables, the table of a backend's models, and the triggers on it.
+
+bbio plans a write in Python and sends whole models as JSON; what is made of them, columns or a document, is decided
+here alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import attrs
+import msgspec
+
+from bbio import BadRequest
+from bbio.protocol import decode, encode
+
+# What processes tell each other in, and what keeps two from making tables at once.
+CHANNEL = "bbio"
+LOCK = 0x6262696F
+
+# Revisions are drawn in blocks, one a transaction, after the models are locked: so they grow with each write of a
+# model, and no two writers wait for each other. A block has more numbers than a transaction has writes.
+REVISIONS = 1_000
+
+# Each entry brings a database one version further; what is here is never changed, only added to.
+MIGRATIONS = (
+    f"""
+    CREATE TABLE bbio_backends (
+        id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE, epoch text NOT NULL);
+    CREATE TABLE bbio_streams (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, backend integer NOT NULL, name text COLLATE "C" NOT NULL,
+        epoch text NOT NULL, top bigint NOT NULL, size bigint NOT NULL, trimmed bigint NOT NULL,
+        at double precision NOT NULL, UNIQUE (backend, name)) WITH (fillfactor = 50);
+    CREATE TABLE bbio_log (
+        stream bigint NOT NULL, position bigint NOT NULL, method text NOT NULL, body text NOT NULL, rev bigint, op text,
+        at double precision NOT NULL, PRIMARY KEY (stream, position));
+    CREATE TABLE bbio_operations (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, backend integer NOT NULL, operation bytea NOT NULL,
+        digest bigint NOT NULL, stream text NOT NULL, epoch text NOT NULL, position bigint NOT NULL,
+        method text NOT NULL, body text NOT NULL, rev bigint, op text, at double precision NOT NULL,
+        CONSTRAINT bbio_operations_once UNIQUE (backend, operation));
+    CREATE SEQUENCE bbio_revisions INCREMENT BY {REVISIONS};
+
+    -- The id of a model as JSON: a number is kept as its digits, a string that looks like one in quotes.
+    CREATE FUNCTION bbio_id(id text) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+        SELECT CASE WHEN id ~ '^(0|-?[1-9][0-9]{{0,18}})$' OR id LIKE '"%' THEN id::jsonb ELSE to_jsonb(id) END
+    $$;
+
+    -- Number an event, log it and wake the servers: what a trigger does for a write that another program made.
+    CREATE FUNCTION bbio_tell(backend_name text, stream_name text, method text, body jsonb, rev bigint)
+    RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE
+        known record;
+        told record;
+        length integer := octet_length(body::text);
+        seconds double precision := extract(epoch FROM clock_timestamp());
+    BEGIN
+        UPDATE bbio_streams s SET top = s.top + 1, size = s.size + length, at = seconds
+            FROM bbio_backends b WHERE b.name = backend_name AND s.backend = b.id AND s.name = stream_name
+            RETURNING s.id, s.top, s.backend INTO told;
+        IF NOT FOUND THEN
+            SELECT b.id, b.epoch INTO STRICT known FROM bbio_backends b WHERE b.name = backend_name FOR SHARE;
+            INSERT INTO bbio_streams AS s (backend, name, epoch, top, size, trimmed, at)
+                VALUES (known.id, stream_name, known.epoch, 1, length, 0, seconds)
+                ON CONFLICT (backend, name) DO UPDATE
+                SET top = s.top + 1, size = s.size + excluded.size, at = excluded.at
+                RETURNING s.id, s.top, s.backend INTO told;
+        END IF;
+        INSERT INTO bbio_log VALUES (told.id, told.top, method, body::text, rev, NULL, seconds);
+        PERFORM pg_notify('{CHANNEL}', json_build_array('', told.backend, json_build_array(stream_name))::text);
+    END $$;
+
+    -- Begin a new epoch: what clients know of the positions of a backend, or of all, holds no more.
+    CREATE FUNCTION bbio_begin_epoch(backend_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE
+        begun integer[];
+    BEGIN
+        WITH changed AS (
+            UPDATE bbio_backends SET epoch = left(md5(epoch || clock_timestamp() || random()), 12)
+            WHERE backend_name IS NULL OR name = backend_name RETURNING id
+        ) SELECT array_agg(id) INTO begun FROM changed;
+        DELETE FROM bbio_log WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ANY (begun));
+        DELETE FROM bbio_streams WHERE backend = ANY (begun);
+        PERFORM pg_notify('{CHANNEL}', '["",null,null]');
+    END $$;
+    """,
+)
+
+# What a database is: where it was restored to another place, or went on from an earlier time, this differs.
+ORIGIN = """
+    SELECT concat_ws(' ', (SELECT system_identifier FROM pg_control_system()),
+        left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), 'bbio_streams'::regclass::oid)
+"""
+
+_LIKE_A_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+_WITH_EXPONENT = re.compile(rb"[0-9]e\+?[0-9]")
+
+
+def quote(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as an SQL literal."""
+    quoted = "'" + text.replace("'", "''") + "'"
+    return quoted if "\\" not in text else "E" + quoted.replace("\\", "\\\\")
+
+
+def id_text(key: Any) -> str:
+    """The id of a model as its column has it.
+
+    Raises:
+        BadRequest: PostgreSQL has no such text.
+
+    Example:
+        >>> id_text("7f1"), id_text(7), id_text("7")
+        ('7f1', '7', '"7"')
+    """
+    if type(key) is int:
+        return str(key)
+    if "\0" in key or not _is_unicode(key):
+        raise BadRequest("an id holds a character that cannot be stored")
+    text: str = encode(key).decode() if key[:1] == '"' or _LIKE_A_NUMBER.fullmatch(key) else key
+    return text
+
+
+def body_text(body: bytes) -> str:
+    """The JSON of a model as it is sent to PostgreSQL, which takes 1e300 for a whole number, unlike 1000...0.0."""
+    return (encode(_spelled_out(decode(body))) if _WITH_EXPONENT.search(body) else body).decode()
+
+
+def _spelled_out(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _spelled_out(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_spelled_out(item) for item in value]
+    return msgspec.Raw(f"{value:.1f}".encode()) if type(value) is float and abs(value) >= 1e15 else value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@attrs.frozen
+class Column:
+    """A column of a table of models, beside the id and the revision.
+
+    Parameters:
+        name: its name.
+        type: its type in SQL.
+        field: the field of the model it holds; None for the whole model.
+        read: the value as JSON, in SQL with `{}` for the column.
+        write: the value from the model `u.body`, in SQL.
+    """
+
+    name: str
+    type: str
+    field: str | None
+    read: str
+    write: str
+
+
+DOCUMENT = Column("body", "jsonb NOT NULL", None, "{}", "u.body")
+
+
+@attrs.frozen
+class Table:
+    """The table of a backend's models, and the statements that read and write it.
+
+    Parameters:
+        name: its name.
+        id_attribute: the name of the id in a model.
+        per_channel: whether every channel has models of its own.
+        columns: what it has beside the id, the revision and, with `per_channel`, the channel.
+    """
+
+    name: str
+    id_attribute: str
+    per_channel: bool
+    columns: tuple[Column, ...] = (DOCUMENT,)
+
+    @property
+    def key(self) -> list[str]:
+        """The columns of the primary key."""
+        return ["channel", "id"] if self.per_channel else ["id"]
+
+    @property
+    def names(self) -> set[str]:
+        """All its columns."""
+        return {*self.key, "rev", *(column.name for column in self.columns)}
+
+    def create(self) -> str:
+        """Make the table."""
+        columns = [
+            *(f'{name} text COLLATE "C" NOT NULL' for name in self.key),
+            "rev bigint NOT NULL DEFAULT 0",
+            *(f"{quote(column.name)} {column.type}" for column in self.columns),
+            f"PRIMARY KEY ({', '.join(self.key)})",
+        ]
+        return f"CREATE TABLE {quote(self.name)} ({', '.join(columns)})"
+
+    def whole(self, row: str) -> str:
+        """The model in a row, as JSON."""
+        id = f"jsonb_build_object({literal(self.id_attribute)}, bbio_id({row}.id))"
+        if self.columns == (DOCUMENT,):
+            return f"({row}.body || {id})"
+        fields = ", ".join(
+            f"{literal(column.field or column.name)}, {column.read.format(f'{row}.{quote(column.name)}')}"
+            for column in self.columns
+        )
+        return f"({id} || jsonb_build_object({fields}))"
+
+    def _arrays(self, *types: str) -> str:
+        """Arrays bound as parameters, the columns of the key first, as rows."""
+        kinds = ["text"] * len(self.key) + list(types)
+        return "unnest(" + ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(kinds, 1)) + ")"
+
+    def _is_key(self, row: str = "t") -> str:
+        return " AND ".join(f"{row}.{name} = u.{name}" for name in self.key)
+
+    def select(self, lock: bool = False) -> str:
+        """The models of some keys; with `lock` in an order that all processes share, and nobody else may write them."""
+        key = ", ".join(f"t.{name}" for name in self.key)
+        return (
+            f"SELECT {key}, t.rev, {self.whole('t')}::text FROM {self._arrays()} AS u({', '.join(self.key)})"
+            f" JOIN {quote(self.name)} t ON {self._is_key()}" + (f" ORDER BY {key} FOR UPDATE OF t" if lock else "")
+        )
+
+    def list(self, channel: str, wanted: dict[str, Any]) -> tuple[str, list[Any]]:
+        """The models of a channel that have these values: a statement, and what is bound to it."""
+        terms, values = [], []
+        document = self.whole("t")
+        if self.per_channel:
+            values.append(channel)
+            terms.append("t.channel = $1")
+        for name, value in wanted.items():
+            values.append(body_text(encode({name: value})))
+            # Containment finds its rows in a GIN index; within lists and objects, equality asks for more.
+            terms.append(f"{document} @> ${len(values)}::jsonb")
+            if isinstance(value, (dict, list)):
+                terms.append(f"{document} = {document} || ${len(values)}::jsonb")
+        where = f" WHERE {' AND '.join(terms)}" if terms else ""
+        return f"SELECT t.rev, {self.whole('t')}::text FROM {quote(self.name)} t{where} ORDER BY t.id", values
+
+    def insert(self) -> str:
+        """Add models: arrays of keys, revisions and models."""
+        names = ", ".join([*self.key, "rev", *(quote(column.name) for column in self.columns)])
+        values = ", ".join([*(f"u.{name}" for name in self.key), "u.rev", *(column.write for column in self.columns)])
+        rows = f"{self._arrays('bigint', 'jsonb')} AS u({', '.join(self.key)}, rev, body)"
+        return f"INSERT INTO {quote(self.name)} ({names}) SELECT {values} FROM {rows}"
+
+    def update(self) -> str:
+        """Change models: arrays of keys, revisions and models."""
+        values = ", ".join(["rev = u.rev", *(f"{quote(column.name)} = {column.write}" for column in self.columns)])
+        rows = f"{self._arrays('bigint', 'jsonb')} AS u({', '.join(self.key)}, rev, body)"
+        return f"UPDATE {quote(self.name)} AS t SET {values} FROM {rows} WHERE {self._is_key()}"
+
+    def delete(self) -> str:
+        """Remove models: arrays of keys."""
+        rows = f"{self._arrays()} AS u({', '.join(self.key)})"
+        return f"DELETE FROM {quote(self.name)} AS t USING {rows} WHERE {self._is_key()}"
+
+    def triggers(self, schema: str) -> str:
+        """Have what other programs write told to clients; running it again changes nothing.
+
+        Events are made when a transaction commits, so that nobody waits long for the positions that it takes.
+
+        Parameters:
+            schema: where the tables of bbio are.
+        """
+        table, backend = quote(self.name), literal(self.name)
+        tell, truncated = quote(f"bbio_tell_{self.name}"[:63]), quote(f"bbio_truncated_{self.name}"[:63])
+        stream = "'c:' || {}.channel" if self.per_channel else "'*'"
+        moved = " OR ".join(f"OLD.{name} <> NEW.{name}" for name in self.key)
+        this = " AND ".join(f"t.{name} = NEW.{name}" for name in self.key)
+        settings = f"SECURITY DEFINER SET search_path = {quote(schema)}, pg_temp"
+        return f"""
+INSERT INTO bbio_backends (name, epoch)
+VALUES ({backend}, left(md5(clock_timestamp()::text || random()), 12)) ON CONFLICT DO NOTHING;
+CREATE OR REPLACE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql {settings} SET bbio.own = '1' AS $bbio$
+DECLARE
+    revision bigint := nextval('bbio_revisions');
+    appeared boolean := TG_OP = 'INSERT';
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        appeared := {moved};
+        IF NOT appeared AND {self.whole("OLD")} = {self.whole("NEW")} THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    IF TG_OP = 'DELETE' OR (appeared AND TG_OP = 'UPDATE') THEN
+        PERFORM bbio_tell({backend}, {stream.format("OLD")}, 'delete', {self.whole("OLD")}, revision);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        UPDATE {table} AS t SET rev = revision WHERE {this};
+        PERFORM bbio_tell({backend}, {stream.format("NEW")}, CASE WHEN appeared THEN 'create' ELSE 'update' END,
+            {self.whole("NEW")}, revision);
+    END IF;
+    RETURN NULL;
+END $bbio$;
+CREATE OR REPLACE FUNCTION {truncated}() RETURNS trigger LANGUAGE plpgsql {settings} AS $bbio$
+BEGIN
+    PERFORM bbio_begin_epoch({backend});
+    RETURN NULL;
+END $bbio$;
+DO $bbio$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = {literal(table)}::regclass AND tgname = 'bbio_tell') THEN
+        CREATE CONSTRAINT TRIGGER bbio_tell AFTER INSERT OR UPDATE OR DELETE ON {table}
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+            WHEN (current_setting('bbio.own', true) IS DISTINCT FROM '1') EXECUTE FUNCTION {tell}();
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = {literal(table)}::regclass AND tgname = 'bbio_truncated') THEN
+        CREATE TRIGGER bbio_truncated AFTER TRUNCATE ON {table} EXECUTE FUNCTION {truncated}();
+    END IF;
+END $bbio$;
+"""

@@ -1,0 +1,17 @@
+"""PostgresStore is held to the store suite."""
+
+from __future__ import annotations
+
+import pytest
+
+from bbio.builtin import PostgresStore
+from bbio.conformance import StoreConformance
+
+
+class TestPostgresStore(StoreConformance):
+    @pytest.fixture(autouse=True)
+    def _database(self, database_url):
+        self.database_url = database_url
+
+    def make_store(self, **options):
+        return PostgresStore(self.database_url, **options)
