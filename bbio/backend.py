@@ -7,15 +7,16 @@ import re
 from collections.abc import Callable, Coroutine, Sequence
 from inspect import getattr_static
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from bbio.decorators import Marked, check_methods, collect
+from bbio.decorators import Marked, check_hidden, check_methods, collect
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.protocol import MAX_NAME, encode
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
 from bbio.schema import Schema
-from bbio.stack import Layer, Middleware, Stack, bottom, check_hidden, layers_of, middleware_layers
+from bbio.stack import Layer, Middleware, Stack, bottom, layers_of, middleware_layers
 from bbio.store import Publisher, Store
 from bbio.streams import BACKEND_WIDE, channel_stream
 
@@ -88,6 +89,8 @@ class Backend:
     namespace: str
     stacks: dict[str, Stack]
     _spawn: Spawn | None = None
+    # By identity: a backend may be a dataclass, which cannot be in a set.
+    _running: ClassVar[WeakValueDictionary[int, Backend]] = WeakValueDictionary()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -123,13 +126,13 @@ class Backend:
 
         Raises:
             DefinitionError: it is no middleware, or a sync method is unknown.
-            FrozenError: an application that serves this class has started.
+            FrozenError: an application that serves this class, or one derived from it, is running.
 
         Example:
             >>> class Notes(Backend): pass
             >>> Notes.use("create", lambda req, next: next())
         """
-        if vars(cls).get("__bbio_frozen__"):
+        if any(isinstance(backend, cls) for backend in list(Backend._running.values())):
             raise FrozenError(
                 f"{cls.__name__}.use(...) came after the application had started; call it before app.run()"
             )
@@ -181,13 +184,14 @@ class Backend:
     async def start(self) -> None:
         """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
         self.compile()
-        type(self).__bbio_frozen__ = True  # type: ignore[attr-defined]
+        Backend._running[id(self)] = self
         await self.log.start()
         for item in self._middleware_instances():
             await item.start(self)
 
     async def stop(self) -> None:
         """Stop the middleware and the store. Called once, after the last request."""
+        Backend._running.pop(id(self), None)
         for item in reversed(self._middleware_instances()):
             await item.stop()
         await self.log.stop()

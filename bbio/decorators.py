@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
 import attrs
@@ -196,6 +196,17 @@ def _unknown_parameter(name: str, kind: str, where: str, allowed: tuple[str, ...
     hint = f"did you mean `{close[0]}`? " if close else ""
     taken = f"{kind} layers may take {', '.join(allowed)}, matched by name"
     return f"{where}: unknown parameter `{name}`; {hint}{taken}"
+
+
+def check_hidden(cls: type, base: type, names: Iterable[str]) -> None:
+    """Refuse names of `cls` that would take the place of what `base` itself uses.
+
+    Raises:
+        DefinitionError: one does.
+    """
+    for name in names:
+        if hasattr(base, name) or name in base.__annotations__:
+            raise DefinitionError(f"{cls.__qualname__}.{name} hides {base.__name__}.{name}; give it another name")
 
 
 def _hides_marks(value: Any) -> bool:

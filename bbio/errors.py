@@ -8,6 +8,7 @@ never sent to a client, and `SyncError` with its subclasses, which reach the cli
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, ClassVar
 
 
@@ -35,7 +36,8 @@ class SyncError(BbioError):
     """An error meant for the client. Subclass it to declare your own.
 
     Parameters:
-        message: what the user of the client may read; the first line of the class docstring by default.
+        message: what the user of the client may read. By default the first line of the class's own docstring, else its
+            name: "Out of stock" for `OutOfStock`.
         details: values for the names a subclass declares in `details`.
 
     Raises:
@@ -61,7 +63,7 @@ class SyncError(BbioError):
                 f"add it to {type(self).__name__}.details = {(*self.details, unknown[0])!r}"
             )
         if message is None:
-            message = (inspect.getdoc(type(self)) or type(self).__name__).splitlines()[0]
+            message = _default_message(type(self))
         super().__init__(message)
         self.message = message
         self.values = details
@@ -69,6 +71,12 @@ class SyncError(BbioError):
     def to_json(self) -> dict[str, Any]:
         """The object that travels: name, message, code and the declared details."""
         return {"name": type(self).__name__, "message": self.message, "code": self.code, **self.values}
+
+
+def _default_message(cls: type[SyncError]) -> str:
+    # Not inspect.getdoc: it would find the text of a base, which is about something else.
+    text = inspect.cleandoc(cls.__doc__ or "") if cls is not SyncError else ""
+    return text.splitlines()[0] if text else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", cls.__name__).capitalize()
 
 
 class BadRequest(SyncError, ValueError):

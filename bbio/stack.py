@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from bbio.decorators import Marked, check_parameters, collect
+from bbio.decorators import Marked, check_hidden, check_parameters, collect
 from bbio.errors import DefinitionError, StackError, SyncError
 from bbio.requests import METHODS, Request, Response
 from bbio.streams import Commit
@@ -24,20 +24,6 @@ Call = Callable[..., Any]
 Find = Callable[[Request], Awaitable[Commit | None]]
 Write = Callable[[Request], Awaitable[Commit]]
 Unexpected = Callable[[Exception, Request], Exception]
-
-
-def check_hidden(cls: type, base: type, names: Iterable[str]) -> None:
-    """Refuse names of `cls` that would take the place of what `base` itself uses.
-
-    Raises:
-        DefinitionError: one does.
-    """
-    for name in names:
-        if hasattr(base, name) or name in base.__annotations__:
-            raise DefinitionError(
-                f"{cls.__qualname__}.{name} hides {base.__name__}.{name}; give it another name, "
-                f"a decorator says what a layer does"
-            )
 
 
 class Middleware:

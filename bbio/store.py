@@ -9,7 +9,8 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, Self
 
-from bbio.errors import BadRequest
+from bbio.decorators import check_hidden
+from bbio.errors import BadRequest, DefinitionError
 from bbio.protocol import encode
 from bbio.requests import NOTIFIED_AS, Request, Socket
 from bbio.streams import Commit, Event, HistoryLimits, Log, Position, channel_stream
@@ -38,6 +39,10 @@ class Publisher(Protocol):
         Parameters:
             streams: the names of the streams written to; None when that is not known.
         """
+
+
+# What a store of one's own must not take for something else.
+OWN = {"backend", "log", "publisher", "record"}
 
 
 class Store:
@@ -73,6 +78,10 @@ class Store:
     publisher: Publisher
     _publish: Callable[[Event, Socket | None], None]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_hidden(cls, Store, OWN & vars(cls).keys())
+
     def open(self, backend: Any, publisher: Publisher) -> Self:
         """A copy of this declaration for one backend.
 
@@ -80,6 +89,12 @@ class Store:
             backend: the backend instance; its `name` is the default of table names.
             publisher: to be told of every committed event, and of writes by others.
         """
+        hidden = OWN & vars(self).keys()
+        if hidden and not hasattr(self, "_publish"):  # as it is in a copy that is opened again
+            name = min(hidden)
+            raise DefinitionError(
+                f"{type(self).__qualname__} sets self.{name}, which its base needs; give it another name"
+            )
         opened = copy.copy(self)
         opened.backend = backend
         opened.log = Log(self.history)

@@ -367,6 +367,26 @@ async def test_use_is_over_once_the_application_has_started():
         Todos.use(lambda next: next())
     Urgent.use("create", lambda next: "still open")
     await served.backend.stop()
+    Todos.use("read", lambda next: "used, too")
+
+
+async def test_use_is_over_for_the_bases_of_a_class_that_has_started():
+    """What is added to a base would be missing from the running stack, so it raises; other classes are free."""
+
+    class Base(Backend): ...
+
+    class Todos(Base): ...
+
+    class Notes(Base): ...
+
+    served = Served(Todos)
+    await served.backend.start()
+    with pytest.raises(FrozenError, match=r"Base\.use"):
+        Base.use(lambda next: next())
+    Notes.use("read", lambda next: "used")
+    await served.backend.stop()
+    Base.use("read", lambda next: "used later")
+    assert await Served(Todos).ask("read") == "used later"
 
 
 async def test_start_and_stop_reach_store_and_middleware():

@@ -118,6 +118,24 @@ def test_a_subclass_declares_its_own_name_code_message_and_details():
     assert str(Locked("really locked")) == "really locked"
 
 
+@pytest.mark.parametrize(
+    ("bases", "name", "message"),
+    [
+        ((SyncError,), "OutOfStock", "Out of stock"),
+        ((NotFound,), "Missing", "Missing"),
+        ((Conflict,), "HTTPGone", "Httpgone"),
+    ],
+)
+def test_a_subclass_without_a_docstring_is_named(bases, name, message):
+    """The text of a base says what that is about; an error of one's own is told by its own name."""
+    assert type(name, bases, {})().message == message
+
+
+def test_the_base_itself_says_nothing_to_developers():
+    """What its docstring tells the reader of the code is not for clients."""
+    assert SyncError().message == "Sync error"
+
+
 def test_a_detail_that_is_not_declared_is_refused_with_the_fix():
     """Nothing undeclared can travel; the text says what to declare."""
     with pytest.raises(TypeError, match=r"add it to Conflict\.details = \('current', 'rev', 'secret'\)"):
