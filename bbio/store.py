@@ -91,9 +91,9 @@ class Store:
         """
         hidden = OWN & vars(self).keys()
         if hidden and not hasattr(self, "_publish"):  # as it is in a copy that is opened again
-            name = min(hidden)
+            own = f"{type(self).__qualname__}.{min(hidden)}"
             raise DefinitionError(
-                f"{type(self).__qualname__} sets self.{name}, which its base needs; give it another name"
+                f"{own} is set before the start, and then hidden by Store's own; give it another name"
             )
         opened = copy.copy(self)
         opened.backend = backend

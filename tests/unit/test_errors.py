@@ -123,7 +123,6 @@ def test_a_subclass_declares_its_own_name_code_message_and_details():
     [
         ((SyncError,), "OutOfStock", "Out of stock"),
         ((NotFound,), "Missing", "Missing"),
-        ((Conflict,), "HTTPGone", "Httpgone"),
     ],
 )
 def test_a_subclass_without_a_docstring_is_named(bases, name, message):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bbio.errors import BadRequest, Conflict
+from bbio.errors import BadRequest, Conflict, DefinitionError
 from bbio.protocol import decode
 from bbio.requests import METHODS, Request
 from bbio.store import Store
@@ -151,3 +151,22 @@ async def test_since_tells_what_was_missed(store, published):
         await store.write(Request("create", {"n": n}))
     assert await store.since("c:", before.epoch, 1) == [event for event, _ in published[1:]]
     assert await store.since("c:", "other", 1) is None
+
+
+@pytest.mark.parametrize("name", ["backend", "log", "publisher", "record"])
+def test_what_the_base_needs_is_not_taken_by_accident(name, published):
+    """A method or an attribute of such a name is refused, where it stands or when the store is opened."""
+    with pytest.raises(DefinitionError, match=f"Files.{name} hides Store.{name}; give it another name"):
+        type("Files", (Store,), {name: lambda self: None, "__qualname__": "Files"})
+
+    class Settings(Store):
+        def __init__(self):
+            setattr(self, name, "mine")
+
+    with pytest.raises(DefinitionError, match=rf"Settings\.{name} is set before the start.*give it another name"):
+        Settings().open(None, published)
+
+
+def test_a_store_that_was_opened_can_be_opened_again(published):
+    """What the base has set by itself is in nobody's way."""
+    assert Counters().open(None, published).open("another", published).backend == "another"
