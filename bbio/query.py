@@ -1,0 +1,517 @@
+"""Queries: what `fetch({data: ...})` may ask of a collection, read once and answered alike by every store.
+
+docs/queries.md describes the language. A `Query` answers for models in memory; `bbio.builtin.sql` makes SQL of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+import operator as operators
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Self
+
+import attrs
+import msgspec
+
+from bbio.errors import BadRequest, ConfigurationError
+
+Path = tuple[str, ...]
+# A value as it is compared: the rank of its type, then the value, of a text only the beginning.
+Key = tuple[int, Any]
+
+# The order of types. A field that is not there comes before all.
+MISSING, NULL, FALSE, TRUE, NUMBER, TEXT, OTHER = range(7)
+
+WORDS = ("sort", "limit", "offset", "cursor", "count")
+# Texts are compared with at most so many characters, and sorted by one more: that tells the longer ones apart.
+MAX_TEXT = 255
+MAX_PATH = 8
+MAX_CURSOR = 32_768
+
+NAME = re.compile(r'[^"\\\x00-\x1f$-][^"\\\x00-\x1f]*')
+ABSENT = msgspec.UNSET
+COMPARED = {"$gt": operators.gt, "$gte": operators.ge, "$lt": operators.lt, "$lte": operators.le}
+OPERATORS = ("$eq", "$ne", *COMPARED, "$in", "$like")
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+_decode_places = msgspec.json.Decoder(list[tuple[int, int | float | str]]).decode
+
+
+def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if value <= 0:
+        raise ConfigurationError(f"QueryLimits({attribute.name}={value!r}): it must be greater than 0")
+
+
+@attrs.frozen(kw_only=True)
+class QueryLimits:
+    """How much one query may ask for; a store takes it as `queries=QueryLimits(limit=100)`.
+
+    Parameters:
+        models: models that a read without a `limit` may come to; for more, clients must ask page by page.
+        limit: the highest `limit`.
+        offset: the highest `offset`.
+        conditions: comparisons in all.
+        values: values in all that are compared with; those of `$in` count one by one.
+        depth: how deep `$or` may be nested.
+        sort: fields to sort by.
+        seconds: how long a database may work on it.
+
+    Raises:
+        ConfigurationError: a limit is not greater than 0.
+    """
+
+    models: int = attrs.field(default=10_000, validator=_positive)
+    limit: int = attrs.field(default=1_000, validator=_positive)
+    offset: int = attrs.field(default=100_000, validator=_positive)
+    conditions: int = attrs.field(default=32, validator=_positive)
+    values: int = attrs.field(default=200, validator=_positive)
+    depth: int = attrs.field(default=3, validator=_positive)
+    sort: int = attrs.field(default=4, validator=_positive)
+    seconds: float = attrs.field(default=5.0, validator=_positive)
+
+
+@attrs.frozen
+class Comparison:
+    """One field compared.
+
+    Parameters:
+        path: the field.
+        operator: `$eq`, `$ne`, `$gt`, `$gte`, `$lt`, `$lte`, `$in` or `$like`.
+        value: what it is compared with; of `$in` a list.
+        holds: the comparison itself, of the field's value or `ABSENT`.
+    """
+
+    path: Path
+    operator: str
+    value: Any
+    holds: Callable[[Any], bool] = attrs.field(eq=False, repr=False)
+
+
+@attrs.frozen
+class Either:
+    """`$or`: one of the branches holds, each a list of conditions that all hold."""
+
+    branches: tuple[tuple[Condition, ...], ...]
+
+
+Condition = Comparison | Either
+
+
+@attrs.frozen
+class Order:
+    """One field to sort by."""
+
+    path: Path
+    descending: bool
+
+
+@attrs.frozen
+class Page:
+    """What a query found.
+
+    Parameters:
+        models: the models, in order.
+        next: the cursor of the page after this one, None when this is the last.
+        total: how many models the query matches in all, None unless it was asked for.
+    """
+
+    models: list[dict[str, Any]]
+    next: str | None = None
+    total: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What travels of it besides the models."""
+        return {"next": self.next} if self.total is None else {"next": self.next, "total": self.total}
+
+
+@attrs.frozen
+class Query:
+    """One query, checked.
+
+    Parameters:
+        where: conditions that all hold.
+        order: what to sort by; ends with the id, or is empty for the store's own order.
+        limit: models to return at most, None for all.
+        offset: models to leave out first.
+        after: the place in the order to go on from, a key for each field.
+        count: whether to count all that match.
+        limits: the limits it was checked by.
+        identity: what a cursor of it is known by.
+
+    Example:
+        >>> query = Query.read({"done": False, "sort": "-rank", "limit": 1})
+        >>> query.page([{"id": 1, "done": False, "rank": 2}, {"id": 2, "done": True, "rank": 9}]).models
+        [{'id': 1, 'done': False, 'rank': 2}]
+    """
+
+    where: tuple[Condition, ...] = ()
+    order: tuple[Order, ...] = ()
+    limit: int | None = None
+    offset: int = 0
+    after: tuple[Key, ...] | None = None
+    count: bool = False
+    limits: QueryLimits = QueryLimits()
+    identity: bytes = b""
+    id_path: Path = ("id",)
+
+    @classmethod
+    def read(
+        cls,
+        data: Any,
+        *,
+        id_attribute: str = "id",
+        limits: QueryLimits | None = None,
+        fields: Collection[str] | None = None,
+    ) -> Self:
+        """Read `options.data` of a client.
+
+        Parameters:
+            data: what the client sent.
+            id_attribute: the name of the id in a model.
+            limits: how much it may ask for.
+            fields: the fields it may name, None when any will do.
+
+        Raises:
+            BadRequest: it is no query; the text says what would be.
+        """
+        if type(data) is not dict:
+            raise BadRequest("options.data must be an object: what the models to read are like")
+        reader = _Reader(id_attribute, limits or QueryLimits(), fields)
+        return cls(**reader.read(data), limits=reader.limits, id_path=reader.id_path)
+
+    @property
+    def wanted(self) -> int:
+        """How many models to look for, one more than to return: it tells whether there are more."""
+        return (self.limits.models if self.limit is None else self.limit) + 1
+
+    def matches(self, model: dict[str, Any]) -> bool:
+        """Whether a model fulfils all conditions."""
+        return _all_hold(self.where, model)
+
+    def page(self, models: Iterable[dict[str, Any]]) -> Page:
+        """The page of these models, all there are, that the query asks for.
+
+        Raises:
+            BadRequest: they are more than a read without a limit may return.
+        """
+        found = [model for model in models if _all_hold(self.where, model)]
+        total = len(found) if self.count else None
+        for order in reversed(self.order):
+            found.sort(key=lambda model: self.key(model, order.path), reverse=order.descending)
+        if self.after is not None:
+            found = [model for model in found if self._is_after(model)]
+        return self.cut(found[self.offset : self.offset + self.wanted], total)
+
+    def cut(self, found: list[dict[str, Any]], total: int | None = None) -> Page:
+        """The page of what was found when `wanted` models were looked for.
+
+        Raises:
+            BadRequest: they are more than a read without a limit may return.
+        """
+        if len(found) < self.wanted:
+            return Page(found, None, total)
+        if self.limit is None:
+            raise too_many(self.limits)
+        found = found[: self.limit]
+        return Page(found, self._cursor(found[-1]) if found else None, total)
+
+    def key(self, model: dict[str, Any], path: Path) -> Key:
+        """What a model is sorted by."""
+        value = lookup(model, path)
+        return (TEXT, value) if type(value) is str and path == self.id_path else key_of(value)
+
+    def _is_after(self, model: dict[str, Any]) -> bool:
+        for order, place in zip(self.order, self.after or (), strict=True):
+            key = self.key(model, order.path)
+            if key != place:
+                return key < place if order.descending else key > place
+        return False
+
+    def _cursor(self, model: dict[str, Any]) -> str:
+        places = _encode([self.key(model, order.path) for order in self.order])
+        return _as_text(_digest(self.identity, places) + places)
+
+
+def too_many(limits: QueryLimits) -> BadRequest:
+    """What a client is told that asked for too many models at once."""
+    return BadRequest(
+        f"more than {limits.models} models: read them page by page, as with {{limit: 100}} and the cursor of each page"
+    )
+
+
+def lookup(model: Any, path: Path) -> Any:
+    """The value of a field, `ABSENT` when there is none."""
+    for name in path:
+        if type(model) is not dict or name not in model:
+            return ABSENT
+        model = model[name]
+    return model
+
+
+def key_of(value: Any) -> Key:
+    """What a value is compared and sorted by: keys of all values have one order."""
+    kind = type(value)
+    if kind is str:
+        return TEXT, value[: MAX_TEXT + 1]
+    if kind is int or kind is float:
+        return NUMBER, value
+    if kind is bool:
+        return (TRUE if value else FALSE), 0
+    if value is None:
+        return NULL, 0
+    return (MISSING if value is ABSENT else OTHER), 0
+
+
+def parts(pattern: str) -> list[str]:
+    """What a `$like` pattern consists of: `%`, `_`, and plain characters, each of these after a backslash.
+
+    Raises:
+        BadRequest: it ends with a lone backslash.
+    """
+    found = re.findall(r"\\.|[^\\]", pattern, re.DOTALL)
+    if sum(map(len, found)) != len(pattern):
+        raise BadRequest("a pattern of $like cannot end with a single backslash; two stand for one")
+    return [part if part in ("%", "_") else "\\" + part[-1] for part in found]
+
+
+def like(pattern: str) -> Callable[[Any], bool]:
+    """Whether a value is a text like the pattern.
+
+    Raises:
+        BadRequest: the pattern is none.
+    """
+    texts = [""]
+    for part in parts(pattern):
+        if part == "%":
+            texts.append("")
+        else:
+            texts[-1] += "." if part == "_" else re.escape(part[1])
+    if len(texts) == 1:
+        regex = texts[0]
+    else:
+        # What has matched once is not tried again, so that no pattern takes long.
+        first, *middle, last = texts
+        regex = first + "".join(f"(?>.*?{text})" for text in middle) + f".*{last}"
+    matches = re.compile(regex, re.DOTALL).fullmatch
+    return lambda found: type(found) is str and matches(found) is not None
+
+
+def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> bool:
+    for condition in conditions:
+        if isinstance(condition, Either):
+            if not any(_all_hold(branch, model) for branch in condition.branches):
+                return False
+        elif not condition.holds(lookup(model, condition.path)):
+            return False
+    return True
+
+
+def _comparison(operator: str, value: Any) -> Callable[[Any], bool]:
+    if operator == "$like":
+        return like(value)
+    if operator == "$in":
+        keys = frozenset(map(key_of, value))
+        return lambda found: key_of(found) in keys
+    key = key_of(value)
+    if operator == "$eq":
+        return lambda found: key_of(found) == key
+    if operator == "$ne":
+        return lambda found: key_of(found) != key
+    rank, operand = key
+    compare = COMPARED[operator]
+
+    def holds(found: Any) -> bool:
+        kind, own = key_of(found)
+        return kind == rank and compare(own, operand)
+
+    return holds
+
+
+def _digest(identity: bytes, places: bytes) -> bytes:
+    return hashlib.blake2b(places, key=hashlib.blake2b(identity, digest_size=32).digest(), digest_size=9).digest()
+
+
+def _as_text(cursor: bytes) -> str:
+    return base64.urlsafe_b64encode(cursor).decode().rstrip("=")
+
+
+class _Reader:
+    """Reads one query, counting what it asks for.
+
+    Parameters:
+        id_attribute: the name of the id in a model.
+        limits: how much it may ask for.
+        fields: the fields it may name, None when any will do.
+    """
+
+    def __init__(self, id_attribute: str, limits: QueryLimits, fields: Collection[str] | None) -> None:
+        self.id_path: Path = (id_attribute,)
+        self.limits = limits
+        self._fields = fields
+        self._conditions = 0
+        self._values = 0
+
+    def read(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a `Query`."""
+        said: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for name, value in data.items():
+            word = name.removeprefix("$")
+            if word not in WORDS or (word == name and type(value) is dict):
+                rest[name] = value
+            elif word in said:
+                raise BadRequest(f"{word} and ${word} mean the same; say one of them")
+            elif value is not None:
+                said[word] = value
+        limit = None if "limit" not in said else self._number("limit", said["limit"], self.limits.limit)
+        offset = self._number("offset", said.get("offset", 0), self.limits.offset)
+        count, cursor = said.get("count", False), said.get("cursor")
+        if type(count) is not bool:
+            raise BadRequest("count is true or false")
+        if offset and cursor is not None:
+            raise BadRequest("a cursor says where to go on; leave out the offset")
+        where = self._all(rest, self.limits.depth)
+        order = self._order(said.get("sort", []), limit is not None or offset or cursor is not None)
+        identity = _encode([rest, [[order.path, order.descending] for order in order]])
+        after = None if cursor is None else self._places(cursor, identity, len(order))
+        return {
+            "where": where,
+            "order": order,
+            "limit": limit,
+            "offset": offset,
+            "after": after,
+            "count": count,
+            "identity": identity,
+        }
+
+    def _number(self, word: str, value: Any, highest: int) -> int:
+        if type(value) is not int or not 0 <= value <= highest:
+            raise BadRequest(f"{word} is a whole number up to {highest}")
+        return value
+
+    def _path(self, name: str) -> Path:
+        path = tuple(name.split("."))
+        if len(name) > MAX_TEXT or len(path) > MAX_PATH or not all(map(NAME.fullmatch, path)):
+            raise BadRequest(f"{name!r:.80} is no name of a field, nor of one in another, such as address.city")
+        if self._fields is None or path == self.id_path:
+            return path
+        if not any(".".join(path[:depth]) in self._fields for depth in range(1, len(path) + 1)):
+            raise BadRequest(f"there is no field {name!r:.80}; there are {', '.join(sorted(self._fields))}")
+        return path
+
+    def _order(self, sort: Any, paged: Any) -> tuple[Order, ...]:
+        names = sort if type(sort) is list else [sort]
+        if len(names) > self.limits.sort or not all(type(name) is str for name in names):
+            raise BadRequest(
+                f'sort is the name of a field, "-name" for the highest first, or a list of up to {self.limits.sort}'
+            )
+        order: list[Order] = []
+        for name in names:
+            path = self._path(name.removeprefix("-"))
+            if path not in [known.path for known in order]:
+                order.append(Order(path, name.startswith("-")))
+        if (order or paged) and self.id_path not in [known.path for known in order]:
+            order.append(Order(self.id_path, order[-1].descending if order else False))
+        return tuple(order)
+
+    def _all(self, data: dict[str, Any], depth: int) -> tuple[Condition, ...]:
+        conditions: list[Condition] = []
+        for name, value in data.items():
+            if name == "$or":
+                conditions.append(self._either(value, depth))
+            elif name.startswith("$"):
+                raise BadRequest(f"{name!r:.80} is no part of a query; there are $or and, for a field, {_OPERATORS}")
+            elif type(value) is dict:
+                conditions += self._comparisons(self._path(name), value)
+            else:
+                conditions.append(self._compared(self._path(name), "$eq", value))
+        return tuple(conditions)
+
+    def _either(self, branches: Any, depth: int) -> Either:
+        if depth == 0:
+            raise BadRequest(f"$or is nested more than {self.limits.depth} deep")
+        if type(branches) is not list or not branches or not all(type(branch) is dict for branch in branches):
+            raise BadRequest("$or takes a list of objects, one of which a model must be like")
+        self._count(len(branches))
+        return Either(tuple(self._all(branch, depth - 1) for branch in branches))
+
+    def _comparisons(self, path: Path, said: dict[str, Any]) -> list[Condition]:
+        if not said or not all(operator in OPERATORS for operator in said):
+            raise BadRequest(
+                f"{'.'.join(path)!r:.80} is compared with a value, or by {_OPERATORS}; "
+                f"for a field in it say {'.'.join(path)[:80]}.name"
+            )
+        return [self._compared(path, operator, value) for operator, value in said.items()]
+
+    def _compared(self, path: Path, operator: str, value: Any) -> Comparison:
+        self._count(1)
+        if operator == "$in" and type(value) is not list:
+            raise BadRequest("$in takes a list of values")
+        values = value if operator == "$in" else [value]
+        self._values += len(values)
+        if self._values > self.limits.values:
+            raise BadRequest(f"a query may compare with {self.limits.values} values")
+        for one in values:
+            kind = self._kind(one)
+            if operator == "$like" and kind != TEXT:
+                raise BadRequest("$like takes a text, with % for any characters and _ for one")
+            if operator in COMPARED and kind not in (NUMBER, TEXT):
+                raise BadRequest(f"{operator} takes a number or a text")
+        return Comparison(path, operator, value, _comparison(operator, value))
+
+    def _count(self, conditions: int) -> None:
+        self._conditions += conditions
+        if self._conditions > self.limits.conditions:
+            raise BadRequest(f"a query may have {self.limits.conditions} conditions")
+
+    def _kind(self, value: Any) -> int:
+        kind, _ = key_of(value)
+        if kind in (MISSING, OTHER) or (kind == NUMBER and not _is_double(value)):
+            raise BadRequest("a field is compared with a text, a number, true, false or null")
+        if kind == TEXT and (len(value) > MAX_TEXT or not _travels(value)):
+            raise BadRequest(f"a text to compare with has at most {MAX_TEXT} characters")
+        return kind
+
+    def _places(self, cursor: Any, identity: bytes, fields: int) -> tuple[Key, ...]:
+        try:
+            if type(cursor) is not str or len(cursor) > MAX_CURSOR or not cursor.isascii():
+                raise ValueError("no cursor")
+            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
+            places = raw[9:]
+            if raw[:9] != _digest(identity, places) or _as_text(raw) != cursor:
+                raise ValueError("another query's")
+            keys = tuple(_decode_places(places))
+            if len(keys) != fields or not all(map(_is_key, keys)):
+                raise ValueError("no place")
+        except (ValueError, binascii.Error, msgspec.DecodeError):
+            raise BadRequest("the cursor is not one of this query; begin without it") from None
+        return keys
+
+
+_OPERATORS = ", ".join(OPERATORS)
+
+
+def _is_key(key: Key) -> bool:
+    """Whether a key is one that `Query.key` can give: a client may have made it."""
+    rank, value = key
+    if rank == TEXT:
+        return type(value) is str and _travels(value)
+    if rank == NUMBER:
+        return type(value) is not str and _is_double(value)
+    return MISSING <= rank <= OTHER and value == 0 and type(value) is int
+
+
+def _is_double(number: Any) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def _travels(text: str) -> bool:
+    """Whether every database can hold a text."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
