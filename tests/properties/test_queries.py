@@ -9,9 +9,6 @@ import pytest
 from hypothesis import given, settings
 
 from tests.properties.queries import Loop, models, nested, sorts, walk
-from tests.support.services import postgres_server
-
-__all__ = ["postgres_server"]
 
 
 @pytest.fixture(scope="module")
