@@ -123,6 +123,10 @@ def middleware_layers(item: Any, methods: tuple[str, ...] = METHODS) -> list[Lay
     return [make_layer("use", name, methods, item, where=location(item))]
 
 
+# What `next` came to, as long as it runs.
+UNKNOWN = object()
+
+
 class Next(msgspec.Struct, eq=False):
     """`next` of one layer in one request: runs what is below, once; what is below tells it what it came to."""
 
@@ -131,9 +135,8 @@ class Next(msgspec.Struct, eq=False):
     req: Request
     res: Response
     called: bool = False
-    done: bool = False
     failure: Exception | None = None
-    result: Any = None
+    result: Any = UNKNOWN
 
     def run(self) -> Awaitable[Any]:
         if self.called:
@@ -145,12 +148,12 @@ class Next(msgspec.Struct, eq=False):
 
     def outcome(self) -> Any:
         """What `next` came to, for a layer that gave no answer of its own."""
-        if not self.done:
+        if self.failure is not None:
+            raise self.failure
+        if self.result is UNKNOWN:
             raise StackError(
                 f"{self.layer.name} ({self.layer.where}) called next but did not wait; write `await next()`"
             )
-        if self.failure is not None:
-            raise self.failure
         return self.result
 
 
@@ -171,34 +174,37 @@ def _fold_around(layer: Layer, below: Node) -> Node:
     """A `use` layer or a handler on top of what is below it."""
     call, must_answer, is_async, takes_next = layer.call, layer.kind == "use", layer.is_async, layer.takes_next
 
+    async def settle(value: Any, res: Response, following: Next | None) -> Any:
+        # `return next()`, in a sync function or for want of an `await`.
+        if value is not None and hasattr(value, "__await__"):
+            value = await value
+        if res.settled:
+            return _settled(res)
+        if value is None:
+            if following is not None and following.called:
+                return following.outcome()
+            if must_answer:
+                raise _unanswered(layer)
+        return value
+
     async def around(req: Request, res: Response, above: Next | None) -> Any:
+        following = None
         try:
             if takes_next:
                 following = Next(below, layer, req, res)
                 value = call(req, res, following.run)
             else:
-                following = None
                 value = call(req, res, None)
             if is_async:
                 value = await value
-            # `return next()`, in a sync function or for want of an `await`.
-            if value is not None and type(value) is not dict and hasattr(value, "__await__"):
-                value = await value
-            if res.settled:
-                value = _settled(res)
-            elif value is None:
-                if following is not None and following.called:
-                    value = following.outcome()
-                elif must_answer:
-                    raise _unanswered(layer)
+            if res.settled or type(value) is not dict:
+                value = await settle(value, res, following)
         except Exception as err:
             if above is not None:
                 above.failure = err
-                above.done = True
             raise
         if above is not None:
             above.result = value
-            above.done = True
         return value
 
     return around
@@ -241,10 +247,8 @@ def _telling(node: Node) -> Node:
             result = await node(req, res, None)
         except Exception as err:
             above.failure = err
-            above.done = True
             raise
         above.result = result
-        above.done = True
         return result
 
     def telling(req: Request, res: Response, above: Next | None) -> Awaitable[Any]:
@@ -253,19 +257,24 @@ def _telling(node: Node) -> Node:
     return telling
 
 
-def _lowest(answer: Answer) -> Node:
+def _lowest(answer: Answer | Write, writes: bool = False) -> Node:
+    """What answers when no layer did; of a write it keeps the commit."""
+
     async def lowest(req: Request, res: Response, above: Next | None) -> Any:
-        return await answer(req)
+        try:
+            result = await answer(req)
+            if writes:
+                req.committed = result
+                result = result.record
+        except Exception as err:
+            if above is not None:
+                above.failure = err
+            raise
+        if above is not None:
+            above.result = result
+        return result
 
-    return _telling(lowest)
-
-
-def _written(write: Write) -> Answer:
-    async def written(req: Request) -> Any:
-        req.committed = commit = await write(req)
-        return commit.record
-
-    return written
+    return lowest
 
 
 async def bottom(req: Request) -> Any:
@@ -309,11 +318,10 @@ class Stack:
         self._direct = None if above else write
         # Whether a request meets no code of the application, and nothing that waits.
         self.bare = immediate and not self.layers
-        self._top = self._fold(store if write is None else _written(write), find)
+        self._top = self._fold(_lowest(store) if write is None else _lowest(write, writes=True), find)
 
-    def _fold(self, store: Answer, find: Find | None) -> Node:
+    def _fold(self, node: Node, find: Find | None) -> Node:
         waiting: list[Layer] = []
-        node = _lowest(store)
         outermost = next((layer for layer in self.layers if layer.kind == "handler"), None)
         for layer in reversed(self.layers):
             if layer.kind == "before":
