@@ -36,7 +36,12 @@ values = st.recursive(
 forged = st.dictionaries(st.sampled_from(TRUSTED) | st.text(max_size=4), values, max_size=6)
 
 
-@given(st.sampled_from(METHODS), forged, forged, forged.map(lambda extra: extra | {"channel": None, "op": None}))
+@given(
+    st.sampled_from(METHODS),
+    forged,
+    forged,
+    forged.map(lambda extra: extra | {"channel": None, "op": None, "rev": None}),
+)
 def test_nothing_a_client_sends_sets_a_trusted_field(
     method: str, model: dict[str, Any], options: dict[str, Any], extra: dict[str, Any]
 ) -> None:
