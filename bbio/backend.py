@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from inspect import getattr_static
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -13,12 +14,13 @@ import msgspec
 
 from bbio.decorators import Marked, check_hidden, check_methods, collect
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
-from bbio.protocol import MAX_NAME, encode
+from bbio.protocol import MAX_NAME
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
 from bbio.schema import Schema
-from bbio.stack import Layer, Middleware, Stack, bottom, layers_of, middleware_layers
+from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
 from bbio.store import Publisher, Store
-from bbio.streams import BACKEND_WIDE, channel_stream
+from bbio.streams import BACKEND_WIDE, Commit, channel_stream
+from bbio.typed import as_record, enter, plain, show
 
 EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
 RESERVED = ("compile", "emit", "layers", "log", "namespace", "open", "stacks", "start", "stop", "use")
@@ -153,7 +155,10 @@ class Backend:
         """All layers of this instance in stack order."""
         entries = [(item, METHODS) for item in self.middleware] + list(self.__bbio_used__)
         reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
-        return [layer for group in (*reusable, _by_kind(layers_of(self, self.__bbio_layers__))) for layer in group]
+        own = layers_of(self, self.__bbio_layers__)
+        if self.schema is not None:
+            own.insert(0, _entry(self.schema))
+        return [layer for group in (*reusable, _by_kind(own)) for layer in group]
 
     def open(self, name: str, publisher: Publisher, spawn: Spawn) -> None:
         """Bind this instance to its name and compile its stacks. Called when it is served."""
@@ -172,13 +177,29 @@ class Backend:
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
-        layers = self.layers
-        read, write = (bottom, None) if self.store is None else (self.log.read, self.log.write)
-        immediate = vars(type(self.log)).get("immediate", False)
-        self.stacks = {"read": Stack("read", layers, read, immediate=immediate)}
+        layers, schema, log = self.layers, self.schema, self.log
+        answer: Answer = bottom
+        read: Answer = bottom
+        write: Write | None = None
+        shown = None
+        if self.store is not None:
+            read, write = log.read, log.write
+        if schema is not None:
+            answer, shown = _plain_bottom(schema), partial(show, schema)
+            if write is not None:
+                write = _plain_write(schema, write)
+        immediate = vars(type(log)).get("immediate", False)
+        self.stacks = {"read": Stack("read", layers, read, immediate=immediate, show=shown)}
         for method in WRITES:
             self.stacks[method] = Stack(
-                method, layers, commit=self._commit, find=self.log.find, write=write, immediate=immediate
+                method,
+                layers,
+                answer,
+                commit=self._commit,
+                find=log.find,
+                write=write,
+                immediate=immediate,
+                show=shown,
             )
 
     async def start(self) -> None:
@@ -203,6 +224,8 @@ class Backend:
     async def _commit(self, req: Request, result: Any) -> None:
         """Log and publish a write that no store has committed."""
         record = req.model if result is None else result
+        if self.schema is not None:
+            record = plain(self.schema, req) if result is None else as_record(self.schema, result, req)
         req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
 
     def emit(self, event: str, model: Any, channel: str | None = None) -> None:
@@ -229,9 +252,41 @@ class Backend:
             )
         stream = BACKEND_WIDE if channel is None else channel_stream(channel)
         # Encoded at once: what the caller does with the model afterwards must not show.
-        self._spawn(self.log.append(stream, method, msgspec.Raw(encode(model))))
+        self._spawn(self.log.append(stream, method, msgspec.Raw(self.log.encode(model))))
 
 
 def _by_kind(layers: list[Layer]) -> list[Layer]:
     order = ("before", "use", "handler", "after", "on_error")
     return sorted(layers, key=lambda layer: order.index(layer.kind))
+
+
+def _entry(schema: Schema) -> Layer:
+    """The layer that makes incoming models typed objects."""
+
+    def typed(req: Request) -> None:
+        enter(schema, req)
+
+    cls = schema.cls
+    where = f"{cls.__module__}.{cls.__qualname__}"
+    return make_layer("before", f"model {cls.__name__}", ("create", "update", "patch"), typed, where=where)
+
+
+def _plain_bottom(schema: Schema) -> Answer:
+    async def bottom(req: Request) -> Any:
+        return plain(schema, req)
+
+    return bottom
+
+
+def _plain_write(schema: Schema, write: Write) -> Write:
+    """A store's `write`, to which models are JSON."""
+
+    async def written(req: Request) -> Commit:
+        typed = req.model
+        req.model = plain(schema, req)
+        try:
+            return await write(req)
+        finally:
+            req.model = typed
+
+    return written

@@ -123,10 +123,10 @@ class UnknownOutcome(SyncError):
 
 
 class Invalid(SyncError, ValueError):
-    """The model is not valid; `errors` maps a field to what is wrong with it."""
+    """The model is not valid; `fields` maps a field to what is wrong with it (`address.city` is in `address`)."""
 
     code = 422
-    details = ("errors",)
+    details = ("fields",)
 
 
 class Busy(SyncError):

@@ -47,7 +47,8 @@ class Request(msgspec.Struct, eq=False):
 
     Parameters:
         method: `create`, `read`, `update`, `patch` or `delete`.
-        model: the model as the client sent it; layers may replace or change it.
+        model: the model as the client sent it, or a typed object if the backend has a model; layers may replace or
+            change it.
         options: the client's untrusted extras.
         backend: the backend instance that answers.
         channel: the channel the request belongs to, None for the default channel; from server-side state.
@@ -74,6 +75,8 @@ class Request(msgspec.Struct, eq=False):
     # Set by the store: the commit of a write, the revisions of what was read by id.
     committed: Commit | None = None
     revs: dict[Any, int] | None = None
+    # What a typed model was made of (bbio.typed).
+    entry: Any = None
     # Most requests need neither of the two dicts.
     _session: dict[str, Any] | None = None
     _state: dict[str, Any] | None = None
@@ -99,6 +102,13 @@ class Request(msgspec.Struct, eq=False):
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self._state = state
+
+    @property
+    def id(self) -> Any:
+        """The id of the model it is about, as the client sent it; None for a create and for a collection."""
+        if self.entry is not None:
+            return self.entry.id
+        return self.model.get(self.backend.id_attribute) if isinstance(self.model, dict) else None
 
     @property
     def operation(self) -> str | None:

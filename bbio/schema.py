@@ -95,6 +95,13 @@ class Field:
         """What it is in JSON: `string`, `integer`, `number`, `boolean`, `array`, `object` or `any`."""
         return self.shape.kind
 
+    def make_default(self) -> Any:
+        """Its default, made by its factory if it has one."""
+        default = self.default
+        if not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            return default
+        return None if default.takes_self else default.factory()
+
     @property
     def required(self) -> bool:
         """Whether it has no default."""
@@ -145,6 +152,12 @@ class Schema:
                     f"{cls.__name__} alone; mark the field that holds the {inner.__name__}"
                 )
         self.public = frozenset({id_attribute, *(name for name, each in self.fields.items() if not each.private)})
+        # Those that not every client may see and write.
+        self.protected = [
+            each
+            for name, each in self.fields.items()
+            if (each.private or each.read_only or each.roles) and name != id_attribute
+        ]
         self.has_roles = any(each.roles for each in self.fields.values())
 
     def _field(self, attribute: Any) -> Field:
@@ -194,3 +207,29 @@ class Schema:
     def unstructure(self, instance: Any) -> dict[str, Any]:
         """The JSON of an instance, with all of its fields."""
         return self.codec.write(self.cls, instance)
+
+    def complete(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The declared fields of a record that is stored or is to be, with defaults for those it lacks.
+
+        Raises:
+            Wrong: it is not valid.
+        """
+        known = {name: value for name, value in record.items() if name in self.fields}
+        return self._stored.write(self.cls, self._stored.read(self.cls, known))
+
+    def shown(self, value: Any, visible: frozenset[str]) -> Any:
+        """What may be seen of a model, or of a list of them: declared fields alone.
+
+        Parameters:
+            value: an instance, a record, a list of these, or anything else, which stays as it is.
+            visible: the names of the fields.
+        """
+        if isinstance(value, self.cls):
+            value = self.unstructure(value)
+        if isinstance(value, dict):
+            return {name: each for name, each in value.items() if name in visible}
+        if isinstance(value, (list, tuple)):
+            return [self.shown(each, visible) for each in value]
+        if attrs.has(type(value)):
+            raise TypeError(f"{type(value).__name__} is not {self.cls.__name__}, the model of this backend")
+        return value

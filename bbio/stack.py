@@ -293,9 +293,10 @@ class Stack:
         find: awaited with a request that has an operation id, to learn what the operation already came to.
         write: awaited to write, in place of `store`.
         immediate: whether the store never waits, see `Store.immediate`.
+        show: called with the request and the response at last, to leave what the client may see.
     """
 
-    __slots__ = ("_after", "_before", "_commit", "_direct", "_on_error", "_top", "bare", "layers", "method")
+    __slots__ = ("_after", "_before", "_commit", "_direct", "_on_error", "_show", "_top", "bare", "layers", "method")
 
     def __init__(
         self,
@@ -306,10 +307,12 @@ class Stack:
         find: Find | None = None,
         write: Write | None = None,
         immediate: bool = False,
+        show: Callable[[Request, Response], None] | None = None,
     ) -> None:
         self.method = method
         self.layers = tuple(layer for layer in layers if method in layer.methods)
         self._commit = commit
+        self._show = show
         self._after = tuple(layer for layer in self.layers if layer.kind == "after")
         self._on_error = tuple(layer for layer in self.layers if layer.kind == "on_error")
         before = [layer for layer in self.layers if layer.kind == "before"]
@@ -363,7 +366,15 @@ class Stack:
             await self._fail(err, req, res)
             if res.failure is not None and not isinstance(res.failure, SyncError):
                 res.failure = unexpected(res.failure, req)
+        if self._show is not None:
+            self._show_safely(req, res, unexpected)
         return res
+
+    def _show_safely(self, req: Request, res: Response, unexpected: Unexpected) -> None:
+        try:
+            self._show(req, res)  # type: ignore[misc]
+        except Exception as err:
+            res.failure = unexpected(err, req)
 
     async def admit(self, req: Request, unexpected: Unexpected = lambda err, req: err) -> Response:
         """Run the `before` layers alone: who may not read may not listen. Raises nothing but cancellation."""
@@ -377,6 +388,8 @@ class Stack:
             res.failure = res.failure or err
             if not isinstance(res.failure, SyncError):
                 res.failure = unexpected(res.failure, req)
+            if self._show is not None:
+                self._show_safely(req, res, unexpected)
         return res
 
     async def _run_after(self, req: Request, res: Response) -> None:

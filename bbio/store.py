@@ -13,7 +13,9 @@ from bbio.decorators import check_hidden
 from bbio.errors import BadRequest, DefinitionError
 from bbio.protocol import encode
 from bbio.requests import NOTIFIED_AS, Request, Socket
+from bbio.schema import Schema
 from bbio.streams import Commit, Event, HistoryLimits, Log, Position, channel_stream
+from bbio.typed import merged, public_json
 
 
 class Publisher(Protocol):
@@ -74,8 +76,11 @@ class Store:
     check_interval: float | None = None
 
     backend: Any
+    schema: Schema | None = None
     log: Log
     publisher: Publisher
+    # A record as JSON, for an event: what any client may see of it.
+    encode: Callable[[Any], bytes] = staticmethod(encode)
     _publish: Callable[[Event, Socket | None], None]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -97,6 +102,9 @@ class Store:
             )
         opened = copy.copy(self)
         opened.backend = backend
+        opened.schema = schema = getattr(backend, "schema", None)
+        if schema is not None:
+            opened.encode = public_json(schema)
         opened.log = Log(self.history)
         opened.publisher = publisher
         opened._publish = publisher.publish
@@ -127,6 +135,21 @@ class Store:
     def _missing(self, method: str) -> BadRequest:
         return BadRequest(f"this backend has no {method}")
 
+    def merged(self, req: Request, current: dict[str, Any] | None) -> dict[str, Any]:
+        """The record that an update or patch comes to; with a model, it is valid as a whole.
+
+        Parameters:
+            req: the request.
+            current: the record as it is stored; None when there is none yet.
+
+        Raises:
+            Invalid: the record would not be valid, or the client changes what it cannot change.
+        """
+        if self.schema is not None:
+            return merged(self.schema, req, current)
+        model: dict[str, Any] = req.model
+        return {**current, **model} if req.method == "patch" and current else model
+
     async def find(self, req: Request) -> Commit | None:
         """What an operation already came to, None when it is new.
 
@@ -141,12 +164,12 @@ class Store:
         if earlier is not None:
             return earlier
         record = await getattr(self, req.method)(req)
-        return self.record(channel_stream(req.channel), NOTIFIED_AS[req.method], record, encode(record), req)
+        return self.record(channel_stream(req.channel), NOTIFIED_AS[req.method], record, self.encode(record), req)
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
         """Log and publish an event whose write happened elsewhere: in a handler, or by `backend.emit`."""
         earlier = None if req is None else await self.find(req)
-        return earlier or self.record(stream, method, model, encode(model), req)
+        return earlier or self.record(stream, method, model, self.encode(model), req)
 
     def record(
         self, stream: str, method: str, record: Any, body: bytes, req: Request | None, rev: int | None = None

@@ -23,6 +23,7 @@ from bbio.protocol import decode, encode
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
 from bbio.streams import Commit, Event, HistoryLimits, Position, channel_stream
+from bbio.typed import as_json
 
 logger = logging.getLogger("bbio.store")
 
@@ -159,7 +160,7 @@ class DocumentStore(Store):
         id_attribute: str = "id",
         upsert: bool = False,
         per_channel: bool = False,
-        models: list[dict[str, Any]] | None = None,
+        models: list[Any] | None = None,
         history: HistoryLimits | None = None,
     ) -> None:
         self.table = table or ""
@@ -173,6 +174,7 @@ class DocumentStore(Store):
         opened = super().open(backend, publisher)
         del opened.log
         opened.table = self.table or backend.name
+        opened._initial = [as_json(opened.schema, model) for model in self._initial]
         # Long enough never to be drawn again, however often the server starts.
         opened._ids = map((secrets.token_hex(5) + "%x").__mod__, itertools.count(1))
         return opened
@@ -215,7 +217,7 @@ class DocumentStore(Store):
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
         """Log and publish an event whose write happened elsewhere."""
-        change = Change(store=self, stream=stream, method=method, req=req, model=model, body=encode(model))
+        change = Change(store=self, stream=stream, method=method, req=req, model=model, body=self.encode(model))
         if req is not None and req.op is not None:
             change.operation = digest_of(req.operation)
         return await self._commit(change)
@@ -257,15 +259,15 @@ class DocumentStore(Store):
             return {**model, self.id_attribute: key}
         if current is None:
             if self._upsert and req.method != "delete":
-                return model
+                return self.merged(req, None)
             raise self.unknown(key)
         rev, body = current
         if req.rev is not None and req.rev < rev:
             raise Conflict("the model was changed by someone else", current=decode(body), rev=rev)
-        if req.method == "update":
+        if req.method == "update" and self.schema is None:
             return model
         record: dict[str, Any] = decode(body)
-        return record if req.method == "delete" else {**record, **model}
+        return record if req.method == "delete" else self.merged(req, record)
 
     def unknown(self, key: Any) -> NotFound:
         return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
@@ -336,6 +338,8 @@ class Batch:
                 self.changed[key] = None
             else:
                 self.models[key] = self.changed[key] = (rev, body)
+            if self.store.schema is not None:
+                body = self.store.encode(record)
         at = self.positions.get(change.stream) or Position(self.epoch, 0)
         op = None if req is None else req.op
         event = Event(change.stream, at.epoch, at.offset + 1, change.method, body, rev, op, now)

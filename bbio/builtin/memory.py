@@ -12,6 +12,7 @@ from bbio.protocol import decode, encode
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
 from bbio.streams import Commit, HistoryLimits, channel_stream
+from bbio.typed import as_json
 
 Models = dict[Any, tuple[int, bytes]]
 
@@ -23,7 +24,7 @@ class MemoryStore(Store):
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
-        models: the models to begin with; each needs an id.
+        models: the models to begin with; each needs an id. Instances, where the backend has a model, or JSON.
         history: how much of each stream is kept for clients that come back.
 
     Example:
@@ -45,7 +46,7 @@ class MemoryStore(Store):
         id_attribute: str = "id",
         upsert: bool = False,
         per_channel: bool = False,
-        models: list[dict[str, Any]] | None = None,
+        models: list[Any] | None = None,
         history: HistoryLimits | None = None,
     ) -> None:
         self.id_attribute = id_attribute
@@ -60,7 +61,8 @@ class MemoryStore(Store):
         opened._ids = map((prefix + "%x").__mod__, itertools.count(1))
         opened._rev = 0
         opened._channels = {}
-        for model in self._initial:
+        for given in self._initial:
+            model = as_json(opened.schema, given)
             opened._rev += 1
             opened._models(None)[model[self.id_attribute]] = (opened._rev, encode(model))
         return opened
@@ -104,6 +106,8 @@ class MemoryStore(Store):
             models.pop(key, None)
         else:
             models[key] = (rev, body)
+        if self.schema is not None:
+            body = self.encode(record)
         return self.record(channel_stream(req.channel), NOTIFIED_AS[method], record, body, req, rev)
 
     async def create(self, req: Request) -> dict[str, Any]:
@@ -126,14 +130,14 @@ class MemoryStore(Store):
         if key is None:
             raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
         if self._upsert and req.method != "delete" and key not in models:
-            return model
+            return self.merged(req, None)
         rev, body = self._known(models, key)
         if req.rev is not None and req.rev < rev:
             raise Conflict("the model was changed by someone else", current=decode(body), rev=rev)
-        if req.method == "update":
+        if req.method == "update" and self.schema is None:
             return model
         current: dict[str, Any] = decode(body)
-        return current if req.method == "delete" else {**current, **model}
+        return current if req.method == "delete" else self.merged(req, current)
 
     def _key(self, model: dict[str, Any]) -> Any:
         key = model.get(self.id_attribute)

@@ -139,6 +139,7 @@ class ClientSocket:
     """
 
     __slots__ = (
+        "audience",
         "backend",
         "channels",
         "connection",
@@ -159,6 +160,8 @@ class ClientSocket:
         self.connection = connection
         # The engine's handle to write to; None where the library does the writing.
         self.link = link
+        # The fields it is told of, where what is seen depends on roles: fixed when it listens.
+        self.audience: frozenset[str] = frozenset()
         # Channels listened to, each with the protocol version of its listen.
         self.channels: dict[str | None, int] = {}
         self.last_channel: str | None = None

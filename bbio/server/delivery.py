@@ -15,6 +15,7 @@ import msgspec
 
 from bbio import protocol
 from bbio.streams import Event
+from bbio.typed import narrowed
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
@@ -95,6 +96,9 @@ class Delivery:
 
     def _fan_out(self, entry: Pending, *, replied: bool) -> None:
         followed, event, origin = entry.followed, entry.event, entry.origin
+        if followed.narrowed:
+            self._fan_out_narrowed(entry, replied)
+            return
         legacy, version_1 = followed.legacy, followed.version_1
         writer = None if origin is None else origin.link
         if legacy and not (len(legacy) == 1 and origin in legacy):
@@ -102,3 +106,18 @@ class Delivery:
         if version_1 and not (replied and len(version_1) == 1 and origin in version_1):
             skipped = writer if replied else None
             self._lane.deliver(version_1.values(), skipped, entry.namespace, protocol.synced_v1(event))
+
+    def _fan_out_narrowed(self, entry: Pending, replied: bool) -> None:
+        """The same, with a body for each set of fields that somebody sees."""
+        followed, origin = entry.followed, entry.origin
+        bodies: dict[frozenset[str], Event] = {}
+        for told, synced in ((followed.legacy, protocol.synced), (followed.version_1, protocol.synced_v1)):
+            groups: dict[frozenset[str], list[Link]] = {}
+            for socket, link in told.items():
+                if socket is not origin or (told is followed.version_1 and not replied):
+                    groups.setdefault(socket.audience, []).append(link)
+            for audience, links in groups.items():
+                event = bodies.get(audience)
+                if event is None:
+                    event = bodies[audience] = narrowed(entry.event, audience)
+                self._lane.deliver(links, None, entry.namespace, synced(event))

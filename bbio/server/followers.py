@@ -38,10 +38,24 @@ AGAIN = 1.0
 class Followed:
     """A stream with followers: up to where they have been told, and who they are."""
 
-    __slots__ = ("epoch", "joining", "legacy", "name", "offset", "recent", "repairing", "stale", "version_1", "waiting")
+    __slots__ = (
+        "epoch",
+        "joining",
+        "legacy",
+        "name",
+        "narrowed",
+        "offset",
+        "recent",
+        "repairing",
+        "stale",
+        "version_1",
+        "waiting",
+    )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, narrowed: bool = False) -> None:
         self.name = name
+        # Whether what is seen of an event depends on who sees it.
+        self.narrowed = narrowed
         # Nobody is told anything before the place is known: the epoch is then not empty.
         self.epoch = ""
         self.offset = 0
@@ -103,6 +117,7 @@ class Followers:
         "_exchanges",
         "_failing",
         "_namespace",
+        "_narrowed",
         "_streams",
         "_tasks",
         "_timer",
@@ -112,6 +127,7 @@ class Followers:
     def __init__(self, name: str, backend: Backend, delivery: Delivery, exchanges: Collection[Exchange]) -> None:
         self._backend = backend
         self._namespace = "/" + name
+        self._narrowed = backend.schema is not None and backend.schema.has_roles
         self._delivery = delivery
         self._exchanges = exchanges
         self._streams: dict[str, Followed] = {}
@@ -291,7 +307,7 @@ class Followers:
         """A stream that somebody is about to follow; its place may not be known yet."""
         followed = self._streams.get(name)
         if followed is None:
-            followed = self._streams[name] = Followed(name)
+            followed = self._streams[name] = Followed(name, self._narrowed)
             self._check_later(self._backend.log.check_interval)
         return followed
 

@@ -11,6 +11,7 @@ from bbio.server.connection import Key
 from bbio.server.exchanges import Exchange
 from bbio.server.followers import Followed, Followers
 from bbio.streams import BACKEND_WIDE, Event
+from bbio.typed import audience_of, narrowed
 
 logger = logging.getLogger("bbio")
 
@@ -72,6 +73,8 @@ class ListenExchange(Exchange, kw_only=True):
         if socket.left or self.replied:
             return
         self.gateway.delivery.flush()
+        if streams[0].narrowed:
+            socket.audience = audience_of(self.req)
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
@@ -81,8 +84,10 @@ class ListenExchange(Exchange, kw_only=True):
         if not version:
             self.reply(self.gateway.listened)
             return
-        told = {
-            followed.name: protocol.stream_reply(*followed.merge(offset, events, self.gateway.limits.replay))
-            for followed, (offset, events) in zip(streams, missed, strict=True)
-        }
+        told = {}
+        for followed, (offset, events) in zip(streams, missed, strict=True):
+            position, events = followed.merge(offset, events, self.gateway.limits.replay)
+            if followed.narrowed and events:
+                events = [narrowed(event, socket.audience) for event in events]
+            told[followed.name] = protocol.stream_reply(position, events)
         self.reply(protocol.encode([{**self.gateway.public_options, "v": protocol.VERSION, "streams": told}]))

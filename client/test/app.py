@@ -15,7 +15,7 @@ class Todos(Backend):
     @before("create", "update", "patch")
     def check(self, req: Any) -> None:
         if req.model.get("title") == "bad":
-            raise Invalid("no such title", errors={"title": "is bad"})
+            raise Invalid("no such title", fields={"title": "is bad"})
 
 
 class Notes(Backend):

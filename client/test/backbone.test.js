@@ -69,7 +69,7 @@ for (const { version, underscore = 'underscore', jquery } of flavours) {
       const model = new (Backbone.Model.extend({ backend: 'todos' }))();
       const told = [];
       model.on('error', (target, err) => told.push(target === model, err.name));
-      const promise = model.save({ title: 'bad' }, { error: (target, err, options) => told.push(target === model, err.errors.title, typeof options) });
+      const promise = model.save({ title: 'bad' }, { error: (target, err, options) => told.push(target === model, err.fields.title, typeof options) });
       const err = await new Promise((resolve) => promise.then(assert.fail, resolve));
       assert.equal(err.code, 422);
       assert.deepEqual(told, [true, 'is bad', 'object', true, 'Invalid']);

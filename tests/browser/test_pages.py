@@ -27,7 +27,7 @@ def lists(*models: dict[str, Any]) -> App:
         @before("create")
         def check(self, req: Request) -> None:
             if not req.model.get("title"):
-                raise Invalid("a to-do needs a title", errors={"title": "is missing"})
+                raise Invalid("a to-do needs a title", fields={"title": "is missing"})
 
     return App().serve(Todos).page("/", HERE / "page.html")
 
@@ -128,7 +128,7 @@ async def test_a_refused_write_is_told_and_undone(app: App, visit: Open) -> None
     )
     assert error["name"] == "Invalid"
     assert error["message"] == "a to-do needs a title"
-    assert error["errors"] == {"title": "is missing"}
+    assert error["fields"] == {"title": "is missing"}
     await shows(page)
 
 

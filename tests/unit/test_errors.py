@@ -85,7 +85,7 @@ def test_every_exception_of_the_module_has_the_one_base():
 
 def test_declared_details_travel():
     """The details a class declares are in the JSON when given, and absent when not."""
-    assert Invalid("no", errors={"title": "is empty"}).to_json()["errors"] == {"title": "is empty"}
+    assert Invalid("no", fields={"title": "is empty"}).to_json()["fields"] == {"title": "is empty"}
     assert Conflict("stale", current={"id": 1}, rev=4).to_json() == {
         "name": "Conflict",
         "message": "stale",

@@ -1,0 +1,230 @@
+"""Requests of a backend that has a model: typed objects in, and out only what the client may see.
+
+A sync passes here three times: `enter` makes `req.model` a typed object, `plain` and `merged` make the record that a
+store commits, and `show` leaves in the reply what the client's roles let it see. What others are told is `narrowed` for
+each audience. A backend without a model has none of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from bbio.codec import Wrong
+from bbio.errors import Invalid, SyncError
+from bbio.protocol import decode, encode
+from bbio.requests import Request, Response
+from bbio.schema import Field, Schema
+from bbio.streams import Event
+
+UNKNOWN = "is not a known field"
+
+
+class Entry(msgspec.Struct, eq=False):
+    """What is remembered of a model as it came in.
+
+    Parameters:
+        id: the id of the model, as the client sent it.
+        visible: the fields that the client sees.
+        claims: read-only fields that the client sent along; right if they say what is stored.
+        untouched: fields that the client cannot give, with the defaults that they have in the typed object.
+    """
+
+    id: Any
+    visible: frozenset[str]
+    claims: dict[str, Any]
+    untouched: dict[str, Any]
+
+
+def roles_of(user: Any) -> tuple[Any, ...]:
+    """The roles of `req.user`: its `roles`, as key or as attribute; none if it has no such thing."""
+    roles = user.get("roles") if isinstance(user, dict) else getattr(user, "roles", None)
+    if isinstance(roles, str):
+        return (roles,)
+    return tuple(roles) if isinstance(roles, Iterable) else ()
+
+
+def audience_of(req: Request) -> frozenset[str]:
+    """The fields that a listener is told of, where not all listeners are told the same."""
+    schema: Schema = req.backend.schema
+    return schema.visible(roles_of(req.user))
+
+
+def narrowed(event: Event, audience: frozenset[str]) -> Event:
+    """An event as an audience is told of it."""
+    record = decode(event.body)
+    seen = {name: value for name, value in record.items() if name in audience} if isinstance(record, dict) else record
+    return msgspec.structs.replace(event, body=encode(seen))
+
+
+def invalid(wrong: dict[str, str]) -> Invalid:
+    """The error that tells a client all that is wrong with a model."""
+    return Invalid("the model is not valid", fields=wrong)
+
+
+def enter(schema: Schema, req: Request) -> None:
+    """Make the model of a create, update or patch a typed object.
+
+    Raises:
+        Invalid: it is no valid model, or says what its client cannot say.
+    """
+    given = dict(req.model)
+    method, key = req.method, given.pop(schema.id_attribute, None)
+    entry = req.entry = Entry(key, schema.visible(roles_of(req.user)), {}, {})
+    wrong: dict[str, str] = {}
+    for each in schema.protected:
+        name = each.name
+        if name not in given:
+            continue
+        if name not in entry.visible and (each.roles or each.read_only):
+            del given[name]
+            if schema.unknown == "reject":
+                wrong[name] = UNKNOWN
+        elif each.read_only:
+            entry.claims[name] = given.pop(name)
+    if method == "create":
+        if key is not None:
+            wrong[schema.id_attribute] = "is given by the server"
+        wrong.update(
+            {name: "cannot be set" for name, value in entry.claims.items() if not _is_default(schema, name, value)}
+        )
+    elif schema.id_attribute in schema.fields and key is not None:
+        given[schema.id_attribute] = key
+    if method == "patch":
+        values, errors = schema.codec.examine(schema.cls, given, whole=False)
+        typed: Any = values if key is None else {schema.id_attribute: key, **values}
+    else:
+        typed, errors = _read(schema, given)
+    if wrong or errors:
+        raise invalid({**wrong, **errors})
+    if method == "update":
+        entry.untouched = {
+            each.name: getattr(typed, each.name)
+            for each in schema.protected
+            if each.name not in given and (each.read_only or each.name not in entry.visible)
+        }
+    req.model = typed
+
+
+def _read(schema: Schema, given: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+    try:
+        return schema.structure(given), {}
+    except Wrong as err:
+        return None, err.fields
+
+
+def _is_default(schema: Schema, name: str, value: Any) -> bool:
+    field = schema.fields[name]
+    return not field.required and _same(field, value, field.write(field.make_default()))
+
+
+def _same(field: Field, value: Any, stored: Any) -> bool:
+    try:
+        return bool(field.read(value) == field.read(stored))
+    except Wrong:
+        return False
+
+
+def plain(schema: Schema, req: Request) -> Any:
+    """The model of a write as JSON, for a store: what the client gave, and what layers have made of it."""
+    model, key, entry = req.model, schema.id_attribute, req.entry
+    if isinstance(model, dict):
+        return {
+            name: schema.fields[name].write(value) if name in schema.fields and name != key else value
+            for name, value in model.items()
+        }
+    if not isinstance(model, schema.cls):
+        return model
+    record = schema.unstructure(model)
+    if key not in schema.fields and entry is not None and entry.id is not None:
+        record[key] = entry.id
+    if record.get(key, ...) is None:
+        del record[key]
+    if entry is not None:
+        for name, value in entry.untouched.items():
+            if getattr(model, name) is value:
+                del record[name]
+    return record
+
+
+def merged(schema: Schema, req: Request, current: dict[str, Any] | None) -> dict[str, Any]:
+    """The record that an update or patch comes to.
+
+    Parameters:
+        schema: the schema of the backend.
+        req: the request; its model is JSON.
+        current: the record as it is stored, None when there is none yet.
+
+    Raises:
+        Invalid: it would not be valid as a whole, or the client changes what it cannot change.
+    """
+    stored, entry = current or {}, req.entry
+    model: dict[str, Any] = req.model
+    visible = schema.public if entry is None else entry.visible
+    wrong = {}
+    if entry is not None:
+        for name, value in entry.claims.items():
+            unchanged = (
+                _same(schema.fields[name], value, stored[name]) if name in stored else _is_default(schema, name, value)
+            )
+            if not unchanged:
+                wrong[name] = "cannot be changed"
+    if req.method == "patch":
+        record = {**stored, **model}
+    else:
+        kept = entry.untouched if entry is not None else ()
+        record = {**{name: stored[name] for name in kept if name in stored}, **model}
+    try:
+        whole = schema.complete(record)
+    except Wrong as err:
+        for path, message in err.fields.items():
+            seen = not path or path.split(".")[0] in visible or path.split(".")[0] in model
+            wrong[path if seen else ""] = message if seen else "the model as a whole is not valid"
+    if wrong:
+        raise invalid(wrong)
+    return {**record, **whole}
+
+
+def as_json(schema: Schema | None, model: Any) -> Any:
+    """A model that the application gives a store, an instance or JSON, as JSON."""
+    return schema.unstructure(model) if schema is not None and isinstance(model, schema.cls) else model
+
+
+def as_record(schema: Schema, value: Any, req: Request) -> Any:
+    """A result as JSON: an instance gets the id it may lack."""
+    if isinstance(value, schema.cls):
+        record = schema.unstructure(value)
+        if schema.id_attribute not in schema.fields and req.id is not None:
+            record[schema.id_attribute] = req.id
+        return record
+    return value
+
+
+def show(schema: Schema, req: Request, res: Response) -> None:
+    """Leave in a response what the client may see."""
+    visible = schema.visible(roles_of(req.user))
+    failure = res.failure
+    if failure is None:
+        if res.body is None or schema.has_roles:
+            res.body = None
+            res.result = schema.shown(as_record(schema, res.result, req), visible)
+    elif isinstance(failure, SyncError):
+        failure.values = {
+            name: schema.shown(value, visible) if name == "current" or _holds(schema, value) else value
+            for name, value in failure.values.items()
+        }
+
+
+def _holds(schema: Schema, value: Any) -> bool:
+    return isinstance(value, schema.cls) or (isinstance(value, (list, tuple)) and any(_holds(schema, v) for v in value))
+
+
+def public_json(schema: Schema) -> Callable[[Any], bytes]:
+    """What encodes the body of an event: what any client may see of a record."""
+
+    def body(record: Any) -> bytes:
+        return encode(schema.shown(record, schema.public))
+
+    return body

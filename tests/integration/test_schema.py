@@ -1,0 +1,599 @@
+"""Backends with a model: what clients may write, what handlers get, and what leaves the server."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import pytest
+
+from bbio import (
+    Backend,
+    Conflict,
+    Middleware,
+    Request,
+    Store,
+    SyncError,
+    Unauthorized,
+    after,
+    before,
+    create,
+    field,
+    patch,
+    use,
+)
+from bbio.builtin import MemoryStore, SQLiteStore
+from bbio.typed import roles_of
+from tests.support.servers import heard
+from tests.support.wire import SyncFailed
+
+
+@attrs.define
+class Address:
+    """A class within the model."""
+
+    city: str = attrs.field(validator=attrs.validators.min_len(1))
+    zip: str = ""
+
+
+@attrs.define
+class User:
+    """A field of each sort."""
+
+    id: str | None = None
+    name: str = attrs.field(kw_only=True, validator=attrs.validators.max_len(5))
+    address: Address | None = None
+    since: datetime.date | None = None
+    low: int = 0
+    high: int = attrs.field(default=9)
+    password: str | None = field(private=True, default=None)
+    score: int = field(read_only=True, default=0)
+    hash: str = field(private=True, read_only=True, default="h-secret")
+    notes: str = field(roles=("support",), default="")
+
+    @high.validator
+    def above_low(self, attribute: Any, value: int) -> None:
+        if value <= self.low:
+            raise ValueError("must be above low")
+
+
+class Cookies(Middleware):
+    """The roles of a client are what its cookie says."""
+
+    @before
+    def identify(self, req):
+        req.user = {"id": "u", "roles": [req.socket.cookies["role"]]} if "role" in req.socket.cookies else None
+
+
+SEEN = {"name": "Ann", "address": None, "since": None, "low": 0, "high": 9, "score": 0}
+
+
+def as_role(role: str) -> dict[str, Any]:
+    return {"headers": {"Cookie": f"role={role}"}}
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def users(request, tmp_path) -> type[Backend]:
+    """A backend of users over each kind of store."""
+
+    class Users(Backend):
+        model = User
+        middleware = [Cookies()]
+        store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "users.db")
+
+    return Users
+
+
+async def wrong(request: Any) -> dict[str, str]:
+    """The fields of the `Invalid` that a request is answered with."""
+    with pytest.raises(SyncFailed) as caught:
+        await request
+    assert caught.value.error == {
+        "name": "Invalid",
+        "message": "the model is not valid",
+        "code": 422,
+        "fields": caught.value.error["fields"],
+    }
+    return caught.value.error["fields"]
+
+
+async def test_all_that_is_wrong_with_a_model_comes_back_at_once(serve, join, users):
+    """Of a create and an update: every field, nested ones by their path, unknown and protected ones too."""
+    client = await join(await serve(users), "users")
+    given = {
+        "name": "Annabel",
+        "address": {"city": "", "zip": 1},
+        "since": "yesterday",
+        "low": 9,
+        "score": 5,
+        "hash": "h-mine",
+        "notes": "n",
+        "admin": True,
+    }
+    expected = {
+        "name": "must have at most 5 characters",
+        "address.city": "must have at least 1 character",
+        "address.zip": "must be a text",
+        "since": "must be a date, such as 2026-01-31",
+        "high": "must be above low",
+        "score": "cannot be set",
+        "hash": "is not a known field",
+        "notes": "is not a known field",
+        "admin": "is not a known field",
+    }
+    assert await wrong(client.sync("create", given)) == expected
+    assert await wrong(client.sync("create", {"id": "x"})) == {"id": "is given by the server", "name": "is required"}
+    ann = await client.sync("create", {"name": "Ann"})
+    del expected["score"]
+    assert await wrong(client.sync("update", {**given, "id": ann["id"]})) == expected
+    assert await client.sync("read") == [ann]
+
+
+async def test_a_patch_is_judged_alone_and_then_the_whole(serve, join, users):
+    """Only what is given is looked at first; the record it comes to must be valid, or nothing is stored."""
+    app = await serve(users)
+    client, other = await join(app, "users"), await join(app, "users")
+    ann = await client.sync("create", {"name": "Ann", "low": 3})
+    assert await wrong(client.sync("patch", {"id": ann["id"], "since": 1, "low": "x"})) == {
+        "since": "must be a date, such as 2026-01-31",
+        "low": "must be a whole number",
+    }
+    assert await wrong(client.sync("patch", {"id": ann["id"], "high": 2})) == {"high": "must be above low"}
+    assert await client.sync("read", {"id": ann["id"]}) == ann
+    patched = await client.sync("patch", {"id": ann["id"], "high": 4})
+    assert patched == {**ann, "high": 4}
+    assert await heard(app.backends["users"], other) == [[("create", ann), ("update", patched)]]
+
+
+async def test_a_model_saved_back_as_it_was_is_accepted(serve, join, users):
+    """Backbone sends all it knows of a model: read-only fields count as unchanged if they say what is stored."""
+    client = await join(await serve(users), "users")
+    ann = await client.sync("create", {"name": "Ann", "score": 0})
+    assert ann == {**SEEN, "id": ann["id"]}
+    for method in ("update", "patch"):
+        assert await client.sync(method, {**ann, "low": 1}) == {**ann, "low": 1}
+        assert await wrong(client.sync(method, {**ann, "score": 1})) == {"score": "cannot be changed"}
+        assert await wrong(client.sync(method, {**ann, "score": "1"})) == {"score": "cannot be changed"}
+    assert await client.sync("update", {"id": ann["id"], "name": "Bob"}) == {**ann, "name": "Bob"}
+
+
+async def test_what_a_client_cannot_see_survives_its_updates(serve, join, users):
+    """An update replaces what the client knows; private fields and those of other roles stay as they are stored."""
+    app = await serve(users)
+    client, support = await join(app, "users"), await join(app, "users", **as_role("support"))
+    ann = await client.sync("create", {"name": "Ann", "password": "p-secret"})
+    noted = await support.sync("patch", {"id": ann["id"], "notes": "rude"})
+    assert noted == {**ann, "notes": "rude"}
+    assert await client.sync("update", {**ann, "name": "Bob"}) == {**ann, "name": "Bob"}
+    assert await support.sync("read", {"id": ann["id"]}) == {**ann, "name": "Bob", "notes": "rude"}
+    stored = await raw(app, ann["id"])
+    assert stored == {**ann, "name": "Bob", "notes": "rude", "password": "p-secret", "hash": "h-secret"}
+    # The role sees and writes the field: what it leaves out is gone, as with any field.
+    assert (await support.sync("update", ann))["notes"] == ""
+
+
+async def raw(app: Any, key: Any) -> Any:
+    """A record as the store has it."""
+    backend = app.backends["users"]
+    return await backend.log.read(Request("read", {"id": key}, backend=backend))
+
+
+async def test_nothing_private_leaves_the_server(serve, join, users):
+    """Not in acks, reads, events, replays, emitted events, conflicts or repeated operations."""
+    app = await serve(users)
+    backend = app.backends["users"]
+    client, other = await join(app, "users", ...), await join(app, "users", **as_role("support"))
+    (reply,) = await client.namespace.call("listen", None, {"v": 1})
+    since = {name: [at["epoch"], 0] for name, at in reply["streams"].items()}
+    op = {"c": "me", "n": 1}
+    first = await client.namespace.call(
+        "sync", {"method": "create", "model": {"name": "Ann", "password": "p-secret"}, "op": op}
+    )
+    again = await client.namespace.call(
+        "sync", {"method": "create", "model": {"name": "Ann", "password": "p-secret"}, "op": op}
+    )
+    assert first == again
+    ann = first[1]
+    for method, model in (
+        ("patch", {"id": ann["id"], "password": "p-secret-2"}),
+        ("update", {**ann, "low": 2}),
+        ("read", {}),
+    ):
+        assert len(await client.namespace.call("sync", {"method": method, "model": model})) == 3
+    conflict = await client.namespace.call("sync", {"method": "patch", "model": {"id": ann["id"], "low": 3}, "rev": 1})
+    assert conflict[0]["error"]["current"] == {**ann, "low": 2}
+    backend.emit("updated", User(id=ann["id"], name="Ann", password="p-secret", notes="n-secret"))
+    backend.emit("created", {"id": "1", "name": "Bob", "hash": "h-secret", "password": "p-secret", "old": "o-secret"})
+    await heard(backend, other)
+    await client.namespace.call("sync", {"method": "delete", "model": {"id": ann["id"]}})
+    late = await join(app, "users", ...)
+    (replay,) = await late.namespace.call("listen", None, {"v": 1, "since": since})
+    assert [event[0] for event in replay["streams"]["c:"]["events"]] == ["create", "update", "update", "delete"]
+    for each in (client, late, other):
+        frames = "".join(each.wire.frames)
+        assert "Ann" in frames
+        assert not re.search("[pho]-secret", frames)
+        assert ("n-secret" in frames) == (each is other)
+
+
+async def test_events_show_each_audience_what_it_may_see(serve, join, users):
+    """Listeners with the role see its field, in events as in replies; the others do not, also in a replay."""
+    app = await serve(users)
+    plain, second = await join(app, "users"), await join(app, "users")
+    support = await join(app, "users", **as_role("support"))
+    modern = await join(app, "users", ...)
+    (reply,) = await modern.namespace.call("listen", None, {"v": 1})
+    ann = await support.sync("create", {"name": "Ann", "notes": "n"})
+    seen = {name: value for name, value in ann.items() if name != "notes"}
+    bob = await plain.sync("create", {"name": "Bob"})
+    assert await heard(app.backends["users"], plain, second, support) == [
+        [("create", seen)],
+        [("create", seen), ("create", bob)],
+        [("create", {**bob, "notes": ""})],
+    ]
+    assert (await modern.namespace.event())[1:3] == ["create", seen]
+    since = {name: [at["epoch"], at["offset"]] for name, at in reply["streams"].items()}
+    for role, shown in (("support", ann), ("other", seen)):
+        late = await join(app, "users", ..., **as_role(role))
+        (replay,) = await late.namespace.call("listen", None, {"v": 1, "since": since})
+        assert replay["streams"]["c:"]["events"][0][1] == shown
+
+
+async def test_a_version_1_writer_is_told_of_its_own_write_where_it_stands(serve, join, users):
+    """Where audiences differ too, a writer's own event is its reply or comes as it may see it."""
+    app = await serve(users)
+    writer, reader = await join(app, "users", ..., **as_role("support")), await join(app, "users", ...)
+    for client in (writer, reader):
+        await client.namespace.call("listen", None, {"v": 1})
+    for number in range(3):
+        _, model, place = await writer.namespace.call(
+            "sync", {"method": "create", "model": {"name": "A", "low": number}}
+        )
+        assert model["notes"] == ""
+        assert place["o"] == number + 1
+        name, method, told, at = await reader.namespace.event()
+        assert (name, method, at["o"], "notes" in told) == ("synced", "create", number + 1, False)
+
+
+async def test_layers_get_typed_objects_and_middleware_the_json(serve, join):
+    """Middleware stands above the model, the layers of the class below it; stores are given JSON again."""
+    seen: list[Any] = []
+
+    class Spy(Middleware):
+        @before("create", "update", "patch")
+        def look(self, req):
+            seen.append(type(req.model))
+
+    class Users(Backend):
+        model = User
+        middleware = [Spy()]
+        store = MemoryStore()
+
+        @before
+        def look(self, req):
+            seen.append((req.method, req.id, req.model))
+
+        @use("create", "update")
+        async def score(self, req, next):
+            req.model.score += 1
+            return await next()
+
+        @after("update")
+        def note(self, req, res):
+            seen.append(type(req.model))
+
+    client = await join(await serve(Users), "users")
+    seen.clear()
+    ann = await client.sync("create", {"name": "Ann", "since": "2026-01-31"})
+    day = datetime.date(2026, 1, 31)
+    assert seen == [dict, ("create", None, User(name="Ann", since=day, score=1))]
+    assert ann["score"] == 1
+    seen.clear()
+    await client.sync("update", {**ann, "name": "Bob"})
+    await client.sync("patch", {"id": ann["id"], "since": "2026-01-31"})
+    await client.sync("read", {"id": ann["id"]})
+    assert seen == [
+        dict,
+        ("update", ann["id"], User(id=ann["id"], name="Bob", since=day, score=1)),
+        User,
+        dict,
+        ("patch", ann["id"], {"id": ann["id"], "since": day}),
+        ("read", ann["id"], {"id": ann["id"]}),
+    ]
+
+
+@attrs.define
+class Price:
+    """A model that does not declare its id."""
+
+    amount: Decimal
+    at: datetime.datetime = field(read_only=True, factory=lambda: datetime.datetime.now(datetime.UTC))
+
+
+async def test_an_id_that_is_not_declared_stays_with_the_request(serve, join):
+    """`req.id` has it, and records, events and replies carry it."""
+    ids = []
+
+    class Prices(Backend):
+        model = Price
+        store = MemoryStore()
+
+        @before("update", "patch")
+        def look(self, req):
+            ids.append(req.id)
+
+    app = await serve(Prices)
+    client, other = await join(app, "prices"), await join(app, "prices")
+    price = await client.sync("create", {"amount": 1.5})
+    assert price == {"id": price["id"], "amount": "1.5", "at": price["at"]}
+    assert await client.sync("update", {**price, "amount": "2"}) == {**price, "amount": "2"}
+    assert await client.sync("patch", {"id": price["id"], "amount": "3"}) == {**price, "amount": "3"}
+    assert await wrong(client.sync("create", {"amount": "1", "at": price["at"]})) == {"at": "cannot be set"}
+    assert ids == [price["id"], price["id"]]
+    assert [model["id"] for _, model in (await heard(app.backends["prices"], other))[0]] == [price["id"]] * 3
+
+
+async def test_an_update_may_make_the_model(serve, join):
+    """With `upsert`, what clients cannot give has its default; a patch must be whole then."""
+
+    class Prices(Backend):
+        model = Price
+        store = MemoryStore(upsert=True)
+
+    client = await join(await serve(Prices), "prices")
+    made = await client.sync("update", {"id": "a", "amount": "1"})
+    assert set(made) == {"id", "amount", "at"}
+    assert await wrong(client.sync("patch", {"id": "b"})) == {"amount": "is required"}
+    assert (await client.sync("patch", {"id": "c", "amount": "2"}))["amount"] == "2"
+    assert await wrong(client.sync("update", {"id": "d", "amount": "2", "at": made["at"]})) == {
+        "at": "cannot be changed"
+    }
+
+
+async def test_handlers_without_a_store_may_answer_with_instances(serve, join):
+    """What they return is told and shown like a record."""
+
+    class Users(Backend):
+        model = User
+        middleware = [Cookies()]
+
+        @create
+        def add(self, req):
+            return attrs.evolve(req.model, id="7", hash="h-secret", notes="n")
+
+        @use("read")
+        def all(self, req, res):
+            if req.id == "none":
+                res.end(3)
+            elif req.id:
+                res.end((User(id=req.id, name="Bob", hash="h-secret"), {"id": "8", "hash": "h-secret"}))
+            else:
+                res.end(Address("Rome"))
+
+    app = await serve(Users)
+    client, other = await join(app, "users"), await join(app, "users")
+    ann = await client.sync("create", {"name": "Ann"})
+    assert ann == {**SEEN, "id": "7"}
+    assert await client.sync("read", {"id": "9"}) == [{**SEEN, "name": "Bob", "id": "9"}, {"id": "8"}]
+    assert await client.sync("read", {"id": "none"}) == 3
+    updated = await client.sync("update", {"id": "9", "name": "Eve"})
+    assert updated["name"] == "Eve"
+    patched = await client.sync("patch", {"id": "9", "since": "2026-01-31"})
+    assert patched == {"id": "9", "since": "2026-01-31"}
+    assert await heard(app.backends["users"], other) == [[("create", ann), ("update", updated), ("update", patched)]]
+    with pytest.raises(SyncFailed, match="InternalError"):
+        await client.sync("read")
+
+
+async def test_instances_without_an_id_get_that_of_the_request(serve, join):
+    """Where the class declares none."""
+
+    class Prices(Backend):
+        model = Price
+
+        @patch
+        def change(self, req):
+            return Price(Decimal(5))
+
+    client = await join(await serve(Prices), "prices")
+    assert (await client.sync("patch", {"id": "a", "amount": "1"}))["id"] == "a"
+    assert (await client.sync("update", {"id": "b", "amount": "1"}))["id"] == "b"
+    assert "id" not in await client.sync("create", {"amount": "1"})
+
+
+class Refused(SyncError):
+    """Errors of one's own may carry models."""
+
+    details = ("user", "users", "why")
+
+
+async def test_errors_carry_no_more_than_replies(serve, join):
+    """Models in the details of an error are shown as replies are, also when a listen is refused."""
+
+    class Users(Backend):
+        model = User
+        store = MemoryStore()
+
+        @before("read")
+        def refuse(self, req):
+            ann = User(name="Ann", hash="h-secret")
+            if req.event == "listen" and req.channel == "closed":
+                raise Conflict(current=ann)
+            if req.id == "x":
+                raise Refused(user=ann, users=[ann], why=["no"])
+
+    app = await serve(Users)
+    client = await join(app, "users")
+    with pytest.raises(SyncFailed) as caught:
+        await client.sync("read", {"id": "x"})
+    shown = {**SEEN, "id": None}
+    assert (caught.value.error["user"], caught.value.error["users"], caught.value.error["why"]) == (
+        shown,
+        [shown],
+        ["no"],
+    )
+    with pytest.raises(SyncFailed) as caught:
+        await client.listen("closed")
+    assert caught.value.error["current"] == shown
+
+
+async def test_who_may_not_is_told_so_before_what_is_wrong(serve, join):
+    """Middleware that refuses comes first; layers of the class see valid models alone."""
+
+    class Guard(Middleware):
+        @before("create")
+        def require(self, req):
+            if req.user is None:
+                raise Unauthorized("log in first")
+
+    class Users(Backend):
+        model = User
+        middleware = [Cookies(), Guard()]
+        store = MemoryStore()
+
+        @before("create")
+        def own(self, req):
+            raise Unauthorized("not you")
+
+    app = await serve(Users)
+    anonymous, known = await join(app, "users"), await join(app, "users", **as_role("x"))
+    with pytest.raises(SyncFailed, match="Unauthorized: log in first"):
+        await anonymous.sync("create", {})
+    assert await wrong(known.sync("create", {})) == {"name": "is required"}
+    with pytest.raises(SyncFailed, match="Unauthorized: not you"):
+        await known.sync("create", {"name": "Ann"})
+
+
+async def test_unknown_fields_are_dropped_where_so_set(serve, join):
+    """Also those of other roles, and private ones that nobody may set."""
+
+    class Users(Backend):
+        model = User
+        unknown = "drop"
+        store = MemoryStore()
+
+    app = await serve(Users)
+    client = await join(app, "users")
+    ann = await client.sync(
+        "create", {"name": "Ann", "hash": "h", "notes": "n", "x": 1, "address": {"city": "A", "y": 1}}
+    )
+    assert ann == {**SEEN, "id": ann["id"], "address": {"city": "A", "zip": ""}}
+    assert (await client.sync("patch", {"id": ann["id"], "x": 1})) == ann
+    assert (await raw(app, ann["id"]))["hash"] == "h-secret"
+
+
+async def test_layers_may_replace_the_model_by_json(serve, join):
+    """Then the store gets what they say; in an update, what they do not say of hidden fields stays."""
+
+    class Users(Backend):
+        model = User
+        store = MemoryStore()
+
+        @before("create", "update")
+        def replace(self, req):
+            req.model = {
+                **({"id": req.id} if req.id else {}),
+                "name": req.model.name,
+                "since": datetime.date(2026, 1, 31),
+            }
+
+        @before("delete")
+        def confuse(self, req):
+            req.model = [1]
+
+    app = await serve(Users)
+    client = await join(app, "users")
+    ann = await client.sync("create", {"name": "Ann"})
+    assert ann == {"id": ann["id"], "name": "Ann", "since": "2026-01-31"}
+    again = await client.sync("update", {"id": ann["id"], "name": "Bob"})
+    assert again == {**SEEN, **ann, "name": "Bob"}
+    with pytest.raises(SyncFailed, match="InternalError"):
+        await client.sync("delete", {"id": ann["id"]})
+
+
+async def test_a_record_that_breaks_a_rule_in_what_is_hidden_says_no_more_than_that(serve, join, tmp_path):
+    """Neither the name nor the value of a hidden field is told; the client learns that its patch cannot be."""
+
+    @attrs.define
+    class Account:
+        limit: int = 0
+        used: int = field(private=True, default=7)
+
+        @used.validator
+        def within(self, attribute, value):
+            if value > self.limit:
+                raise ValueError(f"{value} are used")
+
+    class Accounts(Backend):
+        model = Account
+        store = MemoryStore(models=[{"id": "1", "limit": 9, "used": 7}])
+
+    client = await join(await serve(Accounts), "accounts")
+    assert await wrong(client.sync("patch", {"id": "1", "limit": 5})) == {"": "the model as a whole is not valid"}
+    assert await wrong(client.sync("patch", {"id": "1", "used": 10})) == {"used": "10 are used"}
+    assert await client.sync("patch", {"id": "1", "limit": 8}) == {"id": "1", "limit": 8}
+
+
+async def test_a_store_of_ones_own_is_given_json(serve, join):
+    """What it returns is shown like any record; `merged` is there for it too."""
+
+    class Own(Store):
+        def __init__(self):
+            self.values = {"1": {"id": "1", "name": "Ann", "hash": "h-secret", "score": 3}}
+
+        async def read(self, req):
+            return list(self.values.values())
+
+        async def patch(self, req):
+            self.values["1"] = self.merged(req, self.values["1"])
+            return self.values["1"]
+
+        async def update(self, req):
+            return req.model
+
+    class Users(Backend):
+        model = User
+        store = Own()
+
+    app = await serve(Users)
+    client, other = await join(app, "users"), await join(app, "users")
+    assert await client.sync("read") == [{"id": "1", "name": "Ann", "score": 3}]
+    assert await client.sync("patch", {"id": "1", "low": 3}) == {**SEEN, "id": "1", "low": 3, "score": 3}
+    assert await wrong(client.sync("patch", {"id": "1", "low": 10})) == {"high": "must be above low"}
+    told = {name: value for name, value in SEEN.items() if name != "score"}
+    assert await client.sync("update", {"id": "1", "name": "Bob"}) == {**told, "id": "1", "name": "Bob"}
+    assert [method for method, _ in (await heard(app.backends["users"], other))[0]] == ["update", "update"]
+
+
+async def test_initial_models_may_be_instances(serve, join, tmp_path):
+    """They are stored like others."""
+    for store in (MemoryStore, lambda models: SQLiteStore(tmp_path / "users.db", models=models)):
+
+        class Users(Backend):
+            model = User
+
+        Users.store = store(models=[User(id="1", name="Ann", hash="h-mine"), {"id": "2", "name": "Bob"}])
+        app = await serve(Users)
+        client = await join(app, "users")
+        assert await client.sync("read") == [{**SEEN, "id": "1"}, {"id": "2", "name": "Bob"}]
+        assert (await raw(app, "1"))["hash"] == "h-mine"
+
+
+@pytest.mark.parametrize(
+    ("user", "roles"),
+    [
+        (None, ()),
+        ("ann", ()),
+        ({"roles": "admin"}, ("admin",)),
+        ({"roles": ["a", "b"]}, ("a", "b")),
+        ({"roles": 3}, ()),
+        (type("U", (), {"roles": {"a"}})(), ("a",)),
+        ({"id": 1}, ()),
+    ],
+)
+def test_roles_are_those_of_the_user(user, roles):
+    """A key or an attribute of `req.user`; anything odd is no role."""
+    assert roles_of(user) == roles
