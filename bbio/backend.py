@@ -19,11 +19,11 @@ from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
 from bbio.schema import Schema
 from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
 from bbio.store import Publisher, Store
-from bbio.streams import BACKEND_WIDE, Commit, channel_stream
-from bbio.typed import as_record, enter, plain, show
+from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
+from bbio.typed import as_record, enter, narrowed, plain, show
 
 EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
-RESERVED = ("compile", "emit", "layers", "log", "namespace", "open", "stacks", "start", "stop", "use")
+RESERVED = ("compile", "emit", "layers", "log", "namespace", "open", "since", "stacks", "start", "stop", "use")
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
@@ -227,6 +227,16 @@ class Backend:
         if self.schema is not None:
             record = plain(self.schema, req) if result is None else as_record(self.schema, result, req)
         req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
+
+    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
+        """The events of the log after a position, None when they are no longer all there.
+
+        What other programs wrote, or an earlier version of the model, may hold what nobody may see.
+        """
+        events = await self.log.since(stream, epoch, offset)
+        if self.schema is None or not events:
+            return events
+        return [narrowed(event, self.schema.public) for event in events]
 
     def emit(self, event: str, model: Any, channel: str | None = None) -> None:
         """Tell the clients of this backend of a change that no client made. May be called from any thread.

@@ -44,7 +44,7 @@ class Publisher(Protocol):
 
 
 # What a store of one's own must not take for something else.
-OWN = {"backend", "log", "publisher", "record"}
+OWN = {"backend", "encode", "log", "merged", "publisher", "record", "schema"}
 
 
 class Store:

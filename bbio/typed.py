@@ -207,9 +207,8 @@ def show(schema: Schema, req: Request, res: Response) -> None:
     visible = schema.visible(roles_of(req.user))
     failure = res.failure
     if failure is None:
-        if res.body is None or schema.has_roles:
-            res.body = None
-            res.result = schema.shown(as_record(schema, res.result, req), visible)
+        res.body = None
+        res.result = schema.shown(as_record(schema, res.result, req), visible)
     elif isinstance(failure, SyncError):
         failure.values = {
             name: schema.shown(value, visible) if name == "current" or _holds(schema, value) else value

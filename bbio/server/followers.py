@@ -197,7 +197,7 @@ class Followers:
 
     async def _catch_up(self, followed: Followed) -> None:
         log, name, epoch, offset = self._backend.log, followed.name, followed.epoch, followed.offset
-        events = await log.since(name, epoch, offset)
+        events = await self._backend.since(name, epoch, offset)
         if events is None:
             position = (await log.positions([name]))[name]
             if followed.offset == offset:

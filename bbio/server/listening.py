@@ -64,7 +64,7 @@ class ListenExchange(Exchange, kw_only=True):
             return offset, None
         if offset == followed.offset:
             return offset, []
-        return offset, await self.req.backend.log.since(followed.name, epoch, offset)
+        return offset, await self.req.backend.since(followed.name, epoch, offset)
 
     def _go_live(
         self, followers: Followers, streams: list[Followed], missed: list[tuple[Any, list[Event] | None]]

@@ -597,3 +597,38 @@ async def test_initial_models_may_be_instances(serve, join, tmp_path):
 def test_roles_are_those_of_the_user(user, roles):
     """A key or an attribute of `req.user`; anything odd is no role."""
     assert roles_of(user) == roles
+
+
+async def test_history_from_before_a_field_was_private_is_cleaned(serve, join, tmp_path):
+    """What is in a log on the disk, or was the reply of an operation, is shown as the class has it now."""
+
+    @attrs.define
+    class Before:
+        name: str
+        token: str = ""
+
+    @attrs.define
+    class After:
+        name: str
+        token: str = field(private=True, default="")
+
+    op = {"c": "me", "n": 1}
+    request = {"method": "create", "model": {"name": "Ann", "token": "t-secret"}, "op": op}
+    removal = {"method": "delete", "op": {"c": "me", "n": 2}}
+    for model in (Before, After):
+        members = type("Users", (Backend,), {"model": model, "store": SQLiteStore(tmp_path / "users.db")})
+        app = await serve(members)
+        client = await join(app, "users", ...)
+        if model is Before:
+            (reply,) = await client.namespace.call("listen", None, {"v": 1})
+            since = {name: [at["epoch"], at["offset"]] for name, at in reply["streams"].items()}
+            _, ann, _ = await client.namespace.call("sync", request)
+            assert ann["token"] == "t-secret"
+            await client.namespace.call("sync", {**removal, "model": {"id": ann["id"]}})
+            await app.stop()
+        else:
+            (reply,) = await client.namespace.call("listen", None, {"v": 1, "since": since})
+            assert [event[1] for event in reply["streams"]["c:"]["events"]] == [{"id": ann["id"], "name": "Ann"}] * 2
+            for again in (request, {**removal, "model": {"id": ann["id"]}}):
+                assert (await client.namespace.call("sync", again))[1] == {"id": ann["id"], "name": "Ann"}
+            assert "t-secret" not in "".join(client.wire.frames)
