@@ -147,6 +147,7 @@ class FastSocket(async_socket.AsyncSocket):
         self._queued_bytes = 0
         # The poll that waits, or whose answer is being written.
         self.poll_request: web.BaseRequest | None = None
+        self._poll_watch: PollWatch | None = None
         self._connect_timer = asyncio.get_running_loop().call_later(server.limits.connect_time, self._check_joined)
 
     def joined(self, socket: ClientSocket) -> None:
@@ -190,7 +191,11 @@ class FastSocket(async_socket.AsyncSocket):
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             if self.protocol._paused:
                 self._overflowing(transport, len(data))
-            transport.write(data)
+            try:
+                transport.write(data)
+            except RuntimeError:
+                # So uvloop says that the connection is gone; its reader is about to hear of it.
+                self.transport = None
         frames.clear()
 
     def _overflowing(self, transport: asyncio.Transport, size: int) -> None:
@@ -285,20 +290,42 @@ class FastSocket(async_socket.AsyncSocket):
             # Two polls at once: packets could go to one that nobody reads any more.
             self.drop("overlapping polls")
             return self.server._bad_request("overlapping polls")
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            self.drop("aborted poll")
+            return self.server._bad_request("aborted poll")
         self.poll_request = request
-        environ[POLL] = (self, request)
-        if request.transport is not None:
-            request.transport.set_write_buffer_limits(high=0)
+        environ[POLL] = self
+        transport.set_write_buffer_limits(high=0)
+        self._watch(transport)
         try:
             return await super().handle_get_request(environ)
         except BaseException:
             self.poll_request = None
             raise
 
-    def answered(self, request: web.BaseRequest) -> None:
-        """The answer to a poll was written, or could not be: then what was in it is lost, and the session ends."""
+    def answered(self) -> None:
+        """The answer to a poll was written, or could not be: then its connection is lost."""
         self.poll_request = None
-        if request.transport is None or request.transport.is_closing():
+
+    def _watch(self, transport: asyncio.Transport) -> None:
+        """Hear of the end of the connection that a poll came over, until the next poll comes."""
+        watch = transport.get_protocol()
+        if not isinstance(watch, PollWatch):
+            watch = PollWatch(watch)
+            transport.set_protocol(watch)
+        if self._poll_watch is not None:
+            self._poll_watch.socket = None
+        self._poll_watch = watch
+        watch.socket = self
+
+    def poll_lost(self, err: Exception | None) -> None:
+        """The connection of the last poll has ended: if its answer may be lost with it, the session is over.
+
+        Parameters:
+            err: what broke it; None when it was closed in order, as is usual once an answer has been read.
+        """
+        if self.poll_request is not None or err is not None:
             self.drop("aborted poll")
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
@@ -438,6 +465,8 @@ class FastSocket(async_socket.AsyncSocket):
             self.transport = None
             for handle in (self._overflow, self._timer, self._connect_timer, self._attachments_timer):
                 self._cancel(handle)
+            if self._poll_watch is not None:
+                self._poll_watch.socket = None
             self.queue.put_nowait(None)
             self.server.sockets.pop(self.sid, None)
             if transport is not None:
@@ -473,13 +502,27 @@ class FastResponse(web.WebSocketResponse):
         request.protocol.keep_alive(False)
 
 
-class PollAnswer(web.Response):
-    """The answer to a poll, that tells its session what became of it."""
+class PollWatch(asyncio.Protocol):
+    """Stands between a transport and aiohttp, to tell the session that polls over it when the connection ends."""
 
-    def __init__(self, response: web.Response, socket: FastSocket, request: web.BaseRequest) -> None:
+    def __init__(self, protocol: Any) -> None:
+        self.socket: FastSocket | None = None
+        for name in ("data_received", "eof_received", "pause_writing", "resume_writing"):
+            setattr(self, name, getattr(protocol, name))
+        self._connection_lost = protocol.connection_lost
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection_lost(exc)
+        if self.socket is not None:
+            self.socket.poll_lost(exc)
+
+
+class PollAnswer(web.Response):
+    """The answer to a poll, that tells its session when it is written."""
+
+    def __init__(self, response: web.Response, socket: FastSocket) -> None:
         super().__init__(body=response.body, status=response.status, headers=response.headers)
         self._socket = socket
-        self._poll_request = request
 
     async def write_eof(self, data: bytes = b"") -> None:
         try:
@@ -487,7 +530,7 @@ class PollAnswer(web.Response):
         finally:
             # The connection keeps its last response until the next request.
             self.body = None
-            self._socket.answered(self._poll_request)
+            self._socket.answered()
 
 
 class FastEngine(engineio.AsyncServer):
@@ -536,7 +579,7 @@ class FastEngine(engineio.AsyncServer):
     async def _make_response(self, response_dict: dict[str, Any], environ: dict[str, Any]) -> web.Response:
         response = cast(web.Response, await super()._make_response(response_dict, environ))
         if POLL in environ:
-            return PollAnswer(response, *environ[POLL])
+            return PollAnswer(response, environ[POLL])
         return response
 
 

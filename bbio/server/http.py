@@ -123,13 +123,18 @@ class Admission:
         return guarded
 
     async def _within(self, handle: Handler, request: web.Request) -> web.StreamResponse:
-        if request.method != "POST":
-            return await handle(request)
+        deadline = asyncio.timeout(self._limits.body_time if request.method == "POST" else None)
         try:
-            async with asyncio.timeout(self._limits.body_time):
+            async with deadline:
                 return await handle(request)
         except TimeoutError:
+            if not deadline.expired():
+                raise
             return web.Response(status=408, text="the body did not arrive in time")
+        except ConnectionError:
+            if request.transport is not None and not request.transport.is_closing():
+                raise
+            return web.Response(status=499, text="the client is gone")  # no error of the server, and nobody reads it
 
 
 def _has_body(request: web.Request) -> bool:

@@ -151,7 +151,7 @@ async def attacked(spawn: Spawn, engine: str = "fast", **limits: float) -> Async
         assert server.process.returncode is None, server.output
         assert witness["p99"] <= P99 + witness["control"], witness
         logged = server.output[said:]
-        assert "Traceback" not in logged
+        assert "Traceback" not in logged, logged[:3_000]
         assert len(logged) <= LOG_BYTES * max(1, target.bad_packets), logged[:5_000]
         for wire in target.wires:
             assert not any("Traceback" in str(frame) for frame in wire.frames)
