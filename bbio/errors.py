@@ -38,7 +38,7 @@ class SyncError(BbioError):
     Parameters:
         message: what the user of the client may read. By default the first line of the class's own docstring, else its
             name: "Out of stock" for `OutOfStock`.
-        details: values for the names a subclass declares in `details`.
+        details: values for the names a subclass declares in `details`; each is an attribute, None when not given.
 
     Raises:
         TypeError: a detail is given that the class does not declare.
@@ -64,6 +64,8 @@ class SyncError(BbioError):
             )
         if message is None:
             message = _default_message(type(self))
+        for name in self.details:
+            setattr(self, name, details.get(name))
         super().__init__(message)
         self.message = message
         self.values = details
@@ -114,6 +116,8 @@ class Conflict(SyncError):
 
     code = 409
     details = ("current", "rev")
+    current: Any
+    rev: int | None
 
 
 class UnknownOutcome(SyncError):
@@ -127,6 +131,7 @@ class Invalid(SyncError, ValueError):
 
     code = 422
     details = ("fields",)
+    fields: Any
 
 
 class Busy(SyncError):
@@ -134,6 +139,7 @@ class Busy(SyncError):
 
     code = 429
     details = ("retry_after",)
+    retry_after: float | None
 
 
 class InternalError(SyncError):
@@ -148,3 +154,4 @@ class Unavailable(SyncError, ConnectionError):
 
     code = 503
     details = ("retry_after",)
+    retry_after: float | None

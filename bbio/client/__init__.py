@@ -1,0 +1,78 @@
+"""An asyncio client: backends from Python, with the same promises as in a page.
+
+Example:
+    >>> import asyncio
+    >>> from bbio import App, Backend
+    >>> from bbio.builtin import MemoryStore
+    >>> from bbio.client import connect
+    >>> class Todos(Backend):
+    ...     store = MemoryStore()
+    >>> async def main():
+    ...     async with App().serve(Todos).running() as url, connect(url) as io:
+    ...         todos = io.backend("todos")
+    ...         milk = await todos.create({"title": "milk"})
+    ...         await todos.patch({"id": milk["id"], "done": True})
+    ...         return [todo["title"] for todo in await todos.read()]
+    >>> asyncio.run(main())
+    ['milk']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bbio.client.collection import Changes, Collection
+from bbio.client.events import Event, Events
+from bbio.client.handle import Handle
+from bbio.client.session import Settings
+from bbio.client.sockets import Connection
+
+__all__ = ["Changes", "Collection", "Connection", "Event", "Events", "Handle", "connect"]
+
+
+def connect(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    auth: Any = None,
+    transports: Iterable[str] = ("websocket",),
+    path: str = "socket.io",
+    deadline: float = 30.0,
+    queue_limit: int = 1_000,
+    event_limit: int = 1_000,
+    jitter: float = 1.0,
+    reconnect: tuple[float, float] = (1.0, 5.0),
+    **options: Any,
+) -> Connection:
+    """Connect to a server: `async with connect(url) as io`. The connection is opened with the first backend.
+
+    Parameters:
+        url: the server's address.
+        headers: of the handshake, such as cookies.
+        auth: what Socket.IO sends when it joins a namespace.
+        transports: `("polling", "websocket")` begins with polling, for networks that let no websocket through.
+        path: where the server has Socket.IO.
+        deadline: seconds until a sync without an answer fails with `Timeout`. Once connected, the clock stands still
+            for writes while there is no connection: they wait for it.
+        queue_limit: requests to one backend that may wait for an answer; more are `Busy`.
+        event_limit: events that may wait in `events()`; more become one `reset`.
+        jitter: seconds over which clients spread that have to listen again at the same time.
+        reconnect: seconds, first and at most, after which a lost connection is tried again; each is taken half to one
+            and a half times.
+        options: for `socketio.AsyncClient`: `ssl_verify`, `http_session`, `request_timeout` and others.
+
+    Raises:
+        ConfigurationError: the address is none, or a limit is negative.
+    """
+    settings = Settings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
+    return Connection(
+        url,
+        headers=headers or {},
+        auth=auth,
+        transports=transports,
+        path=path,
+        reconnect=reconnect,
+        settings=settings,
+        options=options,
+    )

@@ -1,0 +1,262 @@
+"""A live mirror of what a backend holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from bbio.client.follower import Meta
+from bbio.client.replica import Key, Replica
+from bbio.errors import SyncError, Timeout, Unavailable
+
+if TYPE_CHECKING:
+    from bbio.client.handle import Handle
+
+Model = dict[str, Any]
+
+# How many ids are noted for `changed`, and how many notifications wait for the end of a read; past it: a reset.
+NOTED = 10_000
+
+
+@attrs.define
+class Changes:
+    """What happened to a collection, by id.
+
+    Parameters:
+        added: models that came.
+        changed: models that are different.
+        removed: models that went.
+        reset: whether everything was read again, because too much had been missed.
+    """
+
+    added: set[Key] = attrs.field(factory=set)
+    changed: set[Key] = attrs.field(factory=set)
+    removed: set[Key] = attrs.field(factory=set)
+    reset: bool = False
+
+    def note(self, key: Key, before: Any, after: Any) -> None:
+        """One model was one thing and is another; None is none."""
+        if before == after:
+            return
+        if before is None:
+            if key in self.removed:
+                self.removed.remove(key)
+                self.changed.add(key)
+            else:
+                self.added.add(key)
+        elif after is not None:
+            if key not in self.added:
+                self.changed.add(key)
+        else:
+            self.changed.discard(key)
+            if key in self.added:
+                self.added.remove(key)
+            else:
+                self.removed.add(key)
+        if len(self.added) + len(self.changed) + len(self.removed) > NOTED:
+            self.added, self.changed, self.removed, self.reset = set(), set(), set(), True
+
+
+class Collection(Mapping[Key, Model]):
+    """The models of a backend by id, kept up to date; made by `handle.collection()`.
+
+    It is a mapping to be read: `len`, iteration, `in`, `get`, `values`. Changes are made with the handle, and show here
+    as soon as they are answered.
+
+    Example:
+        >>> async def titles(todos: Handle) -> list[str]:
+        ...     mirror = await todos.collection()
+        ...     return [todo["title"] for todo in mirror.values()]
+    """
+
+    def __init__(self, handle: Handle, data: Mapping[str, Any] | None) -> None:
+        self._handle = handle
+        self._data = data
+        self._replica = Replica()
+        self._changes = Changes()
+        self._error: SyncError | None = None
+        # The reading that counts; what is told meanwhile is held.
+        self._reading: object | None = None
+        self._held: list[tuple[str, Any, int | None]] = []
+        self._overflown = False
+        self._read = False  # whether everything was read once
+        self._watchers: set[asyncio.Event] = set()
+
+    def __getitem__(self, key: Key) -> Model:
+        return self._replica.models[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._replica.models)
+
+    def __len__(self) -> int:
+        return len(self._replica.models)
+
+    def __repr__(self) -> str:
+        return f"<Collection {self._handle.name} channel={self._handle.channel!r} {len(self)} models>"
+
+    def rev(self, key: Key) -> int | None:
+        """The revision of a model: pass it with a write that must not overwrite somebody else's."""
+        return self._replica.rev(key)
+
+    async def changed(self) -> Changes:
+        """Wait for a change; what has happened since the call before (or since the collection was opened) comes back.
+
+        Raises:
+            SyncError: the server does not let this client read or listen any more, or the connection was closed.
+        """
+        while self._changes == Changes():
+            if self._error is not None:
+                raise self._error
+            await self._next()
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    async def until(self, condition: Callable[[Self], Any], timeout: float | None = None) -> Self:
+        """Wait until something is true of this collection.
+
+        Parameters:
+            condition: given this collection, says whether it is.
+            timeout: seconds to wait; the connection's `deadline` by default.
+
+        Raises:
+            Timeout: it has not become true.
+            SyncError: the collection cannot be kept up to date any more.
+        """
+        session = self._handle.session
+        late = asyncio.Event()
+        timer = session.clock.call_later(session.settings.deadline if timeout is None else timeout, self._expire, late)
+        try:
+            while not condition(self):
+                if self._error is not None:
+                    raise self._error
+                if late.is_set():
+                    raise Timeout(f"the collection of {self._handle.name!r} has not come to what is waited for: {self}")
+                await self._next()
+        finally:
+            timer.cancel()
+        return self
+
+    def _expire(self, late: asyncio.Event) -> None:
+        late.set()
+        self._wake()
+
+    async def _next(self) -> None:
+        news = asyncio.Event()
+        self._watchers.add(news)
+        try:
+            await news.wait()
+        finally:
+            self._watchers.discard(news)
+
+    def _wake(self) -> None:
+        for news in self._watchers:
+            news.set()
+
+    # Opening and closing
+
+    async def open(self) -> Self:
+        """Read everything and follow from there.
+
+        Raises:
+            SyncError: the server does not let this client listen or read.
+            Timeout: it did not answer in time.
+        """
+        await self._handle.ready()
+        self._handle.mirrors[id(self)] = self
+        try:
+            await self.reread(renewed=False)
+            while not self._read:  # another reading has taken over
+                if self._error is not None:
+                    raise self._error
+                await self._next()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Stop following."""
+        self._handle.mirrors.pop(id(self), None)
+        self._reading = None
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.open().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    # Following
+
+    def apply(self, method: str, model: Any, meta: Meta | None) -> None:
+        """Take a notification; while everything is read it waits."""
+        rev = None if meta is None else meta.rev
+        if self._reading is None:
+            self._take(method, model, rev)
+            self._wake()
+        elif len(self._held) < NOTED:
+            self._held.append((method, model, rev))
+        else:
+            self._overflown = True
+
+    def _take(self, method: str, model: Any, rev: int | None) -> None:
+        key = self._key(model)
+        if key is None:
+            return
+        before = self._replica.models.get(key)
+        if self._replica.accept(key, None if method == "delete" else model, rev):
+            self._changes.note(key, before, self._replica.models.get(key))
+
+    def _key(self, model: Any) -> Key | None:
+        key = model.get(self._handle.id_attribute) if isinstance(model, dict) else None
+        return key if isinstance(key, (str, int)) else None
+
+    async def reread(self, renewed: bool) -> None:
+        """Read everything and replace what is held; a later call makes this one void."""
+        self._reading = reading = object()
+        self._held = []
+        self._overflown = False
+        if renewed:
+            self._replica.renew()
+        try:
+            options = {} if self._data is None else {"data": self._data}
+            models, told = await self._handle.request("read", {}, options=options)
+        except SyncError:
+            if self._reading is reading:
+                raise
+            return
+        if self._reading is not reading:
+            return
+        if self._overflown:
+            raise Unavailable("more was written while everything was read than can wait")
+        self._replace(models if isinstance(models, list) else [], told)
+
+    def _replace(self, models: list[Any], told: Any) -> None:
+        revs = told.get("r") if isinstance(told, Mapping) else None
+        if not isinstance(revs, list) or len(revs) != len(models):
+            revs = [None] * len(models)
+        keyed = [(self._key(model), model, rev) for model, rev in zip(models, revs, strict=True)]
+        before = dict(self._replica.models)
+        self._replica.replace([(key, model, rev) for key, model, rev in keyed if key is not None])
+        for key in {**before, **self._replica.models}:
+            self._changes.note(key, before.get(key), self._replica.models.get(key))
+        self._reading = self._error = None
+        held, self._held = self._held, []
+        for method, model, rev in held:
+            self._take(method, model, rev)
+        if self._read:
+            self._changes.reset = True
+        else:
+            self._changes = Changes()
+        self._read = True
+        self._wake()
+
+    def failed(self, error: SyncError) -> None:
+        """It cannot be kept up to date, at least for now."""
+        self._error = error
+        self._wake()

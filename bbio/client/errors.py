@@ -1,0 +1,48 @@
+"""Errors on a client: what the server sent, as the exceptions that they were there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bbio import errors
+from bbio.errors import InternalError, SyncError, Timeout, Unavailable
+
+KNOWN = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, SyncError)}
+
+
+def error_of(told: Any) -> SyncError:
+    """The exception for what the server sent in `error`.
+
+    It is one of `bbio.errors`, or a subclass of `SyncError` of that name that this program has defined (the latest);
+    failing that, a plain `SyncError` of that name, with its code and details.
+
+    Example:
+        >>> error_of({"name": "NotFound", "message": "There is no such model.", "code": 404})
+        NotFound('There is no such model.')
+        >>> error_of({"name": "Locked", "message": "by ann", "code": 423, "by": "ann"}).to_json()
+        {'name': 'Locked', 'message': 'by ann', 'code': 423, 'by': 'ann'}
+    """
+    fields: dict[str, Any] = dict(told) if isinstance(told, dict) else {"message": told}
+    name, message, code = fields.pop("name", None), fields.pop("message", None), fields.pop("code", None)
+    own = [cls for cls in _subclasses(SyncError) if cls.__name__ == name]
+    cls = KNOWN.get(name) or (own[-1] if own else None)
+    if cls is None:
+        name = name if isinstance(name, str) and name.isidentifier() else "SyncError"
+        code = code if isinstance(code, int) else SyncError.code
+        cls = type(name, (SyncError,), {"code": code, "details": tuple(fields), "__module__": __name__})
+    err = cls.__new__(cls)  # an application's own class may take other parameters
+    SyncError.__init__(err, str(message or ""), **{key: value for key, value in fields.items() if key in cls.details})
+    return err
+
+
+def _subclasses(cls: type[SyncError]) -> Iterator[type[SyncError]]:
+    for subclass in cls.__subclasses__():
+        if subclass.__module__ != __name__:
+            yield subclass
+            yield from _subclasses(subclass)
+
+
+def passing(err: SyncError) -> bool:
+    """Whether the same request may succeed a little later."""
+    return isinstance(err, (Timeout, errors.Busy, Unavailable, InternalError))

@@ -1,0 +1,95 @@
+"""What others write, to be read one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Literal, Self
+
+import attrs
+
+from bbio.errors import SyncError
+
+
+@attrs.frozen
+class Event:
+    """A change that somebody else made.
+
+    Parameters:
+        method: `create`, `update` or `delete`; `reset` says that events are missing here: read everything again.
+        model: the whole model; of a delete, as it was; None of a reset.
+        rev: the model's revision; None where no store keeps one.
+    """
+
+    method: Literal["create", "update", "delete", "reset"] | str
+    model: Any = None
+    rev: int | None = None
+
+
+RESET = Event("reset")
+
+
+class Events:
+    """An endless asynchronous iterator of `Event`, made by `handle.events()`; it ends when the connection is closed.
+
+    Who reads slower than others write falls behind: once `limit` events wait, all of them give way to one `reset`.
+
+    Example:
+        >>> events = Events(limit=2)
+        >>> for n in range(3):
+        ...     events.put(Event("create", {"id": n}))
+        >>> asyncio.run(anext(events)).method
+        'reset'
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: deque[Event] = deque()
+        self._error: SyncError | None = None
+        self._ended = False
+        self._news = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Take an event."""
+        if self._ended:
+            return
+        if event is RESET or len(self._waiting) >= self._limit:
+            self._waiting.clear()
+            event = RESET
+        self._waiting.append(event)
+        self._news.set()
+
+    def fail(self, error: SyncError) -> None:
+        """The server does not let this client listen."""
+        self._error = error
+        self._news.set()
+
+    def close(self) -> None:
+        """End, after what waits has been read."""
+        self._ended = True
+        self._news.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event.
+
+        Raises:
+            SyncError: the server does not, or no longer, let this client listen.
+        """
+        while not self._waiting:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self._ended:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._waiting.popleft()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()

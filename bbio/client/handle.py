@@ -1,0 +1,382 @@
+"""One backend, in one channel, seen from a client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import msgspec
+
+from bbio.client.collection import Collection
+from bbio.client.errors import passing
+from bbio.client.events import RESET, Event, Events
+from bbio.client.follower import Follower, Meta
+from bbio.errors import BadRequest, SyncError, Timeout
+from bbio.requests import METHODS, NOTIFIED_AS
+
+if TYPE_CHECKING:
+    from bbio.client.session import Session
+
+Model = dict[str, Any]
+Key = str | int
+
+# Seconds between attempts to read everything again.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+
+
+class Mirror(Protocol):
+    """Something that is kept like the backend."""
+
+    def apply(self, method: str, model: Any, meta: Meta | None) -> None:
+        """Take a notification."""
+
+    async def reread(self, renewed: bool) -> None:
+        """Read everything again; `renewed`: revisions may have begun anew."""
+
+    def failed(self, error: SyncError) -> None:
+        """It cannot be kept any more."""
+
+
+class Handle:
+    """A backend in a channel. Made by `connection.backend(name, channel=...)`; one for all who ask for the same.
+
+    Example:
+        >>> async def tick(todos: Handle) -> None:
+        ...     milk = await todos.create({"title": "milk"})
+        ...     await todos.patch({"id": milk["id"], "done": True})
+        ...     assert await todos.read(milk["id"]) == {**milk, "done": True}
+    """
+
+    def __init__(self, session: Session, channel: str | None, id_attribute: str) -> None:
+        self.name = session.name
+        self.channel = channel
+        self.id_attribute = id_attribute
+        self.session = session
+        self.follower = Follower()
+        # By identity: a collection equals any mapping of the same models.
+        self.mirrors: dict[int, Mirror] = {}
+        self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
+        self._refusal: SyncError | None = None
+        self._listens = False
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._rereading: asyncio.Task[None] | None = None
+
+    # Requests
+
+    async def create(
+        self, model: Any, *, options: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Any:
+        """Create a model; the record comes back, with its id.
+
+        Parameters:
+            model: an object as JSON has it: a dict, an attrs class or a dataclass.
+            options: extras for the server.
+            timeout: seconds until it fails, also while there is no connection. Without one, the connection's `deadline`
+                counts, and stands still for a write that waits for a lost connection to come back.
+
+        Raises:
+            SyncError: what the backend raised (`Invalid`, `Forbidden`, ...), as the class of that name.
+            Timeout: no answer came in time; a write that was sent may have been applied.
+            Busy: too many requests wait for an answer.
+            BadRequest: the model cannot travel as JSON.
+        """
+        return await self.sync("create", model, options=options, timeout=timeout)
+
+    @overload
+    async def read(
+        self, id: Key, *, options: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Model: ...
+
+    @overload
+    async def read(
+        self,
+        *,
+        data: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> list[Model]: ...
+
+    async def read(
+        self,
+        id: Key | None = None,
+        *,
+        data: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Read one model, or all that match.
+
+        Parameters:
+            id: the model's id; all models when there is none.
+            data: the filter, sent as `options.data`.
+            options: extras for the server.
+            timeout: seconds until it fails.
+
+        Raises:
+            SyncError: see `create`; `NotFound` when there is no such model.
+        """
+        extras = dict(options or {}) if data is None else {**(options or {}), "data": data}
+        return await self.sync("read", {} if id is None else {self.id_attribute: id}, options=extras, timeout=timeout)
+
+    async def update(
+        self,
+        model: Any,
+        *,
+        rev: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Replace a model; the record comes back.
+
+        Parameters:
+            model: the whole model, with its id.
+            rev: the revision it builds on (`collection.rev(id)`, `event.rev`); none overwrites whatever is there.
+            options: extras for the server.
+            timeout: see `create`.
+
+        Raises:
+            Conflict: the model has a newer revision; `current` is the model as it is, `rev` its revision.
+            SyncError: see `create`.
+        """
+        return await self.sync("update", model, rev=rev, options=options, timeout=timeout)
+
+    async def patch(
+        self,
+        changes: Any,
+        *,
+        rev: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Change some attributes of a model: those given besides its id. The whole record comes back; see `update`."""
+        return await self.sync("patch", changes, rev=rev, options=options, timeout=timeout)
+
+    async def delete(
+        self,
+        model: Any,
+        *,
+        rev: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Delete a model, given as such or by its id. The record comes back as it was; see `update`."""
+        if isinstance(model, (str, int)):
+            model = {self.id_attribute: model}
+        return await self.sync("delete", model, rev=rev, options=options, timeout=timeout)
+
+    async def sync(
+        self,
+        method: str,
+        model: Any = None,
+        *,
+        rev: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Send any sync; the methods above are this one."""
+        result, _ = await self.request(method, model, rev=rev, options=options, timeout=timeout)
+        return result
+
+    async def request(
+        self,
+        method: str,
+        model: Any = None,
+        *,
+        rev: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> tuple[Any, Any]:
+        """The same; the answer's third argument comes with the result: positions, revisions."""
+        if method not in METHODS:
+            raise BadRequest(f"method must be one of {', '.join(METHODS)}")
+        request = {
+            "method": method,
+            "model": _plain({} if model is None else model),
+            "options": _plain(dict(options or {})),
+            "channel": self.channel,
+        }
+        if rev is not None:
+            request["rev"] = rev
+        answer: asyncio.Future[tuple[Any, Any]] = asyncio.get_running_loop().create_future()
+
+        def done(error: SyncError | None, result: Any, told: Any) -> None:
+            if answer.cancelled():
+                return
+            if error is None:
+                answer.set_result((result, told))
+            else:
+                answer.set_exception(error)
+
+        entry = self.session.request(self, request, timeout, done)
+        try:
+            return await answer
+        finally:
+            self.session.cancel(entry)
+
+    # What others do
+
+    async def ready(self) -> None:
+        """Wait until the server has answered the listen: from then on nothing that others write is missed.
+
+        Raises:
+            SyncError: the server does not let this client listen.
+            Timeout: it did not answer within the connection's `deadline`.
+            Unavailable: the connection was closed.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        if self._listens:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        timer = self.session.clock.call_later(self.session.settings.deadline, self._expire, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
+
+    def _expire(self, waiter: asyncio.Future[None]) -> None:
+        message = f"listen to {self.name!r}: the server did not answer in time; is the address right, and does it run?"
+        if not waiter.done():
+            waiter.set_exception(Timeout(message))
+
+    def events(self) -> Events:
+        """What others write from now on, in order and once.
+
+        Example:
+            >>> async def watch(todos: Handle) -> None:
+            ...     async for event in todos.events():
+            ...         print(event.method, event.model)
+        """
+        reader = Events(self.session.settings.event_limit)
+        if self.session.closed:
+            reader.close()
+        elif self._refusal is not None:
+            reader.fail(self._refusal)
+        self._readers.add(reader)
+        return reader
+
+    def collection(self, *, data: Mapping[str, Any] | None = None) -> Collection:
+        """A live mirror of what the backend holds: await it, or use it in `async with`.
+
+        Parameters:
+            data: the filter of what is read; what others write later comes in unfiltered.
+
+        Example:
+            >>> async def show(todos: Handle) -> None:
+            ...     async with todos.collection() as mirror:
+            ...         while await mirror.changed():
+            ...             print(list(mirror.values()))
+        """
+        return Collection(self, data)
+
+    # What the session tells
+
+    def notified(self, method: str, model: Any, meta: Meta | None, *, own: bool) -> None:
+        """A notification came, in its turn."""
+        if not own:
+            event = Event(method, model, None if meta is None else meta.rev)
+            for reader in list(self._readers):
+                reader.put(event)
+        for mirror in list(self.mirrors.values()):
+            mirror.apply(method, model, meta)
+
+    def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None) -> None:
+        """A write of this client succeeded."""
+        model = result if isinstance(result, dict) else request["model"]
+        for mirror in list(self.mirrors.values()):
+            mirror.apply(NOTIFIED_AS[request["method"]], model, meta)
+
+    def online(self) -> None:
+        """The listen is answered."""
+        self._listens = True
+        self._refusal = None
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def offline(self) -> None:
+        """The connection is gone: a reading that goes on belongs to it."""
+        self._listens = False
+        self._stop_rereading()
+
+    def refused(self, error: SyncError) -> None:
+        """The server does not let this client listen."""
+        self._give_up(error)
+        for reader in list(self._readers):
+            reader.fail(error)
+
+    def _give_up(self, error: SyncError) -> None:
+        self._listens = False
+        self._refusal = error
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        for mirror in list(self.mirrors.values()):
+            mirror.failed(error)
+
+    def reread(self, renewed: bool) -> None:
+        """History is gone: have every mirror read everything again, for as long as it takes."""
+        self._stop_rereading()
+        for reader in list(self._readers):
+            reader.put(RESET)
+        if self.mirrors:
+            self._rereading = asyncio.get_running_loop().create_task(self._reread(renewed))
+        else:
+            self.follower.complete()
+
+    async def _reread(self, renewed: bool) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            mirrors = list(self.mirrors.values())
+            outcomes = await asyncio.gather(*(mirror.reread(renewed) for mirror in mirrors), return_exceptions=True)
+            again = False
+            for mirror, outcome in zip(mirrors, outcomes, strict=True):
+                if isinstance(outcome, SyncError):
+                    again = again or passing(outcome)
+                    if not passing(outcome):
+                        mirror.failed(outcome)
+            if not again:
+                break
+            await self._sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        self._rereading = None
+        self.follower.complete()
+
+    async def _sleep(self, seconds: float) -> None:
+        over = asyncio.Event()
+        timer = self.session.clock.call_later(seconds, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
+
+    def _stop_rereading(self) -> None:
+        if self._rereading is not None:
+            self._rereading.cancel()
+            self._rereading = None
+
+    def close(self, error: SyncError) -> None:
+        """The connection was closed."""
+        self._stop_rereading()
+        self._give_up(error)
+        for reader in list(self._readers):
+            reader.close()
+
+
+def _plain(value: Any) -> Any:
+    """A copy as JSON has it.
+
+    Raises:
+        BadRequest: it cannot travel.
+    """
+    try:
+        # The standard library refuses NaN and infinity, which msgspec writes as null.
+        return json.loads(json.dumps(msgspec.to_builtins(value, str_keys=True), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as err:
+        raise BadRequest(f"this cannot be written as JSON: {err}") from None

@@ -1,0 +1,136 @@
+"""Requests that have no answer yet, in the order they were made: a state machine without I/O or clock.
+
+A write keeps its operation id and its content on every retry, so the server can tell a retry from a second write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from bbio.client.handle import Handle
+    from bbio.client.session import Timer
+    from bbio.errors import SyncError
+
+# How many requests are under way at once; servers bound what one connection may ask for at a time.
+WINDOW = 64
+
+Done = Callable[["SyncError | None", Any, Any], None]
+
+
+@attrs.define(eq=False)
+class Entry:
+    """One request.
+
+    Parameters:
+        n: its number, which is also the counter of its operation id.
+        handle: what it was made with.
+        request: what travels.
+        done: called once, with an error or None, the result and its third argument.
+        left: seconds until it fails.
+        strict: whether the time also passes while a write waits for a connection.
+        sent: whether it was ever sent.
+        retried: whether it was sent more than once.
+        waiting: whether it was sent on the present connection.
+        timer: when to look at it again.
+    """
+
+    n: int
+    handle: Handle
+    request: dict[str, Any]
+    done: Done
+    left: float
+    strict: bool
+    sent: bool = False
+    retried: bool = False
+    waiting: bool = False
+    timer: Timer | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a write."""
+        return bool(self.request["method"] != "read")
+
+
+class Outbox:
+    """The requests of one client to one backend.
+
+    Parameters:
+        client: id of the client, part of every operation id.
+    """
+
+    def __init__(self, client: str) -> None:
+        self._client = client
+        self._counter = 0
+        self._entries: dict[int, Entry] = {}
+        self._under_way = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The requests without an answer, oldest first."""
+        return list(self._entries.values())
+
+    def add(self, handle: Handle, request: dict[str, Any], done: Done, left: float, strict: bool) -> Entry:
+        """Take a request; a write gets its operation id."""
+        self._counter += 1
+        entry = self._entries[self._counter] = Entry(self._counter, handle, request, done, left, strict)
+        if entry.writes:
+            request["op"] = {"c": self._client, "n": entry.n}
+        return entry
+
+    def due(self, may: Callable[[Entry], bool]) -> list[Entry]:
+        """The requests to send now, marked as sent.
+
+        Parameters:
+            may: whether the connection is ready for a request.
+        """
+        room = WINDOW - self._under_way
+        waits = len(self._entries) - self._under_way
+        if room <= 0 or waits <= 0:
+            return []
+        due = []
+        for entry in self._entries.values():
+            if not entry.waiting and may(entry):
+                entry.retried = entry.sent
+                entry.waiting = entry.sent = True
+                due.append(entry)
+                if len(due) == room:
+                    break
+        self._under_way += len(due)
+        return due
+
+    def repeat(self, entry: Entry) -> None:
+        """There was no answer to what was sent: it is due again."""
+        entry.waiting = False
+        self._under_way -= 1
+
+    def disconnected(self) -> list[Entry]:
+        """The connection is gone: what had been sent is due again. Returns it."""
+        cut = [entry for entry in self._entries.values() if entry.waiting]
+        for entry in cut:
+            self.repeat(entry)
+        return cut
+
+    def owns(self, op: str | None) -> bool:
+        """Whether this client made an operation, given as events carry it: `client:counter`."""
+        return op is not None and op.rpartition(":")[0] == self._client
+
+    def find(self, op: str | None) -> Entry | None:
+        """The request of an operation, if it is one of ours and unanswered."""
+        if op is None or not self.owns(op):
+            return None
+        return self._entries.get(int(op.rpartition(":")[2]))
+
+    def settle(self, entry: Entry) -> bool:
+        """The request is answered, or given up; whether it was still unanswered."""
+        if self._entries.pop(entry.n, None) is None:
+            return False
+        if entry.waiting:
+            self._under_way -= 1
+        return True

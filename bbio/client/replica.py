@@ -1,0 +1,75 @@
+"""What the server is known to hold, by id: the latest revision of each model and its content, without I/O.
+
+Deleted models keep their revision for a while, so that an older notification, come by another stream, does not bring
+them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Key = str | int
+Model = dict[str, Any]
+
+# How many revisions of deleted models are kept.
+GRAVES = 1_000
+
+
+class Replica:
+    """The models of one collection.
+
+    Example:
+        >>> replica = Replica()
+        >>> replica.accept(1, {"id": 1, "title": "milk"}, rev=5)
+        True
+        >>> replica.accept(1, {"id": 1, "title": "old milk"}, rev=4)
+        False
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[Key, Model] = {}
+        self._revs: dict[Key, int] = {}
+        self._graves: dict[Key, None] = {}
+
+    def rev(self, key: Key) -> int | None:
+        """The latest revision known of a model."""
+        return self._revs.get(key)
+
+    def accept(self, key: Key, model: Model | None, rev: int | None) -> bool:
+        """Take what the server says of a model, None when it is deleted; False when that, or newer, was known."""
+        known = self._revs.get(key)
+        if rev is not None and known is not None and rev <= known:
+            return False
+        self._know(key, model, rev)
+        return True
+
+    def replace(self, models: Iterable[tuple[Key, Model, int | None]]) -> None:
+        """Take all that there is: what is not among it is gone."""
+        gone = dict(self.models)
+        for key, model, rev in models:
+            gone.pop(key, None)
+            known = self._revs.get(key)
+            if rev is None or known is None or rev >= known:
+                self._know(key, model, rev)
+        for key in gone:
+            self._know(key, None, None)
+
+    def renew(self) -> None:
+        """Revisions may have begun anew: those known say nothing any more."""
+        self._revs.clear()
+        self._graves.clear()
+
+    def _know(self, key: Key, model: Model | None, rev: int | None) -> None:
+        if rev is not None:
+            self._revs[key] = rev
+        if model is not None:
+            self.models[key] = model
+            self._graves.pop(key, None)
+            return
+        self.models.pop(key, None)
+        self._graves[key] = None
+        if len(self._graves) > GRAVES:
+            oldest = next(iter(self._graves))
+            del self._graves[oldest]
+            self._revs.pop(oldest, None)

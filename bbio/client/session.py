@@ -1,0 +1,382 @@
+"""The namespace of one backend, shared by its channels: what connects handles, followers and the outbox to the wire.
+
+It knows neither sockets nor time: a `Link` carries what it sends, a `Clock` calls it later.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from bbio.client.errors import error_of
+from bbio.client.follower import Apply, Effect, Listen, Meta, Read, Ready, Watch
+from bbio.client.handle import Handle
+from bbio.client.outbox import Done, Entry, Outbox
+from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio.streams import BACKEND_WIDE, channel_stream
+
+# Seconds without an answer after which a write is sent again, or a listen.
+PATIENCE = 8.0
+# Seconds in which what a reply told of should have arrived.
+OVERDUE = 2.0
+
+
+class Timer(Protocol):
+    """A call to come."""
+
+    def cancel(self) -> None:
+        """Do not make it."""
+
+
+class Clock(Protocol):
+    """What calls later: an event loop, or a clock that a test turns."""
+
+    def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer:
+        """Call `callback(*args)` after `delay` seconds."""
+
+
+class Link(Protocol):
+    """A connection to the backend's namespace."""
+
+    def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
+        """Send an event, in order; `answer` is called with the arguments of its ack, if one comes."""
+
+
+def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if value < 0:
+        raise ConfigurationError(f"{attribute.name}={value!r}: it must not be negative")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What all sessions of a connection go by.
+
+    Parameters:
+        deadline: seconds a sync may take.
+        queue_limit: requests to one backend that may wait for an answer.
+        event_limit: events that may wait to be read from `events()`.
+        jitter: seconds over which clients that lost the same connection spread.
+    """
+
+    deadline: float = attrs.field(default=30.0, validator=_not_negative)
+    queue_limit: int = attrs.field(default=1_000, validator=_not_negative)
+    event_limit: int = attrs.field(default=1_000, validator=_not_negative)
+    jitter: float = attrs.field(default=1.0, validator=_not_negative)
+
+
+class Session:
+    """One backend, as one client sees it.
+
+    Parameters:
+        name: the backend's.
+        join: called with this session when it needs a connection: `connected`, `disconnected` and `refused` then tell
+            of it.
+        clock: calls later.
+        settings: limits and times.
+        client: this client's id, part of every operation id.
+        chance: a random number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        join: Callable[[Session], None],
+        clock: Clock,
+        settings: Settings,
+        client: str | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self.settings = settings
+        self.chance = chance
+        self.outbox = Outbox(client or secrets.token_hex(12))
+        self.handles: dict[str | None, Handle] = {}
+        self.link: Link | None = None
+        self.closed = False
+        self._join = join
+        self.wanted = True  # whether there is a connection, or should be
+        self._reached = False
+        self._timers: set[_Later] = set()
+        join(self)
+
+    def handle(self, channel: str | None, id_attribute: str) -> Handle:
+        """The handle of a channel; one for all who ask."""
+        handle = self.handles.get(channel)
+        if handle is None:
+            handle = self.handles[channel] = Handle(self, channel, id_attribute)
+            if self.link is not None:
+                self.run(handle, handle.follower.connected())
+        return handle
+
+    # What the connection tells
+
+    def connected(self, link: Link) -> None:
+        """The namespace was joined."""
+        self.link = link
+        self.wanted = self._reached = True
+        for handle in self.handles.values():
+            self.run(handle, handle.follower.connected())
+
+    def disconnected(self) -> None:
+        """The namespace was left, or the connection ended; it will come back."""
+        if self.link is None:
+            return
+        self.link = None
+        self._forget_timers()
+        for entry in self.outbox.disconnected():
+            if entry.writes and not entry.handle.follower.positioned:
+                message = (
+                    f"the connection was lost before {self.name!r} answered; "
+                    f"the {entry.request['method']} may have been applied"
+                )
+                self._settle(entry, UnknownOutcome(message))
+        for handle in self.handles.values():
+            handle.follower.disconnected()
+            handle.offline()
+
+    def refused(self, told: Any) -> None:
+        """The server does not let this client into the namespace; the next request tries again."""
+        self.wanted = False
+        fields = told if isinstance(told, Mapping) else {"message": told}
+        message = f"the server refused the backend {self.name!r}: {fields.get('message') or 'it gave no reason'}"
+        known = isinstance(fields.get("name"), str)
+        error = error_of({**fields, "message": message}) if known else Unavailable(message)
+        self.fail(error)
+        for handle in self.handles.values():
+            handle.refused(error)
+
+    def received(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """An event came from the server."""
+        if event == "synced" and len(arguments) >= 2:
+            method, model, *rest = arguments
+            meta = Meta.read(rest[0]) if rest else None
+            for handle in self._following(None if meta is None else meta.stream):
+                self.run(handle, handle.follower.event(method, model, meta))
+        elif event == "resync":
+            for handle in self._following(arguments[0] if arguments else None):
+                self.run(handle, handle.follower.gap())
+
+    def fail(self, error: SyncError) -> None:
+        """Fail all requests that have no answer."""
+        for entry in self.outbox.entries:
+            self._settle(entry, error)
+
+    def close(self) -> None:
+        """Nothing more will be sent."""
+        self.closed = True
+        self.link = None
+        self._forget_timers()
+        error = Unavailable("the connection was closed")
+        self.fail(error)
+        for handle in self.handles.values():
+            handle.close(error)
+
+    # What handles ask for
+
+    def request(self, handle: Handle, request: dict[str, Any], timeout: float | None, done: Done) -> Entry:
+        """Take a request, to be sent now or when there is a connection.
+
+        Raises:
+            Busy: too many wait for an answer.
+            Unavailable: the connection was closed.
+        """
+        if self.closed:
+            raise Unavailable("the connection was closed")
+        if len(self.outbox) >= self.settings.queue_limit:
+            raise Busy(f"{len(self.outbox)} requests to {self.name!r} wait for an answer already", retry_after=1.0)
+        left = self.settings.deadline if timeout is None else timeout
+        entry = self.outbox.add(handle, request, done, left, strict=timeout is not None)
+        self._arm(entry)
+        if not self.wanted:
+            self.wanted = True
+            self._join(self)
+        self.flush()
+        return entry
+
+    def cancel(self, entry: Entry) -> None:
+        """Nobody waits for the answer any more: do not ask for it again."""
+        if entry.timer is not None:
+            entry.timer.cancel()
+        if self.outbox.settle(entry):
+            self.flush()
+
+    def run(self, handle: Handle, effects: list[Effect]) -> None:
+        """Do what a follower asks for."""
+        for effect in effects:
+            match effect:
+                case Apply():
+                    self._apply(handle, effect)
+                case Listen():
+                    self._listen(handle, effect)
+                case Watch():
+                    self._later(OVERDUE, lambda: self.run(handle, handle.follower.overdue()))
+                case Ready():
+                    self.flush()
+                    handle.online()
+                case Read(renewed):
+                    handle.reread(renewed)
+
+    def flush(self) -> None:
+        """Send what is due."""
+        link = self.link
+        if link is None:
+            return
+        for entry in self.outbox.due(lambda entry: entry.handle.follower.ready):
+            link.emit("sync", (entry.request,), self._answer(entry, link))
+
+    # Listening
+
+    def _listen(self, handle: Handle, listen: Listen) -> None:
+        if listen.again:
+            self._later(self.chance() * self.settings.jitter, self._send_listen, handle, listen.since)
+        else:
+            self._send_listen(handle, listen.since)
+
+    def _send_listen(self, handle: Handle, since: dict[str, list[Any]]) -> None:
+        link = self.link
+        assert link is not None, "timers end with the connection"
+        answered = False
+
+        def answer(reply: Any = None, *_: Any) -> None:
+            nonlocal answered
+            if not answered and self.link is link:
+                answered = True
+                repeat.cancel()
+                self._listened(handle, reply if isinstance(reply, Mapping) else {})
+
+        def unanswered() -> None:
+            nonlocal answered
+            answered = True
+            self._send_listen(handle, since)
+
+        repeat = self._later(PATIENCE, unanswered)
+        link.emit("listen", (handle.channel, {"v": 1, "since": since}), answer)
+
+    def _listened(self, handle: Handle, reply: Mapping[str, Any]) -> None:
+        if reply.get("error"):
+            error = error_of(reply["error"])
+            if error.code == 429 or error.code >= 500:
+                retry_after = error.values.get("retry_after")
+                pause = max(1.0, retry_after if isinstance(retry_after, (int, float)) else 0.0)
+                self._later(pause, lambda: self._listen(handle, Listen(handle.follower.since, again=True)))
+            else:
+                handle.refused(error)
+            # A client that may not listen may still be allowed to sync.
+            handle.follower.refused()
+            self.flush()
+            return
+        self.run(handle, handle.follower.listened(reply))
+        for stream, told in (reply.get("streams") or {}).items():
+            for other in self._following(stream):
+                if other is not handle:
+                    self.run(other, other.follower.overheard(stream, told))
+
+    def _following(self, stream: str | None) -> list[Handle]:
+        """The handles that follow a stream; all, when a server names none."""
+        return [
+            handle
+            for handle in self.handles.values()
+            if stream is None or stream == BACKEND_WIDE or stream == channel_stream(handle.channel)
+        ]
+
+    def _apply(self, handle: Handle, event: Apply) -> None:
+        op = None if event.meta is None else event.meta.op
+        own = self.outbox.find(op)
+        if own is not None and own.handle is handle:
+            self._succeed(own, event.model, event.meta)
+        else:
+            handle.notified(event.method, event.model, event.meta, own=self.outbox.owns(op))
+
+    # Answers
+
+    def _answer(self, entry: Entry, link: Link) -> Callable[..., None]:
+        def answer(error: Any = None, result: Any = None, told: Any = None, *_: Any) -> None:
+            if self.link is not link:
+                return
+            if error is not None:
+                self._settle(entry, error_of(error.get("error", error) if isinstance(error, Mapping) else error))
+                return
+            meta = Meta.read(told) if entry.writes else None
+            if meta is None:
+                self._succeed(entry, result, told)
+                return
+            follower = entry.handle.follower
+            self._succeed(entry, result, meta, passed=follower.passed(meta, entry.retried))
+            self.run(entry.handle, follower.acked(meta))
+
+        return answer
+
+    def _succeed(self, entry: Entry, result: Any, told: Any, *, passed: bool = False) -> None:
+        self._settle(entry, None, result, told)
+        # Also when it comes after the deadline: a write that its maker has given up on is news to all.
+        if entry.writes and not passed:
+            meta = told if isinstance(told, Meta) else None
+            entry.handle.wrote(entry.request, result, meta)
+
+    def _settle(self, entry: Entry, error: SyncError | None, result: Any = None, told: Any = None) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+        if self.outbox.settle(entry):
+            entry.done(error, result, told)
+            self.flush()
+
+    def _arm(self, entry: Entry) -> None:
+        step = min(entry.left, PATIENCE)
+        entry.timer = self.clock.call_later(step, self._waited, entry, step)
+
+    def _waited(self, entry: Entry, step: float) -> None:
+        """An entry has had no answer for a while: the time counts, unless a write merely waits for a connection."""
+        repeatable = entry.writes and bool(entry.handle.follower.positioned)
+        if entry.strict or self.link is not None or not (repeatable and self._reached and self.wanted):
+            entry.left -= step
+        if entry.left <= 0:
+            self._settle(entry, Timeout(self._why(entry)))
+            return
+        self._arm(entry)
+        if repeatable and entry.waiting:
+            self.outbox.repeat(entry)
+            self.flush()
+
+    def _why(self, entry: Entry) -> str:
+        request = f"{entry.request['method']} of {self.name!r}"
+        if entry.sent:
+            return f"{request}: the server did not answer in time"
+        return f"{request}: the server could not be reached in time; is the address right, and does it run?"
+
+    # Time
+
+    def _later(self, pause: float, callback: Callable[..., None], *args: Any) -> _Later:
+        """Call later, unless the connection ends before."""
+        return _Later(self._timers, self.clock, pause, callback, args)
+
+    def _forget_timers(self) -> None:
+        for timer in list(self._timers):
+            timer.cancel()
+
+
+class _Later:
+    """A call to come that can be forgotten together with others."""
+
+    __slots__ = ("_args", "_callback", "_others", "_timer")
+
+    def __init__(
+        self, others: set[_Later], clock: Clock, pause: float, callback: Callable[..., None], args: tuple[Any, ...]
+    ) -> None:
+        self._others = others
+        self._callback = callback
+        self._args = args
+        others.add(self)
+        self._timer = clock.call_later(pause, self._call)
+
+    def _call(self) -> None:
+        self._others.discard(self)
+        self._callback(*self._args)
+
+    def cancel(self) -> None:
+        self._others.discard(self)
+        self._timer.cancel()

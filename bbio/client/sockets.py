@@ -1,0 +1,284 @@
+"""The connection of a client: python-socketio's, opened when it is needed and again when it was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import socketio
+from socketio.exceptions import SocketIOError
+
+from bbio import protocol
+from bbio.client.handle import Handle
+from bbio.client.session import Session, Settings
+from bbio.errors import ConfigurationError, Unavailable
+
+logger = logging.getLogger("bbio.client")
+# Every lost connection is a warning to the library.
+library_logger = logging.getLogger("bbio.client.socketio")
+library_logger.setLevel(logging.ERROR)
+
+# Seconds that opening a connection may take, and closing one.
+OPEN_TIME = 10.0
+CLOSE_TIME = 1.0
+# Bytes of one message from the server.
+MAX_MESSAGE = 64 << 20
+# Seconds after which a namespace that the server closed is joined again, besides the jitter.
+REJOIN_PAUSE = 0.25
+
+
+class WireJSON:
+    """The JSON of this client alone."""
+
+    @staticmethod
+    def loads(text: str) -> Any:
+        return protocol.decode(text)
+
+    @staticmethod
+    def dumps(value: Any, **options: Any) -> str:
+        return protocol.encode(value).decode()
+
+
+class ClientPacket(socketio.packet.Packet):
+    """A packet read and written with `WireJSON`."""
+
+    json = WireJSON
+
+
+class Wire:
+    """One Socket.IO connection, from its opening to its end.
+
+    Parameters:
+        http: the HTTP session it is opened with.
+        options: further ones for `socketio.AsyncClient`.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, options: Mapping[str, Any]) -> None:
+        given = dict(options)
+        extras = {"max_msg_size": MAX_MESSAGE, **given.pop("websocket_extra_options", {})}
+        self.socket = socketio.AsyncClient(
+            reconnection=False,
+            handle_sigint=False,
+            serializer=ClientPacket,
+            http_session=http,
+            websocket_extra_options=extras,
+            logger=library_logger,
+            engineio_logger=library_logger,
+            **given,
+        )
+        self._outgoing: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
+
+    def emit(self, event: str, arguments: tuple[Any, ...], namespace: str, answer: Callable[..., None]) -> None:
+        """Send an event after those before it."""
+        self._outgoing.put_nowait(lambda: self.socket.emit(event, arguments, namespace, answer))
+
+    def join(self, namespace: str, auth: Any) -> None:
+        """Join one more namespace; the library knows only those that it was opened with."""
+        packet = ClientPacket(socketio.packet.CONNECT, data=auth or {}, namespace=namespace)
+        self._outgoing.put_nowait(lambda: self.socket._send_packet(packet))
+
+    async def run(self) -> None:
+        """Send what is to be sent, until the connection ends."""
+        writing = asyncio.create_task(self._write())
+        try:
+            await asyncio.wait([self.socket.eio.read_loop_task])
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def _write(self) -> None:
+        while True:
+            send = await self._outgoing.get()
+            with suppress(SocketIOError):  # the namespace may have been left since
+                await send()
+
+    async def close(self) -> None:
+        """End the connection, whatever state it is in."""
+        eio = self.socket.eio
+        closing = asyncio.ensure_future(self.socket.disconnect())
+        await asyncio.wait([closing], timeout=CLOSE_TIME)
+        tasks = [task for task in (closing, eio.read_loop_task, eio.write_loop_task) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class SocketLink:
+    """A connection to one namespace."""
+
+    def __init__(self, wire: Wire, namespace: str) -> None:
+        self._wire = wire
+        self._namespace = namespace
+
+    def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
+        self._wire.emit(event, arguments, self._namespace, answer)
+
+
+class Connection:
+    """One connection to a server, carrying any number of backends and channels. Made by `bbio.client.connect`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        auth: Any,
+        transports: Iterable[str],
+        path: str,
+        reconnect: tuple[float, float],
+        settings: Settings,
+        options: Mapping[str, Any],
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https", "ws", "wss") or not urlsplit(url).netloc:
+            raise ConfigurationError(f"connect({url!r}): give the server's address, such as http://localhost:3000")
+        self.url = url
+        self._headers = headers
+        self._auth = auth
+        self._transports = list(transports)
+        self._path = path
+        self._settings = settings
+        self._first_pause, self._longest_pause = reconnect
+        self._pause = self._first_pause
+        self._options = options
+        self._client = secrets.token_hex(12)
+        self._sessions: dict[str, Session] = {}
+        self._wanted = asyncio.Event()
+        self._wire: Wire | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at the moment."""
+        return self._wire is not None
+
+    def backend(self, name: str, *, channel: str | None = None, id_attribute: str = "id") -> Handle:
+        """A backend, in a channel. The first one opens the connection.
+
+        Parameters:
+            name: the backend's name on the server.
+            channel: the group of clients to belong to; the backend's default channel when there is none.
+            id_attribute: the name of the id in its models.
+
+        Raises:
+            ConfigurationError: the name or the channel is no string.
+            Unavailable: the connection was closed.
+        """
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"a backend is named by a string, not {name!r}")
+        if channel is not None and not isinstance(channel, str):
+            raise ConfigurationError(f"the channel of {name!r} must be a string, not {channel!r}")
+        if self._closed:
+            raise Unavailable("the connection was closed")
+        session = self._sessions.get(name)
+        if session is None:
+            session = Session(name, self._join, asyncio.get_running_loop(), self._settings, self._client)
+        return session.handle(channel or None, id_attribute)
+
+    async def close(self) -> None:
+        """Disconnect. Requests that have no answer yet fail with `Unavailable`; `events()` end."""
+        self._closed = True
+        for session in self._sessions.values():
+            session.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def _join(self, session: Session) -> None:
+        """A session needs a connection."""
+        self._sessions[session.name] = session
+        self._wanted.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        elif self._wire is not None:
+            self._bind(self._wire, session)
+            self._wire.join("/" + session.name, self._auth)
+
+    async def _run(self) -> None:
+        async with AsyncExitStack() as stack:
+            options = dict(self._options)
+            http = options.pop("http_session", None) or await stack.enter_async_context(aiohttp.ClientSession())
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                while wanted := [session for session in self._sessions.values() if session.wanted]:
+                    await self._connect(Wire(http, options), wanted)
+                    await asyncio.sleep(self._pause * (0.5 + random.random()))
+                    self._pause = min(2 * self._pause, self._longest_pause)
+
+    async def _connect(self, wire: Wire, sessions: list[Session]) -> None:
+        """One connection, from its opening to its end."""
+        for session in sessions:
+            self._bind(wire, session)
+        try:
+            async with asyncio.timeout(OPEN_TIME):
+                await wire.socket.connect(
+                    self.url,
+                    headers=dict(self._headers),
+                    auth=self._auth,
+                    transports=self._transports,
+                    namespaces=["/" + session.name for session in sessions],
+                    socketio_path=self._path,
+                    wait=False,
+                )
+            self._wire = wire
+            for session in self._sessions.values():
+                if session.wanted and session not in sessions:
+                    self._join(session)
+            await wire.run()
+        except (SocketIOError, aiohttp.ClientError, OSError) as err:
+            logger.debug("no connection to %s: %s", self.url, err)
+        finally:
+            self._wire = None
+            await wire.close()
+            for session in self._sessions.values():
+                session.disconnected()
+
+    def _bind(self, wire: Wire, session: Session) -> None:
+        """Have a session told of what happens in its namespace."""
+        namespace = "/" + session.name
+
+        def joined() -> None:
+            self._pause = self._first_pause
+            session.connected(SocketLink(wire, namespace))
+
+        def left(reason: str) -> None:
+            session.disconnected()
+            if self._wire is wire and reason == wire.socket.reason.SERVER_DISCONNECT:
+                pause = REJOIN_PAUSE + random.random() * self._settings.jitter
+                asyncio.get_running_loop().call_later(pause, rejoin)
+
+        def rejoin() -> None:
+            if self._wire is wire and not self._closed:
+                wire.join(namespace, self._auth)
+
+        def refused(told: Any = None, *_: Any) -> None:
+            # The library also says so when there is no connection at all.
+            if self._wire is wire:
+                session.refused(told)
+
+        on = wire.socket.on
+        on("connect", joined, namespace=namespace)
+        on("disconnect", left, namespace=namespace)
+        on("connect_error", refused, namespace=namespace)
+        for event in ("synced", "resync"):
+            on(event, partial(_received, session, event), namespace=namespace)
+
+
+def _received(session: Session, event: str, *arguments: Any) -> None:
+    session.received(event, arguments)

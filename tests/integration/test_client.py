@@ -1,0 +1,419 @@
+"""The asyncio client against real servers: what it promises while everything works, and while it does not."""
+
+import asyncio
+
+import pytest
+
+from bbio import (
+    App,
+    Backend,
+    BadRequest,
+    Busy,
+    ConfigurationError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    SyncError,
+    Timeout,
+    Unavailable,
+    before,
+    update,
+)
+from bbio.builtin import MemoryStore, SQLiteStore
+from bbio.client import Changes, Event, connect
+from tests.support.proxy import Proxy
+from tests.support.servers import eventually
+
+FAST = {"jitter": 0.01, "reconnect": (0.01, 0.05)}
+
+
+def leftovers():
+    """Tasks of clients that still run."""
+    return [
+        task
+        for task in asyncio.all_tasks()
+        if "client" in (name := str(task.get_coro())).lower() and "RequestHandler" not in name and "test_" not in name
+    ]
+
+
+@pytest.fixture
+async def io():
+    """`await io(app)`: a connection that is closed after the test, and leaves no task behind."""
+    opened = []
+
+    def io(app, **options):
+        opened.append(connect(app if isinstance(app, str) else app.url, **{**FAST, **options}))
+        return opened[-1]
+
+    yield io
+    for connection in opened:
+        await connection.close()
+    assert leftovers() == []
+
+
+@pytest.fixture
+async def proxied(serve, todos):
+    """An application behind a proxy."""
+    async with Proxy((await serve(todos)).port) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("transports", [("websocket",), ("polling",), ("polling", "websocket")], ids="+".join)
+async def test_syncs_and_events(serve, todos, io, transports):
+    """Every method answers with the record; others are told in order, the writer is not."""
+    app = await serve(todos)
+    ann, bob = (io(app, transports=transports).backend("todos", channel="home") for _ in range(2))
+    await bob.ready()
+    await ann.ready()
+    theirs, mine = bob.events(), ann.events()
+    milk = await ann.create({"title": "milk"})
+    oat = await ann.update({**milk, "title": "oat milk"})
+    done = await ann.patch({"id": milk["id"], "done": True})
+    assert await bob.read(milk["id"]) == done == {**oat, "done": True}
+    assert await bob.read() == [done]
+    assert await bob.read(data={"done": False}) == []
+    assert await ann.delete(milk["id"]) == done
+    told = [await anext(theirs) for _ in range(4)]
+    assert told == [
+        Event("create", milk, 1),
+        Event("update", oat, 2),
+        Event("update", done, 3),
+        Event("delete", done, 4),
+    ]
+    bread = await bob.create({"title": "bread"})
+    assert await anext(mine) == Event("create", bread, 5)
+
+
+async def test_channels_are_apart(serve, io):
+    """Handles of one connection follow their own channel, and what is told to all."""
+
+    class Todos(Backend):
+        store = MemoryStore(per_channel=True)
+
+    app = await serve(Todos)
+    connection = io(app)
+    home, work, main = (connection.backend("todos", channel=channel) for channel in ("home", "work", None))
+    assert connection.backend("todos", channel="home") is home
+    assert connection.backend("todos", channel="") is main
+    for handle in (home, work, main):
+        await handle.ready()
+    mirrors = [await handle.collection() for handle in (home, work, main)]
+    milk = await home.create({"title": "milk"})
+    assert [len(mirror) for mirror in mirrors] == [1, 0, 0]
+    app.backends["todos"].emit("created", {"id": "all"})
+    for mirror in mirrors:
+        await mirror.until(lambda mirror: "all" in mirror)
+    assert set(mirrors[0]) == {milk["id"], "all"}
+
+
+async def test_errors_are_what_the_backend_raised(serve, io):
+    """Known names come back as their classes, with details; others as subclasses of SyncError."""
+
+    class Locked(SyncError):
+        code = 423
+        details = ("by",)
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @before("create")
+        def refuse(self, req):
+            raise {
+                "invalid": Invalid("no", fields={"title": "missing"}),
+                "locked": Locked("locked", by="ann"),
+                "strange": type("Strange", (SyncError,), {"details": ("why",)})("strange", why=7),
+            }[req.model["as"]]
+
+    todos = io(await serve(Todos)).backend("todos")
+    with pytest.raises(NotFound, match="there is no model"):
+        await todos.read("none")
+    with pytest.raises(Invalid) as invalid:
+        await todos.create({"as": "invalid"})
+    assert invalid.value.fields == {"title": "missing"}
+    with pytest.raises(Locked) as locked:
+        await todos.create({"as": "locked"})
+    assert (locked.value.by, locked.value.code) == ("ann", 423)
+    with pytest.raises(SyncError) as strange:
+        await todos.create({"as": "strange"})
+    assert strange.value.to_json() == {"name": "Strange", "message": "strange", "code": 400, "why": 7}
+
+
+async def test_conflicts_carry_the_model(serve, todos, io):
+    """A write that builds on an older revision fails with what is there, and can then be made."""
+    app = await serve(todos)
+    ann, bob = (io(app).backend("todos") for _ in range(2))
+    milk = await ann.create({"title": "milk"})
+    mirror = await bob.collection()
+    rev = mirror.rev(milk["id"])
+    oat = await ann.patch({"id": milk["id"], "title": "oat"}, rev=rev)
+    with pytest.raises(Conflict) as conflict:
+        await bob.patch({"id": milk["id"], "title": "soy"}, rev=rev)
+    assert conflict.value.current == oat
+    soy = await bob.patch({"id": milk["id"], "title": "soy"}, rev=conflict.value.rev)
+    assert mirror == {milk["id"]: soy}
+
+
+async def test_what_cannot_travel_is_refused_here(serve, todos, io):
+    """NaN, cycles and objects that are no JSON fail before anything is sent."""
+    handle = io(await serve(todos)).backend("todos")
+    cycle = {}
+    cycle["self"] = cycle
+    for model in ({"n": float("nan")}, {"n": float("inf")}, {"o": object()}, cycle):
+        with pytest.raises(BadRequest, match="cannot be written as JSON"):
+            await handle.create(model)
+    with pytest.raises(BadRequest, match="method must be"):
+        await handle.sync("upsert", {})
+    assert await handle.read() == []
+
+
+async def test_a_collection_follows(serve, todos, io):
+    """Its content, and what `changed` tells of it."""
+    app = await serve(todos)
+    ann, bob = (io(app).backend("todos") for _ in range(2))
+    milk = await ann.create({"title": "milk"})
+    async with bob.collection() as mirror:
+        assert dict(mirror) == {milk["id"]: milk}
+        assert "1 models" in repr(mirror)
+        bread = await ann.create({"title": "bread"})
+        assert await mirror.changed() == Changes(added={bread["id"]})
+        await ann.patch({"id": milk["id"], "done": True})
+        await ann.delete(bread["id"])
+        await mirror.until(lambda mirror: bread["id"] not in mirror)
+        assert await mirror.changed() == Changes(changed={milk["id"]}, removed={bread["id"]})
+        own = await bob.create({"title": "own"})
+        assert mirror[own["id"]] == own
+        with pytest.raises(Timeout, match="has not come to"):
+            await mirror.until(lambda mirror: len(mirror) == 7, timeout=0.01)
+    await ann.create({"title": "unseen"})
+    await bob.read()
+    assert len(mirror) == 2
+
+
+async def test_a_cut_loses_nothing(proxied, io):
+    """What was missed comes in order; what was written meanwhile is sent, once."""
+    ann, bob = io(proxied.url), io(proxied.url)
+    todos, others = ann.backend("todos"), bob.backend("todos")
+    mirror = await todos.collection()
+    events = todos.events()
+    await others.ready()
+    for n in range(5):
+        proxied.cut()
+        writes = [asyncio.create_task(handle.create({"n": n})) for handle in (todos, others)]
+        await asyncio.gather(*writes)
+    await mirror.until(lambda mirror: len(mirror) == 10)
+    assert [(await anext(events)).model["n"] for _ in range(5)] == list(range(5))
+    assert sorted(model["n"] for model in await others.read()) == sorted([*range(5), *range(5)])
+
+
+async def test_a_lost_ack_is_asked_for_again(proxied, io):
+    """A write whose answer is lost is repeated on the next connection, and applied once."""
+    connection = io(proxied.url)
+    todos = connection.backend("todos")
+    mirror = await todos.collection()
+    proxied.hold_answers()
+    write = asyncio.create_task(todos.create({"title": "milk"}))
+    witness = io(f"http://127.0.0.1:{proxied.port}").backend("todos")
+    applied = await witness.collection()
+    await applied.until(lambda mirror: len(mirror) == 1)
+    assert not write.done()
+    proxied.cut()
+    proxied.release_answers()
+    milk = await write
+    assert await witness.read() == [milk] == list(mirror.values())
+
+
+async def test_writes_wait_for_the_connection_in_order(proxied, io):
+    """Offline, writes queue up to a bound; they arrive in the order they were made. Reads do not wait for ever."""
+    todos = io(proxied.url, queue_limit=11).backend("todos")
+    milk = await todos.create({"title": "milk"})
+    proxied.refuse()
+    await eventually(lambda: asyncio.sleep(0, todos.session.link is None))
+    writes = [asyncio.create_task(todos.patch({"id": milk["id"], "n": n})) for n in range(10)]
+    with pytest.raises(Timeout, match="could not be reached"):
+        await todos.read(timeout=0.05)
+    writes.append(asyncio.create_task(todos.patch({"id": milk["id"], "n": 10})))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy, match="wait for an answer already"):
+        await todos.create({"title": "too many"})
+    proxied.admit()
+    assert [(await write)["n"] for write in writes] == list(range(11))
+    assert (await todos.read(milk["id"]))["n"] == 10
+
+
+async def test_a_restart_with_a_memory_store_resets(io, engine, todos):
+    """A server that forgot everything is followed anew: the collection is replaced, and says so."""
+    app = App(engine=engine).serve(todos)
+    await app.start()
+    async with Proxy(app.port) as proxy:
+        handle = io(proxy.url).backend("todos")
+        events = handle.events()
+        mirror = await handle.collection()
+        old = await handle.create({"title": "old"})
+        assert await mirror.changed() == Changes(added={old["id"]})
+        proxy.refuse()
+        await app.stop()
+        app = App(engine=engine).serve(todos)
+        await app.start()
+        proxy.port = app.port
+        proxy.admit()
+        new = await handle.create({"title": "new"})
+        await mirror.until(lambda mirror: dict(mirror) == {new["id"]: new})
+        assert (await mirror.changed()).reset
+        assert await anext(events) == Event("reset")
+        await app.stop()
+
+
+async def test_a_restart_with_a_store_on_disk_resumes(io, engine, tmp_path):
+    """A server that kept its log is followed where it was left; a write on its way is applied once."""
+
+    class Todos(Backend):
+        store = SQLiteStore(tmp_path / "todos.db")
+
+    app = App(engine=engine).serve(Todos)
+    await app.start()
+    async with Proxy(app.port) as proxy:
+        ann, bob = io(proxy.url).backend("todos"), io(proxy.url).backend("todos")
+        mirror = await bob.collection()
+        milk = await ann.create({"title": "milk"})
+        await mirror.changed()
+        proxy.hold_answers()
+        lost = asyncio.create_task(ann.create({"title": "lost"}))
+        witness = io(app).backend("todos")
+        applied = await witness.collection()
+        await applied.until(lambda mirror: len(mirror) == 2)
+        proxy.refuse()
+        proxy.release_answers()
+        await app.stop()
+        app = App(engine=engine).serve(Todos)
+        await app.start()
+        proxy.port = app.port
+        proxy.admit()
+        lost = await lost
+        assert await ann.read() == [milk, lost]
+        changes = await mirror.changed()
+        assert (changes.added, changes.reset) == ({lost["id"]}, False)
+        assert mirror == {milk["id"]: milk, lost["id"]: lost}
+        await app.stop()
+
+
+async def test_who_may_not_listen_is_told(serve, io):
+    """`ready`, `collection` and `events` raise what the server answered; syncs that are allowed still work."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @before
+        def admit(self, req):
+            if req.channel == "secret" or (req.event == "listen" and not req.socket.cookies.get("token")):
+                raise Forbidden("not for you")
+
+    app = await serve(Todos)
+    secret = io(app, headers={"Cookie": "token=1"}).backend("todos", channel="secret")
+    stranger = io(app).backend("todos")
+    for handle in (secret, stranger):
+        events = handle.events()
+        for attempt in (handle.ready(), handle.collection(), anext(events)):
+            with pytest.raises(Forbidden, match="not for you"):
+                await attempt
+    milk = await stranger.create({"title": "milk"})
+    assert await io(app, headers={"Cookie": "token=1"}).backend("todos").collection() == {milk["id"]: milk}
+
+
+async def test_a_backend_that_is_not_served_is_refused(serve, todos, io):
+    """Its requests fail at once, each time anew; other backends of the connection go on."""
+    connection = io(await serve(todos))
+    good, bad = connection.backend("todos"), connection.backend("none")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="refused the backend 'none'"):
+            await bad.read()
+    with pytest.raises(Unavailable):
+        await bad.ready()
+    assert await good.read() == []
+    assert connection.connected
+
+
+async def test_another_backend_joins_a_live_connection(serve, todos, io):
+    """Backends share one connection, whenever they are asked for."""
+
+    class Notes(Backend):
+        store = MemoryStore()
+
+    connection = io(await serve(todos, Notes))
+    assert await connection.backend("todos").read() == []
+    wire = connection._wire
+    assert (await connection.backend("notes").create({"text": "x"}))["text"] == "x"
+    assert connection._wire is wire
+
+
+async def test_a_namespace_that_the_server_closes_is_joined_again(serve, todos, io):
+    """Whether it is the connection's only one or not."""
+
+    class Notes(Backend):
+        store = MemoryStore()
+
+    app = await serve(todos, Notes)
+    connection = io(app)
+    handle = connection.backend("todos")
+    mirror = await handle.collection()
+    for others in (0, 1):
+        if others:
+            await connection.backend("notes").ready()
+        ((sid, _),) = app.sio.manager.get_participants("/todos", None)
+        await app.sio.disconnect(sid, namespace="/todos")
+        await handle.create({"n": others})
+        await mirror.until(lambda mirror, others=others: len(mirror) == others + 1)
+
+
+async def test_nobody_there(io):
+    """Without a server everything ends at its deadline, with a text that says what to look at."""
+    handle = io("http://127.0.0.1:1", deadline=0.05).backend("todos")
+    for attempt in (handle.read(), handle.create({}), handle.ready()):
+        with pytest.raises(Timeout, match="is the address right"):
+            await attempt
+
+
+async def test_closing_ends_everything(serve, io):
+    """Requests fail, events end, collections say so, and nothing can be asked any more."""
+    release = asyncio.Event()
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @update
+        async def wait(self, req):
+            await release.wait()
+
+    connection = io(await serve(Todos))
+    handle = connection.backend("todos")
+    mirror, events = await handle.collection(), handle.events()
+    write = asyncio.create_task(handle.update({"id": 1}))
+    change = asyncio.create_task(mirror.changed())
+    await handle.read()
+    await connection.close()
+    release.set()
+    with pytest.raises(Unavailable, match="was closed"):
+        await write
+    with pytest.raises(Unavailable):
+        await change
+    assert [event async for event in events] == []
+    assert [event async for event in handle.events()] == []
+    for attempt in (handle.read(), handle.ready()):
+        with pytest.raises(Unavailable):
+            await attempt
+    with pytest.raises(Unavailable):
+        connection.backend("notes")
+    assert not connection.connected
+
+
+async def test_wrong_options():
+    """Mistakes are told at once."""
+    for url in ("localhost:3000", "todos", "ftp://localhost"):
+        with pytest.raises(ConfigurationError, match="http://localhost:3000"):
+            connect(url)
+    with pytest.raises(ConfigurationError, match="must not be negative"):
+        connect("http://localhost", deadline=-1)
+    async with connect("http://localhost:1") as connection:
+        for name, channel in (("", None), (7, None), ("todos", 7)):
+            with pytest.raises(ConfigurationError, match="string"):
+                connection.backend(name, channel=channel)
