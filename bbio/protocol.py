@@ -305,10 +305,18 @@ def reply_v1(body: bytes, position: bytes) -> bytes:
     return b"[null,%b,%b]" % (body, position)
 
 
-def revisions(result: Any, id_attribute: str, revs: dict[Any, int]) -> bytes:
-    """The third argument of a read's reply: `r` is the model's revision, or those of a list's models in its order."""
+def revisions(result: Any, id_attribute: str, revs: dict[Any, int], page: dict[str, Any] | None = None) -> bytes:
+    """The third argument of a read's reply: `r` is the model's revision, or those of a list's models in its order.
+
+    Parameters:
+        result: the model or the models.
+        id_attribute: the name of the id in them.
+        revs: revisions by id.
+        page: what else is told of the page that a query found.
+    """
     if isinstance(result, list):
-        return encode({"r": [revs.get(_id_of(model, id_attribute)) for model in result]})
+        told = {"r": [revs.get(_id_of(model, id_attribute)) for model in result]}
+        return encode({**told, **page} if page else told)
     return encode({"r": revs.get(_id_of(result, id_attribute))})
 
 

@@ -12,10 +12,11 @@ from typing import Any, Protocol, Self
 from bbio.decorators import check_hidden
 from bbio.errors import BadRequest, DefinitionError
 from bbio.protocol import encode
+from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request, Socket
 from bbio.schema import Schema
 from bbio.streams import Commit, Event, HistoryLimits, Log, Position, channel_stream
-from bbio.typed import merged, public_json
+from bbio.typed import audience_of, merged, public_json
 
 
 class Publisher(Protocol):
@@ -71,6 +72,8 @@ class Store:
     immediate = False
     # How much of each stream is kept for clients that come back.
     history = HistoryLimits()
+    # How much a query of a client may ask for.
+    queries = QueryLimits()
     # Seconds between two looks at the positions of all streams that are followed, for what others wrote or what a
     # crash left untold; None when nobody else can write to the log.
     check_interval: float | None = None
@@ -119,6 +122,18 @@ class Store:
     async def read(self, req: Request) -> Any:
         """Answer a read: the model named by its id in `req.model`, or the list of models."""
         raise self._missing("read")
+
+    def query(self, req: Request) -> Query | None:
+        """What a read of the collection asks for in `options.data`, None when it asks for everything.
+
+        Raises:
+            BadRequest: it is no query, asks for too much, or names a field that the client does not see.
+        """
+        data = req.options.get("data")
+        if data is None:
+            return None
+        fields = None if self.schema is None else audience_of(req)
+        return Query.read(data, id_attribute=self.id_attribute, limits=self.queries, fields=fields)
 
     async def create(self, req: Request) -> Any:
         raise self._missing("create")

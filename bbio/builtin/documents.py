@@ -13,13 +13,15 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import msgspec
 
 from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
+from bbio.builtin.sql import read_indexes
 from bbio.protocol import decode, encode
+from bbio.query import QueryLimits
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
 from bbio.streams import Commit, Event, HistoryLimits, Position, channel_stream
@@ -146,6 +148,8 @@ class DocumentStore(Store):
         per_channel: whether every channel has models of its own.
         models: the models to begin with, when the table is new; each needs an id.
         history: how much of each stream is kept for clients that come back.
+        index: the fields that queries ask for: names, or tuples of names that are asked for together.
+        queries: how much a query of a client may ask for.
     """
 
     atomic = True
@@ -162,10 +166,14 @@ class DocumentStore(Store):
         per_channel: bool = False,
         models: list[Any] | None = None,
         history: HistoryLimits | None = None,
+        index: Iterable[str | tuple[str, ...]] = (),
+        queries: QueryLimits | None = None,
     ) -> None:
         self.table = table or ""
         self.id_attribute = id_attribute
         self.history = history or HistoryLimits()
+        self.indexes = read_indexes(index)
+        self.queries = queries or QueryLimits()
         self._upsert = upsert
         self._per_channel = per_channel
         self._initial = models or []

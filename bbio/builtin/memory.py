@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.protocol import decode, encode
+from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
 from bbio.streams import Commit, HistoryLimits, channel_stream
@@ -26,6 +27,7 @@ class MemoryStore(Store):
         per_channel: whether every channel has models of its own.
         models: the models to begin with; each needs an id. Instances, where the backend has a model, or JSON.
         history: how much of each stream is kept for clients that come back.
+        queries: how much a query of a client may ask for.
 
     Example:
         >>> from bbio import Backend
@@ -48,9 +50,11 @@ class MemoryStore(Store):
         per_channel: bool = False,
         models: list[Any] | None = None,
         history: HistoryLimits | None = None,
+        queries: QueryLimits | None = None,
     ) -> None:
         self.id_attribute = id_attribute
         self.history = history or HistoryLimits()
+        self.queries = queries or QueryLimits()
         self._upsert = upsert
         self._per_channel = per_channel
         self._initial = models or []
@@ -81,14 +85,16 @@ class MemoryStore(Store):
             rev, body = self._known(models, key)
             req.revs = {key: rev}
             return decode(body)
-        req.revs = {key: rev for key, (rev, _) in models.items()}
-        found = [decode(body) for _, body in models.values()]
-        wanted = req.options.get("data")
-        if wanted is None:
-            return found
-        if not isinstance(wanted, dict):
-            raise BadRequest("options.data must be an object: the values that the models to read have")
-        return [model for model in found if _matches(model, wanted)]
+        query = self.query(req)
+        if query is None:
+            if len(models) > self.queries.models:
+                raise too_many(self.queries)
+            req.revs = {key: rev for key, (rev, _) in models.items()}
+            return [decode(body) for _, body in models.values()]
+        page = query.page(decode(body) for _, body in models.values())
+        req.revs = {key: models[key][0] for key in (model[self.id_attribute] for model in page.models)}
+        req.page = page.to_json()
+        return page.models
 
     async def write(self, req: Request) -> Commit:
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""
@@ -150,11 +156,3 @@ class MemoryStore(Store):
         if found is None:
             raise NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
         return found
-
-
-def _matches(model: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Equality as JSON has it: `true` is not 1, and a field that is not there is not null."""
-    return all(
-        name in model and model[name] == value and isinstance(model[name], bool) == isinstance(value, bool)
-        for name, value in wanted.items()
-    )

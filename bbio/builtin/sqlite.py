@@ -7,16 +7,18 @@ clients they share the one costly step, the sync to the disk.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ClassVar, Self
 
-from bbio import BadRequest, Conflict, Request, Unavailable
+from bbio import Conflict, Request, Timeout, Unavailable
 from bbio.builtin.documents import (
     OPERATION_AGE,
     OPERATION_COUNT,
@@ -29,8 +31,10 @@ from bbio.builtin.documents import (
     logger,
     repeated,
 )
+from bbio.builtin.sql import SQLite, Table
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
+from bbio.query import Query
 from bbio.store import Publisher
 from bbio.streams import Commit, Event, Position
 
@@ -285,6 +289,8 @@ class SQLiteStore(DocumentStore):
         per_channel: whether every channel has models of its own.
         models: the models to begin with, when the table is new; each needs an id.
         history: how much of each stream is kept for clients that come back.
+        index: the fields that queries ask for: names, or tuples of names that are asked for together.
+        queries: how much a query of a client may ask for.
 
     Raises (at the start of the application):
         ConfigurationError: the file cannot be used; the text says how to mend it.
@@ -302,7 +308,7 @@ class SQLiteStore(DocumentStore):
     _columns: str
     _create: str
     _select: str
-    _select_all: str
+    _queried: Table
     _upsert_model: str
     _delete: str
 
@@ -330,7 +336,7 @@ class SQLiteStore(DocumentStore):
             raise ConfigurationError(
                 f"{opened.table!r} is no name for a table of models; name another: SQLiteStore(..., table='models')"
             )
-        table = '"' + opened.table.replace('"', '""') + '"'
+        table = _quoted(opened.table)
         columns, places, where = "id", "?", "id = ?"
         if self._per_channel:
             columns, places, where = "channel, id", "?, ?", "channel = ? AND id = ?"
@@ -340,7 +346,8 @@ class SQLiteStore(DocumentStore):
             f" rev INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY ({columns}))"
         )
         opened._select = f"SELECT rev, body FROM {table} WHERE {where}"
-        opened._select_all = f"SELECT rev, body FROM {table}{' WHERE channel = ?' if self._per_channel else ''}"
+        scope = ("channel",) if self._per_channel else ()
+        opened._queried = Table(SQLite(self.id_attribute), table, "rev, body", scope, self.indexes)
         opened._upsert_model = (
             f"INSERT INTO {table} ({columns}, rev, body) VALUES ({places}, ?, ?)"
             f" ON CONFLICT ({columns}) DO UPDATE SET rev = excluded.rev, body = excluded.body"
@@ -386,6 +393,22 @@ class SQLiteStore(DocumentStore):
                     f"the table {self.table!r} of {self.path} has the columns {', '.join(sorted(found))}; "
                     f"{', '.join(sorted(wanted))} are needed: name another table, SQLiteStore(..., table='models')"
                 )
+            self._index(connection)
+
+    def _index(self, connection: sqlite3.Connection) -> None:
+        """Make the indexes that are declared, and drop those that are no more."""
+        declared = {}
+        for expressions in self._queried.index_expressions().values():
+            digest = hashlib.blake2b(expressions.encode(), digest_size=6).hexdigest()
+            declared[f"bbio_{self.table}_{digest}"] = expressions
+        rows = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND name GLOB 'bbio_*'", (self.table,)
+        )
+        found = {name for (name,) in rows}
+        for name in found - declared.keys():
+            connection.execute(f"DROP INDEX {_quoted(name)}")
+        for name in declared.keys() - found:
+            connection.execute(f"CREATE INDEX {_quoted(name)} ON {self._queried.name} ({declared[name]})")
 
     def _insert_initial(self, connection: sqlite3.Connection) -> None:
         for rev, model in enumerate(self._initial, 1):
@@ -541,25 +564,16 @@ class SQLiteStore(DocumentStore):
                 raise self.unknown(key)
             req.revs = {key: row[0]}
             return decode(row[1])
-        wanted = req.options.get("data")
-        if wanted is not None and not isinstance(wanted, dict):
-            raise BadRequest("options.data must be an object: the values that the models to read have")
-        req.revs, found = await self._database.reader.call(
-            lambda connection: self._read_all(connection, channel, wanted)
+        query = self.query(req)
+        scope = (channel,) if self._per_channel else ()
+        rows, total = await self._database.reader.call(
+            lambda connection: _answer(connection, self._queried, query or Query(limits=self.queries), scope)
         )
-        return found
-
-    def _read_all(
-        self, connection: sqlite3.Connection, channel: str, wanted: dict[str, Any] | None
-    ) -> tuple[dict[Any, int], list[Any]]:
-        revs, found = {}, []
-        values = (channel,) if self._per_channel else ()
-        for rev, body in connection.execute(self._select_all + " ORDER BY rowid", values):
-            model = decode(body)
-            if not wanted or _matches(model, wanted):
-                revs[model[self.id_attribute]] = rev
-                found.append(model)
-        return revs, found
+        page = (query or Query(limits=self.queries)).cut([decode(body) for _, body in rows], total)
+        req.revs = {model[self.id_attribute]: rev for model, (rev, _) in zip(page.models, rows, strict=False)}
+        if query is not None:
+            req.page = page.to_json()
+        return page.models
 
     async def find(self, req: Request) -> Commit | None:
         """What an operation already came to, None when it is new."""
@@ -644,8 +658,30 @@ def _explain(err: Exception, path: Path) -> str:
     return f"{path} cannot be used: {hints.get(code, 'look at what SQLite says')} ({err})"
 
 
-def _matches(model: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    return all(
-        name in model and model[name] == value and isinstance(model[name], bool) == isinstance(value, bool)
-        for name, value in wanted.items()
-    )
+def _answer(
+    connection: sqlite3.Connection, table: Table, query: Query, scope: tuple[Any, ...]
+) -> tuple[list[tuple[int, str]], int | None]:
+    """The rows that a query finds, and how many match if it asks.
+
+    Raises:
+        Timeout: it takes too long.
+    """
+    deadline = time.monotonic() + query.limits.seconds
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+    connection.execute("BEGIN")
+    try:
+        rows = connection.execute(*table.select(query, scope, "rowid")).fetchall()
+        total = connection.execute(*table.count(query, scope)).fetchone()[0] if query.count else None
+    except sqlite3.OperationalError as err:
+        if getattr(err, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+            raise Timeout("the query takes too long: ask for less, or have its fields indexed") from None
+        raise
+    finally:
+        connection.set_progress_handler(None, 0)
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return rows, total
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -151,7 +151,7 @@ class SyncExchange(Exchange):
         commit = req.committed
         body = res.body or protocol.encode(res.result)
         if commit is None:
-            revs = protocol.revisions(res.result, req.backend.id_attribute, req.revs or {})
+            revs = protocol.revisions(res.result, req.backend.id_attribute, req.revs or {}, req.page)
             self.reply(protocol.reply_v1(body, revs))
             return
         delivery = self.gateway.delivery

@@ -52,7 +52,8 @@ def test_nothing_a_client_sends_sets_a_trusted_field(
         @before
         def look(self, req: Request) -> None:
             seen.append(req)
-            assert (req.user, req.session, req.state, req.committed, req.revs) == (None, {}, {}, None, None)
+            assert (req.user, req.session, req.state) == (None, {}, {})
+            assert (req.committed, req.revs, req.page) == (None, None, None)
             assert (req.channel, req.op, req.event) == ("mine", None, "sync")
 
     served = Served(Todos)
