@@ -20,6 +20,7 @@ import msgspec
 
 from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
 from bbio.builtin.sql import read_indexes
+from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits
 from bbio.requests import NOTIFIED_AS
@@ -183,6 +184,8 @@ class DocumentStore(Store):
         del opened.log
         opened.table = self.table or backend.name
         opened._initial = [as_json(opened.schema, model) for model in self._initial]
+        if any(self.key(model) is None for model in opened._initial):
+            raise ConfigurationError(f"{type(self).__name__}(models=[...]): each needs an {self.id_attribute!r}")
         # Long enough never to be drawn again, however often the server starts.
         opened._ids = map((secrets.token_hex(5) + "%x").__mod__, itertools.count(1))
         return opened

@@ -5,13 +5,13 @@ It needs pytest, which `pip install bbio` does not bring.
 
 from __future__ import annotations
 
-from bbio.conformance.cases import CLAIMS, Opened, case
+from bbio.conformance.cases import CLAIMS, Opened, case, opened
 from bbio.conformance.endurance import Concurrency, Persistence
 from bbio.conformance.models import Filters, Models, Options, Revisions
 from bbio.conformance.operations import Operations
 from bbio.conformance.streams import Streams
 
-__all__ = ["CLAIMS", "Opened", "StoreConformance", "case"]
+__all__ = ["CLAIMS", "Opened", "StoreConformance", "case", "opened"]
 
 
 class StoreConformance(Models, Options, Filters, Revisions, Streams, Operations, Concurrency, Persistence):

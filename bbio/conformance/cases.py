@@ -6,7 +6,7 @@ import asyncio
 import functools
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -115,6 +115,23 @@ class Published(list[tuple[Event, Any]]):
         """Nobody follows the streams of a test."""
 
 
+@asynccontextmanager
+async def opened(declared: Store, name: str = "models") -> AsyncIterator[Opened]:
+    """The store of a backend, open and started; stopped at the end."""
+
+    class Models(Backend):
+        store = declared
+
+    backend = Models()
+    published = Published()
+    backend.open(name, published, lambda work: work.close())
+    await backend.start()
+    try:
+        yield Opened(backend.log, published)
+    finally:
+        await backend.stop()
+
+
 class Cases:
     """The base of the suite's parts."""
 
@@ -143,21 +160,9 @@ class Cases:
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method make_store(self, **options)")
 
-    @asynccontextmanager
-    async def opened(self, **options: Any) -> AsyncIterator[Opened]:
-        """The store, open and started; stopped at the end."""
-
-        class Models(Backend):
-            store = self.make_store(**options)
-
-        backend = Models()
-        published = Published()
-        backend.open("models", published, lambda work: work.close())
-        await backend.start()
-        try:
-            yield Opened(backend.log, published)
-        finally:
-            await backend.stop()
+    def opened(self, **options: Any) -> AbstractAsyncContextManager[Opened]:
+        """`async with self.opened() as models:` makes and opens the store."""
+        return opened(self.make_store(**options))
 
 
 async def refused(write: Awaitable[Any], *names: str) -> SyncError:

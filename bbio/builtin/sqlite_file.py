@@ -1,0 +1,410 @@
+"""One SQLite file: the threads that use it, its tables and their versions, and what can be wrong with it.
+
+A file has a thread that writes, one that looks up and one that reads lists, so that nobody waits for a long read but
+who asked for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bbio import Conflict, Timeout, Unavailable
+from bbio.builtin.documents import Job, Queue, logger
+from bbio.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from bbio.builtin.sqlite import SQLiteStore
+
+# Each entry brings a file one version further; what is here is never changed, only added to.
+MIGRATIONS = (
+    (
+        "CREATE TABLE bbio_backends (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rev INTEGER NOT NULL,"
+        " epoch TEXT NOT NULL)",
+        "CREATE TABLE bbio_streams (id INTEGER PRIMARY KEY, backend INTEGER NOT NULL, name TEXT NOT NULL,"
+        " epoch TEXT NOT NULL, top INTEGER NOT NULL, size INTEGER NOT NULL, at REAL NOT NULL, UNIQUE (backend, name))",
+        "CREATE TABLE bbio_log (stream INTEGER NOT NULL, position INTEGER NOT NULL, method TEXT NOT NULL,"
+        " body TEXT NOT NULL, rev INTEGER, op TEXT, at REAL NOT NULL, PRIMARY KEY (stream, position)) WITHOUT ROWID",
+        "CREATE TABLE bbio_operations (id INTEGER PRIMARY KEY, backend INTEGER NOT NULL, operation BLOB NOT NULL,"
+        " digest INTEGER NOT NULL, stream TEXT NOT NULL, epoch TEXT NOT NULL, position INTEGER NOT NULL,"
+        " method TEXT NOT NULL, body TEXT NOT NULL, rev INTEGER, op TEXT, at REAL NOT NULL,"
+        " UNIQUE (backend, operation))",
+    ),
+)
+
+# After a stop the file is left alone; seconds that closing it may take.
+CLOSING_TIME = 10.0
+# The log of what is not yet in the file itself shrinks to so many bytes after it had to grow.
+WAL_SIZE = 64 << 20
+# Steps of SQLite between two looks at the clock.
+STEPS = 10_000
+
+# What is wrong with the database, not with one write.
+FAILURES = (sqlite3.DatabaseError, sqlite3.OperationalError, sqlite3.InternalError)
+
+
+class Call(Job, kw_only=True):
+    """A function to be called with a connection, in its thread.
+
+    Parameters:
+        function: the function.
+        seconds: how long it may take, None for as long as it takes.
+    """
+
+    function: Callable[[sqlite3.Connection], Any]
+    seconds: float | None = None
+
+    def run(self, connection: sqlite3.Connection) -> Any:
+        """Call the function.
+
+        Raises:
+            Timeout: it took too long.
+        """
+        if self.seconds is None:
+            return self.function(connection)
+        end = time.monotonic() + self.seconds
+        connection.set_progress_handler(lambda: self.given_up or time.monotonic() > end, STEPS)
+        try:
+            return self.function(connection)
+        except sqlite3.OperationalError as err:
+            if _code(err) == sqlite3.SQLITE_INTERRUPT:
+                raise Timeout("the query takes too long: ask for less, or have its fields indexed") from None
+            raise
+        finally:
+            connection.set_progress_handler(None, 0)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits any longer."""
+        return self.future is not None and self.future.cancelled()
+
+
+class Worker:
+    """A thread with a connection of its own.
+
+    Parameters:
+        connect: opens the connection; called in the thread.
+        work: does a batch of jobs, and puts into each what came of it; called in the thread.
+    """
+
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], work: Callable[[sqlite3.Connection, list[Any]], None]
+    ) -> None:
+        self._connect = connect
+        self._work = work
+        self._inbox: SimpleQueue[list[Job] | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._queue = Queue(self._inbox.put)
+        self._thread = threading.Thread(target=self._run, name="bbio-sqlite", daemon=True)
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self.submit = self._queue.submit
+
+    async def start(self) -> None:
+        """Connect."""
+        self._thread.start()
+        try:
+            await self._ready
+        except Exception:
+            self._thread.join()
+            raise
+
+    async def call(self, function: Callable[[sqlite3.Connection], Any], seconds: float | None = None) -> Any:
+        """The result of a function called in the thread.
+
+        Raises:
+            Timeout: it took longer than `seconds`.
+        """
+        return await self.submit(Call(function=function, seconds=seconds))
+
+    async def stop(self) -> None:
+        """Finish what waits and end the thread."""
+        await self._queue.finish()
+        self._inbox.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    def _run(self) -> None:
+        wake = self._loop.call_soon_threadsafe
+        try:
+            connection = self._connect()
+        except Exception as err:
+            wake(self._ready.set_exception, err)
+            return
+        wake(self._ready.set_result, None)
+        with closing(connection):
+            while (batch := self._inbox.get()) is not None:
+                try:
+                    self._work(connection, batch)
+                except Exception as err:
+                    # Whatever happens, nobody may wait for ever.
+                    logger.exception("the database's thread failed")
+                    for job in batch:
+                        job.error = err
+                wake(self._queue.settle, batch)
+
+
+class Database:
+    """One file, shared by all stores of an event loop that keep their models in it.
+
+    Parameters:
+        path: the file.
+        durable: whether a commit is on the disk before it is acknowledged.
+        timeout: seconds to wait for another program that has locked the file.
+    """
+
+    _started: asyncio.Future[None]
+    _opened: ClassVar[dict[tuple[Path, asyncio.AbstractEventLoop], Database]] = {}
+
+    def __init__(self, path: Path, durable: bool, timeout: float) -> None:
+        self.path = path
+        self.durable = durable
+        self._timeout = timeout
+        self._stores: list[SQLiteStore] = []
+        self._failing = False
+        self._origin = ""
+        self.writer = Worker(self._prepare, self._write)
+        self.reader = Worker(self._connect_reading, self._read)
+        self.lister = Worker(self._connect_reading, self._read)
+
+    @classmethod
+    async def open(cls, store: SQLiteStore) -> Database:
+        """The file of a store, opened when it is the first.
+
+        Raises:
+            ConfigurationError: the file cannot be used; the text says why.
+        """
+        path = store.file
+        place = (path, asyncio.get_running_loop())
+        database = cls._opened.get(place)
+        if database is None:
+            database = cls._opened[place] = cls(path, store.durable, store.timeout)
+            database._started = asyncio.ensure_future(database._start())
+        try:
+            await asyncio.shield(database._started)
+        except (sqlite3.Error, OSError, ConfigurationError) as err:
+            cls._opened.pop(place, None)
+            raise ConfigurationError(explain(err, path)) from None
+        for other in database._stores:
+            if other.table.lower() == store.table.lower():
+                raise ConfigurationError(
+                    f"two backends keep their models in the table {store.table!r} of {path}; "
+                    f"name another: SQLiteStore({store.path!r}, table=...)"
+                )
+            if other.durable != store.durable:
+                raise ConfigurationError(f"one store of {path} is durable and another is not; make them alike")
+        database._stores.append(store)
+        return database
+
+    async def _start(self) -> None:
+        started: list[Worker] = []
+        try:
+            for worker in (self.writer, self.reader, self.lister):
+                await worker.start()
+                started.append(worker)
+        except BaseException:
+            for worker in started:
+                await worker.stop()
+            raise
+
+    async def close(self, store: SQLiteStore) -> None:
+        """A store needs this no more; the last one closes the file."""
+        self._stores.remove(store)
+        if not self._stores:
+            del self._opened[self.path, asyncio.get_running_loop()]
+            with suppress(Unavailable):  # such as a full disk: the next start then takes it for a crash
+                await self.writer.call(_mark_stopped)
+            # The writer last: who closes a file last puts into it what is still in its log.
+            for worker in (self.lister, self.reader, self.writer):
+                await worker.stop()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None)
+
+    def _connect_reading(self) -> sqlite3.Connection:
+        connection = self._connect()
+        connection.execute("PRAGMA query_only = 1")
+        return connection
+
+    def _prepare(self) -> sqlite3.Connection:
+        log = Path(f"{self.path}-wal")
+        crashed = log.exists() and log.stat().st_size > 0
+        changed = self.path.stat().st_ctime if self.path.exists() else 0.0
+        connection = self._connect()
+        try:
+            self._configure(connection)
+            self._migrate(connection, crashed, changed)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _configure(self, connection: sqlite3.Connection) -> None:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise ConfigurationError(f"{self.path} lies where SQLite cannot share it (WAL): choose a local folder")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
+        connection.execute(f"PRAGMA fullfsync = {self.durable:d}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
+
+    def _migrate(self, connection: sqlite3.Connection, crashed: bool, changed: float) -> None:
+        """Bring the tables to this version, and find out whether the file is as this server left it.
+
+        Parameters:
+            connection: the connection.
+            crashed: whether the file's log was left there, as by a process that was killed.
+            changed: when the file was last changed by whomever, in seconds.
+        """
+        execute = connection.execute
+        execute("BEGIN IMMEDIATE")
+        execute(
+            "CREATE TABLE IF NOT EXISTS bbio_database (version INTEGER, origin TEXT, durable INTEGER, stopped REAL)"
+        )
+        row = execute("SELECT version, origin, durable, stopped FROM bbio_database").fetchone()
+        version = row[0] if row else 0
+        if version > len(MIGRATIONS):
+            raise ConfigurationError(f"{self.path} was written by a newer version of bbio: update bbio")
+        for migration in MIGRATIONS[version:]:
+            for statement in migration:
+                execute(statement)
+        self._origin = here = self._place()
+        if row is None:
+            execute("INSERT INTO bbio_database VALUES (0, '', 0, 0)")
+        else:
+            _, origin, durable, stopped = row
+            left_so = crashed and durable if stopped is None else abs(changed - stopped) <= CLOSING_TIME
+            if origin != here or not left_so:
+                # A copy, a backup or what a power cut has left lacks events that clients may have seen: what they
+                # know of positions means nothing any more.
+                execute("DELETE FROM bbio_log")
+                execute("DELETE FROM bbio_streams")
+                execute("UPDATE bbio_backends SET epoch = lower(hex(randomblob(6)))")
+        values = (len(MIGRATIONS), here, self.durable)
+        execute("UPDATE bbio_database SET version = ?, origin = ?, durable = ?, stopped = NULL", values)
+        execute("COMMIT")
+
+    def _place(self) -> str:
+        """What tells this file from a copy of it, and from another in its place."""
+        return str(os.stat(self.path).st_ino)
+
+    def _read(self, connection: sqlite3.Connection, jobs: list[Call]) -> None:
+        for job in jobs:
+            if job.given_up:
+                continue
+            try:
+                job.result = job.run(connection)
+            except Exception as err:
+                job.error = self._error(err)
+
+    def _write(self, connection: sqlite3.Connection, jobs: list[Job]) -> None:
+        changes = []
+        for job in jobs:
+            if isinstance(job, Call):
+                self._read(connection, [job])
+            else:
+                changes.append(job)
+        if changes:
+            self._commit(connection, changes)
+
+    def _commit(self, connection: sqlite3.Connection, changes: list[Any]) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")  # of a commit that failed, and could not be undone then
+            self._check_place()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                for store in dict.fromkeys(change.store for change in changes):
+                    store.apply(connection, [change for change in changes if change.store is store])
+            except Exception as err:
+                if type(err) in FAILURES:
+                    raise
+                # One of them cannot be written, such as by a rule that the user gave the table: let the others pass.
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                for change in changes:
+                    _apply_alone(connection, change)
+            connection.execute("COMMIT")
+        except Exception as err:
+            for change in changes:
+                change.error = self._error(err)
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+        else:
+            if self._failing:
+                self._failing = False
+                logger.warning("%s works again", self.path)
+
+    def _check_place(self) -> None:
+        """Refuse to write into a file that nobody will find again."""
+        try:
+            there = self._place()
+        except OSError:
+            there = ""
+        if there != self._origin:
+            raise sqlite3.OperationalError("it was moved, deleted or replaced while in use: start the server again")
+
+    def _error(self, err: Exception) -> Exception:
+        """What a client is told of an error of the database."""
+        if not isinstance(err, sqlite3.Error):
+            return err
+        if not self._failing:
+            self._failing = True
+            logger.error("%s", explain(err, self.path))
+        return Unavailable("the database cannot be used at the moment", retry_after=1.0)
+
+
+def _apply_alone(connection: sqlite3.Connection, change: Any) -> None:
+    connection.execute("SAVEPOINT alone")
+    try:
+        change.store.apply(connection, [change])
+    except Exception as err:
+        if type(err) in FAILURES:
+            raise
+        connection.execute("ROLLBACK TO alone")
+        change.error = err
+        if isinstance(err, sqlite3.IntegrityError):
+            logger.warning("%s: a write was refused: %s", change.store.table, err)
+            change.error = Conflict("the model breaks a rule of the database, such as one of uniqueness")
+    connection.execute("RELEASE alone")
+
+
+def _mark_stopped(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("UPDATE bbio_database SET stopped = ?", (time.time(),))
+
+
+def explain(err: Exception, path: Path) -> str:
+    """What is wrong with a file, and how to mend it."""
+    if isinstance(err, ConfigurationError):
+        return str(err)
+    folder = path.parent
+    if not os.path.isdir(folder):
+        return f"the folder {folder} does not exist: make it, or give SQLiteStore another path"
+    if os.path.isdir(path):
+        return f"{path} is a folder: give SQLiteStore the path of a file"
+    hints = {
+        sqlite3.SQLITE_BUSY: "another program has locked it: end that program, or give SQLiteStore a longer timeout",
+        sqlite3.SQLITE_FULL: "the disk is full: make room",
+        sqlite3.SQLITE_READONLY: "it cannot be written to: change its permissions, or those of its folder",
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened: change its permissions, or those of its folder",
+        sqlite3.SQLITE_CORRUPT: "it is damaged: move it away, and bring back a backup or let a new one be made",
+        sqlite3.SQLITE_NOTADB: "it is no SQLite database: move it away, or give SQLiteStore another path",
+        sqlite3.SQLITE_IOERR: "the disk fails: look at it",
+    }
+    hint = hints.get(_code(err))
+    return f"{path} cannot be used: {hint} ({err!s:.200})" if hint else f"{path} cannot be used: {err!s:.200}"
+
+
+def _code(err: Exception) -> int:
+    """SQLite's code of an error, 0 where the error is not SQLite's own."""
+    if str(err).startswith("Could not decode"):
+        return sqlite3.SQLITE_CORRUPT
+    code: int = getattr(err, "sqlite_errorcode", 0)
+    return code & 0xFF

@@ -1,0 +1,482 @@
+"""SQLiteStore beyond the store suite: commits shared by many, tables, files that are shared, copied or moved."""
+
+import asyncio
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+
+from bbio import BadRequest, Busy, ConfigurationError, Conflict, HistoryLimits, Timeout, Unavailable
+from bbio.builtin import SQLiteStore, documents, sqlite_file
+from bbio.builtin import sqlite as sqlite_store
+from bbio.builtin.sqlite_file import Call, Database, Worker
+from bbio.conformance import opened
+from bbio.protocol import decode
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the models are kept."""
+    return tmp_path / "models.db"
+
+
+@pytest.fixture
+def commits(monkeypatch):
+    """How many writes each commit had."""
+    sizes = []
+    commit = Database._commit
+
+    def counted(self, connection, changes):
+        sizes.append(len(changes))
+        commit(self, connection, changes)
+
+    monkeypatch.setattr(Database, "_commit", counted)
+    return sizes
+
+
+def execute(path, *statements):
+    """Do something to a file as another program would; the rows of the last statement come back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            rows = connection.execute(statement).fetchall()
+    return rows
+
+
+async def in_writer(models, function):
+    return await models.store._database.writer.call(function)
+
+
+async def pragma(models, name):
+    return await in_writer(models, lambda connection: connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+# Commits
+
+
+async def test_writes_that_wait_share_a_commit(path, commits):
+    """What arrives in one turn of the loop is committed at once, and what arrives meanwhile after it."""
+    async with opened(SQLiteStore(path)) as models:
+        await asyncio.gather(*(models.create({"n": n}) for n in range(100)))
+        assert commits == [100]
+        await models.create({})
+        assert commits == [100, 1]
+
+
+async def test_a_commit_has_a_bound(path, commits, monkeypatch):
+    """More writes than fit into one are done in several, in order."""
+    monkeypatch.setattr(documents, "MAX_BATCH", 40)
+    async with opened(SQLiteStore(path)) as models:
+        await asyncio.gather(*(models.create({"n": n}) for n in range(100)))
+        assert commits == [40, 40, 20]
+        assert [decode(event.body)["n"] for event, _ in models.published] == list(range(100))
+
+
+async def test_too_many_writes_are_told_so(path, monkeypatch):
+    """The queue has a bound; beyond it a write is refused at once, and not done."""
+    monkeypatch.setattr(documents, "MAX_WAITING", 3)
+    async with opened(SQLiteStore(path)) as models:
+        outcomes = await asyncio.gather(*(models.create({"n": n}) for n in range(5)), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [dict, dict, dict, Busy, Busy]
+        assert len(await models.all()) == 3
+
+
+async def test_writers_that_gave_up_at_once_cost_nothing(path, commits, monkeypatch):
+    """A batch that nobody waits for is passed over, also when it is not the last."""
+    monkeypatch.setattr(documents, "MAX_BATCH", 2)
+    async with opened(SQLiteStore(path)) as models:
+        writers = [asyncio.ensure_future(models.create({"n": n})) for n in range(5)]
+        await asyncio.sleep(0)
+        for writer in writers[:4]:
+            writer.cancel()
+        assert (await writers[4])["n"] == 4
+        assert commits == [1]
+        writers = [asyncio.ensure_future(models.create({})) for _ in range(2)]
+        await asyncio.sleep(0)
+        for writer in writers:
+            writer.cancel()
+    assert len(execute(path, "SELECT * FROM models")) == 1
+
+
+@pytest.mark.parametrize(("durable", "synchronous"), [(True, 2), (False, 1)])
+async def test_durable_means_synced(path, durable, synchronous):
+    """Durable commits are synced to the disk one by one, others are not."""
+    async with opened(SQLiteStore(path, durable=durable)) as models:
+        assert await pragma(models, "synchronous") == synchronous
+        assert await pragma(models, "journal_mode") == "wal"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "CREATE UNIQUE INDEX one_title ON models (body ->> 'title')",
+        "CREATE TRIGGER one_title BEFORE INSERT ON models WHEN EXISTS (SELECT 1 FROM models"
+        " WHERE body ->> 'title' = NEW.body ->> 'title') BEGIN SELECT RAISE(ABORT, 'twice'); END",
+    ],
+)
+async def test_a_write_that_breaks_a_rule_of_the_table_takes_no_other_with_it(path, rule, caplog):
+    """It is a conflict; what shared its commit is written, and offsets have no hole."""
+    async with opened(SQLiteStore(path)) as models:
+        await in_writer(models, lambda connection: connection.execute(rule) and None)
+        titles = ["a", "b", "a", "c", "b"]
+        outcomes = await asyncio.gather(*(models.create({"title": t}) for t in titles), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [dict, dict, Conflict, dict, Conflict]
+        assert len(await models.all()) == 3
+        assert [event.offset for event, _ in models.published] == [1, 2, 3]
+        assert [event.offset for event in await models.history()] == [1, 2, 3]
+    assert "models: a write was refused" in caplog.text
+
+
+async def test_a_write_that_cannot_be_put_into_words_takes_no_other_with_it(path):
+    """An id that is no Unicode text, such as a handler could make, is its writer's error alone."""
+    async with opened(SQLiteStore(path, upsert=True)) as models:
+        writes = [models.write("update", {"id": id}) for id in ("a", "\ud800", "b")]
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert isinstance(outcomes[1], UnicodeEncodeError)
+        assert [model["id"] for model in await models.all()] == ["a", "b"]
+
+
+# Tables
+
+
+async def test_ids_are_within_what_the_file_can_hold(path):
+    """A whole number past 64 bits is no id."""
+    async with opened(SQLiteStore(path, upsert=True)) as models:
+        for id in (2**63, -(2**63) - 1, 10**400):
+            with pytest.raises(BadRequest):
+                await models.write("update", {"id": id})
+            with pytest.raises(BadRequest):
+                await models.read(id)
+
+
+async def test_backends_share_a_file(path, commits):
+    """Each has a table, streams, operations and revisions of its own; they share commits."""
+    async with opened(SQLiteStore(path), "notes") as notes, opened(SQLiteStore(path), "todos") as todos:
+        assert notes.store._database is todos.store._database
+        await asyncio.gather(*(models.create({"of": n}, op="c:1") for n, models in enumerate((notes, todos))))
+        assert commits == [2]
+        assert [model["of"] for models in (notes, todos) for model in await models.all()] == [0, 1]
+        assert [event.offset for models in (notes, todos) for event, _ in models.published] == [1, 1]
+        assert (await notes.top()).epoch != (await todos.top()).epoch
+    assert {row[0] for row in execute(path, "SELECT name FROM bbio_backends")} == {"notes", "todos"}
+
+
+@pytest.mark.parametrize(
+    ("other", "options", "text"),
+    [
+        ("models.db", {"table": "TODOS"}, "two backends keep their models in the table"),
+        ("link.db", {"table": "todos"}, "two backends keep their models in the table"),
+        ("models.db", {"durable": False}, "one store of .* is durable and another is not"),
+    ],
+)
+async def test_backends_that_cannot_share_a_file(path, other, options, text):
+    """Two may not have one table, by whatever path, and all must be as durable as each other."""
+    (path.parent / "link.db").symlink_to(path)
+    async with opened(SQLiteStore(path), "todos") as todos:
+        with pytest.raises(ConfigurationError, match=text):
+            async with opened(SQLiteStore(path.parent / other, **options), "notes"):
+                pass
+        await todos.create({})
+
+
+async def test_a_table_may_have_any_name(path):
+    """It is quoted."""
+    name = 'to-do "list"; DROP TABLE x --'
+    async with opened(SQLiteStore(path, name)) as models:
+        await models.create({"n": 1})
+    assert (name,) in execute(path, "SELECT name FROM sqlite_master")
+
+
+@pytest.mark.parametrize("name", ["bbio_log", "BBIO_x", "sqlite_master", "a\0b"])
+async def test_names_that_no_table_may_have(path, name):
+    """They belong to SQLite or bbio."""
+    with pytest.raises(ConfigurationError, match="is no name for a table of models"):
+        async with opened(SQLiteStore(path, name)):
+            pass
+
+
+@pytest.mark.parametrize("path", ["", ":memory:"])
+def test_models_are_kept_in_a_file(path):
+    """For memory there is another store."""
+    with pytest.raises(ConfigurationError, match="MemoryStore"):
+        SQLiteStore(path)
+
+
+async def test_models_to_begin_with_need_ids(path):
+    """This is said at the start."""
+    with pytest.raises(ConfigurationError, match="each needs an 'id'"):
+        async with opened(SQLiteStore(path, models=[{"id": "a"}, {"n": 1}])):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        ("CREATE TABLE models (id, title)", "has the columns id, title; body, id, rev are needed"),
+        ("CREATE TABLE models (channel, id, rev, body)", "has the columns body, channel, id, rev; body, id, rev are"),
+        ("CREATE TABLE models (id, rev, body)", "ON CONFLICT clause does not match any PRIMARY KEY"),
+    ],
+)
+async def test_a_table_of_somebody_else_is_not_touched(path, statement, text):
+    """One that cannot be used is an error at the start, and stays as it is."""
+    execute(path, statement, "INSERT INTO models (id) VALUES (1)")
+    with pytest.raises(ConfigurationError, match=text):
+        async with opened(SQLiteStore(path)):
+            pass
+    assert len(execute(path, "SELECT * FROM models")) == 1
+    assert execute(path, "SELECT name FROM bbio_backends") == []
+
+
+async def test_a_table_that_was_made_before_is_used(path):
+    """With the columns that are needed, and others beside them."""
+    execute(
+        path,
+        "CREATE TABLE models (id TEXT PRIMARY KEY, rev INTEGER, body TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP)",
+        """INSERT INTO models (id, rev, body) VALUES ('a', 0, '{"id": "a", "n": 1}')""",
+    )
+    async with opened(SQLiteStore(path)) as models:
+        await models.write("patch", {"id": "a", "n": 2})
+        assert await models.all() == [{"id": "a", "n": 2}]
+    assert execute(path, "SELECT at FROM models") != [(None,)]
+
+
+async def test_a_table_that_is_made_again_begins_a_new_epoch(path):
+    """Of one that was dropped no history is told, and revisions go on."""
+    async with opened(SQLiteStore(path, models=[{"id": "a"}])) as models:
+        for n in range(5):
+            await models.write("patch", {"id": "a", "n": n})
+        top, rev = await models.top(), await models.revision("a")
+    execute(path, "DROP TABLE models")
+    async with opened(SQLiteStore(path, models=[{"id": "a"}])) as models:
+        assert (await models.top()).offset == 0
+        assert await models.store.since("c:", top.epoch, top.offset) is None
+        assert await models.revision("a") > rev
+
+
+async def test_a_file_of_a_newer_version_is_refused(path):
+    """Nothing is changed in it."""
+    async with opened(SQLiteStore(path)):
+        pass
+    execute(path, "UPDATE bbio_database SET version = 99")
+    with pytest.raises(ConfigurationError, match="newer version of bbio: update bbio"):
+        async with opened(SQLiteStore(path)):
+            pass
+    assert execute(path, "SELECT version FROM bbio_database") == [(99,)]
+
+
+async def test_a_migration_keeps_what_is_there(path, monkeypatch):
+    """A later version adds to a file of an earlier one; models, history and operations stay."""
+    async with opened(SQLiteStore(path)) as models:
+        milk = await models.create({"title": "milk"}, op="c:1")
+        top = await models.top()
+    added = (*sqlite_file.MIGRATIONS, ("ALTER TABLE bbio_backends ADD COLUMN more",))
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", added)
+    for _ in range(2):
+        async with opened(SQLiteStore(path)) as models:
+            assert await models.all() == [milk]
+            assert await models.top() == top
+            assert (await models.write("create", {"title": "milk"}, op="c:1")).duplicate
+    assert execute(path, "SELECT version FROM bbio_database") == [(2,)]
+    assert execute(path, "SELECT more FROM bbio_backends") == [(None,)]
+
+
+# Operations and history
+
+
+async def test_operations_are_forgotten_in_time(path, monkeypatch):
+    """Those that are too old, and the oldest of too many."""
+    async with opened(SQLiteStore(path)) as models:
+
+        async def fill(begin, end):
+            await asyncio.gather(*(models.write("create", {"n": n}, op=f"c:{n}") for n in range(begin, end)))
+
+        async def known(n):
+            return await models.store.find(models.request("create", {"n": n}, op=f"c:{n}")) is not None
+
+        monkeypatch.setattr(sqlite_store, "OPERATION_COUNT", 100)
+        await fill(0, 300)
+        assert [await known(n) for n in (0, 199, 200, 299)] == [False, False, True, True]
+        monkeypatch.setattr(sqlite_store, "OPERATION_AGE", -1.0)
+        await fill(300, 500)
+        assert not await known(499)
+
+
+async def test_many_channels_do_not_keep_many_operations(path, monkeypatch):
+    """Operations are bounded also where no stream grows."""
+    monkeypatch.setattr(sqlite_store, "OPERATION_COUNT", 50)
+    async with opened(SQLiteStore(path)) as models:
+        await asyncio.gather(*(models.create({}, op=f"c:{n}", channel=str(n)) for n in range(400)))
+    assert execute(path, "SELECT count(*) FROM bbio_operations")[0][0] < 50 + 2 * sqlite_store.TRIM_EVERY
+
+
+async def test_what_is_trimmed_leaves_the_file(path):
+    """The log has about as many events as the limit allows."""
+    async with opened(SQLiteStore(path, history=HistoryLimits(events=10))) as models:
+        for _ in range(4):
+            await asyncio.gather(*(models.create({}) for _ in range(100)))
+        top = await models.top()
+        assert await models.store.since("c:", top.epoch, 1) is None
+    assert execute(path, "SELECT count(*), max(position) FROM bbio_log")[0][0] <= 10 + sqlite_store.TRIM_EVERY
+
+
+# Copies, backups, crashes
+
+
+async def left(path, **options):
+    """A file that was used and closed, and the position of its clients."""
+    async with opened(SQLiteStore(path, **options)) as models:
+        for n in range(3):
+            await models.create({"n": n})
+        return await models.top()
+
+
+async def found(path, position, **options):
+    """Whether a client that comes back with a position is told what it missed; otherwise the epoch must be new."""
+    async with opened(SQLiteStore(path, **options)) as models:
+        assert len(await models.all()) == 3
+        recovered = await models.store.since("c:", position.epoch, position.offset) is not None
+        assert ((await models.top()).epoch == position.epoch) is recovered
+        await models.create({})
+        assert models.published[0][0].offset == (4 if recovered else 1)
+        return recovered
+
+
+async def test_a_file_that_was_left_alone_keeps_its_epoch(path):
+    """Clients get what they missed."""
+    assert await found(path, await left(path))
+
+
+async def test_a_copy_begins_a_new_epoch(path):
+    """Another file in its place, and the same in another place."""
+    position = await left(path)
+    shutil.copy2(path, path.parent / "copy.db")
+    assert not await found(path.parent / "copy.db", position)
+    shutil.copy2(path, path.parent / "backup.db")
+    (path.parent / "backup.db").replace(path)
+    assert not await found(path, position)
+
+
+async def test_a_backup_written_over_the_file_begins_a_new_epoch(path):
+    """It is the same file, but was changed after it was stopped."""
+    position = await left(path)
+    execute(path, f"UPDATE bbio_database SET stopped = {time.time() - 60}")
+    assert not await found(path, position)
+
+
+@pytest.mark.parametrize(
+    ("durable", "log", "recovered"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+async def test_a_crash_keeps_the_epoch_of_durable_commits(path, durable, log, recovered):
+    """Where commits are not durable, or SQLite's log is gone, a power cut may have taken what clients have seen."""
+    position = await left(path, durable=durable)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE bbio_database SET stopped = NULL")
+        if not log:
+            other.close()
+        assert await found(path, position, durable=durable) is recovered
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+async def test_a_file_that_is_taken_away_is_not_written_to(path, how, caplog):
+    """Nobody is told that something was kept where nobody will find it; back in its place it is used again."""
+    async with opened(SQLiteStore(path)) as models:
+        await models.create({"n": 1})
+        elsewhere = path.with_suffix(".moved")
+        path.rename(elsewhere)
+        if how == "replaced":
+            path.write_text("")
+        with pytest.raises(Unavailable):
+            await models.create({"n": 2})
+        assert "moved, deleted or replaced while in use" in caplog.text
+        if how != "deleted":
+            elsewhere.rename(path)
+            await models.create({"n": 3})
+            assert [model["n"] for model in await models.all()] == [1, 3]
+
+
+# Threads
+
+
+async def test_a_long_read_ends_at_its_deadline_and_holds_nobody_up(path):
+    """Other reads and writes go on meanwhile, and the next long read begins."""
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    async with opened(SQLiteStore(path)) as models:
+        milk = await models.create({"title": "milk"})
+        lister = models.store._database.lister
+        long = asyncio.ensure_future(lister.call(lambda connection: connection.execute(endless).fetchone(), 0.2))
+        await asyncio.sleep(0)
+        assert await models.read(milk["id"]) == milk
+        await models.create({})
+        assert not long.done()
+        with pytest.raises(Timeout, match="ask for less"):
+            await long
+        assert len(await models.all()) == 2
+
+
+async def test_a_long_read_ends_when_nobody_waits_for_it(path):
+    """A request that was cancelled does not keep the thread."""
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    async with opened(SQLiteStore(path)) as models:
+        lister = models.store._database.lister
+        running = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def read(connection):
+            loop.call_soon_threadsafe(running.set)
+            connection.execute(endless).fetchone()
+
+        long = asyncio.ensure_future(lister.call(read, 1_000))
+        second = asyncio.ensure_future(lister.call(read, 1_000))
+        await running.wait()
+        long.cancel()
+        second.cancel()
+        assert await asyncio.wait_for(models.all(), 10) == []
+
+
+async def test_an_error_of_a_long_read_is_told_as_any_other(path):
+    """Only the deadline is a timeout."""
+    async with opened(SQLiteStore(path)) as models:
+        with pytest.raises(Unavailable):
+            await models.store._database.lister.call(lambda connection: connection.execute("SELECT * FROM nothing"), 5)
+
+
+async def test_a_thread_survives_whatever_its_work_raises(caplog):
+    """All that waited are told, and the next are served."""
+    failing = [True, False]
+
+    def work(connection, jobs):
+        if failing.pop(0):
+            raise RuntimeError("broken")
+        for job in jobs:
+            job.result = job.function(connection)
+
+    worker = Worker(lambda: sqlite3.connect(":memory:"), work)
+    await worker.start()
+    with pytest.raises(RuntimeError, match="broken"):
+        await worker.call(lambda connection: 1)
+    assert await worker.call(lambda connection: 2) == 2
+    await worker.stop()
+    assert "the database's thread failed" in caplog.text
+    assert not Call(function=print).given_up
+
+
+async def test_a_thread_that_stops_does_what_waits():
+    """Whoever asked before the end is answered."""
+
+    def work(connection, jobs):
+        for job in jobs:
+            job.result = job.function(connection)
+
+    worker = Worker(lambda: sqlite3.connect(":memory:"), work)
+    await worker.start()
+    asked = [asyncio.ensure_future(worker.call(lambda connection, n=n: n)) for n in range(3)]
+    await asyncio.sleep(0)
+    await worker.stop()
+    assert await asyncio.gather(*asked) == [0, 1, 2]
+
+
+async def test_a_document_store_must_take_changes():
+    """What the stores in databases share cannot write by itself."""
+    with pytest.raises(NotImplementedError):
+        documents.DocumentStore().submit(None)
