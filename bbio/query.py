@@ -71,7 +71,7 @@ class QueryLimits:
     values: int = attrs.field(default=200, validator=_positive)
     depth: int = attrs.field(default=3, validator=_positive)
     sort: int = attrs.field(default=4, validator=_positive)
-    seconds: float = attrs.field(default=5.0, validator=_positive)
+    seconds: float = attrs.field(default=2.0, validator=_positive)
 
 
 @attrs.frozen

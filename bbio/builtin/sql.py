@@ -8,7 +8,7 @@ statement holds only what the application itself declared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -48,6 +48,9 @@ class Dialect:
         id_attribute: the name of the id in a model.
     """
 
+    # Whether an index on expressions finds the rows beyond one by a comparison of rows.
+    compares_rows = False
+
     def __init__(self, id_attribute: str = "id") -> None:
         self.id_path: Path = (id_attribute,)
 
@@ -68,11 +71,11 @@ class Dialect:
         raise NotImplementedError
 
     def operands(self, key: Key, bind: Bind) -> list[str]:
-        """A key's values for as many expressions as tell it from others."""
+        """What the expressions of a field are when it has this key."""
         raise NotImplementedError
 
-    def padded(self, key: Key, bind: Bind) -> list[str]:
-        """A key's values for all expressions."""
+    def significant(self, rank: int) -> int:
+        """How many of the expressions tell values of a type apart; the others are the same for all of them."""
         raise NotImplementedError
 
     def id_key(self) -> list[str]:
@@ -114,10 +117,10 @@ class SQLite(Dialect):
 
     def operands(self, key: Key, bind: Bind) -> list[str]:
         rank, value = key
-        return [str(rank), bind(value)] if rank in (NUMBER, TEXT) else [str(rank)]
+        return [str(rank), bind(value) if rank in (NUMBER, TEXT) else "0"]
 
-    def padded(self, key: Key, bind: Bind) -> list[str]:
-        return [str(key[0]), bind(key[1])]
+    def significant(self, rank: int) -> int:
+        return 2 if rank in (NUMBER, TEXT) else 1
 
     def id_key(self) -> list[str]:
         return [f"CASE typeof(id) WHEN 'text' THEN {TEXT} ELSE {NUMBER} END", "id"]
@@ -141,6 +144,8 @@ class SQLite(Dialect):
 class PostgreSQL(Dialect):
     """Models as `jsonb` in the column `body`. Parameters are typed where they stand, as asyncpg needs it."""
 
+    compares_rows = True
+
     def place(self, number: int, value: Any) -> str:
         return f"${number}::{'text' if type(value) is str else 'numeric'}"
 
@@ -150,11 +155,10 @@ class PostgreSQL(Dialect):
     def key(self, path: Path, bind: Bind) -> list[str]:
         return self._key(self._at(path, bind), f"left({{}}, {MAX_TEXT + 1})")
 
-    def operands(self, key: Key, bind: Bind) -> list[str]:
-        values = self.padded(key, bind)
-        return values if key[0] == TEXT else values[: 2 if key[0] == NUMBER else 1]
+    def significant(self, rank: int) -> int:
+        return {NUMBER: 2, TEXT: 3}.get(rank, 1)
 
-    def padded(self, key: Key, bind: Bind) -> list[str]:
+    def operands(self, key: Key, bind: Bind) -> list[str]:
         rank, value = key
         return [str(rank), bind(value) if rank == NUMBER else "0", bind(value) if rank == TEXT else "''"]
 
@@ -165,7 +169,7 @@ class PostgreSQL(Dialect):
         return self.id_key()
 
     def id_place(self, key: Key, bind: Bind) -> list[str]:
-        return self.padded(key, bind)
+        return self.operands(key, bind)
 
     def like(self, path: Path, pattern: list[str], bind: Bind) -> str:
         return f"""({self._at(path, bind)} #>> '{{}}') COLLATE "C" LIKE {bind("".join(pattern))}"""
@@ -218,22 +222,41 @@ class Table:
             default_order: what to sort by when the query does not say.
         """
         statement = Statement(self)
-        text = f"SELECT {self.columns} FROM {self.name}" + statement.where(query, scope, query.after)
-        order = ", ".join(
-            f"{expression}{' DESC' if order.descending else ''}"
-            for order in query.order
-            for expression in statement.order(order)
-        )
-        if order or default_order:
-            text += f" ORDER BY {order or default_order}"
-        text += f" LIMIT {query.wanted:d}" + (f" OFFSET {query.offset:d}" if query.offset else "")
-        return text, statement.parameters
+        terms = statement.terms(query, scope)
+        order = statement.order(query.order)
+        limit = f" LIMIT {query.wanted:d}"
+        if query.after is None:
+            text = self._sorted(terms, order, statement.pinned, default_order)
+            return text + limit + (f" OFFSET {query.offset:d}" if query.offset else ""), statement.parameters
+        places = statement.places(query.order, query.after)
+        if self.dialect.compares_rows:
+            terms.append(_beyond(order, places))
+            return self._sorted(terms, order, statement.pinned, default_order) + limit, statement.parameters
+        # One part for each expression: the rows like the one to go on from, but for this expression. Each part is what
+        # an index gives, in order, and no part is begun before it is needed.
+        branches: list[str] = []
+        pinned = set(statement.pinned)
+        for (expression, descending), place in zip(order, places, strict=True):
+            if expression in pinned:
+                continue
+            part = [*terms, f"{expression} {'<' if descending else '>'} {place}"]
+            branches.insert(0, f"SELECT * FROM ({self._sorted(part, order, pinned, default_order)}{limit})")
+            terms.append(f"{expression} = {place}")
+            pinned.add(expression)
+        return " UNION ALL ".join(branches) + limit, statement.parameters
+
+    def _sorted(
+        self, terms: Sequence[str], order: Sequence[tuple[str, bool]], pinned: Collection[str], default_order: str
+    ) -> str:
+        # What is the same in all rows is left out, as not all databases see that the index has the order without it.
+        sorting = [f"{key}{' DESC' if descending else ''}" for key, descending in order if key not in pinned]
+        text = f"SELECT {self.columns} FROM {self.name}{_where(terms)}"
+        return f"{text} ORDER BY {', '.join(sorting) or default_order}" if sorting or default_order else text
 
     def count(self, query: Query, scope: Sequence[Any] = ()) -> tuple[str, list[Any]]:
         """The statement that counts all that match, and its parameters."""
         statement = Statement(self)
-        text = f"SELECT count(*) FROM {self.name}" + statement.where(query, scope, None)
-        return text, statement.parameters
+        return f"SELECT count(*) FROM {self.name}{_where(statement.terms(query, scope))}", statement.parameters
 
     def index_expressions(self) -> dict[str, str]:
         """What each index is on, by a name for it."""
@@ -274,6 +297,8 @@ class Statement:
 
     def __init__(self, table: Table) -> None:
         self.parameters: list[Any] = []
+        # Expressions that are the same in all rows that match.
+        self.pinned: set[str] = set()
         self._table = table
         self._dialect = table.dialect
         self._declared = {path for paths in table.indexes for path in paths}
@@ -294,17 +319,33 @@ class Statement:
             return self._dialect.id_key()
         return self._dialect.key(path, self._dialect.literal if path in self._declared else self.bind)
 
-    def order(self, order: Order) -> list[str]:
-        """What to sort by a field with."""
-        return self._dialect.id_order() if order.path == self._dialect.id_path else self.key(order.path)
-
-    def where(self, query: Query, scope: Sequence[Any], after: Sequence[Key] | None) -> str:
-        """The conditions of a query, those of the scope, and that of the place to go on from."""
+    def terms(self, query: Query, scope: Sequence[Any]) -> list[str]:
+        """The conditions of a query, and those of the scope."""
         terms = [f"{column} = {self.bind(value)}" for column, value in zip(self._table.scope, scope, strict=True)]
-        terms += map(self._term, query.where)
-        if after is not None:
-            terms.append(self._after(query.order, after))
-        return f" WHERE {' AND '.join(terms)}" if terms else ""
+        for condition in query.where:
+            terms.append(self._term(condition))
+            if isinstance(condition, Comparison) and condition.operator == "$eq":
+                self.pinned.update(self.key(condition.path))
+            elif isinstance(condition, Comparison) and condition.operator in _COMPARED:
+                self.pinned.add(self.key(condition.path)[0])
+        return terms
+
+    def order(self, order: Iterable[Order]) -> list[tuple[str, bool]]:
+        """The expressions to sort by, and whether each descends."""
+        return [
+            (expression, one.descending)
+            for one in order
+            for expression in (self._dialect.id_order() if one.path == self._dialect.id_path else self.key(one.path))
+        ]
+
+    def places(self, order: Iterable[Order], after: Iterable[Key]) -> list[str]:
+        """What those expressions are in the row to go on from."""
+        dialect = self._dialect
+        return [
+            place
+            for one, key in zip(order, after, strict=True)
+            for place in (dialect.id_place if one.path == dialect.id_path else dialect.operands)(key, self.bind)
+        ]
 
     def _term(self, condition: Condition) -> str:
         if isinstance(condition, Either):
@@ -315,20 +356,24 @@ class Statement:
         if operator == "$like":
             return self._like(condition)
         key = self.key(condition.path)
-        operands = self._dialect.operands(key_of(value), self.bind)
+        rank, _ = wanted = key_of(value)
+        operands = self._dialect.operands(wanted, self.bind)
+        equal = list(map("{} = {}".format, key, operands))
         if operator == "$eq":
-            return _all(map("{} = {}".format, key, operands))
+            return _all(equal)
         if operator == "$ne":
-            return f"NOT {_all(map('{} = {}'.format, key, operands))}"
-        *same, last = zip(key, operands, strict=False)
-        return _all([*(f"{one} = {other}" for one, other in same), f"{last[0]} {_COMPARED[operator]} {last[1]}"])
+            return f"NOT {_all(equal)}"
+        last = self._dialect.significant(rank) - 1
+        return _all([*equal[:last], f"{key[last]} {_COMPARED[operator]} {operands[last]}"])
 
     def _among(self, condition: Comparison) -> str:
         key = self.key(condition.path)
         groups: dict[tuple[str, ...], list[str]] = {}
         for value in condition.value:
-            *same, last = self._dialect.operands(key_of(value), self.bind)
-            groups.setdefault(tuple(same), []).append(last)
+            wanted = key_of(value)
+            last = self._dialect.significant(wanted[0]) - 1
+            operands = self._dialect.operands(wanted, self.bind)
+            groups.setdefault(tuple(operands[:last]), []).append(operands[last])
         return _any(
             _all([*map("{} = {}".format, key, same), f"{key[len(same)]} IN ({', '.join(values)})"])
             for same, values in groups.items()
@@ -342,40 +387,34 @@ class Statement:
             if part in ("%", "_"):
                 break
             prefix += part[1]
-        *same, text = self._dialect.operands((TEXT, prefix), self.bind if prefix else self._dialect.literal)
+        last = self._dialect.significant(TEXT) - 1
+        operands = self._dialect.operands((TEXT, prefix), self.bind if prefix else self._dialect.literal)
+        same, text = operands[:last], operands[last]
         terms = [*map("{} = {}".format, key, same)]
         if prefix:
             # For the index.
-            terms.append(f"{key[len(same)]} >= {text}")
+            terms.append(f"{key[last]} >= {text}")
             if prefix[-1] < "\ud7ff":
-                terms.append(f"{key[len(same)]} < {self.bind(prefix[:-1] + chr(ord(prefix[-1]) + 1))}")
+                terms.append(f"{key[last]} < {self.bind(prefix[:-1] + chr(ord(prefix[-1]) + 1))}")
         terms.append(self._dialect.like(condition.path, pattern, self.bind))
         return _all(terms)
 
-    def _after(self, order: Sequence[Order], after: Sequence[Key]) -> str:
-        fields: list[tuple[list[str], list[str], bool]] = []
-        for one, key in zip(order, after, strict=True):
-            bound = self._dialect.id_place if one.path == self._dialect.id_path else self._dialect.padded
-            fields.append((self.order(one), bound(key, self.bind), one.descending))
-        if len({descending for _, _, descending in fields}) == 1:
-            return _beyond(fields)
-        # Row comparisons go one way; the first of the terms is for the index.
-        terms = [
-            _all([*(f"{_row(key)} = {_row(place)}" for key, place, _ in fields[:at]), _beyond([fields[at]])])
-            for at in range(len(fields))
-        ]
-        first, start, descending = fields[0]
-        return _all([f"{_row(first)} {'<=' if descending else '>='} {_row(start)}", _any(terms)])
+
+def _beyond(order: Sequence[tuple[str, bool]], places: Sequence[str]) -> str:
+    """Whether a row comes after a place in an order."""
+    keys = [key for key, _ in order]
+    if len({descending for _, descending in order}) == 1:
+        return f"({', '.join(keys)}) {'<' if order[0][1] else '>'} ({', '.join(places)})"
+    terms = [
+        _all([*map("{} = {}".format, keys[:at], places), f"{key} {'<' if descending else '>'} {places[at]}"])
+        for at, (key, descending) in enumerate(order)
+    ]
+    # The first of the two is for the index.
+    return f"{keys[0]} {'<=' if order[0][1] else '>='} {places[0]} AND {_any(terms)}"
 
 
-def _beyond(fields: Sequence[tuple[list[str], list[str], bool]]) -> str:
-    keys = [expression for key, _, _ in fields for expression in key]
-    places = [operand for _, place, _ in fields for operand in place]
-    return f"{_row(keys)} {'<' if fields[0][2] else '>'} {_row(places)}"
-
-
-def _row(expressions: Sequence[str]) -> str:
-    return f"({', '.join(expressions)})"
+def _where(terms: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(terms)}" if terms else ""
 
 
 def _all(terms: Iterable[str]) -> str:
