@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from bbio import App, Backend, BadRequest, Request, __version__, before
+from bbio import App, Backend, BadRequest, Request, __version__, before, describe
 from bbio.builtin import MemoryStore
 from bbio.errors import BbioError
 from bbio.requests import METHODS
@@ -124,6 +125,28 @@ def stacks(target: str) -> None:
                 click.echo(f"    {layer.kind:<9} {layer.name:<40} {layer.where}")
             bottom = "the bottom: answers with the model" if backend.store is None else type(backend.store).__name__
             click.echo(f"    {'store':<9} {bottom}")
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json-schema", "typescript", "asyncapi"]),
+    default="json-schema",
+    show_default=True,
+    help="What to print.",
+)
+def schema(target: str, form: str) -> None:
+    """Print what the models of every backend are, for programs and people on the other side."""
+    backends = load(target).backends
+    if form != "asyncapi" and not any(backend.schema for backend in backends.values()):
+        raise click.ClickException(f"no backend of {target} has a model; give one `model = SomeAttrsClass`")
+    if form == "typescript":
+        click.echo(describe.typescript(backends), nl=False)
+        return
+    described = describe.json_schema(backends) if form == "json-schema" else describe.asyncapi(backends, target)
+    click.echo(json.dumps(described, indent=2))
 
 
 @main.command()

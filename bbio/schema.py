@@ -86,6 +86,11 @@ class Field:
     write: Convert = attrs.field(repr=False, eq=False)
 
     @property
+    def access(self) -> Access:
+        """Who may see and write it."""
+        return Access(self.private, self.read_only, self.roles)
+
+    @property
     def type(self) -> Any:
         """Its Python type, without None."""
         return self.shape.type
