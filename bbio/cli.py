@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
@@ -9,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from bbio import App, Backend, BadRequest, Request, __version__, before, describe
-from bbio.builtin import MemoryStore
+from bbio.builtin import MemoryStore, PostgresStore
 from bbio.errors import BbioError
 from bbio.requests import METHODS
 
@@ -53,7 +55,7 @@ def load(target: str) -> App:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bbio")
 def main() -> None:
-    """Real-time model sync: serve backends, look at their stacks, try the demo."""
+    """Real-time model sync: serve backends, look at their stacks, look after their database, try the demo."""
 
 
 def _serve(app: App, host: str, port: int) -> None:
@@ -125,6 +127,57 @@ def stacks(target: str) -> None:
                 click.echo(f"    {layer.kind:<9} {layer.name:<40} {layer.where}")
             bottom = "the bottom: answers with the model" if backend.store is None else type(backend.store).__name__
             click.echo(f"    {'store':<9} {bottom}")
+
+
+def _postgres_stores(target: str) -> list[PostgresStore]:
+    stores = [backend.store for backend in load(target).backends.values() if isinstance(backend.store, PostgresStore)]
+    if not stores:
+        raise click.ClickException(f"no backend of {target} has a PostgresStore")
+    return stores
+
+
+def _in_database(stores: list[PostgresStore], action: Callable[[PostgresStore], Coroutine[Any, Any, None]]) -> None:
+    for store in stores:
+        try:
+            asyncio.run(action(store))
+        except BbioError as err:
+            raise click.ClickException(str(err)) from None
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.option("--print", "shown", is_flag=True, help="Only print the SQL, for somebody else to run.")
+def triggers(target: str, shown: bool) -> None:
+    """Have what other programs write told to clients.
+
+    Adds triggers to the table of each PostgresStore of the application APP of MODULE. They number and log every change
+    in the writer's own transaction, and wake the servers when it commits. The tables are made if they are not there.
+    Run it as the owner of the tables, as often as you like: again, it changes nothing.
+
+    With --print, nothing is changed, and no connection made. The SQL is for a database in which the application has
+    been started once.
+    """
+    stores = _postgres_stores(target)
+    if shown:
+        for store in stores:
+            click.echo(store.definition.triggers())
+        return
+    _in_database(stores, PostgresStore.install_triggers)
+    click.echo(f"what others write is told to clients: {', '.join(store.table for store in stores)}")
+
+
+@main.command("new-epoch")
+@click.argument("target", metavar="MODULE:APP")
+def new_epoch(target: str) -> None:
+    """After a restored backup, have clients read everything anew.
+
+    A backup lacks what was written after it, which clients may have seen. Most restores are noticed at the start of the
+    application; those that bring back files or rows in place, as snapshots of disks do, are not. Run this after them.
+    It is for the PostgresStores of the application APP of MODULE, and may be run while it serves.
+    """
+    stores = _postgres_stores(target)
+    _in_database(stores, PostgresStore.begin_epoch)
+    click.echo(f"clients read everything anew: {', '.join(store.table for store in stores)}")
 
 
 @main.command()

@@ -11,13 +11,13 @@ import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import msgspec
 
-from bbio import BadRequest, Conflict, Request, SyncError, Unavailable, UnknownOutcome
+from bbio import BadRequest, Conflict, Request, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.builtin.documents import (
     OPERATION_AGE,
     OPERATION_COUNT,
@@ -32,7 +32,7 @@ from bbio.builtin.documents import (
     repeated,
 )
 from bbio.builtin.postgres_database import Database, OutOfDate, driver, is_in_the_way, is_lost, is_refused, is_slow
-from bbio.builtin.postgres_tables import CHANNEL, Table, body_text, id_text
+from bbio.builtin.postgres_tables import CHANNEL, Table, body_text, id_text, quote
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.store import Publisher
@@ -131,6 +131,9 @@ FORGET_STREAMS = """
 """
 
 
+LOCK = "FOR UPDATE OF t"
+
+
 class InDoubt(Exception):
     """The connection was lost while a transaction was being committed.
 
@@ -161,6 +164,11 @@ class Known(msgspec.Struct):
     transaction: str
     keys: set[Key]
     streams: dict[str, StreamRow]
+
+
+HAS_TRIGGERS = """
+    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(quote_ident($1)) AND tgname = 'bbio_tell')
+"""
 
 
 class Lookup(Job, kw_only=True):
@@ -253,7 +261,7 @@ class PostgresStore(DocumentStore):
             raise ConfigurationError(
                 f"{name!r} is no name for a table of models; name another: PostgresStore(..., table='models')"
             )
-        opened.definition = Table(name, self.id_attribute, self._per_channel)
+        opened.definition = Table.of(name, self.id_attribute, self._per_channel, backend.schema)
         opened._ids = _ids()
         milliseconds = int(self.timeout * 1000)
         opened._begin = (
@@ -286,7 +294,8 @@ class PostgresStore(DocumentStore):
         self._untidy = 0
         self._database = await Database.open(self)
         try:
-            await self._database.set_up(self)
+            async with self._database.connections.one() as connection, connection.transaction():
+                await self._database.set_up(self, connection)
         except BaseException as err:
             await self._database.close(self)
             if isinstance(err, Exception):
@@ -299,29 +308,65 @@ class PostgresStore(DocumentStore):
         await self._reader.finish()
         await self._database.close(self)
 
+    async def install_triggers(self) -> None:
+        """Have what other programs write to the table told to clients. Again, it changes nothing.
+
+        Raises:
+            ConfigurationError: the database cannot be used; the text says how to mend it.
+        """
+        async with self._at_hand() as connection:
+            await connection.execute(self.definition.triggers())
+
+    async def begin_epoch(self) -> None:
+        """Have all clients read everything anew: a backup may lack writes that they have seen.
+
+        Raises:
+            ConfigurationError: the database cannot be used; the text says how to mend it.
+        """
+        async with self._at_hand() as connection:
+            await connection.execute("SELECT bbio_begin_epoch($1)", self.table)
+
+    @asynccontextmanager
+    async def _at_hand(self) -> AsyncIterator[Any]:
+        """A connection in a transaction, beside a running application or without one."""
+        self._database = Database(self.dsn, 1, self.timeout)
+        try:
+            async with self._database.connections.one() as connection:
+                await self._database.migrate(connection)
+                async with connection.transaction():
+                    await self._database.set_up(self, connection)
+                    yield connection
+        except Exception as err:
+            raise ConfigurationError(self._database.explain(err)) from None
+        finally:
+            await self._database.connections.close()
+
     async def set_up(self, connection: Any) -> None:
         """Make the table in the transaction that is open, or see that it fits."""
-        name, table = self.table, self.definition
+        name = self.table
         await connection.execute(
             "INSERT INTO bbio_backends (name, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, secrets.token_hex(6)
         )
         self.backend_id = await connection.fetchval("SELECT id FROM bbio_backends WHERE name = $1", name)
-        found = {
-            row[0]
-            for row in await connection.fetch(
-                "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0"
-                " AND NOT attisdropped",
-                name,
-            )
-        }
+        found = await connection.fetch(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped",
+            name,
+        )
         if not found:
-            await connection.execute(table.create())
+            await connection.execute(self.definition.create())
             await self._insert_initial(connection)
-        elif not table.names <= found or ("channel" in found) != self._per_channel:
+            return
+        self.definition, statements = self.definition.adapted(dict(found))
+        missing = {column.name for column in self.definition.columns if column.required} - dict(found).keys()
+        if missing and await connection.fetchval(f"SELECT EXISTS (SELECT FROM {quote(name)})"):
             raise ConfigurationError(
-                f"the table {name!r} of {self._database.place} has the columns {', '.join(sorted(found))}; "
-                f"{', '.join(sorted(table.names))} are needed: name another table, PostgresStore(..., table='models')"
+                f"the table {name!r} holds models without {', '.join(sorted(missing))}: give what is new a default"
             )
+        for statement in statements:
+            await connection.execute(statement)
+        if statements and await connection.fetchval(HAS_TRIGGERS, name):
+            await connection.execute(self.definition.triggers())
 
     async def _insert_initial(self, connection: Any) -> None:
         if self._initial:
@@ -348,11 +393,11 @@ class PostgresStore(DocumentStore):
         """Have a change made in the next batch."""
         return self._writer.submit(change)
 
-    async def _write(self, changes: list[Change]) -> None:
+    async def _write(self, changes: list[Change], lock: str = LOCK) -> None:
         """Make changes in one transaction; those that PostgreSQL refuses, without the others."""
         try:
             try:
-                await self._try(changes)
+                await self._try(changes, lock)
             except driver().PostgresError as err:
                 if not is_refused(err):
                     raise
@@ -361,8 +406,12 @@ class PostgresStore(DocumentStore):
                 else:
                     # One of them breaks a rule: find it, and let the others pass.
                     for change in changes:
-                        await self._write([change])
+                        await self._write([change], lock)
         except Exception as err:
+            if is_slow(err) and lock == LOCK:
+                # Perhaps another program holds some of the models: leave those out, and let the others pass.
+                await self._write(changes, LOCK + " SKIP LOCKED")
+                return
             error = self._database.error(err)
             for change in changes:
                 change.error = error
@@ -373,10 +422,10 @@ class PostgresStore(DocumentStore):
             return BadRequest("the model holds a value that the database cannot keep")
         return Conflict("the model breaks a rule of the database, such as one of uniqueness")
 
-    async def _try(self, changes: list[Change]) -> None:
+    async def _try(self, changes: list[Change], lock: str) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                await self._transact(changes)
+                await self._transact(changes, lock)
                 return
             except Exception as err:
                 again = is_in_the_way(err) or self._appeared(err) or (is_lost(err) and attempt == 1)
@@ -388,12 +437,12 @@ class PostgresStore(DocumentStore):
         """Whether another process has just added the model that was to be added."""
         return isinstance(err, driver().UniqueViolationError) and err.constraint_name == f"{self.table}_pkey"
 
-    async def _transact(self, changes: list[Change]) -> None:
+    async def _transact(self, changes: list[Change], lock: str) -> None:
         batch = Batch(self, changes)
         try:
             async with self._database.connections.one() as connection:
                 await connection.execute(self._begin)
-                known = await self._load(connection, batch)
+                known = await self._load(connection, batch, lock)
                 batch.apply()
                 if not batch.events:
                     await connection.execute("ROLLBACK")
@@ -441,19 +490,29 @@ class PostgresStore(DocumentStore):
                 return status
             await asyncio.sleep(0.05)
 
-    async def _load(self, connection: Any, batch: Batch) -> Known:
+    async def _load(self, connection: Any, batch: Batch, lock: str) -> Known:
         """Tell a batch what it needs to know, and lock its models and streams."""
         keys = batch.keys
         if keys:
-            columns = self._columns_of(keys)
-            texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
-            for *key, rev, body in await connection.fetch(self.definition.select(lock=True), *columns):
-                batch.models[texts[tuple(key)]] = (rev, body.encode())
+            batch.models = await self._models(connection, keys, lock)
+            if lock != LOCK:
+                held = (await self._models(connection, keys)).keys() - batch.models.keys()
+                for change in batch.changes:
+                    if change.key in held:
+                        change.error = Timeout("another program holds the model")
+                batch.changes = [change for change in batch.changes if change.key not in held]
         transaction, streams = await self._lock_streams(connection, batch)
         if batch.operations:
             for operation, *rest in await connection.fetch(FIND_OPERATIONS, self.backend_id, batch.operations):
                 batch.replies[operation] = _reply(rest)
         return Known(transaction, set(batch.models), streams)
+
+    async def _models(self, connection: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
+        """The revision and body of those models that are there."""
+        columns = self._columns_of(keys)
+        texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
+        rows = await connection.fetch(self.definition.select(lock), *columns)
+        return {texts[tuple(key)]: (rev, body.encode()) for *key, rev, body in rows}
 
     async def _lock_streams(self, connection: Any, batch: Batch) -> tuple[str, dict[str, StreamRow]]:
         names = batch.streams
@@ -564,15 +623,12 @@ class PostgresStore(DocumentStore):
         """Read models and find operations that were asked for at the same time."""
         keys = list({job.key: None for job in jobs if job.key is not None})
         operations = [job.operation for job in jobs if job.key is None]
-        models: dict[Any, Any] = {}
+        models: dict[Key, tuple[int, bytes]] = {}
         replies: dict[bytes, Any] = {}
         try:
             async with self._database.connections.one() as connection:
                 if keys:
-                    columns = self._columns_of(keys)
-                    texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
-                    rows = await connection.fetch(self.definition.select(), *columns, timeout=self.timeout)
-                    models = {texts[tuple(key)]: (rev, body) for *key, rev, body in rows}
+                    models = await self._models(connection, keys)
                 if operations:
                     rows = await connection.fetch(FIND_OPERATIONS, self.backend_id, operations, timeout=self.timeout)
                     replies = {operation: _reply(rest) for operation, *rest in rows}

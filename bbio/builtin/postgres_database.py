@@ -266,11 +266,10 @@ class Database:
                 await connection.execute("UPDATE bbio_database SET version = $1", len(MIGRATIONS))
         await self._check_origin(connection)
 
-    async def set_up(self, store: PostgresStore) -> None:
-        """Have a store make its table. Several processes may do so at once."""
-        async with self.connections.one() as connection, connection.transaction():
-            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
-            await store.set_up(connection)
+    async def set_up(self, store: PostgresStore, connection: Any) -> None:
+        """Have a store make its table in the transaction that is open. Several processes may do so at once."""
+        await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        await store.set_up(connection)
 
     async def _check_origin(self, connection: Any) -> None:
         """Begin a new epoch when the database was restored: it may lack events that clients have seen."""

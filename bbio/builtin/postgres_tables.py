@@ -13,7 +13,10 @@ import attrs
 import msgspec
 
 from bbio import BadRequest
+from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
+from bbio.schema import Field, Schema
+from bbio.shapes import kinds_of
 
 # What processes tell each other in, and what keeps two from making tables at once.
 CHANNEL = "bbio"
@@ -48,12 +51,12 @@ MIGRATIONS = (
     $$;
 
     -- Number an event, log it and wake the servers: what a trigger does for a write that another program made.
-    CREATE FUNCTION bbio_tell(backend_name text, stream_name text, method text, body jsonb, rev bigint)
+    CREATE FUNCTION bbio_tell(backend_name text, stream_name text, method text, body text, rev bigint)
     RETURNS void LANGUAGE plpgsql AS $$
     DECLARE
         known record;
         told record;
-        length integer := octet_length(body::text);
+        length integer := octet_length(body);
         seconds double precision := extract(epoch FROM clock_timestamp());
     BEGIN
         UPDATE bbio_streams s SET top = s.top + 1, size = s.size + length, at = seconds
@@ -67,7 +70,7 @@ MIGRATIONS = (
                 SET top = s.top + 1, size = s.size + excluded.size, at = excluded.at
                 RETURNING s.id, s.top, s.backend INTO told;
         END IF;
-        INSERT INTO bbio_log VALUES (told.id, told.top, method, body::text, rev, NULL, seconds);
+        INSERT INTO bbio_log VALUES (told.id, told.top, method, body, rev, NULL, seconds);
         PERFORM pg_notify('{CHANNEL}', json_build_array('', told.backend, json_build_array(stream_name))::text);
     END $$;
 
@@ -154,19 +157,74 @@ class Column:
     Parameters:
         name: its name.
         type: its type in SQL.
-        field: the field of the model it holds; None for the whole model.
+        fits: the types that a column which is there already may have.
+        default: its default in SQL, for models that are there when it is added; `NULL` when there is none.
+        required: whether a model cannot be without it.
         read: the value as JSON, in SQL with `{}` for the column.
         write: the value from the model `u.body`, in SQL.
     """
 
     name: str
     type: str
-    field: str | None
-    read: str
-    write: str
+    fits: tuple[str, ...] = ()
+    default: str = "NULL"
+    required: bool = False
+    read: str = "{}"
+    write: str = "u.body"
+
+    @classmethod
+    def of(cls, field: Field) -> Column:
+        """The column of a field of a schema."""
+        shape = field.shape
+        kind = (kinds_of(shape)[0] if len(kinds_of(shape)) == 1 else "any") if shape.choices else shape.kind
+        type, fits, read = TYPES.get(shape.format or kind, ("jsonb", (), "{}"))
+        value = literal(field.name)
+        write = f"(u.body ->> {value})::{type}" if type != "jsonb" else f"nullif(u.body -> {value}, 'null')"
+        default = _default(field)
+        return cls(
+            field.name,
+            type,
+            (type, *fits),
+            "NULL" if default is None else f"{literal(default)}::{type}",
+            default is None and not shape.nullable,
+            read,
+            write,
+        )
+
+    def declared(self) -> str:
+        """It, as it is declared when it is added to a table."""
+        return f"{quote(self.name)} {self.type}" + ("" if self.default == "NULL" else f" DEFAULT {self.default}")
 
 
-DOCUMENT = Column("body", "jsonb NOT NULL", None, "{}", "u.body")
+def _default(field: Field) -> str | None:
+    """The default of a field as a text that PostgreSQL reads; None when there is none, or it is null or made anew."""
+    value = field.default
+    if isinstance(value, attrs.Factory):  # type: ignore[arg-type]
+        value = value.factory() if value.factory in (list, dict, tuple) else None
+    if value is attrs.NOTHING or value is None:
+        return None
+    value = field.write(value)
+    return value if type(value) is str and TYPES.get(field.shape.format or field.kind) else encode(value).decode()
+
+
+# Of each kind of value: the type of its column, other types it may be kept in, and how it is read as JSON. What is in
+# no list is kept as JSON.
+TYPES: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "string": ("text", ("character varying",), "{}"),
+    "boolean": ("boolean", (), "{}"),
+    "integer": ("bigint", ("integer", "smallint"), "{}"),
+    "number": ("double precision", ("real",), "{}"),
+    "decimal": ("numeric", (), "{}::text"),
+    "date-time": (
+        "timestamp with time zone",
+        (),
+        """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
+    ),
+    "date": ("date", (), "{}"),
+    "uuid": ("uuid", (), "{}"),
+}
+
+DOCUMENT = Column("body", "jsonb", ("jsonb",))
 
 
 @attrs.frozen
@@ -185,36 +243,84 @@ class Table:
     per_channel: bool
     columns: tuple[Column, ...] = (DOCUMENT,)
 
+    @classmethod
+    def of(cls, name: str, id_attribute: str, per_channel: bool, schema: Schema | None) -> Table:
+        """The table for models of a schema, or of none.
+
+        Raises:
+            ConfigurationError: a field has a name that no column can have.
+        """
+        if schema is None:
+            return cls(name, id_attribute, per_channel)
+        columns = tuple(Column.of(field) for field in schema.fields.values() if field.name != id_attribute)
+        for column in columns:
+            if column.name in ("id", "rev", "channel") or len(column.name.encode()) > 63:
+                raise ConfigurationError(
+                    f"{schema.cls.__name__}.{column.name} cannot be a column of the table {name!r}, which has its own "
+                    f"id, rev and channel, and names of at most 63 bytes; rename the field"
+                )
+        return cls(name, id_attribute, per_channel, columns)
+
     @property
     def key(self) -> list[str]:
         """The columns of the primary key."""
         return ["channel", "id"] if self.per_channel else ["id"]
-
-    @property
-    def names(self) -> set[str]:
-        """All its columns."""
-        return {*self.key, "rev", *(column.name for column in self.columns)}
 
     def create(self) -> str:
         """Make the table."""
         columns = [
             *(f'{name} text COLLATE "C" NOT NULL' for name in self.key),
             "rev bigint NOT NULL DEFAULT 0",
-            *(f"{quote(column.name)} {column.type}" for column in self.columns),
-            f"PRIMARY KEY ({', '.join(self.key)})",
+            *(column.declared() for column in self.columns),
+            f"CONSTRAINT {quote(self.name + '_pkey')} PRIMARY KEY ({', '.join(self.key)})",
         ]
         return f"CREATE TABLE {quote(self.name)} ({', '.join(columns)})"
 
+    def adapted(self, found: dict[str, str]) -> tuple[Table, list[str]]:
+        """The table as it is kept where it is there already, and the statements that bring it up to date.
+
+        Nothing that is there is changed: columns are added.
+
+        Parameters:
+            found: the columns that are there, with their types.
+
+        Raises:
+            ConfigurationError: it cannot hold these models; the text says how to mend it.
+        """
+        if found.get("body") == "jsonb" and not any(column.name in found for column in self.columns):
+            return attrs.evolve(self, columns=(DOCUMENT,)), []  # it was begun without a schema
+        keys = [Column(name, "text", ("text", "character varying")) for name in self.key]
+        if not {*self.key} <= found.keys() or ("channel" in found) != self.per_channel:
+            raise ConfigurationError(
+                f"the table {self.name!r} has the columns {', '.join(sorted(found))}, and not, beside those of the "
+                f"model, {', '.join(self.key)}; name another: PostgresStore(..., table='models')"
+            )
+        for column in (*keys, *self.columns):
+            kept = found.get(column.name, column.type)
+            if re.sub(r"\(.*\)", "", kept) not in column.fits:
+                raise ConfigurationError(
+                    f"the column {column.name!r} of the table {self.name!r} is {kept}, but {column.type} is needed; "
+                    f"change it: ALTER TABLE {quote(self.name)} ALTER {quote(column.name)} TYPE {column.type}"
+                )
+        added = [column.declared() for column in self.columns if column.name not in found]
+        if "rev" not in found:
+            added.append("rev bigint NOT NULL DEFAULT 0")
+        return self, [f"ALTER TABLE {quote(self.name)} ADD {declared}" for declared in added]
+
+    @property
+    def is_document(self) -> bool:
+        """Whether models are kept as documents."""
+        return self.columns == (DOCUMENT,)
+
     def whole(self, row: str) -> str:
-        """The model in a row, as JSON."""
-        id = f"jsonb_build_object({literal(self.id_attribute)}, bbio_id({row}.id))"
-        if self.columns == (DOCUMENT,):
-            return f"({row}.body || {id})"
-        fields = ", ".join(
-            f"{literal(column.field or column.name)}, {column.read.format(f'{row}.{quote(column.name)}')}"
-            for column in self.columns
+        """The model in a row, as JSON text."""
+        id = f"bbio_id({row}.id)"
+        if self.is_document:
+            return f"({row}.body || jsonb_build_object({literal(self.id_attribute)}, {id}))::text"
+        fields = "".join(
+            f", {column.read.format(f'{row}.{quote(column.name)}')} AS {quote(column.name)}" for column in self.columns
         )
-        return f"({id} || jsonb_build_object({fields}))"
+        return f"row_to_json((SELECT w FROM (SELECT {id} AS {quote(self.id_attribute)}{fields}) w))::text"
 
     def _arrays(self, *types: str) -> str:
         """Arrays bound as parameters, the columns of the key first, as rows."""
@@ -224,18 +330,22 @@ class Table:
     def _is_key(self, row: str = "t") -> str:
         return " AND ".join(f"{row}.{name} = u.{name}" for name in self.key)
 
-    def select(self, lock: bool = False) -> str:
-        """The models of some keys; with `lock` in an order that all processes share, and nobody else may write them."""
+    def select(self, lock: str = "") -> str:
+        """The models of some keys.
+
+        Parameters:
+            lock: `FOR UPDATE OF t`, so that nobody else may write them; in an order that all processes share.
+        """
         key = ", ".join(f"t.{name}" for name in self.key)
         return (
-            f"SELECT {key}, t.rev, {self.whole('t')}::text FROM {self._arrays()} AS u({', '.join(self.key)})"
-            f" JOIN {quote(self.name)} t ON {self._is_key()}" + (f" ORDER BY {key} FOR UPDATE OF t" if lock else "")
+            f"SELECT {key}, t.rev, {self.whole('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
+            f" JOIN {quote(self.name)} t ON {self._is_key()}" + (f" ORDER BY {key} {lock}" if lock else "")
         )
 
     def list(self, channel: str, wanted: dict[str, Any]) -> tuple[str, list[Any]]:
         """The models of a channel that have these values: a statement, and what is bound to it."""
         terms, values = [], []
-        document = self.whole("t")
+        document = f"{self.whole('t')}::jsonb"
         if self.per_channel:
             values.append(channel)
             terms.append("t.channel = $1")
@@ -246,7 +356,7 @@ class Table:
             if isinstance(value, (dict, list)):
                 terms.append(f"{document} = {document} || ${len(values)}::jsonb")
         where = f" WHERE {' AND '.join(terms)}" if terms else ""
-        return f"SELECT t.rev, {self.whole('t')}::text FROM {quote(self.name)} t{where} ORDER BY t.id", values
+        return f"SELECT t.rev, {self.whole('t')} FROM {quote(self.name)} t{where} ORDER BY t.id", values
 
     def insert(self) -> str:
         """Add models: arrays of keys, revisions and models."""
@@ -266,31 +376,29 @@ class Table:
         rows = f"{self._arrays()} AS u({', '.join(self.key)})"
         return f"DELETE FROM {quote(self.name)} AS t USING {rows} WHERE {self._is_key()}"
 
-    def triggers(self, schema: str) -> str:
+    def triggers(self) -> str:
         """Have what other programs write told to clients; running it again changes nothing.
 
         Events are made when a transaction commits, so that nobody waits long for the positions that it takes.
-
-        Parameters:
-            schema: where the tables of bbio are.
         """
         table, backend = quote(self.name), literal(self.name)
         tell, truncated = quote(f"bbio_tell_{self.name}"[:63]), quote(f"bbio_truncated_{self.name}"[:63])
         stream = "'c:' || {}.channel" if self.per_channel else "'*'"
         moved = " OR ".join(f"OLD.{name} <> NEW.{name}" for name in self.key)
         this = " AND ".join(f"t.{name} = NEW.{name}" for name in self.key)
-        settings = f"SECURITY DEFINER SET search_path = {quote(schema)}, pg_temp"
+        settings = "LANGUAGE plpgsql SECURITY DEFINER"
+        changed = f"{self.whole('OLD')} <> {self.whole('NEW')}"
         return f"""
 INSERT INTO bbio_backends (name, epoch)
 VALUES ({backend}, left(md5(clock_timestamp()::text || random()), 12)) ON CONFLICT DO NOTHING;
-CREATE OR REPLACE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql {settings} SET bbio.own = '1' AS $bbio$
+CREATE OR REPLACE FUNCTION {tell}() RETURNS trigger {settings} SET bbio.own = '1' AS $bbio$
 DECLARE
     revision bigint := nextval('bbio_revisions');
     appeared boolean := TG_OP = 'INSERT';
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         appeared := {moved};
-        IF NOT appeared AND {self.whole("OLD")} = {self.whole("NEW")} THEN
+        IF NOT (appeared OR {changed}) THEN
             RETURN NULL;
         END IF;
     END IF;
@@ -304,12 +412,17 @@ BEGIN
     END IF;
     RETURN NULL;
 END $bbio$;
-CREATE OR REPLACE FUNCTION {truncated}() RETURNS trigger LANGUAGE plpgsql {settings} AS $bbio$
+CREATE OR REPLACE FUNCTION {truncated}() RETURNS trigger {settings} AS $bbio$
 BEGIN
     PERFORM bbio_begin_epoch({backend});
     RETURN NULL;
 END $bbio$;
-DO $bbio$ BEGIN
+DO $bbio$ DECLARE
+    -- As they run with the rights of their owner, they must find what they found when they were made.
+    path text := (SELECT string_agg(quote_ident(name), ', ') || ', pg_temp' FROM unnest(current_schemas(false)) name);
+BEGIN
+    EXECUTE 'ALTER FUNCTION {tell.replace("'", "''")}() SET search_path = ' || path;
+    EXECUTE 'ALTER FUNCTION {truncated.replace("'", "''")}() SET search_path = ' || path;
     IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = {literal(table)}::regclass AND tgname = 'bbio_tell') THEN
         CREATE CONSTRAINT TRIGGER bbio_tell AFTER INSERT OR UPDATE OR DELETE ON {table}
             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
