@@ -372,7 +372,7 @@ class Database:
             (names.DiskFullError, "its disk is full: make room"),
             (names.ReadOnlySQLTransactionError, "it is a standby, or read only: name the primary"),
             (names.CannotConnectNowError, "it is starting or stopping: wait a moment"),
-            (names.ClientConfigurationError, "the DSN is wrong: postgresql://user:password@host:5432/database"),
+            (ValueError, "the DSN is wrong: postgresql://user:password@host:5432/database"),
             (TimeoutError, "it does not answer: is that its address, and does a firewall let this through?"),
             (OSError, "nothing answers there: start PostgreSQL, or correct host and port"),
             (names.InterfaceError, "the connection was lost"),

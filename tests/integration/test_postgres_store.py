@@ -1,0 +1,368 @@
+"""PostgresStore beside other processes and programs, and when its database goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+
+import asyncpg
+import pytest
+
+from bbio import Busy, Conflict, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio.builtin import PostgresStore, postgres_database
+from bbio.conformance.cases import refused
+from bbio.errors import ConfigurationError
+from bbio.protocol import decode
+from tests.support.postgres import Relay, log, opened, processes
+from tests.support.servers import eventually, free_port
+
+
+@pytest.fixture
+async def psql(database_url):
+    """A connection of another program."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Nothing waits long for the next attempt."""
+    monkeypatch.setattr(postgres_database, "BACKOFF", (0.01, 0.1))
+
+
+async def start_error(dsn, **options):
+    """What the start of a store says."""
+    with pytest.raises(ConfigurationError) as caught:
+        async with opened(dsn, **options):
+            pass
+    return str(caught.value)
+
+
+# The start
+
+
+def test_it_needs_asyncpg_and_says_so(monkeypatch):
+    """Without the extra, the store says what to install."""
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(ConfigurationError, match=r"pip install bbio\[postgres\]"):
+        PostgresStore("postgresql://127.0.0.1/x")
+
+
+def test_it_needs_to_know_where(monkeypatch):
+    """The DSN is given, or in the environment; a wrong one is told at once."""
+    monkeypatch.delenv("BBIO_DATABASE_URL", raising=False)
+    for dsn in (None, "", "todos.db", "mysql://127.0.0.1/x"):
+        with pytest.raises(ConfigurationError, match="BBIO_DATABASE_URL"):
+            PostgresStore(dsn)
+    monkeypatch.setenv("BBIO_DATABASE_URL", "postgres://127.0.0.1/x")
+    assert PostgresStore().dsn == "postgres://127.0.0.1/x"
+
+
+async def test_a_database_that_cannot_be_used_is_told_at_the_start(database_url, psql):
+    """The text says what is wrong and how to mend it, and holds no password."""
+    nowhere = f"postgresql://ann:secret@127.0.0.1:{free_port()}/x"
+    said = await start_error(nowhere)
+    assert "start PostgreSQL, or correct host and port" in said
+    assert "secret" not in said
+    assert "createdb" in await start_error(database_url + "_no")
+    assert "DSN is wrong" in await start_error("postgresql://127.0.0.1:port/x")
+    await psql.execute("CREATE TABLE models (id text, title text)")
+    assert "name another" in await start_error(database_url, per_channel=True)
+    assert "name another" in await start_error(database_url, table="bbio_log")
+    assert "name another" in await start_error(database_url, table="x" * 49)
+    await psql.execute("CREATE TABLE wrong (id text, body json)")
+    assert "ALTER TABLE" in await start_error(database_url, table="wrong")
+    await psql.execute("UPDATE bbio_database SET version = 99")
+    assert "update bbio" in await start_error(database_url)
+
+
+async def test_a_server_that_never_answers_is_told_at_the_start():
+    """It takes no longer than the timeout."""
+
+    async def say_nothing(reader, writer):
+        await reader.read(-1)
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    assert "does not answer" in await start_error(f"postgresql://bbio@127.0.0.1:{port}/x", timeout=0.2)
+    silent.close()
+
+
+async def test_rights_that_are_missing_are_told(database_url, psql):
+    """A user who may not make tables is told where to look; with tables made and rights given, it works."""
+    role = f"role{id(psql)}"
+    await psql.execute(f"CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM public")
+    low = database_url.replace("://bbio@", f"://{role}@")
+    try:
+        assert "grant" in await start_error(low)
+        async with opened(database_url):
+            pass
+        await psql.execute(
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};"
+            f" GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"
+        )
+        async with opened(low) as models:
+            milk = await models.create({"n": 1})
+            assert await models.all() == [milk]
+    finally:
+        await psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_a_table_belongs_to_one_backend_of_a_process(database_url):
+    """Two backends of one name for it are a mistake."""
+    async with opened(database_url):
+        assert "two backends" in await start_error(database_url)
+
+
+async def test_processes_may_start_at_once(database_url):
+    """Each finds the tables made, by itself or another, and the models to begin with once."""
+
+    async def start(number):
+        async with opened(f"{database_url}?application_name=p{number}", models=[{"id": "1"}, {"id": 2}]) as models:
+            return await models.all()
+
+    assert await asyncio.gather(*map(start, range(6))) == [[{"id": "1"}, {"id": 2}]] * 6
+
+
+# Several processes
+
+
+async def test_processes_share_the_streams(database_url):
+    """Offsets have no hole and none is given twice; each operation is applied once, whoever gets it."""
+    async with processes(database_url, 3) as stores:
+
+        async def write(number):
+            with suppress(Conflict):
+                for n in range(8):
+                    store = stores[(number + n) % 3]
+                    await store.write("create", {"w": number, "n": n}, op=f"w{number // 2}:{n}", channel=str(n % 2))
+
+        await asyncio.gather(*map(write, range(20)))
+        for stream in ("c:0", "c:1"):
+            events = await log(stores[0], stream)
+            assert [event.offset for event in events] == list(range(1, len(events) + 1))
+            told = [event.offset for store in stores for event, _ in store.published if event.stream == stream]
+            assert sorted(told) == [event.offset for event in events]
+        operations = [event.op for stream in ("c:0", "c:1") for event in await log(stores[0], stream)]
+        assert sorted(operations) == sorted(set(operations))
+        assert len(await stores[1].all()) == len(operations)
+
+
+async def test_processes_lose_no_patch(database_url):
+    """Patches of one model from several processes all are in it, and its revisions grow along the stream."""
+    async with processes(database_url, 3) as stores:
+        milk = await stores[0].create({})
+        await asyncio.gather(
+            *(stores[n % 3].write("patch", {"id": milk["id"], f"f{n}": n}) for n in range(60)),
+        )
+        assert await stores[1].read(milk["id"]) == {**milk, **{f"f{n}": n for n in range(60)}}
+        revs = [event.rev for event in await log(stores[2])]
+        assert revs == sorted(set(revs))
+
+
+async def test_processes_that_make_the_same_model_make_one(database_url):
+    """With `upsert`, what another process has just made is updated."""
+    async with processes(database_url, 3, upsert=True) as stores:
+        for round in range(10):
+            await asyncio.gather(*(stores[n % 3].write("update", {"id": round, "n": n}) for n in range(12)))
+        events = await log(stores[0])
+        last = {decode(event.body)["id"]: decode(event.body) for event in events}
+        assert await stores[0].all() == sorted(last.values(), key=str)
+        for id in range(10):
+            revs = [event.rev for event in events if decode(event.body)["id"] == id]
+            assert revs == sorted(set(revs))
+            assert await stores[0].revision(id) == revs[-1]
+
+
+async def test_processes_tell_each_other(database_url):
+    """A write wakes the others, not its own process; what does not fit is said as `any stream`."""
+    async with processes(database_url, 2) as (one, two):
+        await one.write("create", {}, channel="home")
+        assert await two.published.checked() == [["c:home"]]
+        await asyncio.gather(*(one.write("create", {}, channel=f"{n}" * 250) for n in range(100, 140)))
+        assert None in await two.published.checked()
+        assert one.published.checks == []
+
+
+async def test_news_that_make_no_sense_are_ignored(database_url, psql, caplog):
+    """Whatever is said in the channel, the server lives; what is of another backend is not looked at."""
+    async with opened(database_url) as models:
+        for payload in ("", "x", "[]", '["a", 1]', '["", 99, ["c:"]]', '["", null, null]'):
+            await psql.execute("SELECT pg_notify('bbio', $1)", payload)
+        assert await models.published.checked() == [None]
+        assert caplog.text.count("is not bbio's") == 4
+
+
+async def test_deadlocks_are_tried_again(database_url, psql):
+    """Another program that locks models in another order is let through, and the write passes."""
+    async with opened(database_url) as models:
+        a, b = sorted([(await models.create({}))["id"], (await models.create({}))["id"]])
+        await psql.execute("SET deadlock_timeout = '10s'; BEGIN")
+        await psql.execute("SELECT FROM models WHERE id = $1 FOR UPDATE", b)
+        write = asyncio.gather(models.write("patch", {"id": a, "n": 1}), models.write("patch", {"id": b, "n": 1}))
+        blocked = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+
+        async def waits():
+            return await psql.fetchval(blocked) == 1
+
+        await eventually(waits)
+        await psql.execute("SELECT FROM models WHERE id = $1 FOR UPDATE", a)
+        await psql.execute("COMMIT")
+        await write
+        assert [model["n"] for model in await models.all()] == [1, 1]
+
+
+# Slow, busy, refusing
+
+
+async def test_a_model_that_another_program_holds_is_a_timeout_and_the_others_pass(database_url, psql):
+    """Writes of other models that wait together with it are applied."""
+    async with opened(database_url, timeout=0.5) as models:
+        held, free = await models.create({}), await models.create({})
+        async with psql.transaction():
+            await psql.execute("SELECT FROM models WHERE id = $1 FOR UPDATE", held["id"])
+            late, passed = await asyncio.gather(
+                models.write("patch", {**held, "n": 1}), models.write("patch", {**free, "n": 1}), return_exceptions=True
+            )
+            assert type(late) is Timeout
+            assert passed.record == {**free, "n": 1}
+        await models.write("patch", {**held, "n": 2})
+        assert [event.offset for event in await log(models)] == [1, 2, 3, 4]
+
+
+async def test_a_slow_database_is_a_timeout(database_url, psql):
+    """Reads and writes end in time, and go on when it is over."""
+    async with opened(database_url, timeout=0.3) as models:
+        milk = await models.create({})
+        async with psql.transaction():
+            await psql.execute("LOCK TABLE models")
+            for request in (models.read(milk["id"]), models.all(), models.create({}), models.write("delete", milk)):
+                await refused(request, "Timeout")
+        assert await models.all() == [milk]
+        assert await models.write("delete", milk)
+
+
+async def test_when_all_connections_are_in_use_the_answer_is_busy(database_url, psql):
+    """Whoever finds none in time is told to come again; then it works."""
+    async with opened(database_url, connections=1, timeout=0.5) as models:
+        milk = await models.create({})
+        async with psql.transaction():
+            await psql.execute("LOCK TABLE models")
+            outcomes = await asyncio.gather(models.all(), models.all(), models.all(), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {Timeout, Busy}
+        assert await models.all() == [milk]
+
+
+async def test_rules_of_the_table_refuse_one_write_and_not_the_others(database_url, psql, caplog):
+    """A user's own constraint makes a conflict, a value that PostgreSQL cannot keep a bad request."""
+    async with opened(database_url) as models:
+        await psql.execute("CREATE UNIQUE INDEX ON models ((body ->> 'name'))")
+        writes = [{"name": "a"}, {"name": "b"}, {"name": "a"}, {"name": "c\0"}, {"name": "d"}]
+        outcomes = await asyncio.gather(*(models.write("create", model) for model in writes), return_exceptions=True)
+        assert [type(outcome).__name__ for outcome in outcomes] == [
+            "Commit",
+            "Commit",
+            "Conflict",
+            "BadRequest",
+            "Commit",
+        ]
+        assert [event.offset for event, _ in models.published] == [1, 2, 3]
+        assert sorted(model["name"] for model in await models.all()) == ["a", "b", "d"]
+        for id in ("a\0b", "\ud800"):
+            await refused(models.read(id), "BadRequest")
+
+
+async def test_a_table_that_vanished_is_unavailable(database_url, psql, caplog):
+    """What PostgreSQL says goes into the log, not to clients."""
+    async with opened(database_url) as models:
+        await psql.execute("DROP TABLE models")
+        for request in (models.create({}), models.read("1"), models.all()):
+            assert "models" not in str(await refused(request, "Unavailable"))
+        assert caplog.text.count("UndefinedTableError") == 1
+
+
+# The database goes away
+
+
+async def test_lost_connections_are_made_again(database_url, psql):
+    """Terminated backends under load: writes pass or say so, and every one that passed is there once."""
+    async with opened(database_url) as models:
+        done = asyncio.Event()
+        acked = []
+
+        async def write(writer):
+            n = 0
+            while not done.is_set():
+                n += 1
+                with suppress(SyncError):
+                    acked.append((await models.write("create", {"w": writer, "n": n}, op=f"{writer}:{n}")).record["id"])
+
+        writers = [asyncio.ensure_future(write(writer)) for writer in range(5)]
+        for _ in range(10):
+            count = len(acked) + 20
+
+            async def wrote(count=count):
+                return len(acked) >= count
+
+            await eventually(wrote)
+            await psql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        done.set()
+        await asyncio.gather(*writers)
+        events = await log(models)
+        assert [event.offset for event in events] == list(range(1, len(events) + 1))
+        assert len({event.op for event in events}) == len(events)
+        stored = {model["id"] for model in await models.all()}
+        assert stored == {decode(event.body)["id"] for event in events}
+        assert set(acked) <= stored
+        assert None in await models.published.checked(), "the log is looked at when the listener is back"
+
+
+@pytest.mark.parametrize("op", [None, "c:1"])
+async def test_a_commit_whose_answer_is_lost_is_found_out(database_url, op):
+    """The connection dies after COMMIT was sent, or before it arrived: the write is applied once and acknowledged."""
+    async with Relay(database_url) as relay, opened(relay.dsn) as models:
+        for verdict in ("cut", "drop"):
+            commits = []
+
+            def on_send(data, verdict=verdict, commits=commits):
+                if b"COMMIT" in data and not commits:
+                    commits.append(data)
+                    return verdict
+                return ""
+
+            relay.on_send = on_send
+            commit = await models.write("create", {"n": verdict}, op=op and op + verdict)
+            assert commits
+            assert [model for model in await models.all() if model["n"] == verdict] == [commit.record]
+        assert [event.offset for event, _ in models.published] == [1, 2]
+        assert [event.offset for event in await log(models)] == [1, 2]
+
+
+async def test_a_commit_that_cannot_be_found_out_is_not_claimed(database_url):
+    """With an operation the client is to ask again, and is told; without, that nobody knows."""
+    async with Relay(database_url) as relay, opened(relay.dsn, timeout=0.3) as models:
+        lost = False
+
+        def on_send(data):
+            nonlocal lost
+            lost = lost or b"COMMIT" in data
+            return "cut" if lost else ""
+
+        relay.on_send = on_send
+        unsure = [models.write("create", {"n": 1}), models.write("create", {"n": 2}, op="c:1")]
+        outcomes = await asyncio.gather(*unsure, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [UnknownOutcome, Unavailable]
+        assert models.published == []
+        relay.on_send = lambda data: ""
+        again = await models.write("create", {"n": 2}, op="c:1")
+        assert again.duplicate
+        assert [event.offset for event in await log(models)] == [1, 2]
+        assert len(await models.all()) == 2
