@@ -13,7 +13,7 @@ ARGS ?=
 export UV_PYTHON_DOWNLOADS = never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test lint format types docs bench clean
+.PHONY: help setup demo test crash lint format types docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +29,9 @@ test: $(SET_UP) ## run all tests, in JavaScript and in Python (ARGS="-k stack" f
 	@$(BIN)/python tools/npm.py client test
 	@echo "== Python tests"
 	@$(BIN)/pytest -n 2 --dist loadgroup --cov=bbio $(ARGS)
+
+crash: $(SET_UP) ## kill a server while it writes, 50 times over
+	@BBIO_CRASH_ROUNDS=50 $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py $(ARGS)
 
 lint: $(SET_UP) ## check style and the floor plan
 	@$(BIN)/ruff check
