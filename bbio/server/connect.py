@@ -40,11 +40,15 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
     sio.on("disconnect", disconnect, namespace=namespace)
     if isinstance(sio, PlainServer):
 
-        async def sync(sid: str, *arguments: Any) -> tuple[Any, ...]:
-            return await sio.receive(sockets[sid], "sync", list(arguments))
+        async def receive(event: str, sid: str, arguments: tuple[Any, ...]) -> Any:
+            socket = sockets.get(sid)  # none when the client left before the library came to this event
+            return sio.not_handled if socket is None else await sio.receive(socket, event, list(arguments))
 
-        async def listen(sid: str, *arguments: Any) -> tuple[Any, ...]:
-            return await sio.receive(sockets[sid], "listen", list(arguments))
+        async def sync(sid: str, *arguments: Any) -> Any:
+            return await receive("sync", sid, arguments)
+
+        async def listen(sid: str, *arguments: Any) -> Any:
+            return await receive("listen", sid, arguments)
 
         sio.on("sync", sync, namespace=namespace)
         sio.on("listen", listen, namespace=namespace)

@@ -275,6 +275,11 @@ class FastSocket(async_socket.AsyncSocket):
         self.backlog -= 1
         return packet
 
+    async def receive(self, pkt: engine_packet.Packet) -> None:
+        if pkt.packet_type == engine_packet.UPGRADE:
+            raise exceptions.UnknownPacketError()
+        await super().receive(pkt)
+
     async def poll(self) -> list[engine_packet.Packet]:
         packets = cast(list[engine_packet.Packet], await super().poll())
         self._queued_bytes = 0
@@ -697,23 +702,32 @@ class FastServer(socketio.AsyncServer):
     async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
         socket = self.eio.sockets[eio_sid]
         namespace = namespace or "/"
-        known = namespace in self.handlers or namespace in self.namespace_handlers or namespace in self.namespaces
-        if not known:
-            socket.refusals += 1
-        if len(namespace) > protocol.MAX_NAME or socket.refusals > self._limits.bad_namespaces:
-            raise ValueError("too many or too long namespaces")
-        if namespace not in socket.clients and len(socket.clients) >= self._limits.namespaces:
+        if len(namespace) > protocol.MAX_NAME:
+            raise ValueError("too long a namespace")
+        if self.manager.sid_from_eio_sid(eio_sid, namespace) is not None:
+            raise ValueError("joined twice")
+        if len(socket.clients) >= self._limits.namespaces:
             raise ValueError("too many namespaces")
+        if not (namespace in self.handlers or namespace in self.namespace_handlers or namespace in self.namespaces):
+            self._count_refusal(socket)
         await super()._handle_connect(eio_sid, namespace, data)
+
+    def _count_refusal(self, socket: FastSocket) -> None:
+        socket.refusals += 1
+        if socket.refusals > self._limits.bad_namespaces:
+            raise ValueError("too many namespaces that do not exist")
 
     async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
         if type(data) is not list or not data or not _is_event_name(data[0]):
             raise ValueError("no event name")
-        socket = self.eio.sockets[eio_sid].clients.get(namespace or "/")
+        engine_socket = self.eio.sockets[eio_sid]
+        socket = engine_socket.clients.get(namespace or "/")
         if socket is not None and data[0] in ("sync", "listen"):
             self.gateway.reject(socket, id, BadRequest("binary data is no model"))
-            return
-        await super()._handle_event(eio_sid, namespace, id, data)
+        elif self.manager.sid_from_eio_sid(eio_sid, namespace or "/") is None:
+            self._count_refusal(engine_socket)  # it may have been sent before the client heard that it must leave
+        else:
+            await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _handle_ack(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
         # Ids of the server's own calls begin at 1; 0 would hit the library's counter.

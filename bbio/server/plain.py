@@ -47,14 +47,18 @@ class PlainLink:
 
     def __init__(self, sid: str) -> None:
         self.sid = sid
+        self.unanswered: set[asyncio.Future[tuple[Any, ...] | None]] = set()
 
     def joined(self, socket: ClientSocket) -> None:
         """The client has joined a namespace."""
 
     def left(self, socket: ClientSocket) -> None:
-        """The client has left a namespace."""
+        """The client has left a namespace: nobody waits for answers any more."""
+        for answer in self.unanswered:
+            if not answer.done():
+                answer.set_result(None)
 
-    def ack(self, socket: ClientSocket, ack_id: asyncio.Future[tuple[Any, ...]], arguments: bytes) -> None:
+    def ack(self, socket: ClientSocket, ack_id: asyncio.Future[tuple[Any, ...] | None], arguments: bytes) -> None:
         if not ack_id.done():
             ack_id.set_result(tuple(protocol.decode(arguments)))
 
@@ -85,13 +89,16 @@ class PlainServer(socketio.AsyncServer):
         """The link of a socket that joins a namespace."""
         return PlainLink(sid)
 
-    async def receive(self, socket: ClientSocket, event: str, arguments: list[Any]) -> tuple[Any, ...]:
+    async def receive(self, socket: ClientSocket, event: str, arguments: list[Any]) -> Any:
         """Hand an event to the gateway and wait for its ack."""
-        answer: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[Any, ...] | None] = asyncio.get_running_loop().create_future()
+        socket.link.unanswered.add(answer)
+        answer.add_done_callback(socket.link.unanswered.discard)
         try:
             protocol.check(arguments, self.gateway.limits.depth + 2)
         except BadRequest as err:
             self.gateway.reject(socket, answer, err)
         else:
             self.gateway.receive(socket, event, answer, arguments)
-        return await answer
+        arguments_of_ack = await answer
+        return self.not_handled if arguments_of_ack is None else arguments_of_ack
