@@ -103,10 +103,11 @@ Condition = Comparison | Either
 
 @attrs.frozen
 class Order:
-    """One field to sort by."""
+    """One field to sort by; with `tie` the id, where the client has named nothing that tells all models apart."""
 
     path: Path
     descending: bool
+    tie: bool = False
 
 
 @attrs.frozen
@@ -415,7 +416,7 @@ class _Reader:
             if path not in [known.path for known in order]:
                 order.append(Order(path, name.startswith("-")))
         if (order or paged) and self.id_path not in [known.path for known in order]:
-            order.append(Order(self.id_path, order[-1].descending if order else False))
+            order.append(Order(self.id_path, bool(order) and order[-1].descending, tie=True))
         return tuple(order)
 
     def _all(self, data: dict[str, Any], depth: int) -> tuple[Condition, ...]:

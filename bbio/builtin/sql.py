@@ -82,13 +82,13 @@ class Dialect:
         """The expressions of the id's key."""
         raise NotImplementedError
 
-    def id_order(self) -> list[str]:
-        """What to sort by the id with."""
-        raise NotImplementedError
+    def id_order(self, tie: bool) -> list[str]:
+        """What to sort by the id with; any order will do for a `tie`, best that of an index."""
+        return self.id_key()
 
-    def id_place(self, key: Key, bind: Bind) -> list[str]:
-        """An id's values for `id_order`."""
-        raise NotImplementedError
+    def id_place(self, key: Key, tie: bool, bind: Bind) -> list[str]:
+        """What these are for an id."""
+        return self.operands(key, bind)
 
     def like(self, path: Path, pattern: list[str], bind: Bind) -> str:
         """Whether a field, known to be a text, is like a pattern."""
@@ -125,11 +125,11 @@ class SQLite(Dialect):
     def id_key(self) -> list[str]:
         return [f"CASE typeof(id) WHEN 'text' THEN {TEXT} ELSE {NUMBER} END", "id"]
 
-    def id_order(self) -> list[str]:
+    def id_order(self, tie: bool) -> list[str]:
         # SQLite itself has numbers before texts.
         return ["id"]
 
-    def id_place(self, key: Key, bind: Bind) -> list[str]:
+    def id_place(self, key: Key, tie: bool, bind: Bind) -> list[str]:
         return [bind(key[1])]
 
     def like(self, path: Path, pattern: list[str], bind: Bind) -> str:
@@ -164,12 +164,6 @@ class PostgreSQL(Dialect):
 
     def id_key(self) -> list[str]:
         return self._key(self._at(self.id_path, self.literal), "{}")
-
-    def id_order(self) -> list[str]:
-        return self.id_key()
-
-    def id_place(self, key: Key, bind: Bind) -> list[str]:
-        return self.operands(key, bind)
 
     def like(self, path: Path, pattern: list[str], bind: Bind) -> str:
         return f"""({self._at(path, bind)} #>> '{{}}') COLLATE "C" LIKE {bind("".join(pattern))}"""
@@ -261,7 +255,7 @@ class Table:
     def index_expressions(self) -> dict[str, str]:
         """What each index is on, by a name for it."""
         statement = Statement(self)
-        id_columns = self.dialect.id_order()
+        id_columns = self.dialect.id_order(tie=True)
         return {
             "_".join(".".join(path) for path in paths): ", ".join(
                 [*self.scope, *(key for path in paths for key in statement.key(path)), *id_columns]
@@ -335,17 +329,20 @@ class Statement:
         return [
             (expression, one.descending)
             for one in order
-            for expression in (self._dialect.id_order() if one.path == self._dialect.id_path else self.key(one.path))
+            for expression in (
+                self._dialect.id_order(one.tie) if one.path == self._dialect.id_path else self.key(one.path)
+            )
         ]
 
     def places(self, order: Iterable[Order], after: Iterable[Key]) -> list[str]:
         """What those expressions are in the row to go on from."""
-        dialect = self._dialect
-        return [
-            place
-            for one, key in zip(order, after, strict=True)
-            for place in (dialect.id_place if one.path == dialect.id_path else dialect.operands)(key, self.bind)
-        ]
+        dialect, places = self._dialect, []
+        for one, key in zip(order, after, strict=True):
+            if one.path == dialect.id_path:
+                places += dialect.id_place(key, one.tie, self.bind)
+            else:
+                places += dialect.operands(key, self.bind)
+        return places
 
     def _term(self, condition: Condition) -> str:
         if isinstance(condition, Either):

@@ -26,6 +26,7 @@ CLAIMS = frozenset(
     {
         "ids",  # gives ids to what is created, strings or whole numbers
         "filters",  # answers a read with `options.data`
+        "queries",  # and all that docs/queries.md says of it; needs the option `queries` too
         "revisions",  # numbers what happens to a model, and refuses writes that are based on an older revision
         "persistent",  # keeps models when it stops, and finds them when it starts
         "atomic",  # keeps model, event and operation together, whatever interrupts a write
@@ -156,7 +157,8 @@ class Cases:
         """A store, not yet open. All that are made for one test keep the same models; another test has others.
 
         Parameters:
-            options: those of `id_attribute`, `upsert`, `per_channel`, `models` and `history` that the store claims.
+            options: those of `id_attribute`, `upsert`, `per_channel`, `models`, `history` and `queries` that the store
+                claims.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method make_store(self, **options)")
 
