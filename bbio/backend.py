@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from inspect import getattr_static
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 import msgspec
 
+from bbio.attempts import Attempts
 from bbio.decorators import Marked, check_hidden, check_methods, collect
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.protocol import MAX_NAME
@@ -23,10 +23,32 @@ from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.typed import as_record, enter, narrowed, plain, show
 
 EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
-RESERVED = ("compile", "emit", "layers", "log", "namespace", "open", "since", "stacks", "start", "stop", "use")
+RESERVED = (
+    "attempts",
+    "compile",
+    "emit",
+    "layers",
+    "log",
+    "namespace",
+    "open",
+    "publisher",
+    "recheck",
+    "since",
+    "stacks",
+    "start",
+    "stop",
+    "use",
+)
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
+
+
+class Outlet(Publisher, Protocol):
+    """The server's side of a backend: what its store publishes to, and those who listen."""
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask again whether those who listen may."""
 
 
 def default_name(cls: type) -> str:
@@ -56,6 +78,8 @@ class Backend:
         store: the layer that answers when nothing above did, or None.
         model: an attrs class, the schema of the models; anything that is JSON when None.
         unknown: with a model, whether fields it does not declare are `"reject"`ed or `"drop"`ped.
+        recheck_interval: seconds between two rounds of asking whether those who listen still may, see `recheck`;
+            no rounds when None.
 
     `schema` is what was made of `model`.
 
@@ -81,14 +105,17 @@ class Backend:
     store: Store | None = None
     model: ClassVar[type | None] = None
     unknown: ClassVar[str] = "reject"
+    recheck_interval: ClassVar[float | None] = None
 
     schema: Schema | None = None
 
     __bbio_layers__: ClassVar[tuple[Marked, ...]] = ()
     __bbio_used__: ClassVar[tuple[tuple[Any, tuple[str, ...]], ...]] = ()
 
+    attempts: Attempts
     log: Store
     namespace: str
+    publisher: Outlet
     stacks: dict[str, Stack]
     _spawn: Spawn | None = None
     # By identity: a backend may be a dataclass, which cannot be in a set.
@@ -160,13 +187,13 @@ class Backend:
             own.insert(0, _entry(self.schema))
         return [layer for group in (*reusable, _by_kind(own)) for layer in group]
 
-    def open(self, name: str, publisher: Publisher, spawn: Spawn) -> None:
+    def open(self, name: str, publisher: Outlet, spawn: Spawn) -> None:
         """Bind this instance to its name and compile its stacks. Called when it is served."""
         self.name = check_name(name)  # type: ignore[misc]
         self.namespace = "/" + name
-        # Operations being worked on, each with the duplicates that wait for it.
-        self.running_operations: dict[str, list[asyncio.Future[None]] | None] = {}
+        self.attempts = Attempts(self._plain)
         self._spawn = spawn
+        self.publisher = publisher
         declared = self.store if self.store is not None else Store()
         self.log = declared.open(self, publisher)
         if self.store is not None:
@@ -197,7 +224,9 @@ class Backend:
                 answer,
                 commit=self._commit,
                 find=log.find,
+                attempts=self.attempts,
                 write=write,
+                atomic=write is not None and log.atomic,
                 immediate=immediate,
                 show=shown,
             )
@@ -221,11 +250,14 @@ class Backend:
         items = [*self.middleware, *(item for item, _ in self.__bbio_used__)]
         return [item for item in items if isinstance(item, Middleware)]
 
+    def _plain(self, req: Request, result: Any) -> Any:
+        return result if self.schema is None else as_record(self.schema, result, req)
+
     async def _commit(self, req: Request, result: Any) -> None:
         """Log and publish a write that no store has committed."""
         record = req.model if result is None else result
         if self.schema is not None:
-            record = plain(self.schema, req) if result is None else as_record(self.schema, result, req)
+            record = plain(self.schema, req) if result is None else self._plain(req, result)
         req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
 
     async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
@@ -263,6 +295,19 @@ class Backend:
         stream = BACKEND_WIDE if channel is None else channel_stream(channel)
         # Encoded at once: what the caller does with the model afterwards must not show.
         self._spawn(self.log.append(stream, method, msgspec.Raw(self.log.encode(model))))
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask the `before` layers of `read` again whether those who listen may; who may not any more hears no more.
+
+        Call it when a permission has been taken away. An error of the server, a timeout or `Busy` drops nobody.
+
+        Parameters:
+            channel: only the listeners of this channel ("" is the default channel); all when None.
+
+        Example:
+            `await app.backends["messages"].recheck("staff")`
+        """
+        await self.publisher.recheck(channel)
 
 
 def _by_kind(layers: list[Layer]) -> list[Layer]:

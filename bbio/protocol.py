@@ -6,9 +6,9 @@ past a double, lone surrogates), keeps integers of any size exact and writes att
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -63,7 +63,8 @@ class Sync(msgspec.Struct, forbid_unknown_fields=True):
         if self.op is None:
             return 0
         channel = None if self.channel is UNSAID else self.channel
-        return zlib.crc32(_canonical.encode((self.method, self.model, self.options, channel, self.rev)))
+        payload = _canonical.encode((self.method, self.model, self.options, channel, self.rev))
+        return int.from_bytes(blake2b(payload, digest_size=8).digest(), "big", signed=True)
 
 
 class Listen(msgspec.Struct, frozen=True):

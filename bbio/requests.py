@@ -79,6 +79,9 @@ class Request(msgspec.Struct, eq=False):
     page: dict[str, Any] | None = None
     # What a typed model was made of (bbio.typed).
     entry: Any = None
+    # The operation it works at, while `Attempts` counts it as under way; whether it may leave that half done.
+    attempt: str | None = None
+    doubtful: bool = False
     # Most requests need neither of the two dicts.
     _session: dict[str, Any] | None = None
     _state: dict[str, Any] | None = None

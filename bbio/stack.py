@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 import msgspec
 
+from bbio.attempts import Attempts, refused
 from bbio.decorators import Marked, check_hidden, check_parameters, collect
-from bbio.errors import DefinitionError, StackError, SyncError
+from bbio.errors import DefinitionError, Forbidden, StackError, SyncError
 from bbio.requests import METHODS, Request, Response
 from bbio.streams import Commit
 
@@ -226,17 +228,40 @@ def _fold_before(layers: Sequence[Layer], below: Node) -> Node:
     return _telling(checked)
 
 
-def _fold_once(find: Find, below: Node) -> Node:
-    """Handlers that a known operation does not reach again: it gets the record of its first time."""
+def _fold_once(find: Find, attempts: Attempts, below: Node) -> Node:
+    """What a known operation does not reach again: it is answered as it was the first time."""
 
     async def once(req: Request, res: Response, above: Next | None) -> Any:
-        earlier = None if req.op is None else await find(req)
-        if earlier is None:
+        if req.op is None:
             return await below(req, res, None)
-        req.committed = earlier
-        return earlier.record
+        await attempts.begin(req)
+        earlier = await find(req)
+        if earlier is not None:
+            req.committed = earlier
+            return attempts.reply(req, earlier)
+        attempts.check(req)
+        req.doubtful = True
+        try:
+            result = await below(req, res, None)
+        except Exception as err:
+            if refused(err):
+                req.doubtful = False
+            raise
+        attempts.keep(req, result)
+        return result
 
     return _telling(once)
+
+
+def _fold_turn(attempts: Attempts, below: Node) -> Node:
+    """A store that tells by itself what it has applied, though perhaps not yet while it waits."""
+
+    async def turn(req: Request, res: Response, above: Next | None) -> Any:
+        if req.op is not None:
+            await attempts.begin(req)
+        return await below(req, res, None)
+
+    return _telling(turn)
 
 
 def _telling(node: Node) -> Node:
@@ -257,11 +282,13 @@ def _telling(node: Node) -> Node:
     return telling
 
 
-def _lowest(answer: Answer | Write, writes: bool = False) -> Node:
+def _lowest(answer: Answer | Write, writes: bool = False, atomic: bool = False) -> Node:
     """What answers when no layer did; of a write it keeps the commit."""
 
     async def lowest(req: Request, res: Response, above: Next | None) -> Any:
         try:
+            if atomic:
+                req.doubtful = False  # from here on the store knows
             result = await answer(req)
             if writes:
                 req.committed = result
@@ -291,12 +318,28 @@ class Stack:
         store: what answers when nothing above did; the bottom by default.
         commit: awaited with the request and the result of a write, to log and publish what the store did not.
         find: awaited with a request that has an operation id, to learn what the operation already came to.
+        attempts: the operations under way; given with `find`.
         write: awaited to write, in place of `store`.
+        atomic: whether `write` knows by itself which operations it has applied, see `Store.atomic`.
         immediate: whether the store never waits, see `Store.immediate`.
         show: called with the request and the response at last, to leave what the client may see.
     """
 
-    __slots__ = ("_after", "_before", "_commit", "_direct", "_on_error", "_show", "_top", "bare", "layers", "method")
+    __slots__ = (
+        "_after",
+        "_atomic",
+        "_attempts",
+        "_before",
+        "_commit",
+        "_direct",
+        "_immediate",
+        "_on_error",
+        "_show",
+        "_top",
+        "bare",
+        "layers",
+        "method",
+    )
 
     def __init__(
         self,
@@ -305,7 +348,9 @@ class Stack:
         store: Answer = bottom,
         commit: Callable[[Request, Any], Awaitable[None]] | None = None,
         find: Find | None = None,
+        attempts: Attempts | None = None,
         write: Write | None = None,
+        atomic: bool = False,
         immediate: bool = False,
         show: Callable[[Request, Response], None] | None = None,
     ) -> None:
@@ -321,11 +366,18 @@ class Stack:
         self._direct = None if above else write
         # Whether a request meets no code of the application, and nothing that waits.
         self.bare = immediate and not self.layers
-        self._top = self._fold(_lowest(store) if write is None else _lowest(write, writes=True), find)
+        self._atomic = atomic
+        self._immediate = immediate
+        self._attempts = attempts or Attempts()
+        lowest = _lowest(store) if write is None else _lowest(write, writes=True, atomic=atomic)
+        self._top = self._fold(lowest, find, self._attempts)
 
-    def _fold(self, node: Node, find: Find | None) -> Node:
+    def _fold(self, node: Node, find: Find | None, attempts: Attempts) -> Node:
+        once = None if find is None else partial(_fold_once, find, attempts)
         waiting: list[Layer] = []
         outermost = next((layer for layer in self.layers if layer.kind == "handler"), None)
+        if outermost is None and once is not None and not self._immediate:
+            node = _fold_turn(attempts, node) if self._atomic else once(node)
         for layer in reversed(self.layers):
             if layer.kind == "before":
                 waiting.insert(0, layer)
@@ -335,8 +387,8 @@ class Stack:
                     node = _fold_before(waiting, node)
                     waiting = []
                 node = _fold_around(layer, node)
-                if layer is outermost and find is not None:
-                    node = _fold_once(find, node)
+                if layer is outermost and once is not None:
+                    node = once(node)
         return _fold_before(waiting, node) if waiting else node
 
     async def run(self, req: Request, unexpected: Unexpected = lambda err, req: err) -> Response:
@@ -348,7 +400,9 @@ class Stack:
         """
         res = Response()
         try:
-            if self._direct is not None:
+            if self._direct is not None and (req.op is None or self._atomic):
+                if req.op is not None and not self._immediate:
+                    await self._attempts.begin(req)
                 req.committed = commit = await self._direct(req)
                 res.result = commit.record
                 res.body = commit.body
@@ -366,6 +420,9 @@ class Stack:
             await self._fail(err, req, res)
             if res.failure is not None and not isinstance(res.failure, SyncError):
                 res.failure = unexpected(res.failure, req)
+        finally:
+            if req.attempt is not None:
+                self._attempts.end(req)
         if self._show is not None:
             self._show_safely(req, res, unexpected)
         return res
@@ -382,6 +439,9 @@ class Stack:
         try:
             if self._before is not None:
                 await self._before(req, res, None)
+                if res.settled:
+                    # It answers a read with something else, such as nothing; that is no leave to listen.
+                    raise Forbidden("not allowed to listen")
         except Exception as err:
             await self._fail(err, req, res)
             # To recover is to answer a read with something else; it lets nobody listen.

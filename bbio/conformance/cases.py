@@ -115,6 +115,9 @@ class Published(list[tuple[Event, Any]]):
     def check(self, streams: Iterable[str] | None = None) -> None:
         """Nobody follows the streams of a test."""
 
+    async def recheck(self, channel: str | None = None) -> None:
+        """Nobody listens either."""
+
 
 @asynccontextmanager
 async def opened(declared: Store, name: str = "models") -> AsyncIterator[Opened]:

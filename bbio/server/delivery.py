@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -88,11 +88,11 @@ class Delivery:
         """Send the first pending event, whose writer has just had it as its reply."""
         self._fan_out(self._pending.popleft(), replied=True)
 
-    def resync(self, namespace: str, followed: Followed) -> None:
-        """Tell version-1 clients that a stream's events are lost."""
+    def send(self, links: Collection[Link], namespace: str, text: bytes) -> None:
+        """Send a Socket.IO event, given as JSON, after what is pending."""
         self.flush()
-        if followed.version_1:
-            self._lane.deliver(followed.version_1.values(), None, namespace, protocol.resync(followed.name))
+        if links:
+            self._lane.deliver(links, None, namespace, text)
 
     def _fan_out(self, entry: Pending, *, replied: bool) -> None:
         followed, event, origin = entry.followed, entry.event, entry.origin

@@ -111,36 +111,15 @@ class SyncExchange(Exchange):
 
     async def work(self) -> None:
         req = self.req
-        op = req.op
-        running = req.backend.running_operations
         try:
-            if op is not None:
-                # A concurrent duplicate waits for the first to end, and then finds its reply.
-                while op in running:
-                    await self._turn(running, op)
-                running[op] = None
-            try:
-                res = await self.gateway.registry.dispatch(req)
-                if op is None and res.failure is None and not self.socket.channels.get(req.channel):
-                    self.reply(protocol.reply(res.body or protocol.encode(res.result)))
-                else:
-                    self._answer(res)
-            finally:
-                if op is not None:
-                    for turn in running.pop(op) or ():
-                        if not turn.done():
-                            turn.set_result(None)
+            res = await self.gateway.registry.dispatch(req)
+            if req.op is None and res.failure is None and not self.socket.channels.get(req.channel):
+                self.reply(protocol.reply(res.body or protocol.encode(res.result)))
+            else:
+                self._answer(res)
         except BaseException as err:
             self.fail(err)
         self.finish()
-
-    async def _turn(self, running: dict[str, list[asyncio.Future[None]] | None], op: str) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        waiting = running[op]
-        if waiting is None:
-            waiting = running[op] = []
-        waiting.append(turn)
-        await turn
 
     def _answer(self, res: Response) -> None:
         if res.failure is not None:

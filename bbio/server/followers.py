@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from bbio import protocol
+from bbio.attempts import refused
 from bbio.backend import Backend
-from bbio.requests import WRITES, Socket
-from bbio.server.delivery import Delivery, Link, Pending
-from bbio.streams import Event, Position
+from bbio.errors import Busy
+from bbio.requests import WRITES, Request, Socket
+from bbio.server.delivery import Link, Pending
+from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
-    from bbio.server.exchanges import Exchange
+    from bbio.server.sockets import Gateway
 
 logger = logging.getLogger("bbio")
 
@@ -33,6 +36,8 @@ OWN_WRITES = 0.5
 RETRY = 0.01
 # Seconds until a log that could not be read is asked again.
 AGAIN = 1.0
+# Listeners that are admitted anew at the same time.
+AT_ONCE = 50
 
 
 class Followed:
@@ -74,18 +79,21 @@ class Followed:
         """Those who follow know all up to a position."""
         self.epoch, self.offset = position.epoch, position.offset
 
-    def merge(self, offset: Any, events: list[Event] | None, limit: int) -> tuple[Position, list[Event] | None]:
+    def merge(
+        self, epoch: Any, offset: Any, events: list[Event] | None, limit: int
+    ) -> tuple[Position, list[Event] | None]:
         """Where a client that now follows stands, and all events that it missed.
 
         Parameters:
-            offset: the place it claims, in this epoch.
+            epoch: the epoch of the place it claims.
+            offset: the offset of that place.
             events: what the log told of the time after that place, None when it could not tell.
             limit: how many bytes of models it may be sent.
 
         Returns: the position, and the events up to it; None for them at any doubt.
         """
         here = Position(self.epoch, self.offset)
-        if events is None or self.recent is None:
+        if events is None or epoch != self.epoch or self.recent is None:
             return here, None
         read = offset + len(events)
         missed = events + [event for event in self.recent if event.offset > read]
@@ -103,10 +111,9 @@ class Followers:
     """The followers of one backend's streams; what its store publishes to.
 
     Parameters:
+        gateway: the gateway.
         name: the backend's name.
         backend: the backend.
-        delivery: what all backends share.
-        exchanges: the requests that are being worked on.
     """
 
     __slots__ = (
@@ -114,28 +121,33 @@ class Followers:
         "_checking",
         "_closed",
         "_delivery",
-        "_exchanges",
         "_failing",
+        "_gateway",
         "_namespace",
         "_narrowed",
+        "_recheck_timer",
         "_streams",
         "_tasks",
         "_timer",
         "_unchecked",
+        "rechecks",
     )
 
-    def __init__(self, name: str, backend: Backend, delivery: Delivery, exchanges: Collection[Exchange]) -> None:
+    def __init__(self, gateway: Gateway, name: str, backend: Backend) -> None:
+        self._gateway = gateway
         self._backend = backend
         self._namespace = "/" + name
         self._narrowed = backend.schema is not None and backend.schema.has_roles
-        self._delivery = delivery
-        self._exchanges = exchanges
+        self._delivery = gateway.delivery
         self._streams: dict[str, Followed] = {}
         self._unchecked: set[str] = set()
         self._checking = False
         self._closed = False
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._recheck_timer: asyncio.TimerHandle | None = None
+        # How often permissions were looked at: who was admitted before the last time is asked again.
+        self.rechecks = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     # What a store calls
@@ -225,7 +237,7 @@ class Followers:
             self._tell(followed, event, origin)
         followed.epoch = position.epoch
         followed.offset = max([position.offset, *(event.offset for event, _ in early)])
-        self._delivery.resync(self._namespace, followed)
+        self._delivery.send(followed.version_1.values(), self._namespace, protocol.resync(followed.name))
 
     async def _own_writes(self, followed: Followed) -> None:
         """Wait for writes of legacy followers: what was read may hold them, and nobody is told of an own write."""
@@ -233,11 +245,11 @@ class Followers:
         until = loop.time() + OWN_WRITES
         running = [
             exchange
-            for exchange in self._exchanges
+            for exchange in self._gateway.exchanges
             if exchange.socket in followed.legacy and exchange.req.method in WRITES
         ]
         while loop.time() < until and any(  # noqa: ASYNC110 - a commit wakes nobody but its writer
-            exchange.req.committed is None and exchange in self._exchanges for exchange in running
+            exchange.req.committed is None and exchange in self._gateway.exchanges for exchange in running
         ):
             await asyncio.sleep(RETRY)
 
@@ -293,9 +305,10 @@ class Followers:
     async def close(self) -> None:
         """Look at no log any more."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._recheck_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._recheck_timer = None
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -309,6 +322,7 @@ class Followers:
         if followed is None:
             followed = self._streams[name] = Followed(name, self._narrowed)
             self._check_later(self._backend.log.check_interval)
+            self._recheck_later()
         return followed
 
     async def locate(self, streams: Iterable[Followed]) -> None:
@@ -357,3 +371,62 @@ class Followers:
     def _let_go(self, followed: Followed) -> None:
         if not (followed.legacy or followed.version_1 or followed.joining):
             self._streams.pop(followed.name, None)
+
+    # Who may
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
+        self.rechecks += 1
+        listeners = iter(
+            [
+                (socket, followed)
+                for followed in self._streams.values()
+                if followed.name != BACKEND_WIDE and (channel is None or followed.name == channel_stream(channel))
+                for socket in (*followed.legacy, *followed.version_1)
+            ]
+        )
+        await asyncio.gather(*(self._recheck_each(listeners) for _ in range(AT_ONCE)))
+
+    def _recheck_later(self) -> None:
+        seconds = self._backend.recheck_interval
+        if seconds is not None and self._recheck_timer is None and not self._closed:
+            self._recheck_timer = asyncio.get_running_loop().call_later(seconds, self._recheck_now)
+
+    def _recheck_now(self) -> None:
+        if self._streams:
+            self._spawn(self._recheck_periodically())
+        else:
+            self._recheck_timer = None
+
+    async def _recheck_periodically(self) -> None:
+        try:
+            await self.recheck()
+        finally:
+            self._recheck_timer = None
+            self._recheck_later()
+
+    async def _recheck_each(self, listeners: Iterator[tuple[ClientSocket, Followed]]) -> None:
+        for socket, followed in listeners:
+            if await self._is_refused(socket, followed.name[2:] or None):
+                self._drop(socket, followed)
+            await asyncio.sleep(0)
+
+    async def _is_refused(self, socket: ClientSocket, channel: str | None) -> bool:
+        req = Request("read", None, {}, self._backend, channel, socket, event="listen")
+        try:
+            async with asyncio.timeout(self._gateway.limits.deadline):
+                failure = await self._gateway.registry.admit(req)
+        except TimeoutError:
+            return False
+        return failure is not None and refused(failure) and not isinstance(failure, Busy)
+
+    def _drop(self, socket: ClientSocket, followed: Followed) -> None:
+        if socket.left:
+            return
+        version = socket.channels.pop(followed.name[2:] or None, 0)
+        self.unfollow(socket, [followed.name] if socket.channels else [followed.name, BACKEND_WIDE])
+        if socket.channels and not any(socket.channels.values()):
+            self.follow(socket, self.stream(BACKEND_WIDE), 0)
+        if version:
+            # Listening again, which is what it then does, tells it why.
+            self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))

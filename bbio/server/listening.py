@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from bbio import protocol
@@ -13,7 +12,8 @@ from bbio.server.followers import Followed, Followers
 from bbio.streams import BACKEND_WIDE, Event
 from bbio.typed import audience_of, narrowed
 
-logger = logging.getLogger("bbio")
+# The epoch and offset that a client claims, and the events after that place; None when the log cannot tell.
+Missed = tuple[Any, Any, list[Event] | None]
 
 
 class ListenExchange(Exchange, kw_only=True):
@@ -27,17 +27,22 @@ class ListenExchange(Exchange, kw_only=True):
 
     async def work(self) -> None:
         try:
-            failure = await self.gateway.registry.admit(self.req)
-            if failure is not None:
-                self.reply(protocol.error_reply(failure))
-            else:
-                await self._join()
+            followers = self.gateway.followers[self.req.backend.name]
+            rechecks = followers.rechecks
+            if await self._admitted():
+                await self._join(followers, rechecks)
         except BaseException as err:
             self.fail(err)
         self.finish()
 
-    async def _join(self) -> None:
-        followers, version = self.gateway.followers[self.req.backend.name], self.fields.version
+    async def _admitted(self) -> bool:
+        failure = await self.gateway.registry.admit(self.req)
+        if failure is not None:
+            self.reply(protocol.error_reply(failure))
+        return failure is None
+
+    async def _join(self, followers: Followers, rechecks: int) -> None:
+        version = self.fields.version
         streams = followers.join(protocol.followed(self.fields.channel))
         try:
             try:
@@ -46,6 +51,11 @@ class ListenExchange(Exchange, kw_only=True):
             except Exception as err:
                 self.reply(protocol.error_reply(self._unreadable(err)))
                 return
+            while rechecks != followers.rechecks:
+                # Permissions were looked at meanwhile, and this client was not among the listeners.
+                rechecks = followers.rechecks
+                if not await self._admitted():
+                    return
             # Nothing waits from here on: what is published next goes to this client too.
             self._go_live(followers, streams, missed)
         finally:
@@ -57,18 +67,16 @@ class ListenExchange(Exchange, kw_only=True):
         self.gateway.registry.internal_error(err, self.req)
         return Unavailable("what was missed cannot be read at the moment", retry_after=1.0)
 
-    async def _missed(self, followed: Followed) -> tuple[Any, list[Event] | None]:
+    async def _missed(self, followed: Followed) -> Missed:
         """The position a client claims, and the events after it; None when it makes no sense, or goes too far back."""
         epoch, offset = protocol.read_position(self.fields.since, followed.name)
         if epoch != followed.epoch or type(offset) is not int or not 0 <= offset < 2**63:
-            return offset, None
+            return epoch, offset, None
         if offset == followed.offset:
-            return offset, []
-        return offset, await self.req.backend.since(followed.name, epoch, offset)
+            return epoch, offset, []
+        return epoch, offset, await self.req.backend.since(followed.name, epoch, offset)
 
-    def _go_live(
-        self, followers: Followers, streams: list[Followed], missed: list[tuple[Any, list[Event] | None]]
-    ) -> None:
+    def _go_live(self, followers: Followers, streams: list[Followed], missed: list[Missed]) -> None:
         socket, channel, version = self.socket, self.fields.channel, self.fields.version
         if socket.left or self.replied:
             return
@@ -85,8 +93,8 @@ class ListenExchange(Exchange, kw_only=True):
             self.reply(self.gateway.listened)
             return
         told = {}
-        for followed, (offset, events) in zip(streams, missed, strict=True):
-            position, events = followed.merge(offset, events, self.gateway.limits.replay)
+        for followed, claimed in zip(streams, missed, strict=True):
+            position, events = followed.merge(*claimed, self.gateway.limits.replay)
             if followed.narrowed and events:
                 events = [narrowed(event, socket.audience) for event in events]
             told[followed.name] = protocol.stream_reply(position, events)

@@ -43,7 +43,7 @@ class Gateway:
 
     def add(self, name: str, backend: Backend) -> Followers:
         """Get ready for the clients of a backend; what comes back is what its store publishes to."""
-        followers = self.followers[name] = Followers(name, backend, self.delivery, self.exchanges)
+        followers = self.followers[name] = Followers(self, name, backend)
         return followers
 
     def open(self) -> None:
@@ -94,7 +94,7 @@ class Gateway:
             channel = fields.channel
             if channel is protocol.UNSAID:
                 channel = socket.last_channel
-            elif channel and channel not in socket.channels:
+            if channel and channel not in socket.channels:
                 raise Forbidden("listen to a channel before a sync names it")
             model, op = fields.model, fields.op
             req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)

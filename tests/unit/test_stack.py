@@ -778,6 +778,22 @@ async def test_recovering_lets_nobody_listen():
     assert isinstance(await served.registry.admit(served.request("read", event="listen")), Unauthorized)
 
 
+@pytest.mark.parametrize("answer", [[], None, [{"id": 1}]])
+async def test_a_before_layer_that_answers_a_read_admits_nobody(answer):
+    """To answer with something else, such as nothing, is a way to refuse; who cannot read cannot listen."""
+
+    class Quiet(Backend):
+        @before("read")
+        def members_only(self, req, res):
+            if req.channel == "staff":
+                res.end(answer)
+
+    served = Served(Quiet)
+    assert await served.registry.admit(served.request("read", event="listen")) is None
+    refused = await served.registry.admit(served.request("read", event="listen", channel="staff"))
+    assert isinstance(refused, Forbidden)
+
+
 async def test_an_unexpected_error_while_admitting_is_internal(caplog):
     """It is logged whole; the client gets an id."""
 
