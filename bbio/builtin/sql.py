@@ -364,6 +364,8 @@ class Statement:
         return _all([*equal[:last], f"{key[last]} {_COMPARED[operator]} {operands[last]}"])
 
     def _among(self, condition: Comparison) -> str:
+        if not condition.value:
+            return _any(())
         key = self.key(condition.path)
         groups: dict[tuple[str, ...], list[str]] = {}
         for value in condition.value:
