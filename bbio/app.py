@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import threading
@@ -206,7 +207,7 @@ class App:
             await web.TCPSite(runner, host, port).start()
         except OSError as err:
             await runner.cleanup()
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {err.strerror}; choose another port") from None
+            raise ConfigurationError(_why_not(err, host, port)) from None
         self._runner = runner
         self.port = runner.addresses[0][1]
         shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
@@ -252,6 +253,14 @@ class App:
         async with self.running(host, port):
             click.echo(f"bbio serves {', '.join(self.backends) or 'no backend'} on {self.url} (Ctrl-C stops it)")
             await stopped.wait()
+
+
+def _why_not(err: OSError, host: str, port: int) -> str:
+    if err.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is in use; stop what uses it, or choose another port"
+    if err.errno == errno.EACCES:
+        return f"port {port} is for privileged users; choose one above 1023"
+    return f"cannot listen on {host}:{port}: {err.strerror}; choose an address of this machine, or 0.0.0.0 for all"
 
 
 async def _logged(work: Coroutine[Any, Any, Any]) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,24 @@ from bbio.requests import METHODS
 
 RELOAD_INTERVAL = 0.5
 DEMO = Path(__file__).parent / "static" / "demo.html"
+HOST = click.option(
+    "--host",
+    default="127.0.0.1",
+    envvar="BBIO_HOST",
+    show_default=True,
+    show_envvar=True,
+    help="Address to listen on; 0.0.0.0 for all.",
+)
+PORT = click.option(
+    "--port",
+    default=3000,
+    type=click.IntRange(0, 65_535),
+    metavar="NUMBER",
+    envvar="BBIO_PORT",
+    show_default=True,
+    show_envvar=True,
+    help="TCP port; 0 takes a free one.",
+)
 
 
 def load(target: str) -> App:
@@ -34,22 +53,36 @@ def load(target: str) -> App:
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise click.ClickException(f"{target!r} names no application; write module:app, such as todos:app")
+    if module_name.endswith(".py"):
+        raise click.ClickException(f"{target!r} names a file; write {Path(module_name).stem}:{attribute}")
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except BbioError as err:
-        raise click.ClickException(f"{module_name} cannot be imported: {err}") from None
-    except ModuleNotFoundError as err:
-        raise click.ClickException(
-            f"there is no module {err.name!r}; run bbio in the folder that holds it, or install it"
-        ) from None
     except Exception as err:
-        raise click.ClickException(f"{module_name} cannot be imported: {type(err).__name__}: {err}") from None
+        if isinstance(err, ModuleNotFoundError) and f"{module_name}.".startswith(f"{err.name}."):
+            text = f"there is no module {err.name!r}; run bbio in the folder that holds it, or install it"
+        else:
+            kind = "" if isinstance(err, BbioError) else f"{type(err).__name__}: "
+            text = f"{module_name} cannot be imported: {kind}{err}{_place(err)}"
+        raise click.ClickException(text) from None
     app = getattr(module, attribute, None)
     if not isinstance(app, App):
-        found = "nothing of that name" if app is None else f"a {type(app).__name__}"
-        raise click.ClickException(f"{target}: {found}, but it must be a bbio.App: app = App(); app.serve(...)")
+        apps = [name for name, value in vars(module).items() if isinstance(value, App)]
+        hint = f"did you mean {module_name}:{apps[0]}?" if apps else "it must be one: app = App(); app.serve(...)"
+        wrong = f"{module_name} has no {attribute!r}" if app is None else f"{target} is no bbio.App"
+        raise click.ClickException(f"{wrong}; {hint}")
     return app
+
+
+def _place(err: Exception) -> str:
+    """Where in the user's code an error happened, to be put behind its text."""
+    package = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(err.__traceback__)
+        if not frame.filename.startswith((package, "<frozen importlib"))
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,10 +100,8 @@ def _serve(app: App, host: str, port: int) -> None:
 
 @main.command()
 @click.argument("target", metavar="MODULE:APP")
-@click.option("--host", default="127.0.0.1", envvar="BBIO_HOST", show_default=True, show_envvar=True, help="Address.")
-@click.option(
-    "--port", default=3000, type=click.IntRange(0, 65_535), envvar="BBIO_PORT", show_default=True, show_envvar=True
-)
+@HOST
+@PORT
 @click.option("--reload", is_flag=True, help="Start again when a Python file of this folder changes.")
 def run(target: str, host: str, port: int, reload: bool) -> None:
     """Serve the application APP of MODULE until Ctrl-C."""
@@ -118,15 +149,20 @@ def _reload(command: list[str]) -> NoReturn:
 @main.command()
 @click.argument("target", metavar="MODULE:APP")
 def stacks(target: str) -> None:
-    """Print the compiled stacks of every backend, layer by layer, with file and line."""
+    """Print what each sync passes, with file and line.
+
+    For every backend of the application APP of MODULE, and every sync method, the layers of its stack in order.
+    """
     for name, backend in load(target).backends.items():
         click.echo(f"{name} ({type(backend).__name__})")
         for method in METHODS:
             click.echo(f"  {method}")
             for layer in backend.stacks[method].layers:
                 click.echo(f"    {layer.kind:<9} {layer.name:<40} {layer.where}")
-            bottom = "the bottom: answers with the model" if backend.store is None else type(backend.store).__name__
-            click.echo(f"    {'store':<9} {bottom}")
+            if backend.store is None:
+                click.echo(f"    {'bottom':<9} answers with the model")
+            else:
+                click.echo(f"    {'store':<9} {type(backend.store).__name__}")
 
 
 def _postgres_stores(target: str) -> list[PostgresStore]:
@@ -203,8 +239,8 @@ def schema(target: str, form: str) -> None:
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", envvar="BBIO_HOST", show_default=True, help="Address.")
-@click.option("--port", default=3000, type=click.IntRange(0, 65_535), envvar="BBIO_PORT", show_default=True)
+@HOST
+@PORT
 def demo(host: str, port: int) -> None:
     """Serve the messages example: open its address in two windows."""
 
