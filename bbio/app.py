@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 from aiohttp import WSCloseCode, web
@@ -19,11 +19,13 @@ from aiohttp import WSCloseCode, web
 from bbio.errors import ConfigurationError
 from bbio.registry import Registry
 from bbio.server.connect import attach
-from bbio.server.engine import FastServer
 from bbio.server.http import Admission, asset_routes, health, http_logger
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
+
+if TYPE_CHECKING:
+    from bbio.server.engine import FastServer
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -34,6 +36,7 @@ except ImportError:  # pragma: no cover - there is none for Windows
 logger = logging.getLogger("bbio")
 
 CLOSE_TIME = 0.5
+HEALTH = "/healthz"
 # Seconds that an HTTP connection may idle, or take over the head of a request: longer than proxies keep theirs.
 KEEPALIVE = 75.0
 
@@ -92,7 +95,7 @@ class App:
             "cors_allowed_origins": lambda origin, environ=None: True,
         }
         self.sio: FastServer | PlainServer
-        self.sio = server = FastServer(self.limits, **options) if engine == "fast" else PlainServer(**options)
+        self.sio = server = _fast_server(self.limits, options) if engine == "fast" else PlainServer(**options)
         self._gateway = server.gateway = Gateway(self.backends, self.limits, server, event)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
@@ -140,8 +143,12 @@ class App:
     def mount(self, application: web.Application) -> web.Application:
         """Add the backends to an aiohttp application; they start and stop with it.
 
+        It gets routes below `/socket.io/`, those of `page`, and `/healthz` unless it has one already.
+
         Returns: the application.
         """
+        if not any(resource.canonical == HEALTH for resource in application.router.resources()):
+            application.router.add_get(HEALTH, health)
         application.router.add_route("*", "/socket.io/", self._admission.guard(self.sio.eio.handle_request))
         application.router.add_routes([*asset_routes(), *self._pages])
         application.on_startup.append(self._start)
@@ -197,7 +204,6 @@ class App:
         if self._runner is not None:
             raise ConfigurationError("this application runs already; stop it first, or make another App()")
         application = web.Application()
-        application.router.add_get("/healthz", health)
         self.mount(application)
         runner = web.AppRunner(
             application, access_log=None, logger=http_logger, shutdown_timeout=0.2, keepalive_timeout=KEEPALIVE
@@ -261,6 +267,17 @@ def _why_not(err: OSError, host: str, port: int) -> str:
     if err.errno == errno.EACCES:
         return f"port {port} is for privileged users; choose one above 1023"
     return f"cannot listen on {host}:{port}: {err.strerror}; choose an address of this machine, or 0.0.0.0 for all"
+
+
+def _fast_server(limits: Limits, options: dict[str, Any]) -> FastServer:
+    try:
+        from bbio.server.engine import FastServer
+    except ImportError as err:
+        raise ConfigurationError(
+            f"the fast engine relies on what the installed versions of its libraries do not have ({err}); "
+            f'install the versions that bbio names, or use App(engine="plain")'
+        ) from None
+    return FastServer(limits, **options)
 
 
 async def _logged(work: Coroutine[Any, Any, Any]) -> None:

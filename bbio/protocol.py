@@ -232,7 +232,7 @@ def read_listen(args: Any) -> Listen:
     if len(args) < 2 or args[1] is None:
         return Listen(channel, 0, {})
     extras = args[1]
-    if type(extras) is not dict or extras.get("v") != VERSION:
+    if type(extras) is not dict or type(extras.get("v")) is not int or extras["v"] != VERSION:
         raise BadRequest(f"the second argument of listen is {{v: {VERSION}, since}}")
     since = extras.get("since")
     return Listen(channel, VERSION, since if type(since) is dict and len(since) <= MAX_STREAMS else {})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bbio.backend import Backend
 from bbio.server.connection import ClientSocket, Connection
-from bbio.server.engine import FastServer
 from bbio.server.http import Admission
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
+
+if TYPE_CHECKING:
+    from bbio.server.engine import FastServer
 
 CONNECTION = "bbio.connection"
 

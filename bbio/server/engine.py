@@ -12,6 +12,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 from typing import Any, cast
 
 import engineio
@@ -80,10 +81,10 @@ def check_internals() -> None:
         f"{owner.__module__}.{owner.__qualname__}.{name}" for owner, name in INTERNALS if not hasattr(owner, name)
     ]
     if missing:
+        installed = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "python-engineio", "python-socketio"))
         raise ConfigurationError(
-            f"the fast engine relies on {', '.join(missing)}, which the installed versions do not have "
-            f"(python-socketio {socketio.__dict__.get('__version__', '?')}); install the versions bbio names, "
-            f'or use App(engine="plain")'
+            f"the fast engine relies on {', '.join(missing)}, which the installed versions do not have ({installed}); "
+            f'install the versions that bbio names, or use App(engine="plain")'
         )
 
 

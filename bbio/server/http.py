@@ -20,6 +20,7 @@ from bbio.server.quiet import NoHTTP, QuietLog
 STATIC = Path(__file__).parent.parent / "static"
 # Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
 LINGER = 1.0
+NOT_ALLOWED = "this origin is not allowed; App(cors=...) allows others, App(proxies=...) names the proxy in front"
 MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".map": "application/json"}
 
 http_logger = logging.getLogger("bbio.http")
@@ -35,7 +36,7 @@ class Admission:
     Parameters:
         origins: origins allowed besides the server's own; `"*"` allows all.
         hosts: the only host names the server answers to, None for any (a guard against DNS rebinding).
-        proxies: addresses or networks whose forwarded headers are believed.
+        proxies: addresses or networks whose forwarded headers (for, host, proto) are believed.
         limits: the application's limits.
 
     Raises:
@@ -78,14 +79,21 @@ class Admission:
             return forwarded.split(",")[0].strip().lower()
         return request.host.lower()
 
+    def _scheme(self, request: web.BaseRequest) -> str:
+        forwarded = request.headers.get("X-Forwarded-Proto")
+        if forwarded and self._trusted(request.remote):
+            return forwarded.split(",")[0].strip().lower()
+        return request.scheme
+
     def refusal(self, request: web.Request) -> web.Response | None:
         """The response that turns a request away; None when it may pass."""
         host = self._host(request)
         if self._hosts is not None and host not in self._hosts and host.rsplit(":", 1)[0] not in self._hosts:
-            return web.Response(status=403, text="this host name is not served")
-        origin = request.headers.get("Origin")
-        if origin is not None and not self._origin_allowed(origin, host):
-            return web.Response(status=403, text="this origin is not allowed")
+            return web.Response(status=403, text="this host name is not served; App(hosts=...) names those that are")
+        if not self._origin_allowed(request, host):
+            return web.Response(status=403, text=NOT_ALLOWED)
+        if "j" in request.query:
+            return web.Response(status=400, text="JSONP is not served: any site could read it")
         return self._body_refusal(request)
 
     def _body_refusal(self, request: web.Request) -> web.Response | None:
@@ -101,13 +109,14 @@ class Admission:
             return web.Response(status=413, text="the body is too large")
         return None
 
-    def _origin_allowed(self, origin: str, host: str) -> bool:
-        if "*" in self._origins or origin in self._origins:
+    def _origin_allowed(self, request: web.BaseRequest, host: str) -> bool:
+        if "*" in self._origins:
             return True
-        try:
-            return urlsplit(origin).netloc.lower() == host
-        except ValueError:
-            return False
+        origin = request.headers.get("Origin")
+        if origin is None:
+            # Programs say nothing of either; browsers leave out the origin alone, of their GET requests.
+            return request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
+        return origin in self._origins or _same_origin(origin, f"{self._scheme(request)}://{host}")
 
     def guard(self, handle: Handler) -> Handler:
         """The same handler behind this admission, with a deadline for bodies."""
@@ -135,6 +144,19 @@ class Admission:
             if request.transport is not None and not request.transport.is_closing():
                 raise
             return web.Response(status=499, text="the client is gone")  # no error of the server, and nobody reads it
+
+
+def _same_origin(one: str, other: str) -> bool:
+    try:
+        scheme, host, port = _origin(one)
+        return bool(host) and (scheme, host, port) == _origin(other)
+    except ValueError:
+        return False
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _has_body(request: web.Request) -> bool:

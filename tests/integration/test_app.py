@@ -6,6 +6,7 @@ import signal
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from bbio import App, Backend, ConfigurationError, FrozenError
 from bbio.builtin import Logger, MemoryStore
@@ -215,14 +216,35 @@ async def test_mounting_on_an_aiohttp_application(engine, join):
     await site.start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        async with aiohttp.ClientSession() as http, http.get(f"{url}/") as answer:
-            assert await answer.text() == "hello"
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{url}/") as answer:
+                assert await answer.text() == "hello"
+            async with http.get(f"{url}/healthz") as answer:
+                assert await answer.json() == {"status": "ok"}
         alice, bob = await join(url, "todos"), await join(url, "todos")
         milk = await alice.sync("create", {"title": "milk"})
         assert await bob.synced() == ("create", milk)
     finally:
         await runner.cleanup()
     await alice.wire.ended()
+
+
+async def test_an_application_keeps_its_own_health(engine):
+    """`/healthz` is added by `start` and `mount` alike, unless it is there."""
+
+    async def mine(request):
+        return web.Response(text="mine")
+
+    host = web.Application()
+    host.router.add_get("/healthz", mine)
+    async with TestClient(TestServer(App(engine=engine).mount(host))) as client:
+        assert await (await client.get("/healthz")).text() == "mine"
+    async with (
+        App(engine=engine).running() as url,
+        aiohttp.ClientSession() as http,
+        http.get(f"{url}/healthz") as answer,
+    ):
+        assert await answer.json() == {"status": "ok"}
 
 
 async def test_custom_events_beside_a_backend(engine, join):

@@ -75,7 +75,11 @@ def test_a_forwarded_host_is_believed_of_proxies_only(remote, served):
     ("origins", "origin", "allowed"),
     [
         (None, None, True),
-        (None, "https://example.org", True),
+        (None, "http://example.org", True),
+        (None, "http://EXAMPLE.org:80", True),
+        (None, "https://example.org", False),
+        (None, "http://example.org:8080", False),
+        (None, "http://example.org:x", False),
         (None, "https://other.test", False),
         (None, "null", False),
         (None, "http://[", False),
@@ -90,6 +94,43 @@ def test_origins(origins, origin, allowed):
     refused = admission(origins=origins).refusal(sent)
     assert (refused is None) is allowed
     assert allowed or refused.status == 403
+
+
+@pytest.mark.parametrize(
+    ("remote", "proto", "origin", "allowed"),
+    [
+        ("10.0.0.1", "https", "https://example.org", True),
+        ("10.0.0.1", "https, http", "https://example.org", True),
+        ("10.0.0.1", "https", "http://example.org", False),
+        ("192.0.2.1", "https", "https://example.org", False),
+        ("10.0.0.1", None, "http://example.org", True),
+    ],
+)
+def test_the_scheme_belongs_to_the_origin(remote, proto, origin, allowed):
+    """A page over http is another origin than one over https; a trusted proxy says which of them it serves."""
+    headers = [("Origin", origin)] if proto is None else [("Origin", origin), ("X-Forwarded-Proto", proto)]
+    assert (admission(proxies=["10.0.0.1"]).refusal(request(*headers, remote=remote)) is None) is allowed
+
+
+@pytest.mark.parametrize(
+    ("site", "cors", "allowed"),
+    [
+        ("same-origin", None, True),
+        ("none", None, True),
+        ("cross-site", None, False),
+        ("same-site", None, False),
+        ("cross-site", "*", True),
+    ],
+)
+def test_a_browser_that_says_no_origin_says_where_the_page_is(site, cors, allowed):
+    """Scripts and images of other sites are fetched without an origin."""
+    assert (admission(origins=cors).refusal(request(("Sec-Fetch-Site", site))) is None) is allowed
+
+
+def test_jsonp_is_not_served():
+    """It is there to be read by other sites."""
+    made = make_mocked_request("GET", "/?EIO=4&j=0", CIMultiDict([("Host", "example.org")]))
+    assert admission().refusal(made).status == 400
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,9 @@ def test_the_digest_tells_requests_apart():
     assert len({base, sync(op=op).digest, *others}) == 4
 
 
-@pytest.mark.parametrize("args", [None, {}, ["a", None, 1], [1], ["a", 1], ["a", {}], ["a", {"v": 2}]])
+@pytest.mark.parametrize(
+    "args", [None, {}, ["a", None, 1], [1], ["a", 1], ["a", {}]] + [["a", {"v": v}] for v in (2, True, 1.0, "1")]
+)
 def test_a_listen_of_another_form_is_refused(args):
     """A channel and, for version 1, an object that says so."""
     with pytest.raises(BadRequest):
