@@ -7,6 +7,7 @@ that all share, first models, then streams, so that offsets have no holes and th
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 import secrets
@@ -18,6 +19,7 @@ from typing import Any, Self
 import msgspec
 
 from bbio import BadRequest, Conflict, Request, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio.builtin import sql
 from bbio.builtin.documents import (
     OPERATION_AGE,
     OPERATION_COUNT,
@@ -32,11 +34,16 @@ from bbio.builtin.documents import (
     repeated,
 )
 from bbio.builtin.postgres_database import Database, OutOfDate, driver, is_in_the_way, is_lost, is_refused, is_slow
+from bbio.builtin.postgres_queries import queries_of
 from bbio.builtin.postgres_tables import CHANNEL, Table, body_text, id_text, quote
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
+from bbio.query import Query
 from bbio.store import Publisher
 from bbio.streams import Commit, Event, Position
+
+# Seconds for a change of a table, which may be a large one.
+LONG = 3600.0
 
 # A stream's history is trimmed each time it has grown by so many events.
 TRIM_EVERY = 250
@@ -171,6 +178,12 @@ HAS_TRIGGERS = """
 """
 
 
+INDEXES = """
+    SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid
+    WHERE indrelid = to_regclass(quote_ident($1)) AND relname ~ '^bbio_[0-9a-f]{16}$'
+"""
+
+
 class Lookup(Job, kw_only=True):
     """A model to be read by its key, or an operation to be found, together with others."""
 
@@ -216,6 +229,8 @@ class PostgresStore(DocumentStore):
         per_channel: whether every channel has models of its own.
         models: the models to begin with, when the table is new; each needs an id.
         history: how much of each stream is kept for clients that come back.
+        index: the fields that queries ask for: names, or tuples of names that are asked for together.
+        queries: how much a query of a client may ask for.
 
     Raises:
         ConfigurationError: asyncpg is not installed, or there is no DSN; at the start of the application: the database
@@ -228,6 +243,7 @@ class PostgresStore(DocumentStore):
     """
 
     definition: Table
+    _queries: sql.Table
     backend_id: int
     _begin: str
     _database: Database
@@ -356,17 +372,36 @@ class PostgresStore(DocumentStore):
         if not found:
             await connection.execute(self.definition.create())
             await self._insert_initial(connection)
-            return
-        self.definition, statements = self.definition.adapted(dict(found))
-        missing = {column.name for column in self.definition.columns if column.required} - dict(found).keys()
+        else:
+            await self._adapt(connection, dict(found))
+        self._queries = queries_of(self.definition, self.indexes)
+        await self._index(connection)
+
+    async def _adapt(self, connection: Any, found: dict[str, str]) -> None:
+        """Bring a table that is there up to date; what it holds stays."""
+        name = self.table
+        self.definition, statements = self.definition.adapted(found)
+        missing = {column.name for column in self.definition.columns if column.required} - found.keys()
         if missing and await connection.fetchval(f"SELECT EXISTS (SELECT FROM {quote(name)})"):
             raise ConfigurationError(
                 f"the table {name!r} holds models without {', '.join(sorted(missing))}: give what is new a default"
             )
         for statement in statements:
-            await connection.execute(statement)
+            await connection.execute(statement, timeout=LONG)
         if statements and await connection.fetchval(HAS_TRIGGERS, name):
             await connection.execute(self.definition.triggers())
+
+    async def _index(self, connection: Any) -> None:
+        """Make the indexes that are declared, and drop those that are no more."""
+        declared = {}
+        for expressions in self._queries.index_expressions().values():
+            digest = hashlib.blake2b(f"{self.table} {expressions}".encode(), digest_size=8).hexdigest()
+            declared[f"bbio_{digest}"] = expressions
+        found = {row[0] for row in await connection.fetch(INDEXES, self.table)}
+        for name in found - declared.keys():
+            await connection.execute(f"DROP INDEX {name}")
+        for name in declared.keys() - found:
+            await connection.execute(f"CREATE INDEX {name} ON {quote(self.table)} ({declared[name]})", timeout=LONG)
 
     async def _insert_initial(self, connection: Any) -> None:
         if self._initial:
@@ -639,10 +674,10 @@ class PostgresStore(DocumentStore):
             for job in jobs:
                 job.error = error
 
-    async def _fetch(self, statement: str, *values: Any) -> list[Any]:
+    async def _fetch(self, statement: str, *values: Any, timeout: float | None = None) -> list[Any]:
         try:
             async with self._database.connections.one() as connection:
-                rows: list[Any] = await connection.fetch(statement, *values, timeout=self.timeout)
+                rows: list[Any] = await connection.fetch(statement, *values, timeout=timeout or self.timeout)
                 return rows
         except Exception as err:
             raise self._database.error(err) from None
@@ -657,14 +692,20 @@ class PostgresStore(DocumentStore):
                 raise self.unknown(key)
             req.revs = {key: row[0]}
             return decode(row[1])
-        wanted = req.options.get("data")
-        if wanted is not None and not isinstance(wanted, dict):
-            raise BadRequest("options.data must be an object: the values that the models to read have")
-        statement, values = self.definition.list(channel, wanted or {})
-        rows = await self._fetch(statement, *values)
-        models = [decode(body) for _, body in rows]
-        req.revs = {model[self.id_attribute]: row[0] for model, row in zip(models, rows, strict=True)}
-        return models
+        query = self.query(req)
+        asked = query or Query(limits=self.queries)
+        scope = (channel,) if self._per_channel else ()
+        statement, values = self._queries.select(asked, scope, "id")
+        rows = await self._fetch(statement, *values, timeout=asked.limits.seconds)
+        total = None
+        if asked.count:
+            statement, values = self._queries.count(asked, scope)
+            ((total,),) = await self._fetch(statement, *values, timeout=asked.limits.seconds)
+        page = asked.cut([decode(body) for _, body in rows], total)
+        req.revs = {model[self.id_attribute]: row[0] for model, row in zip(page.models, rows, strict=False)}
+        if query is not None:
+            req.page = page.to_json()
+        return page.models
 
     async def find(self, req: Request) -> Commit | None:
         """What an operation already came to, None when it is new."""

@@ -26,6 +26,9 @@ LOCK = 0x6262696F
 # model, and no two writers wait for each other. A block has more numbers than a transaction has writes.
 REVISIONS = 1_000
 
+# Whether the column `id` holds a number.
+NUMBER_ID = "id ~ '^(0|-?[1-9][0-9]{0,18})$'"
+
 # Each entry brings a database one version further; what is here is never changed, only added to.
 MIGRATIONS = (
     f"""
@@ -45,9 +48,17 @@ MIGRATIONS = (
         CONSTRAINT bbio_operations_once UNIQUE (backend, operation));
     CREATE SEQUENCE bbio_revisions INCREMENT BY {REVISIONS};
 
+    -- As texts that sort as the times do, whatever the settings of a session.
+    CREATE FUNCTION bbio_text(value timestamptz) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+        SELECT to_char(value AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    $$;
+    CREATE FUNCTION bbio_text(value date) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+        SELECT to_char(value, 'YYYY-MM-DD')
+    $$;
+
     -- The id of a model as JSON: a number is kept as its digits, a string that looks like one in quotes.
     CREATE FUNCTION bbio_id(id text) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-        SELECT CASE WHEN id ~ '^(0|-?[1-9][0-9]{{0,18}})$' OR id LIKE '"%' THEN id::jsonb ELSE to_jsonb(id) END
+        SELECT CASE WHEN {NUMBER_ID} OR left(id, 1) = '"' THEN id::jsonb ELSE to_jsonb(id) END
     $$;
 
     -- Number an event, log it and wake the servers: what a trigger does for a write that another program made.
@@ -191,6 +202,16 @@ class Column:
             write,
         )
 
+    @property
+    def is_number(self) -> bool:
+        """Whether it holds numbers that are numbers in JSON."""
+        return self.type in ("bigint", "double precision")
+
+    @property
+    def text(self) -> str:
+        """What a text in JSON is, in SQL with `{}` for the column; an empty one for what is no text."""
+        return self.read if self.type not in ("boolean", "jsonb") and not self.is_number else "''"
+
     def declared(self) -> str:
         """It, as it is declared when it is added to a table."""
         return f"{quote(self.name)} {self.type}" + ("" if self.default == "NULL" else f" DEFAULT {self.default}")
@@ -215,13 +236,9 @@ TYPES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "integer": ("bigint", ("integer", "smallint"), "{}"),
     "number": ("double precision", ("real",), "{}"),
     "decimal": ("numeric", (), "{}::text"),
-    "date-time": (
-        "timestamp with time zone",
-        (),
-        """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
-    ),
-    "date": ("date", (), "{}"),
-    "uuid": ("uuid", (), "{}"),
+    "date-time": ("timestamp with time zone", (), "bbio_text({})"),
+    "date": ("date", (), "bbio_text({})"),
+    "uuid": ("uuid", (), "{}::text"),
 }
 
 DOCUMENT = Column("body", "jsonb", ("jsonb",))
@@ -236,12 +253,14 @@ class Table:
         id_attribute: the name of the id in a model.
         per_channel: whether every channel has models of its own.
         columns: what it has beside the id, the revision and, with `per_channel`, the channel.
+        private: fields that never leave the server.
     """
 
     name: str
     id_attribute: str
     per_channel: bool
     columns: tuple[Column, ...] = (DOCUMENT,)
+    private: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, id_attribute: str, per_channel: bool, schema: Schema | None) -> Table:
@@ -259,7 +278,8 @@ class Table:
                     f"{schema.cls.__name__}.{column.name} cannot be a column of the table {name!r}, which has its own "
                     f"id, rev and channel, and names of at most 63 bytes; rename the field"
                 )
-        return cls(name, id_attribute, per_channel, columns)
+        private = tuple(field.name for field in schema.fields.values() if field.private)
+        return cls(name, id_attribute, per_channel, columns, private)
 
     @property
     def key(self) -> list[str]:
@@ -312,13 +332,22 @@ class Table:
         """Whether models are kept as documents."""
         return self.columns == (DOCUMENT,)
 
-    def whole(self, row: str) -> str:
-        """The model in a row, as JSON text."""
+    def whole(self, row: str, public: bool = False) -> str:
+        """The model in a row, as JSON text.
+
+        Parameters:
+            row: the name of the row.
+            public: whether private fields are left out.
+        """
         id = f"bbio_id({row}.id)"
+        hidden = self.private if public else ()
         if self.is_document:
-            return f"({row}.body || jsonb_build_object({literal(self.id_attribute)}, {id}))::text"
+            body = "".join([f"{row}.body", *(f" - {literal(name)}" for name in hidden)])
+            return f"({body} || jsonb_build_object({literal(self.id_attribute)}, {id}))::text"
         fields = "".join(
-            f", {column.read.format(f'{row}.{quote(column.name)}')} AS {quote(column.name)}" for column in self.columns
+            f", {column.read.format(f'{row}.{quote(column.name)}')} AS {quote(column.name)}"
+            for column in self.columns
+            if column.name not in hidden
         )
         return f"row_to_json((SELECT w FROM (SELECT {id} AS {quote(self.id_attribute)}{fields}) w))::text"
 
@@ -341,22 +370,6 @@ class Table:
             f"SELECT {key}, t.rev, {self.whole('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
             f" JOIN {quote(self.name)} t ON {self._is_key()}" + (f" ORDER BY {key} {lock}" if lock else "")
         )
-
-    def list(self, channel: str, wanted: dict[str, Any]) -> tuple[str, list[Any]]:
-        """The models of a channel that have these values: a statement, and what is bound to it."""
-        terms, values = [], []
-        document = f"{self.whole('t')}::jsonb"
-        if self.per_channel:
-            values.append(channel)
-            terms.append("t.channel = $1")
-        for name, value in wanted.items():
-            values.append(body_text(encode({name: value})))
-            # Containment finds its rows in a GIN index; within lists and objects, equality asks for more.
-            terms.append(f"{document} @> ${len(values)}::jsonb")
-            if isinstance(value, (dict, list)):
-                terms.append(f"{document} = {document} || ${len(values)}::jsonb")
-        where = f" WHERE {' AND '.join(terms)}" if terms else ""
-        return f"SELECT t.rev, {self.whole('t')} FROM {quote(self.name)} t{where} ORDER BY t.id", values
 
     def insert(self) -> str:
         """Add models: arrays of keys, revisions and models."""
@@ -403,12 +416,12 @@ BEGIN
         END IF;
     END IF;
     IF TG_OP = 'DELETE' OR (appeared AND TG_OP = 'UPDATE') THEN
-        PERFORM bbio_tell({backend}, {stream.format("OLD")}, 'delete', {self.whole("OLD")}, revision);
+        PERFORM bbio_tell({backend}, {stream.format("OLD")}, 'delete', {self.whole("OLD", True)}, revision);
     END IF;
     IF TG_OP <> 'DELETE' THEN
         UPDATE {table} AS t SET rev = revision WHERE {this};
         PERFORM bbio_tell({backend}, {stream.format("NEW")}, CASE WHEN appeared THEN 'create' ELSE 'update' END,
-            {self.whole("NEW")}, revision);
+            {self.whole("NEW", True)}, revision);
     END IF;
     RETURN NULL;
 END $bbio$;
