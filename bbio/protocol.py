@@ -62,7 +62,7 @@ class Sync(msgspec.Struct, forbid_unknown_fields=True):
         """What tells this operation's payload from another's."""
         if self.op is None:
             return 0
-        channel = None if self.channel is UNSAID else self.channel
+        channel = None if self.channel is UNSAID else self.channel or None
         payload = _canonical.encode((self.method, self.model, self.options, channel, self.rev))
         return int.from_bytes(blake2b(payload, digest_size=8).digest(), "big", signed=True)
 

@@ -1,0 +1,119 @@
+"""Operations over the wire: lost acks, retries, duplicates, swapped payloads; and the race of joining."""
+
+import pytest
+
+from bbio import Backend
+from bbio.builtin import MemoryStore, SQLiteStore
+from tests.support.listeners import SharedStore, until
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def backend(request, tmp_path):
+    """A backend over each of the stores that need no server."""
+
+    class Todos(Backend):
+        store = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "todos.db")
+
+    return Todos
+
+
+def create(n=1, **model):
+    """The request of an operation."""
+    return {"method": "create", "model": model or {"title": "milk"}, "options": {}, "op": {"c": "ann", "n": n}}
+
+
+async def test_a_lost_ack_and_a_retry(serve, join, backend):
+    """The connection breaks before the ack arrives; on the next one the retry gets the reply that was lost."""
+    app = await serve(backend)
+    listener, ann = await join(app, "todos"), await join(app, "todos", ...)
+    await ann.namespace.start("sync", create())
+    event = await listener.synced()  # it was committed
+    ann.wire.abort()
+    ann = await join(app, "todos", ...)
+    first, second = [await ann.namespace.call("sync", create()) for _ in range(2)]
+    assert first == second
+    assert first[:2] == [None, event[1]]
+    other = await ann.sync("create", {"title": "beer"})
+    assert await listener.synced() == ("create", other)
+    assert len(await ann.sync("read")) == 2
+
+
+async def test_duplicates_at_the_same_time(serve, join, backend):
+    """Twenty attempts over four connections, sent together: one model, one event, one reply twenty times."""
+    app = await serve(backend)
+    listener = await join(app, "todos")
+    clients = [await join(app, "todos", ...) for _ in range(4)]
+    asked = [(client, await client.namespace.start("sync", create())) for _ in range(5) for client in clients]
+    replies = [await client.namespace.reply(id) for client, id in asked]
+    assert all(reply == replies[0] for reply in replies)
+    assert await listener.synced() == ("create", replies[0][1])
+    other = await clients[0].sync("create", {"title": "beer"})
+    assert await listener.synced() == ("create", other)
+    assert await clients[0].sync("read") == [replies[0][1], other]
+
+
+async def test_a_swapped_payload(serve, join, backend):
+    """Another request under a used operation id is a conflict, at the same time or later, and has no effect."""
+    app = await serve(backend)
+    ann = await join(app, "todos", ...)
+    asked = [await ann.namespace.start("sync", create(title=title)) for title in ("milk", "beer")]
+    kept, swapped = [await ann.namespace.reply(id) for id in asked]
+    assert kept[1]["title"] == "milk"
+    assert swapped[0]["error"]["name"] == "Conflict"
+    same = await ann.namespace.call("sync", {**create(), "channel": ""})
+    assert same == kept
+    for change in ({"method": "delete", "model": kept[1]}, {"options": {"a": 1}}, {"rev": 1}, {"model": {}}):
+        (refused,) = await ann.namespace.call("sync", {**create(), **change})
+        assert refused["error"]["name"] == "Conflict"
+    assert await ann.sync("read") == [kept[1]]
+
+
+async def test_every_write_is_applied_once(serve, join, backend):
+    """Updates, patches and deletes as well: a retried delete is no NotFound, a retried update undoes no later one."""
+    app = await serve(backend)
+    ann = await join(app, "todos", ...)
+    (_, milk, *_) = await ann.namespace.call("sync", create())
+    writes = [("update", {"id": milk["id"], "n": 1}), ("patch", {"id": milk["id"], "m": 2}), ("delete", milk)]
+    replies = []
+    for n, (method, model) in enumerate(writes, 2):
+        replies.append(await ann.namespace.call("sync", {"method": method, "model": model, "op": {"c": "ann", "n": n}}))
+    again = [
+        await ann.namespace.call("sync", {"method": method, "model": model, "op": {"c": "ann", "n": n}})
+        for n, (method, model) in enumerate(writes, 2)
+    ]
+    assert again == replies
+    assert [reply[0] for reply in replies] == [None] * 3
+    assert [reply[2]["o"] for reply in replies] == [2, 3, 4]
+    assert await ann.sync("read") == []
+
+
+async def test_the_race_of_joining(serve, join):
+    """A write that commits while a client's history is read is told to it exactly once, on either engine."""
+
+    class Todos(Backend):
+        store = SharedStore()
+
+    app = await serve(Todos)
+    store = app.backends["todos"].log
+    writer, ann = await join(app, "todos"), await join(app, "todos", ...)
+    first = await writer.namespace.call("sync", {"method": "create", "model": {}, "op": {"c": "w", "n": 0}})
+    place = first[2]
+    for n in range(3):
+        await writer.sync("create", {"n": n})
+    store.gate.clear()
+    listening = await ann.namespace.start("listen", None, {"v": 1, "since": {"c:": [place["e"], place["o"]]}})
+    await until(lambda: ("since", "c:", 1) in store.asked)
+    for n in range(3, 6):
+        await writer.sync("create", {"n": n})
+    store.gate.set()
+    (listened,) = await ann.namespace.reply(listening)
+    for n in range(6, 9):
+        await writer.sync("create", {"n": n})
+    told = listened["streams"]["c:"]
+    assert told["recovered"] is True
+    seen = [(model["n"], at["o"]) for _, model, at in told["events"]]
+    while len(seen) < 9:
+        _, _, model, at = await ann.namespace.event()
+        if at["o"] > told["offset"]:
+            seen.append((model["n"], at["o"]))
+    assert seen == [(n, n + 2) for n in range(9)]
