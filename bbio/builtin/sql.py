@@ -230,12 +230,17 @@ class Table:
         # an index gives, in order, and no part is begun before it is needed.
         branches: list[str] = []
         pinned = set(statement.pinned)
+        same: dict[str, str] = {}
         for (expression, descending), place in zip(order, places, strict=True):
             if expression in pinned:
                 continue
-            part = [*terms, f"{expression} {'<' if descending else '>'} {place}"]
+            beyond = "<" if descending else ">"
+            # The place is a closer bound than one of the query; SQLite must not take the other for the index.
+            further = {(expression, beyond), *((one, sign) for one in same for sign in "<>")}
+            rest = [statement.aside[term] if statement.bounds.get(term) in further else term for term in terms]
+            part = [f"{expression} {beyond} {place}", *same.values(), *rest]
             branches.insert(0, f"SELECT * FROM ({self._sorted(part, order, pinned, default_order)}{limit})")
-            terms.append(f"{expression} = {place}")
+            same[expression] = f"{expression} = {place}"
             pinned.add(expression)
         return " UNION ALL ".join(branches) + limit, statement.parameters
 
@@ -293,6 +298,9 @@ class Statement:
         self.parameters: list[Any] = []
         # Expressions that are the same in all rows that match.
         self.pinned: set[str] = set()
+        # Of terms that are bounds: the expression and the sign, and the same term in words that no index is used for.
+        self.bounds: dict[str, tuple[str, str]] = {}
+        self.aside: dict[str, str] = {}
         self._table = table
         self._dialect = table.dialect
         self._declared = {path for paths in table.indexes for path in paths}
@@ -361,7 +369,11 @@ class Statement:
         if operator == "$ne":
             return f"NOT {_all(equal)}"
         last = self._dialect.significant(rank) - 1
-        return _all([*equal[:last], f"{key[last]} {_COMPARED[operator]} {operands[last]}"])
+        compared = f"{key[last]} {_COMPARED[operator]} {operands[last]}"
+        term = _all([*equal[:last], compared])
+        self.bounds[term] = (key[last], _COMPARED[operator][0])
+        self.aside[term] = _all([*equal[:last], "+" + compared])
+        return term
 
     def _among(self, condition: Comparison) -> str:
         if not condition.value:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bbio.builtin.sql import PostgreSQL, SQLite, Table, read_indexes
 from bbio.query import Page, Query
 
-FIELDS = ("a", "b", "n.x", "n.y z", "n", "a.a", "none", "a'b; --", "é", "0", "n.0", "_id")
+FIELDS = ("a", "b", "a", "b", "n.x", "n.y z", "n", "a.a", "none", "a'b; --", "é", "0", "n.0", "_id")
 INDEXED = (["a", ("b", "a"), ("n.x", "n.y z")], [])
 
 # What databases take for something else: wildcards, quotes, escapes, letters that differ in case only, characters
@@ -58,26 +58,24 @@ patterns = st.lists(
     st.sampled_from(["%", "_", "\\%", "\\_", "\\\\", "a", "A", "[", "*", "?", "x" * 100, "é", "\U0001f600"])
 ).map(lambda parts: "".join(parts)[:200].rstrip("\\"))
 fields = st.sampled_from(FIELDS)
-operators = st.fixed_dictionaries(
-    {},
-    optional={
-        "$eq": operands,
-        "$ne": operands,
-        "$gt": compared,
-        "$gte": compared,
-        "$lt": compared,
-        "$lte": compared,
-        "$in": st.lists(operands, max_size=4),
-        "$like": patterns,
-    },
-).filter(bool)
-conditions = st.dictionaries(fields, operands | operators, max_size=2)
-nested = st.recursive(
-    conditions,
-    lambda inner: st.tuples(conditions, st.lists(inner, min_size=1, max_size=3)).map(
-        lambda two: {**two[0], "$or": two[1]}
+operators = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["$eq", "$ne"]), operands),
+        st.tuples(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), compared),
+        st.tuples(st.just("$in"), st.lists(operands, max_size=4)),
+        st.tuples(st.just("$like"), patterns),
     ),
-    max_leaves=4,
+    min_size=1,
+    max_size=2,
+).map(dict)
+conditions = st.dictionaries(fields, operators | operands, min_size=1, max_size=2)
+wheres = st.one_of(
+    conditions,
+    st.builds(
+        lambda all, any: {**all, "$or": any}, conditions | st.just({}), st.lists(conditions, min_size=1, max_size=3)
+    ),
+    st.builds(lambda one, two, three: {"$or": [one, {**two, "$or": [two, three]}]}, conditions, conditions, conditions),
+    st.just({}),
 )
 sorts = st.lists(st.tuples(st.sampled_from(["", "-"]), fields).map("".join), max_size=3)
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.properties.queries import Loop, models, nested, sorts, walk
+from bbio import BadRequest
+from tests.properties.queries import HOSTILE, Loop, models, sorts, values, walk, wheres
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def by_id(ids: list[Any]) -> list[Any]:
 
 
 @settings(deadline=None)
-@given(models(), nested, sorts)
+@given(models(), wheres, sorts)
 def test_the_same_lists_totals_and_pages(loop, models, where, sort):
     """Whatever is asked of whatever models: the three find the same, in the same order, page by page."""
 
@@ -47,5 +49,78 @@ def test_the_same_lists_totals_and_pages(loop, models, where, sort):
             assert all(len(page.models) == 2 for page in pages[:-1])
             part = await store.answer({**where, "sort": sort, "limit": 3, "offset": 1})
             assert ids(part.models) == found[1:4]
+
+    loop.run(compare())
+
+
+changes = st.lists(
+    st.lists(st.tuples(st.integers(0, 30), st.none() | st.tuples(values, values)), max_size=4), min_size=6, max_size=6
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(models(), wheres, sorts, changes)
+def test_a_walk_misses_nothing_and_repeats_nothing(loop, models, where, sort, changes):
+    """Whatever is added and deleted between two pages: what was there all the time is found, and nothing twice."""
+
+    async def compare() -> None:
+        for store in loop.stores:
+            held = {model["_id"]: model for model in models}
+            await store.keep(list(held.values()))
+            matching = set(ids((await store.answer(where)).models))
+            data = {**where, "sort": sort, "limit": 2}
+            page = await store.answer(data)
+            found = ids(page.models)
+            for change in changes:
+                if page.next is None:
+                    break
+                for id, ab in change:
+                    # Ids that the first models do not have come and go; so do some of theirs.
+                    if ab is None:
+                        held.pop(id, None)
+                        matching.discard(id)
+                    elif id not in held:
+                        held[id] = {"_id": id, "a": ab[0], "b": ab[1]}
+                await store.keep(list(held.values()))
+                page = await store.answer({**data, "cursor": page.next})
+                found += ids(page.models)
+            while page.next is not None:
+                page = await store.answer({**data, "cursor": page.next})
+                found += ids(page.models)
+            kinds = [(type(id), id) for id in found]
+            assert len(kinds) == len(set(kinds)), store
+            assert matching <= set(found), store
+
+    loop.run(compare())
+
+
+hostile = st.sampled_from(HOSTILE) | st.text(max_size=6)
+words = st.sampled_from(
+    ["sort", "$sort", "limit", "offset", "cursor", "count", "$or", "$eq", "$ne", "$gt", "$in", "$like", "a", "n.x"]
+)
+anything = st.recursive(
+    hostile | st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(words | hostile, inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(words | hostile, anything, max_size=4))
+def test_nothing_that_is_asked_reaches_the_database_as_sql(loop, data):
+    """Hostile texts in every place of a query: all refuse it, or all answer it alike; nothing is changed."""
+    models = [{"_id": n, "a": text, "n": {"x": text}} for n, text in enumerate(HOSTILE)]
+
+    async def compare() -> None:
+        answers = []
+        for store in loop.stores:
+            await store.keep(models)
+            try:
+                page = await store.answer({"limit": 5, "count": True, **data} if "$limit" not in data else data)
+                answers.append((by_id(ids(page.models)), page.total, page.next))
+            except BadRequest as err:
+                answers.append(err.message)
+            assert len((await store.answer({})).models) == len(models)
+        assert all(answer == answers[0] for answer in answers), answers
 
     loop.run(compare())
