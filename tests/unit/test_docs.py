@@ -51,6 +51,17 @@ def test_every_page_is_in_the_index() -> None:
     assert [page.stem for page in PAGES[1:] if page.stem not in (*index, "index")] == []
 
 
+def test_the_tests_that_hold_the_promises_exist() -> None:
+    """What is guaranteed names tests; each is where it says."""
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text())
+    assert named
+    assert [
+        (file, test)
+        for file, test in named
+        if not (ROOT / file).exists() or f"def {test or 'test_'}" not in (ROOT / file).read_text()
+    ] == []
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "bbio.__main__"])
 def test_docstring_examples(name: str) -> None:
     """Every example in a docstring shows what happens."""
