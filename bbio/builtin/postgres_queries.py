@@ -10,7 +10,8 @@ from bbio.builtin.sql import Bind, PostgreSQL
 from bbio.query import FALSE, MAX_TEXT, MISSING, NULL, NUMBER, TEXT, TRUE, Path
 
 _COLLATED = '({} COLLATE "C")'
-_NO_TEXT = _COLLATED.format("''")
+_NO_TEXT = _COLLATED.format("''::text")
+_NO_NUMBER = "(0::numeric)"
 
 
 class Rows(PostgreSQL):
@@ -19,6 +20,8 @@ class Rows(PostgreSQL):
     Parameters:
         table: the table.
     """
+
+    constants = (_NO_NUMBER, _NO_TEXT)
 
     def __init__(self, table: Table) -> None:
         super().__init__(table.id_attribute)
@@ -30,17 +33,23 @@ class Rows(PostgreSQL):
             return super().key(path, bind)
         column = self._columns.get(path[0])
         if column is None or (len(path) > 1 and column.type != "jsonb"):
-            return [str(MISSING), "0", _NO_TEXT]
+            return [f"({MISSING}::numeric)", _NO_NUMBER, _NO_TEXT]
         name = quote(column.name)
         if column.type == "jsonb":
             return super().key(path, bind)
         if column.type == "boolean":
-            return [f"(CASE {name} WHEN true THEN {TRUE} WHEN false THEN {FALSE} ELSE {NULL} END)", "0", _NO_TEXT]
+            return [
+                f"(CASE {name} WHEN true THEN {TRUE} WHEN false THEN {FALSE} ELSE {NULL} END)",
+                _NO_NUMBER,
+                _NO_TEXT,
+            ]
         kind = NUMBER if column.is_number else TEXT
         rank = f"(CASE WHEN {name} IS NULL THEN {NULL} ELSE {kind} END)"
         if column.is_number:
-            return [rank, f"coalesce({name}, 0)", _NO_TEXT]
-        return [rank, "0", _COLLATED.format(f"coalesce(left({column.text.format(name)}, {MAX_TEXT + 1}), '')")]
+            # What it is compared with is numeric, which is taken for a float where need be, but not for an integer.
+            kept = "float8" if column.type == "double precision" else "numeric"
+            return [rank, f"(coalesce({name}, 0)::{kept})", _NO_TEXT]
+        return [rank, _NO_NUMBER, _COLLATED.format(f"coalesce(left({column.text.format(name)}, {MAX_TEXT + 1}), '')")]
 
     def id_key(self) -> list[str]:
         return [

@@ -107,6 +107,9 @@ ORIGIN = """
         left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), 'bbio_streams'::regclass::oid)
 """
 
+# What attrs.Factory makes; that name is a function to type checkers.
+Factory: Any = type(attrs.Factory(list))
+
 _LIKE_A_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _WITH_EXPONENT = re.compile(rb"[0-9]e\+?[0-9]")
 
@@ -170,7 +173,8 @@ class Column:
         type: its type in SQL.
         fits: the types that a column which is there already may have.
         default: its default in SQL, for models that are there when it is added; `NULL` when there is none.
-        required: whether a model cannot be without it.
+        lasting: whether that is the default of later rows too.
+        required: whether a model cannot be without it, and has no default.
         read: the value as JSON, in SQL with `{}` for the column.
         write: the value from the model `u.body`, in SQL.
     """
@@ -179,6 +183,7 @@ class Column:
     type: str
     fits: tuple[str, ...] = ()
     default: str = "NULL"
+    lasting: bool = True
     required: bool = False
     read: str = "{}"
     write: str = "u.body"
@@ -197,6 +202,7 @@ class Column:
             type,
             (type, *fits),
             "NULL" if default is None else f"{literal(default)}::{type}",
+            not isinstance(field.default, Factory),
             default is None and not shape.nullable,
             read,
             write,
@@ -212,16 +218,17 @@ class Column:
         """What a text in JSON is, in SQL with `{}` for the column; an empty one for what is no text."""
         return self.read if self.type not in ("boolean", "jsonb") and not self.is_number else "''"
 
-    def declared(self) -> str:
-        """It, as it is declared when it is added to a table."""
-        return f"{quote(self.name)} {self.type}" + ("" if self.default == "NULL" else f" DEFAULT {self.default}")
+    def declared(self, default: bool) -> str:
+        """It, as it is declared when it is added to a table, with its default or without."""
+        return f"{quote(self.name)} {self.type}" + (f" DEFAULT {self.default}" if default else "")
 
 
 def _default(field: Field) -> str | None:
-    """The default of a field as a text that PostgreSQL reads; None when there is none, or it is null or made anew."""
+    """The default of a field as a text that PostgreSQL reads; None when there is none, or it is null."""
     value = field.default
-    if isinstance(value, attrs.Factory):  # type: ignore[arg-type]
-        value = value.factory() if value.factory in (list, dict, tuple) else None
+    if isinstance(value, Factory):
+        # What depends on other fields is for each model its own.
+        value = None if value.takes_self else value.factory()
     if value is attrs.NOTHING or value is None:
         return None
     value = field.write(value)
@@ -291,7 +298,7 @@ class Table:
         columns = [
             *(f'{name} text COLLATE "C" NOT NULL' for name in self.key),
             "rev bigint NOT NULL DEFAULT 0",
-            *(column.declared() for column in self.columns),
+            *(column.declared(column.lasting) for column in self.columns),
             f"CONSTRAINT {quote(self.name + '_pkey')} PRIMARY KEY ({', '.join(self.key)})",
         ]
         return f"CREATE TABLE {quote(self.name)} ({', '.join(columns)})"
@@ -322,10 +329,13 @@ class Table:
                     f"the column {column.name!r} of the table {self.name!r} is {kept}, but {column.type} is needed; "
                     f"change it: ALTER TABLE {quote(self.name)} ALTER {quote(column.name)} TYPE {column.type}"
                 )
-        added = [column.declared() for column in self.columns if column.name not in found]
+        table = f"ALTER TABLE {quote(self.name)}"
+        added = [column for column in self.columns if column.name not in found]
+        statements = [f"{table} ADD {column.declared(True)}" for column in added]
+        statements += [f"{table} ALTER {quote(column.name)} DROP DEFAULT" for column in added if not column.lasting]
         if "rev" not in found:
-            added.append("rev bigint NOT NULL DEFAULT 0")
-        return self, [f"ALTER TABLE {quote(self.name)} ADD {declared}" for declared in added]
+            statements.append(f"{table} ADD rev bigint NOT NULL DEFAULT 0")
+        return self, statements
 
     @property
     def is_document(self) -> bool:

@@ -50,6 +50,8 @@ class Dialect:
 
     # Whether an index on expressions finds the rows beyond one by a comparison of rows.
     compares_rows = False
+    # Expressions that are the same in every row, of which an index has no use.
+    constants: Collection[str] = ()
 
     def __init__(self, id_attribute: str = "id") -> None:
         self.id_path: Path = (id_attribute,)
@@ -263,7 +265,11 @@ class Table:
         id_columns = self.dialect.id_order(tie=True)
         return {
             "_".join(".".join(path) for path in paths): ", ".join(
-                [*self.scope, *(key for path in paths for key in statement.key(path)), *id_columns]
+                key
+                for key in dict.fromkeys(
+                    [*self.scope, *(key for path in paths for key in statement.key(path)), *id_columns]
+                )
+                if key not in self.dialect.constants
             )
             for paths in self.indexes
         }

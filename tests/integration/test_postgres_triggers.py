@@ -7,10 +7,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from bbio import Backend
-from bbio.builtin import PostgresStore
 from bbio.protocol import decode
-from tests.support.postgres import Told, log, opened
+from tests.support.postgres import install_triggers, log, opened
 from tests.support.servers import bbio, eventually
 
 SERVED = """
@@ -36,20 +34,13 @@ async def psql(database_url):
     await connection.close()
 
 
-async def install(database_url, **options):
-    """Install the triggers of the store that `opened` opens."""
-    models = type("Models", (Backend,), {"store": PostgresStore(database_url, **options)})()
-    models.open("models", Told(), lambda work: work.close())
-    await models.log.install_triggers()
-
-
 def plain(events):
     return [(event.offset, event.method, decode(event.body)) for event in events]
 
 
 async def test_what_others_write_is_logged_and_told(database_url, psql):
     """Each change is an event of the stream `*` with the whole model and a revision, and the server is woken."""
-    await install(database_url)
+    await install_triggers(database_url)
     async with opened(database_url) as models:
         await psql.execute("""INSERT INTO models (id, body) VALUES ('7', '{"n": 1}'), ('"7"', '{"n": 1}')""")
         assert await models.published.checked() == [["*"]]
@@ -76,8 +67,8 @@ async def test_what_others_write_is_logged_and_told(database_url, psql):
 
 async def test_own_writes_are_logged_once(database_url, psql):
     """The triggers take no notice of bbio; what changes nothing, or is rolled back, is no event."""
-    await install(database_url)
-    await install(database_url)  # again changes nothing
+    await install_triggers(database_url)
+    await install_triggers(database_url)  # again changes nothing
     async with opened(database_url) as models:
         milk = await models.create({"n": 1})
         await models.write("patch", {**milk, "n": 2})
@@ -94,7 +85,7 @@ async def test_own_writes_are_logged_once(database_url, psql):
 
 async def test_others_writes_and_own_ones_have_no_hole(database_url):
     """Programs and the server that write at the same time share the numbers of the stream."""
-    await install(database_url)
+    await install_triggers(database_url)
 
     async def program(number):
         connection = await asyncpg.connect(database_url)
@@ -119,7 +110,7 @@ async def test_others_writes_and_own_ones_have_no_hole(database_url):
 
 async def test_an_open_transaction_holds_nobody_up(database_url, psql):
     """Its positions are taken when it commits."""
-    await install(database_url)
+    await install_triggers(database_url)
     async with opened(database_url, timeout=1.0) as models:
         async with psql.transaction():
             await psql.execute("INSERT INTO models (id, body) VALUES ('1', '{}')")
@@ -129,7 +120,7 @@ async def test_an_open_transaction_holds_nobody_up(database_url, psql):
 
 async def test_each_channel_has_its_own_events(database_url, psql):
     """With models of their own for each channel, events are in the channel's stream."""
-    await install(database_url, per_channel=True)
+    await install_triggers(database_url, per_channel=True)
     async with opened(database_url, per_channel=True) as models:
         await psql.execute("""INSERT INTO models (channel, id, body) VALUES ('home', 'a', '{}'), ('', 'a', '{}')""")
         await psql.execute("""UPDATE models SET channel = 'work' WHERE channel = 'home'""")
@@ -140,7 +131,7 @@ async def test_each_channel_has_its_own_events(database_url, psql):
 
 async def test_truncating_the_table_begins_a_new_epoch(database_url, psql):
     """No events are made of it: clients read everything anew."""
-    await install(database_url)
+    await install_triggers(database_url)
     async with opened(database_url) as models:
         await models.create({})
         before = await models.top()
@@ -155,7 +146,7 @@ async def test_truncating_the_table_begins_a_new_epoch(database_url, psql):
 
 async def test_programs_with_few_rights_may_write(database_url, psql):
     """The triggers run with the rights of their owner, and find bbio's tables whatever its search path is."""
-    await install(database_url)
+    await install_triggers(database_url)
     async with opened(database_url) as models:
         role = f"program{id(psql)}"
         await psql.execute(f"CREATE ROLE {role}; GRANT INSERT ON models TO {role}")
@@ -173,7 +164,7 @@ async def test_programs_with_few_rights_may_write(database_url, psql):
 @pytest.mark.parametrize("name", ["it's", 'a "table"', "back\\slash", "a b"])
 async def test_names_are_quoted(database_url, psql, name):
     """A table may have any name, a model any name for its id."""
-    await install(database_url, table=name, id_attribute=name)
+    await install_triggers(database_url, table=name, id_attribute=name)
     async with opened(database_url, table=name, id_attribute=name, models=[{name: "1"}]) as models:
         milk = await models.create({"n": 1})
         assert await models.read(milk[name]) == milk

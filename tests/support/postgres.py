@@ -39,14 +39,24 @@ class Told(Published):
 @asynccontextmanager
 async def opened(dsn: str, model: type | None = None, **options: Any) -> AsyncIterator[Opened]:
     """A store of the backend `models`, started; stopped at the end. `published` of it is a `Told`."""
-    models = type("Models", (Backend,), {"store": PostgresStore(dsn, **options), "model": model})()
     told = Told()
-    models.open("models", told, lambda work: work.close())
+    models = _backend(told, dsn, model, **options)
     await models.start()
     try:
         yield Opened(models.log, told)
     finally:
         await models.stop()
+
+
+async def install_triggers(dsn: str, model: type | None = None, **options: Any) -> None:
+    """Install the triggers of the store that `opened` opens."""
+    await _backend(Told(), dsn, model, **options).log.install_triggers()
+
+
+def _backend(told: Told, dsn: str, model: type | None, **options: Any) -> Any:
+    models = type("Models", (Backend,), {"store": PostgresStore(dsn, **options), "model": model})()
+    models.open("models", told, lambda work: work.close())
+    return models
 
 
 @asynccontextmanager
