@@ -131,10 +131,11 @@ def plain(schema: Schema, req: Request) -> Any:
     """The model of a write as JSON, for a store: what the client gave, and what layers have made of it."""
     model, key, entry = req.model, schema.id_attribute, req.entry
     if isinstance(model, dict):
-        return {
-            name: schema.fields[name].write(value) if name in schema.fields and name != key else value
-            for name, value in model.items()
-        }
+        fields = schema.fields
+        record = {name: fields[name].write(each) if name in fields else each for name, each in model.items()}
+        if key not in record and entry is not None and entry.id is not None:
+            record[key] = entry.id
+        return record
     if not isinstance(model, schema.cls):
         return model
     record = schema.unstructure(model)

@@ -30,6 +30,8 @@ export function attach(Backbone, io) {
   const prototypes = [Backbone.Model.prototype, Backbone.Collection.prototype];
   /** @type {WeakMap<object, CollectionMirror | ModelMirror>} */
   const mirrors = new WeakMap();
+  /** Models whose `validationError` is what the server said. @type {WeakSet<object>} */
+  const judged = new WeakSet();
 
   /** @param {any} target @returns {import('./core/handle.js').Handle | undefined} */
   function handleOf(target) {
@@ -62,6 +64,7 @@ export function attach(Backbone, io) {
 
     /** @param {any} result @param {any} meta @param {boolean} [passed] */
     const succeeded = (result, meta, passed) => {
+      if (method !== 'read' && judged.delete(model)) model.validationError = null;
       let succeed = () => options.success?.(result);
       /** @type {(CollectionMirror & ModelMirror)[]} */
       const outdated = [];
@@ -89,6 +92,12 @@ export function attach(Backbone, io) {
 
     /** @param {any} err */
     const failed = (err) => {
+      if (!many && err.name === 'Invalid' && err.fields) {
+        judged.add(model);
+        model.validationError = err.fields;
+        // Before anything is undone, while a model that was to be created is still in its collection.
+        model.trigger('invalid', model, err.fields, { ...options, validationError: err.fields });
+      }
       for (const mirror of its) {
         const write = writes.get(mirror);
         if (write) mirror.pending.delete(write);

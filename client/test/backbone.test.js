@@ -75,6 +75,26 @@ for (const { version, underscore = 'underscore', jquery } of flavours) {
       assert.deepEqual(told, [true, 'is bad', 'object', true, 'Invalid']);
     });
 
+    test('puts what the server says of each field where validate would have put it', async () => {
+      const collection = await bound(page());
+      const told = [];
+      collection.on('invalid', (model, fields, options) => told.push('invalid', model, fields, options.validationError === fields, options.mine));
+      collection.on('remove', () => told.push('remove'));
+      const model = collection.create({ title: 'bad' }, { mine: 1, error: () => told.push('error') });
+      await until(() => told.includes('error'));
+      assert.deepEqual(told, ['invalid', model, { title: 'is bad' }, true, 1, 'remove', 'error']);
+      assert.deepEqual(model.validationError, { title: 'is bad' });
+
+      collection.add(model);
+      await settled(model, 'save', { title: 'good' });
+      assert.equal(model.validationError, null);
+      assert.equal(told.length, 7);
+      model.validationError = 'mine';
+      await settled(model, 'save', { title: 'better' });
+      assert.equal(model.validationError, 'mine');
+      await settled(model, 'destroy');
+    });
+
     test('honours wait, validate, parse, attrs and idAttribute', async () => {
       const notes = (Backbone) => {
         const model = Backbone.Model.extend({

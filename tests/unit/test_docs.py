@@ -35,7 +35,7 @@ def examples() -> list[object]:
 @pytest.mark.parametrize(("page", "code"), examples())
 def test_examples_run(page: Path, code: str) -> None:
     """Every Python example of the documentation runs by itself."""
-    exec(compile(code, str(page), "exec"), {"__name__": "example"})
+    exec(compile(code, str(page), "exec", dont_inherit=True), {"__name__": "example"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
