@@ -109,6 +109,7 @@ class Wire:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        eio.http = None  # others use it too, and the library may close what it holds when it is collected
 
 
 class SocketLink:
@@ -241,8 +242,9 @@ class Connection:
                 if session.wanted and session not in sessions:
                     self._join(session)
             await wire.run()
-        except (SocketIOError, aiohttp.ClientError, OSError) as err:
-            logger.debug("no connection to %s: %s", self.url, err)
+        except Exception as err:
+            # Whatever it is: the library also stumbles over connections that end while they are being opened.
+            logger.debug("no connection to %s: %r", self.url, err)
         finally:
             self._wire = None
             await wire.close()

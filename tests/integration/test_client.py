@@ -1,6 +1,9 @@
 """The asyncio client against real servers: what it promises while everything works, and while it does not."""
 
 import asyncio
+import base64
+import hashlib
+import re
 
 import pytest
 
@@ -363,6 +366,26 @@ async def test_a_namespace_that_the_server_closes_is_joined_again(serve, todos, 
         await app.sio.disconnect(sid, namespace="/todos")
         await handle.create({"n": others})
         await mirror.until(lambda mirror, others=others: len(mirror) == others + 1)
+
+
+async def test_a_connection_that_ends_while_it_is_opened_is_tried_again(io):
+    """A server that stops just then says goodbye before it has said hello."""
+    opened = asyncio.Queue()
+
+    async def part(reader, writer):
+        key = re.search(rb"(?i)sec-websocket-key: *(\S+)", await reader.readuntil(b"\r\n\r\n"))[1]
+        accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        writer.write(head + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + b"\x88\x02\x03\xe9")
+        opened.put_nowait(writer)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(part, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        io(f"http://{host}:{port}").backend("todos").events()
+        for _ in range(3):
+            await asyncio.wait_for(opened.get(), 10)
 
 
 async def test_nobody_there(io):
