@@ -37,6 +37,8 @@ logger = logging.getLogger("bbio")
 
 CLOSE_TIME = 0.5
 HEALTH = "/healthz"
+# Connections that may wait to be accepted: after a restart all clients come at once, else some lose seconds.
+BACKLOG = 4_096
 # Seconds that an HTTP connection may idle, or take over the head of a request: longer than proxies keep theirs.
 KEEPALIVE = 75.0
 
@@ -165,11 +167,13 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._gateway.open()
+        self._admission.stopping = False
         self.backends.frozen = True
         for backend in self.backends.values():
             await backend.start()
 
     async def _shut_down(self, application: web.Application) -> None:
+        self._admission.stopping = True
         await self._gateway.drain(self.limits.drain_time)
         closing = [
             asyncio.ensure_future(response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping"))
@@ -210,7 +214,7 @@ class App:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
         except OSError as err:
             await runner.cleanup()
             raise ConfigurationError(_why_not(err, host, port)) from None

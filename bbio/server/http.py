@@ -55,6 +55,8 @@ class Admission:
                 f"App(proxies=...): {err}; name addresses or networks such as 10.0.0.0/8"
             ) from None
         self._limits = limits
+        # While the application stops nobody new is let in: who would tell them goodbye?
+        self.stopping = False
 
     def _trusted(self, address: str | None) -> bool:
         try:
@@ -87,6 +89,8 @@ class Admission:
 
     def refusal(self, request: web.Request) -> web.Response | None:
         """The response that turns a request away; None when it may pass."""
+        if self.stopping and "sid" not in request.query:
+            return web.Response(status=503, text="the server is stopping")
         host = self._host(request)
         if self._hosts is not None and host not in self._hosts and host.rsplit(":", 1)[0] not in self._hosts:
             return web.Response(status=403, text="this host name is not served; App(hosts=...) names those that are")

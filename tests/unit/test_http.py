@@ -151,6 +151,15 @@ def test_only_a_plain_body_of_a_sane_length_is_read(method, headers, status):
     assert (refused and refused.status) == status
 
 
+@pytest.mark.parametrize(("path", "status"), [("/socket.io/?EIO=4", 503), ("/socket.io/?EIO=4&sid=known", None)])
+def test_while_it_stops_nobody_new_is_let_in(path, status):
+    """Sessions that are there go on, for what runs is still answered."""
+    stopping = admission()
+    stopping.stopping = True
+    refused = stopping.refusal(make_mocked_request("GET", path))
+    assert (refused and refused.status) == status
+
+
 async def test_a_guarded_server():
     """Requests pass to the handler, refused ones do not, and a body that never ends is given up."""
 
