@@ -105,6 +105,10 @@ export function attach(Backbone, io) {
       }
       try {
         options.error?.(err);
+        // Out of its collection again, a refused model no longer passes its events on.
+        for (const { target } of writes.keys()) {
+          if (target !== model && !target.get(model)) target.trigger('error', model, err, options);
+        }
       } finally {
         for (const mirror of reading) mirror.release();
         reject(err);

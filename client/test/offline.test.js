@@ -177,18 +177,24 @@ test('a refused create leaves the collection, a refused delete comes back', asyn
   const todos = new Backbone.Collection([], { backend: 'todos' }).bindBackend();
   await todos.fetch();
   const before = todos.length;
+  const told = [];
+  todos.on('error', (model, err) => told.push([model, err.name]));
   const model = todos.create({ title: 'bad' });
   assert.equal(todos.length, before + 1);
   await until(() => todos.length === before);
   assert.equal(todos.includes(model), false);
+  await until(() => told.length);
+  assert.deepEqual(told, [[model, 'Invalid']]);
 
   const echo = new Backbone.Collection([], { backend: 'stubborn' }).bindBackend();
   await echo.fetch();
   const [first] = echo.models;
+  echo.on('error', (model, err) => told.push([model, err.name]));
   const outcome = first.destroy().then(assert.fail, (err) => err);
   assert.equal(echo.includes(first), false);
   assert.equal((await outcome).name, 'Forbidden');
   assert.equal(echo.at(0), first);
+  assert.deepEqual(told.slice(1), [[first, 'Forbidden']]);
 });
 
 test('an update that is under way is not overwritten by older news', async () => {
