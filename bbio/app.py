@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import signal
 import threading
 import weakref
@@ -35,6 +36,7 @@ except ImportError:  # pragma: no cover - there is none for Windows
 
 logger = logging.getLogger("bbio")
 
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 CLOSE_TIME = 0.5
 HEALTH = "/healthz"
 # Connections that may wait to be accepted: after a restart all clients come at once, else some lose seconds.
@@ -48,7 +50,8 @@ class App:
 
     Parameters:
         event: the prefix of the events that Backbone collections trigger (`backend:create`).
-        cors: origins of other sites that may connect, `"*"` for all; only the server's own by default.
+        cors: origins of other sites that may connect, `"*"` for all; those of $BBIO_CORS_ORIGINS by default, else only
+            the server's own.
         hosts: the only host names to answer to; any by default.
         proxies: addresses or networks of proxies whose forwarded headers are believed.
         limits: what a client may ask for.
@@ -87,6 +90,8 @@ class App:
             raise ConfigurationError(f"App(engine={engine!r}): the engine is 'fast' or 'plain'")
         self.limits = limits or Limits()
         self.backends = Registry(debug)
+        if cors is None:
+            cors = os.environ.get("BBIO_CORS_ORIGINS", "").replace(",", " ").split()
         self._admission = Admission(cors, hosts, proxies, self.limits)
         options: dict[str, Any] = {
             "async_mode": "aiohttp",
@@ -240,17 +245,24 @@ class App:
         finally:
             await self.stop()
 
-    def run(self, host: str = "127.0.0.1", port: int = 3000) -> None:
+    def run(self, host: str | None = None, port: int | None = None, log_level: str | None = None) -> None:
         """Serve until SIGTERM or Ctrl-C.
 
         Parameters:
-            host: the address to listen on; `0.0.0.0` for all.
-            port: the TCP port.
+            host: the address to listen on, `0.0.0.0` for all; $BBIO_HOST or 127.0.0.1 by default.
+            port: the TCP port; $BBIO_PORT or 3000 by default.
+            log_level: what is logged, `debug`, `info`, `warning` or `error`; $BBIO_LOG_LEVEL or `info` by default.
 
         Raises:
-            ConfigurationError: the port is in use.
+            ConfigurationError: a setting makes no sense, or the port is in use.
         """
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        host = host or os.environ.get("BBIO_HOST") or "127.0.0.1"
+        if port is None:
+            port = _port(os.environ.get("BBIO_PORT") or "3000")
+        level = log_level or os.environ.get("BBIO_LOG_LEVEL") or "info"
+        if level.lower() not in LOG_LEVELS:
+            raise ConfigurationError(f"{level!r} is no log level; it is one of {', '.join(LOG_LEVELS)}")
+        logging.basicConfig(level=level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(self._run(host, port))
 
@@ -263,6 +275,12 @@ class App:
         async with self.running(host, port):
             click.echo(f"bbio serves {', '.join(self.backends) or 'no backend'} on {self.url} (Ctrl-C stops it)")
             await stopped.wait()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise ConfigurationError(f"BBIO_PORT is {text!r}; a port is a number from 0 to 65535")
+    return int(text)
 
 
 def _why_not(err: OSError, host: str, port: int) -> str:

@@ -17,31 +17,15 @@ from typing import Any, NoReturn
 
 import click
 
-from bbio import App, Backend, BadRequest, Request, __version__, before, describe
-from bbio.builtin import MemoryStore, PostgresStore
+from bbio import App, Backend, BadRequest, Request, Store, __version__, before, describe
+from bbio.app import LOG_LEVELS
+from bbio.builtin import MemoryStore, PostgresStore, store_from_env
 from bbio.errors import BbioError
 from bbio.requests import METHODS
 
 RELOAD_INTERVAL = 0.5
 DEMO = Path(__file__).parent / "static" / "demo.html"
-HOST = click.option(
-    "--host",
-    default="127.0.0.1",
-    envvar="BBIO_HOST",
-    show_default=True,
-    show_envvar=True,
-    help="Address to listen on; 0.0.0.0 for all.",
-)
-PORT = click.option(
-    "--port",
-    default=3000,
-    type=click.IntRange(0, 65_535),
-    metavar="NUMBER",
-    envvar="BBIO_PORT",
-    show_default=True,
-    show_envvar=True,
-    help="TCP port; 0 takes a free one.",
-)
+DEMO_FILE = "bbio-demo.db"
 
 
 def load(target: str) -> App:
@@ -85,29 +69,48 @@ def _place(err: Exception) -> str:
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="bbio")
 def main() -> None:
     """Real-time model sync: serve backends, look at their stacks, look after their database, try the demo."""
 
 
-def _serve(app: App, host: str, port: int) -> None:
+def serving(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that serves."""
+    levels = click.Choice(LOG_LEVELS, case_sensitive=False)
+    ports = click.IntRange(0, 65_535)
+    for name, default, kind, metavar, text in (
+        ("cors-origins", None, str, "LIST", "Origins of other sites that may connect, with commas between; * for all."),
+        ("log-level", "info", levels, "LEVEL", f"What is logged: {', '.join(LOG_LEVELS)}."),
+        ("port", 3000, ports, "NUMBER", "TCP port; 0 takes a free one."),
+        ("host", "127.0.0.1", str, "ADDRESS", "Address to listen on; 0.0.0.0 for all."),
+    ):
+        variable = "BBIO_" + name.upper().replace("-", "_")
+        command = click.option(
+            f"--{name}", default=default, type=kind, metavar=metavar, envvar=variable, show_envvar=True, help=text
+        )(command)
+    return command
+
+
+def _serve(make: Callable[[], App], host: str, port: int, log_level: str, cors_origins: str | None) -> None:
+    if cors_origins is not None:
+        os.environ["BBIO_CORS_ORIGINS"] = cors_origins  # where an application looks for what it is not told
     try:
-        app.run(host, port)
+        make().run(host, port, log_level)
     except BbioError as err:
         raise click.ClickException(str(err)) from None
 
 
 @main.command()
 @click.argument("target", metavar="MODULE:APP")
-@HOST
-@PORT
+@serving
 @click.option("--reload", is_flag=True, help="Start again when a Python file of this folder changes.")
-def run(target: str, host: str, port: int, reload: bool) -> None:
+def run(target: str, reload: bool, **settings: Any) -> None:
     """Serve the application APP of MODULE until Ctrl-C."""
     if reload:
-        _reload([sys.executable, "-m", "bbio", "run", target, "--host", host, "--port", str(port)])
-    _serve(load(target), host, port)
+        given = [(name.replace("_", "-"), value) for name, value in settings.items() if value is not None]
+        _reload([sys.executable, "-m", "bbio", "run", target, *(f"--{name}={value}" for name, value in given)])
+    _serve(lambda: load(target), **settings)
 
 
 def _changes(folder: Path) -> dict[Path, float]:
@@ -239,17 +242,31 @@ def schema(target: str, form: str) -> None:
 
 
 @main.command()
-@HOST
-@PORT
-def demo(host: str, port: int) -> None:
-    """Serve the messages example: open its address in two windows."""
+@serving
+@click.option("--memory", is_flag=True, help="Keep the messages in memory only.")
+def demo(memory: bool, **settings: Any) -> None:
+    """Serve the messages example: open its address in two windows.
+
+    Messages are kept in the file bbio-demo.db of this folder, or in the database that BBIO_DATABASE_URL names.
+    """
+
+    def make() -> App:
+        return App().serve(demo_backend(MemoryStore() if memory else store_from_env(DEMO_FILE))).page("/", DEMO)
+
+    if not memory and not os.environ.get("BBIO_DATABASE_URL"):
+        click.echo(f"messages are kept in {Path(DEMO_FILE).absolute()}; bbio demo --memory keeps them in no file")
+    _serve(make, **settings)
+
+
+def demo_backend(declared: Store) -> type[Backend]:
+    """The backend of the demo over a store."""
 
     class Messages(Backend):
-        store = MemoryStore()
+        store = declared
 
         @before("create")
         def check_text(self, req: Request) -> None:
             if not str(req.model.get("text") or "").strip():
                 raise BadRequest("a message needs a text")
 
-    _serve(App().serve(Messages).page("/", DEMO), host, port)
+    return Messages

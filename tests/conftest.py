@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+# The assertions of the store suite are shown as those of a test module are.
+pytest.register_assert_rewrite("bbio.conformance")
 
 pytest_plugins = ["tests.support.browser", "tests.support.services"]
 

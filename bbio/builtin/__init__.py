@@ -1,5 +1,6 @@
 """Stores and middleware that come with bbio. They use only what a user could."""
 
+from bbio.builtin.chosen import store_from_env
 from bbio.builtin.cookies import CookieParser
 from bbio.builtin.logger import Logger
 from bbio.builtin.memory import MemoryStore
@@ -7,4 +8,4 @@ from bbio.builtin.postgres import PostgresStore
 from bbio.builtin.session import Session
 from bbio.builtin.sqlite import SQLiteStore
 
-__all__ = ["CookieParser", "Logger", "MemoryStore", "PostgresStore", "SQLiteStore", "Session"]
+__all__ = ["CookieParser", "Logger", "MemoryStore", "PostgresStore", "SQLiteStore", "Session", "store_from_env"]

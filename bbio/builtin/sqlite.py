@@ -11,7 +11,6 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Self
 
 from bbio import Request
@@ -65,7 +64,6 @@ class SQLiteStore(DocumentStore):
         ...     store = SQLiteStore("todos.db")
     """
 
-    file: Path
     _database: Database
     _backend_id: int
     _new_streams: int
@@ -95,7 +93,6 @@ class SQLiteStore(DocumentStore):
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
-        opened.file = Path(os.path.realpath(self.path))
         # Looked at with the first write: it is not known what there is.
         opened._new_streams = opened._new_operations = TRIM_EVERY
         if "\0" in opened.table or opened.table.lower().startswith(("bbio_", "sqlite_")):
@@ -156,7 +153,7 @@ class SQLiteStore(DocumentStore):
                 connection.execute(f"EXPLAIN {self._upsert_model}", (None,) * (len(wanted)))
                 self._index(connection)
         except sqlite3.Error as err:
-            raise ConfigurationError(explain(err, self.file)) from None
+            raise ConfigurationError(explain(err, self._database.path)) from None
 
     def _index(self, connection: sqlite3.Connection) -> None:
         """Make the indexes that are declared, and drop those that are no more."""

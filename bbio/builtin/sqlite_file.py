@@ -180,7 +180,7 @@ class Database:
         Raises:
             ConfigurationError: the file cannot be used; the text says why.
         """
-        path = store.file
+        path = _real(store.path)
         place = (path, asyncio.get_running_loop())
         database = cls._opened.get(place)
         if database is None:
@@ -373,6 +373,11 @@ def _apply_alone(connection: sqlite3.Connection, change: Any) -> None:
             logger.warning("%s: a write was refused: %s", change.store.table, err)
             change.error = Conflict("the model breaks a rule of the database, such as one of uniqueness")
     connection.execute("RELEASE alone")
+
+
+def _real(path: str) -> Path:
+    """Where a file is, the same for all names that it has."""
+    return Path(os.path.realpath(path))
 
 
 def _mark_stopped(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""A shared list of messages: open the page twice, and type.
+"""A shared list of messages: open the page twice, and type. Messages are kept in the file messages.db.
 
 Run it with `python examples/messages/app.py`, then visit http://127.0.0.1:3000.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from bbio import App, Backend, Invalid, Request, before
-from bbio.builtin import Logger, MemoryStore
+from bbio.builtin import Logger, SQLiteStore
 
 
 class Messages(Backend):
     middleware = [Logger()]
-    store = MemoryStore()
+    store = SQLiteStore("messages.db")
 
     @before("create")
     def check(self, req: Request) -> None:

@@ -1,4 +1,4 @@
-"""To-do lists: each list is a channel, named by the page's address (`#shopping`).
+"""To-do lists: each list is a channel, named by the page's address (`#shopping`). They are kept in the file todos.db.
 
 Run it with `python examples/todos/app.py`, then visit http://127.0.0.1:3000/#shopping.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from bbio import App, Backend, Invalid, Request, before
-from bbio.builtin import Logger, MemoryStore
+from bbio.builtin import Logger, SQLiteStore
 
 
 class Todos(Backend):
     middleware = [Logger()]
-    store = MemoryStore(per_channel=True)
+    store = SQLiteStore("todos.db", per_channel=True)
 
     @before("create", "update", "patch")
     def check(self, req: Request) -> None:

@@ -65,6 +65,12 @@ async def phone(browser: Browser, request: pytest.FixtureRequest) -> AsyncIterat
     await context.close()
 
 
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples keep their models in the folder that they run in."""
+    monkeypatch.chdir(tmp_path)
+
+
 async def pair(new_page: NewPage, url: str) -> tuple[Page, Page]:
     """Two pages at one address, connected, that can tell whether they were loaded again."""
     pages = await new_page(), await new_page()
