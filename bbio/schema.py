@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 
-from bbio.codec import Codec, Convert
+from bbio.codec import Codec
 from bbio.errors import DefinitionError
 from bbio.shapes import Shape, attributes_of
+from bbio.values import Convert
 
 MARK = "bbio"
 
@@ -72,7 +73,7 @@ class Field:
         private: whether it never leaves the server.
         read_only: whether clients cannot write it.
         roles: who may see and write it; everybody when empty.
-        read: makes the Python value of a JSON value; raises `bbio.codec.Wrong`.
+        read: makes the Python value of a JSON value; raises `bbio.values.Wrong`.
         write: makes the JSON value of a Python value.
     """
 

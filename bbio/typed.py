@@ -7,19 +7,21 @@ each audience. A backend without a model has none of this.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from bbio.codec import Wrong
 from bbio.errors import Invalid, SyncError
 from bbio.protocol import decode, encode
 from bbio.requests import Request, Response
 from bbio.schema import Field, Schema
 from bbio.streams import Event
+from bbio.values import MAX_WRONG, Wrong
 
 UNKNOWN = "is not a known field"
+MAX_PATH = 255
 
 
 class Entry(msgspec.Struct, eq=False):
@@ -61,7 +63,8 @@ def narrowed(event: Event, audience: frozenset[str]) -> Event:
 
 def invalid(wrong: dict[str, str]) -> Invalid:
     """The error that tells a client all that is wrong with a model."""
-    return Invalid("the model is not valid", fields=wrong)
+    fields = itertools.islice(wrong.items(), MAX_WRONG)
+    return Invalid("the model is not valid", fields={path[:MAX_PATH]: message for path, message in fields})
 
 
 def enter(schema: Schema, req: Request) -> None:

@@ -15,7 +15,8 @@ from typing_extensions import TypeAliasType
 
 from bbio import Backend, DefinitionError, Schema, field
 from bbio.builtin import MemoryStore
-from bbio.codec import Wrong
+from bbio.typed import invalid
+from bbio.values import Wrong
 from tests.support.stacks import Recorder
 
 
@@ -489,3 +490,77 @@ def test_an_id_may_be_declared():
         id: str | None = field(read_only=True, default=None)
 
     assert Schema(Todo).visible() == {"id"}
+
+
+judged: list[str] = []
+
+
+@attrs.define
+class Link:
+    """A chain of models, which counts how often it is looked at."""
+
+    name: str = attrs.field(validator=lambda self, attribute, value: judged.append(value))
+    next: Link | None = None
+
+
+def test_the_work_on_a_wrong_model_does_not_double_with_its_depth():
+    """A mistake 30 levels down is found by looking at each level a few times."""
+    chain: Any = {"name": 1}
+    for level in range(30):
+        chain = {"name": str(level), "next": chain}
+    judged.clear()
+    with pytest.raises(Wrong) as caught:
+        Schema(Link).structure(chain)
+    assert caught.value.fields == {"next." * 30 + "name": "must be a text"}
+    assert len(judged) <= 3 * 31
+
+
+def test_not_more_is_told_than_anybody_would_read():
+    """Of very many mistakes, the first hundred; and no name that is longer than names are."""
+    schema = Schema(Everything)
+    with pytest.raises(Wrong) as caught:
+        schema.structure({"text": "", "tags": [1] * 5_000})
+    assert len(caught.value.fields) == 100
+    with pytest.raises(Wrong) as caught:
+        schema.structure({"text": "", **{f"x{number}": 1 for number in range(5_000)}})
+    assert len(caught.value.fields) == 100
+    assert invalid({"x" * 1_000: "is wrong"}).fields == {"x" * 255: "is wrong"}
+
+
+def test_a_default_made_of_a_field_that_is_wrong_is_left_out():
+    """Only the field itself is reported; a mistake of the default goes up."""
+
+    @attrs.define
+    class Named:
+        name: str
+        slug: str = attrs.field(
+            default=attrs.Factory(lambda self: self.name.lower(), takes_self=True),
+            validator=attrs.validators.min_len(1),
+        )
+        other: str = attrs.field(default=attrs.Factory(lambda self: (5).missing, takes_self=True))
+
+    schema = Schema(Named)
+    with pytest.raises(Wrong) as caught:
+        schema.structure({"name": 1, "other": ""})
+    assert caught.value.fields == {"name": "must be a text"}
+    assert schema.structure({"name": "A", "other": ""}).slug == "a"
+    with pytest.raises(AttributeError, match="missing"):
+        schema.structure({"name": 1})
+
+
+def test_an_alias_of_attrs_is_for_python_alone():
+    """In JSON a field has its name."""
+
+    @attrs.define
+    class Aliased:
+        name: str = attrs.field(alias="title", validator=attrs.validators.min_len(1))
+        rest: str = ""
+
+        def __attrs_post_init__(self):
+            if self.rest == "no":
+                raise ValueError("no rest")
+
+    schema = Schema(Aliased)
+    assert schema.unstructure(schema.structure({"name": "a"})) == {"name": "a", "rest": ""}
+    with pytest.raises(Wrong, match="no rest"):
+        schema.structure({"name": "a", "rest": "no"})
