@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 
 from bbio.builtin import PostgresStore
-from bbio.conformance import CLAIMS, StoreConformance
+from bbio.conformance import StoreConformance
 
 
 class TestPostgresStore(StoreConformance):
-    claims = CLAIMS - {"queries"}
-
     @pytest.fixture(autouse=True)
     def _database(self, database_url):
         self.database_url = database_url
