@@ -32,6 +32,7 @@ from bbio.errors import (
     Unavailable,
     UnknownOutcome,
 )
+from bbio.query import QueryLimits
 from bbio.requests import Request, Response
 from bbio.schema import Schema, field
 from bbio.server.limits import Limits
@@ -58,6 +59,7 @@ __all__ = [
     "Limits",
     "Middleware",
     "NotFound",
+    "QueryLimits",
     "Request",
     "Response",
     "Schema",

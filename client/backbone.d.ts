@@ -21,5 +21,10 @@ declare module 'backbone' {
     unbindBackend(): this;
   }
 
+  interface Collection<TModel extends Model> {
+    /** What the server told of the latest fetch with a query. */
+    page?: { next: string | null; total?: number };
+  }
+
   const io: BackboneIO;
 }

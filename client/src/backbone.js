@@ -66,6 +66,9 @@ export function attach(Backbone, io) {
     const succeeded = (result, meta, passed) => {
       if (method !== 'read' && judged.delete(model)) model.validationError = null;
       let succeed = () => options.success?.(result);
+      if (many && method === 'read' && meta?.next !== undefined) {
+        options.page = model.page = { next: meta.next, ...('total' in meta && { total: meta.total }) };
+      }
       /** @type {(CollectionMirror & ModelMirror)[]} */
       const outdated = [];
       for (const mirror of its) {

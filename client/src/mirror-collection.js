@@ -1,9 +1,12 @@
+import { isPaged, matches, said } from './core/query.js';
 import { Mirror, REMOTE, destroyed } from './mirror.js';
 
 /** Keeps a collection like its channel: created models come in, deleted ones go; an update never adds a model. */
 export class CollectionMirror extends Mirror {
   /** The application's own latest filter, used again when everything must be read anew. @type {any} */
   data = undefined;
+  /** The same, if the server took it for a query: then what comes must fit it. @type {any} */
+  query = undefined;
 
   /** @param {any} raw */
   idOf(raw) {
@@ -27,11 +30,16 @@ export class CollectionMirror extends Mirror {
   change(method, id, raw, before, maker) {
     const model = id === undefined ? undefined : this.target.get(id);
     const leaving = [...this.pending].some((write) => write.method === 'delete' && write.model.id === id);
+    const fits = maker || this.query === undefined || matches(this.query, raw);
+    // What enters a list enters it by any change, but nothing enters a page.
+    const enters = this.query === undefined ? method === 'create' : maker || !isPaged(this.query);
     if (method === 'delete') {
       if (model) this.destroy(model);
+    } else if (!fits) {
+      this.target.remove(model, REMOTE);
     } else if (model) {
       this.merge(model, raw, before);
-    } else if (method === 'create' && !leaving) {
+    } else if (enters && !leaving) {
       const added = maker ?? this.prepare(raw);
       if (added) this.target.add(added, REMOTE);
     }
@@ -79,7 +87,9 @@ export class CollectionMirror extends Mirror {
       return;
     }
     const resync = options.resync !== undefined;
-    if (!resync) this.data = options.data;
+    // A cursor goes on with the query before it; to read that again is to begin again.
+    if (!resync && said(options.data, 'cursor') === undefined) this.data = options.data;
+    this.query = meta?.next === undefined ? undefined : this.data;
     /** @type {any} */
     let list = response;
     // Only the collection's own parse knows where in the response the models are; listen in on it.
@@ -102,7 +112,10 @@ export class CollectionMirror extends Mirror {
     for (const { raw } of replica.held) ids.add(String(this.idOf(raw)));
     const gone = target.filter((/** @type {any} */ model) => !model.isNew() && !ids.has(String(model.id)));
     replica.forget(ids);
-    for (const model of gone) this.destroy(model);
+    for (const model of gone) {
+      if (this.query === undefined) this.destroy(model);
+      else target.remove(model, REMOTE);
+    }
     changes?.end();
     this.trigger('reset', changes?.result);
   }
@@ -113,10 +126,11 @@ export class CollectionMirror extends Mirror {
       super.receivedLate(fetched, succeed);
       return;
     }
+    const held = [...this.target.models];
     this.keepingUnsaved(succeed);
-    for (const model of [...this.target.models]) {
-      if (!model.isNew() && this.replica.truth(model.id) === undefined) this.destroy(model);
-    }
+    const known = (/** @type {any} */ model) => model.isNew() || this.replica.truth(model.id) !== undefined;
+    if (this.query !== undefined && isPaged(this.query)) this.target.set(held.filter(known), REMOTE);
+    for (const model of this.target.models.filter((/** @type {any} */ one) => !known(one))) this.destroy(model);
     for (const truth of this.replica.models) this.change('create', this.idOf(truth), truth, undefined);
   }
 

@@ -57,6 +57,12 @@ class Slow(Backend):
         return []
 
 
+class Shelf(Backend):
+    """Every channel has models of its own; one page may have 100 models."""
+
+    store = MemoryStore(per_channel=True)
+
+
 class Closed(Backend):
     """Lets nobody read."""
 
@@ -86,4 +92,4 @@ class Control(Backend):
 
 
 app = App(event="remote")
-app.serve(Todos, Notes, Rooms, Echo, Slow, Closed, Stubborn, Control)
+app.serve(Todos, Notes, Rooms, Echo, Shelf, Slow, Closed, Stubborn, Control)

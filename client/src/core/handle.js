@@ -12,6 +12,11 @@ import { recall, remember } from './persist.js';
  * @property {(renewed: boolean) => Promise<void>} reread read everything again and replace what is held
  * @property {(event: string, ...args: any[]) => void} tell trigger an event of the connection
  *
+ * @typedef {object} Page
+ * @property {any[]} models
+ * @property {string | null} next cursor of the page after this one: pass it as `cursor`, with the same query; null at the end
+ * @property {number} [total] how many models the query finds in all, if it says `count: true`
+ *
  * @typedef {object} Spec
  * @property {string} method `create`, `read`, `update`, `patch` or `delete`
  * @property {any} [model] the model as JSON
@@ -73,6 +78,22 @@ export class Handle extends Emitter {
       this.request({ method, model, options, timeout: options.timeout }, (err, result) => {
         if (err) reject(err);
         else resolve(result);
+      });
+    });
+  }
+
+  /**
+   * Read a page of what a query finds.
+   * @param {Record<string, any>} data the query, such as `{done: false, sort: '-created', limit: 20}`
+   * @param {{timeout?: number, [extra: string]: any}} [options] as of `sync`
+   * @returns {Promise<Page>} rejects with a {@link SyncError}
+   */
+  query(data, options = {}) {
+    return new Promise((resolve, reject) => {
+      const spec = { method: 'read', model: {}, options: { ...options, data }, timeout: options.timeout };
+      this.request(spec, (err, models, meta) => {
+        if (err) reject(err);
+        else resolve({ models, next: meta?.next ?? null, ...(meta?.total !== undefined && { total: meta.total }) });
       });
     });
   }
