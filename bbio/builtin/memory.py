@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 from bbio import BadRequest, Conflict, NotFound, Request, Store
+from bbio.builtin.sql import read_indexes
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS
@@ -27,6 +28,7 @@ class MemoryStore(Store):
         per_channel: whether every channel has models of its own.
         models: the models to begin with; each needs an id. Instances, where the backend has a model, or JSON.
         history: how much of each stream is kept for clients that come back.
+        index: as of the other stores; memory has no indexes.
         queries: how much a query of a client may ask for.
 
     Example:
@@ -50,10 +52,12 @@ class MemoryStore(Store):
         per_channel: bool = False,
         models: list[Any] | None = None,
         history: HistoryLimits | None = None,
+        index: Iterable[str | tuple[str, ...]] = (),
         queries: QueryLimits | None = None,
     ) -> None:
         self.id_attribute = id_attribute
         self.history = history or HistoryLimits()
+        self.indexes = read_indexes(index)
         self.queries = queries or QueryLimits()
         self._upsert = upsert
         self._per_channel = per_channel
