@@ -30,8 +30,8 @@ test: $(SET_UP) ## run all tests, in JavaScript and in Python (ARGS="-k stack" f
 	@echo "== Python tests"
 	@$(BIN)/pytest -n 2 --dist loadgroup --cov=bbio $(ARGS)
 
-crash: $(SET_UP) ## kill a server while it writes, 50 times over
-	@BBIO_CRASH_ROUNDS=50 $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py $(ARGS)
+crash: $(SET_UP) ## kill a server, and PostgreSQL, while they write, 50 times over
+	@BBIO_CRASH_ROUNDS=50 $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py tests/integration/test_postgres_crash.py $(ARGS)
 
 lint: $(SET_UP) ## check style and the floor plan
 	@$(BIN)/ruff check

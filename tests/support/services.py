@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -144,6 +145,22 @@ class PostgresServer:
         """End the server as a crash would; what was committed stays for the next start."""
         self._run("pg_ctl", "stop", "--mode=immediate")
 
+    def kill(self) -> None:
+        """Kill all processes of the server at once, in the middle of whatever they do."""
+        server = int((self._data / "postmaster.pid").read_text().split()[0])
+        os.kill(server, signal.SIGSTOP)  # so that it begins no other
+        victims = [server, *(pid for pid, parent, _ in _processes() if parent == server)]
+        for pid in reversed(victims):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + START_SECONDS
+        while any(pid in victims and state != "Z" for pid, _, state in _processes()):
+            assert time.monotonic() < deadline, "the server cannot be killed"
+            time.sleep(0.01)
+        # Its parent may not have noticed yet, and then the next server would think that this one runs.
+        for lock in (self._data / "postmaster.pid", self._folder / f".s.PGSQL.{self.port}.lock"):
+            lock.unlink()
+
     def remove(self) -> None:
         """Stop the server and delete all that it wrote."""
         self.stop()
@@ -164,6 +181,12 @@ class PostgresServer:
             )
             output.seek(0)
             assert done.returncode == 0, f"{program} failed: {output.read()}"
+
+
+def _processes() -> list[tuple[int, int, str]]:
+    """The id, parent and state of every process."""
+    shown = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,state="], check=True, capture_output=True, text=True).stdout
+    return [(int(pid), int(parent), state[0]) for pid, parent, state in map(str.split, shown.splitlines())]
 
 
 def _postgres_programs() -> Path:
