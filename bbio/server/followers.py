@@ -20,6 +20,7 @@ from bbio.errors import Busy
 from bbio.requests import WRITES, Request, Socket
 from bbio.server.delivery import Link, Pending
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
+from bbio.typed import audience_of
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
@@ -418,6 +419,8 @@ class Followers:
                 failure = await self._gateway.registry.admit(req)
         except TimeoutError:
             return False
+        if failure is None and self._narrowed:
+            socket.audience = audience_of(req)
         return failure is not None and refused(failure) and not isinstance(failure, Busy)
 
     def _drop(self, socket: ClientSocket, followed: Followed) -> None:

@@ -13,6 +13,7 @@ import pytest
 from bbio import (
     Backend,
     Conflict,
+    Invalid,
     Middleware,
     Request,
     Store,
@@ -494,15 +495,11 @@ async def test_layers_may_replace_the_model_by_json(serve, join):
 
         @before("create", "update")
         def replace(self, req):
-            req.model = {
-                **({"id": req.id} if req.id else {}),
-                "name": req.model.name,
-                "since": datetime.date(2026, 1, 31),
-            }
+            req.model = {"name": req.model.name, "since": datetime.date(2026, 1, 31)}
 
         @before("delete")
         def confuse(self, req):
-            req.model = [1]
+            req.model = User(id=req.id, name="Ann") if req.options.get("clear") else [1]
 
     app = await serve(Users)
     client = await join(app, "users")
@@ -512,6 +509,7 @@ async def test_layers_may_replace_the_model_by_json(serve, join):
     assert again == {**SEEN, **ann, "name": "Bob"}
     with pytest.raises(SyncFailed, match="InternalError"):
         await client.sync("delete", {"id": ann["id"]})
+    assert await client.sync("delete", {"id": ann["id"]}, {"clear": True}) == again
 
 
 async def test_a_record_that_breaks_a_rule_in_what_is_hidden_says_no_more_than_that(serve, join, tmp_path):
@@ -632,3 +630,45 @@ async def test_history_from_before_a_field_was_private_is_cleaned(serve, join, t
             for again in (request, {**removal, "model": {"id": ann["id"]}}):
                 assert (await client.namespace.call("sync", again))[1] == {"id": ann["id"], "name": "Ann"}
             assert "t-secret" not in "".join(client.wire.frames)
+
+
+async def test_a_role_that_is_taken_away_is_gone_with_the_next_recheck(serve, join):
+    """What a listener is told of is decided again whenever its permission is."""
+    roles = ["support"]
+
+    class Roles(Middleware):
+        @before
+        def identify(self, req):
+            req.user = {"roles": list(roles)}
+
+    class Users(Backend):
+        model = User
+        middleware = [Roles()]
+        store = MemoryStore()
+
+    app = await serve(Users)
+    client = await join(app, "users")
+    backend = app.backends["users"]
+    backend.emit("created", User(id="1", name="Ann", notes="n"))
+    assert (await client.synced())[1]["notes"] == "n"
+    roles.clear()
+    await backend.recheck()
+    backend.emit("created", User(id="2", name="Bob", notes="n"))
+    assert "notes" not in (await client.synced())[1]
+
+
+async def test_the_server_itself_may_write_to_a_store(serve, users):
+    """Without a client there is nothing that could not be written; the whole must be valid all the same."""
+    app = await serve(users)
+    backend = app.backends["users"]
+
+    async def write(method: str, model: Any) -> Any:
+        return (await backend.log.write(Request(method, model, backend=backend))).record
+
+    ann = await write("create", {"name": "Ann", "hash": "h-1"})
+    assert (await write("patch", {"id": ann["id"], "score": 3}))["hash"] == "h-1"
+    assert (await write("update", {"id": ann["id"], "name": "Bob"}))["hash"] == "h-secret"
+    with pytest.raises(Invalid):
+        await write("patch", {"id": ann["id"], "low": 10})
+    res = await backend.stacks["create"].run(Request("create", 3, backend=backend))
+    assert isinstance(res.failure, AttributeError)  # a middleware looks for cookies
