@@ -176,34 +176,34 @@ async def elsewhere(browser: Browser) -> AsyncIterator[Page]:
 
 
 async def test_offline_changes_of_both_sides_meet(app: App, visit: Open, elsewhere: Page) -> None:
-    """A page that was offline while 20 changes were made elsewhere, and 5 by itself, ends like the server.
+    """A page that was offline while 100 changes were made elsewhere, and 10 by itself, ends like the server.
 
     Every change is applied once: none is missing, none is told of twice.
     """
     alice, bob = await visit(app), await visit(app, page=elsewhere)
-    titles = [f"old {i}" for i in range(10)]
+    titles = [f"old {i}" for i in range(50)]
     await alice.evaluate("(titles) => titles.forEach((title) => lists.home.create({title}))", titles)
-    await shows(bob, *({"title": title} for title in titles))
+    await shows(bob, *({"title": title} for title in sorted(titles)))
     await bob.evaluate("lists.home.told.length = lists.home.seen.length = 0")
 
     await elsewhere.context.set_offline(True)
     await bob.wait_for_function("!lists.home.online")
-    theirs = [f"create new {i}" for i in range(12)]
-    theirs += [f"update old {i}" for i in range(4)] + [f"delete old {i}" for i in range(4, 8)]
+    theirs = [f"create new {i}" for i in range(60)]
+    theirs += [f"update old {i}" for i in range(20)] + [f"delete old {i}" for i in range(20, 40)]
     await alice.evaluate(
         """async () => {
           const { home } = lists;
-          for (let i = 0; i < 12; i += 1) home.create({ title: `new ${i}` });
-          for (let i = 0; i < 4; i += 1) home.titled(`old ${i}`).save({ done: true }, { patch: true });
-          await Promise.all(_.range(4, 8).map((i) => home.titled(`old ${i}`).destroy()));
+          for (let i = 0; i < 60; i += 1) home.create({ title: `new ${i}` });
+          for (let i = 0; i < 20; i += 1) home.titled(`old ${i}`).save({ done: true }, { patch: true });
+          await Promise.all(_.range(20, 40).map((i) => home.titled(`old ${i}`).destroy()));
         }"""
     )
     await bob.evaluate(
         """() => {
           const { home } = lists;
-          for (let i = 0; i < 3; i += 1) home.create({ title: `own ${i}` });
-          home.titled('old 8').save({ done: true }, { patch: true });
-          home.titled('old 9').destroy();
+          for (let i = 0; i < 6; i += 1) home.create({ title: `own ${i}` });
+          for (let i = 40; i < 42; i += 1) home.titled(`old ${i}`).save({ done: true }, { patch: true });
+          for (let i = 42; i < 44; i += 1) home.titled(`old ${i}`).destroy();
         }"""
     )
     assert await bob.evaluate("lists.home.told") == []
@@ -211,15 +211,17 @@ async def test_offline_changes_of_both_sides_meet(app: App, visit: Open, elsewhe
     await elsewhere.context.set_offline(False)
 
     expected = sorted(
-        [{"title": f"new {i}"} for i in range(12)]
-        + [{"title": f"old {i}", "done": True} for i in (0, 1, 2, 3, 8)]
-        + [{"title": f"own {i}"} for i in range(3)],
+        [{"title": f"new {i}"} for i in range(60)]
+        + [{"title": f"old {i}", "done": True} for i in (*range(20), 40, 41)]
+        + [{"title": f"old {i}"} for i in range(44, 50)]
+        + [{"title": f"own {i}"} for i in range(6)],
         key=lambda todo: str(todo["title"]),
     )
     await shows(alice, *expected)
     await shows(bob, *expected)
     assert await bob.evaluate("lists.home.told") == theirs
-    own = ["create own 0", "create own 1", "create own 2", "update old 8", "delete old 9"]
+    own = [f"create own {i}" for i in range(6)] + [f"update old {i}" for i in (40, 41)]
+    own += [f"delete old {i}" for i in (42, 43)]
     assert await alice.evaluate("lists.home.told") == own
     assert sorted(await bob.evaluate("lists.home.seen")) == sorted(
         str(todo["title"]) for todo in expected if not str(todo["title"]).startswith("old")
@@ -227,3 +229,18 @@ async def test_offline_changes_of_both_sides_meet(app: App, visit: Open, elsewhe
     on_server = await stored(app)
     for page in (alice, bob):
         assert await page.evaluate("lists.home.shown()") == on_server
+
+
+async def test_a_write_whose_answer_was_lost_is_applied_once(app: App, visit: Open, elsewhere: Page) -> None:
+    """The browser goes offline right after sending: whether or not it arrived, it is there once in the end."""
+    alice, bob = await visit(app), await visit(app, page=elsewhere)
+    for i in range(3):
+        await bob.evaluate("(title) => { lists.home.create({title}); }", f"cut {i}")
+        await elsewhere.context.set_offline(True)
+        await bob.wait_for_function("!lists.home.online")
+        await elsewhere.context.set_offline(False)
+        await shows(alice, *({"title": f"cut {n}"} for n in range(i + 1)))
+        await bob.wait_for_function("lists.home.every((todo) => !todo.isNew())")
+    for page in (alice, bob):
+        assert await page.evaluate("lists.home.shown()") == await stored(app)
+    assert await alice.evaluate("lists.home.told") == [f"create cut {i}" for i in range(3)]
