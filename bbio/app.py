@@ -27,6 +27,7 @@ from bbio.server.sockets import Gateway
 
 if TYPE_CHECKING:
     from bbio.server.engine import FastServer
+    from bbio.testing import Harness
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -169,6 +170,9 @@ class App:
             self._websockets.add(response)
 
     async def _start(self, application: web.Application) -> None:
+        await self._open()
+
+    async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._gateway.open()
@@ -195,6 +199,9 @@ class App:
                 await socket.close(wait=False)
 
     async def _clean_up(self, application: web.Application) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         await self._gateway.close()
         for backend in reversed(list(self.backends.values())):
             await backend.stop()
@@ -265,6 +272,31 @@ class App:
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(self._run(host, port))
+
+    def test(self, *, seed: int = 0) -> Harness:
+        """`async with app.test() as t:` runs the application for a test, with clients in the same process.
+
+        Parameters:
+            seed: of what is left to chance, such as the pause before a client connects again.
+
+        Example:
+            >>> from bbio import Backend
+            >>> from bbio.builtin import MemoryStore
+            >>> class Todos(Backend):
+            ...     store = MemoryStore()
+            >>> async def main():
+            ...     async with App().serve(Todos).test() as t:
+            ...         ann, bob = await t.clients(2, backend="todos")
+            ...         mirror = await bob.collection()
+            ...         await ann.create({"title": "milk"})
+            ...         await t.settle()
+            ...         return [todo["title"] for todo in mirror.values()]
+            >>> asyncio.run(main())
+            ['milk']
+        """
+        from bbio.testing import Harness
+
+        return Harness(self, seed=seed)
 
     async def _run(self, host: str, port: int) -> None:
         stopped = asyncio.Event()

@@ -118,6 +118,7 @@ class Backend:
     publisher: Outlet
     stacks: dict[str, Stack]
     _spawn: Spawn | None = None
+    _declared: Store | None = None  # the store as it was before it was opened
     # By identity: a backend may be a dataclass, which cannot be in a set.
     _running: ClassVar[WeakValueDictionary[int, Backend]] = WeakValueDictionary()
 
@@ -188,14 +189,15 @@ class Backend:
         return [layer for group in (*reusable, _by_kind(own)) for layer in group]
 
     def open(self, name: str, publisher: Outlet, spawn: Spawn) -> None:
-        """Bind this instance to its name and compile its stacks. Called when it is served."""
+        """Bind this instance to its name, open its store and compile its stacks. Called when it is served."""
         self.name = check_name(name)  # type: ignore[misc]
         self.namespace = "/" + name
         self.attempts = Attempts(self._plain)
         self._spawn = spawn
         self.publisher = publisher
-        declared = self.store if self.store is not None else Store()
-        self.log = declared.open(self, publisher)
+        if self._declared is None:
+            self._declared = self.store if self.store is not None else Store()
+        self.log = self._declared.open(self, publisher)
         if self.store is not None:
             self.store = self.log
         if self.schema is not None and self.schema.id_attribute != self.id_attribute:

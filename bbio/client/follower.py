@@ -112,6 +112,12 @@ class Follower:
         """Whether everything must be read before the positions hold."""
         return any(place.stale for place in self._places.values())
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything is applied that the server has told, and nothing is being asked for."""
+        behind = self._waiting or any(place.stale or place.ahead for place in self._places.values())
+        return self.ready and not self.listening and not behind
+
     def connected(self) -> list[Effect]:
         """There is a connection."""
         self.listening = True

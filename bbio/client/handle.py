@@ -275,6 +275,11 @@ class Handle:
         """
         return Collection(self, data)
 
+    @property
+    def settled(self) -> bool:
+        """Whether this handle knows all that the server has told it, or was refused."""
+        return self._refusal is not None or self.follower.settled
+
     # What the session tells
 
     def notified(self, method: str, model: Any, meta: Meta | None, *, own: bool) -> None:

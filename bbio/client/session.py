@@ -21,6 +21,8 @@ from bbio.streams import BACKEND_WIDE, channel_stream
 
 # Seconds without an answer after which a write is sent again, or a listen.
 PATIENCE = 8.0
+# Seconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them.
+LOSS = 2.0
 # Seconds in which what a reply told of should have arrived.
 OVERDUE = 2.0
 
@@ -119,6 +121,9 @@ class Session:
         """The namespace was joined."""
         self.link = link
         self.wanted = self._reached = True
+        for entry in self.outbox.entries:
+            if entry.timer is None:
+                self._arm(entry)
         for handle in self.handles.values():
             self.run(handle, handle.follower.connected())
 
@@ -129,7 +134,10 @@ class Session:
         self.link = None
         self._forget_timers()
         for entry in self.outbox.disconnected():
-            if entry.writes and not entry.handle.follower.positioned:
+            entry.left -= LOSS
+            if entry.left <= 0:
+                self._settle(entry, Timeout(self._why(entry)))
+            elif entry.writes and not entry.handle.follower.positioned:
                 message = (
                     f"the connection was lost before {self.name!r} answered; "
                     f"the {entry.request['method']} may have been applied"
@@ -332,8 +340,10 @@ class Session:
     def _waited(self, entry: Entry, step: float) -> None:
         """An entry has had no answer for a while: the time counts, unless a write merely waits for a connection."""
         repeatable = entry.writes and bool(entry.handle.follower.positioned)
-        if entry.strict or self.link is not None or not (repeatable and self._reached and self.wanted):
-            entry.left -= step
+        if repeatable and not entry.strict and self.link is None and self._reached and self.wanted:
+            entry.timer = None  # until there is one
+            return
+        entry.left -= step
         if entry.left <= 0:
             self._settle(entry, Timeout(self._why(entry)))
             return

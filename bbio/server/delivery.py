@@ -58,10 +58,15 @@ class Delivery:
     """
 
     def __init__(self, lane: Lane, stepper: Stepper) -> None:
-        self._lane = lane
+        self.lane = lane
         self._stepper = stepper
         self._pending: deque[Pending] = deque()
         stepper.after_step = self.flush
+
+    @property
+    def busy(self) -> bool:
+        """Whether events wait for the end of a step."""
+        return bool(self._pending)
 
     def add(self, pending: Pending) -> None:
         """Take an event that is to leave at the end of the step."""
@@ -92,7 +97,7 @@ class Delivery:
         """Send a Socket.IO event, given as JSON, after what is pending."""
         self.flush()
         if links:
-            self._lane.deliver(links, None, namespace, text)
+            self.lane.deliver(links, None, namespace, text)
 
     def _fan_out(self, entry: Pending, *, replied: bool) -> None:
         followed, event, origin = entry.followed, entry.event, entry.origin
@@ -102,10 +107,10 @@ class Delivery:
         legacy, version_1 = followed.legacy, followed.version_1
         writer = None if origin is None else origin.link
         if legacy and not (len(legacy) == 1 and origin in legacy):
-            self._lane.deliver(legacy.values(), writer, entry.namespace, protocol.synced(event))
+            self.lane.deliver(legacy.values(), writer, entry.namespace, protocol.synced(event))
         if version_1 and not (replied and len(version_1) == 1 and origin in version_1):
             skipped = writer if replied else None
-            self._lane.deliver(version_1.values(), skipped, entry.namespace, protocol.synced_v1(event))
+            self.lane.deliver(version_1.values(), skipped, entry.namespace, protocol.synced_v1(event))
 
     def _fan_out_narrowed(self, entry: Pending, replied: bool) -> None:
         """The same, with a body for each set of fields that somebody sees."""
@@ -120,4 +125,4 @@ class Delivery:
                 event = bodies.get(audience)
                 if event is None:
                     event = bodies[audience] = narrowed(entry.event, audience)
-                self._lane.deliver(links, None, entry.namespace, synced(event))
+                self.lane.deliver(links, None, entry.namespace, synced(event))

@@ -315,6 +315,11 @@ class Followers:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a log is being read."""
+        return bool(self._tasks)
+
     # Who follows
 
     def stream(self, name: str) -> Followed:

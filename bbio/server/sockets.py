@@ -57,6 +57,11 @@ class Gateway:
         for followers in self.followers.values():
             await followers.close()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request, an event or a log is being worked on."""
+        return bool(self.exchanges) or self.delivery.busy or any(each.busy for each in self.followers.values())
+
     def joined(self, sid: str, backend: Backend, connection: Connection, link: Link) -> ClientSocket:
         """A client has joined a backend's namespace."""
         socket = ClientSocket(sid, backend, connection, link)

@@ -1,0 +1,296 @@
+"""What connects one client to the application, instead of a network: packets in order, and faults."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from bbio import protocol
+from bbio.client.handle import Handle
+from bbio.client.session import Session, Settings
+from bbio.errors import BadRequest, Unavailable
+from bbio.server.connection import ClientSocket, Connection
+
+if TYPE_CHECKING:
+    from bbio.testing.harness import Harness
+
+# Seconds, half to one and a half times, after which a client whose connection was lost connects again.
+RECONNECT = 1.0
+
+
+@attrs.define
+class Packet:
+    """One packet on its way.
+
+    Parameters:
+        kind: `connect`, `event` and `ack` as in Socket.IO, or `synced`: an event that the server sends.
+        due: when it arrives, by the harness's clock.
+        size: bytes it holds.
+        arrive: takes it.
+    """
+
+    kind: str
+    due: float
+    size: int
+    arrive: Callable[[], None]
+
+
+class Cable:
+    """One client: a connection to the application, carrying any number of backends and channels.
+
+    `cable.backend(name, channel=...)` is what `bbio.client`'s connection gives: the very same handle.
+    """
+
+    # Acks leave at once, as those of the fast engine do.
+    in_order = True
+
+    def __init__(
+        self,
+        harness: Harness,
+        *,
+        headers: Mapping[str, str],
+        remote: str,
+        user: Any,
+        settings: Settings,
+    ) -> None:
+        self.user = user
+        self.online = True
+        self.held = False
+        self.latency = 0.0
+        self.sessions: dict[str, Session] = {}
+        self._harness = harness
+        self._headers = CIMultiDictProxy(CIMultiDict(headers))
+        self._remote = remote
+        self._settings = settings
+        self._client = secrets.token_hex(12)
+        self._connection: Connection | None = None
+        self._sockets: dict[str, ClientSocket] = {}
+        self._answers: dict[int, Callable[..., None]] = {}
+        self._asked = 0
+        self._up: deque[Packet] = deque()
+        self._down: deque[Packet] = deque()
+        self._down_size = 0
+        self._reconnecting = False
+        self.closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def backend(self, name: str, *, channel: str | None = None, id_attribute: str = "id") -> Handle:
+        """A backend, in a channel; see `bbio.client.Connection.backend`.
+
+        Raises:
+            Unavailable: this client was closed.
+        """
+        if self.closed:
+            raise Unavailable("the connection was closed")
+        session = self.sessions.get(name)
+        if session is None:
+            harness = self._harness
+            chance = harness.random.random
+            session = Session(name, self._join, harness.clock, self._settings, self._client, chance)
+        return session.handle(channel or None, id_attribute)
+
+    def __repr__(self) -> str:
+        state = "held" if self.held else "connected" if self.connected else "not connected"
+        asked = [entry.request["method"] for session in self.sessions.values() for entry in session.outbox.entries]
+        handles = [handle for session in self.sessions.values() for handle in session.handles.values()]
+        behind = [f"{handle.name} {handle.channel or ''}".strip() for handle in handles if not handle.settled]
+        on_the_way = len(self._up) + len(self._down)
+        return f"<Cable {state}, {on_the_way} packets on their way, unanswered {asked}, behind in {behind}>"
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at the moment."""
+        return self._connection is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was sent has arrived, and nothing is being asked for; or the client is offline."""
+        if not self.online:
+            return True
+        sessions = [session for session in self.sessions.values() if session.wanted]
+        return (
+            not self._up
+            and not self._down
+            and all(session.link is not None and not session.outbox for session in sessions)
+            and all(handle.settled for session in sessions for handle in session.handles.values())
+        )
+
+    def close(self) -> None:
+        """Disconnect for good."""
+        if self.closed:
+            return
+        self.closed = True
+        self.online = False
+        for session in self.sessions.values():
+            session.close()
+        self._end()
+
+    # Connecting
+
+    def _join(self, session: Session) -> None:
+        self.sessions[session.name] = session
+        if self._connection is not None:
+            self._send("connect", 0, partial(self._connect, session))
+        else:
+            self.connect()
+
+    def connect(self) -> None:
+        """Connect all sessions that want it, unless the client is offline or connected."""
+        self._reconnecting = False
+        harness = self._harness
+        wanted = [session for session in self.sessions.values() if session.wanted]
+        if not wanted or not self.online or not harness.running or self._connection is not None:
+            return
+        self._connection = Connection(self._headers, self._remote, harness.limits, harness.now)
+        self._down_size = 0
+        for session in wanted:
+            self._send("connect", 0, partial(self._connect, session))
+
+    def cut(self) -> None:
+        """Lose the connection and what is on its way; connect again in a while, unless the client is offline."""
+        if self._connection is None:
+            return
+        self._end()
+        for session in self.sessions.values():
+            session.disconnected()
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """Connect again in a while."""
+        if self.online and self._harness.running and not self._reconnecting:
+            self._reconnecting = True
+            self._harness.clock.call_later(RECONNECT * (0.5 + self._harness.random.random()), self.connect)
+
+    def _end(self) -> None:
+        self._connection = None
+        self._up.clear()
+        self._down.clear()
+        self._answers.clear()
+        sockets, self._sockets = self._sockets, {}
+        for socket in sockets.values():
+            self._harness.leave(socket)
+
+    def _connect(self, session: Session) -> None:
+        """The server takes a `connect`."""
+        connection = self._connection
+        assert connection is not None, "packets end with the connection"
+        backend = self._harness.backends.get(session.name)
+        if backend is None:
+            self._answer("connect", 0, lambda: session.refused("Unable to connect"))
+            return
+        self._sockets[session.name] = self._harness.join(backend, connection, self)
+        self._answer("connect", 0, lambda: session.connected(Plug(self, session)))
+
+    # Packets
+
+    def _send(self, kind: str, size: int, arrive: Callable[[], None]) -> None:
+        self._put(self._up, kind, size, arrive)
+
+    def _answer(self, kind: str, size: int, arrive: Callable[[], None]) -> None:
+        if (self.held or self.latency) and self._down_size > self._harness.limits.send_buffer:
+            self._harness.cut_later(self)  # a slow consumer
+        self._down_size += size
+        self._put(self._down, kind, size, arrive)
+
+    def _put(self, queue: deque[Packet], kind: str, size: int, arrive: Callable[[], None]) -> None:
+        due = self._harness.clock.time() + self.latency
+        for _ in range(self._harness.copies(self, kind)):
+            queue.append(Packet(kind, due, size, arrive))
+        self._harness.wake()
+
+    def carry(self) -> bool:
+        """Let the next packet of each direction arrive; whether there was one."""
+        carried = False
+        for queue in (self._up, self._down):
+            if queue and not self.held and queue[0].due <= self._harness.clock.time():
+                packet = queue.popleft()
+                if queue is self._down:
+                    self._down_size -= packet.size
+                packet.arrive()
+                carried = True
+        return carried
+
+    @property
+    def next(self) -> float | None:
+        """When the next packet arrives."""
+        return min((queue[0].due for queue in (self._up, self._down) if queue), default=None)
+
+    def emit(self, session: Session, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
+        """The client sends an event."""
+        self._asked += 1
+        ack_id = self._asked
+        self._answers[ack_id] = answer
+        text = protocol.encode([event, *arguments]).decode()
+        self._send("event", len(text), lambda: self._receive(session.name, event, ack_id, text))
+
+    def _receive(self, name: str, event: str, ack_id: int, text: str) -> None:
+        """The server takes an event."""
+        socket = self._sockets.get(name)
+        if socket is None:
+            return
+        gateway, depth = self._harness.gateway, self._harness.limits.depth + 2
+        if len(text) > self._harness.limits.frame:
+            self._harness.cut_later(self)
+            return
+        fields = protocol.decode_sync(text, depth) if event == "sync" else None
+        if fields is not None:
+            gateway.receive_sync(socket, ack_id, fields)
+            return
+        try:
+            arguments = protocol.parse(text, depth)
+        except BadRequest as err:
+            gateway.reject(socket, ack_id, err)
+        else:
+            gateway.receive(socket, event, ack_id, arguments[1:])
+
+    # What the server sends
+
+    def ack(self, socket: ClientSocket, ack_id: int, arguments: bytes) -> None:
+        """The server answers an event."""
+        if socket.connection is self._connection:
+            self._answer("ack", len(arguments), lambda: self._acked(ack_id, protocol.decode(arguments)))
+        self._harness.wake()
+
+    def _acked(self, ack_id: int, arguments: Any) -> None:
+        answer = self._answers.pop(ack_id, None)
+        if answer is not None:
+            answer(*arguments)
+
+    def tell(self, namespace: str, text: bytes) -> None:
+        """The server sends an event."""
+        session = self.sessions[namespace[1:]]
+        self._answer("synced", len(text), lambda: self._told(session, protocol.decode(text)))
+
+    def _told(self, session: Session, event: list[Any]) -> None:
+        session.received(event[0], tuple(event[1:]))
+
+
+class Plug:
+    """A cable as one session sees it."""
+
+    def __init__(self, cable: Cable, session: Session) -> None:
+        self._cable = cable
+        self._session = session
+
+    def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
+        self._cable.emit(self._session, event, arguments, answer)
+
+
+class CableLane:
+    """The gateway's way to many cables."""
+
+    def deliver(self, links: Iterable[Cable], skip: Cable | None, namespace: str, text: bytes) -> None:
+        for cable in list(links):
+            if cable is not skip:
+                cable.tell(namespace, text)

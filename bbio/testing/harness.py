@@ -1,0 +1,436 @@
+"""The harness: an application that runs for a test, its clients, its clock and its faults."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Coroutine, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from bbio.backend import Backend
+from bbio.client.handle import Handle
+from bbio.client.session import Settings
+from bbio.errors import ConfigurationError, SyncError
+from bbio.registry import Registry
+from bbio.requests import Request, Response
+from bbio.server.connection import ClientSocket, Connection
+from bbio.server.limits import Limits
+from bbio.server.sockets import Gateway
+from bbio.testing.cable import Cable, CableLane
+from bbio.testing.clock import Clock
+
+if TYPE_CHECKING:
+    from bbio.app import App
+
+# How often the event loop goes round before time passes: what waits for a packet gets to answer it.
+ROUNDS = 10
+# Real seconds between looks at an application that is busy.
+LOOK = 0.005
+
+Client = Handle | Cable
+
+
+@attrs.define
+class Fault:
+    """What is to happen to packets of a kind: `copies` of each arrive; `left` of them, None for all."""
+
+    kind: str
+    copies: int
+    left: int | None
+    cables: frozenset[Cable] | None
+
+
+class Introduced(Registry):
+    """A registry that knows the users of test clients."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry.debug)
+        self._backends = registry._backends
+
+    def dispatch(self, req: Request) -> Awaitable[Response]:
+        _introduce(req)
+        return super().dispatch(req)
+
+    async def admit(self, req: Request) -> SyncError | None:
+        _introduce(req)
+        return await super().admit(req)
+
+
+def _introduce(req: Request) -> None:
+    assert isinstance(req.socket, ClientSocket)
+    req.user = req.socket.link.user
+
+
+class Harness:
+    """`async with app.test() as t:` runs an application without a network, with stores opened anew.
+
+    The time of the clients is simulated: it passes at once when nothing else can happen. So a lost answer is asked for
+    again without anybody waiting for eight seconds, and a deadline that passes does so right away.
+
+    Parameters:
+        app: the application; it must not be running.
+        seed: of what is left to chance.
+    """
+
+    def __init__(self, app: App, *, seed: int = 0) -> None:
+        self.app = app
+        self.clock = Clock(self.wake)
+        self.random = random.Random(seed)
+        self.running = False
+        self.cables: list[Cable] = []
+        self._sids = itertools.count(1)
+        self._faults: list[Fault] = []
+        self._cutting: list[Cable] = []
+        self._emitting = 0
+        self._activity = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self.app._loop is not None:
+            raise ConfigurationError("this application runs already; app.test() runs it by itself")
+        self._registry, self._lane = self.gateway.registry, self.gateway.delivery.lane
+        self.gateway.registry = Introduced(self._registry)
+        self.gateway.delivery.lane = CableLane()
+        self._open()
+        try:
+            await self.app._open()
+        except BaseException:
+            await self._leave()
+            raise
+        self.running = True
+        self._pump = asyncio.create_task(self._run())
+        self._pump.add_done_callback(self._ended)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for cable in self.cables:
+            cable.close()
+        pump = self._pump
+        assert pump is not None
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+        await self._drain()
+        await self._leave()
+        self._check()
+
+    def _ended(self, pump: asyncio.Task[None]) -> None:
+        """Without anything that carries packets nobody must wait for one."""
+        for cable in self.cables:
+            cable.close()
+        self._quiet.set()
+
+    async def _leave(self) -> None:
+        """Give the application back as it was before."""
+        gateway, app = self.gateway, self.app
+        await app._close()
+        gateway.registry, gateway.delivery.lane = self._registry, self._lane
+        for name, backend in app.backends.items():
+            backend.open(name, gateway.add(name, backend), app._spawn)
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.app._gateway
+
+    @property
+    def limits(self) -> Limits:
+        return self.app.limits
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """The served backends by name."""
+        return self.app.backends
+
+    # Clients
+
+    def connect(
+        self,
+        *,
+        headers: Mapping[str, str] | None = None,
+        cookies: Mapping[str, str] | None = None,
+        remote: str = "127.0.0.1",
+        user: Any = None,
+        deadline: float = 30.0,
+        queue_limit: int = 1_000,
+        event_limit: int = 1_000,
+        jitter: float = 1.0,
+    ) -> Cable:
+        """A client with a connection of its own; `.backend(name, channel=...)` is the rest.
+
+        Parameters:
+            headers: of its handshake.
+            cookies: the same as a `Cookie` header.
+            remote: its address.
+            user: `req.user` of its requests, unless a layer sets another.
+            deadline, queue_limit, event_limit, jitter: see `bbio.client.connect`.
+        """
+        sent = dict(headers or {})
+        if cookies is not None:
+            sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        settings = Settings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
+        cable = Cable(self, headers=sent, remote=remote, user=user, settings=settings)
+        self.cables.append(cable)
+        return cable
+
+    async def client(
+        self, *, backend: str | None = None, channel: str | None = None, id_attribute: str = "id", **options: Any
+    ) -> Handle:
+        """A client of a backend that has listened already.
+
+        Parameters:
+            backend: the backend's name; not needed when only one is served.
+            channel: the channel to listen to.
+            id_attribute: the name of the id in its models.
+            options: see `connect`.
+
+        Raises:
+            SyncError: it may not listen.
+        """
+        if backend is None:
+            if len(self.backends) != 1:
+                raise ConfigurationError(f"say which backend: backend={' or '.join(map(repr, self.backends))}")
+            (backend,) = self.backends
+        handle = self.connect(**options).backend(backend, channel=channel, id_attribute=id_attribute)
+        await handle.ready()
+        return handle
+
+    async def clients(self, count: int, **options: Any) -> list[Handle]:
+        """Several clients, each with a connection of its own; the options are those of `client`."""
+        return [await self.client(**options) for _ in range(count)]
+
+    # Faults
+
+    def drop_acks(self, count: int | None = 1, *clients: Client) -> None:
+        """Lose the next answers; the requests have been worked on all the same.
+
+        Parameters:
+            count: how many; None for all until `heal`.
+            clients: of these clients only; of any by default.
+        """
+        self._fault("ack", 0, count, clients)
+
+    def drop_events(self, count: int | None = 1, *clients: Client) -> None:
+        """Lose the next notifications; see `drop_acks`."""
+        self._fault("synced", 0, count, clients)
+
+    def drop_requests(self, count: int | None = 1, *clients: Client) -> None:
+        """Lose the next syncs and listens; see `drop_acks`."""
+        self._fault("event", 0, count, clients)
+
+    def duplicate(self, count: int | None = 1, *clients: Client) -> None:
+        """Have the next packets of any kind arrive twice; see `drop_acks`."""
+        self._fault("", 2, count, clients)
+
+    def delay(self, seconds: float, *clients: Client) -> None:
+        """Have each packet take so many seconds of the simulated time, until `heal`; order is kept."""
+        for cable in self._of(clients):
+            cable.latency = seconds
+
+    def hold(self, *clients: Client) -> None:
+        """Let nothing through, neither way, until `release` or `heal`. Time stands still meanwhile."""
+        for cable in self._of(clients):
+            cable.held = True
+
+    def release(self, *clients: Client) -> None:
+        """The end of `hold`."""
+        for cable in self._of(clients):
+            cable.held = False
+        self.wake()
+
+    def cut(self, *clients: Client) -> None:
+        """Cut connections, with all that is on its way. The clients connect again after about a second."""
+        for cable in self._of(clients):
+            cable.cut()
+
+    def offline(self, *clients: Client) -> None:
+        """Cut connections; the clients cannot connect again until `online` or `heal`."""
+        for cable in self._of(clients):
+            cable.online = False
+            cable.cut()
+
+    def online(self, *clients: Client) -> None:
+        """The end of `offline`: the clients connect again after about a second."""
+        for cable in self._of(clients):
+            if not cable.online:
+                cable.online = True
+                cable.reconnect()
+
+    def heal(self) -> None:
+        """The end of all faults."""
+        self._faults.clear()
+        for cable in self.cables:
+            cable.latency = 0.0
+        self.release()
+        self.online()
+
+    async def restart(self) -> None:
+        """Stop the server and start it anew. What is in memory is lost, with all of its streams; clients reconnect."""
+        self.running = False
+        for cable in self.cables:
+            cable.cut()
+        await self._drain()
+        await self.app._close()
+        self._open()
+        await self.app._open()
+        self.running = True
+        for cable in self.cables:
+            cable.reconnect()
+
+    def _fault(self, kind: str, copies: int, count: int | None, clients: tuple[Client, ...]) -> None:
+        self._faults.append(Fault(kind, copies, count, frozenset(self._of(clients)) if clients else None))
+
+    def _of(self, clients: tuple[Client, ...]) -> list[Cable]:
+        if not clients:
+            return [cable for cable in self.cables if not cable.closed]
+        return [client if isinstance(client, Cable) else self._cable_of(client) for client in clients]
+
+    def _cable_of(self, handle: Handle) -> Cable:
+        return next(cable for cable in self.cables if handle.session in cable.sessions.values())
+
+    def copies(self, cable: Cable, kind: str) -> int:
+        """How many copies of a packet arrive."""
+        for fault in self._faults:
+            if (fault.kind == kind or (not fault.kind and kind != "connect")) and (
+                fault.cables is None or cable in fault.cables
+            ):
+                if fault.left is not None:
+                    fault.left -= 1
+                    if not fault.left:
+                        self._faults.remove(fault)
+                return fault.copies
+        return 1
+
+    # Time
+
+    async def settle(self, timeout: float = 10.0) -> None:
+        """Wait until everything that was sent has been worked on, answered, delivered and applied.
+
+        Clients that are offline are left out.
+
+        Parameters:
+            timeout: real seconds after which it is not going to happen.
+
+        Raises:
+            TimeoutError: something is still under way; the text says what.
+        """
+        await self._rounds()
+        try:
+            async with asyncio.timeout(timeout):
+                self.wake()
+                while not self.settled:
+                    self._check()
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        except TimeoutError:
+            raise TimeoutError(f"not settled within {timeout} s: {self._unsettled()}") from None
+        await self._rounds()
+
+    def _unsettled(self) -> str:
+        what = ["the application is at work"] if self.busy else []
+        what += [f"client {n}: {cable!r}" for n, cable in enumerate(self.cables, 1) if not cable.settled]
+        return "; ".join(what)
+
+    def _check(self) -> None:
+        """Raise what has gone wrong with the harness itself, such as an error of the gateway."""
+        pump = self._pump
+        if pump is not None and pump.done() and not pump.cancelled() and (error := pump.exception()) is not None:
+            raise error
+
+    @property
+    def settled(self) -> bool:
+        """Whether `settle` has nothing to wait for."""
+        return not self.busy and all(cable.settled for cable in self.cables)
+
+    async def advance(self, seconds: float) -> None:
+        """Let so many seconds of the clients' time pass."""
+        over = asyncio.Event()
+        self.clock.call_later(seconds, over.set)
+        await over.wait()
+        await self._rounds()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the application works on something."""
+        return self.gateway.busy or self._emitting > 0
+
+    def wake(self) -> None:
+        """There is something to do."""
+        self._activity.set()
+
+    def cut_later(self, cable: Cable) -> None:
+        """Cut a connection, but not in the middle of what the server does just now."""
+        self._cutting.append(cable)
+        self.wake()
+
+    def now(self) -> float:
+        """The clock that a connection counts its requests by."""
+        return asyncio.get_running_loop().time()
+
+    async def _rounds(self) -> None:
+        for _ in range(ROUNDS):
+            await asyncio.sleep(0)
+
+    async def _run(self) -> None:
+        """Carry packets; when there are none and the application is at rest, let time pass."""
+        while True:
+            self._activity.clear()
+            cutting, self._cutting = self._cutting, []
+            for cable in cutting:
+                cable.cut()
+            carried = [cable.carry() for cable in list(self.cables)]
+            if any(carried) or cutting:
+                await asyncio.sleep(0)
+                continue
+            await self._rounds()
+            self._quiet.set()
+            if self._activity.is_set():
+                continue
+            if self.busy:
+                await self._wait(LOOK)
+            elif any(cable.held for cable in self.cables) or not self._pass_time():
+                await self._wait(None)
+
+    def _pass_time(self) -> bool:
+        arrivals = [cable.next for cable in self.cables]
+        arrival = min((due for due in arrivals if due is not None), default=None)
+        due = self.clock.next
+        if arrival is not None and (due is None or arrival < due):
+            self.clock.call_later(arrival - self.clock.time(), self.wake)
+        return self.clock.turn()
+
+    async def _wait(self, seconds: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._activity.wait()
+
+    # The application
+
+    def _open(self) -> None:
+        for name, backend in self.app.backends.items():
+            backend.open(name, self.gateway.add(name, backend), self._spawn)
+
+    async def _drain(self) -> None:
+        await self.gateway.drain(self.limits.drain_time)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        self.app._spawn(self._counted(work))
+
+    async def _counted(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._emitting += 1
+        try:
+            await work
+        finally:
+            self._emitting -= 1
+            self.wake()
+
+    def join(self, backend: Backend, connection: Connection, cable: Cable) -> ClientSocket:
+        """A client joins a backend's namespace."""
+        return self.gateway.joined(f"test-{next(self._sids)}", backend, connection, cable)
+
+    def leave(self, socket: ClientSocket) -> None:
+        """A client leaves a backend's namespace."""
+        self.gateway.left(socket)
