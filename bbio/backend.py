@@ -77,7 +77,7 @@ class Backend:
         middleware: reusable layers, outermost first.
         store: the layer that answers when nothing above did, or None.
         model: an attrs class, the schema of the models; anything that is JSON when None.
-        unknown: with a model, whether fields it does not declare are `"reject"`ed or `"drop"`ped.
+        unknown: with a model, what happens to fields it does not declare: `"reject"` or `"drop"`.
         recheck_interval: seconds between two rounds of asking whether those who listen still may, see `recheck`;
             no rounds when None.
 
