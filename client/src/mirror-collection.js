@@ -89,7 +89,9 @@ export class CollectionMirror extends Mirror {
     const resync = options.resync !== undefined;
     // A cursor goes on with the query before it; to read that again is to begin again.
     if (!resync && said(options.data, 'cursor') === undefined) this.data = options.data;
-    this.query = meta?.next === undefined ? undefined : this.data;
+    // A server may give its own meaning to `data`; then it says nothing of what others write.
+    const fits = Array.isArray(response) && response.every((/** @type {any} */ raw) => matches(this.data, raw));
+    this.query = meta?.next !== undefined && fits ? this.data : undefined;
     /** @type {any} */
     let list = response;
     // Only the collection's own parse knows where in the response the models are; listen in on it.

@@ -63,6 +63,17 @@ class Shelf(Backend):
     store = MemoryStore(per_channel=True)
 
 
+class Books(Backend):
+    """Has a meaning of its own for `data`."""
+
+    store = MemoryStore()
+
+    @before("read")
+    def translate(self, req: Any) -> None:
+        if "page" in req.options.get("data", {}):
+            req.options["data"] = {"limit": 2, "offset": 2 * req.options["data"]["page"]}
+
+
 class Closed(Backend):
     """Lets nobody read."""
 
@@ -92,4 +103,4 @@ class Control(Backend):
 
 
 app = App(event="remote")
-app.serve(Todos, Notes, Rooms, Echo, Shelf, Slow, Closed, Stubborn, Control)
+app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Slow, Closed, Stubborn, Control)

@@ -142,6 +142,18 @@ test('data that a handler of the server answers by itself is no query', async ()
   assert.equal(echo.length, 1);
 });
 
+test('data that a layer of the server makes a query of is not held against what others write', async () => {
+  const Backbone = openPage(server.url);
+  const books = Backbone.io.connection.backend('books');
+  for (const model of numbers(3)) await books.sync('create', model);
+  const list = new Backbone.Collection([], { backend: 'books' }).bindBackend();
+  const { page } = await fetched(list, { page: 0 });
+  assert.equal(typeof page.next, 'string');
+  assert.equal(list.length, 2);
+  await books.sync('create', { n: 3 });
+  await until(() => list.length === 3);
+});
+
 const VALUES = [
   ...[undefined, null, true, false, 0, -0, 1, 1.5, -3, 10, '', 'a', 'A', 'ab', 'b', '10', 'é', '\uffff', '😀', '%', '_', '\\', '.*'],
   ...['x'.repeat(255), 'x'.repeat(256), [], ['a'], {}, { y: 1 }, { y: 'a' }, { y: { z: null } }],
