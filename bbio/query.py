@@ -185,6 +185,11 @@ class Query:
         return cls(**reader.read(data), limits=reader.limits, id_path=reader.id_path)
 
     @property
+    def is_paged(self) -> bool:
+        """Whether it asks for a part only of what it finds."""
+        return self.limit is not None or self.offset > 0 or self.after is not None
+
+    @property
     def wanted(self) -> int:
         """How many models to look for, one more than to return: it tells whether there are more."""
         return (self.limits.models if self.limit is None else self.limit) + 1

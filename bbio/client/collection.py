@@ -10,7 +10,8 @@ import attrs
 
 from bbio.client.follower import Meta
 from bbio.client.replica import Key, Replica
-from bbio.errors import SyncError, Timeout, Unavailable
+from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
+from bbio.query import Query, QueryLimits
 
 if TYPE_CHECKING:
     from bbio.client.handle import Handle
@@ -19,6 +20,9 @@ Model = dict[str, Any]
 
 # How many ids are noted for `changed`, and how many notifications wait for the end of a read; past it: a reset.
 NOTED = 10_000
+
+# The server has its own limits, and has found the query to be within them.
+BOUNDLESS = QueryLimits(models=2**53, limit=2**53, offset=2**53, conditions=2**53, values=2**53, depth=100, sort=2**53)
 
 
 @attrs.define
@@ -75,6 +79,8 @@ class Collection(Mapping[Key, Model]):
     def __init__(self, handle: Handle, data: Mapping[str, Any] | None) -> None:
         self._handle = handle
         self._data = data
+        # What others write is held against it, once the server has taken the data for a query.
+        self._query: Query | None = None
         self._replica = Replica()
         self._changes = Changes()
         self._error: SyncError | None = None
@@ -209,8 +215,13 @@ class Collection(Mapping[Key, Model]):
         if key is None:
             return
         before = self._replica.models.get(key)
-        if self._replica.accept(key, None if method == "delete" else model, rev):
+        if self._replica.accept(key, model if method != "delete" and self._fits(key, model) else None, rev):
             self._changes.note(key, before, self._replica.models.get(key))
+
+    def _fits(self, key: Key, model: Model) -> bool:
+        query = self._query
+        # Nothing enters a page but by a read.
+        return query is None or (query.matches(model) and (not query.is_paged or key in self._replica.models))
 
     def _key(self, model: Any) -> Key | None:
         key = model.get(self._handle.id_attribute) if isinstance(model, dict) else None
@@ -237,6 +248,7 @@ class Collection(Mapping[Key, Model]):
         self._replace(models if isinstance(models, list) else [], told)
 
     def _replace(self, models: list[Any], told: Any) -> None:
+        self._query = self._asked(models) if isinstance(told, Mapping) and "next" in told else None
         revs = told.get("r") if isinstance(told, Mapping) else None
         if not isinstance(revs, list) or len(revs) != len(models):
             revs = [None] * len(models)
@@ -255,6 +267,14 @@ class Collection(Mapping[Key, Model]):
             self._changes = Changes()
         self._read = True
         self._wake()
+
+    def _asked(self, models: list[Any]) -> Query | None:
+        """The query that the server has answered; None when it gave a meaning of its own to `data`."""
+        try:
+            query = Query.read(dict(self._data or {}), id_attribute=self._handle.id_attribute, limits=BOUNDLESS)
+        except BadRequest:
+            return None
+        return query if all(map(query.matches, models)) else None
 
     def failed(self, error: SyncError) -> None:
         """It cannot be kept up to date, at least for now."""

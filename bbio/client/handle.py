@@ -15,6 +15,7 @@ from bbio.client.errors import passing
 from bbio.client.events import RESET, Event, Events
 from bbio.client.follower import Follower, Meta
 from bbio.errors import BadRequest, SyncError, Timeout
+from bbio.query import Page
 from bbio.requests import METHODS, NOTIFIED_AS
 
 if TYPE_CHECKING:
@@ -261,11 +262,33 @@ class Handle:
         self._readers.add(reader)
         return reader
 
+    async def query(
+        self, data: Mapping[str, Any], *, options: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Page:
+        """Read a page of what a query finds (docs/queries.md): its `models`, the cursor of the `next` and the `total`.
+
+        Parameters:
+            data: the query. The next page is that of the same query with `cursor` as well, as long as there is one.
+            options: extras for the server.
+            timeout: seconds until it fails.
+
+        Raises:
+            SyncError: see `create`; `BadRequest` when it is no query.
+
+        Example:
+            >>> async def newest(todos: Handle) -> list[str]:
+            ...     page = await todos.query({"done": False, "sort": "-created", "limit": 20})
+            ...     return [todo["title"] for todo in page.models]
+        """
+        models, told = await self.request("read", options={**(options or {}), "data": data}, timeout=timeout)
+        told = told if isinstance(told, Mapping) else {}
+        return Page(models, told.get("next"), told.get("total"))
+
     def collection(self, *, data: Mapping[str, Any] | None = None) -> Collection:
         """A live mirror of what the backend holds: await it, or use it in `async with`.
 
         Parameters:
-            data: the filter of what is read; what others write later comes in unfiltered.
+            data: a query (docs/queries.md). What others write later comes in if it fits, and nothing enters a page.
 
         Example:
             >>> async def show(todos: Handle) -> None:

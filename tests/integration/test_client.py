@@ -440,3 +440,57 @@ async def test_wrong_options():
         for name, channel in (("", None), (7, None), ("todos", 7)):
             with pytest.raises(ConfigurationError, match="string"):
                 connection.backend(name, channel=channel)
+
+
+async def test_pages(serve, todos, io):
+    """A page has its models, the cursor of the next one and the total; what is no query is refused."""
+    handle = io(await serve(todos)).backend("todos")
+    for n in range(5):
+        await handle.create({"n": n})
+    page = await handle.query({"n": {"$gt": 0}, "sort": "-n", "limit": 3, "count": True})
+    assert [model["n"] for model in page.models] == [4, 3, 2]
+    assert page.total == 4
+    page = await handle.query({"n": {"$gt": 0}, "sort": "-n", "limit": 3, "cursor": page.next})
+    assert ([model["n"] for model in page.models], page.next, page.total) == ([1], None, None)
+    with pytest.raises(BadRequest):
+        await handle.query({"n": {"$near": 1}})
+
+
+async def test_a_collection_keeps_to_its_query(serve, todos, io):
+    """What others write comes in while it fits; a page takes in nothing, and lets go of what does not fit."""
+    app = await serve(todos)
+    ann, bob = (io(app).backend("todos") for _ in range(2))
+    low = await ann.create({"n": 1})
+    high = await ann.create({"n": 5})
+    mirror = await bob.collection(data={"n": {"$lt": 4}})
+    page = await bob.collection(data={"n": {"$lt": 4}, "sort": "n", "limit": 1})
+    assert set(mirror) == set(page) == {low["id"]}
+    other = await ann.create({"n": 2})
+    await ann.create({"n": 9})
+    await ann.patch({"id": high["id"], "n": 0})
+    last = await ann.create({"n": 3})
+    await mirror.until(lambda mirror: last["id"] in mirror)
+    assert set(mirror) == {low["id"], other["id"], high["id"], last["id"]}
+    assert set(page) == {low["id"]}
+    await ann.patch({"id": low["id"], "n": 1.5})
+    await page.until(lambda page: page[low["id"]]["n"] == 1.5)
+    await ann.patch({"id": low["id"], "n": 4})
+    await page.until(lambda page: not page)
+    await mirror.until(lambda mirror: low["id"] not in mirror)
+
+
+async def test_data_that_the_server_understands_in_its_own_way_is_no_query(serve, io):
+    """Then everything that is told comes in."""
+
+    class Todos(Backend):
+        store = MemoryStore(models=[{"id": 1, "n": 1}])
+
+        @before("read")
+        def translate(self, req):
+            req.options["data"] = {"sort": "n"} if "page" in req.options.get("data", {}) else {}
+
+    handle = io(await serve(Todos)).backend("todos")
+    for data in ({"page": 1}, {"$near": 1}):
+        mirror = await handle.collection(data=data)
+        new = await handle.create({"n": 2})
+        await mirror.until(lambda mirror, new=new: new["id"] in mirror)
