@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from contextlib import chdir
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from playwright.async_api import async_playwright
 
@@ -58,4 +60,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    # The example keeps its models in the folder that it runs in.
+    with TemporaryDirectory() as folder, chdir(folder):
+        asyncio.run(main())
