@@ -33,6 +33,9 @@ test: $(SET_UP) ## run all tests, in JavaScript and in Python (ARGS="-k stack" f
 crash: $(SET_UP) ## kill a server, and PostgreSQL, while they write, 50 times over
 	@BBIO_CRASH_ROUNDS=50 $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py tests/integration/test_postgres_crash.py $(ARGS)
 
+soak: $(SET_UP) ## let clients come and go for half an hour, and see that nothing grows (MINUTES=30)
+	@BBIO_SOAK_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest -n 0 -s --timeout 0 tests/integration/test_faults_churn.py
+
 lint: $(SET_UP) ## check style and the floor plan
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check

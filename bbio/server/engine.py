@@ -146,8 +146,8 @@ class FastSocket(async_socket.AsyncSocket):
         self._overflow: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._queued_bytes = 0
-        # The poll that waits, or whose answer is being written.
-        self.poll_request: web.BaseRequest | None = None
+        # Whether a poll waits, or its answer is being written.
+        self.polling = False
         self._poll_watch: PollWatch | None = None
         self._connect_timer = asyncio.get_running_loop().call_later(server.limits.connect_time, self._check_joined)
 
@@ -292,7 +292,7 @@ class FastSocket(async_socket.AsyncSocket):
             return await self._upgrade_websocket(environ)
         if self.upgrading or self.upgraded:
             return [engine_packet.Packet(engine_packet.NOOP)]
-        if self.poll_request is not None:
+        if self.polling:
             # Two polls at once: packets could go to one that nobody reads any more.
             self.drop("overlapping polls")
             return self.server._bad_request("overlapping polls")
@@ -300,30 +300,35 @@ class FastSocket(async_socket.AsyncSocket):
         if transport is None or transport.is_closing():
             self.drop("aborted poll")
             return self.server._bad_request("aborted poll")
-        self.poll_request = request
+        self.polling = True
         environ[POLL] = self
         transport.set_write_buffer_limits(high=0)
         self._watch(transport)
         try:
             return await super().handle_get_request(environ)
         except BaseException:
-            self.poll_request = None
+            self.polling = False
             raise
 
     def answered(self) -> None:
         """The answer to a poll was written, or could not be: then its connection is lost."""
-        self.poll_request = None
+        self.polling = False
 
     def _watch(self, transport: asyncio.Transport) -> None:
-        """Hear of the end of the connection that a poll came over, until the next poll comes."""
+        """Hear of the connection that a poll came over, until the next request comes over it."""
         watch = transport.get_protocol()
         if not isinstance(watch, PollWatch):
-            watch = PollWatch(watch)
+            watch = PollWatch(transport, watch)
             transport.set_protocol(watch)
-        if self._poll_watch is not None:
-            self._poll_watch.socket = None
+        self.forget_poll()
         self._poll_watch = watch
         watch.socket = self
+
+    def forget_poll(self) -> None:
+        """The last poll's answer has arrived, or nobody waits for it."""
+        if self._poll_watch is not None:
+            self._poll_watch.socket = None
+            self._poll_watch = None
 
     def poll_lost(self, err: Exception | None) -> None:
         """The connection of the last poll has ended: if its answer may be lost with it, the session is over.
@@ -331,7 +336,7 @@ class FastSocket(async_socket.AsyncSocket):
         Parameters:
             err: what broke it; None when it was closed in order, as is usual once an answer has been read.
         """
-        if self.poll_request is not None or err is not None:
+        if self.polling or err is not None:
             self.drop("aborted poll")
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
@@ -450,8 +455,8 @@ class FastSocket(async_socket.AsyncSocket):
             return
         self._ended = True
         self.backlog += 1
-        poll = self.poll_request
-        for transport in (self.transport, None if poll is None else poll.transport):
+        watch = self._poll_watch
+        for transport in (self.transport, None if watch is None else watch.transport):
             if transport is not None:
                 transport.abort()
         self.transport = None
@@ -471,8 +476,7 @@ class FastSocket(async_socket.AsyncSocket):
             self.transport = None
             for handle in (self._overflow, self._timer, self._connect_timer, self._attachments_timer):
                 self._cancel(handle)
-            if self._poll_watch is not None:
-                self._poll_watch.socket = None
+            self.forget_poll()
             self.queue.put_nowait(None)
             self.server.sockets.pop(self.sid, None)
             if transport is not None:
@@ -509,13 +513,26 @@ class FastResponse(web.WebSocketResponse):
 
 
 class PollWatch(asyncio.Protocol):
-    """Stands between a transport and aiohttp, to tell the session that polls over it when the connection ends."""
+    """Stands between a transport and aiohttp, for the session that has polled over it.
 
-    def __init__(self, protocol: Any) -> None:
+    Parameters:
+        transport: the connection.
+        protocol: aiohttp's.
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: Any) -> None:
+        self.transport = transport
         self.socket: FastSocket | None = None
-        for name in ("data_received", "eof_received", "pause_writing", "resume_writing"):
+        for name in ("eof_received", "pause_writing", "resume_writing"):
             setattr(self, name, getattr(protocol, name))
+        self._data_received = protocol.data_received
         self._connection_lost = protocol.connection_lost
+
+    def data_received(self, data: bytes) -> None:
+        socket = self.socket
+        if socket is not None and not socket.polling:
+            socket.forget_poll()  # who sends another request has read the answer to the last
+        self._data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection_lost(exc)

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from tests.support.attack import MIB, attacked
+from tests.support.servers import eventually
 from tests.support.wire import encode
 
 
@@ -40,6 +41,19 @@ async def test_it_is_dropped_within_a_second_of_the_overflow(spawn):
             await asyncio.sleep(0.02)
 
 
+async def test_what_waits_for_a_client_has_a_bound(spawn):
+    """However quickly it comes: at twice the size of its buffer a client is dropped at once."""
+    async with attacked(spawn) as target:
+        alice, mallory = await target.join(channel=...), await target.join(receive_buffer=4096)
+        await mallory.namespace.emit("narrow")
+        mallory.wire.pause()
+        waiting = 0
+        while waiting >= 0:
+            assert waiting <= 2 * (1 << 20)
+            await target.emit(50, 10_000, burst=50)
+            (waiting,) = await alice.namespace.call("waiting", mallory.wire.sid)
+
+
 async def test_polls_that_are_not_read_cost_little_and_are_dropped(spawn):
     """50 clients whose polls are not read, TCP held open: 2 MB each at most, and within 5 s nothing."""
     async with attacked(spawn) as target:
@@ -56,12 +70,17 @@ async def test_polls_that_are_not_read_cost_little_and_are_dropped(spawn):
             polls.append(f"GET {query} HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\n\r\n".encode())
         await target.emit(90, 10_000)
         for poll in polls[:25]:  # these ask for all that waits, and leave it; the others do not even ask
-            await target.connect(poll)
+            await target.connect(poll, receive_buffer=4096)
+
+        async def polled():
+            return (await target.look())["tasks"] >= target.held["tasks"] + 25
+
+        await eventually(polled)
         await target.emit(200, 10_000)
         assert target.grown() <= 50 * 2 * MIB
         for n in (*range(200), *range(90), *range(200)):
             assert (await alice.synced())[1]["id"] == n
-        await target.back_to_base(5, "sessions", "environ", "rooms", memory=5 * MIB)
+        await target.back_to_base(5, memory=5 * MIB)
         target.bad_packets = 50
         assert "slow consumer" in target.server.output
 

@@ -1,0 +1,68 @@
+"""Clients that come and go without end: memory and tasks stay where they are.
+
+`make soak` does for half an hour what the test suite does for some seconds.
+"""
+
+import asyncio
+import os
+import time
+
+from tests.support.attack import MIB, attacked
+from tests.support.wire import LegacyClient
+
+MINUTES = float(os.environ.get("BBIO_SOAK_MINUTES", "0"))
+AT_ONCE = 8
+
+
+async def visit(target, n):
+    """Come, listen, read, write, and leave in one of four ways."""
+    transport = "polling" if n % 4 == 0 else "websocket"
+    client = await LegacyClient.open(target.url, "quiet", transport=transport)
+    await client.listen(f"room {n % 7}")
+    assert await client.sync("update", {"id": n % 5, "text": "x" * (n % 1000)})
+    if n % 4 == 0:
+        await client.wire.send("1")
+    elif n % 4 == 1:
+        client.wire.abort()
+    elif n % 4 == 2:
+        await client.namespace.disconnect()
+    await client.close()
+
+
+async def churn(target, numbers):
+    """Several visitors at a time."""
+
+    async def visitor():
+        for n in numbers:
+            await visit(target, n)
+
+    await asyncio.gather(*(visitor() for _ in range(AT_ONCE)))
+
+
+def slope(samples):
+    """What memory grows by in a second, by the line through all samples."""
+    middle = sum(moment for moment, _ in samples) / len(samples)
+    spread = sum((moment - middle) ** 2 for moment, _ in samples)
+    return sum((moment - middle) * memory for moment, memory in samples) / spread
+
+
+async def test_nothing_grows_with_clients_that_come_and_go(spawn):
+    """After the first, less than 1 MB for 400 visits, or for 10 minutes; tasks and sessions as before."""
+    async with attacked(spawn) as target:
+        tasks = target.held["tasks"]
+        await churn(target, iter(range(200)))
+        await target.back_to_base(5)
+        await target.note_base()
+        if not MINUTES:
+            await churn(target, iter(range(400)))
+            assert target.grown() < MIB
+        began, samples = time.monotonic(), []
+        while time.monotonic() - began < MINUTES * 60:
+            await churn(target, iter(range(400)))
+            samples.append((time.monotonic() - began, target.server.rss()))
+            print(f"{samples[-1][0]:6.0f} s {samples[-1][1]:8} KiB", flush=True)
+        if MINUTES:
+            assert slope(samples) * 600 < MIB, samples
+        await target.back_to_base(5)
+        assert (await target.look())["tasks"] <= tasks
+        target.bad_packets = 600
