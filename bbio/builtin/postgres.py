@@ -33,7 +33,7 @@ from bbio.builtin.documents import (
     logger,
     repeated,
 )
-from bbio.builtin.postgres_database import Database, OutOfDate, driver, is_in_the_way, is_lost, is_refused, is_slow
+from bbio.builtin.postgres_database import Aborted, Database, driver, is_in_the_way, is_lost, is_refused, is_slow
 from bbio.builtin.postgres_queries import queries_of
 from bbio.builtin.postgres_tables import CHANNEL, Table, body_text, id_text, quote
 from bbio.errors import ConfigurationError
@@ -458,7 +458,9 @@ class PostgresStore(DocumentStore):
         return Conflict("the model breaks a rule of the database, such as one of uniqueness")
 
     async def _try(self, changes: list[Change], lock: str) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 await self._transact(changes, lock)
                 return
@@ -498,7 +500,7 @@ class PostgresStore(DocumentStore):
         """Find out what has become of a commit; if that cannot be, say so to those whose writes it held.
 
         Raises:
-            OutOfDate: nothing was written.
+            Aborted: nothing was written.
         """
         try:
             async with asyncio.timeout(self.timeout):
@@ -506,7 +508,7 @@ class PostgresStore(DocumentStore):
         except TimeoutError:
             outcome = None
         if outcome == "aborted":
-            raise OutOfDate
+            raise Aborted
         if outcome != "committed":
             logger.error("%s: it is not known whether %d writes were committed", self.table, len(changes))
             for change in changes:
@@ -529,9 +531,9 @@ class PostgresStore(DocumentStore):
         """Tell a batch what it needs to know, and lock its models and streams."""
         keys = batch.keys
         if keys:
-            batch.models = await self._models(connection, keys, lock)
+            batch.models = await self._models(connection.fetch, keys, lock)
             if lock != LOCK:
-                held = (await self._models(connection, keys)).keys() - batch.models.keys()
+                held = (await self._models(connection.fetch, keys)).keys() - batch.models.keys()
                 for change in batch.changes:
                     if change.key in held:
                         change.error = Timeout("another program holds the model")
@@ -542,16 +544,16 @@ class PostgresStore(DocumentStore):
                 batch.replies[operation] = _reply(rest)
         return Known(transaction, set(batch.models), streams)
 
-    async def _models(self, connection: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
+    async def _models(self, fetch: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
         """The revision and body of those models that are there."""
         columns = self._columns_of(keys)
         texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
-        rows = await connection.fetch(self.definition.select(lock), *columns)
+        rows = await fetch(self.definition.select(lock), *columns)
         return {texts[tuple(key)]: (rev, body.encode()) for *key, rev, body in rows}
 
     async def _lock_streams(self, connection: Any, batch: Batch) -> tuple[str, dict[str, StreamRow]]:
         names = batch.streams
-        for _ in range(ATTEMPTS):
+        while True:
             found = await connection.fetch(LOCK_STREAMS, self.backend_id, names)
             batch.rev, batch.epoch, transaction, *_ = found[0]
             streams = {row["name"]: StreamRow(*row[3:]) for row in found if row["name"] is not None}
@@ -560,7 +562,6 @@ class PostgresStore(DocumentStore):
                 batch.positions = {name: Position(row.epoch, row.top) for name, row in streams.items()}
                 return transaction, streams
             await connection.execute(ADD_STREAMS, self.backend_id, missing, time.time())
-        raise OutOfDate
 
     async def _save(self, connection: Any, batch: Batch, known: Known) -> None:
         table = self.definition
@@ -661,26 +662,16 @@ class PostgresStore(DocumentStore):
         models: dict[Key, tuple[int, bytes]] = {}
         replies: dict[bytes, Any] = {}
         try:
-            async with self._database.connections.one() as connection:
-                if keys:
-                    models = await self._models(connection, keys)
-                if operations:
-                    rows = await connection.fetch(FIND_OPERATIONS, self.backend_id, operations, timeout=self.timeout)
-                    replies = {operation: _reply(rest) for operation, *rest in rows}
+            if keys:
+                models = await self._models(self._database.ask, keys)
+            if operations:
+                rows = await self._database.ask(FIND_OPERATIONS, self.backend_id, operations)
+                replies = {operation: _reply(rest) for operation, *rest in rows}
+        except SyncError as err:
             for job in jobs:
-                job.result = replies.get(job.operation) if job.key is None else models.get(job.key)
-        except Exception as err:
-            error = self._database.error(err)
-            for job in jobs:
-                job.error = error
-
-    async def _fetch(self, statement: str, *values: Any, timeout: float | None = None) -> list[Any]:
-        try:
-            async with self._database.connections.one() as connection:
-                rows: list[Any] = await connection.fetch(statement, *values, timeout=timeout or self.timeout)
-                return rows
-        except Exception as err:
-            raise self._database.error(err) from None
+                job.error = err
+        for job in jobs:
+            job.result = replies.get(job.operation) if job.key is None else models.get(job.key)
 
     async def read(self, req: Request) -> Any:
         """Answer a read: the model named by its id in `req.model`, or the list of models."""
@@ -696,11 +687,11 @@ class PostgresStore(DocumentStore):
         asked = query or Query(limits=self.queries)
         scope = (channel,) if self._per_channel else ()
         statement, values = self._queries.select(asked, scope, "id")
-        rows = await self._fetch(statement, *values, timeout=asked.limits.seconds)
+        rows = await self._database.ask(statement, *values, timeout=asked.limits.seconds)
         total = None
         if asked.count:
             statement, values = self._queries.count(asked, scope)
-            ((total,),) = await self._fetch(statement, *values, timeout=asked.limits.seconds)
+            ((total,),) = await self._database.ask(statement, *values, timeout=asked.limits.seconds)
         page = asked.cut([decode(body) for _, body in rows], total)
         req.revs = {model[self.id_attribute]: row[0] for model, row in zip(page.models, rows, strict=False)}
         if query is not None:
@@ -716,7 +707,7 @@ class PostgresStore(DocumentStore):
 
     async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
         """The top of each stream."""
-        rows = await self._fetch(TOPS, self.backend_id, list(streams))
+        rows = await self._database.ask(TOPS, self.backend_id, list(streams))
         return {name: Position(epoch, top) for name, epoch, top in rows}
 
     async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
@@ -725,7 +716,7 @@ class PostgresStore(DocumentStore):
             return None
         if "\0" in epoch or not epoch.isascii():
             return None
-        rows = await self._fetch(SINCE, self.backend_id, stream, epoch, offset)
+        rows = await self._database.ask(SINCE, self.backend_id, stream, epoch, offset)
         at, top = rows[0][:2]
         if at != epoch or offset > top:
             return None

@@ -53,14 +53,15 @@ def is_slow(err: BaseException) -> bool:
 def is_lost(err: BaseException) -> bool:
     """Whether an error says that there is no connection, or none any more."""
     names = driver()
-    lost = (OSError, names.PostgresConnectionError, names.InterfaceError, names.OperatorInterventionError)
-    return isinstance(err, (*lost, names.TooManyConnectionsError)) and not is_slow(err)
+    lost = (OSError, names.PostgresConnectionError, names.OperatorInterventionError, names.TooManyConnectionsError)
+    # The last two are asyncpg's own, of a connection that is in no state to be used.
+    return isinstance(err, (*lost, names.InterfaceError, names.InternalClientError)) and not is_slow(err)
 
 
 def is_in_the_way(err: BaseException) -> bool:
     """Whether an error says that others wrote at the same time, so that it may pass when it is tried again."""
     names = driver()
-    return isinstance(err, (names.SerializationError, names.DeadlockDetectedError, OutOfDate)) or (
+    return isinstance(err, (names.SerializationError, names.DeadlockDetectedError, Aborted)) or (
         isinstance(err, names.UniqueViolationError) and err.constraint_name == "bbio_operations_once"
     )
 
@@ -71,8 +72,8 @@ def is_refused(err: BaseException) -> bool:
     return isinstance(err, (names.IntegrityConstraintViolationError, names.DataError, names.RaiseError))
 
 
-class OutOfDate(Exception):
-    """Something appeared between a look and a write."""
+class Aborted(Exception):
+    """A transaction was not committed."""
 
 
 class Connections:
@@ -108,9 +109,13 @@ class Connections:
             connection = self._reuse() or await self._database.connect()
             yield connection
             usable = True
-        except driver().PostgresError:
-            # It has refused something: that ends a transaction, not the connection.
-            if connection is not None and not connection.is_closed():
+        except Exception as err:
+            if is_lost(err):
+                # So may all the others be, without having noticed yet.
+                while self._idle:
+                    self._discard(self._idle.pop())
+            elif connection is not None and isinstance(err, driver().PostgresError):
+                # It has refused something: that ends a transaction, not the connection.
                 if connection.is_in_transaction():
                     await connection.execute("ROLLBACK")
                 usable = True
@@ -123,11 +128,7 @@ class Connections:
             self._turns.release()
 
     def _reuse(self) -> Any:
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():
-                return connection
-        return None
+        return self._idle.pop() if self._idle else None
 
     def _discard(self, connection: Any) -> None:
         task = asyncio.ensure_future(close(connection))
@@ -140,6 +141,13 @@ class Connections:
             self._discard(self._idle.pop())
         while self._closing:
             await asyncio.wait(self._closing)
+
+
+async def _happens(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 async def close(connection: Any) -> None:
@@ -250,6 +258,32 @@ class Database:
             logger.warning("%s works again", self.place)
         return connection
 
+    async def ask(self, statement: str, *values: Any, timeout: float | None = None) -> list[Any]:
+        """The rows that a statement finds; once more if the connection turns out to be lost.
+
+        Parameters:
+            statement: the statement, which changes nothing.
+            values: what is bound to it.
+            timeout: seconds that it may take; those of the database by default.
+
+        Raises:
+            SyncError: what a client is to be told.
+        """
+        try:
+            return await self._ask(statement, *values, timeout=timeout)
+        except Exception as err:
+            if not is_lost(err):
+                raise self.error(err) from None
+        try:
+            return await self._ask(statement, *values, timeout=timeout)
+        except Exception as err:
+            raise self.error(err) from None
+
+    async def _ask(self, statement: str, *values: Any, timeout: float | None) -> list[Any]:
+        async with self.connections.one() as connection:
+            rows: list[Any] = await connection.fetch(statement, *values, timeout=timeout or self.timeout)
+            return rows
+
     async def migrate(self, connection: Any) -> None:
         """Make the tables of bbio, or bring them to this version. Several processes may do so at once."""
         async with connection.transaction():
@@ -307,11 +341,7 @@ class Database:
                 else:
                     listening.set_result(None)
                 delay = BACKOFF[0]
-                while not ended.is_set():
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(PULSE):
-                            await ended.wait()
-                            break
+                while not await _happens(ended, PULSE):
                     await connection.execute("SELECT 1")
             except Exception as err:
                 if not listening.done():
@@ -375,7 +405,7 @@ class Database:
             (ValueError, "the DSN is wrong: postgresql://user:password@host:5432/database"),
             (TimeoutError, "it does not answer: is that its address, and does a firewall let this through?"),
             (OSError, "nothing answers there: start PostgreSQL, or correct host and port"),
-            (names.InterfaceError, "the connection was lost"),
+            ((names.InterfaceError, names.InternalClientError), "the connection was lost"),
             (names.PostgresConnectionError, "the connection was lost"),
             (names.OperatorInterventionError, "it is being stopped, or ended the connection"),
         ]

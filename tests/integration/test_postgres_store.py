@@ -7,13 +7,16 @@ import sys
 from contextlib import suppress
 
 import asyncpg
+import attrs
 import pytest
 
 from bbio import Busy, Conflict, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.builtin import PostgresStore, postgres_database
+from bbio.builtin.postgres_tables import LOCK
 from bbio.conformance.cases import refused
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode
+from bbio.streams import HistoryLimits
 from tests.support.postgres import Relay, log, opened, processes
 from tests.support.servers import eventually, free_port
 
@@ -125,6 +128,47 @@ async def test_processes_may_start_at_once(database_url):
             return await models.all()
 
     assert await asyncio.gather(*map(start, range(6))) == [[{"id": "1"}, {"id": 2}]] * 6
+
+
+async def test_a_start_that_is_given_up_leaves_nothing(database_url, psql):
+    """Another store of the database goes on, and the next start works."""
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+
+    async def waits():
+        return await psql.fetchval(blocked) == 1
+
+    async with opened(database_url) as models:
+        await psql.execute(f"SELECT pg_advisory_lock({LOCK})")
+        begun = asyncio.ensure_future(start_error(database_url, table="others"))
+        await eventually(waits)
+        begun.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await begun
+        await psql.execute(f"SELECT pg_advisory_unlock({LOCK})")
+        assert len(models.store._database.stores) == 1
+        async with opened(database_url, table="others") as others:
+            assert await others.all() == []
+
+
+async def test_a_listener_that_finds_no_connection_is_told_at_the_start(database_url, psql):
+    """A store needs two at least."""
+    role = f"one{id(psql)}"
+    await psql.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1; GRANT ALL ON SCHEMA public TO {role}")
+    try:
+        said = await start_error(database_url.replace("://bbio@", f"://{role}@"))
+        assert "no connection left" in said
+    finally:
+        await psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_stores_of_one_database_share_it(database_url, psql):
+    """One may stop and the other goes on; what is told of one is not looked at by the other."""
+    async with opened(database_url, table="one") as one:
+        async with opened(database_url, table="two") as two:
+            await two.create({})
+        milk = await one.create({})
+        assert await one.all() == [milk]
+        assert len(one.store._database.stores) == 1
 
 
 # Several processes
@@ -323,6 +367,64 @@ async def test_lost_connections_are_made_again(database_url, psql):
         assert stored == {decode(event.body)["id"] for event in events}
         assert set(acked) <= stored
         assert None in await models.published.checked(), "the log is looked at when the listener is back"
+
+
+async def test_what_idle_connections_have_lost_is_not_noticed_by_readers(database_url, psql):
+    """A read finds another connection, and so does a write."""
+    async with opened(database_url) as models:
+        milk = await models.create({})
+        for request in (lambda: models.read(milk["id"]), models.all, lambda: models.write("patch", milk), models.top):
+            await asyncio.gather(*(models.all() for _ in range(5)))
+            await psql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            await request()
+
+
+async def test_a_connection_that_is_lost_while_it_is_looked_at_is_let_go(database_url):
+    """What cannot say which database it is, is not used."""
+    async with Relay(database_url) as relay, opened(relay.dsn) as models:
+        relay.on_send = lambda data: "cut" if b"pg_control_system" in data else ""
+        relay.cut()
+        await refused(models.all(), "Unavailable")
+        relay.on_send = lambda data: ""
+        assert await models.all() == []
+
+
+async def test_a_rule_that_is_checked_at_the_commit_refuses_one_write(database_url, psql):
+    """The others of the batch pass."""
+    cls = attrs.make_class("Todo", {"title": attrs.field(type=str)})
+    async with opened(database_url, cls) as models:
+        await psql.execute("ALTER TABLE models ADD UNIQUE (title) DEFERRABLE INITIALLY DEFERRED")
+        writes = [models.write("create", {"title": title}) for title in "aba"]
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Commit", "Conflict"]
+        assert [event.offset for event in await log(models)] == [1, 2]
+
+
+async def test_history_is_trimmed_without_own_writes(database_url, psql, monkeypatch):
+    """What a trigger, or a process that ended, has logged is dropped in time; answers to old operations too."""
+    monkeypatch.setattr(postgres_database, "TIDY", 0.02)
+    async with opened(database_url, history=HistoryLimits(events=10)) as models:
+        await models.write("create", {}, op="c:1")
+        await psql.execute("UPDATE bbio_operations SET at = at - 90000")
+        epoch = (await models.store.positions(["*"]))["*"].epoch
+        await psql.execute("SELECT bbio_tell('models', '*', 'create', '{}', NULL) FROM generate_series(1, 300)")
+
+        async def trimmed():
+            return await models.store.since("*", epoch, 0) is None
+
+        await eventually(trimmed)
+        assert len(await models.store.since("*", epoch, 290)) == 10
+        assert await psql.fetchval("SELECT count(*) FROM bbio_operations") == 0
+
+
+async def test_odd_epochs_are_unknown(database_url):
+    """Whatever a client sends as one."""
+    async with opened(database_url) as models:
+        for epoch in ("\0", "\ud800", "\u00e9"):
+            assert await models.store.since("c:", epoch, 0) is None
 
 
 @pytest.mark.parametrize("op", [None, "c:1"])

@@ -163,6 +163,6 @@ async def bbio(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None)
     """Run `python -m bbio` with arguments to its end; exit status and output come back."""
     process = await ServerProcess(*arguments, cwd=cwd, env=env).start()
     try:
-        return await process.ended(), process.output
+        return await process.ended(4 * DEADLINE), process.output
     finally:
         await process.stop()
