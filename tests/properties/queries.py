@@ -55,7 +55,9 @@ def models(draw: st.DrawFn, id_attribute: str = "_id") -> list[dict[str, Any]]:
 operands = scalars.filter(lambda value: not isinstance(value, str) or len(value) <= 255)
 compared = (numbers | texts).filter(lambda value: not isinstance(value, str) or len(value) <= 255)
 patterns = st.lists(
-    st.sampled_from(["%", "_", "\\%", "\\_", "\\\\", "a", "A", "[", "*", "?", "x" * 100, "é", "\U0001f600"])
+    st.sampled_from(
+        ["%", "_", "\\%", "\\_", "\\\\", "a", "A", "[", "*", "?", "x" * 100, "é", "\ud7ff", "\uffff", "\U0001f600"]
+    )
 ).map(lambda parts: "".join(parts)[:200].rstrip("\\"))
 fields = st.sampled_from(FIELDS)
 operators = st.lists(

@@ -86,6 +86,17 @@ def test_limits(data, text):
     assert len(caught.value.message) < 300
 
 
+def test_what_asks_for_a_part_is_paged():
+    """That is, by a limit, an offset or a cursor; sorted by the id also where the client does not say so."""
+    cursor = Query.read({"limit": 1}).page([{"id": 1}, {"id": 2}]).next
+    for data, paged in (({}, False), ({"a": 1, "sort": "a"}, False), ({"limit": 0}, True), ({"offset": 1}, True)):
+        assert Query.read(data).is_paged is paged
+    assert Query.read({"cursor": cursor}).is_paged
+    assert found({"offset": 1}, [{"id": 2}, {"id": 1}]) == [2]
+    assert found({"sort": ["-a", "a"]}, [{"id": 1, "a": 1}, {"id": 2, "a": 2}, {"id": 3, "a": 2}]) == [3, 2, 1]
+    assert found({"sort": ["id", "a"]}, [{"id": 2, "a": 1}, {"id": 1, "a": 2}]) == [1, 2]
+
+
 @pytest.mark.parametrize("name", [field.name for field in attrs.fields(QueryLimits)])
 def test_a_limit_is_greater_than_0(name):
     """Nothing can be forbidden by accident."""
