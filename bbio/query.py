@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import math
-import operator as operators
 import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Self
@@ -17,25 +15,29 @@ from typing import Any, Self
 import attrs
 import msgspec
 
+from bbio.comparison import (
+    COMPARED,
+    MAX_TEXT,
+    MISSING,
+    NUMBER,
+    OPERATORS,
+    OTHER,
+    TEXT,
+    Key,
+    Path,
+    comparison,
+    is_double,
+    key_of,
+    lookup,
+    travels,
+)
 from bbio.errors import BadRequest, ConfigurationError
 
-Path = tuple[str, ...]
-# A value as it is compared: the rank of its type, then the value, of a text only the beginning.
-Key = tuple[int, Any]
-
-# The order of types. A field that is not there comes before all.
-MISSING, NULL, FALSE, TRUE, NUMBER, TEXT, OTHER = range(7)
-
 WORDS = ("sort", "limit", "offset", "cursor", "count")
-# Texts are compared with at most so many characters, and sorted by one more: that tells the longer ones apart.
-MAX_TEXT = 255
 MAX_PATH = 8
 MAX_CURSOR = 32_768
 
 NAME = re.compile(r'[^"\\\x00-\x1f$-][^"\\\x00-\x1f]*')
-ABSENT = msgspec.UNSET
-COMPARED = {"$gt": operators.gt, "$gte": operators.ge, "$lt": operators.lt, "$lte": operators.le}
-OPERATORS = ("$eq", "$ne", *COMPARED, "$in", "$like")
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode_places = msgspec.json.Decoder(list[tuple[int, int | float | str]]).decode
@@ -249,63 +251,6 @@ def too_many(limits: QueryLimits) -> BadRequest:
     )
 
 
-def lookup(model: Any, path: Path) -> Any:
-    """The value of a field, `ABSENT` when there is none."""
-    for name in path:
-        if type(model) is not dict or name not in model:
-            return ABSENT
-        model = model[name]
-    return model
-
-
-def key_of(value: Any) -> Key:
-    """What a value is compared and sorted by: keys of all values have one order."""
-    kind = type(value)
-    if kind is str:
-        return TEXT, value[: MAX_TEXT + 1]
-    if kind is int or kind is float:
-        return NUMBER, value
-    if kind is bool:
-        return (TRUE if value else FALSE), 0
-    if value is None:
-        return NULL, 0
-    return (MISSING if value is ABSENT else OTHER), 0
-
-
-def parts(pattern: str) -> list[str]:
-    """What a `$like` pattern consists of: `%`, `_`, and plain characters, each of these after a backslash.
-
-    Raises:
-        BadRequest: it ends with a lone backslash.
-    """
-    found = re.findall(r"\\.|[^\\]", pattern, re.DOTALL)
-    if sum(map(len, found)) != len(pattern):
-        raise BadRequest("a pattern of $like cannot end with a single backslash; two stand for one")
-    return [part if part in ("%", "_") else "\\" + part[-1] for part in found]
-
-
-def like(pattern: str) -> Callable[[Any], bool]:
-    """Whether a value is a text like the pattern.
-
-    Raises:
-        BadRequest: the pattern is none.
-    """
-    texts = [""]
-    for part in parts(pattern):
-        if part == "%":
-            texts.append("")
-        else:
-            texts[-1] += "." if part == "_" else re.escape(part[1])
-    if len(texts) == 1:
-        regex = texts[0]
-    else:
-        # What has matched once is not tried again, so that no pattern takes long.
-        first, *middle, last = texts
-        regex = first + "".join(f"(?>.*?{text})" for text in middle) + f".*{last}"
-    matches = re.compile(regex, re.DOTALL).fullmatch
-    return lambda found: type(found) is str and matches(found) is not None
-
-
 def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> bool:
     for condition in conditions:
         if isinstance(condition, Either):
@@ -314,27 +259,6 @@ def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> bool:
         elif not condition.holds(lookup(model, condition.path)):
             return False
     return True
-
-
-def _comparison(operator: str, value: Any) -> Callable[[Any], bool]:
-    if operator == "$like":
-        return like(value)
-    if operator == "$in":
-        keys = frozenset(map(key_of, value))
-        return lambda found: key_of(found) in keys
-    key = key_of(value)
-    if operator == "$eq":
-        return lambda found: key_of(found) == key
-    if operator == "$ne":
-        return lambda found: key_of(found) != key
-    rank, operand = key
-    compare = COMPARED[operator]
-
-    def holds(found: Any) -> bool:
-        kind, own = key_of(found)
-        return kind == rank and compare(own, operand)
-
-    return holds
 
 
 def _digest(identity: bytes, places: bytes) -> bytes:
@@ -467,7 +391,7 @@ class _Reader:
                 raise BadRequest("$like takes a text, with % for any characters and _ for one")
             if operator in COMPARED and kind not in (NUMBER, TEXT):
                 raise BadRequest(f"{operator} takes a number or a text")
-        return Comparison(path, operator, value, _comparison(operator, value))
+        return Comparison(path, operator, value, comparison(operator, value))
 
     def _count(self, conditions: int) -> None:
         self._conditions += conditions
@@ -476,9 +400,9 @@ class _Reader:
 
     def _kind(self, value: Any) -> int:
         kind, _ = key_of(value)
-        if kind in (MISSING, OTHER) or (kind == NUMBER and not _is_double(value)):
+        if kind in (MISSING, OTHER) or (kind == NUMBER and not is_double(value)):
             raise BadRequest("a field is compared with a text, a number, true, false or null")
-        if kind == TEXT and (len(value) > MAX_TEXT or not _travels(value)):
+        if kind == TEXT and (len(value) > MAX_TEXT or not travels(value)):
             raise BadRequest(f"a text to compare with has at most {MAX_TEXT} characters")
         return kind
 
@@ -505,19 +429,7 @@ def _is_key(key: Key) -> bool:
     """Whether a key is one that `Query.key` can give: a client may have made it."""
     rank, value = key
     if rank == TEXT:
-        return type(value) is str and _travels(value)
+        return type(value) is str and travels(value)
     if rank == NUMBER:
-        return type(value) is not str and _is_double(value)
+        return type(value) is not str and is_double(value)
     return MISSING <= rank <= OTHER and value == 0 and type(value) is int
-
-
-def _is_double(number: Any) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
-
-
-def _travels(text: str) -> bool:
-    """Whether every database can hold a text."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bbio.builtin import sql
 from bbio.builtin.postgres_tables import NUMBER_ID, Table, quote
 from bbio.builtin.sql import Bind, PostgreSQL
-from bbio.query import FALSE, MAX_TEXT, MISSING, NULL, NUMBER, TEXT, TRUE, Path
+from bbio.comparison import FALSE, MAX_TEXT, MISSING, NULL, NUMBER, TEXT, TRUE, Path
 
 _COLLATED = '({} COLLATE "C")'
 _NO_TEXT = _COLLATED.format("''::text")

@@ -15,7 +15,8 @@ import bbio
 from bbio import Backend, BadRequest, ConfigurationError, Request
 from bbio.builtin import MemoryStore
 from bbio.builtin.sql import Dialect, PostgreSQL, SQLite, Table, read_indexes
-from bbio.query import Query, QueryLimits, _digest, like, parts
+from bbio.comparison import like, parts
+from bbio.query import Query, QueryLimits, _digest
 
 
 @attrs.define
