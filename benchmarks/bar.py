@@ -64,6 +64,20 @@ BAR = [
             )
         ],
     ),
+    Line(
+        "commits of a bare sqlite3 loop: x durable creates",
+        0.4,
+        ratio("create", "bbio-sqlite", "per_second", "sqlite-create"),
+    ),
+    Line("durable create: x create in memory", 3.0, ratio("create", "bbio", case="bbio-sqlite")),
+    Line(
+        "what a read in a file adds to one in memory: x a bare sqlite3 read",
+        2.0,
+        lambda values: [
+            (file - memory) / bare
+            for file, memory, bare in rounds(values, "read", "cpu_us", "bbio-sqlite", "bbio", "sqlite-read")
+        ],
+    ),
     Line("us per layer in the stack", 0.5, added("layers", "bbio-20-layers", "bbio", per=20)),
     Line("sync with 100 backends: x one backend", SAME, ratio("backends", "bbio", case="bbio-100-backends")),
     Line("sync beside 2,000 clients: x 50 clients", SAME, ratio("clients", "bbio", case="2,000 clients")),

@@ -62,12 +62,14 @@ class Contestant:
         command: what starts it; the port is added.
         dialect: settings of the load generator that speak its protocol.
         install: makes it ready to run.
+        alone: whether it is no server, but does its work by itself and prints its figures; the seconds are added.
     """
 
     label: str
     command: Callable[[], list[str]]
     dialect: Settings = field(default_factory=dict)
     install: Callable[[], object] = lambda: None
+    alone: bool = False
 
 
 def node_peer(folder: str, label: str, dialect: Settings | None = None) -> Contestant:
@@ -91,6 +93,14 @@ def bbio(label: str, *options: str, dialect: Settings | None = None) -> Contesta
     return Contestant(label, lambda: [sys.executable, str(server), *options], dialect or {})
 
 
+DATABASE = str(toolchain.BUILD / "messages.db")
+
+
+def sqlite_loop(label: str, work: str) -> Contestant:
+    loop = toolchain.HERE / "servers" / "sqlite_loop.py"
+    return Contestant(label, lambda: [sys.executable, str(loop), work, DATABASE], alone=True)
+
+
 PEERS = {
     "socketio-node": node_peer("socketio_node", "Socket.IO 4.8 on Node"),
     "backboneio": node_peer("backboneio", "backbone.io 0.4.2", BACKBONEIO),
@@ -108,6 +118,9 @@ VARIANTS = {
     "bbio-20-layers": bbio("bbio, 20 layers", "--layers", "20"),
     "bbio-100-backends": bbio("bbio, 100 backends", "--backends", "100"),
     "bbio-no-history": bbio("bbio, no history", "--history", "1"),
+    "bbio-sqlite": bbio("bbio, SQLiteStore", "--store", "sqlite", DATABASE, "--"),
+    "sqlite-create": sqlite_loop("no server: sqlite3, a commit each", "create"),
+    "sqlite-read": sqlite_loop("no server: sqlite3", "read"),
 }
 
 CONTESTANTS = PEERS | VARIANTS

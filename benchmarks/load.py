@@ -104,6 +104,25 @@ def measure_in_quiet(scenario: Scenario, case: str, seconds: float, cores: tuple
         time.sleep(1)
 
 
+def measure_alone(command: list[str], seconds: float, cores: tuple[int, int]) -> Figures:
+    """The figures of what needs no load."""
+
+    def others() -> float:
+        return busy_seconds(set(cores)) - children_seconds()
+
+    start, before = time.monotonic(), others()
+    done = subprocess.run(
+        [*command, str(seconds)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {cores[0]}),
+    )
+    if done.returncode:
+        raise Failed(done.stderr.strip()[-500:])
+    foreign = (others() - before) / (time.monotonic() - start)
+    return json.loads(done.stdout) | {"foreign": max(0.0, foreign)}
+
+
 def measure(scenario: Scenario, case: str, seconds: float, cores: tuple[int, int]) -> Figures:
     """The load generator's figures for one contestant in one scenario.
 
@@ -117,6 +136,8 @@ def measure(scenario: Scenario, case: str, seconds: float, cores: tuple[int, int
         **scenario.settings,
         **scenario.cases[case].settings,
     }
+    if contestant.alone:
+        return measure_alone(contestant.command(), seconds, cores)
     with server(contestant.command(), server_core) as (port, pid):
 
         def others() -> float:

@@ -80,6 +80,8 @@ EVERYONE = {name: Case(name) for name in ("bbio", *PEERS)}
 US_SYNC = "us of server CPU per sync"
 US_DELIVERY = "us of server CPU per delivery"
 LARGE = f'{{{RECORD},"body":"{"x" * 10_000}"}}'
+# In the place of updates: a client creates one record, and reads it from then on.
+READ = '42/messages,$n["sync",{"method":"read","model":{"id":$m},"options":{}}]'
 CREATE_LARGE = f'42/messages,$n["sync",{{"method":"create","model":{LARGE},"options":{{}}}}]'
 
 
@@ -184,6 +186,24 @@ SCENARIOS = {
             SYNC,
             variants("bbio", "bbio-no-history"),
             mode="sync",
+        ),
+        scenario(
+            "create",
+            "Creating, 50 clients, on the disk when acknowledged",
+            "us of server CPU per create",
+            SYNC,
+            variants("bbio", "bbio-sqlite", "sqlite-create"),
+            mode="sync",
+            writes="create",
+        ),
+        scenario(
+            "read",
+            "Reading one model, 50 clients",
+            "us of server CPU per read",
+            SYNC,
+            variants("bbio", "bbio-sqlite", "sqlite-read"),
+            mode="sync",
+            update=READ,
         ),
         scenario(
             "layers",

@@ -1,23 +1,24 @@
 """The service of the benchmark on bbio, with everything at its default unless an option says otherwise."""
 
 import argparse
+from pathlib import Path
 
 from bbio import App, Backend
-from bbio.builtin import MemoryStore
-from bbio.streams import HistoryLimits, Log
+from bbio.builtin import MemoryStore, SQLiteStore
+from bbio.streams import HistoryLimits
+
+FILES = ("", "-wal", "-shm")
 
 
-class ShortMemory(MemoryStore):
-    """Keeps so many events of each stream."""
-
-    def __init__(self, events):
-        super().__init__()
-        self.events = events
-
-    def open(self, backend, publisher):
-        opened = super().open(backend, publisher)
-        opened.log = Log(HistoryLimits(events=self.events))
-        return opened
+def make_store(options):
+    limits = None if options.history is None else HistoryLimits(events=options.history)
+    if options.store == ["memory"]:
+        return MemoryStore(history=limits)
+    kind, path = options.store
+    assert kind == "sqlite", kind
+    for end in FILES:
+        Path(path + end).unlink(missing_ok=True)
+    return SQLiteStore(path, history=limits)
 
 
 async def passes(req, res, next):
@@ -31,10 +32,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="layers that only pass on, around the store")
     parser.add_argument("--backends", type=int, default=1, help="backends that are served")
     parser.add_argument("--history", type=int, help="events kept of each stream")
+    parser.add_argument("--store", nargs="+", default=["memory"], help="memory, or sqlite and a file")
     options = parser.parse_args()
 
     class Messages(Backend):
-        store = MemoryStore() if options.history is None else ShortMemory(options.history)
+        store = make_store(options)
         middleware = [passes] * options.layers
 
     app = App(engine=options.engine)
