@@ -337,9 +337,7 @@ class SQLiteStore(DocumentStore):
         channel = self.channel_of(req)
         key = None if req.model is None else self.key(req.model)
         if key is not None:
-            row = await self._database.reader.call(
-                lambda connection: connection.execute(self._select, self._columns_of((channel, key))).fetchone()
-            )
+            row = await self._database.row(self._select, self._columns_of((channel, key)))
             if row is None:
                 raise self.unknown(key)
             req.revs = {key: row[0]}

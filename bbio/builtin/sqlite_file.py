@@ -1,7 +1,7 @@
 """One SQLite file: the threads that use it, its tables and their versions, and what can be wrong with it.
 
 A file has a thread that writes, one that looks up and one that reads lists, so that nobody waits for a long read but
-who asked for one.
+who asked for one. A single model is looked up at once.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ MIGRATIONS = (
 CLOSING_TIME = 10.0
 # The log of what is not yet in the file itself shrinks to so many bytes after it had to grow.
 WAL_SIZE = 64 << 20
+# Seconds after which a look-up was too long for the event loop, and how long others then go to the thread.
+LONG = 0.002
+BUSY_TIME = 1.0
 # Steps of SQLite between two looks at the clock.
 STEPS = 10_000
 
@@ -160,6 +163,7 @@ class Database:
     """
 
     _started: asyncio.Future[None]
+    _here: sqlite3.Connection
     _opened: ClassVar[dict[tuple[Path, asyncio.AbstractEventLoop], Database]] = {}
 
     def __init__(self, path: Path, durable: bool, timeout: float) -> None:
@@ -169,6 +173,7 @@ class Database:
         self._stores: list[SQLiteStore] = []
         self._failing = False
         self._origin = ""
+        self._busy_until = 0.0
         self.writer = Worker(self._prepare, self._write)
         self.reader = Worker(self._connect_reading, self._read)
         self.lister = Worker(self._connect_reading, self._read)
@@ -208,10 +213,28 @@ class Database:
             for worker in (self.writer, self.reader, self.lister):
                 await worker.start()
                 started.append(worker)
+            self._here = self._connect_reading(timeout=0.0)
         except BaseException:
             for worker in started:
                 await worker.stop()
             raise
+
+    async def row(self, statement: str, values: tuple[Any, ...]) -> Any:
+        """The first row of a statement that an index answers, None when there is none.
+
+        To hand it to a thread costs more than to look it up, so that is for when it takes long, as from a slow disk.
+        """
+        begin = time.perf_counter()
+        if begin >= self._busy_until:
+            try:
+                row = self._here.execute(statement, values).fetchone()
+            except sqlite3.Error:
+                self._busy_until = begin + BUSY_TIME
+            else:
+                if time.perf_counter() - begin > LONG:
+                    self._busy_until = begin + BUSY_TIME
+                return row
+        return await self.reader.call(lambda connection: connection.execute(statement, values).fetchone())
 
     async def close(self, store: SQLiteStore) -> None:
         """A store needs this no more; the last one closes the file."""
@@ -220,15 +243,17 @@ class Database:
             del self._opened[self.path, asyncio.get_running_loop()]
             with suppress(Unavailable):  # such as a full disk: the next start then takes it for a crash
                 await self.writer.call(_mark_stopped)
+            self._here.close()
             # The writer last: who closes a file last puts into it what is still in its log.
             for worker in (self.lister, self.reader, self.writer):
                 await worker.stop()
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None)
+    def _connect(self, timeout: float | None = None) -> sqlite3.Connection:
+        seconds = self._timeout if timeout is None else timeout
+        return sqlite3.connect(self.path, timeout=seconds, isolation_level=None)
 
-    def _connect_reading(self) -> sqlite3.Connection:
-        connection = self._connect()
+    def _connect_reading(self, timeout: float | None = None) -> sqlite3.Connection:
+        connection = self._connect(timeout)
         connection.execute("PRAGMA query_only = 1")
         return connection
 
@@ -390,6 +415,8 @@ def explain(err: Exception, path: Path) -> str:
     if isinstance(err, ConfigurationError):
         return str(err)
     folder = path.parent
+    if isinstance(err, PermissionError):
+        return f"{path} cannot be used: {err.strerror}: change the permissions of the folders that it lies in"
     if not os.path.isdir(folder):
         return f"the folder {folder} does not exist: make it, or give SQLiteStore another path"
     if os.path.isdir(path):

@@ -480,3 +480,29 @@ async def test_a_document_store_must_take_changes():
     """What the stores in databases share cannot write by itself."""
     with pytest.raises(NotImplementedError):
         documents.DocumentStore().submit(None)
+
+
+async def test_look_ups_that_take_long_go_to_the_thread(path, monkeypatch):
+    """One that was slow is followed by others in the thread, for a time; all find the same."""
+    asked = []
+    call = Worker.call
+
+    async def counted(self, function, seconds=None):
+        asked.append(function)
+        return await call(self, function, seconds)
+
+    async with opened(SQLiteStore(path)) as models:
+        milk = await models.create({"title": "milk"})
+        monkeypatch.setattr(Worker, "call", counted)
+        assert await models.read(milk["id"]) == milk
+        assert asked == []
+        monkeypatch.setattr(sqlite_file, "LONG", -1.0)
+        assert await models.read(milk["id"]) == milk
+        assert asked == []
+        assert await models.read(milk["id"]) == milk
+        assert len(asked) == 1
+        monkeypatch.setattr(sqlite_file, "LONG", 1.0)
+        models.store._database._busy_until = 0.0
+        models.store._database._here.close()
+        assert await models.read(milk["id"]) == milk
+        assert len(asked) == 2

@@ -7,8 +7,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 
@@ -84,7 +86,7 @@ async def test_a_file_that_is_locked_before_the_table_is_made(path):
 
 async def test_a_place_without_shared_memory_is_refused(path, monkeypatch):
     """Where SQLite cannot keep its log, commits could not be shared."""
-    monkeypatch.setattr(Database, "_connect", lambda self: sqlite3.connect(":memory:", isolation_level=None))
+    monkeypatch.setattr(Database, "_connect", lambda self, timeout=None: sqlite3.connect(":memory:"))
     path.touch()
     with pytest.raises(ConfigurationError, match="lies where SQLite cannot share it"):
         await start(SQLiteStore(path))
@@ -93,7 +95,7 @@ async def test_a_place_without_shared_memory_is_refused(path, monkeypatch):
 async def test_a_reader_that_cannot_connect_ends_the_writer(path, monkeypatch):
     """The file can be opened later, by the same process."""
 
-    def fail(self):
+    def fail(self, timeout=None):
         raise sqlite3.OperationalError("no more files")
 
     with monkeypatch.context() as patch:
@@ -125,22 +127,27 @@ except ConfigurationError as err:
 """
 
 
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may enter; those that pytest makes are for their user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize(
     ("file", "folder", "text"),
     [
         (0o444, 0o777, "it cannot be written to: change its permissions"),
         (None, 0o555, "it cannot be opened: change its permissions, or those of its folder"),
-        (0o666, 0o000, "Permission denied"),
+        (0o666, 0o000, "Permission denied: change the permissions of the folders"),
     ],
 )
-def test_a_file_without_permission_is_said_to_be(path, file, folder, text):
+def test_a_file_without_permission_is_said_to_be(open_folder, file, folder, text):
     """Read-only files and folders; tried as somebody who is not root."""
+    path = open_folder / "models.db"
     if file is not None:
         asyncio.run(start(SQLiteStore(path)))
         path.chmod(file)
-    for parent in path.parents:
-        if parent.name.startswith(("test_", "pytest-")):
-            parent.chmod(0o755)
     path.parent.chmod(folder)
     user = str(os.getuid() or 65534)
     # What measures coverage could not write either.
