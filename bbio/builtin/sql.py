@@ -1,6 +1,6 @@
 """Queries as SQL, for tables that keep models as JSON documents.
 
-A value is compared by its key, as `bbio.comparison.key_of` has it: the rank of its type, then what its type is ordered by.
+A value is compared by its key, as `bbio.comparison.key_of` has it: the rank of its type, then what that is ordered by.
 Here a key is some SQL expressions, compared one after the other, none of them ever NULL. An index on a field is one on
 these expressions and the id. What a client sends is always a parameter, the names of fields too; the text of a
 statement holds only what the application itself declared.
