@@ -62,6 +62,12 @@ def test_the_tests_that_hold_the_promises_exist() -> None:
     ] == []
 
 
+def test_every_page_is_in_the_readme() -> None:
+    """Who reads no more than the first page finds all the others."""
+    readme = (ROOT / "README.md").read_text()
+    assert [page.name for page in PAGES[1:] if f"](docs/{page.name}" not in readme and page.stem != "index"] == []
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "bbio.__main__"])
 def test_docstring_examples(name: str) -> None:
     """Every example in a docstring shows what happens."""
