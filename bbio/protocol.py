@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -53,18 +52,12 @@ class Sync(msgspec.Struct, forbid_unknown_fields=True):
     rev: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
     @property
-    def operation(self) -> str | None:
-        """The operation id as one text."""
-        return None if self.op is None else f"{self.op.c}:{self.op.n}"
-
-    @property
-    def digest(self) -> int:
-        """What tells this operation's payload from another's."""
+    def payload(self) -> bytes:
+        """What tells this operation from another under the same id."""
         if self.op is None:
-            return 0
+            return b""
         channel = None if self.channel is UNSAID else self.channel or None
-        payload = _canonical.encode((self.method, self.model, self.options, channel, self.rev))
-        return int.from_bytes(blake2b(payload, digest_size=8).digest(), "big", signed=True)
+        return _canonical.encode((self.method, self.model, self.options, channel, self.rev))
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -253,17 +246,17 @@ def followed(channel: str | None) -> tuple[str, str]:
 
 def position_json(event: Event) -> bytes:
     """The third argument of a version-1 `synced` or reply: stream, epoch, offset, revision, operation."""
-    place = b'{"s":%b,"e":"%b","o":%d' % (*_place(event.stream, event.epoch), event.offset)
-    if event.rev is None:
-        return place + (b"}" if event.op is None else b',"op":%b}' % encode(event.op))
-    if event.op is None:
-        return b'%b,"r":%d}' % (place, event.rev)
-    return b'%b,"r":%d,"op":%b}' % (place, event.rev, encode(event.op))
+    place, offset, rev, op = _place(event.stream, event.epoch), event.offset, event.rev, event.op
+    if rev is None:
+        return b"%b%d}" % (place, offset) if op is None else b'%b%d,"op":%b}' % (place, offset, encode(op))
+    if op is None:
+        return b'%b%d,"r":%d}' % (place, offset, rev)
+    return b'%b%d,"r":%d,"op":%b}' % (place, offset, rev, encode(op))
 
 
 @lru_cache(maxsize=4_096)
-def _place(stream: str, epoch: str) -> tuple[bytes, bytes]:
-    return encode(stream), epoch.encode()
+def _place(stream: str, epoch: str) -> bytes:
+    return b'{"s":%b,"e":"%b","o":' % (encode(stream), epoch.encode())
 
 
 def synced(event: Event) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -54,7 +55,7 @@ class Request(msgspec.Struct, eq=False):
         channel: the channel the request belongs to, None for the default channel; from server-side state.
         socket: the client connection, None for a request made by the server itself.
         op: the operation id as `client:counter`, None when the client sent none (docs/protocol.md, "Writes once").
-        digest: what tells this operation's payload from another's.
+        payload: what tells this operation from another under the same id, as JSON; empty when it has none.
         rev: the revision the client based its write on, None when it sent none.
         event: `sync`, or `listen` while a client is being admitted to a channel.
 
@@ -68,7 +69,7 @@ class Request(msgspec.Struct, eq=False):
     channel: str | None = None
     socket: Socket | None = None
     op: str | None = None
-    digest: int = 0
+    payload: bytes = b""
     rev: int | None = None
     event: str = "sync"
     user: Any = None
@@ -114,6 +115,11 @@ class Request(msgspec.Struct, eq=False):
         if self.entry is not None:
             return self.entry.id
         return self.model.get(self.backend.id_attribute) if isinstance(self.model, dict) else None
+
+    @property
+    def digest(self) -> int:
+        """The payload in 64 bits, signed, for stores on disk."""
+        return int.from_bytes(blake2b(self.payload, digest_size=8).digest(), "big", signed=True)
 
     @property
     def operation(self) -> str | None:

@@ -61,7 +61,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
         return f"<Event {self.stream} {self.epoch}/{self.offset} {self.method}>"
 
 
-class Commit(msgspec.Struct, eq=False):
+class Commit(msgspec.Struct, eq=False, gc=False):
     """What a write came to: the record, its JSON, the event that tells of it, and whether it had been applied."""
 
     record: Any
@@ -124,33 +124,28 @@ class Stream:
         return list(itertools.islice(self.events, len(self.events) - missed, None))
 
 
-class Reply(msgspec.Struct, eq=False, gc=False):
-    """The stored reply of an operation, with a digest of what was asked."""
-
-    digest: int
-    body: bytes
-    event: Event
-    when: float
-
-
 class Operations:
     """Operations that were applied, by key, for a time: what makes a retry harmless.
 
     Parameters:
         age: how many seconds a reply is kept.
         count: how many replies are kept.
+        size: how many bytes of models are kept.
     """
 
-    def __init__(self, age: float = 86_400.0, count: int = 100_000) -> None:
+    def __init__(self, age: float = 86_400.0, count: int = 100_000, size: int = 64 << 20) -> None:
         self._age = age
         self._count = count
-        self._replies: OrderedDict[str, Reply] = OrderedDict()
+        self._limit = size
+        self._size = 0
+        # What was asked, hashed, and the event that it came to.
+        self._replies: OrderedDict[str, tuple[int, Event]] = OrderedDict()
         self._oldest = 0.0
 
     def __len__(self) -> int:
         return len(self._replies)
 
-    def find(self, key: str, digest: Any) -> Commit | None:
+    def find(self, key: str, payload: bytes) -> Commit | None:
         """The commit of an earlier attempt, marked as a duplicate; None when there was none.
 
         Raises:
@@ -159,19 +154,24 @@ class Operations:
         reply = self._replies.get(key)
         if reply is None:
             return None
-        if reply.digest != digest:
+        asked, event = reply
+        # Python's hash of bytes has a secret key in each process, and nothing of this outlives the process.
+        if asked != hash(payload):
             raise Conflict("this operation id was already used for another request")
-        return Commit(msgspec.json.decode(reply.body), reply.body, reply.event, duplicate=True)
+        return Commit(msgspec.json.decode(event.body), event.body, event, duplicate=True)
 
-    def keep(self, key: str, digest: Any, commit: Commit, now: float) -> None:
-        """Remember the commit under its key, and forget what is too old or too much."""
-        replies = self._replies
+    def keep(self, key: str, payload: bytes, event: Event) -> None:
+        """Remember what an operation came to under its key, and forget what is too old or too much."""
+        replies, now = self._replies, event.when
         if not replies:
             self._oldest = now
-        replies[key] = Reply(digest, commit.body, commit.event, now)
-        while len(replies) > self._count or self._oldest < now - self._age:
-            replies.popitem(last=False)
-            self._oldest = next(iter(replies.values())).when if replies else now
+        replies[key] = (hash(payload), event)
+        self._size += len(event.body)
+        while len(replies) > self._count or self._size > self._limit or self._oldest < now - self._age:
+            self._size -= len(replies.popitem(last=False)[1][1].body)
+            if not replies:
+                break
+            self._oldest = next(iter(replies.values()))[1].when
 
 
 class Log:
@@ -205,15 +205,6 @@ class Log:
         event = Event(name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock())
         stream.append(event, self.limits)
         return event
-
-    def find(self, key: str | None, digest: Any) -> Commit | None:
-        """The commit an operation already had (see `Operations.find`)."""
-        return None if key is None else self.operations.find(key, digest)
-
-    def keep(self, key: str | None, digest: Any, commit: Commit) -> None:
-        """Remember the commit of an operation."""
-        if key is not None:
-            self.operations.keep(key, digest, commit, commit.event.when)
 
     def forget(self, name: str) -> None:
         """Lose a stream's history: its next event begins a new epoch."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -69,7 +68,7 @@ class Opened:
 
     def request(self, method: str, model: Any = None, **fields: Any) -> Request:
         """A request as the server makes it of what a client sends."""
-        fields.setdefault("digest", zlib.crc32(encode((method, model))) if "op" in fields else 0)
+        fields.setdefault("payload", encode((method, model)) if "op" in fields else b"")
         return Request(method, model, backend=self.store.backend, **fields)
 
     async def write(self, method: str, model: Any, **fields: Any) -> Commit:

@@ -40,7 +40,7 @@ class Lane(Protocol):
         """Send a Socket.IO event, given as JSON, over all links but one."""
 
 
-class Pending(msgspec.Struct, eq=False):
+class Pending(msgspec.Struct, eq=False, gc=False):
     """An event that waits for the end of a step, who is to be told, and the socket whose write it was."""
 
     namespace: str

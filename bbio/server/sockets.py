@@ -104,8 +104,8 @@ class Gateway:
             model, op = fields.model, fields.op
             req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
             if op is not None:
-                req.op = fields.operation
-                req.digest = fields.digest
+                req.op = f"{op.c}:{op.n}"
+                req.payload = fields.payload
             req.rev = fields.rev
             self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute)))
         except SyncError as err:

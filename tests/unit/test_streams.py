@@ -3,7 +3,7 @@
 import pytest
 
 from bbio.errors import Conflict
-from bbio.streams import Commit, Event, HistoryLimits, Log, Operations, Position, Stream, channel_stream
+from bbio.streams import Event, HistoryLimits, Log, Operations, Position, Stream, channel_stream
 
 
 class Clock:
@@ -27,12 +27,6 @@ def filled(count, **limits):
 def kept(log, name="c:"):
     """The offsets that are still in a stream's history."""
     return [event.offset for event in log.stream(name).events]
-
-
-def commit(offset=1, when=0.0):
-    """A commit of some event."""
-    body = b'{"id":%d}' % offset
-    return Commit({"id": offset}, body, Event("c:", "e", offset, "create", body, when=when))
 
 
 def test_the_name_of_a_channel_stream():
@@ -155,54 +149,64 @@ def test_the_stream_longest_without_an_event_is_forgotten_first():
     assert log.stream("c:b").epoch != epochs["c:b"]
 
 
+def event(n=1, when=0.0, body=None):
+    return Event("c:", "e", n, "create", body or b'{"n":%d}' % n, when=when)
+
+
+def missing(operations, count):
+    """Which operations are forgotten."""
+    return [n for n in range(count) if operations.find(f"c:{n}", b"asked") is None]
+
+
 def test_a_known_operation_is_a_duplicate():
-    """The same key and request get the same record and event, marked as a duplicate."""
-    operations, first = Operations(), commit()
-    operations.keep("c:1", 7, first, 0.0)
-    again = operations.find("c:1", 7)
-    assert (again.record, again.body, again.event) == (first.record, first.body, first.event)
-    assert (first.duplicate, again.duplicate) == (False, True)
+    """The same key and payload get the same record and event, marked as a duplicate."""
+    operations, first = Operations(), event()
+    operations.keep("c:1", b"asked", first)
+    again = operations.find("c:1", b"asked")
+    assert (again.record, again.body, again.event, again.duplicate) == ({"n": 1}, first.body, first, True)
 
 
 def test_an_unknown_operation_is_not_found():
     """Only keys that were kept are found."""
     operations = Operations()
-    operations.keep("c:1", 7, commit(), 0.0)
-    assert operations.find("c:2", 7) is None
+    operations.keep("c:1", b"asked", event())
+    assert operations.find("c:2", b"asked") is None
 
 
 def test_another_request_under_a_used_key_is_a_conflict():
     """An operation id names one request for good."""
     operations = Operations()
-    operations.keep("c:1", 7, commit(), 0.0)
+    operations.keep("c:1", b"asked", event())
     with pytest.raises(Conflict, match="already used"):
-        operations.find("c:1", 8)
+        operations.find("c:1", b"asked otherwise")
 
 
 def test_operations_are_bounded_by_count():
     """The oldest replies are forgotten first."""
     operations = Operations(count=2)
     for n in range(4):
-        operations.keep(f"c:{n}", 0, commit(n), 0.0)
+        operations.keep(f"c:{n}", b"asked", event(n))
     assert len(operations) == 2
-    assert [operations.find(f"c:{n}", 0) is None for n in range(4)] == [True, True, False, False]
+    assert missing(operations, 4) == [0, 1]
+
+
+def test_operations_are_bounded_by_size():
+    """Large records push out more; one that is larger than all is not kept."""
+    operations = Operations(size=100)
+    for n in range(4):
+        operations.keep(f"c:{n}", b"asked", event(n, body=b'"' + b"x" * 38 + b'"'))
+    assert missing(operations, 4) == [0, 1]
+    operations.keep("c:4", b"asked", event(4, body=b"1" * 101))
+    assert len(operations) == 0
+    operations.keep("c:5", b"asked", event(5))
+    assert missing(operations, 6) == [0, 1, 2, 3, 4]
 
 
 def test_operations_are_bounded_by_age():
     """A reply is kept for its age, and goes with the first write after that."""
     operations = Operations(age=10.0)
     for n, now in enumerate((0.0, 5.0, 10.0)):
-        operations.keep(f"c:{n}", 0, commit(n), now)
+        operations.keep(f"c:{n}", b"asked", event(n, now))
     assert len(operations) == 3
-    operations.keep("c:3", 0, commit(3), 15.5)
-    assert [operations.find(f"c:{n}", 0) is None for n in range(4)] == [True, True, False, False]
-
-
-def test_a_log_remembers_operations_that_have_a_key():
-    """Requests without an operation id are never found again."""
-    log, first = Log(), commit()
-    log.keep(None, 1, first)
-    assert len(log.operations) == 0
-    assert log.find(None, 1) is None
-    log.keep("c:1", 1, first)
-    assert log.find("c:1", 1).event is first.event
+    operations.keep("c:3", b"asked", event(3, 15.5))
+    assert missing(operations, 4) == [0, 1]
