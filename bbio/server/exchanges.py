@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,9 +41,9 @@ class Exchange(msgspec.Struct, eq=False):
     timer: asyncio.TimerHandle | None = None
 
     @property
+    @abstractmethod
     def key(self) -> Key:
         """What must be worked on in order: a backend's name and a model's id; None for what has no order."""
-        raise NotImplementedError
 
     def start(self) -> bool:
         """Begin; True when it goes on after this step, and will call `finished` of its connection."""
@@ -80,9 +81,9 @@ class Exchange(msgspec.Struct, eq=False):
         if self.ack_id is not None:
             self.socket.link.ack(self.socket, self.ack_id, arguments)
 
+    @abstractmethod
     async def work(self) -> None:
         """Do what was asked and reply; `fail` on any error, `finish` at the end."""
-        raise NotImplementedError
 
     def fail(self, err: BaseException) -> None:
         """Answer with an error that nothing above has handled."""
@@ -95,8 +96,8 @@ class Exchange(msgspec.Struct, eq=False):
         """The work is done: of what has waited, let go of what waits for it."""
         if self.task is not None:
             self.task = None
-            if self.timer is not None:
-                self.timer.cancel()
+            assert self.timer is not None
+            self.timer.cancel()
             self.gateway.ended(self)
             self.socket.connection.finished(self.key)
 
