@@ -1,6 +1,8 @@
 """SQLiteStore beyond the store suite: commits shared by many, tables, files that are shared, copied or moved."""
 
 import asyncio
+import contextlib
+import resource
 import shutil
 import sqlite3
 import time
@@ -506,3 +508,36 @@ async def test_look_ups_that_take_long_go_to_the_thread(path, monkeypatch):
         models.store._database._here.close()
         assert await models.read(milk["id"]) == milk
         assert len(asked) == 2
+
+
+async def test_a_million_models_are_read_page_by_page(path):
+    """Memory follows the page, not the table; what asks for all of them is refused, and holds nobody up."""
+    async with opened(SQLiteStore(path)) as models:
+        await in_writer(
+            models,
+            lambda connection: (
+                connection.execute(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
+                    """ INSERT INTO models SELECT i, 1, '{"id":' || i || ',"n":' || (i % 10) || '}' FROM n"""
+                )
+                and None
+            ),
+        )
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused = asyncio.ensure_future(models.store.read(models.request("read", {})))
+        assert await models.read(500_000) == {"id": 500_000, "n": 0}
+        with pytest.raises(BadRequest):
+            await refused
+        cursor, seen = None, 0
+        for _ in range(3):
+            data = {"limit": 1_000} | ({"cursor": cursor} if cursor else {})
+            req = models.request("read", {}, options={"data": data})
+            page = await models.store.read(req)
+            assert len(page) == 1_000
+            seen += len(page)
+            cursor = req.page["next"]
+        with contextlib.suppress(Timeout):
+            await models.store.read(models.request("read", {}, options={"data": {"n": 11, "limit": 10}}))
+        assert seen == 3_000
+        # KiB; the models of the whole table would take some hundred thousand.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
