@@ -69,6 +69,11 @@ BAR = [
         0.4,
         ratio("create", "bbio-sqlite", "per_second", "sqlite-create"),
     ),
+    Line(
+        "creates of a bare asyncpg loop: x creates in PostgreSQL",
+        1 / 0.6,
+        ratio("create-postgres", "bbio-postgres", "per_second", "asyncpg-create"),
+    ),
     Line("durable create: x create in memory", 3.0, ratio("create", "bbio", case="bbio-sqlite")),
     Line(
         "what a read in a file adds to one in memory: x a bare sqlite3 read",

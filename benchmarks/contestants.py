@@ -63,6 +63,7 @@ class Contestant:
         dialect: settings of the load generator that speak its protocol.
         install: makes it ready to run.
         alone: whether it is no server, but does its work by itself and prints its figures; the seconds are added.
+        helped: whether another process, a database, works for it; what that takes is not a disturbance.
     """
 
     label: str
@@ -70,6 +71,7 @@ class Contestant:
     dialect: Settings = field(default_factory=dict)
     install: Callable[[], object] = lambda: None
     alone: bool = False
+    helped: bool = False
 
 
 def node_peer(folder: str, label: str, dialect: Settings | None = None) -> Contestant:
@@ -101,6 +103,17 @@ def sqlite_loop(label: str, work: str) -> Contestant:
     return Contestant(label, lambda: [sys.executable, str(loop), work, DATABASE], alone=True)
 
 
+def on_postgres(label: str, program: str, *options: str, alone: bool = False) -> Contestant:
+    path = toolchain.HERE / "servers" / program
+    # The server is started by the first that asks for it.
+    return Contestant(
+        label,
+        lambda: [sys.executable, str(path), *options, toolchain.postgres(), *([] if alone else ["--"])],
+        alone=alone,
+        helped=True,
+    )
+
+
 PEERS = {
     "socketio-node": node_peer("socketio_node", "Socket.IO 4.8 on Node"),
     "backboneio": node_peer("backboneio", "backbone.io 0.4.2", BACKBONEIO),
@@ -119,6 +132,8 @@ VARIANTS = {
     "bbio-100-backends": bbio("bbio, 100 backends", "--backends", "100"),
     "bbio-no-history": bbio("bbio, no history", "--history", "1"),
     "bbio-sqlite": bbio("bbio, SQLiteStore", "--store", "sqlite", DATABASE, "--"),
+    "bbio-postgres": on_postgres("bbio, PostgresStore", "bbio_app.py", "--store", "postgres"),
+    "asyncpg-create": on_postgres("no server: asyncpg, 50 connections", "asyncpg_loop.py", alone=True),
     "sqlite-create": sqlite_loop("no server: sqlite3, a commit each", "create"),
     "sqlite-read": sqlite_loop("no server: sqlite3", "read"),
 }

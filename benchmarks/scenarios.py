@@ -197,6 +197,15 @@ SCENARIOS = {
             writes="create",
         ),
         scenario(
+            "create-postgres",
+            "Creating in PostgreSQL, 50 clients",
+            "us of server CPU per create, without PostgreSQL's own",
+            SYNC,
+            variants("bbio-postgres", "asyncpg-create"),
+            mode="sync",
+            writes="create",
+        ),
+        scenario(
             "read",
             "Reading one model, 50 clients",
             "us of server CPU per read",

@@ -1,10 +1,12 @@
 """What the benchmark needs beside the repository: the compiled load generator and the installed peers."""
 
+import atexit
 import hashlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -47,6 +49,17 @@ def build_loadgen() -> None:
         call(compiler, "-O2", "-Wall", "-o", LOADGEN, source)
 
     once(BUILD / "loadgen.stamp", [source], make)
+
+
+@cache
+def postgres() -> str:
+    """The DSN of a PostgreSQL that is thrown away at the end, durable as it is by default."""
+    from tests.support.services import PostgresServer
+
+    server = PostgresServer(durable=True)
+    server.start()
+    atexit.register(server.remove)
+    return server.url
 
 
 def python_environment(name: str, requirements: Path) -> Path:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from bbio import App, Backend
-from bbio.builtin import MemoryStore, SQLiteStore
+from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.streams import HistoryLimits
 
 FILES = ("", "-wal", "-shm")
@@ -15,6 +15,8 @@ def make_store(options):
     if options.store == ["memory"]:
         return MemoryStore(history=limits)
     kind, path = options.store
+    if kind == "postgres":
+        return PostgresStore(path, history=limits)
     assert kind == "sqlite", kind
     for end in FILES:
         Path(path + end).unlink(missing_ok=True)
@@ -32,7 +34,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="layers that only pass on, around the store")
     parser.add_argument("--backends", type=int, default=1, help="backends that are served")
     parser.add_argument("--history", type=int, help="events kept of each stream")
-    parser.add_argument("--store", nargs="+", default=["memory"], help="memory, or sqlite and a file")
+    parser.add_argument(
+        "--store", nargs="+", default=["memory"], help="memory, sqlite and a file, or postgres and a DSN"
+    )
     options = parser.parse_args()
 
     class Messages(Backend):

@@ -113,9 +113,13 @@ class PostgresServer:
     """A PostgreSQL cluster in a temporary folder, on a port of its own. It can be stopped and started again.
 
     It refuses to run as root, so root starts it as another user.
+
+    Parameters:
+        durable: whether a commit is on the disk before it is acknowledged; tests need not wait for that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, durable: bool = False) -> None:
+        self._durable = durable
         self.port = free_port()
         self.url = f"postgresql://bbio@127.0.0.1:{self.port}/postgres"
         self._folder = Path(tempfile.mkdtemp(prefix="bbio-postgres-"))
@@ -135,7 +139,7 @@ class PostgresServer:
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": self._folder,
-            "fsync": "off",
+            "fsync": "on" if self._durable else "off",
             "max_connections": 200,
         }
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())

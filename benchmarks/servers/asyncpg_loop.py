@@ -1,0 +1,77 @@
+"""What asyncpg does without a server: 50 writers, each a connection of its own, create models one by one.
+
+Each create is a transaction of the statements that PostgresStore makes when nobody else waits: the position of the
+writer's stream, the model, the event, the notification. Prints figures under the names that the load generator uses.
+"""
+
+import argparse
+import asyncio
+import json
+import secrets
+import time
+
+import asyncpg
+import uvloop
+
+from bbio.builtin.postgres import ADD_STREAMS, LOCK_STREAMS, LOG
+from bbio.builtin.postgres_database import Database
+from bbio.builtin.postgres_tables import CHANNEL, Table
+
+BODY = '{"text":"hello world","done":false,"n":7,"id":"%s"}'
+WRITERS = 50
+WARM = 0.5
+TABLE = Table("messages", "id", False)
+
+
+async def write(dsn: str, backend: int, stream: str, counts: list[int], until: float) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(ADD_STREAMS, backend, [stream], time.time())
+    insert = TABLE.insert()
+    while time.monotonic() < until:
+        id = secrets.token_hex(8)
+        body = BODY % id
+        await connection.execute("BEGIN; SET LOCAL bbio.own = '1'; SET LOCAL statement_timeout = 5000")
+        ((rev, _, _, row, _, _, top, *_),) = await connection.fetch(LOCK_STREAMS, backend, [stream])
+        await connection.execute(insert, [id], [rev + 1], [body])
+        event = ([row], [top + 1], ["create"], [body], [rev + 1], [None])
+        await connection.execute(
+            LOG, time.time(), [row], [top + 1], [len(body)], *event, CHANNEL, f'["x",1,["{stream}"]]'
+        )
+        await connection.execute("COMMIT")
+        counts[0] += 1
+    await connection.close()
+
+
+async def run(dsn: str, seconds: float) -> dict[str, float]:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await Database(dsn, 1, 5.0).migrate(connection)
+    await connection.execute(TABLE.create())
+    backend = await connection.fetchval(
+        "INSERT INTO bbio_backends (name, epoch) VALUES ('messages', 'epoch') RETURNING id"
+    )
+    await connection.close()
+    counts = [0]
+    begin = time.monotonic()
+    until = begin + WARM + seconds
+    writers = [asyncio.ensure_future(write(dsn, backend, f"c:{n}", counts, until)) for n in range(WRITERS)]
+    await asyncio.sleep(WARM)
+    first, started, cpu = counts[0], time.monotonic(), time.process_time()
+    await asyncio.gather(*writers)
+    spent = time.monotonic() - started
+    acks = counts[0] - first
+    each = WRITERS * spent / acks * 1e6
+    figures = {"acks": acks, "seconds": spent, "cpu_seconds": time.process_time() - cpu, "errors": 0}
+    return figures | {"ack_p50_us": each, "ack_p99_us": each}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dsn")
+    parser.add_argument("seconds", type=float)
+    options = parser.parse_args()
+    print(json.dumps(uvloop.run(run(options.dsn, options.seconds))))
+
+
+if __name__ == "__main__":
+    main()
