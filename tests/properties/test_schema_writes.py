@@ -35,13 +35,19 @@ class Account:
 
 
 PROTECTED = ("owner", "salt", "role")
-values = st.integers(-20, 20) | st.sampled_from(["server", "a", ["a"], None]) | json_values
-models = st.dictionaries(
-    st.sampled_from(["low", "high", "tags", "password", *PROTECTED, "admin", "rev"]), values, max_size=6
-)
-syncs = st.tuples(
-    st.sampled_from(["create", "update", "patch", "delete"]), models, st.sampled_from(["1", "2", "x", None])
-)
+names = st.sampled_from(["server", "ann", "s1", "r1", "x"])
+likely = {
+    "low": st.integers(-5, 12),
+    "high": st.integers(-5, 12),
+    "tags": st.lists(names, max_size=2),
+    "password": names,
+    **dict.fromkeys(PROTECTED, names),
+}
+odd = st.dictionaries(st.sampled_from([*likely, "admin", "rev"]), names | json_values, max_size=6)
+one = st.sampled_from(sorted(likely)).flatmap(lambda name: st.fixed_dictionaries({name: likely[name]}))
+models = one | st.fixed_dictionaries({}, optional=likely) | odd
+methods = st.sampled_from(["create", "update", "patch", "delete"])
+syncs = st.tuples(methods, models, st.sampled_from(["1", "2", "x", None]))
 
 
 @given(st.lists(syncs, max_size=12), st.sampled_from(["reject", "drop"]), st.booleans())
