@@ -169,6 +169,7 @@ class Query:
         id_attribute: str = "id",
         limits: QueryLimits | None = None,
         fields: Collection[str] | None = None,
+        stored: Callable[[Path, Any], Any] | None = None,
     ) -> Self:
         """Read `options.data` of a client.
 
@@ -177,13 +178,14 @@ class Query:
             id_attribute: the name of the id in a model.
             limits: how much it may ask for.
             fields: the fields it may name, None when any will do.
+            stored: gives a value the form that it has in the store.
 
         Raises:
             BadRequest: it is no query; the text says what would be.
         """
         if type(data) is not dict:
             raise BadRequest("options.data must be an object: what the models to read are like")
-        reader = _Reader(id_attribute, limits or QueryLimits(), fields)
+        reader = _Reader(id_attribute, limits or QueryLimits(), fields, stored)
         return cls(**reader.read(data), limits=reader.limits, id_path=reader.id_path)
 
     @property
@@ -276,12 +278,20 @@ class _Reader:
         id_attribute: the name of the id in a model.
         limits: how much it may ask for.
         fields: the fields it may name, None when any will do.
+        stored: gives a value the form that it has in the store.
     """
 
-    def __init__(self, id_attribute: str, limits: QueryLimits, fields: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        id_attribute: str,
+        limits: QueryLimits,
+        fields: Collection[str] | None,
+        stored: Callable[[Path, Any], Any] | None,
+    ) -> None:
         self.id_path: Path = (id_attribute,)
         self.limits = limits
         self._fields = fields
+        self._stored = stored
         self._conditions = 0
         self._values = 0
 
@@ -391,6 +401,9 @@ class _Reader:
                 raise BadRequest("$like takes a text, with % for any characters and _ for one")
             if operator in COMPARED and kind not in (NUMBER, TEXT):
                 raise BadRequest(f"{operator} takes a number or a text")
+        if self._stored is not None and operator != "$like":
+            values = [self._stored(path, one) for one in values]
+            value = values if operator == "$in" else values[0]
         return Comparison(path, operator, value, comparison(operator, value))
 
     def _count(self, conditions: int) -> None:

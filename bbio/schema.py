@@ -13,7 +13,7 @@ import attrs
 from bbio.codec import Codec
 from bbio.errors import DefinitionError
 from bbio.shapes import Shape, attributes_of
-from bbio.values import Convert
+from bbio.values import Convert, Wrong, as_json, scalar_reader
 
 MARK = "bbio"
 
@@ -213,6 +213,23 @@ class Schema:
     def unstructure(self, instance: Any) -> dict[str, Any]:
         """The JSON of an instance, with all of its fields."""
         return self.codec.write(self.cls, instance)
+
+    def stored(self, path: tuple[str, ...], value: Any) -> Any:
+        """A value that a field is compared with, in the form that the field is stored in: a time in UTC, and the like.
+
+        What the field cannot have is left as it is, and equals nothing.
+        """
+        shapes: dict[str, Shape] | None = self.codec.shapes[self.cls]
+        shape: Shape | None = None
+        for name in path:
+            shape = None if shapes is None else shapes.get(name)
+            shapes = None if shape is None or shape.model is None else self.codec.shapes[shape.model]
+        if shape is None or not shape.format:
+            return value
+        try:
+            return as_json(scalar_reader(shape)(value))
+        except Wrong:
+            return value
 
     def complete(self, record: dict[str, Any]) -> dict[str, Any]:
         """The declared fields of a record that is stored or is to be, with defaults for those it lacks.

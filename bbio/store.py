@@ -132,8 +132,10 @@ class Store:
         data = req.options.get("data")
         if data is None:
             return None
-        fields = None if self.schema is None else audience_of(req)
-        return Query.read(data, id_attribute=self.id_attribute, limits=self.queries, fields=fields)
+        options: dict[str, Any] = {"id_attribute": self.id_attribute, "limits": self.queries}
+        if self.schema is not None:
+            options.update(fields=audience_of(req), stored=self.schema.stored)
+        return Query.read(data, **options)
 
     async def create(self, req: Request) -> Any:
         raise self._missing("create")

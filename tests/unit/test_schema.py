@@ -492,6 +492,23 @@ def test_an_id_may_be_declared():
     assert Schema(Todo).visible() == {"id"}
 
 
+@attrs.define
+class Stop:
+    """Times within a model."""
+
+    at: datetime.datetime
+    key: uuid.UUID | None = None
+
+
+@attrs.define
+class Trip:
+    """A time, and further ones in a stop."""
+
+    at: datetime.datetime
+    note: str
+    stop: Stop
+
+
 judged: list[str] = []
 
 
@@ -564,3 +581,16 @@ def test_an_alias_of_attrs_is_for_python_alone():
     assert schema.unstructure(schema.structure({"name": "a"})) == {"name": "a", "rest": ""}
     with pytest.raises(Wrong, match="no rest"):
         schema.structure({"name": "a", "rest": "no"})
+
+
+def test_a_value_to_compare_with_takes_the_form_that_is_stored():
+    """In any zone or spelling, also of a field within another; what cannot be such a value stays."""
+
+    stored = Schema(Trip).stored
+    assert stored(("at",), "2026-01-31T10:30:00.000+01:00") == "2026-01-31T09:30:00.000000Z"
+    assert stored(("stop", "at"), "2026-01-31T09:30Z") == "2026-01-31T09:30:00.000000Z"
+    assert stored(("stop", "key"), "12345678-1234-5678-1234-56781234567A")[-1] == "a"
+    for path in (("note",), ("at", "x"), ("stop", "x"), ("none",), ("none", "x"), ("stop",)):
+        assert stored(path, "2026-01-31T09:30Z") == "2026-01-31T09:30Z"
+    assert stored(("at",), "yesterday") == "yesterday"
+    assert stored(("at",), None) is None
