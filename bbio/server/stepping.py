@@ -11,6 +11,7 @@ import asyncio
 import types
 from asyncio.tasks import _enter_task, _leave_task  # documented for implementers of event loops
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -30,14 +31,14 @@ class Runner:
         self._wake: asyncio.Future[None] = loop.create_future()
         self.task: asyncio.Task[None] = loop.create_task(self._drive())
         self.task.set_name("bbio-runner")
+        self.task.add_done_callback(self._ended)
 
     def take_over(self, job: Job, context: Context, yielded: Any) -> None:
         """Carry on with a job that waits for what it yielded."""
         self._job = job
         self._context = context
         self._yielded = yielded
-        if not self._wake.done():
-            self._wake.set_result(None)
+        self._wake.set_result(None)
 
     @types.coroutine
     def _drive(self) -> Generator[Any, Any, None]:
@@ -69,7 +70,6 @@ class Runner:
                     sent = yield yielded
                 except BaseException as err:
                     arrival = err
-            outer = stepper.stepping
             stepper.stepping = True
             try:
                 if arrival is None:
@@ -82,9 +82,14 @@ class Runner:
             except asyncio.CancelledError:
                 return
             finally:
-                stepper.stepping = outer
-                if not outer:
-                    stepper.after_step()
+                stepper.stepping = False
+                stepper.after_step()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before it has begun never comes to its job: then it is cancelled here."""
+        if self._job is not None:
+            with suppress(StopIteration, asyncio.CancelledError):
+                self._context.run(self._job.throw, asyncio.CancelledError())
 
 
 class Stepper:
@@ -133,7 +138,7 @@ class Stepper:
             self.stepping = outer
             if not outer:
                 self.after_step()
-        if task.done():
+        if task.cancelling():
             runner = Runner(self, loop)  # something had cancelled it while it was parked
         runner.take_over(job, context, yielded)
         return runner.task

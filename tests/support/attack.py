@@ -97,7 +97,7 @@ class Attacked:
 
     async def back_to_base(self, seconds: float, *names: str, memory: int | None = None) -> None:
         """Wait until no more is held than at the base, and not more memory (KiB) above it."""
-        names = names or ("tasks", "sessions", "environ", "rooms", "requests")
+        names = names or ("tasks", "sessions", "environ", "rooms", "listeners", "requests")
         began = time.monotonic()
         while True:
             held = await self.look()

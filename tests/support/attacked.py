@@ -69,6 +69,11 @@ class Probe(Backend):
             "environ": len(sio.environ),
             "rooms": len(set(rooms)),
             "requests": len(app._gateway.exchanges),
+            "listeners": sum(
+                len(stream.legacy) + len(stream.version_1)
+                for followers in app._gateway.followers.values()
+                for stream in followers._streams.values()
+            ),
             **ran,
         }
 

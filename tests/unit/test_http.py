@@ -104,12 +104,15 @@ def test_origins(origins, origin, allowed):
         ("10.0.0.1", "https", "http://example.org", False),
         ("192.0.2.1", "https", "https://example.org", False),
         ("10.0.0.1", None, "http://example.org", True),
+        ("10.0.0.1", None, "http://example.org:8080", True),
+        ("10.0.0.1", None, "https://example.org:8080", False),
     ],
 )
 def test_the_scheme_belongs_to_the_origin(remote, proto, origin, allowed):
     """A page over http is another origin than one over https; a trusted proxy says which of them it serves."""
+    host = "example.org:8080" if "8080" in origin else "example.org"
     headers = [("Origin", origin)] if proto is None else [("Origin", origin), ("X-Forwarded-Proto", proto)]
-    assert (admission(proxies=["10.0.0.1"]).refusal(request(*headers, remote=remote)) is None) is allowed
+    assert (admission(proxies=["10.0.0.1"]).refusal(request(*headers, remote=remote, host=host)) is None) is allowed
 
 
 @pytest.mark.parametrize(
