@@ -58,7 +58,7 @@ async def test_own_and_allowed_origins_are_accepted(serve, todos):
     for headers in ({}, {"Origin": app.url}, {"Origin": "https://friend.example"}):
         assert await status_of(app, **headers) == (200, 101)
     assert await status_of(app, Origin="https://friend.example.evil.example") == (403, 403)
-    forwarded = {"Origin": "https://shop.example", "X-Forwarded-Host": "shop.example"}
+    forwarded = {"Origin": "https://shop.example", "X-Forwarded-Host": "shop.example", "X-Forwarded-Proto": "https"}
     assert await status_of(app, **forwarded) == (403, 403)
     behind = await serve(todos, proxies=["127.0.0.1"])
     assert await status_of(behind, **forwarded) == (200, 101)
