@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bbio import Backend, BadRequest, Limits, Store, Timeout, Unavailable, after, before, create, use
+from bbio import Backend, BadRequest, Limits, Store, Timeout, Unavailable, UnknownOutcome, after, before, create, use
 from bbio import attempts as module
 from bbio.attempts import Attempts
 from bbio.builtin import MemoryStore
@@ -190,7 +190,7 @@ async def test_different_operations_run_at_the_same_time(serve, backend):
 
 
 @pytest.mark.parametrize("backend", NOT_ATOMIC)
-@pytest.mark.parametrize("failure", [OSError("half way"), Unavailable(), Timeout()])
+@pytest.mark.parametrize("failure", [OSError("half way"), Unavailable(), Timeout(), UnknownOutcome()])
 async def test_a_retry_of_what_failed_half_way_is_refused(serve, backend, failure):
     """Nobody knows what the first attempt did: it never runs again, whatever it asks for now."""
     server = serve(backend)

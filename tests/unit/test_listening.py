@@ -1,8 +1,11 @@
 """Listening: from which place a client is told, what it missed, and that nothing falls between the two."""
 
+import asyncio
+from contextlib import suppress
+
 import pytest
 
-from bbio import Limits, Unavailable
+from bbio import Backend, Limits, Unavailable, before
 from bbio.server import followers as module
 from tests.support.listeners import Server, Todos, listening, publish, settled, until
 
@@ -276,6 +279,24 @@ async def test_a_listen_past_its_deadline_is_not_live(server):
     await settled()
     assert ann.reply["error"]["name"] == "Timeout"
     assert server.followers._streams == {}
+
+
+async def test_a_listen_that_goes_on_past_its_deadline_is_not_live():
+    """A layer that will not be cancelled changes nothing of that."""
+
+    class Stubborn(Backend):
+        @before("read")
+        async def wait(self, req):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    server = Server(Stubborn, Limits(deadline=0.02))
+    ann = server.client()
+    ann.listen()
+    await until(lambda: ann.acks and not server.gateway.exchanges)
+    assert [ack[0]["error"]["name"] for ack in ann.acks] == ["Timeout"]
+    assert (ann.socket.channels, server.followers._streams) == ({}, {})
+    await server.close()
 
 
 async def test_a_client_that_listens_again_goes_on_being_told(server):
