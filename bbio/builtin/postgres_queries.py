@@ -12,6 +12,7 @@ from bbio.comparison import FALSE, MAX_TEXT, MISSING, NULL, NUMBER, TEXT, TRUE, 
 _COLLATED = '({} COLLATE "C")'
 _NO_TEXT = _COLLATED.format("''::text")
 _NO_NUMBER = "(0::numeric)"
+_IS_NUMBER, _IS_TEXT = f"({NUMBER}::numeric)", f"({TEXT}::numeric)"
 
 
 class Rows(PostgreSQL):
@@ -21,12 +22,13 @@ class Rows(PostgreSQL):
         table: the table.
     """
 
-    constants = (_NO_NUMBER, _NO_TEXT)
+    constants = (_NO_NUMBER, _NO_TEXT, _IS_NUMBER, _IS_TEXT)
 
     def __init__(self, table: Table) -> None:
         super().__init__(table.id_attribute)
         self._columns = {} if table.is_document else {column.name: column for column in table.columns}
         self._is_document = table.is_document
+        self._id_type = table.id_type
 
     def key(self, path: Path, bind: Bind) -> list[str]:
         if self._is_document:
@@ -52,6 +54,10 @@ class Rows(PostgreSQL):
         return [rank, _NO_NUMBER, _COLLATED.format(f"coalesce(left({column.text.format(name)}, {MAX_TEXT + 1}), '')")]
 
     def id_key(self) -> list[str]:
+        if self._id_type == "uuid":
+            return [_IS_TEXT, _NO_NUMBER, _COLLATED.format("id::text")]
+        if self._id_type != "text":
+            return [_IS_NUMBER, "(id::numeric)", _NO_TEXT]
         return [
             f"(CASE WHEN {NUMBER_ID} THEN {NUMBER} ELSE {TEXT} END)",
             f"(CASE WHEN {NUMBER_ID} THEN id::numeric ELSE 0 END)",

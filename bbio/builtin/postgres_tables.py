@@ -235,6 +235,11 @@ def _default(field: Field) -> str | None:
     return value if type(value) is str and TYPES.get(field.shape.format or field.kind) else encode(value).decode()
 
 
+# Types of ids beside texts; of whole numbers, how many bits they have beside the sign.
+ID_TYPES = {"bigint": 63, "integer": 31, "smallint": 15, "uuid": 0}
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 # Of each kind of value: the type of its column, other types it may be kept in, and how it is read as JSON. What is in
 # no list is kept as JSON.
 TYPES: dict[str, tuple[str, tuple[str, ...], str]] = {
@@ -261,6 +266,7 @@ class Table:
         per_channel: whether every channel has models of its own.
         columns: what it has beside the id, the revision and, with `per_channel`, the channel.
         private: fields that never leave the server.
+        id_type: the type of the column of ids, where the table was made by somebody else: `text`, `uuid`, `bigint`, ...
     """
 
     name: str
@@ -268,6 +274,7 @@ class Table:
     per_channel: bool
     columns: tuple[Column, ...] = (DOCUMENT,)
     private: tuple[str, ...] = ()
+    id_type: str = "text"
 
     @classmethod
     def of(cls, name: str, id_attribute: str, per_channel: bool, schema: Schema | None) -> Table:
@@ -316,7 +323,8 @@ class Table:
         """
         if found.get("body") == "jsonb" and not any(column.name in found for column in self.columns):
             return attrs.evolve(self, columns=(DOCUMENT,)), []  # it was begun without a schema
-        keys = [Column(name, "text", ("text", "character varying")) for name in self.key]
+        texts = ("text", "character varying")
+        keys = [Column(name, "text", (*texts, *ID_TYPES) if name == "id" else texts) for name in self.key]
         if not {*self.key} <= found.keys() or ("channel" in found) != self.per_channel:
             raise ConfigurationError(
                 f"the table {self.name!r} has the columns {', '.join(sorted(found))}, and not, beside those of the "
@@ -335,7 +343,8 @@ class Table:
         statements += [f"{table} ALTER {quote(column.name)} DROP DEFAULT" for column in added if not column.lasting]
         if "rev" not in found:
             statements.append(f"{table} ADD rev bigint NOT NULL DEFAULT 0")
-        return self, statements
+        id_type = re.sub(r"\(.*\)", "", found["id"])
+        return attrs.evolve(self, id_type=id_type if id_type in ID_TYPES else "text"), statements
 
     @property
     def is_document(self) -> bool:
@@ -349,7 +358,7 @@ class Table:
             row: the name of the row.
             public: whether private fields are left out.
         """
-        id = f"bbio_id({row}.id)"
+        id = f"bbio_id({row}.id::text)"
         hidden = self.private if public else ()
         if self.is_document:
             body = "".join([f"{row}.body", *(f" - {literal(name)}" for name in hidden)])
@@ -366,8 +375,26 @@ class Table:
         kinds = ["text"] * len(self.key) + list(types)
         return "unnest(" + ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(kinds, 1)) + ")"
 
-    def _is_key(self, row: str = "t") -> str:
-        return " AND ".join(f"{row}.{name} = u.{name}" for name in self.key)
+    def _key_of(self, row: str) -> list[str]:
+        """The values of the key in a row of texts, as the columns have them."""
+        return [f"{row}.{name}{f'::{self.id_type}' if name == 'id' else ''}" for name in self.key]
+
+    def _is_key(self) -> str:
+        return " AND ".join(f"t.{name} = {value}" for name, value in zip(self.key, self._key_of("u"), strict=True))
+
+    def holds(self, key: Any) -> bool:
+        """Whether the column of ids could hold this one.
+
+        Raises:
+            BadRequest: PostgreSQL has no such text.
+        """
+        if self.id_type == "uuid":
+            return type(key) is str and _UUID.fullmatch(key) is not None
+        if self.id_type == "text":
+            id_text(key)
+            return True
+        bits = ID_TYPES[self.id_type]
+        return type(key) is int and -(1 << bits) <= key < 1 << bits
 
     def select(self, lock: str = "") -> str:
         """The models of some keys.
@@ -375,16 +402,17 @@ class Table:
         Parameters:
             lock: `FOR UPDATE OF t`, so that nobody else may write them; in an order that all processes share.
         """
-        key = ", ".join(f"t.{name}" for name in self.key)
+        found = ", ".join(f"t.{name}::text" for name in self.key)
+        order = ", ".join(f"t.{name}" for name in self.key)
         return (
-            f"SELECT {key}, t.rev, {self.whole('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
-            f" JOIN {quote(self.name)} t ON {self._is_key()}" + (f" ORDER BY {key} {lock}" if lock else "")
+            f"SELECT {found}, t.rev, {self.whole('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
+            f" JOIN {quote(self.name)} t ON {self._is_key()}" + (f" ORDER BY {order} {lock}" if lock else "")
         )
 
     def insert(self) -> str:
         """Add models: arrays of keys, revisions and models."""
         names = ", ".join([*self.key, "rev", *(quote(column.name) for column in self.columns)])
-        values = ", ".join([*(f"u.{name}" for name in self.key), "u.rev", *(column.write for column in self.columns)])
+        values = ", ".join([*self._key_of("u"), "u.rev", *(column.write for column in self.columns)])
         rows = f"{self._arrays('bigint', 'jsonb')} AS u({', '.join(self.key)}, rev, body)"
         return f"INSERT INTO {quote(self.name)} ({names}) SELECT {values} FROM {rows}"
 
