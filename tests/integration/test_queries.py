@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import pytest
 
-from bbio import Backend, before
+from bbio import App, Backend, QueryLimits, before
 from bbio.builtin import MemoryStore, SQLiteStore
 from tests.support.wire import SyncFailed
 
@@ -95,3 +98,50 @@ async def test_a_layer_may_narrow_a_query(serve, join, backend):
     for data in (None, {"sort": "n"}, {"n": 4, "sort": "n"}, {"$or": [{"n": 4}, {"n": 0}, {"n": 1}], "sort": "n"}):
         found = await alice.sync("read", {}, {} if data is None else {"data": data})
         assert sorted(model["n"] for model in found) == [0, 1]
+
+
+async def test_indexes_come_and_go(tmp_path):
+    """An index is made when it is declared, kept while it is, and dropped when it is no more; others stay."""
+    path = tmp_path / "todos.db"
+    users = "CREATE INDEX mine ON todos (rev)"
+
+    async def indexes(*declared):
+        class Todos(Backend):
+            store = SQLiteStore(path, index=declared)
+
+        app = App()
+        app.serve(Todos)
+        async with app.test():
+            pass
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            if not declared:
+                connection.execute(users)
+            # Those of keys have no statement.
+            rows = connection.execute(
+                "SELECT name, rootpage FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+            )
+            return dict(rows.fetchall())
+
+    assert list(await indexes()) == ["mine"]
+    one = await indexes("n", ("done", "address.city"))
+    assert len(one) == 3
+    two = await indexes("n")
+    assert len(two) == 2
+    assert two.items() <= one.items()
+    assert "mine" in two
+
+
+async def test_a_query_has_a_time_limit(serve, join, tmp_path):
+    """A database that works on it for longer gives up, and works on."""
+
+    class Todos(Backend):
+        store = SQLiteStore(
+            tmp_path / "todos.db",
+            queries=QueryLimits(seconds=1e-9),
+            models=[{"id": n, "text": "x"} for n in range(5_000)],
+        )
+
+    alice = await join(await serve(Todos), "todos")
+    with pytest.raises(SyncFailed, match="Timeout"):
+        await alice.sync("read", {}, {"data": {"text": {"$like": "%y%"}, "sort": "n"}})
+    assert await alice.sync("read", {"id": 1}) == {"id": 1, "text": "x"}
