@@ -234,10 +234,17 @@ class Schema:
     def complete(self, record: dict[str, Any]) -> dict[str, Any]:
         """The declared fields of a record that is stored or is to be, with defaults for those it lacks.
 
+        A column of a database may hold null where there has never been a value.
+
         Raises:
             Wrong: it is not valid.
         """
-        known = {name: value for name, value in record.items() if name in self.fields}
+        fields = self.fields
+        known = {
+            name: value
+            for name, value in record.items()
+            if name in fields and not (value is None and fields[name].shape.never_null)
+        }
         return self._stored.write(self.cls, self._stored.read(self.cls, known))
 
     def shown(self, value: Any, visible: frozenset[str]) -> Any:

@@ -64,6 +64,11 @@ class Shape:
     options: tuple[Shape, ...] = ()
 
     @property
+    def never_null(self) -> bool:
+        """Whether null is no value of it."""
+        return not self.nullable and (self.kind != "any" or bool(self.options or self.choices))
+
+    @property
     def wanted(self) -> str:
         """What to tell somebody whose value is something else."""
         if self.choices:

@@ -138,7 +138,7 @@ def plain(schema: Schema, req: Request) -> Any:
         record = {name: fields[name].write(each) if name in fields else each for name, each in model.items()}
         if key not in record and entry is not None and entry.id is not None:
             record[key] = entry.id
-        return record
+        return {**record, **schema.complete(record)} if req.method == "create" else record
     if not isinstance(model, schema.cls):
         return model
     record = schema.unstructure(model)

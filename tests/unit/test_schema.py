@@ -594,3 +594,13 @@ def test_a_value_to_compare_with_takes_the_form_that_is_stored():
         assert stored(path, "2026-01-31T09:30Z") == "2026-01-31T09:30Z"
     assert stored(("at",), "yesterday") == "yesterday"
     assert stored(("at",), None) is None
+
+
+def test_a_record_is_completed_with_defaults():
+    """Null too counts as missing where it can be no value: a column that was never filled."""
+    schema = Schema(Order)
+    nulls = {"count": None, "code": None, "tags": None, "old": 1}
+    assert schema.complete({"name": "abc", **nulls}) == schema.unstructure(Order("abc"))
+    with pytest.raises(Wrong, match="is required"):
+        schema.complete({"name": None})
+    assert Schema(Everything).complete({"text": "", "anything": None, "either": None, "size": None})["size"] == "s"
