@@ -130,8 +130,8 @@ def _reload(command: list[str]) -> NoReturn:
     """Run a command again whenever a file changes."""
     folder = Path.cwd()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    child = subprocess.Popen(command)
     seen = _changes(folder)
+    child = subprocess.Popen(command)
     try:
         while True:
             time.sleep(RELOAD_INTERVAL)

@@ -6,7 +6,7 @@ from unittest.mock import ANY
 import pytest
 from click.testing import CliRunner
 
-from bbio import App, Backend, ConfigurationError
+from bbio import App, Backend, BadRequest, ConfigurationError
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore, store_from_env
 from bbio.cli import demo_backend, main
 
@@ -119,6 +119,18 @@ def test_an_option_allows_origins(ran, monkeypatch):
     assert "https://b.example" in app._admission._origins
 
 
+def test_the_demo_says_where_it_keeps_messages(ran, monkeypatch, tmp_path):
+    """In a file of the current folder, unless another place was named."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["demo"])
+    assert f"messages are kept in {tmp_path / 'bbio-demo.db'}" in done.output.replace("\n", "")
+    store = ran[1][0].backends["messages"].store
+    assert (type(store), store.path) == (SQLiteStore, "bbio-demo.db")
+    done = CliRunner().invoke(main, ["demo"], env={"BBIO_DATABASE_URL": "sqlite:///other.db"})
+    assert done.output == ""
+    assert ran[3][0].backends["messages"].store.path == "other.db"
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -133,10 +145,13 @@ def test_options_without_sense_are_told(ran, options, text):
     assert text in done.output
 
 
-def test_the_demo_refuses_an_empty_message():
+async def test_the_demo_refuses_an_empty_message():
     """As the example does."""
-    backend = demo_backend(MemoryStore())
-    assert backend.name == "messages"
+    async with App().serve(demo_backend(MemoryStore())).test() as t:
+        (ann,) = await t.clients(1, backend="messages")
+        with pytest.raises(BadRequest, match="a message needs a text"):
+            await ann.create({"text": " "})
+        assert (await ann.create({"text": "hello"}))["text"] == "hello"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,167 @@
+"""The command line, in the process of the test: what it loads, prints and starts again."""
+
+import os
+import signal
+import socket
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from bbio import cli
+
+SERVED = """
+from bbio import App, Backend, before
+from bbio.builtin import Logger, MemoryStore
+
+class Todos(Backend):
+    middleware = [Logger()]
+    store = MemoryStore()
+
+    @before("create")
+    def check(self, req):
+        pass
+
+class Notes(Backend):
+    pass
+
+app = App().serve(Todos, Notes)
+other = 1
+"""
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """`served(source)`: the name of a module with that source, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    names = (f"served_{os.urandom(4).hex()}_{n}" for n in range(9))
+
+    def served(source=SERVED):
+        name = next(names)
+        (tmp_path / f"{name}.py").write_text(source)
+        return name
+
+    yield served
+    for name in set(sys.modules) - before:
+        if name.startswith("served_"):
+            del sys.modules[name]
+
+
+def invoke(*arguments):
+    """What a command prints, with its status."""
+    done = CliRunner().invoke(cli.main, arguments)
+    return done.exit_code, " ".join(done.output.split())
+
+
+def test_stacks_are_printed(served):
+    """Every backend, method and layer, with its place, and the store or the bottom below them."""
+    name = served()
+    status, text = invoke("stacks", f"{name}:app")
+    assert status == 0
+    assert "todos (Todos) create use Logger." in text
+    assert f"before Todos.check {os.path.realpath(f'{name}.py')}:9 store MemoryStore read" in text
+    assert "notes (Notes) create bottom answers with the model read" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "attribute", "text"),
+    [
+        (SERVED, "nothing", "has no 'nothing'; did you mean {}:app?"),
+        (SERVED, "other", "{}:other is no bbio.App; did you mean {}:app?"),
+        ("", "app", "{} has no 'app'; it must be one: app = App(); app.serve(...)"),
+        (
+            "import no_such",
+            "app",
+            "{} cannot be imported: ModuleNotFoundError: No module named 'no_such' (",
+        ),
+        ("1 / 0", "app", "{} cannot be imported: ZeroDivisionError: division by zero ("),
+        ("from bbio import App; App(engine='fats')", "app", "{} cannot be imported: App(engine='fats')"),
+    ],
+)
+def test_what_cannot_be_loaded_is_told(served, source, attribute, text):
+    """With the module's name, what is wrong, and how to mend it."""
+    name = served(source)
+    status, told = invoke("stacks", f"{name}:{attribute}")
+    assert status == 1
+    assert text.format(name, name) in told
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("app", "'app' names no application; write module:app"),
+        (":app", "':app' names no application"),
+        ("todos:", "'todos:' names no application"),
+        ("todos.py:app", "'todos.py:app' names a file; write todos:app"),
+        ("no_such.module:app", "there is no module 'no_such'; run bbio in the folder that holds it"),
+    ],
+)
+def test_what_names_no_application_is_told(served, target, text):
+    """Before anything is imported."""
+    status, told = invoke("run", target)
+    assert status == 1
+    assert text in told
+
+
+def test_an_error_of_the_start_is_told(served):
+    """As a message, not as a traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, told = invoke("run", f"{served()}:app", "--port", str(taken.getsockname()[1]))
+    assert status == 1
+    assert "is in use" in told
+    assert "Traceback" not in told
+
+
+def test_changes_are_those_of_the_users_own_modules(tmp_path):
+    """What is hidden, installed, compiled or gone is left out."""
+    for name in ("a.py", "deep/b.py", ".venv/c.py", "node_modules/d.py", "__pycache__/e.py", "text.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
+    assert {path.name for path in cli._changes(tmp_path)} == {"a.py", "b.py"}
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_is_run_again_when_a_file_changes(tmp_path, monkeypatch, capfd, end):
+    """Until it is told to end; then the command is ended too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "RELOAD_INTERVAL", 0.01)
+    command = f"""
+import os, pathlib, signal
+if pathlib.Path("new.py").exists():
+    os.kill(os.getppid(), {end:d})
+else:
+    pathlib.Path("new.py").touch()
+signal.pause()
+"""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    # A shell may have started the tests with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            cli._reload([sys.executable, "-c", command])
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    assert caught.value.code == 0
+    assert capfd.readouterr().out == "a file changed: starting again\n"
+
+
+def test_reloading_runs_the_same_command(served, monkeypatch):
+    """With the settings that were given."""
+    commands = []
+
+    def reload(command):
+        commands.append(command)
+        sys.exit(0)
+
+    monkeypatch.setattr(cli, "_reload", reload)
+    status, _ = invoke("run", "served:app", "--reload", "--port", "1", "--cors-origins", "*")
+    assert status == 0
+    (command,) = commands
+    assert command[1:5] == ["-m", "bbio", "run", "served:app"]
+    assert {"--port=1", "--cors-origins=*", "--host=127.0.0.1", "--log-level=info"} == set(command[5:])
