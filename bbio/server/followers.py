@@ -167,7 +167,7 @@ class Followers:
         """Look at the logs of some streams, of all that are followed by default. Called on the event loop."""
         active = self._streams
         self._unchecked.update(active if streams is None else [name for name in streams if name in active])
-        if self._unchecked and not self._checking:
+        if self._unchecked and not self._checking and not self._closed:
             self._checking = True
             self._spawn(self._check())
 
@@ -193,7 +193,7 @@ class Followers:
 
     def _repair_later(self, followed: Followed) -> None:
         followed.stale = True
-        if not followed.repairing:
+        if not followed.repairing and not self._closed:
             followed.repairing = True
             self._spawn(self._repair(followed))
 

@@ -89,7 +89,17 @@ class AtomicChecked(Checked):
     store = SlowMemory()
 
 
-ALL = [Handled, Stored, Checked, Atomic, AtomicChecked]
+class AtomicHandled(Stored):
+    """The same with a handler above it."""
+
+    store = SlowMemory()
+
+    @create
+    async def shape(self, req, next):
+        return await next()
+
+
+ALL = [Handled, Stored, Checked, Atomic, AtomicChecked, AtomicHandled]
 NOT_ATOMIC = [Handled, Stored, Checked]
 
 
@@ -223,7 +233,7 @@ async def test_a_retry_of_what_took_too_long_is_refused(serve, backend):
     assert server.backend.gate.count == 1
 
 
-@pytest.mark.parametrize("backend", [Atomic, AtomicChecked])
+@pytest.mark.parametrize("backend", [Atomic, AtomicChecked, AtomicHandled])
 @pytest.mark.parametrize("failure", [OSError("half way"), Unavailable(), Timeout(), BadRequest("no")])
 async def test_an_atomic_store_is_asked_again(serve, backend, failure):
     """It has either committed or done nothing: a retry is safe."""

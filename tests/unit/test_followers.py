@@ -71,8 +71,9 @@ async def test_the_writer_of_an_early_event_is_not_told_of_it(server):
     assert (len(ann.events), len(bob.events)) == (1, 2)
 
 
-async def test_a_write_that_is_committed_but_not_published_yet_is_not_told_to_its_writer(server):
+async def test_a_write_that_is_committed_but_not_published_yet_is_not_told_to_its_writer(server, monkeypatch):
     """A look at the log waits for own writes that may be in it."""
+    monkeypatch.setattr(module, "OWN_WRITES", 30.0)
     ann, bob = await listening(server, version=0), await listening(server, version=0)
     req = Request("update", {"id": 1}, backend=server.backend, socket=ann.socket)
     exchange = SyncExchange(server.gateway, ann.socket, 1, req)
@@ -83,6 +84,7 @@ async def test_a_write_that_is_committed_but_not_published_yet_is_not_told_to_it
     assert (ann.events, bob.events) == ([], [])
     publish(server, event, ann.socket)
     server.gateway.exchanges.remove(exchange)
+    await until(lambda: bob.events)
     await asyncio.sleep(2 * module.RETRY)
     assert (len(ann.events), len(bob.events)) == (0, 1)
 
@@ -352,6 +354,18 @@ async def test_after_a_stop_comes_a_start():
     server.store.written_by_others()
     await until(lambda: ann.offsets == [1])
     await server.close()
+
+
+async def test_nothing_is_read_after_the_end(server):
+    """The store may be closed by then."""
+    await listening(server)
+    await server.close()
+    server.store.asked.clear()
+    server.store.written_by_others()
+    publish(server, server.store.written_by_others())
+    server.followers.check()
+    await settled()
+    assert server.store.asked == []
 
 
 async def test_the_end_takes_what_is_being_read_along(server):
