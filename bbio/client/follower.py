@@ -100,6 +100,8 @@ class Follower:
         self.listening = False
         self._places: dict[str, Place] = {}
         self._waiting: list[tuple[str | None, Any, Meta]] = []
+        # How many of those came before the listen left: its reply covers them.
+        self._covered = 0
         self._overflown = False
 
     @property
@@ -121,6 +123,7 @@ class Follower:
     def connected(self) -> list[Effect]:
         """There is a connection."""
         self.listening = True
+        self._covered = 0
         return [Listen(self.since)]
 
     def disconnected(self) -> None:
@@ -154,10 +157,11 @@ class Follower:
             self._places[stream] = Place(epoch, offset, stale=not first or self._overflown)
             resumed = False
         reset = self.stale
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting[self._covered :], []
         self._overflown = False
         for entry in waiting:
             effects += self._take(*entry)
+        self._covered = len(self._waiting)
         if not again or reset:
             effects.append(Ready(resumed and not reset))
         if reset:
@@ -210,6 +214,7 @@ class Follower:
 
     def _again(self) -> list[Effect]:
         self.listening = True
+        self._covered = len(self._waiting)
         return [Listen(self.since, again=True)]
 
     def _wait(self, method: str | None, model: Any, meta: Meta) -> None:

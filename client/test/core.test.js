@@ -123,6 +123,21 @@ describe('a follower', () => {
     return follower;
   };
 
+  test('asks once about an event of another epoch: the reply covers it', () => {
+    const follower = live(5);
+    assert.deepEqual(kinds(follower.event('update', {}, { ...meta(3), e: 'past' })), ['listen']);
+    assert.deepEqual(kinds(follower.listened(reply(5))), []);
+    assert.deepEqual(kinds(follower.event('update', {}, meta(6))), ['apply']);
+  });
+
+  test('asks again about an event of another epoch that came while it was asking', () => {
+    const follower = live(5);
+    assert.deepEqual(kinds(follower.event('update', {}, meta(8))), ['listen']);
+    follower.event('update', {}, { ...meta(1), e: 'next' });
+    assert.ok(kinds(follower.listened(reply(5, { recovered: true }))).includes('listen'));
+    assert.ok(!kinds(follower.listened(reply(5, { recovered: true }))).includes('listen'));
+  });
+
   test('applies an event once and in its place, and listens again at a gap', () => {
     const follower = live(5);
     assert.deepEqual(kinds(follower.event('update', {}, meta(6))), ['apply']);

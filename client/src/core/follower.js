@@ -27,6 +27,8 @@ export class Follower {
   #places = new Map();
   /** @type {{method: string | null, model: any, meta: Meta}[]} */
   #waiting = [];
+  /** How many of those came before the listen left: its reply covers them. */
+  #covered = 0;
   #overflown = false;
 
   /** @param {Record<string, [string, number]>} [since] positions to resume from, by stream */
@@ -48,6 +50,7 @@ export class Follower {
   /** There is a connection. @returns {Effect[]} */
   connected() {
     this.#listening = true;
+    this.#covered = 0;
     return [{ do: 'listen', since: this.since, again: false }];
   }
 
@@ -82,10 +85,11 @@ export class Follower {
       resumed = false;
     }
     const reset = this.stale;
-    const waiting = this.#waiting;
+    const waiting = this.#waiting.slice(this.#covered);
     this.#waiting = [];
     this.#overflown = false;
     for (const { method, model, meta } of waiting) effects.push(...this.#take(method, model, meta));
+    this.#covered = this.#waiting.length;
     if (!again || reset) effects.push({ do: 'ready', first, resumed: resumed && !reset });
     if (reset) effects.push({ do: 'read', renewed });
     return [...effects, { do: 'moved' }];
@@ -166,6 +170,7 @@ export class Follower {
   /** @returns {Effect[]} */
   #again() {
     this.#listening = true;
+    this.#covered = this.#waiting.length;
     return [{ do: 'listen', since: this.since, again: true }];
   }
 
