@@ -239,8 +239,6 @@ class App:
         """Stop: nothing new, let what runs finish for `limits.drain_time`, close the rest with code 1001."""
         runner, self._runner = self._runner, None
         if runner is not None:
-            for site in list(runner.sites):
-                await site.stop()
             await runner.cleanup()
 
     @asynccontextmanager

@@ -1,6 +1,7 @@
 """Who may connect: hosts, origins, trusted proxies, large and slow bodies."""
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
@@ -182,6 +183,35 @@ async def test_a_guarded_server():
         assert (await client.get("/", headers={"Origin": "https://other.test"})).status == 403
         assert (await client.post("/", data=endless(), headers={"Content-Length": "5"})).status == 408
         forever.set()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_timeout_of_the_handler_is_its_own(method):
+    """Only a body that is late is answered 408."""
+
+    async def late(request):
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await admission().guard(late)(request(method=method))
+
+
+@pytest.mark.parametrize(("closing", "gone"), [(False, False), (True, True), (None, True)])
+async def test_a_client_that_is_gone_is_no_error(closing, gone):
+    """A connection of the handler's own that breaks is one."""
+
+    async def fails(request):
+        raise ConnectionResetError("broken")
+
+    transport = Mock(is_closing=Mock(return_value=closing))
+    made = make_mocked_request("GET", "/", CIMultiDict([("Host", "example.org")]), transport=transport)
+    if closing is None:
+        made.protocol.transport = None
+    if gone:
+        assert (await admission().guard(fails)(made)).status == 499
+    else:
+        with pytest.raises(ConnectionResetError):
+            await admission().guard(fails)(made)
 
 
 async def test_scripts_and_health():
