@@ -7,7 +7,7 @@ import pytest
 
 from bbio import Backend, Limits, update
 from tests.support.servers import eventually, heard
-from tests.support.websocket import Refused
+from tests.support.websocket import Refused, WebSocket
 from tests.support.wire import Wire, encode
 
 pytestmark = pytest.mark.parametrize("engine", ["fast"], indirect=True)
@@ -267,3 +267,82 @@ async def test_reset_connections_leave_nothing_behind(serve, join, todos):
 
     await eventually(back_to_base, 2)
     assert await alice.sync("read") == []
+
+
+async def test_an_upgrade_that_is_none_leaves_the_session_polling(serve, join, todos):
+    """A wrong word, no word, binary data, or a second WebSocket meanwhile: it ends, and polling goes on."""
+    app = await serve(todos, limits=Limits(body_time=0.3))
+    alice = await join(app, "todos", transport="polling")
+    url = f"{app.url}/socket.io/?EIO=4&transport=websocket&sid={alice.wire.sid}"
+    for words in (["2nope"], [b"2probe"], [], ["2probe", "4x"]):
+        socket = await WebSocket.open(url)
+        with pytest.raises(Refused):
+            await WebSocket.open(url)
+        for word in words:
+            await socket.send(word)
+        while await socket.receive() is not None:
+            pass
+        await socket.close()
+        assert await alice.sync("read") == []
+    await alice.wire.upgrade()
+    assert await alice.sync("read") == []
+
+
+async def test_a_websocket_that_is_none_leaves_no_session(serve, todos):
+    """A handshake of another version is refused, as is one that a handler of the engine refuses."""
+    app = await serve(todos)
+    with pytest.raises(Refused):
+        await Wire.open(app.url, headers={"Sec-WebSocket-Version": "12"})
+    app.sio.eio.on("connect", lambda sid, environ: False)
+    assert await status_of(app) == (401, 401)
+
+    async def none():
+        return app.sio.eio.sockets == {}
+
+    await eventually(none, 2)
+
+
+@pytest.mark.parametrize("body", ["x", "4x", b"\xff", "b!!!", "\x1e" * 20, "2", "42/todos,[1"])
+async def test_a_post_that_is_no_protocol_ends_the_session(serve, join, todos, body):
+    """As a message over a WebSocket does."""
+    app = await serve(todos)
+    mallory = await join(app, "todos", transport="polling")
+    assert (await mallory.wire.transport.post(body))[0] in (200, 400)
+    await mallory.wire.ended(2)
+    assert await (await join(app, "todos")).sync("read") == []
+
+
+async def test_polls_over_one_connection(serve, dial, todos):
+    """Each answer is read when the next request comes; then the connection may break."""
+    app = await serve(todos)
+    wire = await dial(app, transport="polling")
+    wire._reader.cancel()
+    url = f"{app.url}/socket.io/?EIO=4&transport=polling&sid={wire.sid}"
+    async with aiohttp.ClientSession() as http:
+        for n in range(3):
+            await wire.send("40/todos," if n == 0 else f'42/todos,{n}["listen",null]')
+            async with http.get(url) as answer:
+                assert answer.status == 200
+        async with http.get(f"{app.url}/healthz") as answer:
+            assert answer.status == 200
+    assert wire.sid in app.sio.eio.sockets
+
+
+async def test_an_event_with_two_attachments(serve, dial, todos):
+    """It is handled when both are there, and so is an ack."""
+    app = await serve(todos)
+
+    @app.sio.on("join")
+    async def join(sid, one, two):
+        return one + two
+
+    wire = await dial(app)
+    root = await wire.connect("/")
+    await wire.send('452-7["join",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]', b"ab", b"cd")
+    await root.reply(7)
+    assert root.packets[-1].attachments == [b"abcd"]
+    call = asyncio.create_task(app.sio.call("ask", to=root.sid, timeout=5))
+    assert await root.event() == ["ask"]
+    asked = root.packets[-1].id
+    await wire.send(f'462-{asked}[[{{"_placeholder":true,"num":0}},{{"_placeholder":true,"num":1}}]]', b"ab", b"cd")
+    assert await call == [b"ab", b"cd"]

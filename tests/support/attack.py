@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
 import time
@@ -160,8 +161,12 @@ async def attacked(spawn: Spawn, engine: str = "fast", **limits: float) -> Async
             yield target
             await target.look()
         assert server.process.returncode is None, server.output
-        assert witness["p99"] <= P99 + witness["control"], witness
+        # Where two processes take long to wake up, a server with work to do takes a few times as long.
+        assert witness["p99"] <= P99 + 4 * witness["control"], witness
         logged = server.output[said:]
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:  # what the server ran is counted when it ends by itself
+            server.signal()
+            await server.ended()
         assert logged.count("Traceback") == target.raised, logged[:3_000]
         if not target.raised:
             assert len(logged) <= LOG_BYTES * max(1, target.bad_packets), logged[:5_000]

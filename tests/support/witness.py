@@ -21,7 +21,7 @@ from tests.support.websocket import TEXT, frame
 PAUSE = 0.005
 DEADLINE = 5.0
 # A percentile of fewer requests would be the worst of them.
-FEWEST = 100
+FEWEST = 200
 
 
 class Connection:
