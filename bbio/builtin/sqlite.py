@@ -203,18 +203,23 @@ class SQLiteStore(DocumentStore):
     def apply(self, connection: sqlite3.Connection, changes: list[Change]) -> None:
         """Make changes in the transaction that is open."""
         batch = Batch(self, changes)
-        self._load(connection, batch)
+        streams = self._load(connection, batch)
         batch.apply()
         if batch.events:
-            self._save(connection, batch)
+            self._save(connection, batch, streams)
 
-    def _load(self, connection: sqlite3.Connection, batch: Batch) -> None:
+    def _load(self, connection: sqlite3.Connection, batch: Batch) -> dict[str, list[int]]:
+        """Tell a batch what it needs to know; the id, top, size and former top of each of its streams come back."""
         execute, backend = connection.execute, self._backend_id
         batch.rev, batch.epoch = execute("SELECT rev, epoch FROM bbio_backends WHERE id = ?", (backend,)).fetchone()
+        streams: dict[str, list[int]] = {}
         for name in batch.streams:
-            row = execute("SELECT epoch, top FROM bbio_streams WHERE backend = ? AND name = ?", (backend, name))
-            for epoch, top in row:
+            rows = execute(
+                "SELECT id, epoch, top, size FROM bbio_streams WHERE backend = ? AND name = ?", (backend, name)
+            )
+            for id, epoch, top, size in rows:
                 batch.positions[name] = Position(epoch, top)
+                streams[name] = [id, top, size, top]
         for key in batch.keys:
             for rev, body in execute(self._select, self._columns_of(key)):
                 batch.models[key] = (rev, body)
@@ -222,6 +227,7 @@ class SQLiteStore(DocumentStore):
             found = self._operation(connection, operation)
             if found is not None:
                 batch.replies[operation] = found
+        return streams
 
     def _operation(self, connection: sqlite3.Connection, operation: bytes) -> tuple[int, Event] | None:
         row = connection.execute(
@@ -234,7 +240,7 @@ class SQLiteStore(DocumentStore):
         digest, stream, epoch, offset, method, body, rev, op, at = row
         return digest, Event(stream, epoch, offset, method, body.encode(), rev, op, at)
 
-    def _save(self, connection: sqlite3.Connection, batch: Batch) -> None:
+    def _save(self, connection: sqlite3.Connection, batch: Batch, streams: dict[str, list[int]]) -> None:
         execute, many, backend = connection.execute, connection.executemany, self._backend_id
         many(
             self._upsert_model,
@@ -242,20 +248,19 @@ class SQLiteStore(DocumentStore):
         )
         many(self._delete, [self._columns_of(key) for key, row in batch.changed.items() if not row])
         at = batch.events[-1].when
-        rows: dict[str, list[int]] = {}
         for event in batch.events:
-            row = rows.get(event.stream)
-            if row is None:
-                row = rows[event.stream] = self._stream_row(connection, event, at)
-            row[1] += 1
-            row[2] += len(event.body)
+            stream = streams.get(event.stream)
+            if stream is None:
+                stream = streams[event.stream] = self._add_stream(connection, event, at)
+            stream[1] += 1
+            stream[2] += len(event.body)
         many(
             "UPDATE bbio_streams SET top = ?, size = ?, at = ? WHERE id = ?",
-            [(top, size, at, id) for id, top, size, _ in rows.values()],
+            [(top, size, at, id) for id, top, size, before in streams.values() if top > before],
         )
         many(
             "INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(rows[e.stream][0], e.offset, e.method, e.body.decode(), e.rev, e.op, at) for e in batch.events],
+            [(streams[e.stream][0], e.offset, e.method, e.body.decode(), e.rev, e.op, at) for e in batch.events],
         )
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
@@ -266,7 +271,7 @@ class SQLiteStore(DocumentStore):
             ],
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
-        self._trim(connection, [(row[0], row[1], row[2]) for row in rows.values() if self._outgrown(row)], at)
+        self._trim(connection, [row for row in streams.values() if self._outgrown(row)], at)
         if self._new_streams >= TRIM_EVERY:
             self._new_streams = 0
             self._forget_streams(connection)
@@ -280,25 +285,19 @@ class SQLiteStore(DocumentStore):
         _, top, size, before = row
         return top // TRIM_EVERY != before // TRIM_EVERY or size > self.history.size * 5 // 4
 
-    def _stream_row(self, connection: sqlite3.Connection, event: Event, now: float) -> list[int]:
-        """The id, top, size and former top of the stream that an event is to be added to."""
-        values = (self._backend_id, event.stream)
-        found = connection.execute(
-            "SELECT id, top, size, top FROM bbio_streams WHERE backend = ? AND name = ?", values
-        ).fetchone()
-        if found is None:
-            added = connection.execute(
-                "INSERT INTO bbio_streams (backend, name, epoch, top, size, at) VALUES (?, ?, ?, 0, 0, ?)",
-                (*values, event.epoch, now),
-            )
-            found = (added.lastrowid, 0, 0, 0)
-            self._new_streams += 1
-        return list(found)
+    def _add_stream(self, connection: sqlite3.Connection, event: Event, now: float) -> list[int]:
+        """The id, top, size and former top of a stream that begins with an event."""
+        added = connection.execute(
+            "INSERT INTO bbio_streams (backend, name, epoch, top, size, at) VALUES (?, ?, ?, 0, 0, ?)",
+            (self._backend_id, event.stream, event.epoch, now),
+        )
+        self._new_streams += 1
+        return [added.lastrowid or 0, 0, 0, 0]
 
-    def _trim(self, connection: sqlite3.Connection, streams: list[tuple[int, int, int]], now: float) -> None:
-        """Drop what the limits of the history no longer allow, of streams given by id, top and size."""
+    def _trim(self, connection: sqlite3.Connection, streams: list[list[int]], now: float) -> None:
+        """Drop what the limits of the history no longer allow, of streams given by id, top, size and former top."""
         execute, history = connection.execute, self.history
-        for id, top, size in streams:
+        for id, top, size, _ in streams:
             last = 0
             for position, at, length in execute(
                 "SELECT position, at, length(CAST(body AS BLOB)) FROM bbio_log WHERE stream = ? ORDER BY position",
