@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import attrs
@@ -221,11 +222,13 @@ class Table:
             return text + limit + (f" OFFSET {query.offset:d}" if query.offset else ""), statement.parameters
         places = statement.places(query.order, query.after)
         if self.dialect.compares_rows:
-            terms.append(_beyond(order, places))
+            terms.append(_beyond(order, [place() for place in places]))
             return self._sorted(terms, order, statement.pinned, default_order) + limit, statement.parameters
         # One part for each expression: the rows like the one to go on from, but for this expression. Each part is what
         # an index gives, in order, and no part is begun before it is needed.
         branches: list[str] = []
+        if all(expression in statement.pinned for expression, _ in order):
+            return self._sorted(terms, order, statement.pinned, default_order) + " LIMIT 0", statement.parameters
         pinned = set(statement.pinned)
         same: dict[str, str] = {}
         for (expression, descending), place in zip(order, places, strict=True):
@@ -235,9 +238,9 @@ class Table:
             # The place is a closer bound than one of the query; SQLite must not take the other for the index.
             further = {(expression, beyond), *((one, sign) for one in same for sign in "<>")}
             rest = [statement.aside[term] if statement.bounds.get(term) in further else term for term in terms]
-            part = [f"{expression} {beyond} {place}", *same.values(), *rest]
+            part = [f"{expression} {beyond} {place()}", *same.values(), *rest]
             branches.insert(0, f"SELECT * FROM ({self._sorted(part, order, pinned, default_order)}{limit})")
-            same[expression] = f"{expression} = {place}"
+            same[expression] = f"{expression} = {place()}"
             pinned.add(expression)
         return " UNION ALL ".join(branches) + limit, statement.parameters
 
@@ -343,14 +346,21 @@ class Statement:
             )
         ]
 
-    def places(self, order: Iterable[Order], after: Iterable[Key]) -> list[str]:
-        """What those expressions are in the row to go on from."""
-        dialect, places = self._dialect, []
+    def places(self, order: Iterable[Order], after: Iterable[Key]) -> list[Callable[[], str]]:
+        """What those expressions are in the row to go on from; what is called is bound, and must be used."""
+        dialect = self._dialect
+        places: list[Callable[[], str]] = []
         for one, key in zip(order, after, strict=True):
-            if one.path == dialect.id_path:
-                places += dialect.id_place(key, one.tie, self.bind)
-            else:
-                places += dialect.operands(key, self.bind)
+            values: list[Any] = []
+
+            def hold(value: Any, values: list[Any] = values) -> str:
+                values.append(value)
+                return ""
+
+            is_id = one.path == dialect.id_path
+            held = dialect.id_place(key, one.tie, hold) if is_id else dialect.operands(key, hold)
+            for text in held:
+                places.append(partial(str, text) if text else partial(self.bind, values.pop(0)))
         return places
 
     def _term(self, condition: Condition) -> str:

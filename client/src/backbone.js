@@ -66,9 +66,7 @@ export function attach(Backbone, io) {
     const succeeded = (result, meta, passed) => {
       if (method !== 'read' && judged.delete(model)) model.validationError = null;
       let succeed = () => options.success?.(result);
-      if (many && method === 'read' && meta?.next !== undefined) {
-        options.page = model.page = { next: meta.next, ...('total' in meta && { total: meta.total }) };
-      }
+      if (many && method === 'read') turn(model, options, meta);
       /** @type {(CollectionMirror & ModelMirror)[]} */
       const outdated = [];
       for (const mirror of its) {
@@ -190,6 +188,24 @@ function taking(Kind) {
   }
   Taking.prototype = Kind.prototype;
   return Object.assign(Taking, Kind);
+}
+
+/** What collections were told of the page that they have. */
+const pages = new WeakSet();
+
+/**
+ * Tell of the page that a fetch came to; a property of that name that is the application's own stays as it is.
+ * @param {any} collection
+ * @param {any} options of the fetch
+ * @param {any} meta what the server said of its reply
+ */
+function turn(collection, options, meta) {
+  if (meta?.next !== undefined) {
+    options.page = collection.page = { next: meta.next, ...('total' in meta && { total: meta.total }) };
+    pages.add(options.page);
+  } else if (pages.has(collection.page)) {
+    delete collection.page;
+  }
 }
 
 /**

@@ -41,6 +41,11 @@ test('a page comes with its cursor and the total, in callback, event and on the 
   await fetched(todos, { ...data, cursor: todos.page.next }, { remove: false });
   assert.deepEqual(todos.pluck('n'), [4, 2, 0]);
   assert.deepEqual(todos.page, { next: null, total: 3 });
+  await fetched(todos, undefined);
+  assert.equal('page' in todos, false);
+  todos.page = 7;
+  await fetched(todos, undefined);
+  assert.equal(todos.page, 7);
 });
 
 test('a plain fetch says nothing of pages', async () => {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bbio import BadRequest
@@ -31,6 +31,8 @@ def by_id(ids: list[Any]) -> list[Any]:
 
 @settings(deadline=None)
 @given(models(), wheres, sorts)
+@example([{"_id": n, "a": a} for n, a in enumerate([1, 1.0, 1, 1.0, 1])], {"a": 1}, ["a"])
+@example([{"_id": n, "a": 1, "b": n % 2} for n in range(5)], {"_id": {"$gte": 0}, "a": {"$in": []}}, ["_id"])
 def test_the_same_lists_totals_and_pages(loop, models, where, sort):
     """Whatever is asked of whatever models: the three find the same, in the same order, page by page."""
 

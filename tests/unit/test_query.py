@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sqlite3
 import time
@@ -137,6 +138,21 @@ def test_a_cursor_that_a_client_made_finds_no_more_than_its_query():
         return base64.urlsafe_b64encode(_digest(query.identity, text) + text).decode().rstrip("=")
 
     models = [{"id": 1, "a": 1}, {"id": 2, "a": 2}, {"id": 3, "a": "x"}]
+    query = Query.read({"id": 1, "limit": 1})
+    beyond = Query.read({"id": 1, "limit": 1, "cursor": forged([[4, 0]])})
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE models (id, body)")
+        connection.execute("INSERT INTO models VALUES (1, '{}')")
+        table = Table(SQLite(), "models", "id")
+        assert connection.execute(*table.select(query)).fetchall() == [(1,)]
+        assert connection.execute(*table.select(beyond)).fetchall() == []
+        # What is the same in all rows may look different in the place: 1.0 is 1.
+        connection.execute("""INSERT INTO models VALUES (2, '{"a": 1.0}'), (3, '{"a": 1}')""")
+        query = Query.read({"a": 1, "sort": "a", "limit": 1})
+        for place, expected in (([4, 1.0], [(3,)]), ([4, 9.5], [(3,)]), ([5, "x"], [(3,)])):
+            beyond = Query.read({"a": 1, "sort": "a", "limit": 1, "cursor": forged([place, [4, 2]])})
+            assert connection.execute(*table.select(beyond)).fetchall() == expected
+    query = Query.read({"sort": "a", "limit": 1})
     assert found({"sort": "a", "cursor": forged([[4, 1], [4, 1]]), "limit": 1}, models) == [2]
     assert found({"sort": "a", "cursor": forged([[5, "a"], [4, 1]]), "limit": 1}, models) == [3]
     assert found({"sort": "a", "cursor": forged([[0, 0], [4, 1]]), "limit": 1}, models) == [1]
