@@ -7,19 +7,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bbio import App, Backend, Invalid, Request, before
+import attrs
+
+from bbio import App, Backend
 from bbio.builtin import Logger, SQLiteStore
 
 
+def says_something(todo: object, attribute: object, title: str) -> None:
+    """The validator of a title."""
+    if not title.strip():
+        raise ValueError("a to-do needs a title")
+
+
+@attrs.define
+class Todo:
+    title: str = attrs.field(validator=says_something)
+    done: bool = False
+
+
 class Todos(Backend):
+    model = Todo
     middleware = [Logger()]
     store = SQLiteStore("todos.db", per_channel=True)
-
-    @before("create", "update", "patch")
-    def check(self, req: Request) -> None:
-        title = req.model.get("title")
-        if (req.method != "patch" or title is not None) and not str(title or "").strip():
-            raise Invalid("a to-do needs a title")
 
 
 app = App()
