@@ -6,6 +6,7 @@ from typing import Any
 
 from bbio import protocol
 from bbio.errors import SyncError, Unavailable
+from bbio.requests import Request
 from bbio.server.connection import Key
 from bbio.server.exchanges import Exchange
 from bbio.server.followers import Followed, Followers
@@ -54,6 +55,8 @@ class ListenExchange(Exchange, kw_only=True):
             while rechecks != followers.rechecks:
                 # Permissions were looked at meanwhile, and this client was not among the listeners.
                 rechecks = followers.rechecks
+                req = self.req
+                self.req = Request("read", None, {}, req.backend, req.channel, req.socket, event="listen")
                 if not await self._admitted():
                     return
             # Nothing waits from here on: what is published next goes to this client too.

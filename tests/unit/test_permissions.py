@@ -24,11 +24,13 @@ class Members(Backend):
 
     @before("read")
     async def members_only(self, req):
+        assert req.user is None, "what an earlier admission found is no help to this one"
+        req.user = req.socket.headers["name"]
         self.came.set()
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        if req.socket.headers["name"] not in self.members:
+        if req.user not in self.members:
             raise Forbidden("members only")
 
 
