@@ -341,8 +341,7 @@ class Database:
                 else:
                     listening.set_result(None)
                 delay = BACKOFF[0]
-                while not await _happens(ended, PULSE):
-                    await connection.execute("SELECT 1")
+                await self._stay(connection, ended)
             except Exception as err:
                 if not listening.done():
                     listening.set_exception(err)
@@ -353,6 +352,13 @@ class Database:
                     await asyncio.shield(close(connection))
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, BACKOFF[1])
+
+    async def _stay(self, connection: Any, ended: asyncio.Event) -> None:
+        """Wait until a connection ends; one that is silent may have died unnoticed, so it is asked."""
+        while True:
+            if await _happens(ended, PULSE):
+                return
+            await connection.execute("SELECT 1")
 
     def _told(self, connection: Any, pid: int, channel: str, payload: str) -> None:
         try:

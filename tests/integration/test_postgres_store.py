@@ -419,6 +419,18 @@ async def test_history_is_trimmed_without_own_writes(database_url, psql, monkeyp
         assert await psql.fetchval("SELECT count(*) FROM bbio_operations") == 0
 
 
+async def test_history_that_cannot_be_trimmed_holds_up_no_write(database_url, psql, caplog):
+    """The write is acknowledged, the log says what is wrong, and the next time it is trimmed."""
+    async with opened(database_url, history=HistoryLimits(events=10)) as models:
+        await psql.execute("ALTER TABLE bbio_operations RENAME TO elsewhere")
+        await asyncio.gather(*(models.create({}) for _ in range(300)))
+        assert "bbio_operations" in caplog.text
+        await psql.execute("ALTER TABLE elsewhere RENAME TO bbio_operations")
+        await models.create({})
+        assert await models.history() is None
+        assert len(models.published) == 301
+
+
 async def test_odd_epochs_are_unknown(database_url):
     """Whatever a client sends as one."""
     async with opened(database_url) as models:
