@@ -93,8 +93,9 @@ class Follower:
     """
 
     def __init__(self) -> None:
-        # Whether the server has answered a listen of this connection.
+        # Whether the server has answered a listen of this connection, and whether it lets this client listen.
         self.ready = False
+        self._admitted = False
         # Whether the server speaks version 1; None until it has answered.
         self.positioned: bool | None = None
         self.listening = False
@@ -128,7 +129,7 @@ class Follower:
 
     def disconnected(self) -> None:
         """The connection is gone, and with it what had not been answered."""
-        self.ready = self.listening = self._overflown = False
+        self.ready = self._admitted = self.listening = self._overflown = False
         self._waiting = []
 
     def refused(self) -> None:
@@ -138,8 +139,8 @@ class Follower:
     def listened(self, reply: Mapping[str, Any]) -> list[Effect]:
         """The server answered the latest listen."""
         first = self.positioned is None and not self._places
-        again = self.ready
-        self.ready = True
+        again = self._admitted
+        self.ready = self._admitted = True
         self.listening = False
         self.positioned = reply.get("v") == 1
         resumed = self.positioned and not first

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import attrs
 
 from bbio.client.errors import error_of
-from bbio.client.follower import Apply, Effect, Listen, Meta, Read, Ready, Watch
+from bbio.client.follower import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.client.handle import Handle
 from bbio.client.outbox import Done, Entry, Outbox
 from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
@@ -226,8 +226,8 @@ class Session:
                 case Ready():
                     self.flush()
                     handle.online()
-                case Read(renewed):
-                    handle.reread(renewed)
+                case _:
+                    handle.reread(effect.renewed)
 
     def flush(self) -> None:
         """Send what is due."""

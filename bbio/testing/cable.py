@@ -236,9 +236,7 @@ class Cable:
 
     def _receive(self, name: str, event: str, ack_id: int, text: str) -> None:
         """The server takes an event."""
-        socket = self._sockets.get(name)
-        if socket is None:
-            return
+        socket = self._sockets[name]
         gateway, depth = self._harness.gateway, self._harness.limits.depth + 2
         if len(text) > self._harness.limits.frame:
             self._harness.cut_later(self)

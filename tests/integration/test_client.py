@@ -76,7 +76,7 @@ async def test_syncs_and_events(serve, todos, io, transports):
     assert await bob.read(milk["id"]) == done == {**oat, "done": True}
     assert await bob.read() == [done]
     assert await bob.read(data={"done": False}) == []
-    assert await ann.delete(milk["id"]) == done
+    assert await ann.delete(milk) == done
     told = [await anext(theirs) for _ in range(4)]
     assert told == [
         Event("create", milk, 1),
@@ -342,7 +342,12 @@ async def test_another_backend_joins_a_live_connection(serve, todos, io):
     class Notes(Backend):
         store = MemoryStore()
 
-    connection = io(await serve(todos, Notes))
+    app = await serve(todos, Notes)
+    opening = io(app)
+    handle = opening.backend("todos")
+    await asyncio.sleep(0)
+    assert await opening.backend("notes").read() == await handle.read() == []
+    connection = io(app)
     assert await connection.backend("todos").read() == []
     wire = connection._wire
     assert (await connection.backend("notes").create({"text": "x"}))["text"] == "x"

@@ -175,6 +175,9 @@ async def test_offline(app):
         with pytest.raises(Timeout, match="could not be reached"):
             await bob.create({}, timeout=5)
         t.online(bob)
+        t.offline(bob)
+        await t.advance(5)
+        t.online(bob)
         t.online(bob)
         await t.settle()
         assert [(await write)["n"] for write in writes] == [0, 1, 2]
@@ -285,6 +288,10 @@ async def test_time_stands_still_while_the_application_works(engine):
         assert t.clock.time() == 0
         with pytest.raises(Timeout, match="took too long"):
             await ann.update({"id": 1})
+        write = asyncio.create_task(ann.create({"title": "cut"}))
+        await asyncio.sleep(0.005)
+        t.cut()
+        assert (await write)["title"] == "cut"
 
 
 async def test_limits_are_the_real_ones(engine, todos):
@@ -329,6 +336,7 @@ async def test_which_backend(engine, todos):
     async with App(engine=engine).serve(todos, Notes).test() as t:
         with pytest.raises(ConfigurationError, match="say which backend: backend='todos' or 'notes'"):
             await t.client()
+        await t.client(backend="notes")
         cable = t.connect()
         notes, todos = cable.backend("notes"), cable.backend("todos")
         await notes.create({"text": "x"})

@@ -1,0 +1,621 @@
+"""The client's rules without a network: followers, the outbox, mirrors, events, errors."""
+
+import asyncio
+import gc
+
+import pytest
+
+from bbio import Busy, Conflict, Forbidden, NotFound, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio.client import Changes, Collection, Event
+from bbio.client import collection as collection_module
+from bbio.client import follower as follower_module
+from bbio.client import replica as replica_module
+from bbio.client.errors import error_of, passing
+from bbio.client.events import RESET, Events
+from bbio.client.follower import Apply, Follower, Listen, Meta, Read, Ready, Watch
+from bbio.client.outbox import WINDOW, Outbox
+from bbio.client.replica import Replica
+from bbio.client.session import PATIENCE, Session, Settings
+from bbio.testing import Clock
+
+
+def reply(offset, epoch="e", *, recovered=True, events=(), stream="c:"):
+    return {
+        "v": 1,
+        "streams": {stream: {"epoch": epoch, "offset": offset, "recovered": recovered, "events": list(events)}},
+    }
+
+
+def told(offset, epoch="e", **fields):
+    return {"s": "c:", "e": epoch, "o": offset, **fields}
+
+
+def meta(offset, epoch="e", stream="c:"):
+    return Meta(stream, epoch, offset)
+
+
+def live(offset=0):
+    follower = Follower()
+    follower.connected()
+    follower.listened(reply(offset, recovered=False))
+    return follower
+
+
+def offsets(effects):
+    return [effect.meta.offset for effect in effects if isinstance(effect, Apply)]
+
+
+class TestFollower:
+    def test_an_event_is_applied_once_and_in_its_place(self):
+        """The next is applied, a known one is not, a later one has the client listen again."""
+        follower = live(5)
+        assert follower.event("update", {}, meta(6)) == [Apply("update", {}, meta(6))]
+        assert follower.event("update", {}, meta(6)) == []
+        assert follower.event("update", {}, meta(8)) == [Listen({"c:": ["e", 6]}, again=True)]
+        assert follower.event("update", {}, meta(9)) == []
+        assert not follower.settled
+        missed = [["update", {}, told(7)], ["update", {}, told(8)]]
+        assert offsets(follower.listened(reply(8, events=missed))) == [7, 8, 9]
+        assert follower.since == {"c:": ["e", 9]}
+        assert follower.settled
+
+    def test_a_new_position_holds_when_everything_was_read(self):
+        """Until then, another connection that breaks leaves the client with what it knew."""
+        follower = live(5)
+        for offset in (2, 3):
+            follower.disconnected()
+            follower.connected()
+            assert follower.listened(reply(offset, "f", recovered=False)) == [Ready(False), Read(offset == 2)]
+            assert (follower.since, follower.settled) == ({}, False)
+        assert offsets(follower.event("update", {}, meta(4, "f"))) == [4]
+        follower.complete()
+        assert (follower.since, follower.settled) == ({"c:": ["f", 4]}, True)
+
+    def test_a_resumed_client_is_told_so(self):
+        """Nothing is read when everything that was missed came along."""
+        follower = live(5)
+        follower.disconnected()
+        assert follower.connected() == [Listen({"c:": ["e", 5]})]
+        follower.event("update", {}, meta(7))
+        effects = follower.listened(reply(6, events=[["create", {}, told(6)]]))
+        assert offsets(effects) == [6, 7]
+        assert Ready(True) in effects
+
+    def test_a_reply_that_does_not_add_up_is_no_recovery(self):
+        """Events that leave a hole before the position told."""
+        follower = live(5)
+        follower.disconnected()
+        follower.connected()
+        assert follower.listened(reply(7, events=[["create", {}, told(6)]]))[-1] == Read(False)
+
+    def test_another_epoch_while_connected(self):
+        """An event of another life of the stream has the client ask."""
+        follower = live(5)
+        assert follower.event("update", {}, meta(6, "f")) == [Listen({"c:": ["e", 5]}, again=True)]
+
+    def test_positions_in_replies(self):
+        """A place may be told by a reply instead of an event; one that is ahead waits for what is before it."""
+        follower = live(5)
+        assert follower.acked(meta(6)) == []
+        assert follower.acked(meta(8)) == [Watch()]
+        assert not follower.settled
+        assert follower.acked(meta(8)) == []
+        assert offsets(follower.event("update", {}, meta(7))) == [7]
+        assert follower.since == {"c:": ["e", 8]}
+        assert follower.overdue() == []
+        follower.acked(meta(10))
+        assert follower.overdue() == [Listen({"c:": ["e", 8]}, again=True)]
+        assert follower.acked(meta(11)) == []
+        assert live(5).acked(meta(1, "f")) == [Listen({"c:": ["e", 5]}, again=True)]
+
+    def test_what_has_passed(self):
+        """A reply may tell of what is known already, or of a life of the stream that is over."""
+        follower = live(5)
+        assert follower.passed(meta(5), retried=False)
+        assert not follower.passed(meta(6), retried=True)
+        assert follower.passed(meta(6, "d"), retried=True)
+        assert not follower.passed(meta(6, "f"), retried=False)
+        assert not follower.passed(meta(1, stream="?"), retried=True)
+
+    def test_what_is_not_followed_is_ignored(self):
+        """Other streams; but events without a place, of servers that know none, are applied."""
+        follower = live()
+        assert follower.event("update", {}, meta(1, stream="c:other")) == []
+        assert follower.event("update", {}, None) == [Apply("update", {}, None)]
+        for nothing in (None, 7, {}, {"s": "c:"}, {"s": "c:", "e": "e", "o": "1"}):
+            assert Meta.read(nothing) is None
+
+    def test_what_another_channel_was_told(self):
+        """A shared stream that another listen was told of: its events count, and a gap shows."""
+        follower = live(5)
+        assert offsets(follower.overheard("c:", reply(6, events=[["create", {}, told(6)]])["streams"]["c:"])) == [6]
+        assert follower.overheard("c:", reply(6)["streams"]["c:"]) == []
+        assert follower.overheard("*", reply(6)["streams"]["c:"]) == []
+        assert follower.overheard("c:", reply(8)["streams"]["c:"]) == [Listen({"c:": ["e", 6]}, again=True)]
+        assert follower.overheard("c:", reply(9)["streams"]["c:"]) == []
+
+    def test_a_gap_that_the_server_tells_of(self):
+        """It is asked about once, and not before the client listens."""
+        assert Follower().gap() == []
+        follower = live(5)
+        assert follower.gap() == [Listen({"c:": ["e", 5]}, again=True)]
+        assert follower.gap() == []
+
+    def test_waiting_events_are_bounded(self, monkeypatch):
+        """More than can wait, and everything is read."""
+        monkeypatch.setattr(follower_module, "WAITING", 2)
+        follower = live(0)
+        follower.gap()
+        for offset in (1, 2, 3):
+            follower.event("update", {}, meta(offset))
+        assert follower.listened(reply(0))[-1] == Read(False)
+
+    def test_a_refused_listen(self):
+        """Syncs may go out all the same."""
+        follower = Follower()
+        follower.connected()
+        follower.refused()
+        assert (follower.ready, follower.settled) == (True, False)
+
+
+class TestOutbox:
+    def entries(self, outbox, *methods):
+        return [outbox.add(None, {"method": method}, None, 30.0, False) for method in methods]
+
+    def test_operations_are_named_once(self):
+        """A write keeps its name; a read has none."""
+        outbox = Outbox("me")
+        write, read = self.entries(outbox, "create", "read")
+        assert (write.request["op"], "op" in read.request) == ({"c": "me", "n": 1}, False)
+        assert outbox.due(lambda entry: True) == [write, read]
+        assert outbox.due(lambda entry: True) == []
+        assert not write.retried
+        assert outbox.disconnected() == [write, read]
+        assert outbox.due(lambda entry: entry.writes) == [write]
+        assert (write.retried, write.request["op"]) == (True, {"c": "me", "n": 1})
+
+    def test_own_operations_are_known(self):
+        """By what events carry."""
+        outbox = Outbox("me")
+        (write,) = self.entries(outbox, "create")
+        assert outbox.find("me:1") is write
+        for op in ("me:2", "you:1", None):
+            assert outbox.find(op) is None
+        assert outbox.owns("me:2")
+        assert not outbox.owns("you:2")
+        assert outbox.settle(write)
+        assert not outbox.settle(write)
+        assert outbox.find("me:1") is None
+
+    def test_few_are_under_way_at_once(self):
+        """The rest follows in order, as answers come."""
+        outbox = Outbox("me")
+        entries = self.entries(outbox, *["create"] * (WINDOW + 2))
+        assert outbox.due(lambda entry: True) == entries[:WINDOW]
+        outbox.settle(entries[3])
+        outbox.repeat(entries[5])
+        assert outbox.due(lambda entry: True) == [entries[5], entries[WINDOW]]
+
+
+class TestReplica:
+    def test_only_what_is_newer_counts(self):
+        """Also after a deletion; without revisions everything counts."""
+        replica = Replica()
+        assert replica.accept(1, {"n": 1}, 5)
+        assert not replica.accept(1, {"n": 0}, 4)
+        assert replica.accept(1, None, 6)
+        assert not replica.accept(1, {"n": 1}, 5)
+        assert (replica.models, replica.rev(1)) == ({}, 6)
+        assert replica.accept(1, {"n": 2}, None)
+        assert replica.models == {1: {"n": 2}}
+        replica.renew()
+        assert replica.accept(1, {"n": 3}, 1)
+
+    def test_a_read_replaces_what_is_there(self):
+        """Except what is known to be newer."""
+        replica = Replica()
+        for key, rev in ((1, 5), (2, 6), (3, 7)):
+            replica.accept(key, {"key": key}, rev)
+        replica.replace([(1, {"key": "read"}, 9), (2, {"key": "old"}, 1), (4, {"key": "new"}, None)])
+        assert replica.models == {1: {"key": "read"}, 2: {"key": 2}, 4: {"key": "new"}}
+        assert replica.rev(1) == 9
+
+    def test_graves_are_few(self, monkeypatch):
+        """The revisions of models deleted long ago are forgotten."""
+        monkeypatch.setattr(replica_module, "GRAVES", 2)
+        replica = Replica()
+        for key in (1, 2, 3):
+            replica.accept(key, None, 10 + key)
+        assert [replica.rev(key) for key in (1, 2, 3)] == [None, 12, 13]
+
+
+class TestChanges:
+    def test_net_changes(self):
+        """What came and went again did not happen."""
+        changes = Changes()
+        for key, before, after in (
+            ("came", None, 1),
+            ("came", 1, 2),
+            ("same", 1, 1),
+            ("changed", 1, 2),
+            ("went", 1, 2),
+            ("went", 2, None),
+            ("back", 1, None),
+            ("back", None, 2),
+            ("gone", None, 1),
+            ("gone", 1, None),
+        ):
+            changes.note(key, before, after)
+        assert changes == Changes(added={"came"}, changed={"changed", "back"}, removed={"went"})
+
+    def test_many_changes_are_a_reset(self, monkeypatch):
+        """Nobody has read them for long."""
+        monkeypatch.setattr(collection_module, "NOTED", 2)
+        changes = Changes()
+        for key in (1, 2, 3):
+            changes.note(key, None, key)
+        assert changes == Changes(reset=True)
+
+
+class TestEvents:
+    async def test_a_reader_that_falls_behind_is_told(self):
+        """Instead of what it has missed."""
+        events = Events(limit=2)
+        for n in range(3):
+            events.put(Event("create", n))
+        events.put(Event("create", 3))
+        assert [await anext(events) for _ in range(2)] == [RESET, Event("create", 3)]
+
+    async def test_it_ends(self):
+        """After what has come; what comes later is not for it."""
+        async with Events(limit=2) as events:
+            events.put(Event("create", 1))
+        events.put(Event("create", 2))
+        assert [event async for event in events] == [Event("create", 1)]
+
+    async def test_a_refusal_is_raised_once(self):
+        """And then it waits, in case the server thinks otherwise."""
+        events = Events(limit=2)
+        events.fail(NotFound("x"))
+        with pytest.raises(NotFound):
+            await anext(events)
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        events.put(RESET)
+        assert await waiting == RESET
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "told", [None, "text", 7, {}, {"name": 7}, {"name": "no name"}, {"name": "X", "code": "y"}]
+    )
+    def test_anything_is_an_error(self, told):
+        """Whatever a server sends."""
+        assert isinstance(error_of(told), SyncError)
+
+    def test_details_that_are_not_declared_are_dropped(self):
+        """A known class has its own."""
+        error = error_of({"name": "Conflict", "message": "m", "rev": 3, "extra": 1})
+        assert isinstance(error, Conflict)
+        assert (error.rev, error.current, error.values) == (3, None, {"rev": 3})
+
+    def test_which_may_pass(self):
+        """Those after which the same request may succeed."""
+        assert [passing(err) for err in (Timeout(), Busy(), Unavailable(), NotFound())] == [True, True, True, False]
+
+
+class Wire:
+    """A link that keeps what is sent, with its answer."""
+
+    def __init__(self):
+        self.sent = []
+
+    def emit(self, event, arguments, answer):
+        self.sent.append((event, arguments, answer))
+
+    def answer(self, *arguments):
+        """Answer what was sent first."""
+        event, given, answer = self.sent.pop(0)
+        answer(*arguments)
+        return event, given
+
+
+@pytest.fixture
+async def session():
+    """A session with a clock to turn, and a wire."""
+    session = Session("todos", lambda session: None, Clock(), Settings(), "me", lambda: 0.5)
+    session.wire = Wire()
+    yield session
+    session.close()
+
+
+async def rounds():
+    """Let tasks that can go on do so."""
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+async def asking(session, *work):
+    """Requests on their way."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    await rounds()
+    return tasks[0] if len(tasks) == 1 else tasks
+
+
+class TestSession:
+    async def test_a_server_that_knows_no_positions(self, session):
+        """Everything works, but a write whose connection breaks has an outcome that nobody knows."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        assert session.wire.answer({"event": "x"}) == ("listen", (None, {"v": 1, "since": {}}))
+        events = handle.events()
+        session.received("synced", ("create", {"id": 1}))
+        assert await anext(events) == Event("create", {"id": 1})
+        write, read = await asking(session, handle.create({}), handle.read())
+        session.disconnected()
+        session.disconnected()
+        with pytest.raises(UnknownOutcome, match="the create may have been applied"):
+            await write
+        session.connected(wire := Wire())
+        wire.answer({})
+        assert wire.answer(None, [])[0] == "sync"
+        assert await read == []
+        old_create, old_read = session.wire.sent
+        old_read[2](None, ["late"])
+        old_create[2](None, {})
+
+    async def test_a_listen_is_repeated(self, session):
+        """When no answer comes, and later when the server is busy; an answer that comes twice counts once."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.clock.turn()
+        assert session.clock.time() == PATIENCE
+        (_, _, first), (_, _, second) = session.wire.sent
+        first(reply(0))
+        assert not handle.follower.positioned
+        session.wire.sent.clear()
+        second({"error": {"name": "Busy", "code": 429, "retry_after": 7}})
+        assert not handle.settled
+        assert [session.clock.turn() for _ in range(2)] == [True, True]
+        assert session.clock.time() == PATIENCE + 7.5
+        session.wire.answer({"error": {"name": "InternalError", "code": 500}})
+        assert [session.clock.turn() for _ in range(2)] == [True, True]
+        session.wire.answer(reply(0))
+        await handle.ready()
+        second(reply(5))
+        assert handle.follower.since == {"c:": ["e", 0]}
+
+    async def test_odd_packets_do_no_harm(self, session):
+        """Of any shape."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.received("synced", ())
+        session.received("other", (1,))
+        session.received("resync", ())
+        assert handle.follower.listening
+
+    async def test_an_own_event_is_an_answer(self, session):
+        """Whichever comes first: the write is answered once, and told to others' handles as a notification."""
+        handle, other = session.handle(None, "id"), session.handle("x", "id")
+        session.connected(session.wire)
+        for stream in ("c:", "c:x"):
+            session.wire.answer(reply(0, stream=stream))
+        write = await asking(session, handle.create({"a": 1}))
+        seen = other.events()
+        session.received("synced", ("create", {"id": 7}, told(1, r=1, op="me:1")))
+        assert await write == {"id": 7}
+        session.wire.answer(None, {"id": 7}, told(1, r=1))
+        session.received("synced", ("create", {"id": 8}, {"s": "c:x", "e": "e", "o": 1, "op": "you:1"}))
+        assert (await anext(seen)).model == {"id": 8}
+
+    async def test_a_cancelled_request_is_not_repeated(self, session):
+        """Nobody waits for it."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        write = await asking(session, handle.create({}))
+        write.cancel()
+        await asyncio.gather(write, return_exceptions=True)
+        assert len(session.outbox) == 0
+        session.wire.answer({"error": {"name": "NotFound"}})
+
+    async def test_an_answer_to_a_cancelled_request_in_the_same_turn(self, session):
+        """It is cancelled all the same."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        read = await asking(session, handle.read())
+        read.cancel()
+        session.wire.answer(None, [])
+        with pytest.raises(asyncio.CancelledError):
+            await read
+
+    async def test_time_stands_still_for_writes_that_wait(self, session):
+        """Not for those that were given a time, nor for reads."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.disconnected()
+        write, strict = await asking(session, handle.create({}), handle.create({}, timeout=60))
+        while session.clock.turn():
+            pass
+        with pytest.raises(Timeout):
+            await strict
+        assert not write.done()
+        session.connected(wire := Wire())
+        wire.answer(reply(0))
+        wire.answer(None, {"id": 1}, told(1))
+        assert await write == {"id": 1}
+
+    async def test_a_request_that_breaks_every_connection_ends(self, session):
+        """It may be the reason."""
+        handle = session.handle(None, "id")
+        write = await asking(session, handle.create({}))
+        count = 0
+        while len(session.outbox):
+            count += 1
+            session.connected(wire := Wire())
+            wire.answer(reply(0))
+            session.disconnected()
+        with pytest.raises(Timeout):
+            await write
+        assert count == 15
+
+    async def test_a_late_ready_is_told(self, session):
+        """`ready` waits as long as a request does; who gives up before is forgotten."""
+        handle = session.handle(None, "id")
+        first, second = await asking(session, handle.ready(), handle.ready())
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        session.clock.turn()
+        with pytest.raises(Timeout, match="is the address right"):
+            await first
+
+    async def test_whoever_waits_is_told_once(self, session):
+        """Also when the server changes its mind in the same turn of the loop."""
+        handle = session.handle(None, "id")
+        waiting = await asking(session, handle.ready())
+        handle.online()
+        handle.online()
+        handle.refused(Forbidden("x"))
+        session.clock.turn()
+        await waiting
+
+    async def test_an_own_write_is_no_news(self, session):
+        """Even one that its maker does not wait for any more."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        events = handle.events()
+        write = await asking(session, handle.create({}))
+        write.cancel()
+        await rounds()
+        session.received("synced", ("create", {"id": 1}, told(1, op="me:1")))
+        session.received("synced", ("create", {"id": 2}, told(2, op="you:1")))
+        assert (await anext(events)).model == {"id": 2}
+
+    async def test_events_without_a_collection_are_reset_too(self, session):
+        """There is nothing to read; the new place holds at once."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        events = handle.events()
+        session.disconnected()
+        session.connected(wire := Wire())
+        wire.answer(reply(5, "f", recovered=False))
+        assert await anext(events) == RESET
+        assert handle.follower.since == {"c:": ["f", 5]}
+
+    async def test_writes_that_wait_offline_can_be_given_up(self, session):
+        """By who made them, or by closing."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.disconnected()
+        first, second = await asking(session, handle.create({}), handle.create({}))
+        while session.clock.turn():
+            pass
+        first.cancel()
+        await rounds()
+        assert len(session.outbox) == 1
+        session.close()
+        with pytest.raises(Unavailable):
+            await second
+
+    async def test_readers_that_are_gone_are_forgotten(self, session):
+        """An iterator that nobody holds needs no closing."""
+        handle = session.handle(None, "id")
+        handle.events()
+        gc.collect()
+        assert len(handle._readers) == 0
+
+
+class TestCollection:
+    async def opened(self, session):
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        opening = await asking(session, handle.collection().open())
+        return handle, opening
+
+    async def test_what_is_told_during_the_read_comes_after_it(self, session):
+        """The read may be older than that, or newer."""
+        _, opening = await self.opened(session)
+        for offset, (method, key, rev) in enumerate([("create", 1, 3), ("update", 2, 4), ("delete", 3, 5)], 1):
+            session.received("synced", (method, {"id": key, "rev": rev}, told(offset, r=rev)))
+        session.received("synced", ("create", "no model", told(4)))
+        session.wire.answer(None, [{"id": 2, "rev": 9}, {"id": 3, "rev": 2}, {"no": "id"}], {"r": [9, 2, None]})
+        mirror = await opening
+        assert mirror == {1: {"id": 1, "rev": 3}, 2: {"id": 2, "rev": 9}}
+
+    async def test_a_read_that_is_overtaken_is_void(self, session):
+        """By a reset: only the later one counts, and whoever opens the collection waits for it."""
+        handle, opening = await self.opened(session)
+        session.disconnected()
+        session.connected(wire := Wire())
+        wire.answer(reply(5, "f", recovered=False))
+        await rounds()
+        assert wire.answer(None, [{"id": "old"}], {"r": 1})[0] == "sync"
+        await rounds()
+        assert not opening.done()
+        wire.answer(None, [{"id": "new"}], None)
+        mirror = await opening
+        assert mirror == {"new": {"id": "new"}}
+        await rounds()
+        assert handle.settled
+
+    async def test_an_overtaken_read_that_fails_says_nothing(self, session):
+        """Only the later one does."""
+        _, opening = await self.opened(session)
+        for epoch in ("f", "g"):
+            session.disconnected()
+            await rounds()
+            session.connected(wire := Wire())
+            wire.answer(reply(5, epoch, recovered=False))
+            await rounds()
+        wire.answer({"error": {"name": "NotFound"}})
+        await rounds()
+        wire.answer({"error": {"name": "NotFound", "message": "second"}})
+        with pytest.raises(NotFound, match="second"):
+            await opening
+
+    async def test_reading_again_goes_on_until_it_succeeds(self, session):
+        """With pauses; what will not pass is told to who waits for changes."""
+        handle, opening = await self.opened(session)
+        session.wire.answer(None, [], {"r": []})
+        mirror = await opening
+        session.received("resync", ("c:",))
+        session.clock.turn()
+        session.wire.answer(reply(9, recovered=False))
+        for pause in (1, 2):
+            await rounds()
+            session.wire.answer({"error": {"name": "Busy", "code": 429}})
+            await rounds()
+            before = session.clock.time()
+            session.clock.turn()
+            assert session.clock.time() == before + pause
+            await rounds()
+        changed = await asking(session, mirror.changed())
+        session.wire.answer({"error": {"name": "Forbidden", "code": 403}})
+        with pytest.raises(Forbidden):
+            await changed
+        await rounds()
+        assert handle.settled
+
+    async def test_too_much_during_a_read(self, session, monkeypatch):
+        """Is as if the read had failed: it is made again."""
+        monkeypatch.setattr(collection_module, "NOTED", 1)
+        _, opening = await self.opened(session)
+        for offset in (1, 2):
+            session.received("synced", ("create", {"id": offset}, told(offset, r=offset)))
+        session.wire.answer(None, [], {"r": []})
+        with pytest.raises(Unavailable, match="than can wait"):
+            await opening
+
+    async def test_what_is_no_list(self, session):
+        """A backend may answer a read with anything; there is nothing to mirror then."""
+        _, opening = await self.opened(session)
+        session.wire.answer(None, {"total": 3}, {"r": None})
+        assert isinstance(await opening, Collection)
+        assert await opening == {}
