@@ -414,8 +414,7 @@ def _answer(
             revs.append(rev)
         total = connection.execute(*table.count(query, scope)).fetchone()[0] if query.count else None
     finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        connection.rollback()
     return models, revs, total
 
 

@@ -339,8 +339,7 @@ class Database:
 
     def _commit(self, connection: sqlite3.Connection, changes: list[Any]) -> None:
         try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")  # of a commit that failed, and could not be undone then
+            connection.rollback()  # should a commit have failed, and could not be undone then
             self._check_place()
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -358,9 +357,8 @@ class Database:
         except Exception as err:
             for change in changes:
                 change.error = self._error(err)
-            if connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
+            with suppress(sqlite3.Error):
+                connection.rollback()
         else:
             if self._failing:
                 self._failing = False

@@ -16,7 +16,7 @@ import pytest
 
 from bbio import ConfigurationError, Unavailable
 from bbio.builtin import SQLiteStore
-from bbio.builtin.sqlite_file import Database
+from bbio.builtin.sqlite_file import Database, explain
 from bbio.conformance import opened
 from bbio.protocol import decode
 
@@ -157,6 +157,13 @@ def test_a_file_without_permission_is_said_to_be(open_folder, file, folder, text
     finally:
         path.parent.chmod(0o755)
     assert text in done.stdout, done.stderr
+
+
+def test_a_place_that_may_not_be_entered_is_told(path):
+    """It is not said to be missing."""
+    err = PermissionError(13, "Permission denied")
+    text = "models.db cannot be used: Permission denied: change the permissions of the folders that it lies in"
+    assert explain(err, path).endswith(text)
 
 
 # Later
