@@ -82,6 +82,15 @@ wheres = st.one_of(
 sorts = st.lists(st.tuples(st.sampled_from(["", "-"]), fields).map("".join), max_size=3)
 
 
+@st.composite
+def questions(draw: st.DrawFn) -> tuple[dict[str, Any], list[str]]:
+    """Conditions and what to sort by, often the very fields of the conditions."""
+    where, sort = draw(wheres), draw(sorts)
+    if draw(st.booleans()):
+        sort = [draw(st.sampled_from(["", "-"])) + name for name in where if name != "$or"] + sort
+    return where, sort[:4]
+
+
 async def walk(query: dict[str, Any], answer: Any) -> list[Page]:
     """All pages of a query, by the cursor of each."""
     pages = [await answer(query)]
