@@ -367,8 +367,7 @@ class FastSocket(async_socket.AsyncSocket):
         request = response.request
         if self.connected and not await self._probe(response):
             # A polling session goes on polling.
-            if request.transport is not None:
-                request.transport.close()
+            request.protocol.force_close()
             return
         self.connected = self.upgraded = True
         reason = self.server.reason.TRANSPORT_CLOSE

@@ -7,7 +7,7 @@ import pytest
 
 from bbio import Backend, Limits, update
 from tests.support.servers import eventually, heard
-from tests.support.websocket import Refused, WebSocket
+from tests.support.websocket import CLOSE, Refused, WebSocket, frame
 from tests.support.wire import Wire, encode
 
 pytestmark = pytest.mark.parametrize("engine", ["fast"], indirect=True)
@@ -270,15 +270,18 @@ async def test_reset_connections_leave_nothing_behind(serve, join, todos):
 
 
 async def test_an_upgrade_that_is_none_leaves_the_session_polling(serve, join, todos):
-    """A wrong word, no word, binary data, or a second WebSocket meanwhile: it ends, and polling goes on."""
+    """A wrong word, no word, binary data, its end, or a second WebSocket meanwhile: it ends, and polling goes on."""
     app = await serve(todos, limits=Limits(body_time=0.3))
     alice = await join(app, "todos", transport="polling")
     url = f"{app.url}/socket.io/?EIO=4&transport=websocket&sid={alice.wire.sid}"
-    for words in (["2nope"], [b"2probe"], [], ["2probe", "4x"]):
+    for words in (["2nope"], [b"2probe"], [], ["2probe", "4x"], None):
         socket = await WebSocket.open(url)
-        with pytest.raises(Refused):
-            await WebSocket.open(url)
-        for word in words:
+        if words is None:
+            await socket.write(frame(CLOSE, b""))
+        else:
+            with pytest.raises(Refused):
+                await WebSocket.open(url)
+        for word in words or ():
             await socket.send(word)
         while await socket.receive() is not None:
             pass
@@ -326,6 +329,33 @@ async def test_polls_over_one_connection(serve, dial, todos):
         async with http.get(f"{app.url}/healthz") as answer:
             assert answer.status == 200
     assert wire.sid in app.sio.eio.sockets
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+
+    def ask(path):
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\n\r\n".encode())
+
+    async def waits():
+        return app.sio.eio.sockets[wire.sid].polling
+
+    ask(url.removeprefix(app.url))
+    await eventually(waits)
+    ask("/healthz")  # while the poll waits
+    await wire.send('42/todos,7["listen",null]')
+    async with asyncio.timeout(2):
+        await reader.readuntil(b"43/todos,7[")
+        await reader.readuntil(b'"ok"}')
+    writer.close()
+    await writer.wait_closed()
+    assert wire.sid in app.sio.eio.sockets
+
+
+async def test_events_where_nobody_joined_are_let_go(serve, join, todos):
+    """They may have been sent before a client heard that it was made to leave; too many of them end the connection."""
+    alice = await join(await serve(todos, limits=Limits(bad_namespaces=3)), "todos")
+    await alice.wire.send(*['42/left,["x"]'] * 3)
+    assert await alice.sync("read") == []
+    await alice.wire.send('42/left,["x"]')
+    await alice.wire.ended(1)
 
 
 async def test_an_event_with_two_attachments(serve, dial, todos):
