@@ -13,8 +13,8 @@ import time
 import asyncpg
 import uvloop
 
-from bbio.builtin.postgres import ADD_STREAMS, LOCK_STREAMS, LOG
 from bbio.builtin.postgres_database import Database
+from bbio.builtin.postgres_statements import ADD_STREAMS, LOCK_STREAMS, LOG
 from bbio.builtin.postgres_tables import CHANNEL, Table
 
 BODY = '{"text":"hello world","done":false,"n":7,"id":"%s"}'

@@ -1,0 +1,105 @@
+"""The statements of PostgresStore that are the same for all tables of models."""
+
+from __future__ import annotations
+
+# A write
+
+LOCK_STREAMS = """
+    WITH found AS MATERIALIZED (
+        SELECT id, name, epoch, top, size, trimmed FROM bbio_streams
+        WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
+    )
+    SELECT (SELECT nextval('bbio_revisions')), (SELECT epoch FROM bbio_backends WHERE id = $1),
+        pg_current_xact_id()::text, found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
+"""
+ADD_STREAMS = """
+    INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
+    SELECT b.id, u.name, b.epoch, 0, 0, 0, $3::double precision
+    FROM (SELECT id, epoch FROM bbio_backends WHERE id = $1 FOR SHARE) b, unnest($2::text[]) AS u(name) ORDER BY u.name
+    ON CONFLICT DO NOTHING
+"""
+FIND_OPERATIONS = """
+    SELECT operation, digest, stream, epoch, position, method, body, rev, op, at FROM bbio_operations
+    WHERE backend = $1 AND operation = ANY ($2::bytea[])
+"""
+LOG = """
+    WITH changed AS (
+        UPDATE bbio_streams s SET top = u.top, size = s.size + u.size, at = $1::double precision
+        FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS u(id, top, size) WHERE s.id = u.id
+    ), logged AS (
+        INSERT INTO bbio_log SELECT u.*, $1::double precision FROM
+        unnest($5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::text[]) AS u
+    )
+    SELECT pg_notify($11, $12)
+"""
+KEEP_OPERATIONS = """
+    INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op, at)
+    SELECT $1::integer, u.*, $2::double precision FROM unnest($3::bytea[], $4::bigint[], $5::text[], $6::text[],
+        $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::text[]) AS u
+"""
+
+# Reads of streams
+
+TOPS = """
+    SELECT u.name, coalesce(s.epoch, b.epoch), coalesce(s.top, 0) FROM bbio_backends b
+    CROSS JOIN unnest($2::text[]) AS u(name) LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = u.name
+    WHERE b.id = $1
+"""
+SINCE = """
+    SELECT coalesce(s.epoch, b.epoch), coalesce(s.top, 0), l.position, l.method, l.body, l.rev, l.op, l.at
+    FROM bbio_backends b LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = $2
+    LEFT JOIN bbio_log l ON l.stream = s.id AND l.position > $4 AND s.epoch = $3
+    WHERE b.id = $1 ORDER BY l.position
+"""
+
+# What the limits no longer allow
+
+TIDY = "SELECT true FROM bbio_backends WHERE id = $1 FOR UPDATE SKIP LOCKED"
+OUTGROWN = """
+    SELECT id, top FROM bbio_streams
+    WHERE backend = $1 AND (top - trimmed >= $2 OR size > $3::bigint * 5 / 4) ORDER BY name LIMIT 1000 FOR UPDATE
+"""
+TRIM = """
+    WITH gone AS (
+        DELETE FROM bbio_log WHERE stream = $1 AND position <= greatest($3, coalesce(
+            (SELECT position - 1 FROM bbio_log WHERE stream = $1 AND at >= $4 ORDER BY position LIMIT 1), $2))
+        RETURNING octet_length(body) AS length
+    )
+    UPDATE bbio_streams SET trimmed = $2, size = size - (SELECT coalesce(sum(length), 0) FROM gone)
+    WHERE id = $1 RETURNING size
+"""
+SHRINK = """
+    WITH counted AS (
+        SELECT position, sum(octet_length(body)) OVER (ORDER BY position DESC) AS total FROM bbio_log WHERE stream = $1
+    ), gone AS (
+        DELETE FROM bbio_log WHERE stream = $1 AND position <= (SELECT max(position) FROM counted WHERE total > $2)
+        RETURNING octet_length(body) AS length
+    )
+    UPDATE bbio_streams SET size = size - (SELECT coalesce(sum(length), 0) FROM gone) WHERE id = $1
+"""
+FORGET_OPERATIONS = """
+    DELETE FROM bbio_operations WHERE id IN (
+        SELECT id FROM bbio_operations ORDER BY id LIMIT $1
+    ) AND (at < $2 OR id <= (SELECT max(id) FROM bbio_operations) - $3::bigint)
+"""
+FORGET_STREAMS = """
+    WITH late AS (
+        SELECT id FROM bbio_streams WHERE backend = $1 ORDER BY at DESC, id DESC OFFSET $2
+    ), logs AS (
+        DELETE FROM bbio_log WHERE stream IN (SELECT id FROM late)
+    ), gone AS (
+        DELETE FROM bbio_streams WHERE id IN (SELECT id FROM late) RETURNING id
+    )
+    SELECT count(*) FROM gone
+"""
+
+# The table of models
+
+HAS_TRIGGERS = """
+    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(quote_ident($1)) AND tgname = 'bbio_tell')
+"""
+DRAW = "SELECT nextval($1::text::regclass) FROM generate_series(1, 100)"
+INDEXES = """
+    SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid
+    WHERE indrelid = to_regclass(quote_ident($1)) AND relname ~ '^bbio_[0-9a-f]{16}$'
+"""
