@@ -32,12 +32,14 @@ class Entry(msgspec.Struct, eq=False):
         visible: the fields that the client sees.
         claims: read-only fields that the client sent along; right if they say what is stored.
         untouched: fields that the client cannot give, with the defaults that they have in the typed object.
+        whole: whether the record is what an instance was, so that it lacks nothing but what is untouched.
     """
 
     id: Any
     visible: frozenset[str]
     claims: dict[str, Any]
     untouched: dict[str, Any]
+    whole: bool = False
 
 
 def roles_of(user: Any) -> tuple[Any, ...]:
@@ -147,6 +149,7 @@ def plain(schema: Schema, req: Request) -> Any:
     if record.get(key, ...) is None:
         del record[key]
     if entry is not None:
+        entry.whole = True
         for name, value in entry.untouched.items():
             if getattr(model, name) is value:
                 del record[name]
@@ -166,6 +169,8 @@ def merged(schema: Schema, req: Request, current: dict[str, Any] | None) -> dict
     """
     stored, entry = current or {}, req.entry
     model: dict[str, Any] = req.model
+    if entry is not None and entry.whole and not entry.untouched and not entry.claims and req.method == "update":
+        return model
     visible = schema.public if entry is None else entry.visible
     wrong = {}
     if entry is not None:
