@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from bbio import Backend, NotFound, create, read
+from bbio import Backend, NotFound, create, delete, read
 from bbio.builtin import Logger
 
 
@@ -20,6 +20,10 @@ def notes():
         @read
         def missing(self, req):
             raise NotFound("secret text")
+
+        @delete
+        def broken(self):
+            raise KeyError("secret text")
 
     return Notes
 
@@ -46,6 +50,16 @@ async def test_a_failure_is_logged_with_its_name(serve, join, notes, caplog):
     (record,) = [r for r in caplog.records if r.name == "bbio.access"]
     assert "NotFound" in record.getMessage()
     assert "3" in record.getMessage()
+
+
+async def test_what_the_client_is_not_told_is_no_part_of_the_line(serve, join, notes, caplog):
+    """Of an unexpected error the line has what the client gets; the rest is another logger's."""
+    alice = await join(await serve(notes), "notes")
+    with caplog.at_level(logging.INFO):
+        await alice.namespace.call("sync", {"method": "delete", "model": {"id": 3}, "options": {}})
+    (record,) = [r for r in caplog.records if r.name == "bbio.access"]
+    assert (record.outcome, record.levelname) == ("InternalError", "WARNING")
+    assert "secret" not in record.getMessage()
 
 
 async def test_a_client_cannot_forge_lines(serve, join, notes, caplog):

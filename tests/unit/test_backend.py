@@ -1,6 +1,7 @@
 """Backend classes: names, what a class body may hold, `use`, freezing, what is published, `emit`."""
 
 import asyncio
+import contextlib
 import re
 import threading
 
@@ -12,6 +13,7 @@ from bbio import (
     DefinitionError,
     FrozenError,
     Middleware,
+    NotFound,
     Store,
     after,
     before,
@@ -23,6 +25,7 @@ from bbio import (
     use,
 )
 from bbio.backend import check_name, default_name
+from bbio.builtin import MemoryStore
 from bbio.registry import Registry
 from tests.support.stacks import Recorder, Served
 
@@ -539,3 +542,39 @@ async def test_a_subclass_inherits_declarations_and_layers():
     assert await served.ask("create", {}) == ["shaped", {"id": 1}]
     assert [layer.name for layer in served.backend.layers] == ["Todos.shape"]
     assert len(Served(Base).backend.layers) == 2
+
+
+async def test_a_layer_that_hides_what_the_store_raised_hides_nothing():
+    """It caught the error but gave no answer, so the error is the answer."""
+
+    class Full(Store):
+        async def read(self, req):
+            raise NotFound("no room")
+
+        create = read
+
+    class Todos(Backend):
+        store = Full()
+
+        @use
+        async def careless(self, next):
+            with contextlib.suppress(NotFound):
+                await next()
+
+    for method in ("read", "create"):
+        with pytest.raises(NotFound, match="no room"):
+            await Served(Todos).ask(method, {})
+
+
+async def test_a_backend_that_is_opened_again_begins_anew():
+    """What an instance declares is its class's store, not the one that it was opened with before."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+    todos = Todos()
+    for _ in range(2):
+        served = Served(todos)
+        await served.ask("create", {"title": "milk"})
+        assert [event.offset for event in served.events] == [1]
+    assert todos.store is not Todos.store
