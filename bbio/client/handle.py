@@ -113,7 +113,7 @@ class Handle:
 
         Parameters:
             id: the model's id; all models when there is none.
-            data: the filter, sent as `options.data`.
+            data: the query (docs/queries.md), sent as `options.data`.
             options: extras for the server.
             timeout: seconds until it fails.
 
