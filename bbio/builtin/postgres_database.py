@@ -143,13 +143,6 @@ class Connections:
             await asyncio.wait(self._closing)
 
 
-async def _happens(event: asyncio.Event, seconds: float) -> bool:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()
-
-
 async def close(connection: Any) -> None:
     """Let go of a connection; what it still does is cancelled."""
     # What is wrong with it is no longer of interest.
@@ -333,8 +326,8 @@ class Database:
             connection = None
             try:
                 connection = await self.connect()
-                ended = asyncio.Event()
-                connection.add_termination_listener(lambda _, ended=ended: ended.set())
+                ended = asyncio.get_running_loop().create_future()
+                connection.add_termination_listener(lambda _, ended=ended: ended.set_result(None))
                 await connection.add_listener(CHANNEL, self._told)
                 if listening.done():
                     self._check_all()  # what was said meanwhile
@@ -353,10 +346,11 @@ class Database:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, BACKOFF[1])
 
-    async def _stay(self, connection: Any, ended: asyncio.Event) -> None:
+    async def _stay(self, connection: Any, ended: asyncio.Future[None]) -> None:
         """Wait until a connection ends; one that is silent may have died unnoticed, so it is asked."""
         while True:
-            if await _happens(ended, PULSE):
+            await asyncio.wait([ended], timeout=PULSE)
+            if ended.done():
                 return
             await connection.execute("SELECT 1")
 
