@@ -45,8 +45,8 @@ CLOSING_TIME = 10.0
 # The log of what is not yet in the file itself shrinks to so many bytes after it had to grow.
 WAL_SIZE = 64 << 20
 # Seconds after which a look-up was too long for the event loop, and how long others then go to the thread.
-LONG = 0.002
-BUSY_TIME = 1.0
+LONG = 0.005
+BUSY_TIME = 0.1
 # Steps of SQLite between two looks at the clock.
 STEPS = 10_000
 
