@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,6 +134,7 @@ class Schedule:
         assert max(self.effects.values()) == 1
 
 
+@pytest.mark.timeout(600)
 @settings(max_examples=300)
 @given(st.lists(steps, max_size=40), st.integers(0, 1000))
 def test_memory(schedule: list[tuple[Any, ...]], seed: int) -> None:
@@ -141,6 +143,7 @@ def test_memory(schedule: list[tuple[Any, ...]], seed: int) -> None:
     asyncio.run(Schedule(counted(MemoryStore, effects), effects, seed).run(schedule))
 
 
+@pytest.mark.timeout(600)
 @settings(max_examples=100)
 @given(st.lists(steps, max_size=40), st.integers(0, 1000))
 def test_disk(schedule: list[tuple[Any, ...]], seed: int) -> None:
