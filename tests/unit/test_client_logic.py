@@ -409,6 +409,33 @@ class TestSession:
         session.received("synced", ("create", {"id": 8}, {"s": "c:x", "e": "e", "o": 1, "op": "you:1"}))
         assert (await anext(seen)).model == {"id": 8}
 
+    async def test_the_place_in_an_answer_counts(self, session):
+        """The event itself need not come: the next one is in its turn."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        write = await asking(session, handle.create({}))
+        session.wire.answer(None, {"id": 1}, told(1))
+        await write
+        assert handle.follower.since == {"c:": ["e", 1]}
+        session.received("synced", ("create", {"id": 2}, told(2)))
+        assert handle.settled
+
+    async def test_an_answer_that_has_been_overtaken(self, session):
+        """What a repeated write came to long ago does not undo what has happened since."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        opening = await asking(session, handle.collection().open())
+        session.wire.answer(None, [], {"r": []})
+        mirror = await opening
+        write = await asking(session, handle.create({"n": 1}))
+        for offset in (1, 2):
+            session.received("synced", ("create", {"id": 1, "n": offset}, told(offset)))
+        session.wire.answer(None, {"id": 1, "n": 1}, told(1))
+        assert await write == {"id": 1, "n": 1}
+        assert mirror == {1: {"id": 1, "n": 2}}
+
     async def test_a_cancelled_request_is_not_repeated(self, session):
         """Nobody waits for it."""
         handle = session.handle(None, "id")
@@ -602,6 +629,19 @@ class TestCollection:
             await changed
         await rounds()
         assert handle.settled
+
+    async def test_revisions_may_begin_anew(self, session):
+        """In another epoch, those of the one before say nothing."""
+        _, opening = await self.opened(session)
+        session.wire.answer(None, [{"id": 1, "n": "old"}], {"r": [9]})
+        mirror = await opening
+        session.disconnected()
+        session.connected(wire := Wire())
+        wire.answer(reply(0, "f", recovered=False))
+        await rounds()
+        wire.answer(None, [{"id": 1, "n": "new"}], {"r": [1]})
+        await rounds()
+        assert (mirror, mirror.rev(1)) == ({1: {"id": 1, "n": "new"}}, 1)
 
     async def test_too_much_during_a_read(self, session, monkeypatch):
         """Is as if the read had failed: it is made again."""
