@@ -16,6 +16,7 @@ from bbio import (
     Conflict,
     Forbidden,
     Invalid,
+    Limits,
     NotFound,
     SyncError,
     Timeout,
@@ -334,6 +335,17 @@ async def test_a_backend_that_is_not_served_is_refused(serve, todos, io):
         await bad.ready()
     assert await good.read() == []
     assert connection.connected
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_who_is_refused_everywhere_is_not_connected(serve, todos, io):
+    """The server ends a connection without a backend; it is opened again with the next request."""
+    connection = io(await serve(todos, limits=Limits(connect_time=0.05)))
+    bad = connection.backend("none")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="refused the backend 'none'"):
+            await bad.read()
+        await eventually(lambda: asyncio.sleep(0.1, not connection.connected))
 
 
 async def test_another_backend_joins_a_live_connection(serve, todos, io):
