@@ -217,8 +217,10 @@ class Backend:
             answer, shown = _plain_bottom(schema), partial(show, schema)
             if write is not None:
                 write = _plain_write(schema, write)
-        immediate = vars(type(log)).get("immediate", False)
-        self.stacks = {"read": Stack("read", layers, read, immediate=immediate, show=shown)}
+        own = vars(type(log))
+        immediate = own.get("immediate", False)
+        bare_reads = own.get("bare_reads", False) and schema is None
+        self.stacks = {"read": Stack("read", layers, read, immediate=immediate or bare_reads, show=shown)}
         for method in WRITES:
             self.stacks[method] = Stack(
                 method,

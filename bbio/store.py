@@ -70,6 +70,8 @@ class Store:
     atomic = False
     # Whether this very class neither waits in a write nor calls code of the application.
     immediate = False
+    # Whether a read of this very class calls no code of the application, and asks for no task to run in.
+    bare_reads = False
     # How much of each stream is kept for clients that come back.
     history = HistoryLimits()
     # How much a query of a client may ask for.

@@ -64,6 +64,8 @@ class SQLiteStore(DocumentStore):
         ...     store = SQLiteStore("todos.db")
     """
 
+    bare_reads = True
+
     _database: Database
     _backend_id: int
     _new_streams: int
