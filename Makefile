@@ -13,7 +13,7 @@ ARGS ?=
 export UV_PYTHON_DOWNLOADS = never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test crash lint format types docs bench clean
+.PHONY: help setup demo test schedules crash lint format types docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,7 +28,10 @@ test: $(SET_UP) ## run all tests, in JavaScript and in Python (ARGS="-k stack" f
 	@echo "== JavaScript tests"
 	@$(BIN)/python tools/npm.py client test
 	@echo "== Python tests"
-	@$(BIN)/pytest -n 2 --dist loadgroup --cov=bbio $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadgroup $(if $(ARGS),--no-cov,--cov=bbio) $(ARGS)
+
+schedules: $(SET_UP) ## drive real servers and clients through 10,000 random schedules (about 15 minutes)
+	@BBIO_SCHEDULES=2600 $(BIN)/pytest -n 2 --no-cov tests/properties/test_delivery.py
 
 crash: $(SET_UP) ## kill a server, and PostgreSQL, while they write, 50 times over
 	@BBIO_CRASH_ROUNDS=50 $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py tests/integration/test_postgres_crash.py $(ARGS)

@@ -160,6 +160,8 @@ class Session:
 
     def received(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An event came from the server."""
+        if self.link is None:
+            return  # the library still hands on what came before the end; the next listen asks for all of it
         if event == "synced" and len(arguments) >= 2:
             method, model, *rest = arguments
             meta = Meta.read(rest[0]) if rest else None

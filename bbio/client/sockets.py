@@ -53,6 +53,26 @@ class ClientPacket(socketio.packet.Packet):
     json = WireJSON
 
 
+class Opener:
+    """An HTTP session that remembers the websocket it has opened: the library forgets one whose opening breaks off.
+
+    Parameters:
+        http: the session.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession) -> None:
+        self._http = http
+        self.websocket: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._http, name)
+
+    async def ws_connect(self, url: str, **options: Any) -> Any:
+        """Open a websocket."""
+        self.websocket = await self._http.ws_connect(url, **options)
+        return self.websocket
+
+
 class Wire:
     """One Socket.IO connection, from its opening to its end.
 
@@ -64,11 +84,12 @@ class Wire:
     def __init__(self, http: aiohttp.ClientSession, options: Mapping[str, Any]) -> None:
         given = dict(options)
         extras = {"max_msg_size": MAX_MESSAGE, **given.pop("websocket_extra_options", {})}
+        self._opener = Opener(http)
         self.socket = socketio.AsyncClient(
             reconnection=False,
             handle_sigint=False,
             serializer=ClientPacket,
-            http_session=http,
+            http_session=self._opener,
             websocket_extra_options=extras,
             logger=library_logger,
             engineio_logger=library_logger,
@@ -110,6 +131,11 @@ class Wire:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         eio.http = None  # others use it too, and the library may close what it holds when it is collected
+        websocket = self._opener.websocket
+        if websocket is not None and not websocket.closed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIME):
+                    await websocket.close()
 
 
 class SocketLink:

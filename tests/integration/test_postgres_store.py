@@ -94,6 +94,21 @@ async def test_a_server_that_never_answers_is_told_at_the_start():
     silent.close()
 
 
+async def test_a_connection_that_cannot_be_looked_at_is_closed(database_url, psql, monkeypatch):
+    """Whatever goes wrong before it is used, it does not stay open."""
+
+    async def fails(self, connection):
+        raise OSError("lost")
+
+    monkeypatch.setattr(postgres_database.Database, "_check_origin", fails)
+    await start_error(database_url)
+
+    async def alone():
+        return await psql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()") == 1
+
+    await eventually(alone)
+
+
 async def test_rights_that_are_missing_are_told(database_url, psql):
     """A user who may not make tables is told where to look; with tables made and rights given, it works."""
     role = f"role{id(psql)}"

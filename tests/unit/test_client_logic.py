@@ -343,6 +343,17 @@ async def asking(session, *work):
 
 
 class TestSession:
+    async def test_what_comes_after_the_end_asks_for_nothing(self, session):
+        """An event that the library hands on late shows a gap, and nobody is asked about it."""
+        session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(5, recovered=False))
+        session.disconnected()
+        session.received("synced", ("update", {"id": 1}, told(9)))
+        while session.clock.next is not None:
+            session.clock.turn()
+        assert session.wire.sent == []
+
     async def test_a_server_that_knows_no_positions(self, session):
         """Everything works, but a write whose connection breaks has an outcome that nobody knows."""
         handle = session.handle(None, "id")

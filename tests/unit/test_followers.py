@@ -31,6 +31,14 @@ async def test_the_next_event_is_told_at_once_without_asking_the_store(server):
     assert server.store.asked == []
 
 
+async def test_who_follows_without_positions_is_told_nothing_of_a_new_epoch(server):
+    """A legacy client knows no epochs; there is nobody to be told to resync."""
+    bob = await listening(server, version=0)
+    server.gateway.delivery.send([], "/todos", b"[]")
+    await settled()
+    assert bob.events == []
+
+
 async def test_an_event_published_twice_is_told_once(server):
     """What was told is not told again, however late it comes."""
     ann = await listening(server)

@@ -123,3 +123,11 @@ def test_the_first_settlement_wins(later):
     res.error(first)
     res.end(2) if later == "end" else res.error(BadRequest("late"))
     assert (res.result, res.failure) == (None, first)
+
+
+def test_what_layers_tell_each_other_may_be_replaced():
+    """`state` and `session` are plain dicts that can be set."""
+    req = Request("read")
+    req.state = {"a": 1}
+    req.session = {"user": 1}
+    assert (req.state, req.session) == ({"a": 1}, {"user": 1})
