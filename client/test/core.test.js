@@ -123,6 +123,14 @@ describe('a follower', () => {
     return follower;
   };
 
+  test('is ready, and says so, when a listen succeeds after one that was refused', () => {
+    const follower = new Follower();
+    follower.connected();
+    follower.refused();
+    assert.ok(follower.ready, 'syncs may be answered all the same');
+    assert.deepEqual(kinds(follower.listened(reply(5, { recovered: false }))), ['ready']);
+  });
+
   test('asks once about an event of another epoch: the reply covers it', () => {
     const follower = live(5);
     assert.deepEqual(kinds(follower.event('update', {}, { ...meta(3), e: 'past' })), ['listen']);

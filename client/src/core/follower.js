@@ -22,6 +22,8 @@ export class Follower {
   /** Whether the server speaks version 1; undefined until it has answered. @type {boolean | undefined} */
   positioned = undefined;
 
+  /** Whether one of those answers was no error. */
+  #admitted = false;
   #listening = false;
   /** @type {Map<string, Place>} */
   #places = new Map();
@@ -56,8 +58,13 @@ export class Follower {
 
   /** The connection is gone, and with it what had not been answered. */
   disconnected() {
-    this.ready = this.#listening = this.#overflown = false;
+    this.ready = this.#admitted = this.#listening = this.#overflown = false;
     this.#waiting = [];
+  }
+
+  /** The server answered the listen with an error; it may answer syncs all the same. */
+  refused() {
+    this.ready = true;
   }
 
   /**
@@ -67,8 +74,8 @@ export class Follower {
    */
   listened(reply) {
     const first = this.positioned === undefined && this.#places.size === 0;
-    const again = this.ready;
-    this.ready = true;
+    const again = this.#admitted;
+    this.ready = this.#admitted = true;
     this.#listening = false;
     this.positioned = reply.v === 1;
     /** @type {Effect[]} */

@@ -190,7 +190,7 @@ export class Session {
         this.#later(pause, () => this.run(handle, [{ do: 'listen', since: handle.follower.since, again: true }]));
       }
       // A client that may not listen may still be allowed to sync.
-      handle.follower.ready = true;
+      handle.follower.refused();
       this.#flush();
       return;
     }
