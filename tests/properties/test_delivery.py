@@ -200,11 +200,13 @@ class Delivery(RuleBasedStateMachine):
             path.twice_up += up
             path.twice_down += down
 
-    @rule(index=st.integers(0, 7))
-    def leave_out(self, index: int) -> None:
+    @rule(index=st.integers(0, 7), writer=st.integers(0, 2))
+    def leave_out(self, index: int, writer: int) -> None:
         """A notification does not arrive, and those after it do: a gap."""
         if self.network.paths:
             self.network.paths[index % len(self.network.paths)].leave_out = 1
+            self.write(writer, "create", bulk=False)
+            self.turn(3)
 
     @rule(index=st.integers(0, 7), flows=st.booleans())
     def hold(self, index: int, flows: bool) -> None:
