@@ -10,7 +10,7 @@ from bbio import App, Backend, ConfigurationError
 from bbio.app import _why_not
 from bbio.builtin import MemoryStore
 from tests.support.servers import eventually
-from tests.support.wire import Wire
+from tests.support.wire import LegacyClient
 
 
 class Notes(Backend):
@@ -68,17 +68,19 @@ async def test_an_emit_that_fails_is_logged(caplog):
     assert "the disk is gone" in caplog.text
 
 
-async def test_a_stop_does_not_wait_for_who_does_not_say_goodbye():
-    """A client that reads nothing any more is left behind."""
+async def test_a_stop_does_not_wait_for_who_does_not_read():
+    """A client that takes nothing any more, with much on its way, is left behind."""
     app = App().serve(Notes)
     await app.start()
-    wire = await Wire.open(app.url)
-    await wire.connect("/notes")
-    wire.pause()
+    client = await LegacyClient.open(app.url, "notes", receive_buffer=4_096)
+    await client.listen()
+    client.wire.pause()
+    app.backends["notes"].emit("created", {"id": 1, "text": "x" * 20_000_000})
+    await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await app.stop()
-    wire.abort()
-    await wire.close()
+    client.wire.abort()
+    await client.close()
 
     async def gone():
         return not app.sio.eio.sockets
