@@ -167,11 +167,18 @@ class Operations:
             self._oldest = now
         replies[key] = (hash(payload), event)
         self._size += len(event.body)
-        while len(replies) > self._count or self._size > self._limit or self._oldest < now - self._age:
-            self._size -= len(replies.popitem(last=False)[1][1].body)
-            if not replies:
-                break
+        if len(replies) > self._count:
+            self._forget()
+        while self._size > self._limit:
+            self._forget()
+        # What `_oldest` says may have been forgotten since: then it is looked up, but not for every operation.
+        while replies and self._oldest < now - self._age:
             self._oldest = next(iter(replies.values()))[1].when
+            if self._oldest < now - self._age:
+                self._forget()
+
+    def _forget(self) -> None:
+        self._size -= len(self._replies.popitem(last=False)[1][1].body)
 
 
 class Log:

@@ -200,6 +200,8 @@ def test_operations_are_bounded_by_size():
     assert len(operations) == 0
     operations.keep("c:5", b"asked", event(5))
     assert missing(operations, 6) == [0, 1, 2, 3, 4]
+    operations.keep("c:6", b"asked", event(6, when=100_000.0, body=b"1" * 101))
+    assert len(operations) == 0
 
 
 def test_operations_are_bounded_by_age():
