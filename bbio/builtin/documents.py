@@ -13,7 +13,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Self
 
 import msgspec
@@ -22,7 +22,7 @@ from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
 from bbio.builtin.sql import read_indexes
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
-from bbio.query import QueryLimits
+from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
 from bbio.streams import Commit, Event, HistoryLimits, Position, channel_stream
@@ -193,6 +193,49 @@ class DocumentStore(Store):
     def submit(self, change: Change) -> asyncio.Future[Commit]:
         """Have a change made in the next batch."""
         raise NotImplementedError
+
+    def look_up(self, key: Key) -> Awaitable[Any]:
+        """The revision and body of a model, None when there is none."""
+        raise NotImplementedError
+
+    def select(self, query: Query, scope: tuple[str, ...]) -> Awaitable[Any]:
+        """The models that a query finds, their revisions, and how many there are in all, if it asks for that.
+
+        Parameters:
+            query: what is asked for.
+            scope: the channel whose models are looked at, nothing where all channels share them.
+        """
+        raise NotImplementedError
+
+    def look_up_operation(self, operation: bytes) -> Awaitable[Any]:
+        """The digest and event of an operation, None when it is new."""
+        raise NotImplementedError
+
+    async def read(self, req: Request) -> Any:
+        """Answer a read: the model named by its id in `req.model`, or the list of models."""
+        channel = self.channel_of(req)
+        key = None if req.model is None else self.key(req.model)
+        if key is not None:
+            row = await self.look_up((channel, key))
+            if row is None:
+                raise self.unknown(key)
+            req.revs = {key: row[0]}
+            return decode(row[1])
+        query = self.query(req)
+        asked = query or Query(limits=self.queries)
+        models, revs, total = await self.select(asked, (channel,) if self._per_channel else ())
+        page = asked.cut(models, total)
+        req.revs = {model[self.id_attribute]: rev for model, rev in zip(page.models, revs, strict=False)}
+        if query is not None:
+            req.page = page.to_json()
+        return page.models
+
+    async def find(self, req: Request) -> Commit | None:
+        """What an operation already came to, None when it is new."""
+        if req.op is None:
+            return None
+        found = await self.look_up_operation(digest_of(req.operation))
+        return None if found is None else repeated(found, req)
 
     def tell(self, change: Change) -> None:
         """Publish the event of a change that is committed."""

@@ -14,7 +14,7 @@ import secrets
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
@@ -31,9 +31,7 @@ from bbio.builtin.documents import (
     Job,
     Key,
     Queue,
-    digest_of,
     logger,
-    repeated,
 )
 from bbio.builtin.postgres_database import Aborted, Database, driver, is_in_the_way, is_lost, is_refused, is_slow
 from bbio.builtin.postgres_queries import queries_of
@@ -626,37 +624,23 @@ class PostgresStore(DocumentStore):
         for job in jobs:
             job.result = replies.get(job.operation) if job.key is None else models.get(job.key)
 
-    async def read(self, req: Request) -> Any:
-        """Answer a read: the model named by its id in `req.model`, or the list of models."""
-        channel = self.channel_of(req)
-        key = None if req.model is None else self.key(req.model)
-        if key is not None:
-            row = await self._reader.submit(Lookup(key=(channel, key)))
-            if row is None:
-                raise self.unknown(key)
-            req.revs = {key: row[0]}
-            return decode(row[1])
-        query = self.query(req)
-        asked = query or Query(limits=self.queries)
-        scope = (channel,) if self._per_channel else ()
-        statement, values = self._queries.select(asked, scope, "id")
-        rows = await self._database.ask(statement, *values, timeout=asked.limits.seconds)
-        total = None
-        if asked.count:
-            statement, values = self._queries.count(asked, scope)
-            ((total,),) = await self._database.ask(statement, *values, timeout=asked.limits.seconds)
-        page = asked.cut([decode(body) for _, body in rows], total)
-        req.revs = {model[self.id_attribute]: row[0] for model, row in zip(page.models, rows, strict=False)}
-        if query is not None:
-            req.page = page.to_json()
-        return page.models
+    def look_up(self, key: Key) -> Awaitable[Any]:
+        """The revision and body of a model, None when there is none."""
+        return self._reader.submit(Lookup(key=key))
 
-    async def find(self, req: Request) -> Commit | None:
-        """What an operation already came to, None when it is new."""
-        if req.op is None:
-            return None
-        found = await self._reader.submit(Lookup(operation=digest_of(req.operation)))
-        return None if found is None else repeated(found, req)
+    async def select(self, query: Query, scope: tuple[str, ...]) -> Any:
+        """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
+        statement, values = self._queries.select(query, scope, "id")
+        rows = await self._database.ask(statement, *values, timeout=query.limits.seconds)
+        total = None
+        if query.count:
+            statement, values = self._queries.count(query, scope)
+            ((total,),) = await self._database.ask(statement, *values, timeout=query.limits.seconds)
+        return [decode(body) for _, body in rows], [rev for rev, _ in rows], total
+
+    def look_up_operation(self, operation: bytes) -> Awaitable[Any]:
+        """The digest and event of an operation, None when it is new."""
+        return self._reader.submit(Lookup(operation=operation))
 
     async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
         """The top of each stream."""

@@ -10,10 +10,9 @@ import hashlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Self
 
-from bbio import Request
 from bbio.builtin.documents import (
     MAX_BATCH,
     OPERATION_AGE,
@@ -21,8 +20,7 @@ from bbio.builtin.documents import (
     Batch,
     Change,
     DocumentStore,
-    digest_of,
-    repeated,
+    Key,
 )
 from bbio.builtin.sql import SQLite, Table
 from bbio.builtin.sqlite_file import Database, explain
@@ -333,35 +331,19 @@ class SQLiteStore(DocumentStore):
 
     # Reads
 
-    async def read(self, req: Request) -> Any:
-        """Answer a read: the model named by its id in `req.model`, or the list of models."""
-        channel = self.channel_of(req)
-        key = None if req.model is None else self.key(req.model)
-        if key is not None:
-            row = await self._database.row(self._select, self._columns_of((channel, key)))
-            if row is None:
-                raise self.unknown(key)
-            req.revs = {key: row[0]}
-            return decode(row[1])
-        query = self.query(req)
-        asked = query or Query(limits=self.queries)
-        scope = (channel,) if self._per_channel else ()
-        models, revs, total = await self._database.lister.call(
-            lambda connection: _answer(connection, self._queried, asked, scope), asked.limits.seconds
-        )
-        page = asked.cut(models, total)
-        req.revs = {model[self.id_attribute]: rev for model, rev in zip(page.models, revs, strict=False)}
-        if query is not None:
-            req.page = page.to_json()
-        return page.models
+    def look_up(self, key: Key) -> Awaitable[Any]:
+        """The revision and body of a model, None when there is none."""
+        return self._database.row(self._select, self._columns_of(key))
 
-    async def find(self, req: Request) -> Commit | None:
-        """What an operation already came to, None when it is new."""
-        if req.op is None:
-            return None
-        operation = digest_of(req.operation)
-        found = await self._database.reader.call(lambda connection: self._operation(connection, operation))
-        return None if found is None else repeated(found, req)
+    def select(self, query: Query, scope: tuple[str, ...]) -> Awaitable[Any]:
+        """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
+        return self._database.lister.call(
+            lambda connection: _answer(connection, self._queried, query, scope), query.limits.seconds
+        )
+
+    def look_up_operation(self, operation: bytes) -> Awaitable[Any]:
+        """The digest and event of an operation, None when it is new."""
+        return self._database.reader.call(lambda connection: self._operation(connection, operation))
 
     async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
         """The top of each stream."""
