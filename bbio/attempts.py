@@ -15,7 +15,7 @@ from typing import Any
 from bbio.errors import SyncError, Timeout, UnknownOutcome
 from bbio.protocol import decode, encode
 from bbio.requests import Request
-from bbio.streams import Commit
+from bbio.streams import Commit, Operation
 
 AGE = 86_400.0
 DOUBTFUL = 100_000
@@ -44,15 +44,14 @@ class Attempts:
         self._plain = plain
         self._clock = clock
         # Operations under way, each with the duplicates that wait for it.
-        self._running: dict[str, list[asyncio.Future[None]]] = {}
-        self._doubtful: OrderedDict[str, float] = OrderedDict()
-        self._replies: OrderedDict[str, bytes] = OrderedDict()
+        self._running: dict[Operation, list[asyncio.Future[None]]] = {}
+        self._doubtful: OrderedDict[Operation, float] = OrderedDict()
+        self._replies: OrderedDict[Operation, bytes] = OrderedDict()
         self._size = 0
 
     async def begin(self, req: Request) -> None:
         """Wait until no other attempt at this operation is under way; `end` must follow."""
         key = req.operation
-        assert key is not None
         while (waiting := self._running.get(key)) is not None:
             turn = asyncio.get_running_loop().create_future()
             waiting.append(turn)
@@ -95,5 +94,5 @@ class Attempts:
 
     def reply(self, req: Request, earlier: Commit) -> Any:
         """What the handlers made of an operation that was applied before."""
-        body = self._replies.get(req.attempt or "")
+        body = None if req.attempt is None else self._replies.get(req.attempt)
         return earlier.record if body is None else decode(body)

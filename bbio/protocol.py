@@ -14,7 +14,7 @@ import msgspec
 
 from bbio.errors import BadRequest, SyncError
 from bbio.requests import METHODS
-from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
+from bbio.streams import BACKEND_WIDE, Event, Op, Position, channel_stream
 
 VERSION = 1
 MAX_DEPTH = 32
@@ -32,13 +32,6 @@ decode: Callable[[str | bytes], Any] = _decoder.decode
 
 
 UNSAID = msgspec.UNSET
-
-
-class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An operation id: the client's own id, and a number it counts up."""
-
-    c: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    n: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 class Sync(msgspec.Struct, forbid_unknown_fields=True):
@@ -244,14 +237,14 @@ def followed(channel: str | None) -> tuple[str, str]:
     return channel_stream(channel), BACKEND_WIDE
 
 
-def position_json(event: Event) -> bytes:
-    """The third argument of a version-1 `synced` or reply: stream, epoch, offset, revision, operation."""
+def _position(event: Event) -> bytes:
+    """The third argument of a version-1 `synced`: stream, epoch, offset, revision, operation."""
     place, offset, rev, op = _place(event.stream, event.epoch), event.offset, event.rev, event.op
     if rev is None:
-        return b"%b%d}" % (place, offset) if op is None else b'%b%d,"op":%b}' % (place, offset, encode(op))
+        return b"%b%d}" % (place, offset) if op is None else b'%b%d,"op":%b}' % (place, offset, encode(str(op)))
     if op is None:
         return b'%b%d,"r":%d}' % (place, offset, rev)
-    return b'%b%d,"r":%d,"op":%b}' % (place, offset, rev, encode(op))
+    return b'%b%d,"r":%d,"op":%b}' % (place, offset, rev, encode(str(op)))
 
 
 @lru_cache(maxsize=4_096)
@@ -266,7 +259,7 @@ def synced(event: Event) -> bytes:
 
 def synced_v1(event: Event) -> bytes:
     """The version-1 `synced` event, as JSON."""
-    return b'["synced","%b",%b,%b]' % (event.method.encode(), event.body, position_json(event))
+    return b'["synced","%b",%b,%b]' % (event.method.encode(), event.body, _position(event))
 
 
 def resync(stream: str) -> bytes:
@@ -276,7 +269,7 @@ def resync(stream: str) -> bytes:
 
 def event_json(event: Event) -> msgspec.Raw:
     """An event in the reply to a `listen`: the arguments of its `synced`, for a client that missed it."""
-    return msgspec.Raw(b'["%b",%b,%b]' % (event.method.encode(), event.body, position_json(event)))
+    return msgspec.Raw(b'["%b",%b,%b]' % (event.method.encode(), event.body, _position(event)))
 
 
 def stream_reply(position: Position, events: list[Event] | None) -> dict[str, Any]:
@@ -294,24 +287,31 @@ def reply(body: bytes) -> bytes:
     return b"[null,%b]" % body
 
 
-def reply_v1(body: bytes, position: bytes) -> bytes:
-    """The same with the position of the write, or the revisions of what was read."""
-    return b"[null,%b,%b]" % (body, position)
+def reply_v1(body: bytes, event: Event) -> bytes:
+    """The same with the position of the write. Whose operation it was, the writer knows."""
+    place, rev = _place(event.stream, event.epoch), event.rev
+    if rev is None:
+        return b"[null,%b,%b%d}]" % (body, place, event.offset)
+    return b'[null,%b,%b%d,"r":%d}]' % (body, place, event.offset, rev)
 
 
-def revisions(result: Any, id_attribute: str, revs: dict[Any, int], page: dict[str, Any] | None = None) -> bytes:
-    """The third argument of a read's reply: `r` is the model's revision, or those of a list's models in its order.
+def read_reply_v1(
+    body: bytes, result: Any, id_attribute: str, revs: dict[Any, int], page: dict[str, Any] | None = None
+) -> bytes:
+    """The same of a read, with `r`, the model's revision, or those of a list's models in its order.
 
     Parameters:
+        body: the model or the models as JSON.
         result: the model or the models.
         id_attribute: the name of the id in them.
         revs: revisions by id.
         page: what else is told of the page that a query found.
     """
     if isinstance(result, list):
-        told = {"r": [revs.get(_id_of(model, id_attribute)) for model in result]}
-        return encode({**told, **page} if page else told)
-    return encode({"r": revs.get(_id_of(result, id_attribute))})
+        told: dict[str, Any] = {"r": [revs.get(_id_of(model, id_attribute)) for model in result], **(page or {})}
+    else:
+        told = {"r": revs.get(_id_of(result, id_attribute))}
+    return b"[null,%b,%b]" % (body, encode(told))
 
 
 def _id_of(model: Any, id_attribute: str) -> Any:

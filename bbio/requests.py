@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from bbio.errors import SyncError
-from bbio.streams import Commit
+from bbio.streams import Commit, Op, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Request(msgspec.Struct, eq=False):
         backend: the backend instance that answers.
         channel: the channel the request belongs to, None for the default channel; from server-side state.
         socket: the client connection, None for a request made by the server itself.
-        op: the operation id as `client:counter`, None when the client sent none (docs/protocol.md, "Writes once").
+        op: the operation id, None when the client sent none (docs/protocol.md, "Writes once").
         payload: what tells this operation from another under the same id, as JSON; empty when it has none.
         rev: the revision the client based its write on, None when it sent none.
         event: `sync`, or `listen` while a client is being admitted to a channel.
@@ -68,7 +68,7 @@ class Request(msgspec.Struct, eq=False):
     backend: Any = None
     channel: str | None = None
     socket: Socket | None = None
-    op: str | None = None
+    op: Op | None = None
     payload: bytes = b""
     rev: int | None = None
     event: str = "sync"
@@ -81,7 +81,7 @@ class Request(msgspec.Struct, eq=False):
     # What a typed model was made of (bbio.typed).
     entry: Any = None
     # The operation it works at, while `Attempts` counts it as under way; whether it may leave that half done.
-    attempt: str | None = None
+    attempt: Operation | None = None
     doubtful: bool = False
     # Most requests need neither of the two dicts.
     _session: dict[str, Any] | None = None
@@ -122,15 +122,15 @@ class Request(msgspec.Struct, eq=False):
         return int.from_bytes(blake2b(self.payload, digest_size=8).digest(), "big", signed=True)
 
     @property
-    def operation(self) -> str | None:
-        """The key an operation is remembered under: who asked, and their operation id."""
-        if self.op is None:
-            return None
-        user = self.user
+    def operation(self) -> Operation:
+        """What an operation is remembered under: who asked, and by which number. There must be an `op`."""
+        op, user = self.op, self.user
+        assert op is not None
         if user is None:
-            return "\0" + self.op
+            return op.c, op.n
         principal = user.get("id", user) if isinstance(user, dict) else getattr(user, "id", user)
-        return f"{principal}\0{self.op}"
+        # No client's own id holds NUL.
+        return f"{principal}\0{op.c}", op.n
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"

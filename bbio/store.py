@@ -175,7 +175,7 @@ class Store:
         Raises:
             Conflict: the operation id was used for another request.
         """
-        return None if req.op is None else self.log.operations.find(req.operation or "", req.payload)
+        return None if req.op is None else self.log.operations.find(req.operation, req.payload)
 
     async def write(self, req: Request) -> Commit:
         """Apply a write, number its event, publish it. A known operation is answered without being applied again."""
@@ -201,7 +201,7 @@ class Store:
             return commit
         commit = Commit(record, body, log.append(stream, method, body, rev, req.op))
         if req.op is not None:
-            log.operations.keep(req.operation or "", req.payload, commit.event)
+            log.operations.keep(req.operation, req.payload, commit.event)
         self._publish(commit.event, req.socket)
         return commit
 

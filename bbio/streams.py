@@ -11,7 +11,7 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any, Self
 
 import attrs
 import msgspec
@@ -24,6 +24,26 @@ BACKEND_WIDE = "*"
 def channel_stream(channel: str | None) -> str:
     """The name of a channel's stream; the default channel's is `c:`."""
     return "c:" + channel if channel else "c:"
+
+
+class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """An operation id, `client:counter` as text: the client's own id, and a number it counts up."""
+
+    c: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    n: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+    def __str__(self) -> str:
+        return f"{self.c}:{self.n}"
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The operation id that `str` wrote."""
+        client, _, counter = text.rpartition(":")
+        return cls(client, int(counter))
+
+
+# Who asked, and the number they gave what they asked for.
+Operation = tuple[str, int]
 
 
 @attrs.frozen
@@ -44,7 +64,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
         method: `create`, `update` or `delete`.
         body: the model as JSON.
         rev: the model's revision; None when the write was not a store's.
-        op: the operation id as `client:counter`, None when there was none.
+        op: the operation id, None when there was none.
         when: seconds of a monotonic clock.
     """
 
@@ -54,7 +74,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
     method: str
     body: bytes
     rev: int | None = None
-    op: str | None = None
+    op: Op | None = None
     when: float = 0.0
 
     def __repr__(self) -> str:
@@ -124,8 +144,17 @@ class Stream:
         return list(itertools.islice(self.events, len(self.events) - missed, None))
 
 
+class Reply(msgspec.Struct, eq=False, gc=False):
+    """What an operation came to: the operation, what was asked, hashed, and the event."""
+
+    who: str
+    n: int
+    asked: int
+    event: Event
+
+
 class Operations:
-    """Operations that were applied, by key, for a time: what makes a retry harmless.
+    """Operations that were applied, for a time: what makes a retry harmless.
 
     Parameters:
         age: how many seconds a reply is kept.
@@ -138,47 +167,60 @@ class Operations:
         self._count = count
         self._limit = size
         self._size = 0
-        # What was asked, hashed, and the event that it came to.
-        self._replies: OrderedDict[str, tuple[int, Event]] = OrderedDict()
-        self._oldest = 0.0
+        # By who asked and then by number: numbers that follow each other lie side by side in memory.
+        self._replies: dict[str, dict[int, Reply]] = {}
+        self._in_order: deque[Reply] = deque()
+        # When the oldest is too old, at the earliest.
+        self._due = 0.0
 
     def __len__(self) -> int:
-        return len(self._replies)
+        return len(self._in_order)
 
-    def find(self, key: str, payload: bytes) -> Commit | None:
+    def find(self, operation: Operation, payload: bytes) -> Commit | None:
         """The commit of an earlier attempt, marked as a duplicate; None when there was none.
 
         Raises:
-            Conflict: the key was used for another request.
+            Conflict: the operation was another request.
         """
-        reply = self._replies.get(key)
+        who, n = operation
+        replies = self._replies.get(who)
+        reply = None if replies is None else replies.get(n)
         if reply is None:
             return None
-        asked, event = reply
         # Python's hash of bytes has a secret key in each process, and nothing of this outlives the process.
-        if asked != hash(payload):
+        if reply.asked != hash(payload):
             raise Conflict("this operation id was already used for another request")
+        event = reply.event
         return Commit(msgspec.json.decode(event.body), event.body, event, duplicate=True)
 
-    def keep(self, key: str, payload: bytes, event: Event) -> None:
-        """Remember what an operation came to under its key, and forget what is too old or too much."""
-        replies, now = self._replies, event.when
-        if not replies:
-            self._oldest = now
-        replies[key] = (hash(payload), event)
-        self._size += len(event.body)
-        if len(replies) > self._count:
-            self._forget()
-        while self._size > self._limit:
-            self._forget()
-        # What `_oldest` says may have been forgotten since: then it is looked up, but not for every operation.
-        while replies and self._oldest < now - self._age:
-            self._oldest = next(iter(replies.values()))[1].when
-            if self._oldest < now - self._age:
-                self._forget()
+    def keep(self, operation: Operation, payload: bytes, event: Event) -> None:
+        """Remember what an operation came to, and forget what is too old or too much."""
+        who, n = operation
+        replies = self._replies.get(who)
+        if replies is None:
+            replies = self._replies[who] = {}
+        in_order = self._in_order
+        if not in_order:
+            self._due = event.when + self._age
+        replies[n] = reply = Reply(who, n, hash(payload), event)
+        in_order.append(reply)
+        self._size = size = self._size + len(event.body)
+        if len(in_order) > self._count or size > self._limit or event.when > self._due:
+            self._forget(event.when)
 
-    def _forget(self) -> None:
-        self._size -= len(self._replies.popitem(last=False)[1][1].body)
+    def _forget(self, now: float) -> None:
+        in_order, replies = self._in_order, self._replies
+        while in_order:
+            oldest = in_order[0]
+            self._due = oldest.event.when + self._age
+            if len(in_order) <= self._count and self._size <= self._limit and now <= self._due:
+                return
+            in_order.popleft()
+            self._size -= len(oldest.event.body)
+            of_one = replies[oldest.who]
+            del of_one[oldest.n]
+            if not of_one:
+                del replies[oldest.who]
 
 
 class Log:
@@ -204,7 +246,7 @@ class Log:
                 self._streams.popitem(last=False)
         return stream
 
-    def append(self, name: str, method: str, body: bytes, rev: int | None = None, op: str | None = None) -> Event:
+    def append(self, name: str, method: str, body: bytes, rev: int | None = None, op: Op | None = None) -> Event:
         """Number an event and keep it."""
         streams = self._streams
         stream = streams.get(name) or self.stream(name)

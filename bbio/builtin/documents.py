@@ -25,7 +25,7 @@ from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
-from bbio.streams import Commit, Event, HistoryLimits, Position, channel_stream
+from bbio.streams import Commit, Event, HistoryLimits, Op, Operation, Position, channel_stream
 from bbio.typed import as_json
 
 logger = logging.getLogger("bbio.store")
@@ -264,9 +264,8 @@ class DocumentStore(Store):
             method=NOTIFIED_AS[req.method],
             req=req,
             key=self._target(req),
+            operation=None if req.op is None else digest_of(req.operation),
         )
-        if req.op is not None:
-            change.operation = digest_of(req.operation)
         return await self._commit(change)
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
@@ -405,6 +404,16 @@ class Batch:
         return Commit(record, body, event)
 
 
+def op_text(event: Event) -> str | None:
+    """An event's operation id, as it is kept."""
+    return None if event.op is None else str(event.op)
+
+
+def op_of(text: str | None) -> Op | None:
+    """The operation id that was kept."""
+    return None if text is None else Op.read(text)
+
+
 def repeated(found: tuple[int, Event], req: Request | None) -> Commit:
     """The commit of an operation that was applied before.
 
@@ -421,6 +430,6 @@ def repeated(found: tuple[int, Event], req: Request | None) -> Commit:
     return Commit(decode(event.body), event.body, event, duplicate=True)
 
 
-def digest_of(operation: str | None) -> bytes:
+def digest_of(operation: Operation) -> bytes:
     """A short key for an operation: a principal may be any object, of any length."""
-    return hashlib.blake2b(str(operation).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b("{}:{}".format(*operation).encode("utf-8", "surrogatepass"), digest_size=16).digest()

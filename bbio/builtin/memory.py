@@ -103,7 +103,7 @@ class MemoryStore(Store):
     async def write(self, req: Request) -> Commit:
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""
         if req.op is not None:
-            earlier = self.log.operations.find(req.operation or "", req.payload)
+            earlier = self.log.operations.find(req.operation, req.payload)
             if earlier is not None:
                 return earlier
         method = req.method

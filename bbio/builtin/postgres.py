@@ -32,6 +32,8 @@ from bbio.builtin.documents import (
     Key,
     Queue,
     logger,
+    op_of,
+    op_text,
 )
 from bbio.builtin.postgres_database import Aborted, Database, driver, is_in_the_way, is_lost, is_refused, is_slow
 from bbio.builtin.postgres_queries import queries_of
@@ -542,7 +544,7 @@ class PostgresStore(DocumentStore):
             [event.method for event in events],
             [event.body.decode() for event in events],
             [event.rev for event in events],
-            [event.op for event in events],
+            [op_text(event) for event in events],
             CHANNEL,
             self._payload(list(streams)),
         )
@@ -553,7 +555,7 @@ class PostgresStore(DocumentStore):
                 at,
                 *zip(
                     *[
-                        (operation, digest, e.stream, e.epoch, e.offset, e.method, e.body.decode(), e.rev, e.op)
+                        (operation, digest, e.stream, e.epoch, e.offset, e.method, e.body.decode(), e.rev, op_text(e))
                         for operation, digest, e in batch.kept
                     ],
                     strict=True,
@@ -658,8 +660,8 @@ class PostgresStore(DocumentStore):
         if at != epoch or offset > top:
             return None
         events = [
-            Event(stream, epoch, position, method, body.encode(), *rest)
-            for _, _, position, method, body, *rest in rows
+            Event(stream, epoch, position, method, body.encode(), rev, op_of(op), when)
+            for _, _, position, method, body, rev, op, when in rows
             if position is not None
         ]
         return events if len(events) == top - offset else None
@@ -668,7 +670,7 @@ class PostgresStore(DocumentStore):
 def _reply(row: list[Any]) -> tuple[int, Event]:
     """The digest and event of an operation, from its row."""
     digest, stream, epoch, offset, method, body, rev, op, at = row
-    return digest, Event(stream, epoch, offset, method, body.encode(), rev, op, at)
+    return digest, Event(stream, epoch, offset, method, body.encode(), rev, op_of(op), at)
 
 
 def _ids() -> Iterator[str]:

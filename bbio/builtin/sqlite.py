@@ -21,6 +21,8 @@ from bbio.builtin.documents import (
     Change,
     DocumentStore,
     Key,
+    op_of,
+    op_text,
 )
 from bbio.builtin.sql import SQLite, Table
 from bbio.builtin.sqlite_file import Database, explain
@@ -238,7 +240,7 @@ class SQLiteStore(DocumentStore):
         if row is None:
             return None
         digest, stream, epoch, offset, method, body, rev, op, at = row
-        return digest, Event(stream, epoch, offset, method, body.encode(), rev, op, at)
+        return digest, Event(stream, epoch, offset, method, body.encode(), rev, op_of(op), at)
 
     def _save(self, connection: sqlite3.Connection, batch: Batch, streams: dict[str, list[int]]) -> None:
         execute, many, backend = connection.execute, connection.executemany, self._backend_id
@@ -260,13 +262,25 @@ class SQLiteStore(DocumentStore):
         )
         many(
             "INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(streams[e.stream][0], e.offset, e.method, e.body.decode(), e.rev, e.op, at) for e in batch.events],
+            [(streams[e.stream][0], e.offset, e.method, e.body.decode(), e.rev, op_text(e), at) for e in batch.events],
         )
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
             " at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (backend, operation, digest, e.stream, e.epoch, e.offset, e.method, e.body.decode(), e.rev, e.op, at)
+                (
+                    backend,
+                    operation,
+                    digest,
+                    e.stream,
+                    e.epoch,
+                    e.offset,
+                    e.method,
+                    e.body.decode(),
+                    e.rev,
+                    op_text(e),
+                    at,
+                )
                 for operation, digest, e in batch.kept
             ],
         )
@@ -369,10 +383,10 @@ class SQLiteStore(DocumentStore):
                 (id, offset, top.offset),
             )
             events: list[Event] = []
-            for at, method, body, *rest in rows:
+            for at, method, body, rev, op, when in rows:
                 if not events and at != offset + 1:
                     return None
-                events.append(Event(stream, top.epoch, at, method, body.encode(), *rest))
+                events.append(Event(stream, top.epoch, at, method, body.encode(), rev, op_of(op), when))
             return events if len(events) == top.offset - offset else None
 
         return await self._database.reader.call(look)  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ import pytest
 
 from bbio import Backend, Request, Store, SyncError
 from bbio.protocol import encode
-from bbio.streams import Commit, Event, Position, channel_stream
+from bbio.streams import Commit, Event, Op, Position, channel_stream
 
 DEADLINE = 60.0
 
@@ -66,9 +66,10 @@ class Opened:
         self.published = published
         self.key = store.id_attribute
 
-    def request(self, method: str, model: Any = None, **fields: Any) -> Request:
-        """A request as the server makes it of what a client sends."""
-        fields.setdefault("payload", encode((method, model)) if "op" in fields else b"")
+    def request(self, method: str, model: Any = None, *, op: str | None = None, **fields: Any) -> Request:
+        """A request as the server makes it of what a client sends; `op` is an operation id as `client:counter`."""
+        if op is not None:
+            fields = {"op": Op.read(op), "payload": encode((method, model)), **fields}
         return Request(method, model, backend=self.store.backend, **fields)
 
     async def write(self, method: str, model: Any, **fields: Any) -> Commit:

@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
 from bbio import protocol
 from bbio.streams import Event
 from bbio.typed import narrowed
@@ -40,13 +38,8 @@ class Lane(Protocol):
         """Send a Socket.IO event, given as JSON, over all links but one."""
 
 
-class Pending(msgspec.Struct, eq=False, gc=False):
-    """An event that waits for the end of a step, who is to be told, and the socket whose write it was."""
-
-    namespace: str
-    followed: Followed
-    event: Event
-    origin: Any
+# An event that waits for the end of a step: who is to be told, and the socket whose write it was.
+Pending = tuple["Followed", Event, Any]
 
 
 class Delivery:
@@ -68,9 +61,15 @@ class Delivery:
         """Whether events wait for the end of a step."""
         return bool(self._pending)
 
-    def add(self, pending: Pending) -> None:
-        """Take an event that is to leave at the end of the step."""
-        self._pending.append(pending)
+    def add(self, followed: Followed, event: Event, origin: Any) -> None:
+        """Take an event that is to leave at the end of the step.
+
+        Parameters:
+            followed: the stream, with who is to be told.
+            event: the event.
+            origin: the socket whose write it was, None when it was nobody's.
+        """
+        self._pending.append((followed, event, origin))
         if not self._stepper.stepping:
             asyncio.get_running_loop().call_soon(self.flush)
 
@@ -78,20 +77,22 @@ class Delivery:
         """Send what is pending."""
         pending = self._pending
         while pending:
-            self._fan_out(pending.popleft(), replied=False)
+            self._fan_out(*pending.popleft())
 
-    def flush_before(self, event: Event) -> bool:
-        """Send what is pending before `event`; whether `event` itself has not been sent yet."""
+    def take(self, event: Event) -> Followed | None:
+        """Send what is pending before `event`, and take that out, for `replied`; None when it has been sent."""
         pending = self._pending
         while pending:
-            if pending[0].event is event:
-                return True
-            self._fan_out(pending.popleft(), replied=False)
-        return False
+            followed, first, origin = pending.popleft()
+            if first is event:
+                return followed
+            self._fan_out(followed, first, origin)
+        return None
 
-    def flush_replied(self) -> None:
-        """Send the first pending event, whose writer has just had it as its reply."""
-        self._fan_out(self._pending.popleft(), replied=True)
+    def replied(self, followed: Followed, event: Event, origin: ClientSocket) -> None:
+        """Send an event whose writer has just had it as its reply."""
+        if followed.legacy or len(followed.version_1) != 1 or origin not in followed.version_1:
+            self._fan_out(followed, event, origin, replied=True)
 
     def send(self, links: Collection[Link], namespace: str, text: bytes) -> None:
         """Send a Socket.IO event, given as JSON, after what is pending."""
@@ -99,22 +100,20 @@ class Delivery:
         if links:
             self.lane.deliver(links, None, namespace, text)
 
-    def _fan_out(self, entry: Pending, *, replied: bool) -> None:
-        followed, event, origin = entry.followed, entry.event, entry.origin
+    def _fan_out(self, followed: Followed, event: Event, origin: Any, replied: bool = False) -> None:
         if followed.narrowed:
-            self._fan_out_narrowed(entry, replied)
+            self._fan_out_narrowed(followed, event, origin, replied)
             return
         legacy, version_1 = followed.legacy, followed.version_1
         writer = None if origin is None else origin.link
         if legacy and not (len(legacy) == 1 and origin in legacy):
-            self.lane.deliver(legacy.values(), writer, entry.namespace, protocol.synced(event))
-        if version_1 and not (replied and len(version_1) == 1 and origin in version_1):
+            self.lane.deliver(legacy.values(), writer, followed.namespace, protocol.synced(event))
+        if version_1:
             skipped = writer if replied else None
-            self.lane.deliver(version_1.values(), skipped, entry.namespace, protocol.synced_v1(event))
+            self.lane.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
 
-    def _fan_out_narrowed(self, entry: Pending, replied: bool) -> None:
+    def _fan_out_narrowed(self, followed: Followed, whole: Event, origin: Any, replied: bool) -> None:
         """The same, with a body for each set of fields that somebody sees."""
-        followed, origin = entry.followed, entry.origin
         bodies: dict[frozenset[str], Event] = {}
         for told, synced in ((followed.legacy, protocol.synced), (followed.version_1, protocol.synced_v1)):
             groups: dict[frozenset[str], list[Link]] = {}
@@ -124,5 +123,5 @@ class Delivery:
             for audience, links in groups.items():
                 event = bodies.get(audience)
                 if event is None:
-                    event = bodies[audience] = narrowed(entry.event, audience)
-                self.lane.deliver(links, None, entry.namespace, synced(event))
+                    event = bodies[audience] = narrowed(whole, audience)
+                self.lane.deliver(links, None, followed.namespace, synced(event))

@@ -10,8 +10,9 @@ import msgspec
 
 from bbio import protocol
 from bbio.errors import SyncError, Timeout, Unavailable
-from bbio.requests import Request, Response
+from bbio.requests import Request
 from bbio.server.connection import ClientSocket, Key
+from bbio.streams import Commit
 
 if TYPE_CHECKING:
     from bbio.server.sockets import Gateway
@@ -114,34 +115,30 @@ class SyncExchange(Exchange):
         req = self.req
         try:
             res = await self.gateway.registry.dispatch(req)
-            if req.op is None and res.failure is None and not self.socket.channels.get(req.channel):
+            if res.failure is not None:
+                assert isinstance(res.failure, SyncError)
+                self.reply(protocol.error_reply(res.failure))
+            elif req.op is None and not self.socket.channels.get(req.channel):
                 self.reply(protocol.reply(res.body or protocol.encode(res.result)))
+            elif req.committed is None:
+                body = res.body or protocol.encode(res.result)
+                attribute, revs = req.backend.id_attribute, req.revs or {}
+                self.reply(protocol.read_reply_v1(body, res.result, attribute, revs, req.page))
             else:
-                self._answer(res)
+                self._reply_in_order(res.body or protocol.encode(res.result), req.committed)
         except BaseException as err:
             self.fail(err)
         self.finish()
 
-    def _answer(self, res: Response) -> None:
-        if res.failure is not None:
-            assert isinstance(res.failure, SyncError)
-            self.reply(protocol.error_reply(res.failure))
-            return
-        req = self.req
-        commit = req.committed
-        body = res.body or protocol.encode(res.result)
-        if commit is None:
-            revs = protocol.revisions(res.result, req.backend.id_attribute, req.revs or {}, req.page)
-            self.reply(protocol.reply_v1(body, revs))
+    def _reply_in_order(self, body: bytes, commit: Commit) -> None:
+        """Reply to a write, at the place of its event if that has not been sent yet."""
+        link, event = self.socket.link, commit.event
+        if commit.duplicate or self.replied or self.ack_id is None or not link.in_order:
+            self.reply(protocol.reply_v1(body, event))
             return
         delivery = self.gateway.delivery
-        in_order = (
-            self.socket.link.in_order
-            and not self.replied
-            and self.ack_id is not None
-            and not commit.duplicate
-            and delivery.flush_before(commit.event)
-        )
-        self.reply(protocol.reply_v1(body, protocol.position_json(commit.event)))
-        if in_order:
-            delivery.flush_replied()
+        followed = delivery.take(event)
+        self.replied = True
+        link.ack(self.socket, self.ack_id, protocol.reply_v1(body, event))
+        if followed is not None:
+            delivery.replied(followed, event, self.socket)

@@ -18,7 +18,7 @@ from bbio.attempts import refused
 from bbio.backend import Backend
 from bbio.errors import Busy
 from bbio.requests import WRITES, Request, Socket
-from bbio.server.delivery import Link, Pending
+from bbio.server.delivery import Link
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
 from bbio.typed import audience_of
 
@@ -49,6 +49,7 @@ class Followed:
         "joining",
         "legacy",
         "name",
+        "namespace",
         "narrowed",
         "offset",
         "recent",
@@ -58,8 +59,9 @@ class Followed:
         "waiting",
     )
 
-    def __init__(self, name: str, narrowed: bool = False) -> None:
+    def __init__(self, name: str, namespace: str = "/", narrowed: bool = False) -> None:
         self.name = name
+        self.namespace = namespace
         # Whether what is seen of an event depends on who sees it.
         self.narrowed = narrowed
         # Nobody is told anything before the place is known: the epoch is then not empty.
@@ -180,7 +182,7 @@ class Followers:
         legacy = followed.legacy
         if not followed.version_1 and len(legacy) == 1 and origin in legacy:
             return  # the writer alone follows this stream, and its reply is all that a legacy client gets
-        self._delivery.add(Pending(self._namespace, followed, event, origin))
+        self._delivery.add(followed, event, origin)
 
     def _take_out_of_turn(self, followed: Followed, event: Event, origin: Socket | None) -> None:
         if not followed.epoch:
@@ -326,7 +328,7 @@ class Followers:
         """A stream that somebody is about to follow; its place may not be known yet."""
         followed = self._streams.get(name)
         if followed is None:
-            followed = self._streams[name] = Followed(name, self._narrowed)
+            followed = self._streams[name] = Followed(name, self._namespace, self._narrowed)
             self._check_later(self._backend.log.check_interval)
             self._recheck_later()
         return followed

@@ -101,10 +101,10 @@ class Gateway:
                 channel = socket.last_channel
             if channel and channel not in socket.channels:
                 raise Forbidden("listen to a channel before a sync names it")
-            model, op = fields.model, fields.op
+            model = fields.model
             req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
-            if op is not None:
-                req.op = f"{op.c}:{op.n}"
+            if fields.op is not None:
+                req.op = fields.op
                 req.payload = fields.payload
             req.rev = fields.rev
             self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute)))

@@ -204,7 +204,7 @@ async def test_processes_share_the_streams(database_url):
             assert [event.offset for event in events] == list(range(1, len(events) + 1))
             told = [event.offset for store in stores for event, _ in store.published if event.stream == stream]
             assert sorted(told) == [event.offset for event in events]
-        operations = [event.op for stream in ("c:0", "c:1") for event in await log(stores[0], stream)]
+        operations = [str(event.op) for stream in ("c:0", "c:1") for event in await log(stores[0], stream)]
         assert sorted(operations) == sorted(f"w{w}:{n}" for w in range(10) for n in range(8))
         assert len(await stores[1].all()) == len(operations)
 
@@ -467,7 +467,7 @@ async def test_a_commit_whose_answer_is_lost_is_found_out(database_url, op):
                 return ""
 
             relay.on_send = on_send
-            commit = await models.write("create", {"n": verdict}, op=op and op + verdict)
+            commit = await models.write("create", {"n": verdict}, op=op and verdict + op)
             assert commits
             assert [model for model in await models.all() if model["n"] == verdict] == [commit.record]
         assert [event.offset for event, _ in models.published] == [1, 2]

@@ -9,7 +9,7 @@ from bbio import attempts as module
 from bbio.attempts import Attempts
 from bbio.builtin import MemoryStore
 from bbio.requests import Request
-from bbio.streams import Commit, Event
+from bbio.streams import Commit, Event, Op
 from tests.support.listeners import Server, settled, until
 
 OP = {"c": "ann", "n": 1}
@@ -363,7 +363,7 @@ async def test_an_operation_of_a_read_means_nothing(serve):
 
 def request(n=0, committed=None):
     """A request that works at an operation."""
-    return Request("create", {}, op=f"ann:{n}", committed=committed)
+    return Request("create", {}, op=Op("ann", n), committed=committed)
 
 
 async def broken_off(attempts, n):

@@ -22,7 +22,7 @@ from bbio.protocol import (
     read_sync,
 )
 from bbio.requests import METHODS
-from bbio.streams import Event, Position
+from bbio.streams import Event, Op, Position
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -283,13 +283,16 @@ def test_events_are_encoded_for_both_versions():
     assert json.loads(protocol.synced(event())) == ["synced", "update", {"id": 1}]
     place = {"s": 'c:"room"', "e": "e1", "o": 3}
     assert json.loads(protocol.synced_v1(event())) == ["synced", "update", {"id": 1}, place]
-    assert json.loads(protocol.position_json(event(0, "c:1"))) == {**place, "r": 0, "op": "c:1"}
+    assert json.loads(protocol.synced_v1(event(0, Op("c", 1))))[3] == {**place, "r": 0, "op": "c:1"}
+    assert json.loads(protocol.synced_v1(event(None, Op('"', 1))))[3] == {**place, "op": '":1'}
 
 
 def test_replies_have_their_form():
     """Success and error are told apart by the first argument; streams say whether they were recovered."""
     assert json.loads(protocol.reply(b"1")) == [None, 1]
-    assert json.loads(protocol.reply_v1(b"1", b"{}")) == [None, 1, {}]
+    place = {"s": 'c:"room"', "e": "e1", "o": 3}
+    assert json.loads(protocol.reply_v1(b"1", event(0, Op("c", 1)))) == [None, 1, {**place, "r": 0}]
+    assert json.loads(protocol.reply_v1(b"1", event())) == [None, 1, place]
     assert json.loads(protocol.error_reply(NotFound("gone"))) == [
         {"error": {"name": "NotFound", "message": "gone", "code": 404}}
     ]
@@ -303,7 +306,6 @@ def test_replies_have_their_form():
 def test_revisions_follow_what_was_read():
     """One for a model, a list for a list; None where there is none or the id can have none."""
     revs = {1: 5}
-    assert json.loads(protocol.revisions({"id": 1}, "id", revs)) == {"r": 5}
-    assert json.loads(protocol.revisions([{"id": 1}, {"id": 2}, {"id": []}, None], "id", revs)) == {
-        "r": [5, None, None, None]
-    }
+    one, many = {"id": 1}, [{"id": 1}, {"id": 2}, {"id": []}, None]
+    assert json.loads(protocol.read_reply_v1(b"{}", one, "id", revs)) == [None, {}, {"r": 5}]
+    assert json.loads(protocol.read_reply_v1(b"[]", many, "id", revs)) == [None, [], {"r": [5, None, None, None]}]

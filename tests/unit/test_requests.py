@@ -4,6 +4,7 @@ import pytest
 
 from bbio.errors import BadRequest, NotFound, SyncError
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
+from bbio.streams import Op
 
 
 def test_the_methods_are_those_of_backbone():
@@ -15,12 +16,10 @@ def test_the_methods_are_those_of_backbone():
 
 def test_a_request_carries_what_it_was_given():
     """Trusted fields are arguments of their own; the client's extras stay in `options`."""
-    socket, backend = object(), object()
-    req = Request(
-        "update", {"id": 1}, {"silent": True}, backend=backend, channel="room", socket=socket, op="c:7", rev=3
-    )
+    socket, backend, op = object(), object(), Op("c", 7)
+    req = Request("update", {"id": 1}, {"silent": True}, backend=backend, channel="room", socket=socket, op=op, rev=3)
     assert (req.method, req.model, req.options) == ("update", {"id": 1}, {"silent": True})
-    assert (req.backend, req.channel, req.socket, req.op, req.rev) == (backend, "room", socket, "c:7", 3)
+    assert (req.backend, req.channel, req.socket, req.op, req.rev) == (backend, "room", socket, op, 3)
 
 
 def test_a_bare_request_has_empty_fields_of_its_own():
@@ -64,17 +63,10 @@ class Account:
 @pytest.mark.parametrize("user", [{"id": 5}, Account(), 5], ids=["a dict", "an object", "an id"])
 def test_an_operation_belongs_to_who_asked_for_it(user):
     """The key an operation is remembered under names the user, however middleware gives it."""
-    req, other = Request("create", op="c:7"), Request("create", op="c:7")
+    req, other = Request("create", op=Op("c", 7)), Request("create", op=Op("c", 7))
     req.user = user
-    assert req.operation == "5\0c:7"
-    assert other.operation == "\0c:7"
-
-
-def test_a_request_without_an_operation_id_is_not_remembered():
-    """A user alone makes no operation."""
-    req = Request("create")
-    req.user = {"id": 5}
-    assert req.operation is None
+    assert req.operation == ("5\0c", 7)
+    assert other.operation == ("c", 7)
 
 
 def test_end_settles_with_a_result():

@@ -6,6 +6,7 @@ from bbio.errors import BadRequest, Conflict, DefinitionError
 from bbio.protocol import decode
 from bbio.requests import METHODS, Request
 from bbio.store import Store
+from bbio.streams import Op
 
 
 class Counters(Store):
@@ -52,7 +53,7 @@ async def test_a_method_that_is_not_written_is_refused(method):
 
 async def test_a_refused_write_leaves_no_event(store, published):
     """Nothing is numbered, published or remembered for a write that failed."""
-    req = Request("delete", {"id": 1}, op="c:1")
+    req = Request("delete", {"id": 1}, op=Op("c", 1))
     with pytest.raises(BadRequest):
         await store.write(req)
     assert published == []
@@ -82,12 +83,12 @@ async def test_a_store_without_resources_starts_and_stops(store, published):
 async def test_a_write_is_numbered_and_published(store, published):
     """The event has the record as stored, the channel's stream and the operation; the writer's socket goes along."""
     socket = object()
-    commit = await store.write(Request("create", {"n": 1}, channel="room", op="c:1", socket=socket))
+    commit = await store.write(Request("create", {"n": 1}, channel="room", op=Op("c", 1), socket=socket))
     assert (commit.record, commit.duplicate) == ({"n": 1, "id": 1}, False)
     [(event, writer)] = published
     assert event is commit.event
     assert writer is socket
-    assert (event.stream, event.offset, event.method, event.op) == ("c:room", 1, "create", "c:1")
+    assert (event.stream, event.offset, event.method, event.op) == ("c:room", 1, "create", Op("c", 1))
     assert decode(event.body) == {"n": 1, "id": 1}
 
 
@@ -99,8 +100,8 @@ async def test_a_patch_is_told_as_an_update(store, published):
 
 async def test_a_duplicate_operation_has_one_effect_and_one_event(store, published):
     """A retry is answered with what the first attempt came to."""
-    first = await store.write(Request("create", {"n": 1}, op="c:1", payload=b"5"))
-    retry = Request("create", {"n": 1}, op="c:1", payload=b"5")
+    first = await store.write(Request("create", {"n": 1}, op=Op("c", 1), payload=b"5"))
+    retry = Request("create", {"n": 1}, op=Op("c", 1), payload=b"5")
     again = await store.write(retry)
     assert store.writes == [{"n": 1}]
     assert len(published) == 1
@@ -111,9 +112,9 @@ async def test_a_duplicate_operation_has_one_effect_and_one_event(store, publish
 
 async def test_an_operation_id_cannot_be_used_twice(store, published):
     """Another payload under a used id is a conflict and changes nothing."""
-    await store.write(Request("create", {"n": 1}, op="c:1", payload=b"5"))
+    await store.write(Request("create", {"n": 1}, op=Op("c", 1), payload=b"5"))
     with pytest.raises(Conflict):
-        await store.write(Request("create", {"n": 2}, op="c:1", payload=b"6"))
+        await store.write(Request("create", {"n": 2}, op=Op("c", 1), payload=b"6"))
     assert (store.writes, len(published)) == ([{"n": 1}], 1)
 
 
@@ -137,10 +138,10 @@ async def test_append_for_a_request_happens_once(store, published):
     """A retry of the request appends nothing; the first carries its operation and its writer."""
     socket = object()
     for expected in (False, True):
-        req = Request("create", {}, op="c:1", payload=b"5", socket=socket)
+        req = Request("create", {}, op=Op("c", 1), payload=b"5", socket=socket)
         assert (await store.append("c:", "create", {"id": 1}, req)).duplicate is expected
     [(event, writer)] = published
-    assert event.op == "c:1"
+    assert event.op == Op("c", 1)
     assert writer is socket
 
 
