@@ -25,7 +25,6 @@ LONG_FRAME = 300
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
-_canonical = msgspec.json.Encoder(order="sorted")
 
 encode: Callable[[Any], bytes] = _encoder.encode
 decode: Callable[[str | bytes], Any] = _decoder.decode
@@ -43,14 +42,6 @@ class Sync(msgspec.Struct, forbid_unknown_fields=True):
     channel: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] | msgspec.UnsetType | None = UNSAID
     op: Op | None = None
     rev: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
-
-    @property
-    def payload(self) -> bytes:
-        """What tells this operation from another under the same id."""
-        if self.op is None:
-            return b""
-        channel = None if self.channel is UNSAID else self.channel or None
-        return _canonical.encode((self.method, self.model, self.options, channel, self.rev))
 
 
 class Listen(msgspec.Struct, frozen=True):

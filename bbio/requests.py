@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from bbio.errors import SyncError
-from bbio.streams import Commit, Op, Operation
+from bbio.streams import Commit, Op, Operation, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +55,7 @@ class Request(msgspec.Struct, eq=False):
         channel: the channel the request belongs to, None for the default channel; from server-side state.
         socket: the client connection, None for a request made by the server itself.
         op: the operation id, None when the client sent none (docs/protocol.md, "Writes once").
-        payload: what tells this operation from another under the same id, as JSON; empty when it has none.
+        payload: what the client sent, as JSON: it tells this operation from another under the same id.
         rev: the revision the client based its write on, None when it sent none.
         event: `sync`, or `listen` while a client is being admitted to a channel.
 
@@ -69,7 +69,7 @@ class Request(msgspec.Struct, eq=False):
     channel: str | None = None
     socket: Socket | None = None
     op: Op | None = None
-    payload: bytes = b""
+    payload: str = ""
     rev: int | None = None
     event: str = "sync"
     user: Any = None
@@ -119,7 +119,7 @@ class Request(msgspec.Struct, eq=False):
     @property
     def digest(self) -> int:
         """The payload in 64 bits, signed, for stores on disk."""
-        return int.from_bytes(blake2b(self.payload, digest_size=8).digest(), "big", signed=True)
+        return int.from_bytes(blake2b(canonical(self.payload), digest_size=8).digest(), "big", signed=True)
 
     @property
     def operation(self) -> Operation:

@@ -15,7 +15,7 @@ from bbio.protocol import encode
 from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request, Socket
 from bbio.schema import Schema
-from bbio.streams import Commit, Event, HistoryLimits, Log, Position, channel_stream
+from bbio.streams import Commit, Event, HistoryLimits, Log, Operation, Position, channel_stream
 from bbio.typed import audience_of, merged, public_json
 
 
@@ -183,27 +183,34 @@ class Store:
         if earlier is not None:
             return earlier
         record = await getattr(self, req.method)(req)
-        return self.record(channel_stream(req.channel), NOTIFIED_AS[req.method], record, self.encode(record), req)
+        stream, method, body = channel_stream(req.channel), NOTIFIED_AS[req.method], self.encode(record)
+        return self.record(stream, method, record, body, req, _operation_of(req))
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
         """Log and publish an event whose write happened elsewhere: in a handler, or by `backend.emit`."""
         earlier = None if req is None else await self.find(req)
-        return earlier or self.record(stream, method, model, self.encode(model), req)
+        return earlier or self.record(stream, method, model, self.encode(model), req, _operation_of(req))
 
     def record(
-        self, stream: str, method: str, record: Any, body: bytes, req: Request | None, rev: int | None = None
+        self,
+        stream: str,
+        method: str,
+        record: Any,
+        body: bytes,
+        req: Request | None,
+        operation: Operation | None = None,
+        rev: int | None = None,
     ) -> Commit:
         """Log and publish what was written, and remember its operation."""
-        log = self.log
         if req is None:
-            commit = Commit(record, body, log.append(stream, method, body))
-            self._publish(commit.event, None)
-            return commit
-        commit = Commit(record, body, log.append(stream, method, body, rev, req.op))
-        if req.op is not None:
-            log.operations.keep(req.operation, req.payload, commit.event)
-        self._publish(commit.event, req.socket)
-        return commit
+            event = self.log.append(stream, method, body)
+            self._publish(event, None)
+            return Commit(record, body, event)
+        event = self.log.append(stream, method, body, rev, req.op)
+        if operation is not None:
+            self.log.operations.keep(operation, req.payload, event)
+        self._publish(event, req.socket)
+        return Commit(record, body, event)
 
     async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
         """The top of each stream."""
@@ -212,3 +219,7 @@ class Store:
     async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
         """The events after a position, None when they are no longer all there."""
         return self.log.stream(stream).since(epoch, offset)
+
+
+def _operation_of(req: Request | None) -> Operation | None:
+    return None if req is None or req.op is None else req.operation

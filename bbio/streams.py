@@ -45,6 +45,13 @@ class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 # Who asked, and the number they gave what they asked for.
 Operation = tuple[str, int]
 
+_canonical = msgspec.json.Encoder(order="sorted")
+
+
+def canonical(text: str) -> bytes:
+    """The one form of all JSON texts that say the same."""
+    return _canonical.encode(msgspec.json.decode(text))
+
 
 @attrs.frozen
 class Position:
@@ -145,11 +152,11 @@ class Stream:
 
 
 class Reply(msgspec.Struct, eq=False, gc=False):
-    """What an operation came to: the operation, what was asked, hashed, and the event."""
+    """What an operation came to: the operation, what was asked, and the event."""
 
     who: str
     n: int
-    asked: int
+    asked: str
     event: Event
 
 
@@ -159,12 +166,14 @@ class Operations:
     Parameters:
         age: how many seconds a reply is kept.
         count: how many replies are kept.
-        size: how many bytes of models are kept.
+        size: how many bytes of requests and models are kept.
     """
 
     def __init__(self, age: float = 86_400.0, count: int = 100_000, size: int = 64 << 20) -> None:
         self._age = age
         self._count = count
+        # They are forgotten some at a time.
+        self._most = count + count // 1_000
         self._limit = size
         self._size = 0
         # By who asked and then by number: numbers that follow each other lie side by side in memory.
@@ -176,7 +185,7 @@ class Operations:
     def __len__(self) -> int:
         return len(self._in_order)
 
-    def find(self, operation: Operation, payload: bytes) -> Commit | None:
+    def find(self, operation: Operation, payload: str) -> Commit | None:
         """The commit of an earlier attempt, marked as a duplicate; None when there was none.
 
         Raises:
@@ -187,13 +196,12 @@ class Operations:
         reply = None if replies is None else replies.get(n)
         if reply is None:
             return None
-        # Python's hash of bytes has a secret key in each process, and nothing of this outlives the process.
-        if reply.asked != hash(payload):
+        if reply.asked != payload and canonical(reply.asked) != canonical(payload):
             raise Conflict("this operation id was already used for another request")
         event = reply.event
         return Commit(msgspec.json.decode(event.body), event.body, event, duplicate=True)
 
-    def keep(self, operation: Operation, payload: bytes, event: Event) -> None:
+    def keep(self, operation: Operation, payload: str, event: Event) -> None:
         """Remember what an operation came to, and forget what is too old or too much."""
         who, n = operation
         replies = self._replies.get(who)
@@ -202,25 +210,27 @@ class Operations:
         in_order = self._in_order
         if not in_order:
             self._due = event.when + self._age
-        replies[n] = reply = Reply(who, n, hash(payload), event)
+        replies[n] = reply = Reply(who, n, payload, event)
         in_order.append(reply)
-        self._size = size = self._size + len(event.body)
-        if len(in_order) > self._count or size > self._limit or event.when > self._due:
+        self._size = size = self._size + len(payload) + len(event.body)
+        if len(in_order) > self._most or size > self._limit or event.when > self._due:
             self._forget(event.when)
 
     def _forget(self, now: float) -> None:
         in_order, replies = self._in_order, self._replies
-        while in_order:
+        size, limit, old = self._size, self._limit, now - self._age
+        for _ in range(len(in_order)):
             oldest = in_order[0]
-            self._due = oldest.event.when + self._age
-            if len(in_order) <= self._count and self._size <= self._limit and now <= self._due:
-                return
-            in_order.popleft()
-            self._size -= len(oldest.event.body)
+            event = oldest.event
+            if len(in_order) <= self._count and size <= limit and event.when >= old:
+                self._due = event.when + self._age
+                break
+            size -= len(oldest.asked) + len(event.body)
             of_one = replies[oldest.who]
-            del of_one[oldest.n]
+            del of_one[oldest.n], in_order[0]
             if not of_one:
                 del replies[oldest.who]
+        self._size = size
 
 
 class Log:

@@ -102,8 +102,9 @@ class MemoryStore(Store):
 
     async def write(self, req: Request) -> Commit:
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""
-        if req.op is not None:
-            earlier = self.log.operations.find(req.operation, req.payload)
+        operation = None if req.op is None else req.operation
+        if operation is not None:
+            earlier = self.log.operations.find(operation, req.payload)
             if earlier is not None:
                 return earlier
         method = req.method
@@ -118,7 +119,7 @@ class MemoryStore(Store):
             models[key] = (rev, body)
         if self.schema is not None:
             body = self.encode(record)
-        return self.record(channel_stream(req.channel), NOTIFIED_AS[method], record, body, req, rev)
+        return self.record(channel_stream(req.channel), NOTIFIED_AS[method], record, body, req, operation, rev)
 
     async def create(self, req: Request) -> dict[str, Any]:
         return self._created(req.model)

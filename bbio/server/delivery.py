@@ -77,22 +77,17 @@ class Delivery:
         """Send what is pending."""
         pending = self._pending
         while pending:
-            self._fan_out(*pending.popleft())
+            self.fan_out(*pending.popleft())
 
     def take(self, event: Event) -> Followed | None:
-        """Send what is pending before `event`, and take that out, for `replied`; None when it has been sent."""
+        """Send what is pending before `event`, and take that out, for `fan_out`; None when it has been sent."""
         pending = self._pending
         while pending:
             followed, first, origin = pending.popleft()
             if first is event:
                 return followed
-            self._fan_out(followed, first, origin)
+            self.fan_out(followed, first, origin)
         return None
-
-    def replied(self, followed: Followed, event: Event, origin: ClientSocket) -> None:
-        """Send an event whose writer has just had it as its reply."""
-        if followed.legacy or len(followed.version_1) != 1 or origin not in followed.version_1:
-            self._fan_out(followed, event, origin, replied=True)
 
     def send(self, links: Collection[Link], namespace: str, text: bytes) -> None:
         """Send a Socket.IO event, given as JSON, after what is pending."""
@@ -100,7 +95,8 @@ class Delivery:
         if links:
             self.lane.deliver(links, None, namespace, text)
 
-    def _fan_out(self, followed: Followed, event: Event, origin: Any, replied: bool = False) -> None:
+    def fan_out(self, followed: Followed, event: Event, origin: Any, replied: bool = False) -> None:
+        """Send an event, not to its writer when that has just had it as its reply."""
         if followed.narrowed:
             self._fan_out_narrowed(followed, event, origin, replied)
             return

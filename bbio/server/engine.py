@@ -88,14 +88,14 @@ def check_internals() -> None:
         )
 
 
-SHORT_HEADS = tuple(bytes((0x81, size)) for size in range(126))
+HEADS = tuple(bytes((0x81, size)) if size < 126 else struct.pack("!BBH", 0x81, 126, size) for size in range(1024))
 
 
 def frame(payload: bytes) -> bytes:
     """A whole, unmasked websocket text message (RFC 6455, section 5.2)."""
     size = len(payload)
-    if size < 126:
-        return SHORT_HEADS[size] + payload
+    if size < 1024:
+        return HEADS[size] + payload
     if size < 65_536:
         return struct.pack("!BBH", 0x81, 126, size) + payload
     return struct.pack("!BBQ", 0x81, 127, size) + payload
@@ -770,7 +770,7 @@ class FastServer(socketio.AsyncServer):
             packet = text[bracket:]
             fields = protocol.decode_sync(packet, self._depth) if packet.startswith('["sync"') else None
             if fields is not None:
-                self.gateway.receive_sync(socket, ack_id, fields)
+                self.gateway.receive_sync(socket, ack_id, fields, packet)
                 return True
             try:
                 arguments = protocol.parse(packet, self._depth)

@@ -136,9 +136,11 @@ class SyncExchange(Exchange):
         if commit.duplicate or self.replied or self.ack_id is None or not link.in_order:
             self.reply(protocol.reply_v1(body, event))
             return
-        delivery = self.gateway.delivery
+        socket, delivery = self.socket, self.gateway.delivery
         followed = delivery.take(event)
         self.replied = True
-        link.ack(self.socket, self.ack_id, protocol.reply_v1(body, event))
-        if followed is not None:
-            delivery.replied(followed, event, self.socket)
+        link.ack(socket, self.ack_id, protocol.reply_v1(body, event))
+        if followed is not None and (
+            followed.legacy or len(followed.version_1) > 1 or socket not in followed.version_1
+        ):
+            delivery.fan_out(followed, event, socket, replied=True)

@@ -85,15 +85,17 @@ class Gateway:
         """Take a `sync` or `listen` with its arguments, already decoded; one ack follows if one is asked for."""
         try:
             if event == "sync":
-                self.receive_sync(socket, ack_id, protocol.read_sync(arguments))
+                fields = protocol.read_sync(arguments)
+                text = "" if fields.op is None else protocol.encode(["sync", *arguments]).decode()
+                self.receive_sync(socket, ack_id, fields, text)
             else:
                 socket.connection.count_request()
                 self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
         except SyncError as err:
             self.reject(socket, ack_id, err)
 
-    def receive_sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync) -> None:
-        """Take a `sync` whose fields are read already."""
+    def receive_sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
+        """Take a `sync` whose fields are read already, with the JSON they were read from."""
         try:
             socket.connection.count_request()
             channel = fields.channel
@@ -105,7 +107,7 @@ class Gateway:
             req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
             if fields.op is not None:
                 req.op = fields.op
-                req.payload = fields.payload
+                req.payload = text
             req.rev = fields.rev
             self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute)))
         except SyncError as err:

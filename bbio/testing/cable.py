@@ -243,7 +243,7 @@ class Cable:
             return
         fields = protocol.decode_sync(text, depth) if event == "sync" else None
         if fields is not None:
-            gateway.receive_sync(socket, ack_id, fields)
+            gateway.receive_sync(socket, ack_id, fields, text)
             return
         try:
             arguments = protocol.parse(text, depth)

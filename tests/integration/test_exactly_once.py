@@ -60,7 +60,7 @@ async def test_a_swapped_payload(serve, join, backend):
     kept, swapped = [await ann.namespace.reply(id) for id in asked]
     assert kept[1]["title"] == "milk"
     assert swapped[0]["error"]["name"] == "Conflict"
-    same = await ann.namespace.call("sync", {**create(), "channel": ""})
+    same = await ann.namespace.call("sync", dict(reversed(create().items())))
     assert same == kept
     for change in ({"method": "delete", "model": kept[1]}, {"options": {"a": 1}}, {"rev": 1}, {"model": {}}):
         (refused,) = await ann.namespace.call("sync", {**create(), **change})

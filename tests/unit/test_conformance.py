@@ -106,7 +106,7 @@ class RepeatsOperations(MemoryStore):
 
 class TakesAnyPayload(MemoryStore):
     async def write(self, req):
-        req.payload = b""
+        req.payload = "0"
         return await super().write(req)
 
 

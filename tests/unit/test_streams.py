@@ -155,52 +155,61 @@ def event(n=1, when=0.0, body=None):
 
 def missing(operations, count):
     """Which operations are forgotten."""
-    return [n for n in range(count) if operations.find(("c", n), b"asked") is None]
+    return [n for n in range(count) if operations.find(("c", n), '"asked"') is None]
 
 
 def test_a_known_operation_is_a_duplicate():
     """The same key and payload get the same record and event, marked as a duplicate."""
     operations, first = Operations(), event()
-    operations.keep(("c", 1), b"asked", first)
-    again = operations.find(("c", 1), b"asked")
+    operations.keep(("c", 1), '"asked"', first)
+    again = operations.find(("c", 1), '"asked"')
     assert (again.record, again.body, again.event, again.duplicate) == ({"n": 1}, first.body, first, True)
 
 
 def test_an_unknown_operation_is_not_found():
     """Only keys that were kept are found."""
     operations = Operations()
-    operations.keep(("c", 1), b"asked", event())
-    assert operations.find(("c", 2), b"asked") is None
+    operations.keep(("c", 1), '"asked"', event())
+    assert operations.find(("c", 2), '"asked"') is None
 
 
 def test_another_request_under_a_used_key_is_a_conflict():
     """An operation id names one request for good."""
     operations = Operations()
-    operations.keep(("c", 1), b"asked", event())
+    operations.keep(("c", 1), '"asked"', event())
     with pytest.raises(Conflict, match="already used"):
-        operations.find(("c", 1), b"asked otherwise")
+        operations.find(("c", 1), '"asked otherwise"')
+
+
+def test_a_request_may_be_written_otherwise():
+    """Another order of keys and other spaces make no other request; another value does."""
+    operations = Operations()
+    operations.keep(("c", 1), '["sync",{"a":1,"b":[2,"\\u00e9"]}]', event())
+    assert operations.find(("c", 1), '["sync", {"b": [2, "é"], "a": 1}]').duplicate
+    with pytest.raises(Conflict):
+        operations.find(("c", 1), '["sync",{"a":1,"b":["é",2]}]')
 
 
 def test_operations_are_bounded_by_count():
     """The oldest replies are forgotten first."""
     operations = Operations(count=2)
     for n in range(4):
-        operations.keep(("c", n), b"asked", event(n))
+        operations.keep(("c", n), '"asked"', event(n))
     assert len(operations) == 2
     assert missing(operations, 4) == [0, 1]
 
 
 def test_operations_are_bounded_by_size():
-    """Large records push out more; one that is larger than all is not kept."""
-    operations = Operations(size=100)
+    """Large requests and records push out more; one that is larger than all is not kept."""
+    operations = Operations(size=114)
     for n in range(4):
-        operations.keep(("c", n), b"asked", event(n, body=b'"' + b"x" * 38 + b'"'))
+        operations.keep(("c", n), '"asked"', event(n, body=b'"' + b"x" * 38 + b'"'))
     assert missing(operations, 4) == [0, 1]
-    operations.keep(("c", 4), b"asked", event(4, body=b"1" * 101))
+    operations.keep(("c", 4), '"asked"', event(4, body=b"1" * 115))
     assert len(operations) == 0
-    operations.keep(("c", 5), b"asked", event(5))
+    operations.keep(("c", 5), '"asked"', event(5))
     assert missing(operations, 6) == [0, 1, 2, 3, 4]
-    operations.keep(("c", 6), b"asked", event(6, when=100_000.0, body=b"1" * 101))
+    operations.keep(("c", 6), '"asked"', event(6, when=100_000.0, body=b"1" * 115))
     assert len(operations) == 0
 
 
@@ -208,7 +217,7 @@ def test_operations_are_bounded_by_age():
     """A reply is kept for its age, and goes with the first write after that."""
     operations = Operations(age=10.0)
     for n, now in enumerate((0.0, 5.0, 10.0)):
-        operations.keep(("c", n), b"asked", event(n, now))
+        operations.keep(("c", n), '"asked"', event(n, now))
     assert len(operations) == 3
-    operations.keep(("c", 3), b"asked", event(3, 15.5))
+    operations.keep(("c", 3), '"asked"', event(3, 15.5))
     assert missing(operations, 4) == [0, 1]
