@@ -13,6 +13,8 @@ import sqlite3
 from collections.abc import Awaitable, Iterable
 from typing import Any, Self
 
+import msgspec
+
 from bbio.builtin.documents import (
     MAX_BATCH,
     OPERATION_AGE,
@@ -32,8 +34,37 @@ from bbio.query import Query
 from bbio.store import Publisher
 from bbio.streams import Commit, Event, Position
 
-# A stream's history is trimmed each time it has grown by so many events, and so on with streams and operations.
+# The log is trimmed each time it has grown by so many events, and so on with streams and operations.
 TRIM_EVERY = 125
+# How many streams the writing thread remembers.
+KNOWN_STREAMS = 10_000
+
+MISSED = """
+WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at) AS (
+    SELECT id, previous, position, method, body, rev, op, at FROM bbio_log
+    WHERE id = :last AND stream = :stream AND position = :top AND position > :offset
+    UNION ALL
+    SELECT l.id, l.previous, l.position, l.method, l.body, l.rev, l.op, l.at
+    FROM missed m JOIN bbio_log l ON l.id = m.previous
+    WHERE l.stream = :stream AND l.position = m.position - 1 AND l.position > :offset
+) SELECT position, method, body, rev, op, at FROM missed"""
+
+# Of so many events from a place on: those that no stream's limits allow any more, and those of streams that are gone.
+TRIM = """
+DELETE FROM bbio_log WHERE id IN (
+    SELECT l.id FROM bbio_log l LEFT JOIN bbio_streams s ON s.id = l.stream
+    WHERE l.id BETWEEN :first AND :last AND (s.id IS NULL OR (s.backend = :backend AND
+        (l.position <= s.top - :events OR s.size - l.before > :size OR l.at < :oldest))))"""
+
+
+class StreamRow(msgspec.Struct, eq=False):
+    """A stream as the file has it: its top, the bytes of all its events, and its last event in the log."""
+
+    id: int
+    epoch: str
+    top: int
+    size: int
+    last: int | None
 
 
 class SQLiteStore(DocumentStore):
@@ -68,6 +99,9 @@ class SQLiteStore(DocumentStore):
 
     _database: Database
     _backend_id: int
+    _streams: dict[str, StreamRow]
+    _trimmed: int
+    _new_events: int
     _new_streams: int
     _new_operations: int
     _columns: str
@@ -96,7 +130,9 @@ class SQLiteStore(DocumentStore):
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
         # Looked at with the first write: it is not known what there is.
-        opened._new_streams = opened._new_operations = TRIM_EVERY
+        opened._streams = {}
+        opened._trimmed = 0
+        opened._new_events = opened._new_streams = opened._new_operations = TRIM_EVERY
         if "\0" in opened.table or opened.table.lower().startswith(("bbio_", "sqlite_")):
             raise ConfigurationError(
                 f"{opened.table!r} is no name for a table of models; name another: SQLiteStore(..., table='models')"
@@ -184,7 +220,6 @@ class SQLiteStore(DocumentStore):
         execute, backend = connection.execute, self._backend_id
         execute(self._create)
         # Should there have been one of that name, its events say nothing of this one, but revisions go on.
-        execute("DELETE FROM bbio_log WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ?)", (backend,))
         execute("DELETE FROM bbio_streams WHERE backend = ?", (backend,))
         (rev,) = execute("SELECT rev FROM bbio_backends WHERE id = ?", (backend,)).fetchone()
         for model in self._initial:
@@ -205,23 +240,29 @@ class SQLiteStore(DocumentStore):
     def apply(self, connection: sqlite3.Connection, changes: list[Change]) -> None:
         """Make changes in the transaction that is open."""
         batch = Batch(self, changes)
-        streams = self._load(connection, batch)
+        last = self._load(connection, batch)
         batch.apply()
         if batch.events:
-            self._save(connection, batch, streams)
+            self._save(connection, batch, last)
 
-    def _load(self, connection: sqlite3.Connection, batch: Batch) -> dict[str, list[int]]:
-        """Tell a batch what it needs to know; the id, top, size and former top of each of its streams come back."""
-        execute, backend = connection.execute, self._backend_id
-        batch.rev, batch.epoch = execute("SELECT rev, epoch FROM bbio_backends WHERE id = ?", (backend,)).fetchone()
-        streams: dict[str, list[int]] = {}
+    def forget(self) -> None:
+        """What is remembered of the file may not be so: a commit failed, or somebody else has written to it."""
+        self._streams.clear()
+
+    def _load(self, connection: sqlite3.Connection, batch: Batch) -> int:
+        """Tell a batch what it needs to know; the id of the last event in the log comes back."""
+        execute, streams = connection.execute, self._streams
+        last: int
+        batch.rev, batch.epoch, last = execute(
+            "SELECT rev, epoch, (SELECT coalesce(max(id), 0) FROM bbio_log) FROM bbio_backends WHERE id = ?",
+            (self._backend_id,),
+        ).fetchone()
+        if len(streams) > KNOWN_STREAMS:
+            streams.clear()
         for name in batch.streams:
-            rows = execute(
-                "SELECT id, epoch, top, size FROM bbio_streams WHERE backend = ? AND name = ?", (backend, name)
-            )
-            for id, epoch, top, size in rows:
-                batch.positions[name] = Position(epoch, top)
-                streams[name] = [id, top, size, top]
+            stream = streams.get(name) or self._find_stream(connection, name)
+            if stream is not None:
+                batch.positions[name] = Position(stream.epoch, stream.top)
         for key in batch.keys:
             for rev, body in execute(self._select, self._columns_of(key)):
                 batch.models[key] = (rev, body)
@@ -229,7 +270,17 @@ class SQLiteStore(DocumentStore):
             found = self._operation(connection, operation)
             if found is not None:
                 batch.replies[operation] = found
-        return streams
+        return last
+
+    def _find_stream(self, connection: sqlite3.Connection, name: str) -> StreamRow | None:
+        row = connection.execute(
+            "SELECT id, epoch, top, size, last FROM bbio_streams WHERE backend = ? AND name = ?",
+            (self._backend_id, name),
+        ).fetchone()
+        if row is None:
+            return None
+        stream = self._streams[name] = StreamRow(*row)
+        return stream
 
     def _operation(self, connection: sqlite3.Connection, operation: bytes) -> tuple[int, Event] | None:
         row = connection.execute(
@@ -242,7 +293,7 @@ class SQLiteStore(DocumentStore):
         digest, stream, epoch, offset, method, body, rev, op, at = row
         return digest, Event(stream, epoch, offset, method, body.encode(), rev, op_of(op), at)
 
-    def _save(self, connection: sqlite3.Connection, batch: Batch, streams: dict[str, list[int]]) -> None:
+    def _save(self, connection: sqlite3.Connection, batch: Batch, last: int) -> None:
         execute, many, backend = connection.execute, connection.executemany, self._backend_id
         many(
             self._upsert_model,
@@ -250,19 +301,19 @@ class SQLiteStore(DocumentStore):
         )
         many(self._delete, [self._columns_of(key) for key, row in batch.changed.items() if not row])
         at = batch.events[-1].when
-        for event in batch.events:
-            stream = streams.get(event.stream)
-            if stream is None:
-                stream = streams[event.stream] = self._add_stream(connection, event, at)
-            stream[1] += 1
-            stream[2] += len(event.body)
+        streams: dict[str, StreamRow] = {}
+        log = []
+        for id, event in enumerate(batch.events, last + 1):
+            name, body = event.stream, event.body
+            stream = streams[name] = self._streams.get(name) or self._add_stream(connection, event, at)
+            place = (id, stream.id, event.offset, stream.last, stream.size)
+            log.append((*place, event.method, body.decode(), event.rev, op_text(event), at))
+            stream.top, stream.last = event.offset, id
+            stream.size += len(body)
+        many("INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", log)
         many(
-            "UPDATE bbio_streams SET top = ?, size = ?, at = ? WHERE id = ?",
-            [(top, size, at, id) for id, top, size, before in streams.values() if top > before],
-        )
-        many(
-            "INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(streams[e.stream][0], e.offset, e.method, e.body.decode(), e.rev, op_text(e), at) for e in batch.events],
+            "UPDATE bbio_streams SET top = ?, size = ?, at = ?, last = ? WHERE id = ?",
+            [(stream.top, stream.size, at, stream.last, stream.id) for stream in streams.values()],
         )
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
@@ -285,7 +336,10 @@ class SQLiteStore(DocumentStore):
             ],
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
-        self._trim(connection, [row for row in streams.values() if self._outgrown(row)], at)
+        self._new_events += len(log)
+        if self._new_events >= TRIM_EVERY:
+            self._trim(connection, 2 * self._new_events, log[-1][0], at)
+            self._new_events = 0
         if self._new_streams >= TRIM_EVERY:
             self._new_streams = 0
             self._forget_streams(connection)
@@ -294,35 +348,29 @@ class SQLiteStore(DocumentStore):
             self._new_operations = 0
             self._forget_operations(connection, at)
 
-    def _outgrown(self, row: list[int]) -> bool:
-        """Whether a stream's events are to be looked at: it has grown by many since the last time, or is too big."""
-        _, top, size, before = row
-        return top // TRIM_EVERY != before // TRIM_EVERY or size > self.history.size * 5 // 4
-
-    def _add_stream(self, connection: sqlite3.Connection, event: Event, now: float) -> list[int]:
-        """The id, top, size and former top of a stream that begins with an event."""
+    def _add_stream(self, connection: sqlite3.Connection, event: Event, now: float) -> StreamRow:
+        """A stream that begins with an event."""
         added = connection.execute(
             "INSERT INTO bbio_streams (backend, name, epoch, top, size, at) VALUES (?, ?, ?, 0, 0, ?)",
             (self._backend_id, event.stream, event.epoch, now),
         )
         self._new_streams += 1
-        return [added.lastrowid or 0, 0, 0, 0]
+        stream = self._streams[event.stream] = StreamRow(added.lastrowid or 0, event.epoch, 0, 0, None)
+        return stream
 
-    def _trim(self, connection: sqlite3.Connection, streams: list[list[int]], now: float) -> None:
-        """Drop what the limits of the history no longer allow, of streams given by id, top, size and former top."""
-        execute, history = connection.execute, self.history
-        for id, top, size, _ in streams:
-            last = 0
-            for position, at, length in execute(
-                "SELECT position, at, length(CAST(body AS BLOB)) FROM bbio_log WHERE stream = ? ORDER BY position",
-                (id,),
-            ):
-                if position > top - history.events and now - at <= history.age and size <= history.size:
-                    break
-                last = position
-                size -= length
-            execute("DELETE FROM bbio_log WHERE stream = ? AND position <= ?", (id, last))
-            execute("UPDATE bbio_streams SET size = ? WHERE id = ?", (size, id))
+    def _trim(self, connection: sqlite3.Connection, count: int, newest: int, now: float) -> None:
+        """Look at so many events, from where the last look ended, and drop what the limits no longer allow.
+
+        At two for each that is written, all have been looked at before the log has doubled.
+        """
+        first = self._trimmed
+        (last,) = connection.execute(
+            "SELECT max(id) FROM (SELECT id FROM bbio_log WHERE id >= ? ORDER BY id LIMIT ?)", (first, count)
+        ).fetchone()
+        history = self.history
+        values = {"first": first, "last": last, "backend": self._backend_id, "events": history.events}
+        connection.execute(TRIM, {**values, "size": history.size, "oldest": now - history.age})
+        self._trimmed = 0 if last is None or last >= newest else last + 1
 
     def _forget_operations(self, connection: sqlite3.Connection, now: float) -> None:
         # More than have come since the last time, so that it ends, but not all at once, which would hold up writers.
@@ -338,8 +386,9 @@ class SQLiteStore(DocumentStore):
         if count > self.history.streams:
             forgotten = "SELECT id FROM bbio_streams WHERE backend = ? ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?"
             values = (backend, self.history.streams)
-            execute(f"DELETE FROM bbio_log WHERE stream IN ({forgotten})", values)
+            # Their events go when the log is trimmed.
             execute(f"DELETE FROM bbio_streams WHERE id IN ({forgotten})", values)
+            self.forget()
             # Should a forgotten stream begin again, its positions must not be taken for the earlier ones.
             execute("UPDATE bbio_backends SET epoch = ? WHERE id = ?", (secrets.token_hex(6), backend))
 
@@ -374,30 +423,27 @@ class SQLiteStore(DocumentStore):
             return None
 
         def look(connection: sqlite3.Connection) -> list[Event] | None:
-            id, top = self._stream(connection, stream)
+            id, top, last = self._stream(connection, stream)
             if top.epoch != epoch or offset > top.offset:
                 return None
-            rows = connection.execute(
-                "SELECT position, method, body, rev, op, at FROM bbio_log"
-                " WHERE stream = ? AND position > ? AND position <= ? ORDER BY position",
-                (id, offset, top.offset),
-            )
-            events: list[Event] = []
-            for at, method, body, rev, op, when in rows:
-                if not events and at != offset + 1:
-                    return None
-                events.append(Event(stream, top.epoch, at, method, body.encode(), rev, op_of(op), when))
+            place = {"stream": id, "top": top.offset, "last": last, "offset": offset}
+            events = [
+                Event(stream, top.epoch, at, method, body.encode(), rev, op_of(op), when)
+                for at, method, body, rev, op, when in connection.execute(MISSED, place)
+            ]
+            events.reverse()
             return events if len(events) == top.offset - offset else None
 
         return await self._database.reader.call(look)  # type: ignore[no-any-return]
 
-    def _stream(self, connection: sqlite3.Connection, name: str) -> tuple[int, Position]:
-        id, epoch, top = connection.execute(
-            "SELECT s.id, coalesce(s.epoch, b.epoch), coalesce(s.top, 0) FROM bbio_backends b"
+    def _stream(self, connection: sqlite3.Connection, name: str) -> tuple[int, Position, int]:
+        """The id of a stream, its top, and the id of its last event."""
+        id, epoch, top, last = connection.execute(
+            "SELECT s.id, coalesce(s.epoch, b.epoch), coalesce(s.top, 0), s.last FROM bbio_backends b"
             " LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = ? WHERE b.id = ?",
             (name, self._backend_id),
         ).fetchone()
-        return id, Position(epoch, top)
+        return id, Position(epoch, top), last
 
 
 def _answer(

@@ -38,6 +38,24 @@ MIGRATIONS = (
         " method TEXT NOT NULL, body TEXT NOT NULL, rev INTEGER, op TEXT, at REAL NOT NULL,"
         " UNIQUE (backend, operation))",
     ),
+    # A log by stream has every stream's end on a page of its own, and a commit of many streams writes them all. In the
+    # order of writing they share a page, and each event names the one before it in its stream.
+    (
+        "CREATE TABLE bbio_events (id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, position INTEGER NOT NULL,"
+        " previous INTEGER, before INTEGER NOT NULL, method TEXT NOT NULL, body TEXT NOT NULL, rev INTEGER, op TEXT,"
+        " at REAL NOT NULL)",
+        "INSERT INTO bbio_events SELECT row_number() OVER everything, stream, position,"
+        " CASE WHEN row_number() OVER one > 1 THEN row_number() OVER everything - 1 END,"
+        " sum(length(CAST(body AS BLOB))) OVER one - length(CAST(body AS BLOB)), method, body, rev, op, at"
+        " FROM bbio_log WINDOW everything AS (ORDER BY stream, position),"
+        " one AS (PARTITION BY stream ORDER BY position)",
+        "DROP TABLE bbio_log",
+        "ALTER TABLE bbio_events RENAME TO bbio_log",
+        "CREATE TEMP TABLE ends AS SELECT stream, max(id) AS last FROM bbio_log GROUP BY stream",
+        "ALTER TABLE bbio_streams ADD COLUMN last INTEGER",
+        "UPDATE bbio_streams SET last = (SELECT e.last FROM ends e WHERE e.stream = id)",
+        "DROP TABLE ends",
+    ),
 )
 
 # After a stop the file is left alone; seconds that closing it may take.
@@ -174,6 +192,7 @@ class Database:
         self._failing = False
         self._origin = ""
         self._busy_until = 0.0
+        self._version = 0
         self.writer = Worker(self._prepare, self._write)
         self.reader = Worker(self._connect_reading, self._read)
         self.lister = Worker(self._connect_reading, self._read)
@@ -342,7 +361,7 @@ class Database:
             connection.rollback()  # should a commit have failed, and could not be undone then
             self._check_place()
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                self._begin(connection)
                 for store in dict.fromkeys(change.store for change in changes):
                     store.apply(connection, [change for change in changes if change.store is store])
             except Exception as err:
@@ -350,11 +369,13 @@ class Database:
                     raise
                 # One of them cannot be written, such as by a rule that the user gave the table: let the others pass.
                 connection.execute("ROLLBACK")
-                connection.execute("BEGIN IMMEDIATE")
+                self._forget()
+                self._begin(connection)
                 for change in changes:
-                    _apply_alone(connection, change)
+                    self._apply_alone(connection, change)
             connection.execute("COMMIT")
         except Exception as err:
+            self._forget()
             for change in changes:
                 change.error = self._error(err)
             with suppress(sqlite3.Error):
@@ -363,6 +384,33 @@ class Database:
             if self._failing:
                 self._failing = False
                 logger.warning("%s works again", self.path)
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Begin to write; what the stores know of the file holds until somebody else has written to it."""
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self._version = version
+            self._forget()
+
+    def _forget(self) -> None:
+        for store in self._stores:
+            store.forget()
+
+    def _apply_alone(self, connection: sqlite3.Connection, change: Any) -> None:
+        connection.execute("SAVEPOINT alone")
+        try:
+            change.store.apply(connection, [change])
+        except Exception as err:
+            if type(err) in FAILURES:
+                raise
+            connection.execute("ROLLBACK TO alone")
+            self._forget()
+            change.error = err
+            if isinstance(err, sqlite3.IntegrityError):
+                logger.warning("%s: a write was refused: %s", change.store.table, err)
+                change.error = Conflict("the model breaks a rule of the database, such as one of uniqueness")
+        connection.execute("RELEASE alone")
 
     def _check_place(self) -> None:
         """Refuse to write into a file that nobody will find again."""
@@ -381,21 +429,6 @@ class Database:
             self._failing = True
             logger.error("%s", explain(err, self.path))
         return Unavailable("the database cannot be used at the moment", retry_after=1.0)
-
-
-def _apply_alone(connection: sqlite3.Connection, change: Any) -> None:
-    connection.execute("SAVEPOINT alone")
-    try:
-        change.store.apply(connection, [change])
-    except Exception as err:
-        if type(err) in FAILURES:
-            raise
-        connection.execute("ROLLBACK TO alone")
-        change.error = err
-        if isinstance(err, sqlite3.IntegrityError):
-            logger.warning("%s: a write was refused: %s", change.store.table, err)
-            change.error = Conflict("the model breaks a rule of the database, such as one of uniqueness")
-    connection.execute("RELEASE alone")
 
 
 def _real(path: str) -> Path:

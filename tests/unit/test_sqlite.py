@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import resource
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from bbio.builtin import sqlite as sqlite_store
 from bbio.builtin.sqlite_file import Call, Database, Worker
 from bbio.conformance import opened
 from bbio.protocol import decode
+from bbio.streams import Position
 
 
 @pytest.fixture
@@ -281,8 +283,56 @@ async def test_a_migration_keeps_what_is_there(path, monkeypatch):
             assert await models.all() == [milk]
             assert await models.top() == top
             assert (await models.write("create", {"title": "milk"}, op="c:1")).duplicate
-    assert execute(path, "SELECT version FROM bbio_database") == [(2,)]
+    assert execute(path, "SELECT version FROM bbio_database") == [(len(added),)]
     assert execute(path, "SELECT more FROM bbio_backends") == [(None,)]
+
+
+async def test_the_log_of_version_1_is_read_on(path, monkeypatch):
+    """A file as the first version wrote it: all of its streams can be followed from where they were."""
+    first = sqlite_file.MIGRATIONS[:1]
+    for statement in (
+        "CREATE TABLE bbio_database (version INTEGER, origin TEXT, durable INTEGER, stopped REAL)",
+        *first[0],
+        "CREATE TABLE models (id PRIMARY KEY, rev INTEGER NOT NULL, body TEXT NOT NULL)",
+        "INSERT INTO bbio_backends VALUES (1, 'models', 5, 'begin')",
+        "INSERT INTO bbio_streams VALUES (7, 1, 'c:a', 'old', 4, 16, 1e10), (8, 1, 'c:b', 'old', 1, 5, 1e10),"
+        " (9, 1, 'c:empty', 'old', 6, 0, 1e10)",
+        """INSERT INTO bbio_log VALUES
+        (7, 3, 'create', '"é3"', 3, 'c:3', 1e10), (7, 4, 'update', '"é4"', 5, NULL, 1e10),
+        (8, 1, 'create', '"b"', 4, 'c:4', 1e10), (7, 2, 'create', '"é2"', 2, NULL, 1e10)""",
+    ):
+        execute(path, statement)
+    execute(path, f"INSERT INTO bbio_database VALUES (1, '{os.stat(path).st_ino}', 1, {time.time()})")
+    history = HistoryLimits(size=20)
+    async with opened(SQLiteStore(path, history=history)) as models:
+        since = models.store.since
+        told = [(e.offset, e.method, e.body.decode(), e.rev, e.op and str(e.op)) for e in await since("c:a", "old", 1)]
+        assert told == [
+            (2, "create", '"é2"', 2, None),
+            (3, "create", '"é3"', 3, "c:3"),
+            (4, "update", '"é4"', 5, None),
+        ]
+        assert await since("c:a", "old", 0) is None
+        assert [event.offset for event in await since("c:b", "old", 0)] == [1]
+        assert (await since("c:empty", "old", 6), await since("c:empty", "old", 5)) == ([], None)
+        await models.create({}, channel="a")
+        await models.create({}, channel="empty")
+        # The size of what was there counts.
+        assert [event.offset for event in await since("c:a", "old", 4)] == [5]
+        assert await since("c:a", "old", 1) is None
+        assert [event.offset for event in await since("c:empty", "old", 6)] == [7]
+
+
+async def test_what_another_process_writes_is_not_overwritten(path):
+    """The positions that a server remembers hold until somebody else has written to the file."""
+    async with opened(SQLiteStore(path)) as models:
+        await models.create({"n": 1})
+        execute(path, "UPDATE bbio_streams SET top = 7, epoch = 'other', last = NULL")
+        await models.create({"n": 2})
+        assert await models.top() == Position("other", 8)
+        assert [event.offset for event in await models.store.since("c:", "other", 7)] == [8]
+        await models.create({"n": 3})
+        assert [event.offset for event in await models.store.since("c:", "other", 7)] == [8, 9]
 
 
 # Operations and history
