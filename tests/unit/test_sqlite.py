@@ -374,6 +374,87 @@ async def test_what_is_trimmed_leaves_the_file(path):
     assert execute(path, "SELECT count(*), max(position) FROM bbio_log")[0][0] <= 10 + sqlite_store.TRIM_EVERY
 
 
+async def test_trimming_gets_past_what_is_kept(path):
+    """The events of a quiet stream, at the beginning of the log, do not keep those of a busy one behind them."""
+    async with opened(SQLiteStore(path, history=HistoryLimits(events=300))) as models:
+        await asyncio.gather(*(models.create({}, channel="quiet") for _ in range(300)))
+        for _ in range(20):
+            await asyncio.gather(*(models.create({}, channel="busy") for _ in range(100)))
+    assert execute(path, "SELECT count(*) FROM bbio_log")[0][0] <= 2 * 600 + sqlite_store.TRIM_EVERY
+
+
+async def test_forgotten_streams_leave_no_events(path):
+    """They go with the next looks at the log; a stream that comes back begins anew."""
+    async with opened(SQLiteStore(path, history=HistoryLimits(streams=5))) as models:
+        epoch = (await models.top()).epoch
+        for _ in range(5):
+            await asyncio.gather(*(models.create({}, channel=f"{n}") for n in range(200)))
+        top = await models.top("0")
+        assert top.epoch != epoch
+        await models.create({}, channel="0")
+        assert await models.top("0") == Position(top.epoch, top.offset + 1)
+        assert len(await models.history("0")) == top.offset + 1
+    (count,) = execute(path, "SELECT count(*) FROM bbio_log")[0]
+    assert count <= 2 * (5 + 2 * sqlite_store.TRIM_EVERY)
+
+
+async def test_only_so_many_streams_are_remembered(path, monkeypatch):
+    """A writer that has to do with many forgets them, and finds them again in the file."""
+    monkeypatch.setattr(sqlite_store, "KNOWN_STREAMS", 10)
+    async with opened(SQLiteStore(path)) as models:
+        for _ in range(3):
+            for n in range(15):
+                await models.create({}, channel=f"{n}")
+            assert len(models.store._streams) <= 11
+        assert [(await models.top(f"{n}")).offset for n in range(15)] == [3] * 15
+
+
+async def test_no_event_is_taken_for_that_of_another_stream(path, monkeypatch):
+    """When the id it has in the log was that of an event which is gone."""
+    monkeypatch.setattr(sqlite_store, "TRIM_EVERY", 1)
+    async with opened(SQLiteStore(path, history=HistoryLimits(size=100))) as models:
+        large = {"x": "x" * 200}  # too large to be kept
+        asked = (("other", {}), ("one", {}), ("one", large))
+        await asyncio.gather(*(models.create(model, channel=name) for name, model in asked))
+        assert execute(path, "SELECT id FROM bbio_log") == [(1,)]
+        for _ in range(2):
+            await models.create({}, channel="other")
+        assert execute(path, "SELECT last FROM bbio_streams") == [(3,), (3,)]
+        epoch = (await models.top("one")).epoch
+        since = models.store.since
+        assert await since("c:one", epoch, 1) is None
+        await models.create({}, channel="one")
+        assert [event.offset for event in await since("c:one", epoch, 2)] == [3]
+        assert await since("c:one", epoch, 1) is None
+
+
+FAILING = """CREATE TRIGGER {0} BEFORE INSERT ON bbio_log WHEN new.body LIKE '%{0}%' BEGIN SELECT {1}; END"""
+
+
+async def test_a_commit_that_failed_leaves_no_hole(path):
+    """What was decided in it is forgotten: the next events follow those that are in the file."""
+    async with opened(SQLiteStore(path)) as models:
+        execute(path, FAILING.format("failing", "abs(-9223372036854775808)"))  # which overflows
+        await models.create({"n": 1})
+        with pytest.raises(Unavailable):
+            await models.create({"n": "failing"})
+        await models.create({"n": 3})
+        assert [event.offset for event in await models.history()] == [1, 2]
+
+
+async def test_a_model_that_is_refused_leaves_no_hole(path):
+    """The others of its commit have offsets as if it had not been there."""
+    async with opened(SQLiteStore(path)) as models:
+        execute(path, FAILING.format("refused", "RAISE(ABORT, 'no')"))
+        await models.create({"n": 1})
+        asked = (models.create({"n": n}) for n in (2, "refused", 3, "refused", 4))
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(one, Conflict) for one in done] == [False, True, False, True, False]
+        await models.create({"n": 5})
+        assert [event.offset for event in await models.history()] == [1, 2, 3, 4, 5]
+        assert [event.offset for event, _ in models.published] == [1, 2, 3, 4, 5]
+
+
 # Copies, backups, crashes
 
 
