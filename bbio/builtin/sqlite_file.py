@@ -192,6 +192,9 @@ class Database:
         self._failing = False
         self._origin = ""
         self._busy_until = 0.0
+        self._loop = asyncio.get_running_loop()
+        # Whether look-ups share a transaction, until the loop has gone once round: one each would cost as much again.
+        self._looking = False
         self._version = 0
         self.writer = Worker(self._prepare, self._write)
         self.reader = Worker(self._connect_reading, self._read)
@@ -246,14 +249,26 @@ class Database:
         begin = time.perf_counter()
         if begin >= self._busy_until:
             try:
+                if not self._looking:
+                    self._here.execute("BEGIN")
+                    self._looking = True
+                    # What wakes up after a commit comes after this, so it finds what was committed.
+                    self._loop.call_soon(self._looked)
                 row = self._here.execute(statement, values).fetchone()
             except sqlite3.Error:
                 self._busy_until = begin + BUSY_TIME
+                self._looked()
             else:
                 if time.perf_counter() - begin > LONG:
                     self._busy_until = begin + BUSY_TIME
                 return row
         return await self.reader.call(lambda connection: connection.execute(statement, values).fetchone())
+
+    def _looked(self) -> None:
+        if self._looking:
+            self._looking = False
+            with suppress(sqlite3.Error):
+                self._here.rollback()
 
     async def close(self, store: SQLiteStore) -> None:
         """A store needs this no more; the last one closes the file."""
@@ -262,6 +277,7 @@ class Database:
             del self._opened[self.path, asyncio.get_running_loop()]
             with suppress(Unavailable):  # such as a full disk: the next start then takes it for a crash
                 await self.writer.call(_mark_stopped)
+            self._looked()
             self._here.close()
             # The writer last: who closes a file last puts into it what is still in its log.
             for worker in (self.lister, self.reader, self.writer):

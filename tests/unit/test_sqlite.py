@@ -335,6 +335,27 @@ async def test_what_another_process_writes_is_not_overwritten(path):
         assert [event.offset for event in await models.store.since("c:", "other", 7)] == [8, 9]
 
 
+async def test_look_ups_share_a_transaction_but_see_what_was_committed(path):
+    """Whoever waited for a write finds it, however many look up meanwhile; and nothing stays open afterwards."""
+    async with opened(SQLiteStore(path)) as models:
+        first = await models.create({"n": 0})
+        done = False
+
+        async def look():
+            while not done:
+                await models.read(first["id"])
+                await asyncio.sleep(0)
+
+        lookers = [asyncio.create_task(look()) for _ in range(10)]
+        for n in range(200):
+            model = await models.create({"n": n})
+            assert await models.read(model["id"]) == model
+        done = True
+        await asyncio.gather(*lookers)
+        await asyncio.sleep(0)
+        assert execute(path, "PRAGMA wal_checkpoint(TRUNCATE)") == [(0, 0, 0)]
+
+
 # Operations and history
 
 
