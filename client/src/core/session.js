@@ -5,6 +5,9 @@ import { Outbox } from './outbox.js';
 /** After how many milliseconds without an answer a write is sent again, or a listen. */
 const PATIENCE = 8000;
 
+/** Milliseconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them. */
+const LOSS = 2000;
+
 /**
  * The socket of one backend, shared by its channels: what connects handles, followers and the outbox to the wire.
  *
@@ -141,11 +144,15 @@ export class Session {
     this.#generation += 1;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
-    for (const entry of this.outbox.disconnected()) {
-      const repeatable = entry.request.method === 'read' || entry.handle.follower.positioned;
-      if (repeatable) continue;
+    for (const entry of /** @type {Timed[]} */ (this.outbox.disconnected())) {
+      entry.left -= LOSS;
+      if (entry.left <= 0) {
+        this.#settle(entry, unanswered(this, entry, true));
+        continue;
+      }
+      if (entry.request.method === 'read' || entry.handle.follower.positioned) continue;
       const message = `the connection was lost before "${this.name}" answered; the ${entry.request.method} may have been applied`;
-      this.#settle(/** @type {Timed} */ (entry), new SyncError({ name: 'UnknownOutcome', message, code: 409 }));
+      this.#settle(entry, new SyncError({ name: 'UnknownOutcome', message, code: 409 }));
     }
     for (const handle of this.#handles.values()) {
       handle.follower.disconnected();
