@@ -26,6 +26,7 @@ from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
 
 if TYPE_CHECKING:
+    from bbio.backend import Backend
     from bbio.server.engine import FastServer
     from bbio.testing import Harness
 
@@ -106,6 +107,7 @@ class App:
         self.sio = server = _fast_server(self.limits, options) if engine == "fast" else PlainServer(**options)
         self._gateway = server.gateway = Gateway(self.backends, self.limits, server, event)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._started: list[Backend] = []
         self._thread: int | None = None
         self._websockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
         self._pages: list[web.RouteDef] = []
@@ -178,8 +180,13 @@ class App:
         self._gateway.open()
         self._admission.stopping = False
         self.backends.frozen = True
-        for backend in self.backends.values():
-            await backend.start()
+        try:
+            for backend in self.backends.values():
+                await backend.start()
+                self._started.append(backend)
+        except BaseException:
+            await self._close()
+            raise
 
     async def _shut_down(self, application: web.Application) -> None:
         self._admission.stopping = True
@@ -203,8 +210,8 @@ class App:
 
     async def _close(self) -> None:
         await self._gateway.close()
-        for backend in reversed(list(self.backends.values())):
-            await backend.stop()
+        while self._started:
+            await self._started.pop().stop()
         if getattr(self.sio.eio, "service_task_handle", None) is not None:
             await self.sio.shutdown()
         await self._gateway.stepper.close()

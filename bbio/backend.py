@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from inspect import getattr_static
 from typing import Any, ClassVar, Protocol
@@ -117,6 +118,7 @@ class Backend:
     namespace: str
     publisher: Outlet
     stacks: dict[str, Stack]
+    _stopping: AsyncExitStack
     _spawn: Spawn | None = None
     _declared: Store | None = None  # the store as it was before it was opened
     # By identity: a backend may be a dataclass, which cannot be in a set.
@@ -238,17 +240,19 @@ class Backend:
     async def start(self) -> None:
         """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
         self.compile()
-        Backend._running[id(self)] = self
-        await self.log.start()
-        for item in self._middleware_instances():
-            await item.start(self)
+        async with AsyncExitStack() as stopping:
+            Backend._running[id(self)] = self
+            stopping.callback(Backend._running.pop, id(self), None)
+            await self.log.start()
+            stopping.push_async_callback(self.log.stop)
+            for item in self._middleware_instances():
+                await item.start(self)
+                stopping.push_async_callback(item.stop)
+            self._stopping = stopping.pop_all()
 
     async def stop(self) -> None:
         """Stop the middleware and the store. Called once, after the last request."""
-        Backend._running.pop(id(self), None)
-        for item in reversed(self._middleware_instances()):
-            await item.stop()
-        await self.log.stop()
+        await self._stopping.aclose()
 
     def _middleware_instances(self) -> list[Middleware]:
         items = [*self.middleware, *(item for item, _ in self.__bbio_used__)]

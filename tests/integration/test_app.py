@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from bbio import App, Backend, ConfigurationError, FrozenError
 from bbio.builtin import Logger, MemoryStore
 from tests.support.servers import ServerProcess, bbio, eventually, free_port, heard
-from tests.support.wire import ConnectRefused, LegacyClient
+from tests.support.wire import Closed, ConnectRefused, LegacyClient
 
 MODULE = '''
 """An application."""
@@ -200,6 +200,43 @@ async def test_a_store_is_started_and_stopped_with_the_application(engine, join)
 # Mounting and customising
 
 
+@pytest.mark.parametrize("mounted", [True, False])
+async def test_a_start_that_fails_stops_the_backends_that_have_started(engine, mounted):
+    """And only those; once what was wrong is mended the application starts."""
+    said, wrong = [], [True]
+
+    class Remote(MemoryStore):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        async def start(self):
+            if self.name == "second" and wrong:
+                raise OSError("no connection")
+            said.append(f"start {self.name}")
+
+        async def stop(self):
+            said.append(f"stop {self.name}")
+
+    names = ("first", "second", "third")
+    app = App(engine=engine)
+    for name in names:
+        app.serve(**{name: type(name, (Backend,), {"store": Remote(name)})})
+    if mounted:
+        runner = web.AppRunner(app.mount(web.Application()))
+        with pytest.raises(OSError, match="no connection"):
+            await runner.setup()
+        await runner.cleanup()
+    else:
+        with pytest.raises(OSError, match="no connection"):
+            await app.start()
+    assert said == ["start first", "stop first"]
+    said.clear()
+    wrong.clear()
+    async with app.running():
+        assert said == [f"start {name}" for name in names]
+
+
 async def test_mounting_on_an_aiohttp_application(engine, join):
     """An existing application keeps its routes and gains the backends; its cleanup stops them."""
     host = web.Application()
@@ -356,7 +393,7 @@ async def test_bbio_run_reloads_when_a_file_changes(tmp_path):
     async def listens():
         try:
             client = await LegacyClient.open(server.url, "extra")
-        except (OSError, ConnectRefused, asyncio.IncompleteReadError):
+        except (OSError, ConnectRefused, Closed, asyncio.IncompleteReadError):
             return False
         await client.close()
         return True

@@ -83,12 +83,12 @@ async def test_they_are_gone_of_a_mounted_application_too(engine):
 
 
 async def test_handshakes_that_are_broken_off_leave_nothing(spawn):
-    """1,000 by polling and 300 by WebSocket are reset, 100 never CONNECT: nothing is left after 10 s."""
+    """2,250 by polling and 750 by WebSocket are reset, 100 never CONNECT: nothing is left after 10 s."""
     async with attacked(spawn) as target:
         idle = [await target.dial(transport=transport) for transport in ("polling", "websocket") for _ in range(50)]
         polling = request(target.port, "transport=polling")
         websocket = request(target.port, "transport=websocket", "GET", *UPGRADE)
-        for n in range(1300):
+        for n in range(3000):
             reader, writer = await target.connect(websocket if n % 4 == 0 else polling)
             if n % 2:  # every other one once it has its answer
                 await reader.readline()
@@ -96,7 +96,7 @@ async def test_handshakes_that_are_broken_off_leave_nothing(spawn):
         await target.back_to_base(10)
         for wire in idle:
             await wire.ended(1)
-        target.bad_packets = 1400
+        target.bad_packets = 3100
 
 
 async def test_connections_that_are_reset_leave_nothing(spawn):

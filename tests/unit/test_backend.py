@@ -427,6 +427,36 @@ async def test_start_and_stop_reach_store_and_middleware():
     ]
 
 
+async def test_a_start_that_fails_stops_what_has_started():
+    """The store and the middleware before the one that failed, and `use` is open again."""
+    said = []
+
+    class Pool(Middleware):
+        def __init__(self, label):
+            self.label = label
+
+        async def start(self, backend):
+            if self.label == "b":
+                raise OSError("no connection")
+
+        async def stop(self):
+            said.append(f"stop {self.label}")
+
+    class Remote(Store):
+        async def stop(self):
+            said.append("stop store")
+
+    class Todos(Backend):
+        middleware = [Pool("a"), Pool("b"), Pool("c")]
+        store = Remote()
+
+    served = Served(Todos)
+    with pytest.raises(OSError, match="no connection"):
+        await served.backend.start()
+    assert said == ["stop a", "stop store"]
+    Todos.use("read", lambda next: "used")
+
+
 async def test_middleware_without_hooks_can_be_started():
     """Hooks are optional."""
 
