@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import report, toolchain
 from benchmarks.bar import BAR
-from benchmarks.contestants import PEERS
+from benchmarks.contestants import CONTESTANTS, PEERS
 from benchmarks.load import Failed, measure_in_quiet
 from benchmarks.scenarios import QUICK, QUICK_PEERS, SCENARIOS, Scenario
 
@@ -71,9 +71,11 @@ def run(options: argparse.Namespace) -> dict:
     plan = chosen(options)
     result = report.empty_result(options)
     toolchain.build_loadgen()
-    for peer in [peer for peer in PEERS if any(peer in cases for _, cases in plan)]:
-        print(f"preparing {PEERS[peer].label}", file=sys.stderr, flush=True)
-        PEERS[peer].install()
+    for name in dict.fromkeys(scenario.cases[case].contestant for scenario, cases in plan for case in cases):
+        contestant = CONTESTANTS[name]
+        if contestant.install is not None:
+            print(f"preparing {contestant.label}", file=sys.stderr, flush=True)
+            contestant.install()
     total = options.rounds * sum(len(cases) for _, cases in plan)
     done = 0
     for number in range(options.rounds):

@@ -46,6 +46,11 @@ BAR = [
     Line("sync, 4 in flight: x Socket.IO on Node", 1.0, ratio("sync4", "socketio-node")),
     Line("sync, 1 in flight: x python-socketio", 0.22, ratio("sync1", "python-socketio")),
     Line("sync, 1 in flight: x Feathers", 0.12, ratio("sync1", "feathers")),
+    Line(
+        "sync of users who have signed in: x Feathers",
+        0.12,
+        ratio("signed-in", "feathers-signed-in", case="bbio-signed-in"),
+    ),
     Line("sync, 1 in flight: x backbone.io", 1.0, ratio("sync1", "backboneio")),
     Line("delivery, 200 listeners: x Socket.IO on Node", 0.75, ratio("deliver200", "socketio-node")),
     Line("delivery, 1,000 listeners: x Socket.IO on Node", 0.75, ratio("deliver1000", "socketio-node")),

@@ -4,11 +4,18 @@ A client joins /messages, listens to a channel, and sends writes and reads. A wr
 acknowledged, and told to the other clients of its channel.
 """
 
+import base64
+import hmac
+import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aiohttp import web
+
+from bbio.builtin import Session
 from benchmarks import toolchain
 
 Settings = dict[str, str | int | float]
@@ -25,6 +32,30 @@ FEATHERS: Settings = {
     "ack": "43",
     "event": "42[",
 }
+
+
+# Of the users of the scenario in which a service is for those who have signed in.
+SECRET = "for the benchmark alone, and no secret"
+
+
+def feathers_token() -> str:
+    """A token as Feathers gives it out: a JSON Web Token (RFC 7519), valid for a day."""
+
+    def encoded(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+    now = int(time.time())
+    claims = {"sub": "1", "iat": now, "exp": now + 86_400, "aud": "https://yourdomain.com", "iss": "feathers"}
+    signed = ".".join(encoded(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "access"}, claims))
+    return f"{signed}.{encoded(hmac.digest(SECRET.encode(), signed.encode(), 'sha256'))}"
+
+
+def session_cookie() -> str:
+    """A cookie as bbio's `Session` gives it out."""
+    response = web.Response()
+    Session(SECRET).save(response, {"user": {"id": 1, "name": "ann"}})
+    (cookie,) = response.cookies.values()
+    return f"{cookie.key}={cookie.value}"
 
 
 def socketio_09(method: str, model: str) -> str:
@@ -44,6 +75,12 @@ BACKBONEIO: Settings = {
     "event": "5::/messages:",
 }
 
+FEATHERS_SIGNED_IN: Settings = {
+    **FEATHERS,
+    "listen": f'420["create","authentication",{{"strategy":"jwt","accessToken":"{feathers_token()}","channel":"c$c"}},'
+    "{}]",
+}
+
 VERSION_1: Settings = {
     "listen": '42/messages,0["listen","c$c",{"v":1}]',
     "create": f'42/messages,$n["sync",{{"method":"create","model":{{{RECORD}}},"options":{{}},'
@@ -61,7 +98,7 @@ class Contestant:
         label: its name in tables and pictures.
         command: what starts it; the port is added.
         dialect: settings of the load generator that speak its protocol.
-        install: makes it ready to run.
+        install: makes it ready to run, where something must be installed.
         alone: whether it is no server, but does its work by itself and prints its figures; the seconds are added.
         helped: whether another process, a database, works for it; what that takes is not a disturbance.
     """
@@ -69,16 +106,18 @@ class Contestant:
     label: str
     command: Callable[[], list[str]]
     dialect: Settings = field(default_factory=dict)
-    install: Callable[[], object] = lambda: None
+    install: Callable[[], object] | None = None
     alone: bool = False
     helped: bool = False
 
 
-def node_peer(folder: str, label: str, dialect: Settings | None = None) -> Contestant:
+def node_peer(folder: str, label: str, dialect: Settings | None = None, *options: str) -> Contestant:
     path = toolchain.PEERS / folder
-    return Contestant(
-        label, lambda: ["node", str(path / "server.js")], dialect or {}, lambda: toolchain.node_packages(path)
-    )
+
+    def command() -> list[str]:
+        return ["node", str(path / "server.js"), *options]
+
+    return Contestant(label, command, dialect or {}, lambda: toolchain.node_packages(path))
 
 
 def python_peer(folder: str, label: str, *options: str) -> Contestant:
@@ -130,6 +169,8 @@ VARIANTS = {
     "bbio-5-layers": bbio("bbio, 5 layers", "--layers", "5"),
     "bbio-20-layers": bbio("bbio, 20 layers", "--layers", "20"),
     "bbio-100-backends": bbio("bbio, 100 backends", "--backends", "100"),
+    "bbio-signed-in": bbio("bbio, users signed in", "--signed-in", SECRET, dialect={"cookie": session_cookie()}),
+    "feathers-signed-in": node_peer("feathers", "Feathers 5, users signed in", FEATHERS_SIGNED_IN, "--signed-in"),
     "bbio-no-history": bbio("bbio, no history", "--history", "1"),
     "bbio-sqlite": bbio("bbio, SQLiteStore", "--store", "sqlite", DATABASE, "--"),
     "bbio-postgres": on_postgres("bbio, PostgresStore", "bbio_app.py", "--store", "postgres"),

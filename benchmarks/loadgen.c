@@ -20,6 +20,7 @@
  * connect, joined, listen, resume, create, update, read       what is sent, or (joined) the prefix awaited
  * ack, event                                                  prefixes of an ack and of a notification
  * path                                                        of the upgrade; legacy=1 asks for a session id first
+ * cookie                                                      what the upgrade carries
  *
  * Prints one JSON object. Server time is the CPU clock of process `pid`: all its threads, user and system.
  */
@@ -66,7 +67,7 @@ static struct { const char *key, *value; } settings[] = {
     {"update", "42/messages,$n[\"sync\",{\"method\":\"update\",\"model\":{\"id\":$m,\"text\":\"hello world\",\"done\":true,"
                "\"n\":$i},\"options\":{}}]"},
     {"read", "42/messages,$n[\"sync\",{\"method\":\"read\",\"model\":{\"id\":$m},\"options\":{}}]"},
-    {"ack", "43/messages,"}, {"event", "42/messages,"}, {"path", "/socket.io/?EIO=4&transport=websocket"}, {"legacy", ""},
+    {"ack", "43/messages,"}, {"event", "42/messages,"}, {"path", "/socket.io/?EIO=4&transport=websocket"}, {"legacy", ""}, {"cookie", ""},
 };
 
 static Client *clients;
@@ -185,9 +186,9 @@ static void send_http(Client *c) {
         ? snprintf(output, sizeof output, "GET /socket.io/1/ HTTP/1.0\r\nHost: localhost:%s\r\n\r\n", port)
         : snprintf(output, sizeof output,
                    "GET %s HTTP/1.1\r\nHost: localhost:%s\r\nOrigin: http://localhost:%s\r\n"
-                   "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+                   "Connection: Upgrade\r\nUpgrade: websocket\r\nCookie: %s\r\n"
                    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                   legacy ? c->session : setting("path"), port, port);
+                   legacy ? c->session : setting("path"), port, port, setting("cookie"));
     transmit(c, output, n);
 }
 

@@ -167,6 +167,14 @@ SCENARIOS = {
             clients=10_000,
             seconds=1,
         ),
+        scenario(
+            "signed-in",
+            "Sync of users who have signed in",
+            US_SYNC,
+            SYNC,
+            variants("bbio-signed-in", "feathers-signed-in"),
+            mode="sync",
+        ),
         scenario("engine", "Sync by engine", US_SYNC, SYNC, variants("bbio", "bbio-plain"), mode="sync"),
         scenario("version1", "Sync by protocol version", US_SYNC, SYNC, variants("bbio", "bbio-v1"), mode="sync"),
         scenario(

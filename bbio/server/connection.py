@@ -149,7 +149,6 @@ class ClientSocket:
         "link",
         "namespace",
         "sid",
-        "state",
     )
 
     def __init__(self, sid: str, backend: Backend, connection: Connection, link: Any = None) -> None:
@@ -166,7 +165,6 @@ class ClientSocket:
         self.channels: dict[str | None, int] = {}
         self.last_channel: str | None = None
         self.left = False
-        self.state: dict[str, Any] = {}
 
     @property
     def headers(self) -> Mapping[str, str]:

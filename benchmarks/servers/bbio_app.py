@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from bbio import App, Backend
-from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
+from bbio import App, Backend, Unauthorized, before
+from bbio.builtin import MemoryStore, PostgresStore, Session, SQLiteStore
 from bbio.streams import HistoryLimits
 
 FILES = ("", "-wal", "-shm")
@@ -37,11 +37,22 @@ def main() -> None:
     parser.add_argument(
         "--store", nargs="+", default=["memory"], help="memory, sqlite and a file, or postgres and a DSN"
     )
+    parser.add_argument("--signed-in", metavar="SECRET", help="for users alone, by a cookie that this signed")
     options = parser.parse_args()
 
     class Messages(Backend):
         store = make_store(options)
         middleware = [passes] * options.layers
+
+    if options.signed_in:
+
+        class Messages(Messages):
+            middleware = [Session(options.signed_in)]
+
+            @before
+            def require_user(self, req):
+                if req.user is None:
+                    raise Unauthorized("sign in first")
 
     app = App(engine=options.engine)
     app.serve(Messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from bbio import Backend, ConfigurationError, Request
 from bbio.builtin import CookieParser, Session
+from bbio.builtin import session as module
 
 SECRET = "a secret that is long enough for tests"
 OTHER = "another secret that is long enough, too"
@@ -85,6 +87,25 @@ def test_a_session_ends(monkeypatch):
     assert seen(sessions, value).session == {"user": "ann"}
     now = 1_060.0
     assert seen(sessions, value).session == {}
+
+
+def test_what_a_cookie_proved_is_remembered(monkeypatch):
+    """Each request has a session of its own, an old cookie ends all the same, and only so many are remembered."""
+    monkeypatch.setattr(module, "KNOWN", 3)
+    now = time.time()
+    sessions = Session(SECRET, max_age=60)
+    values = [given_out(sessions, {"user": {"id": n}}) for n in range(5)]
+    for n, value in enumerate(values):
+        first, second = seen(sessions, value).session, seen(sessions, value).session
+        assert first == second == {"user": {"id": n}}
+        first["user"]["id"] = "changed"
+        assert seen(sessions, value).session == {"user": {"id": n}}
+        assert len(sessions._known) == min(n + 1, 3)
+    assert seen(sessions, values[0] + "x").session == {}
+    monkeypatch.setattr(module, "_mac", None)  # the signature is not looked at again
+    assert seen(sessions, values[-1]).session == {"user": {"id": 4}}
+    monkeypatch.setattr(module.time, "time", lambda: now + 61)
+    assert seen(sessions, values[-1]).session == {}
 
 
 def test_a_secret_can_be_replaced():
