@@ -6,6 +6,8 @@ import hashlib
 import re
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from bbio import (
     App,
@@ -403,6 +405,28 @@ async def test_a_connection_that_ends_while_it_is_opened_is_tried_again(io):
         io(f"http://{host}:{port}").backend("todos").events()
         for _ in range(3):
             await asyncio.wait_for(opened.get(), 10)
+
+
+async def test_closing_ends_a_connection_that_is_still_being_opened(io):
+    """A server that has taken the websocket and says nothing is told goodbye."""
+    came, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(request):
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        came.set()
+        assert (await websocket.receive()).type is web.WSMsgType.CLOSE
+        gone.set()
+        return websocket
+
+    application = web.Application()
+    application.router.add_get("/socket.io/", silent)
+    async with TestServer(application) as server:
+        connection = io(str(server.make_url("/")), transports=["websocket"])
+        connection.backend("todos").events()
+        await asyncio.wait_for(came.wait(), 10)
+        await connection.close()
+        await asyncio.wait_for(gone.wait(), 10)
 
 
 async def test_nobody_there(io):

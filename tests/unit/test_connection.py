@@ -189,12 +189,11 @@ def test_cookies_of_the_handshake(header, cookies):
 
 
 def test_a_socket_shows_its_connection():
-    """Headers, cookies and address are those of the handshake; state is the socket's own."""
+    """Headers, cookies and address are those of the handshake; channels are the socket's own."""
     connection = connect(headers={"Cookie": "sid=abc", "X-Team": "red"})
     backend = Backend()
     backend.open("todos", Recorder(), lambda work: None)
-    socket, other = ClientSocket("s1", backend, connection), ClientSocket("s2", backend, connection)
+    socket = ClientSocket("s1", backend, connection)
     assert (socket.sid, socket.remote, socket.headers["x-team"]) == ("s1", "192.0.2.1", "red")
     assert socket.cookies == {"sid": "abc"}
-    socket.state["seen"] = True
-    assert (other.state, socket.channels, socket.last_channel, socket.link) == ({}, {}, None, None)
+    assert (socket.channels, socket.last_channel, socket.link) == ({}, None, None)
