@@ -52,6 +52,7 @@ class Attempts:
     async def begin(self, req: Request) -> None:
         """Wait until no other attempt at this operation is under way; `end` must follow."""
         key = req.operation
+        assert key is not None
         while (waiting := self._running.get(key)) is not None:
             turn = asyncio.get_running_loop().create_future()
             waiting.append(turn)

@@ -228,9 +228,9 @@ def followed(channel: str | None) -> tuple[str, str]:
     return channel_stream(channel), BACKEND_WIDE
 
 
-def _position(event: Event) -> bytes:
-    """The third argument of a version-1 `synced`: stream, epoch, offset, revision, operation."""
-    place, offset, rev, op = _place(event.stream, event.epoch), event.offset, event.rev, event.op
+def _position(event: Event, op: Op | None) -> bytes:
+    """The third argument of a version-1 `synced` or reply: stream, epoch, offset, revision, operation if it is told."""
+    place, offset, rev = _place(event.stream, event.epoch), event.offset, event.rev
     if rev is None:
         return b"%b%d}" % (place, offset) if op is None else b'%b%d,"op":%b}' % (place, offset, encode(str(op)))
     if op is None:
@@ -250,7 +250,7 @@ def synced(event: Event) -> bytes:
 
 def synced_v1(event: Event) -> bytes:
     """The version-1 `synced` event, as JSON."""
-    return b'["synced","%b",%b,%b]' % (event.method.encode(), event.body, _position(event))
+    return b'["synced","%b",%b,%b]' % (event.method.encode(), event.body, _position(event, event.op))
 
 
 def resync(stream: str) -> bytes:
@@ -260,7 +260,7 @@ def resync(stream: str) -> bytes:
 
 def event_json(event: Event) -> msgspec.Raw:
     """An event in the reply to a `listen`: the arguments of its `synced`, for a client that missed it."""
-    return msgspec.Raw(b'["%b",%b,%b]' % (event.method.encode(), event.body, _position(event)))
+    return msgspec.Raw(b'["%b",%b,%b]' % (event.method.encode(), event.body, _position(event, event.op)))
 
 
 def stream_reply(position: Position, events: list[Event] | None) -> dict[str, Any]:
@@ -280,10 +280,7 @@ def reply(body: bytes) -> bytes:
 
 def reply_v1(body: bytes, event: Event) -> bytes:
     """The same with the position of the write. Whose operation it was, the writer knows."""
-    place, rev = _place(event.stream, event.epoch), event.rev
-    if rev is None:
-        return b"[null,%b,%b%d}]" % (body, place, event.offset)
-    return b'[null,%b,%b%d,"r":%d}]' % (body, place, event.offset, rev)
+    return b"[null,%b,%b]" % (body, _position(event, None))
 
 
 def read_reply_v1(

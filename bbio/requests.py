@@ -55,7 +55,7 @@ class Request(msgspec.Struct, eq=False):
         channel: the channel the request belongs to, None for the default channel; from server-side state.
         socket: the client connection, None for a request made by the server itself.
         op: the operation id, None when the client sent none (docs/protocol.md, "Writes once").
-        payload: what the client sent, as JSON: it tells this operation from another under the same id.
+        payload: the `sync` as the client sent it, as JSON: it tells this operation from another under the same id.
         rev: the revision the client based its write on, None when it sent none.
         event: `sync`, or `listen` while a client is being admitted to a channel.
 
@@ -122,10 +122,12 @@ class Request(msgspec.Struct, eq=False):
         return int.from_bytes(blake2b(canonical(self.payload), digest_size=8).digest(), "big", signed=True)
 
     @property
-    def operation(self) -> Operation:
-        """What an operation is remembered under: who asked, and by which number. There must be an `op`."""
-        op, user = self.op, self.user
-        assert op is not None
+    def operation(self) -> Operation | None:
+        """What an operation is remembered under: who asked, and by which number."""
+        op = self.op
+        if op is None:
+            return None
+        user = self.user
         if user is None:
             return op.c, op.n
         principal = user.get("id", user) if isinstance(user, dict) else getattr(user, "id", user)

@@ -175,7 +175,8 @@ class Store:
         Raises:
             Conflict: the operation id was used for another request.
         """
-        return None if req.op is None else self.log.operations.find(req.operation, req.payload)
+        operation = req.operation
+        return None if operation is None else self.log.operations.find(operation, req.payload)
 
     async def write(self, req: Request) -> Commit:
         """Apply a write, number its event, publish it. A known operation is answered without being applied again."""
@@ -184,12 +185,14 @@ class Store:
             return earlier
         record = await getattr(self, req.method)(req)
         stream, method, body = channel_stream(req.channel), NOTIFIED_AS[req.method], self.encode(record)
-        return self.record(stream, method, record, body, req, _operation_of(req))
+        return self.record(stream, method, record, body, req, req.operation)
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
         """Log and publish an event whose write happened elsewhere: in a handler, or by `backend.emit`."""
-        earlier = None if req is None else await self.find(req)
-        return earlier or self.record(stream, method, model, self.encode(model), req, _operation_of(req))
+        if req is None:
+            return self.record(stream, method, model, self.encode(model))
+        earlier = await self.find(req)
+        return earlier or self.record(stream, method, model, self.encode(model), req, req.operation)
 
     def record(
         self,
@@ -197,7 +200,7 @@ class Store:
         method: str,
         record: Any,
         body: bytes,
-        req: Request | None,
+        req: Request | None = None,
         operation: Operation | None = None,
         rev: int | None = None,
     ) -> Commit:
@@ -219,7 +222,3 @@ class Store:
     async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
         """The events after a position, None when they are no longer all there."""
         return self.log.stream(stream).since(epoch, offset)
-
-
-def _operation_of(req: Request | None) -> Operation | None:
-    return None if req is None or req.op is None else req.operation

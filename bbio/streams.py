@@ -49,8 +49,11 @@ _canonical = msgspec.json.Encoder(order="sorted")
 
 
 def canonical(text: str) -> bytes:
-    """The one form of all JSON texts that say the same."""
-    return _canonical.encode(msgspec.json.decode(text))
+    """The one form of all texts of a `sync` that ask for the same: the default channel may be named or left out."""
+    event, fields = msgspec.json.decode(text, type=tuple[str, dict[str, Any]])
+    if not fields.get("channel"):
+        fields.pop("channel", None)
+    return _canonical.encode((event, fields))
 
 
 @attrs.frozen

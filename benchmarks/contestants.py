@@ -170,7 +170,9 @@ VARIANTS = {
     "bbio-20-layers": bbio("bbio, 20 layers", "--layers", "20"),
     "bbio-100-backends": bbio("bbio, 100 backends", "--backends", "100"),
     "bbio-signed-in": bbio("bbio, users signed in", "--signed-in", SECRET, dialect={"cookie": session_cookie()}),
-    "feathers-signed-in": node_peer("feathers", "Feathers 5, users signed in", FEATHERS_SIGNED_IN, "--signed-in"),
+    "feathers-signed-in": node_peer(
+        "feathers", "Feathers 5, users signed in", FEATHERS_SIGNED_IN, "--signed-in", SECRET
+    ),
     "bbio-no-history": bbio("bbio, no history", "--history", "1"),
     "bbio-sqlite": bbio("bbio, SQLiteStore", "--store", "sqlite", DATABASE, "--"),
     "bbio-postgres": on_postgres("bbio, PostgresStore", "bbio_app.py", "--store", "postgres"),

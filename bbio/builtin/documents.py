@@ -232,9 +232,8 @@ class DocumentStore(Store):
 
     async def find(self, req: Request) -> Commit | None:
         """What an operation already came to, None when it is new."""
-        if req.op is None:
-            return None
-        found = await self.look_up_operation(digest_of(req.operation))
+        operation = digest_of(req.operation)
+        found = None if operation is None else await self.look_up_operation(operation)
         return None if found is None else repeated(found, req)
 
     def tell(self, change: Change) -> None:
@@ -264,14 +263,14 @@ class DocumentStore(Store):
             method=NOTIFIED_AS[req.method],
             req=req,
             key=self._target(req),
-            operation=None if req.op is None else digest_of(req.operation),
+            operation=digest_of(req.operation),
         )
         return await self._commit(change)
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
         """Log and publish an event whose write happened elsewhere."""
         change = Change(store=self, stream=stream, method=method, req=req, model=model, body=self.encode(model))
-        if req is not None and req.op is not None:
+        if req is not None:
             change.operation = digest_of(req.operation)
         return await self._commit(change)
 
@@ -409,9 +408,16 @@ def op_text(event: Event) -> str | None:
     return None if event.op is None else str(event.op)
 
 
-def op_of(text: str | None) -> Op | None:
-    """The operation id that was kept."""
-    return None if text is None else Op.read(text)
+def event_row(event: Event) -> tuple[Any, ...]:
+    """An event as it is kept with the reply of an operation, but for its time."""
+    return event.stream, event.epoch, event.offset, event.method, event.body.decode(), event.rev, op_text(event)
+
+
+def event_of(
+    stream: str, epoch: str, offset: int, method: str, body: str, rev: int | None, op: str | None, at: float
+) -> Event:
+    """The event that was kept."""
+    return Event(stream, epoch, offset, method, body.encode(), rev, None if op is None else Op.read(op), at)
 
 
 def repeated(found: tuple[int, Event], req: Request | None) -> Commit:
@@ -430,6 +436,8 @@ def repeated(found: tuple[int, Event], req: Request | None) -> Commit:
     return Commit(decode(event.body), event.body, event, duplicate=True)
 
 
-def digest_of(operation: Operation) -> bytes:
-    """A short key for an operation: a principal may be any object, of any length."""
+def digest_of(operation: Operation | None) -> bytes | None:
+    """A short key for an operation, None without one: a principal may be any object, of any length."""
+    if operation is None:
+        return None
     return hashlib.blake2b("{}:{}".format(*operation).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -102,7 +102,7 @@ class MemoryStore(Store):
 
     async def write(self, req: Request) -> Commit:
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""
-        operation = None if req.op is None else req.operation
+        operation = req.operation
         if operation is not None:
             earlier = self.log.operations.find(operation, req.payload)
             if earlier is not None:

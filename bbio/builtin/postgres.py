@@ -31,8 +31,9 @@ from bbio.builtin.documents import (
     Job,
     Key,
     Queue,
+    event_of,
+    event_row,
     logger,
-    op_of,
     op_text,
 )
 from bbio.builtin.postgres_database import Aborted, Database, driver, is_in_the_way, is_lost, is_refused, is_slow
@@ -554,10 +555,7 @@ class PostgresStore(DocumentStore):
                 self.backend_id,
                 at,
                 *zip(
-                    *[
-                        (operation, digest, e.stream, e.epoch, e.offset, e.method, e.body.decode(), e.rev, op_text(e))
-                        for operation, digest, e in batch.kept
-                    ],
+                    *[(operation, digest, *event_row(event)) for operation, digest, event in batch.kept],
                     strict=True,
                 ),
             )
@@ -659,18 +657,14 @@ class PostgresStore(DocumentStore):
         at, top = rows[0][:2]
         if at != epoch or offset > top:
             return None
-        events = [
-            Event(stream, epoch, position, method, body.encode(), rev, op_of(op), when)
-            for _, _, position, method, body, rev, op, when in rows
-            if position is not None
-        ]
+        events = [event_of(stream, epoch, position, *rest) for _, _, position, *rest in rows if position is not None]
         return events if len(events) == top - offset else None
 
 
 def _reply(row: list[Any]) -> tuple[int, Event]:
     """The digest and event of an operation, from its row."""
-    digest, stream, epoch, offset, method, body, rev, op, at = row
-    return digest, Event(stream, epoch, offset, method, body.encode(), rev, op_of(op), at)
+    digest, *event = row
+    return digest, event_of(*event)
 
 
 def _ids() -> Iterator[str]:

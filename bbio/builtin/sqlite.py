@@ -23,7 +23,8 @@ from bbio.builtin.documents import (
     Change,
     DocumentStore,
     Key,
-    op_of,
+    event_of,
+    event_row,
     op_text,
 )
 from bbio.builtin.sql import SQLite, Table
@@ -290,8 +291,8 @@ class SQLiteStore(DocumentStore):
         ).fetchone()
         if row is None:
             return None
-        digest, stream, epoch, offset, method, body, rev, op, at = row
-        return digest, Event(stream, epoch, offset, method, body.encode(), rev, op_of(op), at)
+        digest, *event = row
+        return digest, event_of(*event)
 
     def _save(self, connection: sqlite3.Connection, batch: Batch, last: int) -> None:
         execute, many, backend = connection.execute, connection.executemany, self._backend_id
@@ -318,22 +319,7 @@ class SQLiteStore(DocumentStore):
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
             " at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    backend,
-                    operation,
-                    digest,
-                    e.stream,
-                    e.epoch,
-                    e.offset,
-                    e.method,
-                    e.body.decode(),
-                    e.rev,
-                    op_text(e),
-                    at,
-                )
-                for operation, digest, e in batch.kept
-            ],
+            [(backend, operation, digest, *event_row(event), at) for operation, digest, event in batch.kept],
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
         self._new_events += len(log)
@@ -427,10 +413,7 @@ class SQLiteStore(DocumentStore):
             if top.epoch != epoch or offset > top.offset:
                 return None
             place = {"stream": id, "top": top.offset, "last": last, "offset": offset}
-            events = [
-                Event(stream, top.epoch, at, method, body.encode(), rev, op_of(op), when)
-                for at, method, body, rev, op, when in connection.execute(MISSED, place)
-            ]
+            events = [event_of(stream, top.epoch, *rest) for rest in connection.execute(MISSED, place)]
             events.reverse()
             return events if len(events) == top.offset - offset else None
 

@@ -69,7 +69,11 @@ class Opened:
     def request(self, method: str, model: Any = None, *, op: str | None = None, **fields: Any) -> Request:
         """A request as the server makes it of what a client sends; `op` is an operation id as `client:counter`."""
         if op is not None:
-            fields = {"op": Op.read(op), "payload": encode((method, model)).decode(), **fields}
+            fields = {
+                "op": Op.read(op),
+                "payload": encode(("sync", {"method": method, "model": model})).decode(),
+                **fields,
+            }
         return Request(method, model, backend=self.store.backend, **fields)
 
     async def write(self, method: str, model: Any, **fields: Any) -> Commit:

@@ -132,14 +132,11 @@ class SyncExchange(Exchange):
 
     def _reply_in_order(self, body: bytes, commit: Commit) -> None:
         """Reply to a write, at the place of its event if that has not been sent yet."""
-        link, event = self.socket.link, commit.event
-        if commit.duplicate or self.replied or self.ack_id is None or not link.in_order:
-            self.reply(protocol.reply_v1(body, event))
-            return
-        socket, delivery = self.socket, self.gateway.delivery
-        followed = delivery.take(event)
-        self.replied = True
-        link.ack(socket, self.ack_id, protocol.reply_v1(body, event))
+        socket, delivery, event = self.socket, self.gateway.delivery, commit.event
+        followed = None
+        if not commit.duplicate and not self.replied and self.ack_id is not None and socket.link.in_order:
+            followed = delivery.take(event)
+        self.reply(protocol.reply_v1(body, event))
         if followed is not None and (
             followed.legacy or len(followed.version_1) > 1 or socket not in followed.version_1
         ):

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from bbio import App, Backend, Unauthorized, before
+from bbio import App, Backend, Middleware, Unauthorized, before
 from bbio.builtin import MemoryStore, PostgresStore, Session, SQLiteStore
 from bbio.streams import HistoryLimits
 
@@ -23,6 +23,13 @@ def make_store(options):
     return SQLiteStore(path, history=limits)
 
 
+class UsersOnly(Middleware):
+    @before
+    def require_user(self, req):
+        if req.user is None:
+            raise Unauthorized("sign in first")
+
+
 async def passes(req, res, next):
     return await next()
 
@@ -40,19 +47,11 @@ def main() -> None:
     parser.add_argument("--signed-in", metavar="SECRET", help="for users alone, by a cookie that this signed")
     options = parser.parse_args()
 
+    guards = [Session(options.signed_in), UsersOnly()] if options.signed_in else []
+
     class Messages(Backend):
         store = make_store(options)
-        middleware = [passes] * options.layers
-
-    if options.signed_in:
-
-        class Messages(Messages):
-            middleware = [Session(options.signed_in)]
-
-            @before
-            def require_user(self, req):
-                if req.user is None:
-                    raise Unauthorized("sign in first")
+        middleware = guards + [passes] * options.layers
 
     app = App(engine=options.engine)
     app.serve(Messages)

@@ -392,32 +392,45 @@ async def test_use_is_over_for_the_bases_of_a_class_that_has_started():
     assert await Served(Todos).ask("read") == "used later"
 
 
+class Pool(Middleware):
+    """Says when it is started and stopped; one with a mistake cannot be started."""
+
+    def __init__(self, said, label, mistake=None):
+        self.said = said
+        self.label = label
+        self.mistake = mistake
+
+    async def start(self, backend):
+        if self.mistake is not None:
+            raise self.mistake
+        self.said.append(f"start {self.label} of {backend.name}")
+
+    async def stop(self):
+        self.said.append(f"stop {self.label}")
+
+
+class Remote(Store):
+    """A store that says the same."""
+
+    def __init__(self, said):
+        self.said = said
+
+    async def start(self):
+        self.said.append("start store")
+
+    async def stop(self):
+        self.said.append("stop store")
+
+
 async def test_start_and_stop_reach_store_and_middleware():
     """Store first, middleware in order; stopped the other way round. Functions have nothing to start."""
     said = []
 
-    class Pool(Middleware):
-        def __init__(self, label):
-            self.label = label
-
-        async def start(self, backend):
-            said.append(f"start {self.label} of {backend.name}")
-
-        async def stop(self):
-            said.append(f"stop {self.label}")
-
-    class Remote(Store):
-        async def start(self):
-            said.append("start store")
-
-        async def stop(self):
-            said.append("stop store")
-
     class Todos(Backend):
-        middleware = [Pool("a"), lambda next: next(), Pool("b")]
-        store = Remote()
+        middleware = [Pool(said, "a"), lambda next: next(), Pool(said, "b")]
+        store = Remote(said)
 
-    Todos.use("read", Pool("c"))
+    Todos.use("read", Pool(said, "c"))
     served = Served(Todos)
     await served.backend.start()
     await served.backend.stop()
@@ -431,29 +444,14 @@ async def test_a_start_that_fails_stops_what_has_started():
     """The store and the middleware before the one that failed, and `use` is open again."""
     said = []
 
-    class Pool(Middleware):
-        def __init__(self, label):
-            self.label = label
-
-        async def start(self, backend):
-            if self.label == "b":
-                raise OSError("no connection")
-
-        async def stop(self):
-            said.append(f"stop {self.label}")
-
-    class Remote(Store):
-        async def stop(self):
-            said.append("stop store")
-
     class Todos(Backend):
-        middleware = [Pool("a"), Pool("b"), Pool("c")]
-        store = Remote()
+        middleware = [Pool(said, "a"), Pool(said, "b", OSError("no connection")), Pool(said, "c")]
+        store = Remote(said)
 
     served = Served(Todos)
     with pytest.raises(OSError, match="no connection"):
         await served.backend.start()
-    assert said == ["stop a", "stop store"]
+    assert said == ["start store", "start a of todos", "stop a", "stop store"]
     Todos.use("read", lambda next: "used")
 
 

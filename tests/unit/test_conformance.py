@@ -106,7 +106,7 @@ class RepeatsOperations(MemoryStore):
 
 class TakesAnyPayload(MemoryStore):
     async def write(self, req):
-        req.payload = "0"
+        req.payload = '["sync",{}]'
         return await super().write(req)
 
 

@@ -69,6 +69,13 @@ def test_an_operation_belongs_to_who_asked_for_it(user):
     assert other.operation == ("c", 7)
 
 
+def test_a_request_without_an_operation_id_is_not_remembered():
+    """A user alone makes no operation."""
+    req = Request("create")
+    req.user = {"id": 5}
+    assert req.operation is None
+
+
 def test_end_settles_with_a_result():
     """`end` without an argument answers with nothing, and that is an answer."""
     res = Response()

@@ -100,8 +100,8 @@ async def test_a_patch_is_told_as_an_update(store, published):
 
 async def test_a_duplicate_operation_has_one_effect_and_one_event(store, published):
     """A retry is answered with what the first attempt came to."""
-    first = await store.write(Request("create", {"n": 1}, op=Op("c", 1), payload="5"))
-    retry = Request("create", {"n": 1}, op=Op("c", 1), payload="5")
+    first = await store.write(Request("create", {"n": 1}, op=Op("c", 1), payload='["sync",{"n":1}]'))
+    retry = Request("create", {"n": 1}, op=Op("c", 1), payload='["sync",{"n":1}]')
     again = await store.write(retry)
     assert store.writes == [{"n": 1}]
     assert len(published) == 1
@@ -112,9 +112,9 @@ async def test_a_duplicate_operation_has_one_effect_and_one_event(store, publish
 
 async def test_an_operation_id_cannot_be_used_twice(store, published):
     """Another payload under a used id is a conflict and changes nothing."""
-    await store.write(Request("create", {"n": 1}, op=Op("c", 1), payload="5"))
+    await store.write(Request("create", {"n": 1}, op=Op("c", 1), payload='["sync",{"n":1}]'))
     with pytest.raises(Conflict):
-        await store.write(Request("create", {"n": 2}, op=Op("c", 1), payload="6"))
+        await store.write(Request("create", {"n": 2}, op=Op("c", 1), payload='["sync",{"n":2}]'))
     assert (store.writes, len(published)) == ([{"n": 1}], 1)
 
 
@@ -138,7 +138,7 @@ async def test_append_for_a_request_happens_once(store, published):
     """A retry of the request appends nothing; the first carries its operation and its writer."""
     socket = object()
     for expected in (False, True):
-        req = Request("create", {}, op=Op("c", 1), payload="5", socket=socket)
+        req = Request("create", {}, op=Op("c", 1), payload='["sync",{"n":1}]', socket=socket)
         assert (await store.append("c:", "create", {"id": 1}, req)).duplicate is expected
     [(event, writer)] = published
     assert event.op == Op("c", 1)

@@ -153,32 +153,35 @@ def event(n=1, when=0.0, body=None):
     return Event("c:", "e", n, "create", body or b'{"n":%d}' % n, when=when)
 
 
+ASKED = '["sync",{}]'
+
+
 def missing(operations, count):
     """Which operations are forgotten."""
-    return [n for n in range(count) if operations.find(("c", n), '"asked"') is None]
+    return [n for n in range(count) if operations.find(("c", n), ASKED) is None]
 
 
 def test_a_known_operation_is_a_duplicate():
     """The same key and payload get the same record and event, marked as a duplicate."""
     operations, first = Operations(), event()
-    operations.keep(("c", 1), '"asked"', first)
-    again = operations.find(("c", 1), '"asked"')
+    operations.keep(("c", 1), ASKED, first)
+    again = operations.find(("c", 1), ASKED)
     assert (again.record, again.body, again.event, again.duplicate) == ({"n": 1}, first.body, first, True)
 
 
 def test_an_unknown_operation_is_not_found():
     """Only keys that were kept are found."""
     operations = Operations()
-    operations.keep(("c", 1), '"asked"', event())
-    assert operations.find(("c", 2), '"asked"') is None
+    operations.keep(("c", 1), ASKED, event())
+    assert operations.find(("c", 2), ASKED) is None
 
 
 def test_another_request_under_a_used_key_is_a_conflict():
     """An operation id names one request for good."""
     operations = Operations()
-    operations.keep(("c", 1), '"asked"', event())
+    operations.keep(("c", 1), ASKED, event())
     with pytest.raises(Conflict, match="already used"):
-        operations.find(("c", 1), '"asked otherwise"')
+        operations.find(("c", 1), '["sync",{"method":"delete"}]')
 
 
 def test_a_request_may_be_written_otherwise():
@@ -186,15 +189,18 @@ def test_a_request_may_be_written_otherwise():
     operations = Operations()
     operations.keep(("c", 1), '["sync",{"a":1,"b":[2,"\\u00e9"]}]', event())
     assert operations.find(("c", 1), '["sync", {"b": [2, "é"], "a": 1}]').duplicate
-    with pytest.raises(Conflict):
-        operations.find(("c", 1), '["sync",{"a":1,"b":["é",2]}]')
+    for same in ('["sync",{"a":1,"b":[2,"é"],"channel":null}]', '["sync",{"channel":"","a":1,"b":[2,"é"]}]'):
+        assert operations.find(("c", 1), same).duplicate
+    for other in ('["sync",{"a":1,"b":["é",2]}]', '["sync",{"a":1,"channel":"c","b":[2,"é"]}]'):
+        with pytest.raises(Conflict):
+            operations.find(("c", 1), other)
 
 
 def test_operations_are_bounded_by_count():
     """The oldest replies are forgotten first."""
     operations = Operations(count=2)
     for n in range(4):
-        operations.keep(("c", n), '"asked"', event(n))
+        operations.keep(("c", n), ASKED, event(n))
     assert len(operations) == 2
     assert missing(operations, 4) == [0, 1]
 
@@ -203,13 +209,13 @@ def test_operations_are_bounded_by_size():
     """Large requests and records push out more; one that is larger than all is not kept."""
     operations = Operations(size=114)
     for n in range(4):
-        operations.keep(("c", n), '"asked"', event(n, body=b'"' + b"x" * 38 + b'"'))
+        operations.keep(("c", n), ASKED, event(n, body=b'"' + b"x" * 38 + b'"'))
     assert missing(operations, 4) == [0, 1]
-    operations.keep(("c", 4), '"asked"', event(4, body=b"1" * 115))
+    operations.keep(("c", 4), ASKED, event(4, body=b"1" * 115))
     assert len(operations) == 0
-    operations.keep(("c", 5), '"asked"', event(5))
+    operations.keep(("c", 5), ASKED, event(5))
     assert missing(operations, 6) == [0, 1, 2, 3, 4]
-    operations.keep(("c", 6), '"asked"', event(6, when=100_000.0, body=b"1" * 115))
+    operations.keep(("c", 6), ASKED, event(6, when=100_000.0, body=b"1" * 115))
     assert len(operations) == 0
 
 
@@ -217,7 +223,7 @@ def test_operations_are_bounded_by_age():
     """A reply is kept for its age, and goes with the first write after that."""
     operations = Operations(age=10.0)
     for n, now in enumerate((0.0, 5.0, 10.0)):
-        operations.keep(("c", n), '"asked"', event(n, now))
+        operations.keep(("c", n), ASKED, event(n, now))
     assert len(operations) == 3
-    operations.keep(("c", 3), '"asked"', event(3, 15.5))
+    operations.keep(("c", 3), ASKED, event(3, 15.5))
     assert missing(operations, 4) == [0, 1]

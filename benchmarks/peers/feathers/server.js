@@ -1,12 +1,10 @@
 // The service of the benchmark on Feathers 5: its store in memory, a service to join a channel, and a publisher.
-// With --signed-in it is for users alone: Feathers' own authentication, with its tokens and a service of users.
+// With --signed-in SECRET it is for users alone: Feathers' own authentication, with its tokens and a service of users.
 'use strict';
 const { feathers } = require('@feathersjs/feathers');
 const { AuthenticationService, JWTStrategy, authenticate } = require('@feathersjs/authentication');
 const { MemoryService } = require('@feathersjs/memory');
 const socketio = require('@feathersjs/socketio');
-
-const SECRET = 'for the benchmark alone, and no secret';
 
 class Channels {
   constructor(app) {
@@ -23,9 +21,9 @@ const join = (app, name, connection) => {
   connection.channel = name;
 };
 
-const signIn = (app) => {
+const signIn = (app, secret) => {
   const authStrategies = ['jwt'];
-  app.set('authentication', { secret: SECRET, authStrategies, service: 'users', entity: 'user' });
+  app.set('authentication', { secret, authStrategies, service: 'users', entity: 'user' });
   const authentication = new AuthenticationService(app);
   authentication.register('jwt', new JWTStrategy());
   app.use('users', new MemoryService({ startId: 2, store: { 1: { id: 1, name: 'ann' } } }));
@@ -41,6 +39,7 @@ app.use('channels', new Channels(app));
 app.service('messages').publish((data, { app, params: { connection } }) =>
   app.channel(connection.channel).filter((other) => other !== connection),
 );
-if (process.argv.includes('--signed-in')) signIn(app);
+const signedIn = process.argv.indexOf('--signed-in');
+if (signedIn > 0) signIn(app, process.argv[signedIn + 1]);
 
 app.listen(Number(process.argv.at(-1)), '127.0.0.1');
