@@ -58,10 +58,14 @@ def canonical(text: str) -> bytes:
 
 @attrs.frozen
 class Position:
-    """A place in a stream: the epoch and the offset of the last event seen (0 before the first)."""
+    """A place in a stream: the epoch and the offset of the last event seen (0 before the first), and its stamp.
+
+    The stamp is the random number of the transaction that logged that event, 0 where none is known.
+    """
 
     epoch: str
     offset: int
+    stamp: int = 0
 
 
 class Event(msgspec.Struct, eq=False, gc=False):
@@ -76,6 +80,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
         rev: the model's revision; None when the write was not a store's.
         op: the operation id, None when there was none.
         when: seconds of a monotonic clock.
+        stamp: the random number, of 48 bits, of the transaction that logged it; 0 where none is known.
     """
 
     stream: str
@@ -86,6 +91,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
     rev: int | None = None
     op: Op | None = None
     when: float = 0.0
+    stamp: int = 0
 
     def __repr__(self) -> str:
         return f"<Event {self.stream} {self.epoch}/{self.offset} {self.method}>"

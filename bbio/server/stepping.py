@@ -29,7 +29,7 @@ class Runner:
         self._stepper = stepper
         self._job: Job | None = None
         self._wake: asyncio.Future[None] = loop.create_future()
-        self.task: asyncio.Task[None] = loop.create_task(self._drive())
+        self.task: asyncio.Task[None] = loop.create_task(self._run())
         self.task.set_name("bbio-runner")
         self.task.add_done_callback(self._ended)
 
@@ -39,6 +39,10 @@ class Runner:
         self._context = context
         self._yielded = yielded
         self._wake.set_result(None)
+
+    async def _run(self) -> None:
+        # A task wants a native coroutine; what passes on the yields of others can only be a generator.
+        await self._drive()
 
     @types.coroutine
     def _drive(self) -> Generator[Any, Any, None]:
