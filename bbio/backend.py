@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import is_dataclass
+from difflib import SequenceMatcher
 from functools import partial
 from inspect import getattr_static
 from typing import Any, ClassVar, Protocol
 from weakref import WeakValueDictionary
 
+import attrs
 import msgspec
 
 from bbio.attempts import Attempts
-from bbio.decorators import Marked, check_hidden, check_methods, collect
+from bbio.decorators import Marked, check_hidden, check_methods, check_undecorated, collect, own_classes
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.protocol import MAX_NAME
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
@@ -40,6 +44,8 @@ RESERVED = (
     "stop",
     "use",
 )
+logger = logging.getLogger("bbio")
+
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], None]
@@ -68,6 +74,48 @@ def check_name(name: Any) -> str:
             f"{name!r} is no backend name; use letters, digits, '_', '-', '.' and '/', fewer than {MAX_NAME} of them"
         )
     return name
+
+
+def _is_middleware(value: Any) -> bool:
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(entry, Middleware) for entry in entries)
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and (attrs.has(value) or is_dataclass(value) or value.__name__ == "Model")
+
+
+# A value of these kinds under a name that resembles is meant for the attribute: either alone may be anything, such as
+# `mode = "fast"` or `archive = MemoryStore()`.
+MEANT: dict[str, Callable[[Any], bool]] = {
+    "middleware": _is_middleware,
+    "store": lambda value: isinstance(value, Store),
+    "model": _is_model,
+    "unknown": lambda value: isinstance(value, str) and value in ("reject", "drop"),
+    "recheck_interval": lambda value: isinstance(value, (int, float)),
+}
+RESEMBLANCE = 0.75
+
+
+def _resembles(name: str, known: str) -> bool:
+    written, meant = name.lower().replace("_", ""), known.replace("_", "")
+    return written[:1] == meant[:1] and SequenceMatcher(None, written, meant).ratio() >= RESEMBLANCE
+
+
+def _check_resembling(cls: type) -> None:
+    """Refuse `stor = MemoryStore()` and the like: it would declare nothing.
+
+    Raises:
+        DefinitionError: there is such an attribute.
+    """
+    for owner in own_classes(cls, Backend):
+        for name, value in vars(owner).items():
+            for known, is_meant in MEANT.items():
+                if known not in vars(owner) and name[0] != "_" and _resembles(name, known) and is_meant(value):
+                    raise DefinitionError(
+                        f"{owner.__qualname__}.{name} is not looked at; did you mean {known!r}? Write {known} = ..., "
+                        f"or give it a name that does not resemble {known!r}"
+                    )
 
 
 class Backend:
@@ -120,6 +168,7 @@ class Backend:
     stacks: dict[str, Stack]
     _stopping: AsyncExitStack
     _spawn: Spawn | None = None
+    _unanswered: set[str]  # sync methods that nothing answers, as the log has said
     _declared: Store | None = None  # the store as it was before it was opened
     # By identity: a backend may be a dataclass, which cannot be in a set.
     _running: ClassVar[WeakValueDictionary[int, Backend]] = WeakValueDictionary()
@@ -127,9 +176,12 @@ class Backend:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__bbio_layers__ = collect(cls)
-        check_hidden(cls, Backend, [entry.name for entry in cls.__bbio_layers__])
+        layers = [entry.name for entry in cls.__bbio_layers__]
+        check_hidden(cls, Backend, layers)
         check_hidden(cls, Backend, [n for n in RESERVED if getattr_static(cls, n, 0) != getattr_static(Backend, n, 0)])
         check_hidden(cls, Backend, {"schema"} & vars(cls).keys())
+        check_undecorated(cls, Backend, layers)
+        _check_resembling(cls)
         cls.name = check_name(vars(cls).get("name") or default_name(cls))
         if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
             raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
@@ -153,8 +205,8 @@ class Backend:
         """Add middleware after those of the class body, as `backend.use(...)` did in backbone.io.
 
         Parameters:
-            args: sync methods (all when none is named), then a Middleware instance or a function
-                of `req, res, next`.
+            args: sync methods (all when none is named, `"write"` for all but `read`), then a Middleware instance or
+                a function of `req, res, next`.
 
         Raises:
             DefinitionError: it is no middleware, or a sync method is unknown.
@@ -195,6 +247,7 @@ class Backend:
         self.name = check_name(name)  # type: ignore[misc]
         self.namespace = "/" + name
         self.attempts = Attempts(self._plain)
+        self._unanswered = set()
         self._spawn = spawn
         self.publisher = publisher
         if self._declared is None:
@@ -209,14 +262,14 @@ class Backend:
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
         layers, schema, log = self.layers, self.schema, self.log
-        answer: Answer = bottom
-        read: Answer = bottom
+        answer = self._answer_unanswered
+        read: Answer = answer
         write: Write | None = None
         shown = None
         if self.store is not None:
             read, write = log.read, log.write
         if schema is not None:
-            answer, shown = _plain_bottom(schema), partial(show, schema)
+            shown = partial(show, schema)
             if write is not None:
                 write = _plain_write(schema, write)
         own = vars(type(log))
@@ -237,9 +290,31 @@ class Backend:
                 show=shown,
             )
 
+    async def _answer_unanswered(self, req: Request) -> Any:
+        """The bottom, where nothing above has answered."""
+        if not self.stacks[req.method].has_handler:
+            self._warn_unanswered([req.method])
+        return await bottom(req) if self.schema is None else plain(self.schema, req)
+
+    def _warn_unanswered(self, methods: list[str]) -> None:
+        """Say once for each of these sync methods that nothing answers it."""
+        methods = [method for method in methods if method not in self._unanswered]
+        self._unanswered.update(methods)
+        if methods:
+            logger.warning(
+                "%s (%s): nothing answers %s: the client gets back the model that it sent, and a write is told to "
+                "others; give the backend a store, or write @%s above a method that answers, or that refuses",
+                self.name,
+                type(self).__name__,
+                ", ".join(methods),
+                methods[0],
+            )
+
     async def start(self) -> None:
         """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
         self.compile()
+        if self.store is None:
+            self._warn_unanswered([method for method in METHODS if not self.stacks[method].may_answer])
         async with AsyncExitStack() as stopping:
             Backend._running[id(self)] = self
             stopping.callback(Backend._running.pop, id(self), None)
@@ -319,7 +394,7 @@ class Backend:
 
 
 def _by_kind(layers: list[Layer]) -> list[Layer]:
-    order = ("before", "use", "handler", "after", "on_error")
+    order = ("before", "use", "handler", "once", "after", "on_error")
     return sorted(layers, key=lambda layer: order.index(layer.kind))
 
 
@@ -332,13 +407,6 @@ def _entry(schema: Schema) -> Layer:
     cls = schema.cls
     where = f"{cls.__module__}.{cls.__qualname__}"
     return make_layer("before", f"model {cls.__name__}", ("create", "update", "patch"), typed, where=where)
-
-
-def _plain_bottom(schema: Schema) -> Answer:
-    async def bottom(req: Request) -> Any:
-        return plain(schema, req)
-
-    return bottom
 
 
 def _plain_write(schema: Schema, write: Write) -> Write:

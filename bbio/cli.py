@@ -154,18 +154,32 @@ def _reload(command: list[str]) -> NoReturn:
 def stacks(target: str) -> None:
     """Print what each sync passes, with file and line.
 
-    For every backend of the application APP of MODULE, and every sync method, the layers of its stack in order.
+    For every backend of the application APP of MODULE, and every sync method, the layers of its stack in order; at
+    `listen`, those that decide who may listen.
     """
+
+    def show(kind: str, name: str, where: str = "") -> None:
+        click.echo(f"    {kind:<9} {name:<40} {where}".rstrip())
+
     for name, backend in load(target).backends.items():
         click.echo(f"{name} ({type(backend).__name__})")
         for method in METHODS:
             click.echo(f"  {method}")
-            for layer in backend.stacks[method].layers:
-                click.echo(f"    {layer.kind:<9} {layer.name:<40} {layer.where}")
-            if backend.store is None:
-                click.echo(f"    {'bottom':<9} answers with the model")
+            stack = backend.stacks[method]
+            for layer in stack.layers:
+                show(layer.kind, layer.name, layer.where)
+            if backend.store is not None:
+                show("store", type(backend.store).__name__)
+            elif stack.may_answer:
+                show("bottom", "answers with the model, where nothing above did")
             else:
-                click.echo(f"    {'store':<9} {type(backend.store).__name__}")
+                show("bottom", "nothing answers: the client gets back the model that it sent")
+        click.echo("  listen")
+        admitting = [layer for layer in backend.stacks["read"].layers if layer.kind == "before"]
+        for layer in admitting:
+            show(layer.kind, layer.name, layer.where)
+        if not admitting:
+            show("everybody", "may listen: no `before` layer is for read")
 
 
 def _postgres_stores(target: str) -> list[PostgresStore]:

@@ -14,11 +14,16 @@ from typing import Any, TypeVar, overload
 import attrs
 
 from bbio.errors import DefinitionError
-from bbio.requests import METHODS
+from bbio.requests import METHODS, WRITES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MARKS = "__bbio_marks__"
+
+# One name for several sync methods, so that a guard of writes forgets none.
+WRITE = "write"
+WRITE_METHODS = tuple(method for method in METHODS if method in WRITES)
+NAMED = f"use any of {', '.join(METHODS)}, or {WRITE!r} for {', '.join(WRITE_METHODS)}"
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -27,6 +32,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "before": ("req", "res"),
     "use": ("req", "res", "next"),
     "handler": ("req", "res", "next"),
+    "once": ("req", "record"),
     "after": ("req", "res"),
     "on_error": ("err", "req", "res"),
 }
@@ -50,22 +56,24 @@ class Marked:
     marks: tuple[Mark, ...]
 
 
-def check_methods(decorator: str, methods: tuple[Any, ...]) -> tuple[str, ...]:
-    """The sync methods named by a decorator; all of them when none is named.
+def check_methods(decorator: str, names: tuple[Any, ...], every: tuple[str, ...] = METHODS) -> tuple[str, ...]:
+    """The sync methods named by a decorator; `every` one when none is named. `"write"` names all but `read`.
 
     Raises:
         DefinitionError: a name is no sync method, or is there twice.
     """
-    for method in methods:
-        if method not in METHODS:
-            close = difflib.get_close_matches(str(method).lower(), METHODS, n=1, cutoff=0.5)
+    methods: list[str] = []
+    for name in names:
+        if name != WRITE and name not in METHODS:
+            close = difflib.get_close_matches(str(name).lower(), (*METHODS, WRITE), n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise DefinitionError(
-                f"{decorator}({method!r}): there is no sync method {method!r}; {hint}use any of {', '.join(METHODS)}"
-            )
+            raise DefinitionError(f"{decorator}({name!r}): there is no sync method {name!r}; {hint}{NAMED}")
+        methods += WRITE_METHODS if name == WRITE else (name,)
+    for method in methods:
         if methods.count(method) > 1:
-            raise DefinitionError(f"{decorator}: {method!r} is named twice; name each sync method once")
-    return methods or METHODS
+            group = f"; {WRITE!r} is {', '.join(WRITE_METHODS)}" if WRITE in names else ""
+            raise DefinitionError(f"{decorator}: {method!r} is named twice; name each sync method once{group}")
+    return tuple(methods) or every
 
 
 def leave_mark(target: Any, mark: Mark, decorator: str) -> Any:
@@ -87,7 +95,7 @@ def leave_mark(target: Any, mark: Mark, decorator: str) -> Any:
 
 
 class _Phase:
-    """A decorator that may be used bare (`@use`) or with sync methods (`@use("read")`)."""
+    """A decorator that may be used bare (`@use`) or with sync methods (`@use("read")`, `@use("write")`)."""
 
     def __init__(self, kind: str, doc: str) -> None:
         self._kind = kind
@@ -98,17 +106,37 @@ class _Phase:
     def __call__(self, target: F, /) -> F: ...
     @overload
     def __call__(self, *methods: str) -> Callable[[F], F]: ...
-    def __call__(self, *args: Any) -> Any:
-        decorator = f"@{self._kind}"
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        for option in options:
+            only = "only @after takes once=True" if option == "once" else "name sync methods alone"
+            raise DefinitionError(f"@{self._kind} takes no {option!r}; {only}")
+        return self._mark(self._kind, f"@{self._kind}", args, METHODS)
+
+    def _mark(self, kind: str, decorator: str, args: tuple[Any, ...], every: tuple[str, ...]) -> Any:
         if args and isinstance(args[0], (list, tuple, set)):
             raise DefinitionError(f"{decorator}: name the sync methods one by one: {decorator}('create', 'update')")
         if len(args) == 1 and not isinstance(args[0], str):
-            return leave_mark(args[0], Mark(self._kind, METHODS), decorator)
-        mark = Mark(self._kind, check_methods(decorator, args))
+            return leave_mark(args[0], Mark(kind, every), decorator)
+        mark = Mark(kind, check_methods(decorator, args, every))
         return lambda target: leave_mark(target, mark, decorator)
 
     def __repr__(self) -> str:
         return f"<decorator @{self._kind}>"
+
+
+class _After(_Phase):
+    """`@after`, and `@after(..., once=True)`: a layer for effects, which a retry of a write does not run again."""
+
+    @overload
+    def __call__(self, target: F, /) -> F: ...
+    @overload
+    def __call__(self, *methods: str, once: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, once: bool = False, **options: Any) -> Any:
+        if not once:
+            return super().__call__(*args, **options)
+        if "read" in args:
+            raise DefinitionError("@after('read', once=True): a read changes nothing; once=True is for writes")
+        return self._mark("once", "@after", args, WRITE_METHODS)
 
 
 class _Handler:
@@ -140,7 +168,11 @@ class _Handler:
 
 before = _Phase("before", "Mark a method to run before the handlers; it may change `req` or raise.")
 use = _Phase("use", "Mark a method to wrap everything below it; `await next()` runs what is below.")
-after = _Phase("after", "Mark a method to run once a result exists; it may shape the reply through `res.result`.")
+after = _After(
+    "after",
+    "Mark a method to run once a result exists; it may shape the reply through `res.result`. With `once=True` it runs "
+    "for each write that is applied, not for a retry of it, and takes the `record` that was written.",
+)
 on_error = _Phase("on_error", "Mark a method to run when the stack failed; it may raise another error or `res.end`.")
 create = _Handler("create")
 read = _Handler("read")
@@ -154,7 +186,7 @@ def check_parameters(function: Callable[..., Any], kind: str, where: str, *, bou
 
     Parameters:
         function: the layer.
-        kind: `before`, `use`, `handler`, `after` or `on_error`.
+        kind: `before`, `use`, `handler`, `once`, `after` or `on_error`.
         where: how to name the layer in a message.
         bound: whether a leading `self` is already bound.
 
@@ -192,6 +224,13 @@ def _unknown_parameter(name: str, kind: str, where: str, allowed: tuple[str, ...
         return f"{where}: {kind} layers have no `next`; drop it, or mark the method with @use"
     if name == "err":
         return f"{where}: `err` is only for @on_error; drop it, or mark the method with @on_error"
+    if name == "record":
+        return f"{where}: `record` is only for @after(..., once=True); drop it, or take what is in `req` or `res`"
+    if name == "res" and kind == "once":
+        return (
+            f"{where}: a layer of once=True has no `res`, as a retry must get the same reply without it; "
+            f"take `record`, or shape the reply in another @after"
+        )
     close = [known for known in allowed if name.startswith(known)] or difflib.get_close_matches(name, allowed, 1, 0.4)
     hint = f"did you mean `{close[0]}`? " if close else ""
     taken = f"{kind} layers may take {', '.join(allowed)}, matched by name"
@@ -207,6 +246,35 @@ def check_hidden(cls: type, base: type, names: Iterable[str]) -> None:
     for name in names:
         if hasattr(base, name) or name in base.__annotations__:
             raise DefinitionError(f"{cls.__qualname__}.{name} hides {base.__name__}.{name}; give it another name")
+
+
+def own_classes(cls: type, base: type) -> list[type]:
+    """What `cls` is made of besides `base` and what that is made of: itself, its bases and mixins."""
+    return [owner for owner in cls.__mro__ if not issubclass(base, owner)]
+
+
+def check_undecorated(cls: type, base: type, layers: Iterable[str]) -> None:
+    """Refuse `def create(self, req)` without its decorator: nothing would call it.
+
+    Parameters:
+        cls: a class of layers.
+        base: what it is derived from.
+        layers: the names of its layers.
+
+    Raises:
+        DefinitionError: there is such a method.
+    """
+    names = {*METHODS, "before", "use", "after", "on_error"}.difference(layers)
+    for owner in own_classes(cls, base):
+        for name in names & vars(owner).keys():
+            function = vars(owner)[name]
+            if inspect.isfunction(function):
+                wanted = list(inspect.signature(function).parameters)[1:]
+                if wanted and {"err", "req", "res", "next"}.issuperset(wanted):
+                    raise DefinitionError(
+                        f"{owner.__qualname__}.{name} has no decorator, so nothing calls it; "
+                        f"write @{name} above it, or give it another name"
+                    )
 
 
 def _hides_marks(value: Any) -> bool:

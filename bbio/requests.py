@@ -76,6 +76,8 @@ class Request(msgspec.Struct, eq=False):
     # Set by the store: the commit of a write, the revisions of what was read by id.
     committed: Commit | None = None
     revs: dict[Any, int] | None = None
+    # A copy of what this request has written, where layers of `once=True` are to have it.
+    written: Any = msgspec.UNSET
     # And what is to be told of the page that a query found: `next`, its cursor, and `total`.
     page: dict[str, Any] | None = None
     # What a typed model was made of (bbio.typed).

@@ -6,16 +6,20 @@ for, sync or async. What remains per request is calls. The order and the rules a
 
 from __future__ import annotations
 
+import copy
 import inspect
+import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import attrs
 import msgspec
+from msgspec import UNSET
 
 from bbio.attempts import Attempts, refused
-from bbio.decorators import Marked, check_hidden, check_parameters, collect
+from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
 from bbio.errors import DefinitionError, Forbidden, StackError, SyncError
 from bbio.requests import METHODS, Request, Response
 from bbio.streams import Commit
@@ -25,7 +29,16 @@ Node = Callable[[Request, Response, "Next | None"], Awaitable[Any]]
 Call = Callable[..., Any]
 Find = Callable[[Request], Awaitable[Commit | None]]
 Write = Callable[[Request], Awaitable[Commit]]
+Committing = Callable[[Request, Any], Awaitable[None]]
 Unexpected = Callable[[Exception, Request], Exception]
+
+
+logger = logging.getLogger("bbio")
+
+PACKAGE = os.path.dirname(__file__)
+
+# The positional arguments that each kind of layer is called with; others get `req`, `res` and `next`.
+ARGUMENTS = {"on_error": ("err", "req", "res"), "once": ("req", "record")}
 
 
 class Middleware:
@@ -34,7 +47,7 @@ class Middleware:
     Example:
         >>> from bbio import Middleware, before, Unauthorized
         >>> class RequireUser(Middleware):
-        ...     @before("create", "update", "patch", "delete")
+        ...     @before("write")
         ...     def check(self, req):
         ...         if req.user is None:
         ...             raise Unauthorized("log in first")
@@ -45,7 +58,9 @@ class Middleware:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__bbio_layers__ = collect(cls)
-        check_hidden(cls, Middleware, [entry.name for entry in cls.__bbio_layers__])
+        names = [entry.name for entry in cls.__bbio_layers__]
+        check_hidden(cls, Middleware, names)
+        check_undecorated(cls, Middleware, names)
 
     async def start(self, backend: Any) -> None:
         """Called once for every backend that lists this middleware, before the first request."""
@@ -76,8 +91,8 @@ def location(function: Callable[..., Any]) -> str:
 def make_layer(kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
     names = check_parameters(function, kind, name, bound=True)
-    arguments = ("err", "req", "res") if kind == "on_error" else ("req", "res", "next")
-    first = list(inspect.signature(function).parameters.values())[:3]
+    arguments = ARGUMENTS.get(kind, ("req", "res", "next"))
+    first = list(inspect.signature(function).parameters.values())[: len(arguments)]
     if tuple(p.name for p in first if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD) == arguments:
         call = function
     else:
@@ -172,11 +187,24 @@ def _unanswered(layer: Layer) -> StackError:
     )
 
 
+def _empty(layer: Layer, method: str) -> None:
+    others = "" if method == "read" else ", and others are told the model as the client sent it"
+    logger.warning(
+        "%s (%s) answers a %s with nothing: `return` the result; the client gets null%s",
+        layer.name,
+        layer.where,
+        method,
+        others,
+    )
+
+
 def _fold_around(layer: Layer, below: Node) -> Node:
     """A `use` layer or a handler on top of what is below it."""
     call, must_answer, is_async, takes_next = layer.call, layer.kind == "use", layer.is_async, layer.takes_next
+    is_told = False
 
-    async def settle(value: Any, res: Response, following: Next | None) -> Any:
+    async def settle(value: Any, req: Request, res: Response, following: Next | None) -> Any:
+        nonlocal is_told
         # `return next()`, in a sync function or for want of an `await`.
         if value is not None and hasattr(value, "__await__"):
             value = await value
@@ -187,6 +215,9 @@ def _fold_around(layer: Layer, below: Node) -> Node:
                 return following.outcome()
             if must_answer:
                 raise _unanswered(layer)
+            if not is_told and req.method != "delete":
+                is_told = True
+                _empty(layer, req.method)
         return value
 
     async def around(req: Request, res: Response, above: Next | None) -> Any:
@@ -200,7 +231,7 @@ def _fold_around(layer: Layer, below: Node) -> Node:
             if is_async:
                 value = await value
             if res.settled or type(value) is not dict:
-                value = await settle(value, res, following)
+                value = await settle(value, req, res, following)
         except Exception as err:
             if above is not None:
                 above.failure = err
@@ -304,6 +335,30 @@ def _lowest(answer: Answer | Write, writes: bool = False, atomic: bool = False) 
     return lowest
 
 
+def _fold_written(write: Write) -> Write:
+    """A store's `write` that keeps a copy of the record for the layers of `once=True`, unless it is a retry."""
+
+    async def written(req: Request) -> Commit:
+        commit = await write(req)
+        if not commit.duplicate:
+            req.written = copy.deepcopy(commit.record)
+        return commit
+
+    return written
+
+
+def _fold_committed(commit: Committing) -> Committing:
+    """The same of what logs and publishes a write that no store has committed."""
+
+    async def committed(req: Request, result: Any) -> None:
+        await commit(req, result)
+        assert req.committed is not None
+        if not req.committed.duplicate:
+            req.written = copy.deepcopy(req.committed.record)
+
+    return committed
+
+
 async def bottom(req: Request) -> Any:
     """The end of every stack answers with the model, as the original does."""
     return req.model
@@ -334,6 +389,7 @@ class Stack:
         "_direct",
         "_immediate",
         "_on_error",
+        "_once",
         "_show",
         "_top",
         "bare",
@@ -346,7 +402,7 @@ class Stack:
         method: str,
         layers: Sequence[Layer],
         store: Answer = bottom,
-        commit: Callable[[Request, Any], Awaitable[None]] | None = None,
+        commit: Committing | None = None,
         find: Find | None = None,
         attempts: Attempts | None = None,
         write: Write | None = None,
@@ -356,9 +412,13 @@ class Stack:
     ) -> None:
         self.method = method
         self.layers = tuple(layer for layer in layers if method in layer.methods)
-        self._commit = commit
         self._show = show
         self._after = tuple(layer for layer in self.layers if layer.kind == "after")
+        self._once = tuple(layer for layer in self.layers if layer.kind == "once")
+        if self._once:
+            write = write and _fold_written(write)
+            commit = commit and _fold_committed(commit)
+        self._commit = commit
         self._on_error = tuple(layer for layer in self.layers if layer.kind == "on_error")
         before = [layer for layer in self.layers if layer.kind == "before"]
         self._before = _fold_before(before, _lowest(bottom)) if before else None
@@ -371,6 +431,18 @@ class Stack:
         self._attempts = attempts or Attempts()
         lowest = _lowest(store) if write is None else _lowest(write, writes=True, atomic=atomic)
         self._top = self._fold(lowest, find, self._attempts)
+
+    @property
+    def has_handler(self) -> bool:
+        """Whether a handler answers, or hands over to what is below on purpose."""
+        return any(layer.kind == "handler" for layer in self.layers)
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether a layer answers: a handler, or perhaps a `use` layer of the application's."""
+        return self.has_handler or any(
+            layer.kind == "use" and not layer.where.startswith(PACKAGE) for layer in self.layers
+        )
 
     def _fold(self, node: Node, find: Find | None, attempts: Attempts) -> Node:
         once = None if find is None else partial(_fold_once, find, attempts)
@@ -423,6 +495,8 @@ class Stack:
         finally:
             if req.attempt is not None:
                 self._attempts.end(req)
+        if req.written is not UNSET:
+            await self._run_once(req)
         if self._show is not None:
             self._show_safely(req, res, unexpected)
         return res
@@ -457,6 +531,20 @@ class Stack:
             value = layer.call(req, res, None)
             if layer.is_async or hasattr(value, "__await__"):
                 await value
+
+    async def _run_once(self, req: Request) -> None:
+        """Run what is to happen once for a write; what it does or raises makes no difference to the reply."""
+        for layer in self._once:
+            try:
+                value = layer.call(req, req.written)
+                if layer.is_async or hasattr(value, "__await__"):
+                    await value
+            except Exception:
+                logger.exception(
+                    "%s (%s) failed after the write that it was for; a retry of the write does not run it again",
+                    layer.name,
+                    layer.where,
+                )
 
     async def _fail(self, err: Exception, req: Request, res: Response) -> None:
         res.reopen()

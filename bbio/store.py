@@ -123,7 +123,7 @@ class Store:
 
     async def read(self, req: Request) -> Any:
         """Answer a read: the model named by its id in `req.model`, or the list of models."""
-        raise self._missing("read")
+        raise self._missing(req)
 
     def query(self, req: Request) -> Query | None:
         """What a read of the collection asks for in `options.data`, None when it asks for everything.
@@ -140,19 +140,19 @@ class Store:
         return Query.read(data, **options)
 
     async def create(self, req: Request) -> Any:
-        raise self._missing("create")
+        raise self._missing(req)
 
     async def update(self, req: Request) -> Any:
-        raise self._missing("update")
+        raise self._missing(req)
 
     async def patch(self, req: Request) -> Any:
-        raise self._missing("patch")
+        raise self._missing(req)
 
     async def delete(self, req: Request) -> Any:
-        raise self._missing("delete")
+        raise self._missing(req)
 
-    def _missing(self, method: str) -> BadRequest:
-        return BadRequest(f"this backend has no {method}")
+    def _missing(self, req: Request) -> BadRequest:
+        return BadRequest(f"the backend {getattr(req.backend, 'name', '?')!r} has no {req.method}")
 
     def merged(self, req: Request, current: dict[str, Any] | None) -> dict[str, Any]:
         """The record that an update or patch comes to; with a model, it is valid as a whole.

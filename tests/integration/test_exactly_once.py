@@ -2,8 +2,9 @@
 
 import pytest
 
-from bbio import Backend
-from bbio.builtin import MemoryStore, SQLiteStore
+from bbio import Backend, Store, after
+from bbio import create as create_handler
+from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from tests.support.listeners import SharedStore, until
 
 
@@ -117,3 +118,77 @@ async def test_the_race_of_joining(serve, join):
         if at["o"] > told["offset"]:
             seen.append((model["n"], at["o"]))
     assert seen == [(n, n + 2) for n in range(9)]
+
+
+class Plain(Store):
+    """A store of one's own, which is not atomic."""
+
+    async def create(self, req):
+        return {**req.model, "id": "1"}
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "plain", "handlers"])
+def mailing(request, tmp_path):
+    """A backend over each store, and over none, that writes letters, and shapes its replies; and the letters."""
+    letters = []
+
+    class Todos(Backend):
+        @after("create", once=True)
+        async def welcome(self, req, record):
+            letters.append(("create", record["title"]))
+            raise OSError("the mail server is down")
+
+        @after("write", once=True)
+        def note(self, req, record):
+            letters.append((req.method, record["title"], sorted(record)))
+            record["title"] = "spoilt"
+
+        @after("create")
+        def greet(self, res):
+            res.result = {**res.result, "greeting": "hello"}
+
+    match request.param:
+        case "memory":
+            body = {"store": MemoryStore()}
+        case "sqlite":
+            body = {"store": SQLiteStore(tmp_path / "todos.db")}
+        case "postgres":
+            body = {"store": PostgresStore(request.getfixturevalue("database_url"))}
+        case "plain":
+            body = {"store": Plain()}
+        case "handlers":
+            body = {"make": create_handler(lambda self, req: {**req.model, "id": "1"})}
+    return type("Todos", (Todos,), body), letters
+
+
+EFFECTS = [("create", "milk"), ("create", "milk", ["id", "title"])]
+
+
+async def test_effects_happen_once(serve, join, mailing):
+    """However often an operation is tried, at the same time or later; and each attempt gets the same reply."""
+    backend, letters = mailing
+    app = await serve(backend)
+    listener, ann = await join(app, "todos"), await join(app, "todos", ...)
+    asked = [await ann.namespace.start("sync", create()) for _ in range(3)]
+    replies = [await ann.namespace.reply(id) for id in asked]
+    bob = await join(app, "todos", ...)
+    replies.append(await bob.namespace.call("sync", create()))
+    assert all(reply == replies[0] for reply in replies)
+    assert replies[0][1] == {"id": replies[0][1]["id"], "title": "milk", "greeting": "hello"}
+    assert await listener.synced() == ("create", {"id": replies[0][1]["id"], "title": "milk"})
+    assert letters == EFFECTS
+    await bob.namespace.call("sync", create(2))
+    assert letters == EFFECTS * 2
+
+
+@pytest.mark.parametrize("mailing", ["sqlite", "postgres"], indirect=True)
+async def test_effects_do_not_happen_again_after_a_restart(serve, join, mailing):
+    """The retry that comes to the next process, when the first has committed and ended, is answered, and no more."""
+    backend, letters = mailing
+    first = await serve(backend)
+    ann = await join(first, "todos", ...)
+    reply = await ann.namespace.call("sync", create())
+    await first.stop()
+    ann = await join(await serve(backend), "todos", ...)
+    assert await ann.namespace.call("sync", create()) == reply
+    assert letters == EFFECTS

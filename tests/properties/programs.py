@@ -11,6 +11,7 @@ from bbio import Backend, Middleware, Request, Store
 from bbio.requests import METHODS
 from tests.properties.naive import NaiveLayer, layers
 from tests.properties.strategies import (
+    GROUPS,
     Boom,
     Built,
     ClassSpec,
@@ -57,13 +58,12 @@ class Program:
 
 plain_functions = definitions("plain", "around", always_marked=True).map(lambda d: attrs.evolve(d, marks=()))
 entries = plain_functions | hierarchies(max_classes=2)
+names = st.lists(st.sampled_from(METHODS), unique=True, max_size=3).map(tuple) | st.just(("write",))
 programs = st.builds(
     Program,
     hierarchies(),
     st.lists(entries, max_size=2).map(tuple),
-    st.lists(
-        st.tuples(entries, st.lists(st.sampled_from(METHODS), unique=True, max_size=3).map(tuple)), max_size=2
-    ).map(tuple),
+    st.lists(st.tuples(entries, names), max_size=2).map(tuple),
     st.sampled_from([(), (), ("return", {"id": 7}), ("return", None), ("raise", "full")]),
 )
 
@@ -109,17 +109,18 @@ class Assembled:
 
     def plan(self, method: str) -> tuple[list[NaiveLayer], list[NaiveLayer], list[NaiveLayer]]:
         """The layers on the way down, those after, those for errors."""
+        return self.of(method, "before", "use", "handler"), self.of(method, "after"), self.of(method, "on_error")
 
-        def of(*kinds: str) -> list[NaiveLayer]:
-            found = []
-            for (item, meaning), methods in self.reusable:
-                if method in methods and isinstance(meaning, Built):
-                    found += [layer for kind in kinds for layer in layers(meaning, item, kind, method)]
-                elif method in methods and "use" in kinds:
-                    found.append(meaning)
-            return found + [la for kind in kinds for la in layers(self.built, self.served.backend, kind, method)]
-
-        return of("before", "use", "handler"), of("after"), of("on_error")
+    def of(self, method: str, *kinds: str) -> list[NaiveLayer]:
+        """The layers of some kinds, in order."""
+        found = []
+        for (item, meaning), names in self.reusable:
+            is_meant = any(method in GROUPS[name] for name in names)
+            if is_meant and isinstance(meaning, Built):
+                found += [layer for kind in kinds for layer in layers(meaning, item, kind, method)]
+            elif is_meant and "use" in kinds:
+                found.append(meaning)
+        return found + [la for kind in kinds for la in layers(self.built, self.served.backend, kind, method)]
 
 
 def function(name: str, mark: str, *script: Any, parameters: str = "req res next", methods: Any = None) -> Definition:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 from typing import Any
 
 import attrs
@@ -18,16 +19,23 @@ import bbio
 from bbio import SyncError
 from bbio.requests import METHODS
 
-DECORATORS = {name: getattr(bbio, name) for name in ("before", "use", "after", "on_error", *METHODS)}
+DECORATORS: dict[str, Any] = {name: getattr(bbio, name) for name in ("before", "use", "after", "on_error", *METHODS)}
+DECORATORS["once"] = partial(bbio.after, once=True)
+
+# What the names that decorators are given mean.
+GROUPS = {method: (method,) for method in METHODS} | {"write": ("create", "update", "patch", "delete")}
 
 # What a name may be in all classes of a hierarchy: an override must fit the marks it inherits.
 FAMILIES = {
     "around": (("use", *METHODS), ("req", "res", "next")),
     "beside": (("before", "after"), ("req", "res")),
     "shaping": (("after",), ("req", "res")),
+    "effect": (("once",), ("req", "record")),
     "failure": (("on_error",), ("err", "req", "res")),
     "any": (("before", "use", "after", "on_error", *METHODS), ("req", "res")),
 }
+
+ASKED = ("err", "req", "res", "next", "record")
 
 VALUES = (0, "", False, [], {}, "text", {"id": 1})
 
@@ -36,11 +44,19 @@ class Boom(SyncError):
     """Boom."""
 
 
+def stands_for(decorator: str, given: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The sync methods that a decorator stands for with what it is given."""
+    if decorator in METHODS:
+        return (decorator,)
+    every = GROUPS["write"] if decorator == "once" else METHODS
+    return tuple(method for name in given for method in GROUPS[name]) if given else every
+
+
 @attrs.frozen
 class Definition:
     """One name in one class body.
 
-    `marks` pairs decorators with the sync methods they are given (None: written bare); empty for an
+    `marks` pairs decorators with the names of sync methods they are given (None: written bare); empty for an
     undecorated function. `parameters` is the source text after `self`.
     """
 
@@ -54,7 +70,7 @@ class Definition:
         """Whether the marks make this a layer of `kind` (`handler` for the sync methods' own decorators)."""
         if kind == "handler":
             return any(decorator == method for decorator, _ in self.marks)
-        return any(decorator == kind and method in (given or METHODS) for decorator, given in self.marks)
+        return any(decorator == kind and method in stands_for(decorator, given) for decorator, given in self.marks)
 
 
 @attrs.frozen
@@ -86,9 +102,10 @@ async def act(
     req: Any = None,
     res: Any = None,
     next: Any = None,
+    record: Any = None,
 ) -> Any:
     """Carry out a script, and write down what it sees."""
-    trace.append((label, err and describe(err), req and req.model))
+    trace.append((label, err and describe(err), req and req.model, record))
     value = None
     for step, *given in script:
         if step == "end":
@@ -133,7 +150,7 @@ def finish(coroutine: Any) -> Any:
 
 def make_function(definition: Definition, label: str, trace: list[Any], method: bool = True) -> Any:
     """A real function with the definition's signature, decorated as it says; methods have a `self`."""
-    wanted = [name for p in definition.parameters if (name := p.split("=")[0]) in ("err", "req", "res", "next")]
+    wanted = [name for p in definition.parameters if (name := p.split("=")[0]) in ASKED]
     call = f"act(script, label, trace, {', '.join(f'{name}={name}' for name in wanted)})"
     parameters = ("self", *definition.parameters) if method else definition.parameters
     head = f"def {definition.name}({', '.join(parameters)}):"
@@ -190,7 +207,7 @@ def _script(steps: list[Any], size: int, leaves: list[Any]) -> st.SearchStrategy
 def _scripts(family: str, is_async: bool) -> st.SearchStrategy[tuple[tuple[Any, ...], ...]]:
     """What a layer of a family does: a few steps, then how it leaves."""
     if family != "around":
-        steps = [*STEPS, st.just(("shape",))] if family == "shaping" else STEPS
+        steps = {"shaping": [*STEPS, st.just(("shape",))], "effect": STEPS[2:]}.get(family, STEPS)
         return LEAVES[0] | _script(steps, 1, LEAVES)
     if is_async:
         ways = [st.just(((way,),)) for way in ("return it", "wrap it", "return next")]
@@ -222,8 +239,13 @@ def fitting_parameters(allowed: tuple[str, ...]) -> dict[frozenset[str], st.Sear
 
 PARAMETER_LISTS = {family: fitting_parameters(allowed) for family, (_, allowed) in FAMILIES.items()}
 SOME_METHODS = st.lists(st.sampled_from(METHODS), max_size=4, unique=True).map(tuple)
+GROUPED = st.sampled_from([("write",), ("read", "write"), ("write", "read")])
+SOME_WRITES = st.lists(st.sampled_from(GROUPS["write"]), max_size=4, unique=True).map(tuple) | st.just(("write",))
 DECORATOR = {
-    name: st.tuples(st.just(name), st.none() | (st.just(()) if name in METHODS else SOME_METHODS))
+    name: st.tuples(
+        st.just(name),
+        st.none() | (st.just(()) if name in METHODS else SOME_WRITES if name == "once" else SOME_METHODS | GROUPED),
+    )
     for name in DECORATORS
 }
 MARKS = {

@@ -16,26 +16,31 @@ from bbio.decorators import MARKS, collect
 from bbio.requests import METHODS
 from tests.properties.naive import slots
 from tests.properties.strategies import (
+    ASKED,
     DECORATORS,
     FAMILIES,
+    GROUPS,
     ClassSpec,
     Definition,
     build,
     definitions,
     hierarchies,
     make_function,
+    stands_for,
 )
 from tests.support.stacks import Served
 
 PHASES = ("before", "use", "after", "on_error")
+KINDS = (*PHASES, "once")
 ALLOWED = {
     "before": ("req", "res"),
     "use": ("req", "res", "next"),
     "handler": ("req", "res", "next"),
+    "once": ("req", "record"),
     "after": ("req", "res"),
     "on_error": ("err", "req", "res"),
 }
-KIND = {name: name if name in PHASES else "handler" for name in DECORATORS}
+KIND = {name: name if name in KINDS else "handler" for name in DECORATORS}
 
 names = st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))
 
@@ -43,9 +48,7 @@ names = st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(lambda name: not ke
 def expected_marks(definition: Definition) -> set[tuple[str, str]]:
     """Every (kind, method) the decorators of a definition stand for."""
     return {
-        (KIND[decorator], method)
-        for decorator, given in definition.marks
-        for method in ((decorator,) if decorator in METHODS else given or METHODS)
+        (KIND[decorator], method) for decorator, given in definition.marks for method in stands_for(decorator, given)
     }
 
 
@@ -116,12 +119,13 @@ def test_a_layer_replaced_by_a_value_is_refused(hierarchy: tuple[ClassSpec, ...]
     assert f"override it with `def {name}(self, ...)`" in str(refused.value)
 
 
-@given(st.sampled_from(PHASES), st.lists(st.sampled_from(METHODS) | st.text(max_size=8), min_size=1, max_size=5))
+@given(st.sampled_from(PHASES), st.lists(st.sampled_from(sorted(GROUPS)) | st.text(max_size=8), min_size=1, max_size=5))
 def test_methods_must_exist_and_come_once(phase: str, methods: list[str]) -> None:
     """A list of names is taken if it has only sync methods, each once, and refused with the fix if not."""
-    if set(methods) <= set(METHODS) and len(set(methods)) == len(methods):
+    meant = [method for name in methods for method in GROUPS.get(name, ())]
+    if set(methods) <= GROUPS.keys() and len(set(meant)) == len(meant):
         function = DECORATORS[phase](*methods)(lambda self: None)
-        assert found_marks(getattr(function, MARKS)) == {(phase, method) for method in methods}
+        assert found_marks(getattr(function, MARKS)) == {(phase, method) for method in meant}
         return
     with pytest.raises(DefinitionError) as refused:
         DECORATORS[phase](*methods)
@@ -132,18 +136,14 @@ def test_methods_must_exist_and_come_once(phase: str, methods: list[str]) -> Non
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(sorted(DECORATORS)), st.sets(st.sampled_from(METHODS))),
+        st.tuples(st.sampled_from(sorted(DECORATORS)), st.sets(st.sampled_from(GROUPS["write"]))),
         min_size=1,
         max_size=4,
     )
 )
 def test_one_function_takes_each_mark_once(decorations: list[tuple[str, set[str]]]) -> None:
     """Decorators of one kind may share a function as long as their methods differ."""
-    given = [
-        (KIND[name], method)
-        for name, methods in decorations
-        for method in ((name,) if name in METHODS else methods or METHODS)
-    ]
+    given = [(KIND[name], method) for name, methods in decorations for method in stands_for(name, tuple(methods))]
 
     def decorate() -> Any:
         def layer(self: Any) -> None: ...
@@ -163,7 +163,7 @@ def test_one_function_takes_each_mark_once(decorations: list[tuple[str, set[str]
 def test_parameters_are_matched_by_name(decorator: str, unknown: list[str], data: st.DataObject) -> None:
     """Known names are taken in any order; an unknown one without a default is refused with the fix."""
     allowed = ALLOWED[KIND[decorator]]
-    known = data.draw(st.lists(st.sampled_from(("err", "req", "res", "next")), unique=True))
+    known = data.draw(st.lists(st.sampled_from(ASKED), unique=True))
     parameters = data.draw(st.permutations([*known, *(name for name in unknown if name not in known)]))
     assume("self" not in parameters)
     source = f"def layer(self, {', '.join(parameters)}): pass"
@@ -179,7 +179,8 @@ def test_parameters_are_matched_by_name(decorator: str, unknown: list[str], data
     text = str(refused.value)
     assert text.startswith("Wrong.layer: ")
     assert f"`{wrong[0]}`" in text
-    assert "drop it, or mark the method with @" in text or f"may take {', '.join(allowed)}, matched by name" in text
+    fixes = ("drop it, or ", "has no `res`, as a retry", f"may take {', '.join(allowed)}, matched by name")
+    assert any(fix in text for fix in fixes)
 
 
 @st.composite
@@ -213,8 +214,9 @@ def test_each_parameter_gets_what_it_names(definition: Definition) -> None:
             assert named.keys() == {name for name in wanted if name != "*"}
             assert named.get("req", req) is req
             assert named.get("res", res) is res
+            assert named.get("record", res.result) == res.result
             assert named.get("limit", 10) == 10
             assert callable(named.get("next", callable))
             assert isinstance(named.get("err", Exception()), Exception)
-        kinds = [kind for kind in ("before", "use", "handler", "after") if definition.applies(kind, method)]
+        kinds = [kind for kind in ("before", "use", "handler", "once", "after") if definition.applies(kind, method)]
         assert bool(seen) == bool(kinds)

@@ -25,6 +25,7 @@ def test_a_stack_holds_the_layers_that_apply_in_order(program: Program) -> None:
         compiled = [(layer.kind, layer.name) for layer in stack.layers]
         for kinds, expected in (
             (("before", "use", "handler"), down),
+            (("once",), assembled.of(method, "once")),
             (("after",), after),
             (("on_error",), on_error),
         ):
@@ -62,6 +63,6 @@ def test_compiling_changes_no_class(hierarchy: tuple[ClassSpec, ...]) -> None:
         names = [[(la.kind, la.name, la.where) for la in b.stacks[method].layers] for b in (one, two)]
         assert names[0] == names[1]
         assert len(names[0]) == sum(
-            len(layers(built, one, kind, method)) for kind in ("before", "use", "handler", "after", "on_error")
+            len(layers(built, one, kind, method)) for kind in ("before", "use", "handler", "once", "after", "on_error")
         )
     assert built.cls.__bbio_layers__ is marks

@@ -25,6 +25,7 @@ TRUSTED = (
     "op",
     "event",
     "revs",
+    "written",
     "digest",
 )
 
@@ -53,7 +54,7 @@ def test_nothing_a_client_sends_sets_a_trusted_field(
         def look(self, req: Request) -> None:
             seen.append(req)
             assert (req.user, req.session, req.state) == (None, {}, {})
-            assert (req.committed, req.revs, req.page) == (None, None, None)
+            assert (req.committed, req.revs, req.page, req.written) == (None, None, None, msgspec.UNSET)
             assert (req.channel, req.op, req.event) == ("mine", None, "sync")
 
     served = Served(Todos)

@@ -9,8 +9,9 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from bbio import Request
-from bbio.requests import METHODS, NOTIFIED_AS
-from tests.properties.naive import interpret
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES
+from bbio.streams import Op
+from tests.properties.naive import interpret, outcome
 from tests.properties.programs import Assembled, Program, function, one_class, programs
 from tests.properties.strategies import Boom, describe
 
@@ -47,6 +48,8 @@ async def naive_run(assembled: Assembled, method: str) -> Any:
         return given
 
     ok, reply = await interpret(*assembled.plan(method), req, lowest, publish)
+    for layer in assembled.of(method, "once") if published else []:
+        await outcome(layer(req=req, record=published[0][1]))
     return repr((ok, reply if ok else describe(reply), assembled.trace, req.model, published))
 
 
@@ -79,7 +82,30 @@ def test_a_request_comes_to_what_the_rules_say(program: Program) -> None:
     asyncio.run(all_methods())
 
 
+@settings(max_examples=200)
+@given(programs, st.sampled_from(sorted(WRITES)), st.integers(1, 3))
+@example(one_class(function("a", "once", parameters="record"), function("b", "use", ("next",))), "create", 2)
+@example(one_class(function("a", "once", parameters=""), store=("return", None)), "patch", 3)
+def test_effects_happen_as_often_as_others_are_told(program: Program, method: str, attempts: int) -> None:
+    """However often an operation is tried, layers of once run when its write is told, and not again."""
+
+    async def tried() -> None:
+        assembled = Assembled(program)
+        for _ in range(attempts):
+            req = assembled.served.request(method, dict(MODEL), op=Op("ann", 1))
+            await assembled.served.backend.stacks[method].run(req)
+        told = len(assembled.served.events)
+        assert told <= 1
+        effects = [layer.function.__qualname__ for layer in assembled.of(method, "once")]
+        happened = [label for label, *_ in assembled.trace if label in effects]
+        assert happened == effects * told
+        event(f"{len(effects)} effects, {told} told")
+
+    asyncio.run(tried())
+
+
 @given(programs)
+@example(one_class(function("a", "before", ("end", 0), parameters="res")))
 @example(
     one_class(
         function("a", "before", ("raise", "x"), parameters=""),
@@ -87,16 +113,17 @@ def test_a_request_comes_to_what_the_rules_say(program: Program) -> None:
     )
 )
 def test_who_may_listen(program: Program) -> None:
-    """A client is admitted when no `before` layer of `read` raises or rejects; recovering does not help."""
+    """A client is admitted when no `before` layer of `read` raises, rejects or answers; recovering does not help."""
 
     async def both() -> None:
         assembled = Assembled(program)
         checks = [layer for layer in assembled.plan("read")[0] if layer.kind == "before"]
         req = assembled.served.request("read", dict(MODEL))
-        admitted, _ = await interpret(checks, [], [], req, lambda req: None, lambda record: None)
+        passed: list[Any] = []
+        await interpret(checks, [], [], req, passed.append, lambda record: None)
         error = await assembled.served.registry.admit(assembled.served.request("read", dict(MODEL), event="listen"))
-        assert (error is None) == admitted
-        event("admitted" if admitted else "refused")
+        assert (error is None) == bool(passed)
+        event("admitted" if passed else "refused")
 
     asyncio.run(both())
 

@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import threading
 
+import attrs
 import pytest
 
 from bbio import (
     Backend,
     ConfigurationError,
     DefinitionError,
+    Forbidden,
     FrozenError,
     Middleware,
     NotFound,
@@ -25,8 +28,9 @@ from bbio import (
     use,
 )
 from bbio.backend import check_name, default_name
-from bbio.builtin import MemoryStore
+from bbio.builtin import Logger, MemoryStore
 from bbio.registry import Registry
+from bbio.requests import METHODS
 from tests.support.stacks import Recorder, Served
 
 
@@ -113,6 +117,62 @@ def test_names_the_backend_uses_itself(name):
     mixin = type("Mixin", (), {name: lambda self: None})
     with pytest.raises(DefinitionError, match=re.escape(text)):
         type("Todos", (mixin, Backend), {})
+
+
+@attrs.define
+class Todo:
+    """A model."""
+
+    title: str
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("stor", Settings(), "store"),
+        ("Store", Settings(), "store"),
+        ("storage", Settings(), "store"),
+        ("STORE", Settings(), "store"),
+        ("midleware", [Middleware()], "middleware"),
+        ("middlewares", (Middleware(),), "middleware"),
+        ("middle_ware", Middleware(), "middleware"),
+        ("Model", Todo, "model"),
+        ("modell", Todo, "model"),
+        ("Model", type("Model", (), {}), "model"),
+        ("Model", dataclasses.make_dataclass("Todo", []), "model"),
+        ("unknow", "drop", "unknown"),
+        ("recheckInterval", 1.0, "recheck_interval"),
+        ("recheck_intervall", 5, "recheck_interval"),
+    ],
+)
+def test_an_attribute_that_looks_like_a_declaration(name, value, meant):
+    """It would declare nothing; the text says what was meant. In a mixin as well, or over a base that declares it."""
+    text = f"Todos.{name} is not looked at; did you mean {meant!r}? Write {meant} = ..., or give it a name that"
+    with pytest.raises(DefinitionError, match=re.escape(text)):
+        type("Todos", (Backend,), {name: value})
+    with pytest.raises(DefinitionError, match=re.escape(text.replace("Todos", "Mixin"))):
+        type("Todos", (type("Mixin", (), {name: value}), Backend), {})
+    base = type("Base", (Backend,), {"store": Settings(), "middleware": [Middleware()], "recheck_interval": 9.0})
+    with pytest.raises(DefinitionError, match=re.escape(text)):
+        type("Todos", (base,), {name: value})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"stored": True, "stores": ["a"], "storage": "disk", "story": "", "store_path": "x", "history": Settings()},
+        {"mode": "fast", "modes": [1], "models": [{"id": 1}], "Model": "a name", "MODEL": "gpt", "node": Todo},
+        {"middle": 1, "middlewares": 3, "hardware": [Middleware()], "middleware_names": ["a"]},
+        {"known": "drop", "unknowns": ["drop"], "unknown_id": "x", "names": ["a"], "title": "a", "NAME": "x"},
+        {"check_interval": 5, "interval": 1.0, "recheck_at": 5},
+        {"archive": Settings(), "cache": Settings(), "_store": Settings()},
+        {"store": Settings(), "storage": Settings(), "model": Todo, "Model": Todo},
+    ],
+    ids=lambda body: next(iter(body)),
+)
+def test_everyday_names_are_left_alone(body):
+    """Names that resemble, for values that could not be meant; values that could, under names of their own."""
+    type("Todos", (Backend,), body)
 
 
 @pytest.mark.parametrize("name", ["name", "middleware", "store", "log", "use"])
@@ -263,6 +323,130 @@ async def test_a_result_that_cannot_be_written_as_json():
     res = await served.backend.stacks["create"].run(served.request("create", {}))
     assert isinstance(res.failure, TypeError)
     assert served.published == []
+
+
+# What nothing answers
+
+
+def warnings(caplog):
+    """What the log says of what nothing answers."""
+    return [record.message for record in caplog.records if "nothing answers" in record.message]
+
+
+async def started(cls):
+    """A backend that runs."""
+    served = Served(cls)
+    await served.backend.start()
+    return served
+
+
+async def test_the_start_tells_what_nothing_answers(caplog):
+    """Once, with the methods, and how to mend it; middleware of bbio answers nothing."""
+
+    class Todos(Backend):
+        middleware = [Logger()]
+
+        @read
+        def find(self):
+            return []
+
+    served = await started(Todos)
+    text = (
+        "todos (Todos): nothing answers create, update, patch, delete: the client gets back the model that it sent, "
+        "and a write is told to others; give the backend a store, or write @create above a method that answers, or "
+        "that refuses"
+    )
+    assert warnings(caplog) == [text]
+    assert await served.ask("create", {"title": "a"}) == {"title": "a"}
+    assert warnings(caplog) == [text]
+    await served.backend.stop()
+
+
+async def test_a_backend_that_answers_all_is_told_nothing(caplog):
+    """With a store, or with a handler for each method, be it one that hands over to the bottom or refuses."""
+
+    class Stored(Backend):
+        store = Settings()
+
+    class Handled(Backend):
+        @create
+        @read
+        def relay(self, next):
+            return next()
+
+        @update
+        @patch
+        @delete
+        def refuse(self):
+            raise Forbidden
+
+    for cls in (Stored, Handled):
+        served = await started(cls)
+        await served.sync("read", {})
+        await served.sync("delete", {})
+        await served.backend.stop()
+    assert warnings(caplog) == []
+
+
+async def test_what_only_use_layers_could_answer_is_told_when_none_does(caplog):
+    """Whether they do shows in a request; the log says it once for each method."""
+
+    class Todos(Backend):
+        @use
+        async def some(self, req, next):
+            return [] if req.method == "read" else await next()
+
+    served = await started(Todos)
+    assert await served.ask("read", {}) == []
+    assert warnings(caplog) == []
+    for _ in range(2):
+        assert await served.ask("create", {"title": "a"}) == {"title": "a"}
+    assert [message.split(":")[1] for message in warnings(caplog)] == [" nothing answers create"]
+    await served.backend.stop()
+
+
+async def test_a_handler_that_answers_nothing_is_told(caplog):
+    """With its line, once for each method; a delete may, and whoever says so with `res.end` or `next`."""
+
+    class Todos(Backend):
+        @create
+        @update
+        def forgot(self, req):
+            req.state["done"] = True
+
+        @read
+        async def found_nothing(self, res):
+            res.end(None)
+
+        @patch
+        async def relay(self, next):
+            await next()
+
+        @delete
+        def remove(self): ...
+
+    served = Served(Todos)
+    for method in (*METHODS, *METHODS):
+        await served.sync(method, None)
+    told = [record.message for record in caplog.records]
+    assert told == [
+        f"Todos.forgot ({Todos.forgot.__code__.co_filename}:{Todos.forgot.__code__.co_firstlineno}) answers a {method} "
+        "with nothing: `return` the result; the client gets null, and others are told the model as the client sent it"
+        for method in ("create", "update")
+    ]
+
+
+async def test_a_read_that_answers_nothing_is_told(caplog):
+    """Nobody else hears of a read."""
+
+    class Todos(Backend):
+        @read
+        def forgot(self): ...
+
+    assert await Served(Todos).ask("read", {}) is None
+    assert [record.message.partition("with nothing: ")[2] for record in caplog.records] == [
+        "`return` the result; the client gets null"
+    ]
 
 
 # use

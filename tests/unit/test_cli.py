@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bbio import cli
 
 SERVED = """
-from bbio import App, Backend, before
+from bbio import App, Backend, before, read
 from bbio.builtin import Logger, MemoryStore
 
 class Todos(Backend):
@@ -23,7 +23,13 @@ class Todos(Backend):
         pass
 
 class Notes(Backend):
-    pass
+    @before("read", "delete")
+    def admit(self, req):
+        pass
+
+    @read
+    def find(self, next):
+        return next()
 
 app = App().serve(Todos, Notes)
 other = 1
@@ -56,13 +62,17 @@ def invoke(*arguments):
 
 
 def test_stacks_are_printed(served):
-    """Every backend, method and layer, with its place, and the store or the bottom below them."""
+    """Every backend, method and layer, with its place, and the store or the bottom below; and who may listen."""
     name = served()
     status, text = invoke("stacks", f"{name}:app")
     assert status == 0
     assert "todos (Todos) create use Logger." in text
     assert f"before Todos.check {os.path.realpath(f'{name}.py')}:9 store MemoryStore read" in text
-    assert "notes (Notes) create bottom answers with the model read" in text
+    place = os.path.realpath(f"{name}.py")
+    assert "notes (Notes) create bottom nothing answers: the client gets back the model that it sent read" in text
+    assert f"handler Notes.find {place}:18 bottom answers with the model, where nothing above did update" in text
+    assert "listen everybody may listen: no `before` layer is for read notes" in text
+    assert text.endswith(f"listen before Notes.admit {place}:14")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from bbio import Backend, DefinitionError, after, before, create, delete, on_error, patch, read, update, use
-from bbio.decorators import MARKS, Mark, collect
+from bbio import Backend, DefinitionError, Middleware, after, before, create, delete, on_error, patch, read, update, use
+from bbio.decorators import MARKS, WRITE_METHODS, Mark, collect
 from bbio.requests import METHODS
 
 PHASES = [before, use, after, on_error]
@@ -45,6 +45,29 @@ def test_a_phase_applies_to_every_method_unless_told(phase):
     assert marks_of(phase(lambda self: None)) == (Mark(phase.__name__, METHODS),)
     assert marks_of(phase()(lambda self: None)) == (Mark(phase.__name__, METHODS),)
     assert marks_of(phase("update", "create")(lambda self: None)) == (Mark(phase.__name__, ("update", "create")),)
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=repr)
+def test_write_means_all_writes(phase):
+    """One name for the four that change something, so that none is forgotten; `read` may stand beside it."""
+    assert marks_of(phase("write")(lambda self: None)) == (Mark(phase.__name__, WRITE_METHODS),)
+    assert marks_of(phase("read", "write")(lambda self: None)) == (Mark(phase.__name__, ("read", *WRITE_METHODS)),)
+    assert WRITE_METHODS == ("create", "update", "patch", "delete")
+
+
+def test_a_layer_of_once_is_for_writes():
+    """`@after(once=True)` is for all of them; a name that is no option of a decorator is told."""
+    assert marks_of(after(once=True)(lambda self: None)) == (Mark("once", WRITE_METHODS),)
+    assert marks_of(after("create", once=True)(lambda self: None)) == (Mark("once", ("create",)),)
+    assert marks_of(after("create", once=False)(lambda self: None)) == (Mark("after", ("create",)),)
+    with refused("@after('read', once=True): a read changes nothing; once=True is for writes"):
+        after("read", once=True)
+    for phase in (before, use, on_error):
+        with refused(f"@{phase.__name__} takes no 'once'; only @after takes once=True"):
+            phase("create", once=True)
+    for phase in PHASES:
+        with refused(f"@{phase.__name__} takes no 'methods'; name sync methods alone"):
+            phase(methods="create")
 
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=repr)
@@ -105,7 +128,13 @@ def refused(text):
         (("fly",), "there is no sync method 'fly' ... use any of create, read, update, patch, delete"),
         (("CREATE",), "there is no sync method 'CREATE' ... did you mean 'create'?"),
         (("create", 5), "there is no sync method 5 ... use any of create, read, update, patch, delete"),
+        (("fly",), "use any of ... patch, delete, or 'write' for create, update, patch, delete"),
+        (("writes",), "there is no sync method 'writes'; did you mean 'write'?"),
         (("read", "create", "read"), "@before: 'read' is named twice; name each sync method once"),
+        (
+            ("patch", "write"),
+            "@before: 'patch' is named twice; name each sync method once; 'write' is create, update, patch, delete",
+        ),
     ],
 )
 def test_a_method_that_does_not_exist_or_comes_twice(methods, text):
@@ -212,6 +241,13 @@ def define(decorator, source):
             "def a(self, error): ...",
             "unknown parameter `error`; did you mean `err`? ... err, req, res",
         ),
+        (
+            after("create", once=True),
+            "def a(self, res): ...",
+            "Wrong.a: a layer of once=True has no `res`, ... take `record`, or shape the reply in another @after",
+        ),
+        (after("create", once=True), "def a(self, next): ...", "once layers have no `next`"),
+        (after, "def a(self, record): ...", "`record` is only for @after(..., once=True); drop it"),
         (on_error, "def a(self, *, zzz): ...", "unknown parameter `zzz`; ... layers may take err, req, res"),
         (
             before,
@@ -320,6 +356,52 @@ def test_a_layer_cannot_be_dropped_by_another_kind_of_method(wrapper):
 
     with refused("Wrong.check ... `def check(self, ...)`"):
         type("Wrong", (Base,), {"check": wrapper(lambda self: None)})
+
+
+@pytest.mark.parametrize("base", [Backend, Middleware], ids=lambda base: base.__name__)
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("create", "req"),
+        ("read", "req, next"),
+        ("update", "req, res"),
+        ("patch", "req, res, next"),
+        ("delete", "next"),
+        ("before", "req"),
+        ("after", "res"),
+        ("on_error", "err"),
+    ],
+)
+def test_a_decorator_that_was_forgotten(base, name, parameters):
+    """A method called as its decorator would be, which nothing would call, in the class itself or in a mixin."""
+    scope = {}
+    exec(f"def {name}(self, {parameters}): ...", scope)
+    text = f"{name} has no decorator, so nothing calls it; write @{name} above it, or give it another name"
+    with refused(f"Wrong.{text}"):
+        type("Wrong", (base,), {name: scope[name]})
+    mixin = type("Mixin", (), {name: scope[name]})
+    with refused(f"Mixin.{text}"):
+        type("Wrong", (mixin, base), {})
+    decorator = next(each for each in PHASES + HANDLERS if each.__name__ == name)
+    type("Child", (type("Base", (base,), {name: decorator(scope[name])}),), {name: lambda self, req=None: None})
+
+
+def test_a_helper_with_the_name_of_a_method():
+    """It is left alone when it could be no layer, and so is what is no function."""
+
+    class Files(Backend):
+        create = None
+
+        def update(self): ...
+
+        def delete(self, path): ...
+
+        @staticmethod
+        def patch(req): ...
+
+        def allowed(self, req): ...
+
+    assert collect(Files) == ()
 
 
 # Collected

@@ -9,6 +9,7 @@ import pytest
 from bbio import (
     Backend,
     BadRequest,
+    Conflict,
     DefinitionError,
     Forbidden,
     Middleware,
@@ -26,6 +27,7 @@ from bbio import (
     update,
     use,
 )
+from bbio.builtin import MemoryStore
 from bbio.stack import Stack, location, make_layer, middleware_layers
 from tests.support.stacks import Served
 
@@ -723,6 +725,122 @@ async def test_an_after_layer_that_raises():
     with pytest.raises(BadRequest):
         await Served(Todos).ask("read")
     assert seen == [KeyError]
+
+
+# Once
+
+
+async def test_a_layer_of_once_gets_what_was_written():
+    """A copy of the record as it was committed, whatever layers make of the reply; and it changes nothing of that."""
+    seen = []
+
+    class Todos(Backend):
+        @create
+        def make(self, req):
+            return {"id": 1, "tags": []}
+
+        @use("create")
+        async def grow(self, next):
+            result = await next()
+            result["tags"].append("grown")
+            return result
+
+        @after("create", once=True)
+        async def first(self, req, record):
+            seen.append((req.method, record))
+            record["tags"].append("spoilt")
+
+        @after("create")
+        def shape(self, res):
+            res.result["greeting"] = "hello"
+
+    assert await Served(Todos).ask("create", {}) == {"id": 1, "tags": ["grown"], "greeting": "hello"}
+    assert seen == [("create", {"id": 1, "tags": ["grown", "spoilt"]})]
+
+
+async def test_a_layer_of_once_above_a_store_gets_what_was_stored():
+    """Not what layers above the store make of its record."""
+    seen = []
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @use
+        async def dress(self, next):
+            result = await next()
+            result["dressed"] = True
+            return result
+
+        @after(once=True)
+        def note(self, record):
+            seen.append(record)
+
+    await Served(Todos).ask("create", {"title": "milk"})
+    assert [record.keys() for record in seen] == [{"id", "title"}]
+
+
+async def test_layers_of_once_run_whatever_becomes_of_the_reply(caplog):
+    """What was written and told to others has its effects, in order; one that fails is logged and stops no other."""
+    seen = []
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @after("create", once=True)
+        def broken(self):
+            raise BadRequest("no such mailbox")
+
+        @after("write", once=True)
+        def second(self, record):
+            seen.append(record["title"])
+
+        @use("create")
+        async def late(self, next):
+            await next()
+            raise KeyError
+
+        @on_error
+        def explain(self, err):
+            raise Conflict("explained")
+
+    served = Served(Todos)
+    with pytest.raises(Conflict):
+        await served.ask("create", {"title": "milk"})
+    assert seen == ["milk"]
+    assert [method for method, _ in served.published] == ["create"]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("Todos.broken (")
+    assert told.endswith(") failed after the write that it was for; a retry of the write does not run it again")
+    assert "no such mailbox" in caplog.text
+
+
+@pytest.mark.parametrize("base", [{}, {"store": MemoryStore()}], ids=["handlers", "store"])
+async def test_layers_of_once_do_not_run_for_what_was_not_written(base):
+    """A read, a refusal, and a failure that is recovered from."""
+    seen = []
+
+    class Todos(Backend):
+        @before("create")
+        def refuse(self, req):
+            raise BadRequest
+
+        @on_error("create")
+        def recover(self, res):
+            res.end({})
+
+        @before("update")
+        def answer(self, res):
+            res.error("no")
+
+        @after(once=True)
+        def note(self, record):
+            seen.append(record)
+
+    served = Served(type("Todos", (Todos,), base))
+    await served.sync("create", {})
+    await served.sync("update", {"id": 1})
+    await served.sync("read", {})
+    assert (served.published, seen) == ([], [])
 
 
 # Admission

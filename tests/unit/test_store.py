@@ -2,6 +2,7 @@
 
 import pytest
 
+from bbio.backend import Backend
 from bbio.errors import BadRequest, Conflict, DefinitionError
 from bbio.protocol import decode
 from bbio.requests import METHODS, Request
@@ -46,9 +47,10 @@ def store(published):
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_method_that_is_not_written_is_refused(method):
-    """The client is told which method the backend has not."""
-    with pytest.raises(BadRequest, match=f"this backend has no {method}"):
-        await getattr(Store(), method)(Request(method, {}))
+    """The client is told which method of which backend there is not."""
+    backend = type("Todos", (Backend,), {})
+    with pytest.raises(BadRequest, match=f"the backend 'todos' has no {method}"):
+        await getattr(Store(), method)(Request(method, {}, backend=backend))
 
 
 async def test_a_refused_write_leaves_no_event(store, published):
