@@ -34,7 +34,7 @@ class Todos(Backend):
 
 
 class Notes(Backend):
-    pass
+    store = MemoryStore()
 
 
 app = App()
