@@ -14,6 +14,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextvars import copy_context
 from typing import Any, Self
 
 import msgspec
@@ -80,6 +81,8 @@ class Queue:
     def __init__(self, hand_over: Callable[[list[Any]], None]) -> None:
         self._hand_over = hand_over
         self._loop = asyncio.get_running_loop()
+        # A batch is not worked on in the context of the request that happens to be its first.
+        self._context = copy_context()
         self._waiting: list[Job] = []
         self._busy = False
         self._idle: asyncio.Future[None] | None = None
@@ -97,7 +100,7 @@ class Queue:
         if not self._busy:
             # Not at once: what arrives in the same turn of the loop shares the batch.
             self._busy = True
-            self._loop.call_soon(self._next)
+            self._loop.call_soon(self._next, context=self._context)
         return future
 
     def _next(self) -> None:

@@ -148,6 +148,7 @@ class ClientSocket:
         "left",
         "link",
         "namespace",
+        "refusals",
         "sid",
     )
 
@@ -164,6 +165,8 @@ class ClientSocket:
         # Channels listened to, each with the protocol version of its listen.
         self.channels: dict[str | None, int] = {}
         self.last_channel: str | None = None
+        # The answers to listens that were refused, by channel, as JSON.
+        self.refusals: dict[str, bytes] = {}
         self.left = False
 
     @property

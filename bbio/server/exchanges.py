@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,7 @@ class Exchange(msgspec.Struct, eq=False):
         replied: whether the ack is out.
         task: what carries on with it, once it has waited.
         timer: its deadline, once it has waited.
+        context: the context that it arrived in, where it waits for others: it must not begin in one of theirs.
     """
 
     gateway: Gateway
@@ -40,6 +42,7 @@ class Exchange(msgspec.Struct, eq=False):
     replied: bool = False
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    context: Context | None = None
 
     @property
     @abstractmethod
@@ -52,7 +55,7 @@ class Exchange(msgspec.Struct, eq=False):
             return False  # its deadline passed while it waited
         stepper = self.gateway.stepper
         bare = self.req.backend.stacks[self.req.method].bare
-        task = stepper.start_bare(self.work()) if bare else stepper.start(self.work())
+        task = stepper.start_bare(self.work()) if bare else stepper.start(self.work(), self.context)
         if task is None:
             if self.timer is not None:
                 self.timer.cancel()
@@ -63,6 +66,11 @@ class Exchange(msgspec.Struct, eq=False):
         self.gateway.exchanges.add(self)
         return True
 
+    def queue(self) -> None:
+        """Wait for others, in the context that it arrived in."""
+        self.context = copy_context()
+        self.expire_later()
+
     def expire_later(self) -> None:
         """Set the deadline: it counts from when the request arrived."""
         loop = asyncio.get_running_loop()
@@ -70,7 +78,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def give_up(self, err: SyncError) -> None:
         """Answer with an error now, and cancel what runs."""
-        self.reply(protocol.error_reply(err))
+        self.refuse(err)
         if self.task is not None:
             self.task.cancel()
 
@@ -82,6 +90,10 @@ class Exchange(msgspec.Struct, eq=False):
         if self.ack_id is not None:
             self.socket.link.ack(self.socket, self.ack_id, arguments)
 
+    def refuse(self, err: SyncError) -> None:
+        """Answer with an error."""
+        self.reply(protocol.error_reply(err))
+
     @abstractmethod
     async def work(self) -> None:
         """Do what was asked and reply; `fail` on any error, `finish` at the end."""
@@ -89,9 +101,9 @@ class Exchange(msgspec.Struct, eq=False):
     def fail(self, err: BaseException) -> None:
         """Answer with an error that nothing above has handled."""
         if isinstance(err, Exception):
-            self.reply(protocol.error_reply(self.gateway.registry.internal_error(err, self.req)))
+            self.refuse(self.gateway.registry.internal_error(err, self.req))
         else:
-            self.reply(protocol.error_reply(Unavailable("the request was cancelled")))
+            self.refuse(Unavailable("the request was cancelled"))
 
     def finish(self) -> None:
         """The work is done: of what has waited, let go of what waits for it."""
@@ -117,7 +129,7 @@ class SyncExchange(Exchange):
             res = await self.gateway.registry.dispatch(req)
             if res.failure is not None:
                 assert isinstance(res.failure, SyncError)
-                self.reply(protocol.error_reply(res.failure))
+                self.refuse(res.failure)
             elif req.op is None and not self.socket.channels.get(req.channel):
                 self.reply(protocol.reply(res.body or protocol.encode(res.result)))
             elif req.committed is None:

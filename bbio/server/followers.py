@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from bbio import protocol
@@ -123,6 +124,7 @@ class Followers:
         "_backend",
         "_checking",
         "_closed",
+        "_context",
         "_delivery",
         "_failing",
         "_gateway",
@@ -146,6 +148,7 @@ class Followers:
         self._unchecked: set[str] = set()
         self._checking = False
         self._closed = False
+        self._context = copy_context()
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
         self._recheck_timer: asyncio.TimerHandle | None = None
@@ -304,6 +307,7 @@ class Followers:
     def open(self) -> None:
         """The application starts."""
         self._closed = False
+        self._context = copy_context()
 
     async def close(self) -> None:
         """Look at no log any more."""
@@ -423,7 +427,9 @@ class Followers:
         req = Request("read", None, {}, self._backend, channel, socket, event="listen")
         try:
             async with asyncio.timeout(self._gateway.limits.deadline):
-                failure = await self._gateway.registry.admit(req)
+                # In a context of its own: the listeners that are asked by one task must not see each other's.
+                admission = self._gateway.registry.admit(req)
+                failure = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False
         if failure is None and self._narrowed:

@@ -39,8 +39,21 @@ class ListenExchange(Exchange, kw_only=True):
     async def _admitted(self) -> bool:
         failure = await self.gateway.registry.admit(self.req)
         if failure is not None:
-            self.reply(protocol.error_reply(failure))
+            self.refuse(failure)
         return failure is None
+
+    def refuse(self, err: SyncError) -> None:
+        """Answer with an error, which is then the answer to a sync in that channel too."""
+        arguments = protocol.error_reply(err)
+        socket, channel = self.socket, self.fields.channel
+        if channel and channel not in socket.channels and not self.replied:
+            refusals = socket.refusals
+            refusals.pop(channel, None)
+            refusals[channel] = arguments
+            if len(refusals) > self.gateway.limits.channels:
+                del refusals[next(iter(refusals))]
+            socket.last_channel = channel
+        self.reply(arguments)
 
     async def _join(self, followers: Followers, rechecks: int) -> None:
         version = self.fields.version
@@ -50,7 +63,7 @@ class ListenExchange(Exchange, kw_only=True):
                 await followers.locate(streams)
                 missed = [await self._missed(followed) for followed in streams] if version else []
             except Exception as err:
-                self.reply(protocol.error_reply(self._unreadable(err)))
+                self.refuse(self._unreadable(err))
                 return
             while rechecks != followers.rechecks:
                 # Permissions were looked at meanwhile, and this client was not among the listeners.
@@ -92,6 +105,8 @@ class ListenExchange(Exchange, kw_only=True):
                 followers.follow(socket, followed, version)
         socket.channels[channel] = version
         socket.last_channel = channel
+        if channel:
+            socket.refusals.pop(channel, None)
         if not version:
             self.reply(self.gateway.listened)
             return

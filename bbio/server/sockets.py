@@ -102,7 +102,10 @@ class Gateway:
             if channel is protocol.UNSAID:
                 channel = socket.last_channel
             if channel and channel not in socket.channels:
-                raise Forbidden("listen to a channel before a sync names it")
+                if channel not in socket.refusals:
+                    raise Forbidden("listen to a channel before a sync names it")
+                self._answer(socket, ack_id, socket.refusals[channel])
+                return
             model = fields.model
             req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
             if fields.op is not None:
@@ -119,7 +122,7 @@ class Gateway:
             if exchange.start():
                 connection.begun(exchange.key)
         elif connection.submit(exchange.key, exchange.start):
-            exchange.expire_later()
+            exchange.queue()
 
     def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.Listen) -> Exchange:
         if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:
@@ -129,8 +132,11 @@ class Gateway:
 
     def reject(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error."""
+        self._answer(socket, ack_id, protocol.error_reply(err))
+
+    def _answer(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         if ack_id is not None:
-            socket.link.ack(socket, ack_id, protocol.error_reply(err))
+            socket.link.ack(socket, ack_id, arguments)
 
     async def drain(self, seconds: float) -> None:
         """Let what runs finish, for a time; what does not is answered `Unavailable`."""

@@ -110,8 +110,12 @@ class Stepper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._parked: list[Runner] = []
 
-    def start(self, job: Job) -> asyncio.Task[None] | None:
+    def start(self, job: Job, context: Context | None = None) -> asyncio.Task[None] | None:
         """Run a coroutine up to where it first waits. It must handle its own errors.
+
+        Parameters:
+            job: the coroutine.
+            context: the context it runs in; a copy of the current one by default.
 
         Returns: the task that carries on with it, None when it has ended.
         """
@@ -128,7 +132,8 @@ class Stepper:
         _enter_task(loop, task)
         outer = self.stepping
         self.stepping = True
-        context = copy_context()
+        if context is None:
+            context = copy_context()
         try:
             yielded = context.run(job.send, None)
         except (StopIteration, asyncio.CancelledError):

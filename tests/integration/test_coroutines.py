@@ -231,3 +231,26 @@ async def test_a_handler_may_tell_and_wait_and_tell(serve, join):
     to_alice, to_bob = await heard(app.backends["todos"], alice, bob)
     assert [model["n"] for _, model in to_alice] == [0, 1, 2, 3, 4]
     assert [model["n"] for _, model in to_bob] == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_context_variable_stays_with_its_request(serve, join):
+    """A request that waited for another, or for a free place, does not see what that one has set."""
+
+    class Todos(Backend):
+        @update
+        async def tell(self, req):
+            seen = who.get()
+            if req.options.get("name"):
+                who.set(req.options["name"])
+            await asyncio.sleep(0.01)
+            return {"seen": seen, "own": who.get()}
+
+    app = await serve(Todos, limits=Limits(running=2))
+    alice = await join(app, "todos")
+    ids = [
+        await alice.start("update", {"id": id}, {"name": name})
+        for id, name in [(1, "ann"), (1, "bob"), (1, None), (2, "cid"), (3, None), (4, "dan"), (5, None)]
+    ]
+    replies = [(await alice.namespace.reply(id))[1] for id in ids]
+    assert [reply["seen"] for reply in replies] == ["nobody"] * 7
+    assert [reply["own"] for reply in replies] == ["ann", "bob", "nobody", "cid", "nobody", "dan", "nobody"]

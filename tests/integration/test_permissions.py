@@ -1,11 +1,12 @@
 """Permissions that end, over the wire: who may not read any more hears no more, within a second."""
 
 import asyncio
+import contextvars
 import time
 
 import pytest
 
-from bbio import Backend, Forbidden, before
+from bbio import Backend, Forbidden, Limits, Unauthorized, before
 from bbio.builtin import MemoryStore
 from bbio.client import connect
 from tests.support.listeners import until
@@ -98,3 +99,54 @@ async def test_a_client_learns_that_its_permission_has_ended(serve):
         with pytest.raises(Forbidden):
             async with asyncio.timeout(5):
                 await anext(events)
+
+
+async def test_the_listeners_that_are_asked_again_do_not_see_each_others_context(serve, join):
+    """What a layer sets for one of them is not there when the next is asked."""
+    tenant = contextvars.ContextVar("tenant", default="none")
+    seen = []
+
+    class Notes(Backend):
+        @before("read")
+        async def identify(self, req):
+            seen.append(tenant.get())
+            tenant.set(req.socket.sid)
+
+    app = await serve(Notes)
+    for _ in range(60):
+        await join(app, "notes", "home")
+    await app.backends["notes"].recheck()
+    assert seen == ["none"] * 120
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_a_sync_where_one_may_not_listen_is_answered_with_that_refusal(serve, join, transport):
+    """401 stays 401, whether the channel is named or is that of the last listen; other channels are not touched by it."""
+
+    class Notes(Backend):
+        store = MemoryStore()
+        is_open = False
+
+        @before("read")
+        async def log_in(self, req):
+            await asyncio.sleep(0)
+            if req.channel and req.channel != "hall" and not Notes.is_open:
+                raise Unauthorized("log in first")
+
+    app = await serve(Notes, limits=Limits(channels=2))
+    eve = await join(app, "notes", "hall", transport=transport)
+
+    async def error(channel):
+        (reply,) = await eve.namespace.call("sync", {"method": "create", "model": {}, **channel})
+        return reply["error"]
+
+    refusal = {"name": "Unauthorized", "message": "log in first", "code": 401}
+    for room in ("one", "two", "three"):
+        assert (await eve.namespace.call("listen", room))[0]["error"] == refusal
+    assert await error({"channel": "two"}) == await error({"channel": "three"}) == await error({}) == refusal
+    assert (await error({"channel": "one"}))["code"] == (await error({"channel": "four"}))["code"] == 403
+    ack = await eve.namespace.call("sync", {"method": "create", "model": {}, "channel": "hall"})
+    assert ack[0] is None
+    Notes.is_open = True
+    await eve.listen("three")
+    assert (await eve.namespace.call("sync", {"method": "create", "model": {}}))[0] is None
