@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from bbio.errors import SyncError, Timeout, UnknownOutcome
+from bbio.errors import EncodingError, SyncError, Timeout, UnknownOutcome
 from bbio.protocol import decode, encode
 from bbio.requests import Request
 from bbio.streams import Commit, Operation
@@ -84,7 +84,11 @@ class Attempts:
 
     def keep(self, req: Request, result: Any) -> None:
         """Remember what the handlers made of an operation, where it is not what the store will tell."""
-        body = encode(self._plain(req, result))
+        try:
+            body = encode(self._plain(req, result))
+        except EncodingError as err:
+            err.result = result
+            raise
         if req.attempt is None or (req.committed is not None and body == req.committed.body):
             return
         replies = self._replies

@@ -18,7 +18,7 @@ import msgspec
 
 from bbio.attempts import Attempts
 from bbio.decorators import Marked, check_hidden, check_methods, check_undecorated, collect, own_classes
-from bbio.errors import ConfigurationError, DefinitionError, FrozenError
+from bbio.errors import ConfigurationError, DefinitionError, EncodingError, FrozenError
 from bbio.protocol import MAX_NAME
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
 from bbio.schema import Schema
@@ -26,6 +26,7 @@ from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_o
 from bbio.store import Publisher, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.typed import as_record, enter, narrowed, plain, show
+from bbio.values import place_of
 
 EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
 RESERVED = (
@@ -363,6 +364,7 @@ class Backend:
 
         Raises:
             ValueError: the event is none of the three.
+            EncodingError: the model holds what JSON does not have.
             ConfigurationError: the application does not run.
 
         Example:
@@ -377,7 +379,12 @@ class Backend:
             )
         stream = BACKEND_WIDE if channel is None else channel_stream(channel)
         # Encoded at once: what the caller does with the model afterwards must not show.
-        self._spawn(self.log.append(stream, method, msgspec.Raw(self.log.encode(model))))
+        try:
+            body = self.log.encode(model)
+        except EncodingError as err:
+            err.locate(place_of(err.value, model, "model") or "model")
+            raise
+        self._spawn(self.log.append(stream, method, msgspec.Raw(body)))
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask the `before` layers of `read` again whether those who listen may; who may not any more hears no more.

@@ -10,10 +10,10 @@ import attrs
 from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from bbio.errors import DefinitionError
+from bbio.errors import DefinitionError, EncodingError
 from bbio.shapes import KINDS, WANTED, Shape, attributes_of, kinds_of, models_in, shape_of
 from bbio.validators import converted, default_of, judge
-from bbio.values import MAX_WRONG, Convert, Wrong, as_json, listed, mapped, refusal, scalar_reader, under
+from bbio.values import MAX_WRONG, Convert, Wrong, as_json, listed, mapped, place_of, refusal, scalar_reader, under
 
 
 class Codec:
@@ -84,7 +84,11 @@ class Codec:
 
     def write(self, cls: type, instance: Any) -> dict[str, Any]:
         """The JSON of an instance."""
-        return self._writers[cls](instance)  # type: ignore[no-any-return]
+        try:
+            return self._writers[cls](instance)  # type: ignore[no-any-return]
+        except EncodingError as err:
+            err.locate(place_of(err.value, instance, cls.__name__) or cls.__name__)
+            raise
 
     def _thorough_reader(self, cls: type) -> Convert:
         names = {attribute.name: attribute.alias for attribute in attrs.fields(cls)}
@@ -97,7 +101,7 @@ class Codec:
                 raise Wrong(wrong)
             try:
                 return cls(**{names[name]: each for name, each in values.items()})
-            except ValueError as err:
+            except (ValueError, AssertionError) as err:
                 # A rule of the model as a whole, from `__attrs_post_init__`.
                 raise Wrong({"": str(err)}) from None
 

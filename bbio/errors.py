@@ -1,7 +1,7 @@
 """Every exception bbio raises or sends.
 
-Two families: errors for the developer (`DefinitionError`, `ConfigurationError`, `StackError`), raised in Python and
-never sent to a client, and `SyncError` with its subclasses, which reach the client as
+Two families: errors for the developer (`DefinitionError`, `ConfigurationError`, `StackError`, `EncodingError`), raised
+in Python and never sent to a client, and `SyncError` with its subclasses, which reach the client as
 `{"error": {"name", "message", "code", ...details}}` (docs/protocol.md, "Errors").
 """
 
@@ -30,6 +30,26 @@ class FrozenError(BbioError, RuntimeError):
 
 class StackError(BbioError, RuntimeError):
     """A layer broke the rules of the middleware stack while running (called `next` twice, never answered)."""
+
+
+class EncodingError(BbioError, TypeError):
+    """A value of the application cannot be written as JSON; the text names its place and its type, never the value.
+
+    Parameters:
+        value: the value.
+        problem: what is wrong with it, in words that follow its place.
+    """
+
+    def __init__(self, value: Any, problem: str) -> None:
+        super().__init__(f"a value {problem}")
+        self.value = value
+        self.problem = problem
+        # The answer of a handler that it was found in, where it is known.
+        self.result: Any = None
+
+    def locate(self, place: str) -> None:
+        """Say in the text where the value is."""
+        self.args = (f"{place} {self.problem}",)
 
 
 class SyncError(BbioError):

@@ -15,6 +15,7 @@ import msgspec
 from bbio.errors import BadRequest, SyncError
 from bbio.requests import METHODS
 from bbio.streams import BACKEND_WIDE, Event, Op, Position, channel_stream
+from bbio.values import writable
 
 VERSION = 1
 MAX_DEPTH = 32
@@ -23,7 +24,7 @@ MAX_STREAMS = 2
 # Above this many characters a frame could hold an integer that a double cannot.
 LONG_FRAME = 300
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=writable)
 _decoder = msgspec.json.Decoder()
 
 encode: Callable[[Any], bytes] = _encoder.encode

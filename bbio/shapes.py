@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import types
 import typing
 import uuid
@@ -13,6 +14,8 @@ from typing import Any
 import attrs
 
 from bbio.errors import DefinitionError
+
+_WORD = re.compile(r"\w+")
 
 _SCALARS: dict[Any, tuple[str, str]] = {
     str: ("string", ""),
@@ -188,4 +191,11 @@ def attributes_of(cls: type) -> tuple[Any, ...]:
         raise DefinitionError(
             f"a type of {cls.__name__} cannot be found: {err}; define it at the top of the module, above the backend"
         ) from None
+    except Exception as err:
+        texts = [attribute.type for attribute in attrs.fields(cls) if isinstance(attribute.type, str)]
+        names = [each.name for each in attrs.fields(cls) if any(each.name in _WORD.findall(text) for text in texts)]
+        hidden = (
+            f"{' and '.join(names)} hide what they are called after; rename them" if names else "write them plainly"
+        )
+        raise DefinitionError(f"the types of {cls.__name__} cannot be read ({err}): {hidden}") from None
     return tuple(attrs.fields(cls))

@@ -20,9 +20,10 @@ from msgspec import UNSET
 
 from bbio.attempts import Attempts, refused
 from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
-from bbio.errors import DefinitionError, Forbidden, StackError, SyncError
+from bbio.errors import DefinitionError, EncodingError, Forbidden, StackError, SyncError
 from bbio.requests import METHODS, Request, Response
 from bbio.streams import Commit
+from bbio.values import place_of
 
 Answer = Callable[[Request], Awaitable[Any]]
 Node = Callable[[Request, Response, "Next | None"], Awaitable[Any]]
@@ -471,6 +472,7 @@ class Stack:
             unexpected: what is reported instead of a failure that is no `SyncError`.
         """
         res = Response()
+        result = None
         try:
             if self._direct is not None and (req.op is None or self._atomic):
                 if req.op is not None and not self._immediate:
@@ -489,6 +491,8 @@ class Stack:
                 res.body = None
                 await self._run_after(req, res)
         except Exception as err:
+            if isinstance(err, EncodingError):
+                self.explain(err, req, result if err.result is None else err.result)
             await self._fail(err, req, res)
             if res.failure is not None and not isinstance(res.failure, SyncError):
                 res.failure = unexpected(res.failure, req)
@@ -500,6 +504,17 @@ class Stack:
         if self._show is not None:
             self._show_safely(req, res, unexpected)
         return res
+
+    def explain(self, err: EncodingError, req: Request, result: Any) -> None:
+        """Say in an error where the value is that cannot be written, and which layers may have put it there."""
+        kinds = ("use", "handler", "after")
+        place = place_of(err.value, result, "result")
+        if place is None:
+            kinds = ("before", "use", "handler")
+            place = place_of(err.value, req.model, "req.model")
+        layers = [f"{layer.name} ({layer.where})" for layer in self.layers if layer.kind in kinds]
+        if place is not None and layers:
+            err.locate(f"{place}, from {' or '.join(layers)},")
 
     def _show_safely(self, req: Request, res: Response, unexpected: Unexpected) -> None:
         try:

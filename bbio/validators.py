@@ -32,8 +32,8 @@ def judge(validator: Any, draft: Any, attribute: Any, value: Any) -> str:
     if not type(validator).__module__.startswith("attr."):
         try:
             validator(draft, attribute, value)
-        except ValueError as err:
-            return str(err)
+        except (ValueError, AssertionError) as err:
+            return str(err) or "is not valid"
         except AttributeError as err:
             if err.obj is not draft:
                 raise

@@ -9,11 +9,14 @@ import datetime
 import re
 import typing
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+import attrs
+
+from bbio.errors import EncodingError
 from bbio.shapes import WANTED, Shape
 
 Convert = Callable[[Any], Any]
@@ -21,6 +24,8 @@ Convert = Callable[[Any], Any]
 MAX_DIGITS = 100
 # Of more mistakes than these in one model nobody is told.
 MAX_WRONG = 100
+# How deep a value is looked for that cannot be written.
+MAX_PLACE_DEPTH = 32
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)")
@@ -178,14 +183,16 @@ def refusal(shape: Shape) -> Convert:
 def _date_time_text(value: datetime.datetime) -> str:
     """Always in UTC and of the same length, so that texts sort as the times do."""
     if value.tzinfo is None:
-        raise ValueError(f"{value!r} has no zone; make it with datetime.now(UTC)")
+        raise EncodingError(value, "is a datetime without a zone; make it with datetime.now(UTC)")
     return value.astimezone(datetime.UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def _decimal_text(value: Decimal) -> str:
     whole, fraction = value.adjusted() + 1, -value.as_tuple().exponent if value.is_finite() else 0  # type: ignore[operator]
     if not value.is_finite() or max(whole, fraction) > MAX_DIGITS:
-        raise ValueError(f"{value!r} has no plain form of at most {MAX_DIGITS} digits on either side of the point")
+        raise EncodingError(
+            value, f"is a Decimal without a plain form of at most {MAX_DIGITS} digits on either side of the point"
+        )
     return format(value, "f")
 
 
@@ -198,8 +205,84 @@ def as_json(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     convert = _TEXTS.get(type(value))
-    return convert(value) if convert else value
+    if convert:
+        return convert(value)
+    if type(value) in _NATIVE:
+        return value
+    own = base_value(value)
+    return value if own is value else as_json(own)
 
+
+def base_value(value: Any) -> Any:
+    """A value of a subclass as one of the type of models that it is derived from; any other value as it is."""
+    for base, convert in _BASES:
+        if isinstance(value, base):
+            return convert(value)
+    return value
+
+
+def writable(value: Any) -> Any:
+    """Something that the JSON library can write, for what it cannot write by itself: the base's of a subclass.
+
+    Raises:
+        EncodingError: there is no such thing.
+    """
+    own = base_value(value)
+    if own is not value:
+        return own
+    name = type(value).__qualname__
+    if hasattr(value, "model_dump"):
+        raise EncodingError(value, f'is a {name}, a Pydantic model; make it JSON with .model_dump(mode="json")')
+    module = type(value).__module__
+    raise EncodingError(value, f"is a {name if module == 'builtins' else f'{module}.{name}'}, which JSON does not have")
+
+
+def place_of(value: Any, root: Any, place: str, depth: int = MAX_PLACE_DEPTH) -> str | None:
+    """Where a very value is within another, such as `result.items.0`; None when it is not found."""
+    if value is root:
+        return place
+    if isinstance(root, dict):
+        if any(key is value for key in root):
+            return f"a key of {place}"
+        parts: Iterable[tuple[Any, Any]] = root.items()
+    elif isinstance(root, (list, tuple, set, frozenset)):
+        parts = enumerate(root)
+    else:
+        parts = ((name, getattr(root, name, None)) for name in _fields_of(type(root)))
+    found = (
+        place_of(value, part, f"{place}.{key:.64}" if type(key) is str else f"{place}.{key}", depth - 1)
+        for key, part in parts
+        if depth
+    )
+    return next(filter(None, found), None)
+
+
+def _fields_of(cls: Any) -> Iterable[str]:
+    if attrs.has(cls):
+        return [attribute.name for attribute in attrs.fields(cls)]
+    return getattr(cls, "__dataclass_fields__", getattr(cls, "__struct_fields__", ()))
+
+
+def _date_time(value: datetime.datetime, base: type[datetime.datetime] = datetime.datetime) -> datetime.datetime:
+    return base.combine(value.date(), value.timetz())
+
+
+def _date(value: datetime.date, base: type[datetime.date] = datetime.date) -> datetime.date:
+    return base(value.year, value.month, value.day)
+
+
+# The types whose subclasses are written as they are themselves, each with what makes one of them. They are looked at
+# here and in defaults, not by their names: libraries for tests put others in the place of these.
+_BASES: tuple[tuple[type, Convert], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (datetime.datetime, _date_time),
+    (datetime.date, _date),
+    (Decimal, Decimal),
+    (uuid.UUID, uuid.UUID.__str__),
+)
+_NATIVE = frozenset((str, int, float, bool, type(None)))
 
 _TEXTS: dict[Any, Convert] = {
     datetime.datetime: _date_time_text,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bbio import protocol
-from bbio.errors import SyncError, Timeout, Unavailable
+from bbio.errors import EncodingError, SyncError, Timeout, Unavailable
 from bbio.requests import Request
 from bbio.server.connection import ClientSocket, Key
 from bbio.streams import Commit
@@ -139,6 +139,8 @@ class SyncExchange(Exchange):
             else:
                 self._reply_in_order(res.body or protocol.encode(res.result), req.committed)
         except BaseException as err:
+            if isinstance(err, EncodingError):
+                req.backend.stacks[req.method].explain(err, req, res.result)
             self.fail(err)
         self.finish()
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bbio import Backend, create
+from bbio import Backend, EncodingError, create
 from tests.support.servers import heard
 
 
@@ -128,7 +128,9 @@ async def test_a_model_that_cannot_travel_is_refused_where_it_is_called(serve, j
     """What JSON cannot say raises in the caller, and the clients' connections live on."""
     app = await serve(todos)
     alice = await join(app, "todos")
-    for value in (object(), "\ud800"):
-        with pytest.raises((TypeError, ValueError)):
-            app.backends["todos"].emit("created", {"id": value})
+    with pytest.raises(ValueError, match="surrogates"):
+        app.backends["todos"].emit("created", {"id": "\ud800"})
+    for model, place in (({"id": object()}, "model.id"), ({object: 1}, "a key of model")):
+        with pytest.raises(EncodingError, match=f"^{place} is a .*, which JSON does not have"):
+            app.backends["todos"].emit("created", model)
     assert await heard(app.backends["todos"], alice) == [[]]

@@ -1,7 +1,11 @@
 """What a client learns of a failure, and what the log does."""
 
+import datetime
 import logging
+import re
+from typing import Any
 
+import attrs
 import pytest
 
 from bbio import (
@@ -11,6 +15,7 @@ from bbio import (
     Store,
     SyncError,
     Unauthorized,
+    after,
     before,
     create,
     delete,
@@ -18,6 +23,7 @@ from bbio import (
     read,
     use,
 )
+from bbio.builtin import MemoryStore
 from tests.support.servers import heard
 from tests.support.wire import SyncFailed
 
@@ -207,3 +213,93 @@ async def test_a_failed_listen_is_answered_with_an_error(serve, join, todos):
         assert caught.value.error["code"] == 400
         assert "xxxxxxxx" not in str(caught.value.error)
     assert await alice.listen("home") == {"event": "backend"}
+
+
+class Odd:
+    """What JSON does not have, and what must not be in the log."""
+
+    def __repr__(self):
+        return SECRET
+
+
+@attrs.define
+class Meeting:
+    """A model with fields that a layer sets wrongly."""
+
+    title: str = ""
+    at: datetime.datetime | None = None
+    extra: Any = None
+
+
+def odd_handler():
+    class Notes(Backend):
+        @create
+        def make(self, req):
+            return {"id": 1, "items": [{"odd": Odd()}]}
+
+    return (
+        Notes,
+        r"result\.items\.0\.odd, from Notes\.make \(.*test_errors\.py:\d+\), is a .*Odd, which JSON does not have",
+    )
+
+
+def odd_reader():
+    class Notes(Backend):
+        @use("create")
+        async def own(self, req, next):
+            return await next()
+
+        @after("create")
+        def shape(self, res):
+            res.result = [Odd()]
+
+    return Notes, r"result\.0, from Notes\.own \(.*\) or Notes\.shape \(.*\), is a .*Odd"
+
+
+def odd_before():
+    class Notes(Backend):
+        store = MemoryStore()
+
+        @before("create")
+        def fill(self, req):
+            req.model["by"] = {"odd": Odd()}
+
+    return Notes, r"req\.model\.by\.odd, from Notes\.fill \(.*\), is a .*Odd"
+
+
+def odd_field():
+    class Notes(Backend):
+        model = Meeting
+        store = MemoryStore()
+
+        @before("create")
+        def fill(self, req):
+            req.model.at = datetime.datetime(2026, 1, 31)
+
+    return Notes, r"req\.model\.at, from .*Notes\.fill \(.*\), is a datetime without a zone"
+
+
+def odd_free_field():
+    class Notes(Backend):
+        model = Meeting
+        store = MemoryStore()
+
+        @create
+        async def make(self, req, next):
+            return Meeting(extra=[Odd()])
+
+    return Notes, r"result\.extra\.0, from Notes\.make \(.*\), is a .*Odd"
+
+
+@pytest.mark.parametrize("odd", [odd_handler, odd_reader, odd_before, odd_field, odd_free_field])
+@pytest.mark.parametrize("op", [{}, {"op": {"c": "me", "n": 1}}])
+async def test_what_cannot_travel_is_told_by_its_place(serve, join, caplog, odd, op):
+    """The log names the place, the type and the layers, and holds no value; the client learns nothing of it."""
+    notes, text = odd()
+    alice = await join(await serve(notes), "notes")
+    (reply,) = await alice.namespace.call("sync", {"method": "create", "model": {"title": "x"}, **op})
+    assert reply["error"]["name"] == "InternalError"
+    (record,) = [r for r in caplog.records if r.name == "bbio"]
+    assert reply["error"]["id"] in record.getMessage()
+    assert re.search(text, str(record.exc_info[1])), str(record.exc_info[1])
+    assert SECRET not in caplog.text

@@ -121,7 +121,7 @@ async def test_the_listeners_that_are_asked_again_do_not_see_each_others_context
 
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 async def test_a_sync_where_one_may_not_listen_is_answered_with_that_refusal(serve, join, transport):
-    """401 stays 401, whether the channel is named or is that of the last listen; other channels are not touched by it."""
+    """401 stays 401, whether the channel is named or is that of the last listen; other channels are as they were."""
 
     class Notes(Backend):
         store = MemoryStore()
