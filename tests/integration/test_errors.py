@@ -299,7 +299,7 @@ async def test_what_cannot_travel_is_told_by_its_place(serve, join, caplog, odd,
     alice = await join(await serve(notes), "notes")
     (reply,) = await alice.namespace.call("sync", {"method": "create", "model": {"title": "x"}, **op})
     assert reply["error"]["name"] == "InternalError"
-    (record,) = [r for r in caplog.records if r.name == "bbio"]
+    (record,) = [r for r in caplog.records if r.name == "bbio" and r.levelname == "ERROR"]
     assert reply["error"]["id"] in record.getMessage()
     assert re.search(text, str(record.exc_info[1])), str(record.exc_info[1])
     assert SECRET not in caplog.text
