@@ -138,6 +138,28 @@ def check_channel(channel: Any) -> str | None:
     return channel or None
 
 
+def check_auth(auth: Any, max_bytes: int, max_depth: int = MAX_DEPTH) -> bytes | None:
+    """The JSON of what a client joins a namespace with, Socket.IO's `auth`; None when it sent none.
+
+    Parameters:
+        auth: the object, decoded.
+        max_bytes: how long its JSON may be.
+        max_depth: how deep arrays and objects may be nested.
+
+    Raises:
+        BadRequest: it is no object, cannot travel or is too long. The message quotes nothing of it.
+    """
+    if auth is None or auth == {}:
+        return None
+    if type(auth) is not dict:
+        raise BadRequest("auth must be a JSON object, such as {token}")
+    check(auth, max_depth)
+    encoded = encode(auth)
+    if len(encoded) > max_bytes:
+        raise BadRequest(f"auth may have {max_bytes} bytes as JSON: send less, or raise Limits.auth on the server")
+    return encoded
+
+
 def decode_sync(text: str, max_depth: int) -> Sync | None:
     """The fields of a `sync` packet in one pass; None when `parse` and `read_sync` must tell what is wrong with it.
 

@@ -39,6 +39,10 @@ class Socket(Protocol):
         """The cookies of the handshake."""
 
     @property
+    def auth(self) -> dict[str, Any] | None:
+        """A copy of what the client sent when it joined the backend, Socket.IO's `auth`: untrusted; None if nothing."""
+
+    @property
     def remote(self) -> str:
         """The client's address, from trusted proxies' headers when it came through one."""
 

@@ -33,6 +33,7 @@ from bbio.errors import ConfigurationError
 from bbio.query import NAME, Comparison, Condition, Either, Order, Query
 
 Bind = Callable[[Any], str]
+Parameters = list[Any] | dict[str, Any]
 
 _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
@@ -55,6 +56,10 @@ class Dialect:
     def place(self, number: int, value: Any) -> str:
         """The placeholder of a parameter."""
         raise NotImplementedError
+
+    def given(self, values: list[Any]) -> Parameters:
+        """The values of all parameters, as the database's driver takes them."""
+        return values
 
     def number(self, value: float) -> Any:
         """A number as a parameter."""
@@ -97,7 +102,11 @@ class SQLite(Dialect):
     """Models as JSON text in the column `body`, ids of any type in the column `id`."""
 
     def place(self, number: int, value: Any) -> str:
-        return f"?{number}"
+        return f":{number}"
+
+    def given(self, values: list[Any]) -> Parameters:
+        # The module sqlite3 takes a sequence for plain question marks only.
+        return {str(number): value for number, value in enumerate(values, 1)}
 
     def number(self, value: float) -> Any:
         return value if type(value) is float or -(2**63) <= value < 2**63 else float(value)
@@ -205,7 +214,7 @@ class Table:
     scope: tuple[str, ...] = ()
     indexes: Sequence[tuple[Path, ...]] = ()
 
-    def select(self, query: Query, scope: Sequence[Any] = (), default_order: str = "") -> tuple[str, list[Any]]:
+    def select(self, query: Query, scope: Sequence[Any] = (), default_order: str = "") -> tuple[str, Parameters]:
         """The statement that finds `query.wanted` models, and its parameters.
 
         Parameters:
@@ -219,16 +228,16 @@ class Table:
         limit = f" LIMIT {query.wanted:d}"
         if query.after is None:
             text = self._sorted(terms, order, statement.pinned, default_order)
-            return text + limit + (f" OFFSET {query.offset:d}" if query.offset else ""), statement.parameters
+            return text + limit + (f" OFFSET {query.offset:d}" if query.offset else ""), statement.given
         places = statement.places(query.order, query.after)
         if self.dialect.compares_rows:
             terms.append(_beyond(order, [place() for place in places]))
-            return self._sorted(terms, order, statement.pinned, default_order) + limit, statement.parameters
+            return self._sorted(terms, order, statement.pinned, default_order) + limit, statement.given
         # One part for each expression: the rows like the one to go on from, but for this expression. Each part is what
         # an index gives, in order, and no part is begun before it is needed.
         branches: list[str] = []
         if all(expression in statement.pinned for expression, _ in order):
-            return self._sorted(terms, order, statement.pinned, default_order) + " LIMIT 0", statement.parameters
+            return self._sorted(terms, order, statement.pinned, default_order) + " LIMIT 0", statement.given
         pinned = set(statement.pinned)
         same: dict[str, str] = {}
         for (expression, descending), place in zip(order, places, strict=True):
@@ -242,7 +251,7 @@ class Table:
             branches.insert(0, f"SELECT * FROM ({self._sorted(part, order, pinned, default_order)}{limit})")
             same[expression] = f"{expression} = {place()}"
             pinned.add(expression)
-        return " UNION ALL ".join(branches) + limit, statement.parameters
+        return " UNION ALL ".join(branches) + limit, statement.given
 
     def _sorted(
         self, terms: Sequence[str], order: Sequence[tuple[str, bool]], pinned: Collection[str], default_order: str
@@ -252,10 +261,10 @@ class Table:
         text = f"SELECT {self.columns} FROM {self.name}{_where(terms)}"
         return f"{text} ORDER BY {', '.join(sorting) or default_order}" if sorting or default_order else text
 
-    def count(self, query: Query, scope: Sequence[Any] = ()) -> tuple[str, list[Any]]:
+    def count(self, query: Query, scope: Sequence[Any] = ()) -> tuple[str, Parameters]:
         """The statement that counts all that match, and its parameters."""
         statement = Statement(self)
-        return f"SELECT count(*) FROM {self.name}{_where(statement.terms(query, scope))}", statement.parameters
+        return f"SELECT count(*) FROM {self.name}{_where(statement.terms(query, scope))}", statement.given
 
     def index_expressions(self) -> dict[str, str]:
         """What each index is on, by a name for it."""
@@ -318,6 +327,11 @@ class Statement:
             self.parameters.append(value if isinstance(value, str) else self._dialect.number(value))
             place = self._places[known] = self._dialect.place(len(self.parameters), value)
         return place
+
+    @property
+    def given(self) -> Parameters:
+        """The parameters, as the database's driver takes them."""
+        return self._dialect.given(self.parameters)
 
     def key(self, path: Path) -> list[str]:
         """The expressions of a field's key. Those of an index must be literally the same to use it."""

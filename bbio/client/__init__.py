@@ -26,7 +26,7 @@ from bbio.client.collection import Changes, Collection
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
 from bbio.client.session import Settings
-from bbio.client.sockets import Connection
+from bbio.client.sockets import Auth, Connection
 
 __all__ = ["Changes", "Collection", "Connection", "Event", "Events", "Handle", "connect"]
 
@@ -35,7 +35,7 @@ def connect(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
-    auth: Any = None,
+    auth: Auth = None,
     transports: Iterable[str] = ("websocket",),
     path: str = "socket.io",
     deadline: float = 30.0,
@@ -50,7 +50,8 @@ def connect(
     Parameters:
         url: the server's address.
         headers: of the handshake, such as cookies.
-        auth: what Socket.IO sends when it joins a namespace.
+        auth: an object of at most 8 KB that layers see as `req.socket.auth`, such as `{"token": ...}`; or a function, async
+            or not, that returns one: it is called for every backend, again after every lost connection.
         transports: `("polling", "websocket")` begins with polling, for networks that let no websocket through.
         path: where the server has Socket.IO.
         deadline: seconds until a sync without an answer fails with `Timeout`. Once connected, the clock stands still

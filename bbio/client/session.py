@@ -151,6 +151,8 @@ class Session:
         """The server does not let this client into the namespace; the next request tries again."""
         self.wanted = False
         fields = told if isinstance(told, Mapping) else {"message": told}
+        if isinstance(fields.get("data"), Mapping):  # where Socket.IO puts what is more than a message
+            fields = fields["data"]
         message = f"the server refused the backend {self.name!r}: {fields.get('message') or 'it gave no reason'}"
         known = isinstance(fields.get("name"), str)
         error = error_of({**fields, "message": message}) if known else Unavailable(message)

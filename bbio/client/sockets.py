@@ -6,9 +6,10 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from inspect import isawaitable
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ from bbio import protocol
 from bbio.client.handle import Handle
 from bbio.client.session import Session, Settings
 from bbio.errors import ConfigurationError, Unavailable
+
+Credentials = Mapping[str, Any] | None
+Auth = Credentials | Callable[[], Credentials | Awaitable[Credentials]]
 
 logger = logging.getLogger("bbio.client")
 # Every lost connection is a warning to the library.
@@ -78,10 +82,12 @@ class Wire:
 
     Parameters:
         http: the HTTP session it is opened with.
+        auth: what is sent when a namespace is joined, or a function that returns it.
         options: further ones for `socketio.AsyncClient`.
     """
 
-    def __init__(self, http: aiohttp.ClientSession, options: Mapping[str, Any]) -> None:
+    def __init__(self, http: aiohttp.ClientSession, auth: Auth, options: Mapping[str, Any]) -> None:
+        self._auth = auth
         given = dict(options)
         extras = {"max_msg_size": MAX_MESSAGE, **given.pop("websocket_extra_options", {})}
         self._opener = Opener(http)
@@ -97,20 +103,40 @@ class Wire:
         )
         self._outgoing: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
 
+    async def credentials(self) -> dict[str, Any]:
+        """What to join a namespace with, asked for anew each time."""
+        try:
+            auth = self._auth() if callable(self._auth) else self._auth
+            return dict((await auth if isawaitable(auth) else auth) or {})
+        except Exception:
+            logger.warning("auth, given to connect(), failed; it is asked again in a while", exc_info=True)
+            raise
+
     def emit(self, event: str, arguments: tuple[Any, ...], namespace: str, answer: Callable[..., None]) -> None:
         """Send an event after those before it."""
         self._outgoing.put_nowait(lambda: self.socket.emit(event, arguments, namespace, answer))
 
-    def join(self, namespace: str, auth: Any) -> None:
+    def join(self, namespace: str) -> None:
         """Join one more namespace; the library knows only those that it was opened with."""
-        packet = ClientPacket(socketio.packet.CONNECT, data=auth or {}, namespace=namespace)
-        self._outgoing.put_nowait(lambda: self.socket._send_packet(packet))
+
+        async def send() -> None:
+            async with asyncio.timeout(OPEN_TIME):
+                auth = await self.credentials()
+            await self.socket._send_packet(ClientPacket(socketio.packet.CONNECT, data=auth, namespace=namespace))
+
+        self._outgoing.put_nowait(send)
 
     async def run(self) -> None:
-        """Send what is to be sent, until the connection ends."""
+        """Send what is to be sent, until the connection ends.
+
+        Raises:
+            Exception: something could not be sent, such as an `auth` that a function failed to return.
+        """
         writing = asyncio.create_task(self._write())
         try:
-            await asyncio.wait([self.socket.eio.read_loop_task])
+            await asyncio.wait([self.socket.eio.read_loop_task, writing], return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
@@ -157,7 +183,7 @@ class Connection:
         url: str,
         *,
         headers: Mapping[str, str],
-        auth: Any,
+        auth: Auth,
         transports: Iterable[str],
         path: str,
         reconnect: tuple[float, float],
@@ -166,6 +192,8 @@ class Connection:
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https", "ws", "wss") or not urlsplit(url).netloc:
             raise ConfigurationError(f"connect({url!r}): give the server's address, such as http://localhost:3000")
+        if not (auth is None or callable(auth) or isinstance(auth, Mapping)):
+            raise ConfigurationError('connect(auth=...): give an object such as {"token": ...}, or a function for one')
         self.url = url
         self._headers = headers
         self._auth = auth
@@ -234,7 +262,7 @@ class Connection:
             self._task = asyncio.create_task(self._run())
         elif self._wire is not None:
             self._bind(self._wire, session)
-            self._wire.join("/" + session.name, self._auth)
+            self._wire.join("/" + session.name)
 
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
@@ -244,7 +272,7 @@ class Connection:
                 await self._wanted.wait()
                 self._wanted.clear()
                 while wanted := [session for session in self._sessions.values() if session.wanted]:
-                    await self._connect(Wire(http, options), wanted)
+                    await self._connect(Wire(http, self._auth, options), wanted)
                     await asyncio.sleep(self._pause * (0.5 + random.random()))
                     self._pause = min(2 * self._pause, self._longest_pause)
 
@@ -257,7 +285,7 @@ class Connection:
                 await wire.socket.connect(
                     self.url,
                     headers=dict(self._headers),
-                    auth=self._auth,
+                    auth=await wire.credentials(),
                     transports=self._transports,
                     namespaces=["/" + session.name for session in sessions],
                     socketio_path=self._path,
@@ -293,7 +321,7 @@ class Connection:
 
         def rejoin() -> None:
             if self._wire is wire and not self._closed:
-                wire.join(namespace, self._auth)
+                wire.join(namespace)
 
         def refused(told: Any = None, *_: Any) -> None:
             # The library also says so when there is no connection at all.

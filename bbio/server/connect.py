@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from socketio.exceptions import ConnectionRefusedError as Refused
+
 from bbio.backend import Backend
+from bbio.errors import BadRequest
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.http import Admission
 from bbio.server.plain import PlainServer
@@ -29,7 +32,11 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
             clock = asyncio.get_running_loop().time
             connection = Connection(request.headers, admission.remote(request), gateway.limits, clock)
             environ[CONNECTION] = connection
-        sockets[sid] = socket = gateway.joined(sid, backend, connection, sio.link_of(sid, namespace))
+        try:
+            socket = gateway.joined(sid, backend, connection, sio.link_of(sid, namespace), auth)
+        except BadRequest as err:
+            raise Refused(err.message, err.to_json()) from None
+        sockets[sid] = socket
         socket.link.joined(socket)
 
     async def disconnect(sid: str, reason: str) -> None:

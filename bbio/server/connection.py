@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from bbio import protocol
 from bbio.errors import Busy
 
 if TYPE_CHECKING:
@@ -136,9 +137,12 @@ class ClientSocket:
         sid: the id of this socket.
         backend: the backend whose namespace it is.
         connection: the connection it belongs to.
+        link: the engine's handle to write to; None where the library does the writing.
+        auth: the JSON of what the client sent when it joined; None when it sent nothing.
     """
 
     __slots__ = (
+        "_auth",
         "audience",
         "backend",
         "channels",
@@ -152,14 +156,17 @@ class ClientSocket:
         "sid",
     )
 
-    def __init__(self, sid: str, backend: Backend, connection: Connection, link: Any = None) -> None:
+    def __init__(
+        self, sid: str, backend: Backend, connection: Connection, link: Any = None, auth: bytes | None = None
+    ) -> None:
         self.sid = sid
         self.backend = backend
         self.namespace = backend.namespace.encode()
         self.id_attribute = backend.id_attribute
         self.connection = connection
-        # The engine's handle to write to; None where the library does the writing.
         self.link = link
+        # As JSON, whose size has a limit; what it decodes to may take twenty times as much.
+        self._auth = auth
         # The fields it is told of, where what is seen depends on roles: fixed when it listens.
         self.audience: frozenset[str] = frozenset()
         # Channels listened to, each with the protocol version of its listen.
@@ -176,6 +183,10 @@ class ClientSocket:
     @property
     def cookies(self) -> Mapping[str, str]:
         return self.connection.cookies
+
+    @property
+    def auth(self) -> Any:
+        return None if self._auth is None else protocol.decode(self._auth)
 
     @property
     def remote(self) -> str:

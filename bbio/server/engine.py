@@ -725,14 +725,14 @@ class FastServer(socketio.AsyncServer):
             raise ValueError("joined twice")
         if len(socket.clients) >= self._limits.namespaces:
             raise ValueError("too many namespaces")
-        if not (namespace in self.handlers or namespace in self.namespace_handlers or namespace in self.namespaces):
-            self._count_refusal(socket)
         await super()._handle_connect(eio_sid, namespace, data)
+        if self.manager.sid_from_eio_sid(eio_sid, namespace) is None:
+            self._count_refusal(socket)
 
     def _count_refusal(self, socket: FastSocket) -> None:
         socket.refusals += 1
         if socket.refusals > self._limits.bad_namespaces:
-            raise ValueError("too many namespaces that do not exist")
+            raise ValueError("too many namespaces that it may not join")
 
     async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
         if type(data) is not list or not data or not _is_event_name(data[0]):

@@ -23,6 +23,7 @@ class Limits:
         depth: how deep JSON may be nested.
         channels: channels one socket may listen to.
         namespaces: backends one connection may join.
+        auth: bytes of what a client joins a backend with (Socket.IO's `auth`), as JSON.
         bad_namespaces: refused joins after which a connection is closed.
         running: requests of one connection that run at once.
         queued: requests of one connection that wait; more are answered `Busy`.
@@ -43,6 +44,7 @@ class Limits:
     depth: int = attrs.field(default=32, validator=_positive)
     channels: int = attrs.field(default=64, validator=_positive)
     namespaces: int = attrs.field(default=64, validator=_positive)
+    auth: int = attrs.field(default=8_192, validator=_positive)
     bad_namespaces: int = attrs.field(default=20, validator=_positive)
     running: int = attrs.field(default=32, validator=_positive)
     queued: int = attrs.field(default=256, validator=_positive)

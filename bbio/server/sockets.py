@@ -62,9 +62,17 @@ class Gateway:
         """Whether a request, an event or a log is being worked on."""
         return bool(self.exchanges) or self.delivery.busy or any(each.busy for each in self.followers.values())
 
-    def joined(self, sid: str, backend: Backend, connection: Connection, link: Link) -> ClientSocket:
-        """A client has joined a backend's namespace."""
-        socket = ClientSocket(sid, backend, connection, link)
+    def joined(self, sid: str, backend: Backend, connection: Connection, link: Link, auth: Any = None) -> ClientSocket:
+        """A client has joined a backend's namespace.
+
+        Parameters:
+            auth: what it sent when it joined, unchecked.
+
+        Raises:
+            BadRequest: that cannot be accepted, so it has not joined.
+        """
+        credentials = protocol.check_auth(auth, self.limits.auth, self.limits.depth)
+        socket = ClientSocket(sid, backend, connection, link, credentials)
         connection.sockets[backend.namespace] = socket
         connection.closed = False  # it is not, when its only namespace was left and joined again
         return socket

@@ -55,11 +55,13 @@ class Cable:
         harness: Harness,
         *,
         headers: Mapping[str, str],
+        auth: Mapping[str, Any] | None,
         remote: str,
         user: Any,
         settings: Settings,
     ) -> None:
         self.user = user
+        self.auth = None if auth is None else dict(auth)
         self.online = True
         self.held = False
         self.latency = 0.0
@@ -189,7 +191,12 @@ class Cable:
         if backend is None:
             self._answer("connect", 0, lambda: session.refused("Unable to connect"))
             return
-        self._sockets[session.name] = self._harness.join(backend, connection, self)
+        try:
+            self._sockets[session.name] = self._harness.join(backend, connection, self)
+        except BadRequest as err:
+            told = err.to_json()
+            self._answer("connect", 0, lambda: session.refused(told))
+            return
         self._answer("connect", 0, lambda: session.connected(Plug(self, session)))
 
     # Packets

@@ -152,6 +152,7 @@ class Harness:
         *,
         headers: Mapping[str, str] | None = None,
         cookies: Mapping[str, str] | None = None,
+        auth: Mapping[str, Any] | None = None,
         remote: str = "127.0.0.1",
         user: Any = None,
         deadline: float = 30.0,
@@ -164,6 +165,7 @@ class Harness:
         Parameters:
             headers: of its handshake.
             cookies: the same as a `Cookie` header.
+            auth: `req.socket.auth` of its requests.
             remote: its address.
             user: `req.user` of its requests, unless a layer sets another.
             deadline, queue_limit, event_limit, jitter: see `bbio.client.connect`.
@@ -172,7 +174,7 @@ class Harness:
         if cookies is not None:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
         settings = Settings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
-        cable = Cable(self, headers=sent, remote=remote, user=user, settings=settings)
+        cable = Cable(self, headers=sent, auth=auth, remote=remote, user=user, settings=settings)
         self.cables.append(cable)
         return cable
 
@@ -429,7 +431,7 @@ class Harness:
 
     def join(self, backend: Backend, connection: Connection, cable: Cable) -> ClientSocket:
         """A client joins a backend's namespace."""
-        return self.gateway.joined(f"test-{next(self._sids)}", backend, connection, cable)
+        return self.gateway.joined(f"test-{next(self._sids)}", backend, connection, cable, cable.auth)
 
     def leave(self, socket: ClientSocket) -> None:
         """A client leaves a backend's namespace."""
