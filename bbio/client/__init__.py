@@ -50,8 +50,8 @@ def connect(
     Parameters:
         url: the server's address.
         headers: of the handshake, such as cookies.
-        auth: an object of at most 8 KB that layers see as `req.socket.auth`, such as `{"token": ...}`; or a function, async
-            or not, that returns one: it is called for every backend, again after every lost connection.
+        auth: what layers see as `req.socket.auth`, an object such as `{"token": ...}` of 8 KB at most; or a function,
+            async or not, that returns one: it is called whenever backends are joined, so after each lost connection.
         transports: `("polling", "websocket")` begins with polling, for networks that let no websocket through.
         path: where the server has Socket.IO.
         deadline: seconds until a sync without an answer fails with `Timeout`. Once connected, the clock stands still

@@ -33,6 +33,8 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
             connection = Connection(request.headers, admission.remote(request), gateway.limits, clock)
             environ[CONNECTION] = connection
         try:
+            if isinstance(auth, BadRequest):  # what the plain engine could not read
+                raise auth
             socket = gateway.joined(sid, backend, connection, sio.link_of(sid, namespace), auth)
         except BadRequest as err:
             raise Refused(err.message, err.to_json()) from None

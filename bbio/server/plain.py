@@ -17,15 +17,15 @@ UNREADABLE = object()
 
 
 class PlainJSON:
-    """The JSON of this server alone: what cannot be read becomes an argument, or an `auth`, that the gateway refuses."""
+    """The JSON of this server alone: what cannot be read becomes an argument that the gateway refuses, or an error."""
 
     @staticmethod
     def loads(text: str) -> Any:
         try:
             return protocol.parse(text, protocol.MAX_DEPTH + 2)
-        except BadRequest:
+        except BadRequest as err:
             if text.startswith("{"):  # what a client joins with
-                return UNREADABLE
+                return err
             for event in ("sync", "listen"):
                 if text.startswith(f'["{event}"'):
                     return [event, UNREADABLE]

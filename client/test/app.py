@@ -48,6 +48,14 @@ class Echo(Backend):
         }
 
 
+class Guests(Backend):
+    """Knows what clients have joined with."""
+
+    @read
+    def told(self, req: Any) -> Any:
+        return [{"auth": req.socket.auth}]
+
+
 class Slow(Backend):
     """Takes its time."""
 
@@ -103,4 +111,4 @@ class Control(Backend):
 
 
 app = App(event="remote")
-app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Slow, Closed, Stubborn, Control)
+app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Control)

@@ -10,7 +10,7 @@ import { plain, same } from '../src/core/json.js';
 import { Outbox } from '../src/core/outbox.js';
 import { Replica } from '../src/core/replica.js';
 import * as source from '../src/index.js';
-import { loadBackbone, startServer, until } from './support.js';
+import { loadBackbone, startProxy, startServer, until } from './support.js';
 
 const require = createRequire(import.meta.url);
 const built = (name) => new URL(`../dist/${name}`, import.meta.url);
@@ -46,6 +46,41 @@ describe('a connection without Backbone', () => {
     const read = connection.backend('rooms').sync('read');
     connection.connect(server.url, { transports: ['websocket'] });
     assert.deepEqual(await read, []);
+    connection.close();
+  });
+
+  test('joins a backend with `auth`, an object or what a function gives each time', async () => {
+    const proxy = await startProxy(server.port);
+    const options = { transports: ['websocket'], reconnectionDelay: 10, reconnectionDelayMax: 20, jitter: 10 };
+    let asked = 0;
+    const told = async (connection) => (await connection.backend('guests').sync('read'))[0].auth;
+    const cases = [
+      [undefined, null, null],
+      [{ token: 'mine' }, { token: 'mine' }, { token: 'mine' }],
+      [(give) => setTimeout(() => give({ token: (asked += 1) })), { token: 1 }, { token: 2 }],
+    ];
+    for (const [auth, first, second] of cases) {
+      const connection = source.connect(proxy.url, { ...options, auth });
+      assert.deepEqual(await told(connection), first);
+      const offline = new Promise((resolve) => connection.backend('guests').on('offline', resolve));
+      proxy.cut();
+      await offline;
+      assert.deepEqual(await told(connection), second);
+      connection.connect(proxy.url, { ...options, auth: { token: 'another' } });
+      assert.deepEqual(await told(connection), { token: 'another' }, 'after a log-in');
+      connection.close();
+    }
+    await proxy.stop();
+  });
+
+  test('is told why the server takes no such `auth`', async () => {
+    const auth = { token: 'x'.repeat(10_000) };
+    const connection = source.connect(server.url, { transports: ['websocket'], auth });
+    const err = await connection.backend('guests').sync('read').then(assert.fail, (err) => err);
+    assert.equal(err.name, 'BadRequest');
+    assert.match(err.message, /refused the backend "guests": auth may have 8192 bytes/);
+    auth.token = 'short';
+    assert.deepEqual(await connection.backend('guests').sync('read'), [{ auth }], 'the next request tries again');
     connection.close();
   });
 

@@ -208,11 +208,14 @@ class Wire:
         """Send Engine.IO packets as they are: text with its type digit, or the bytes of an attachment."""
         await self.transport.send(*packets)
 
-    async def connect(self, namespace: str, auth: Any = None) -> Namespace:
-        """Connect to a namespace and wait for the answer; `ConnectRefused` when it is refused."""
+    async def connect(self, namespace: str, auth: Any = None, *, text: str = "") -> Namespace:
+        """Connect to a namespace and wait for the answer; `ConnectRefused` when it is refused.
+
+        `text` is sent as it is, where `auth` is no JSON that Python writes.
+        """
         client = Namespace(self, namespace)
         self.namespaces[namespace] = client
-        await self.send(f"{MESSAGE}{CONNECT}{client.prefix}{'' if auth is None else encode(auth)}")
+        await self.send(f"{MESSAGE}{CONNECT}{client.prefix}{text if auth is None else encode(auth)}")
         await self.until(lambda: client.connected or client.refused is not None, f"the answer to {namespace}")
         if not client.connected:
             raise ConnectRefused(client.refused)
