@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 
 import pytest
 
@@ -56,6 +57,15 @@ async def test_what_waits_is_carried_on_with(stepper, bare):
     await rounds()
     assert ran == ["opened", task]
     assert (stepper.steps, stepper.stepping) == (2, False)
+
+
+async def test_tasks_are_given_native_coroutines(stepper):
+    """Python 3.12 refuses others, and then nothing that waits would ever go on."""
+    gate = asyncio.Event()
+    for start in (stepper.start, stepper.start_bare):
+        assert inspect.iscoroutine(start(gate.wait()).get_coro())
+    gate.set()
+    await rounds()
 
 
 async def test_every_step_runs_in_the_name_of_one_task(stepper):
