@@ -9,6 +9,7 @@ SOURCES := pyproject.toml uv.lock hatch_build.py $(wildcard tools/*.py client/*.
 	examples/messages/index.html \
 	$(shell find client/src -type f 2>/dev/null)
 ARGS ?=
+FEWEST_PYTHONS ?= 1
 
 export UV_PYTHON_DOWNLOADS = never
 unexport VIRTUAL_ENV
@@ -24,11 +25,11 @@ setup: $(SET_UP) ## set everything up (the other targets do so by themselves)
 demo: $(SET_UP) ## serve the messages example
 	@$(BIN)/bbio demo $(ARGS)
 
-test: $(SET_UP) ## run all tests, in JavaScript and in Python (ARGS="-k stack" for some)
+test: $(SET_UP) ## run all tests, in JavaScript and on every Python that is found (ARGS="-k stack" for some, on one)
 	@echo "== JavaScript tests"
 	@$(BIN)/python tools/npm.py client test
 	@echo "== Python tests"
-	@$(BIN)/pytest -n 2 --dist loadgroup $(if $(ARGS),--no-cov,--cov=bbio) $(ARGS)
+	@$(BIN)/python tools/pythons.py $(FEWEST_PYTHONS) $(ARGS)
 
 schedules: $(SET_UP) ## drive real servers and clients through 10,000 random schedules (about 15 minutes)
 	@BBIO_SCHEDULES=2600 $(BIN)/pytest -n 2 --no-cov tests/properties/test_delivery.py
@@ -60,7 +61,7 @@ bench: $(SET_UP) ## measure, beside peers
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove all that was set up or built
-	rm -rf .venv .*_cache .hypothesis .coverage* build dist docs/_build bbio/static client/dist client/node_modules
+	rm -rf .venv .venvs .*_cache .hypothesis .coverage* build dist docs/_build bbio/static client/dist client/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/uv:

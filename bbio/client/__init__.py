@@ -61,7 +61,8 @@ def connect(
         jitter: seconds over which clients spread that have to listen again at the same time.
         reconnect: seconds, first and at most, after which a lost connection is tried again; each is taken half to one
             and a half times.
-        options: for `socketio.AsyncClient`: `ssl_verify`, `http_session`, `request_timeout` and others.
+        options: of `socketio.AsyncClient`: `http_session`, `request_timeout`, `ssl_verify`, `timestamp_requests` and
+            `websocket_extra_options`.
 
     Raises:
         ConfigurationError: the address is none, or a limit is negative.

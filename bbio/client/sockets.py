@@ -30,6 +30,10 @@ logger = logging.getLogger("bbio.client")
 library_logger = logging.getLogger("bbio.client.socketio")
 library_logger.setLevel(logging.ERROR)
 
+TRANSPORTS = ("polling", "websocket")
+# Options that are the library's own; its others are about what is done here, such as connecting again.
+OPTIONS = ("http_session", "request_timeout", "ssl_verify", "timestamp_requests", "websocket_extra_options")
+
 # Seconds that opening a connection may take, and closing one.
 OPEN_TIME = 10.0
 CLOSE_TIME = 1.0
@@ -194,10 +198,19 @@ class Connection:
             raise ConfigurationError(f"connect({url!r}): give the server's address, such as http://localhost:3000")
         if not (auth is None or callable(auth) or isinstance(auth, Mapping)):
             raise ConfigurationError('connect(auth=...): give an object such as {"token": ...}, or a function for one')
+        if unknown := set(options) - set(OPTIONS):
+            raise ConfigurationError(
+                f"connect() has no option {min(unknown)!r}; of Socket.IO's it has {', '.join(OPTIONS)}"
+            )
+        transports = list(transports)
+        if not transports or not set(transports) <= set(TRANSPORTS):
+            raise ConfigurationError(
+                f"connect(transports={transports!r}): give one of {', '.join(TRANSPORTS)}, or both"
+            )
         self.url = url
         self._headers = headers
         self._auth = auth
-        self._transports = list(transports)
+        self._transports = transports
         self._path = path
         self._settings = settings
         self._first_pause, self._longest_pause = reconnect

