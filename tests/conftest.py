@@ -7,6 +7,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.examples import examples
+
 # The assertions of the store suite are shown as those of a test module are.
 pytest.register_assert_rewrite("bbio.conformance")
 
@@ -17,5 +19,5 @@ settings.register_profile(
     "ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.register_profile("long", parent=settings.get_profile("ci"), derandomize=False, max_examples=2000)
-settings.register_profile("short", parent=settings.get_profile("ci"), max_examples=20)
+settings.register_profile("short", parent=settings.get_profile("ci"), max_examples=examples(100))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -289,7 +289,11 @@ class Database:
 
     def _connect_reading(self, timeout: float | None = None) -> sqlite3.Connection:
         connection = self._connect(timeout)
-        connection.execute("PRAGMA query_only = 1")
+        try:
+            connection.execute("PRAGMA query_only = 1")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _prepare(self) -> sqlite3.Connection:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bbio import App, Backend
 from bbio.builtin import MemoryStore
+from tests.support.examples import examples
 from tests.support.wire import ACK, LegacyClient
 
 NAMES = [
@@ -124,7 +125,7 @@ def test_any_arguments_get_exactly_one_ack_and_the_connection_lives(served, even
     refused = []
 
     @settings(
-        max_examples=300,
+        max_examples=examples(300),
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

@@ -407,16 +407,28 @@ async def test_a_connection_that_ends_while_it_is_opened_is_tried_again(io):
             await asyncio.wait_for(opened.get(), 10)
 
 
-async def test_closing_ends_a_connection_that_is_still_being_opened(io):
-    """A server that has taken the websocket and says nothing is told goodbye."""
+@pytest.mark.parametrize("answered", ["no", "just", "open"])
+async def test_closing_ends_a_connection_that_is_still_being_opened(io, answered):
+    """A server that has not answered the request for a websocket sees it end; one that says nothing is told goodbye."""
     came, gone = asyncio.Event(), asyncio.Event()
 
     async def silent(request):
-        websocket = web.WebSocketResponse()
-        await websocket.prepare(request)
-        came.set()
-        assert (await websocket.receive()).type is web.WSMsgType.CLOSE
-        gone.set()
+        websocket = web.WebSocketResponse(autoping=False)
+        try:
+            if answered == "no":
+                came.set()
+                await asyncio.Event().wait()
+            await websocket.prepare(request)
+            if answered == "just":
+                came.set()  # whether the answer has been read, or is lost with the connection, is left to chance
+            await websocket.ping()
+            if (await websocket.receive()).type is web.WSMsgType.PONG:
+                came.set()
+                assert (await websocket.receive()).type is web.WSMsgType.CLOSE
+            else:
+                assert answered == "just"
+        finally:
+            gone.set()
         return websocket
 
     application = web.Application()

@@ -14,6 +14,8 @@ from tests.support.attack import attacked
 from tests.support.servers import eventually
 from tests.support.wire import encode
 
+pytestmark = pytest.mark.once  # what is asked is what a server does, not a Python
+
 
 def request(port: int, query: str, method: str = "GET", *headers: str) -> bytes:
     """The head of an HTTP request to the Socket.IO server."""

@@ -9,6 +9,8 @@ from tests.support.attack import MIB, attacked
 from tests.support.websocket import BINARY, CONTINUATION, PING, TEXT, frame
 from tests.support.wire import Closed, ConnectRefused, encode
 
+pytestmark = pytest.mark.once  # what is asked is what a server does, not a Python
+
 ATTACHED = '["x",{"_placeholder":true,"num":0}]'
 FRAMES = {
     "a reserved opcode": [frame(0x3, b"x")],

@@ -8,6 +8,8 @@ import pytest
 from tests.support.attack import MIB, attacked
 from tests.support.servers import eventually
 
+pytestmark = pytest.mark.once  # what is asked is what a server does, not a Python
+
 
 @pytest.mark.parametrize("engine", ["fast", "plain"])
 async def test_pending_requests_have_bounds(spawn, engine):

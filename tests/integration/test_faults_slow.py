@@ -3,9 +3,13 @@
 import asyncio
 import time
 
+import pytest
+
 from tests.support.attack import MIB, attacked
 from tests.support.servers import eventually
 from tests.support.wire import encode
+
+pytestmark = pytest.mark.once  # what is asked is what a server does, not a Python
 
 
 async def test_a_listener_that_never_reads_costs_little_and_is_dropped(spawn):

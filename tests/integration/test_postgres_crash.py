@@ -20,6 +20,8 @@ from tests.support.postgres import log, processes
 from tests.support.servers import eventually
 from tests.support.services import PostgresServer
 
+pytestmark = pytest.mark.once  # what is asked is what a server does, not a Python
+
 ROUNDS = int(os.environ.get("BBIO_CRASH_ROUNDS", "3"))
 WRITERS = 12
 EVERYTHING = HistoryLimits(events=10**7, size=10**10, age=10**7)

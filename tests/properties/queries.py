@@ -177,4 +177,7 @@ class Loop:
 
     def close(self) -> None:
         self.run(self._connection.close())
+        for store in self.stores:
+            if isinstance(store, SQLiteTable):
+                store.connection.close()
         self._runner.close()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bbio import App, Backend, Conflict, NotFound
 from bbio.builtin import MemoryStore, SQLiteStore
 from bbio.streams import HistoryLimits
+from tests.support.examples import examples
 
 CLIENTS = 3
 WRITES = ("create", "create", "update", "patch", "delete")
@@ -135,7 +136,7 @@ class Schedule:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(steps, max_size=40), st.integers(0, 1000))
 def test_memory(schedule: list[tuple[Any, ...]], seed: int) -> None:
     """A store in memory, that forgets everything when the server is restarted."""
@@ -144,7 +145,7 @@ def test_memory(schedule: list[tuple[Any, ...]], seed: int) -> None:
 
 
 @pytest.mark.timeout(600)
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(steps, max_size=40), st.integers(0, 1000))
 def test_disk(schedule: list[tuple[Any, ...]], seed: int) -> None:
     """A store on disk, that forgets nothing: every write that succeeded is there, once."""

@@ -35,10 +35,11 @@ from bbio.client.follower import Meta
 from bbio.errors import Conflict, NotFound, SyncError, Timeout
 from bbio.server.limits import Limits
 from bbio.streams import Event, HistoryLimits
+from tests.support.examples import examples
 from tests.support.proxy import Proxy
 
 # Schedules of each engine with each store: more than 1,000 in all, ten times as many with BBIO_SCHEDULES=2600.
-SCHEDULES = int(os.environ.get("BBIO_SCHEDULES", "260"))
+SCHEDULES = int(os.environ.get("BBIO_SCHEDULES", examples(260)))
 STEPS = 25
 HEALED = 20.0
 CHANNELS = (None, "x")

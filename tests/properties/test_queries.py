@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bbio import BadRequest
 from tests.properties.queries import HOSTILE, Loop, models, questions, values, walk
+from tests.support.examples import examples
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ changes = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(models(), questions(), changes)
 def test_a_walk_misses_nothing_and_repeats_nothing(loop, models, question, changes):
     """Whatever is added and deleted between two pages: what was there all the time is found, and nothing twice."""

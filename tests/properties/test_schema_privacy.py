@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bbio import App, Backend, Conflict, Middleware, Schema, before, field, use
 from bbio.builtin import MemoryStore, SQLiteStore
 from tests.properties.models import types
+from tests.support.examples import examples
 from tests.support.servers import heard
 from tests.support.wire import LegacyClient
 
@@ -83,7 +84,7 @@ def models(draw: st.DrawFn) -> tuple[type, dict[str, Any]]:
 
 
 # Every example is a server with clients: to find the smallest would take minutes.
-@settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=examples(40), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(model=models(), program=steps, store=st.sampled_from(["memory", "sqlite", "none"]))
 @example(
     model=(

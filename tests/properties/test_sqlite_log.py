@@ -10,13 +10,14 @@ from bbio import HistoryLimits
 from bbio.builtin import SQLiteStore
 from bbio.builtin import sqlite as module
 from bbio.conformance import opened
+from tests.support.examples import examples
 
 CHANNELS = st.sampled_from(["a", "b", "c", "d"])
 BATCHES = st.lists(st.lists(st.tuples(CHANNELS, st.integers(0, 150)), min_size=1, max_size=12), max_size=30)
 LIMITS = st.builds(HistoryLimits, events=st.integers(0, 25), size=st.integers(0, 1_500), streams=st.integers(2, 4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(BATCHES, LIMITS, st.integers(1, 20))
 async def test_a_stream_is_told_whole_or_not_at_all(tmp_path_factory, batches, limits, trim_every):
     """What the limits allow is there, in order; what is told of more is true; the log is bounded."""

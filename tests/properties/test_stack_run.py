@@ -14,6 +14,7 @@ from bbio.streams import Op
 from tests.properties.naive import interpret, outcome
 from tests.properties.programs import Assembled, Program, function, one_class, programs
 from tests.properties.strategies import Boom, describe
+from tests.support.examples import examples
 
 MODEL = {"title": "sent"}
 
@@ -53,7 +54,7 @@ async def naive_run(assembled: Assembled, method: str) -> Any:
     return repr((ok, reply if ok else describe(reply), assembled.trace, req.model, published))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(programs)
 @example(one_class())
 @example(one_class(function("a", "use", ("next",), ("next",))))
@@ -128,7 +129,7 @@ def test_who_may_listen(program: Program) -> None:
     asyncio.run(both())
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(programs)
 def test_sync_functions_behave_as_async_ones(program: Program) -> None:
     """Making every function async that can be changes nothing at all."""
@@ -141,7 +142,7 @@ def test_sync_functions_behave_as_async_ones(program: Program) -> None:
     asyncio.run(both())
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(programs, st.sampled_from(METHODS))
 def test_requests_do_not_touch_each_other(program: Program, method: str) -> None:
     """Requests that run through one stack at the same time come to what each comes to alone."""

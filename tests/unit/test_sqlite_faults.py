@@ -106,6 +106,40 @@ async def test_a_reader_that_cannot_connect_ends_the_writer(path, monkeypatch):
     await start(SQLiteStore(path))
 
 
+async def test_a_connection_that_cannot_be_used_is_closed(path, monkeypatch):
+    """Whichever it is, all of them are closed before the failure is told."""
+    opened = []
+
+    class Connection(sqlite3.Connection):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            opened.append(self)
+
+        def execute(self, statement, *values):
+            if failing and statement == failing[0]:
+                raise sqlite3.OperationalError("no luck")
+            return super().execute(statement, *values)
+
+    monkeypatch.setattr(
+        Database,
+        "_connect",
+        lambda self, timeout=None: sqlite3.connect(
+            self.path, factory=Connection, check_same_thread=False, isolation_level=None
+        ),
+    )
+    for statement, count in (("PRAGMA journal_mode = WAL", 1), ("PRAGMA query_only = 1", 2)):
+        failing = [statement]
+        with pytest.raises(ConfigurationError, match="no luck"):
+            await start(SQLiteStore(path))
+        assert len(opened) == count
+        for connection in opened:
+            with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+                connection.cursor()
+        opened.clear()
+    failing = []
+    await start(SQLiteStore(path))
+
+
 # Everything is imported before root is given up: what may be read then is not the question.
 OPEN = """
 import asyncio, os, sys
