@@ -110,8 +110,9 @@ class Wire:
     async def credentials(self) -> dict[str, Any]:
         """What to join a namespace with, asked for anew each time."""
         try:
-            auth = self._auth() if callable(self._auth) else self._auth
-            return dict((await auth if isawaitable(auth) else auth) or {})
+            async with asyncio.timeout(OPEN_TIME):
+                auth = self._auth() if callable(self._auth) else self._auth
+                return dict((await auth if isawaitable(auth) else auth) or {})
         except Exception:
             logger.warning("auth, given to connect(), failed; it is asked again in a while", exc_info=True)
             raise
@@ -124,8 +125,7 @@ class Wire:
         """Join one more namespace; the library knows only those that it was opened with."""
 
         async def send() -> None:
-            async with asyncio.timeout(OPEN_TIME):
-                auth = await self.credentials()
+            auth = await self.credentials()
             await self.socket._send_packet(ClientPacket(socketio.packet.CONNECT, data=auth, namespace=namespace))
 
         self._outgoing.put_nowait(send)
@@ -294,11 +294,12 @@ class Connection:
         for session in sessions:
             self._bind(wire, session)
         try:
+            auth = await wire.credentials()
             async with asyncio.timeout(OPEN_TIME):
                 await wire.socket.connect(
                     self.url,
                     headers=dict(self._headers),
-                    auth=await wire.credentials(),
+                    auth=auth,
                     transports=self._transports,
                     namespaces=["/" + session.name for session in sessions],
                     socketio_path=self._path,

@@ -246,21 +246,24 @@ async def test_a_function_that_fails_is_asked_again(serve, caplog, joined):
     assert "the tokens are elsewhere" in caplog.text
 
 
-async def test_a_function_that_takes_for_ever_is_asked_again(serve, monkeypatch):
-    """A backend that is to join a live connection does not wait for it for ever."""
+@pytest.mark.parametrize("joined", [0, 1])
+async def test_a_function_that_takes_for_ever_is_asked_again(serve, monkeypatch, caplog, joined):
+    """Nobody waits for it for ever, and the log says why it took so long."""
     monkeypatch.setattr("bbio.client.sockets.OPEN_TIME", 0.2)
     calls = []
 
     async def auth():
         calls.append(len(calls))
-        if len(calls) == 2:
+        if len(calls) == 1 + joined:
             await asyncio.Event().wait()
         return {"token": len(calls)}
 
     app = await serve(Mirror, Other)
     async with connect(app.url, auth=auth, **FAST) as io:
-        assert await of(io.backend("mirror")) == {"token": 1}
-        assert await of(io.backend("other")) == {"token": 3}
+        if joined:
+            assert await of(io.backend("mirror")) == {"token": 1}
+        assert await of(io.backend("other")) == {"token": 2 + joined}
+    assert caplog.text.count("auth, given to connect(), failed") == 1
 
 
 async def test_the_client_is_told_why_it_is_refused(serve):
