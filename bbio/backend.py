@@ -142,9 +142,9 @@ class Backend:
         >>> class Todos(Backend):
         ...     store = MemoryStore()
         ...
-        ...     @before("create", "update")
+        ...     @before("create", "update", "patch")
         ...     def check(self, req):
-        ...         if not req.model.get("title"):
+        ...         if not req.model.get("title", req.method == "patch"):
         ...             raise BadRequest("a todo needs a title")
         >>> Todos.name
         'todos'
@@ -357,6 +357,8 @@ class Backend:
     def emit(self, event: str, model: Any, channel: str | None = None) -> None:
         """Tell the clients of this backend of a change that no client made. May be called from any thread.
 
+        Nothing is stored: keep first what is told, where a read finds it.
+
         Parameters:
             event: `created`, `updated` or `deleted`.
             model: the whole model.
@@ -368,7 +370,7 @@ class Backend:
             ConfigurationError: the application does not run.
 
         Example:
-            `app.backends["todos"].emit("created", {"id": "x", "title": "from a cron job"})`
+            `app.backends["jobs"].emit("updated", {"id": "x", "percent": 50})`
         """
         method = EMITTED_AS.get(event)
         if method is None:

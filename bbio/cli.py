@@ -278,9 +278,9 @@ def demo_backend(declared: Store) -> type[Backend]:
     class Messages(Backend):
         store = declared
 
-        @before("create")
+        @before("create", "update", "patch")
         def check_text(self, req: Request) -> None:
-            if not str(req.model.get("text") or "").strip():
+            if not str(req.model.get("text", req.method == "patch") or "").strip():
                 raise BadRequest("a message needs a text")
 
     return Messages

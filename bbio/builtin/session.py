@@ -50,7 +50,7 @@ class Session(Middleware):
         >>> class Todos(Backend):
         ...     middleware = [sessions]
         ...
-        ...     @before("create")
+        ...     @before("write")
         ...     def require_user(self, req):
         ...         if not req.session.get("user"):
         ...             raise Unauthorized("log in first")

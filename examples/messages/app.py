@@ -15,9 +15,10 @@ class Messages(Backend):
     middleware = [Logger()]
     store = SQLiteStore("messages.db")
 
-    @before("create")
+    @before("create", "update", "patch")
     def check(self, req: Request) -> None:
-        if not str(req.model.get("text", "")).strip():
+        # A patch may leave the text out, not empty it.
+        if not str(req.model.get("text", req.method == "patch") or "").strip():
             raise Invalid("a message needs some text")
 
 

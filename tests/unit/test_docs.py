@@ -8,10 +8,13 @@ import pkgutil
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import bbio
+from bbio import Backend
+from tests.support.stacks import Served
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,7 +23,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 MODULES = ["bbio", *(module.name for module in pkgutil.walk_packages(bbio.__path__, "bbio."))]
 
 
-def examples() -> list[object]:
+def examples() -> list[Any]:
     found = []
     for page in PAGES:
         text = page.read_text()
@@ -32,10 +35,43 @@ def examples() -> list[object]:
     return found
 
 
+def run(page: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run an example where the environment says what differs from place to place; what it has defined."""
+    monkeypatch.setenv("BBIO_SECRET_KEY", "a key of the tests, long enough to be one")
+    monkeypatch.setenv("BBIO_DATABASE_URL", "postgresql://app@127.0.0.1/app")
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(code, str(page), "exec", dont_inherit=True), names)
+    return names
+
+
 @pytest.mark.parametrize(("page", "code"), examples())
-def test_examples_run(page: Path, code: str) -> None:
+def test_examples_run(page: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python example of the documentation runs by itself."""
-    exec(compile(code, str(page), "exec", dont_inherit=True), {"__name__": "example"})
+    run(page, code, monkeypatch)
+
+
+@pytest.mark.parametrize(("page", "code"), [each for each in examples() if "(Backend):" in each.values[1]])
+def test_examples_show_no_habit_that_leaks(page: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something answers each sync method; a guard of updates guards patches; nothing but `before` thins out a read."""
+    names = run(page, code, monkeypatch)
+    backends = [
+        cls for cls in names.values() if isinstance(cls, type) and issubclass(cls, Backend) and cls is not Backend
+    ]
+    assert backends
+    for cls in backends:
+        for stack in Served(cls).backend.stacks.values():
+            assert cls.store is not None or stack.may_answer, stack.method
+            for layer in stack.layers:
+                assert layer.kind != "before" or "update" not in layer.methods or "patch" in layer.methods, layer
+                assert layer.kind != "after" or "read" not in layer.methods, layer
+
+
+def test_examples_hold_no_secret() -> None:
+    """Who copies an example does not write a password or a key into the source, nor lets every site in."""
+    texts = [code for each in examples() for code in [each.values[1]]]
+    texts += [path.read_text() for path in (ROOT / "examples").rglob("*.py")]
+    bad = re.compile(r"""secret=["'\[]|://\w+:\w+@|password\W+(==|!=)|cors=["']\*""")
+    assert [line for text in texts for line in text.splitlines() if bad.search(line)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

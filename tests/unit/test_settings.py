@@ -146,12 +146,17 @@ def test_options_without_sense_are_told(ran, options, text):
 
 
 async def test_the_demo_refuses_an_empty_message():
-    """As the example does."""
+    """As the example does, also when a message that is there would become one."""
     async with App().serve(demo_backend(MemoryStore())).test() as t:
         (ann,) = await t.clients(1, backend="messages")
         with pytest.raises(BadRequest, match="a message needs a text"):
             await ann.create({"text": " "})
-        assert (await ann.create({"text": "hello"}))["text"] == "hello"
+        hello = await ann.create({"text": "hello"})
+        for write, changes in ((ann.update, {}), (ann.update, {"text": ""}), (ann.patch, {"text": " "})):
+            with pytest.raises(BadRequest, match="a message needs a text"):
+                await write({"id": hello["id"], **changes})
+        await ann.patch({"id": hello["id"], "read": True})
+        assert await ann.read() == [{**hello, "read": True}]
 
 
 @pytest.mark.parametrize(
