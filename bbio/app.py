@@ -19,8 +19,9 @@ from aiohttp import WSCloseCode, web
 
 from bbio.errors import ConfigurationError
 from bbio.registry import Registry
+from bbio.server.admission import Admission
 from bbio.server.connect import attach
-from bbio.server.http import Admission, asset_routes, health, http_logger
+from bbio.server.http import asset_routes, health, http_logger
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
@@ -55,7 +56,8 @@ class App:
         cors: origins of other sites that may connect, `"*"` for all; those of $BBIO_CORS_ORIGINS by default, else only
             the server's own.
         hosts: the only host names to answer to; any by default.
-        proxies: addresses or networks of proxies whose forwarded headers are believed.
+        proxies: addresses or networks of proxies whose forwarded headers are believed; `"unix"` for whoever connects
+            through a Unix socket.
         limits: what a client may ask for.
         debug: whether unexpected errors reach clients with message and stack.
         engine: `"fast"`, or `"plain"` for python-socketio as it is.
@@ -78,8 +80,8 @@ class App:
         *,
         event: str = "backend",
         cors: str | Iterable[str] | None = None,
-        hosts: Iterable[str] | None = None,
-        proxies: Iterable[str] = (),
+        hosts: str | Iterable[str] | None = None,
+        proxies: str | Iterable[str] = (),
         limits: Limits | None = None,
         debug: bool = False,
         engine: str = "fast",

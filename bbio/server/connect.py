@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from bbio.backend import Backend
+from bbio.server.admission import Admission
 from bbio.server.connection import ClientSocket, Connection
-from bbio.server.http import Admission
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
 

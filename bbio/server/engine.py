@@ -26,10 +26,10 @@ from engineio import payload as engine_payload
 
 from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError
+from bbio.ratelimit import RateLimitedLog
 from bbio.server.batch import Batch, Intake
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
-from bbio.server.quiet import QuietLog
 from bbio.server.sockets import Gateway
 
 INTERNALS: tuple[tuple[Any, str], ...] = (
@@ -565,7 +565,7 @@ class FastEngine(engineio.AsyncServer):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.quiet = QuietLog(logger)
+        self.quiet = RateLimitedLog(logger)
         self.batch = Batch()
         self.closing_tasks: set[asyncio.Task[None]] = set()
 
