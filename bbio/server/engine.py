@@ -69,6 +69,7 @@ PONG = str(engine_packet.PONG)
 EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
 EVENT_BYTES = EVENT.encode()
 BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_ACK))
+FROM_CLIENTS = (engine_packet.MESSAGE, engine_packet.PONG, engine_packet.CLOSE)
 POLL = "bbio.poll"
 # Frames of more bytes are not worth copying to save a system call.
 LARGE = 8_192
@@ -293,7 +294,7 @@ class FastSocket(async_socket.AsyncSocket):
         return packet
 
     async def receive(self, pkt: engine_packet.Packet) -> None:
-        if pkt.packet_type == engine_packet.UPGRADE:
+        if pkt.packet_type not in FROM_CLIENTS:
             raise exceptions.UnknownPacketError()
         await super().receive(pkt)
 
