@@ -25,6 +25,8 @@ from bbio.server.http import asset_routes, health, http_logger
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
+from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
+from bbio.threads import Threads
 
 if TYPE_CHECKING:
     from bbio.backend import Backend
@@ -110,6 +112,8 @@ class App:
         self._gateway = server.gateway = Gateway(self.backends, self.limits, server, event)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: list[Backend] = []
+        self._threads = Threads(self.limits.threads)
+        self._watchdog: Watchdog | None = None
         self._thread: int | None = None
         self._websockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
         self._pages: list[web.RouteDef] = []
@@ -127,7 +131,7 @@ class App:
         for name, backend in [*((None, backend) for backend in backends), *named.items()]:
             added = self.backends.add(backend, name)
             name = name or added.name
-            added.open(name, self._gateway.add(name, added), self._spawn)
+            added.open(name, self._gateway.add(name, added), self._spawn, self._threads)
             attach(self.sio, self._gateway, added, self._admission)
         return self
 
@@ -175,6 +179,8 @@ class App:
 
     async def _start(self, application: web.Application) -> None:
         await self._open()
+        layers = {layer.where: layer.name for backend in self.backends.values() for layer in backend.layers}
+        self._watchdog = Watchdog(HELD_SECONDS_DEBUG if self.backends.debug else HELD_SECONDS, layers)
 
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -208,6 +214,10 @@ class App:
                 await socket.close(wait=False)
 
     async def _clean_up(self, application: web.Application) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+            logger.info("stopped: %s served no more", ", ".join(self.backends) or "no backend")
         await self._close()
 
     async def _close(self) -> None:
@@ -217,6 +227,7 @@ class App:
         if getattr(self.sio.eio, "service_task_handle", None) is not None:
             await self.sio.shutdown()
         await self._gateway.stepper.close()
+        self._threads.close()
         self._loop = None
         self.backends.frozen = False
 
