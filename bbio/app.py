@@ -19,11 +19,14 @@ from aiohttp import WSCloseCode, web
 
 from bbio.errors import ConfigurationError
 from bbio.registry import Registry
+from bbio.server.admission import Admission
 from bbio.server.connect import attach
-from bbio.server.http import Admission, asset_routes, health, http_logger
+from bbio.server.http import asset_routes, health, http_logger
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
+from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
+from bbio.threads import Threads
 
 if TYPE_CHECKING:
     from bbio.backend import Backend
@@ -55,7 +58,8 @@ class App:
         cors: origins of other sites that may connect, `"*"` for all; those of $BBIO_CORS_ORIGINS by default, else only
             the server's own.
         hosts: the only host names to answer to; any by default.
-        proxies: addresses or networks of proxies whose forwarded headers are believed.
+        proxies: addresses or networks of proxies whose forwarded headers are believed; `"unix"` for whoever connects
+            through a Unix socket.
         limits: what a client may ask for.
         debug: whether unexpected errors reach clients with message and stack.
         engine: `"fast"`, or `"plain"` for python-socketio as it is.
@@ -78,8 +82,8 @@ class App:
         *,
         event: str = "backend",
         cors: str | Iterable[str] | None = None,
-        hosts: Iterable[str] | None = None,
-        proxies: Iterable[str] = (),
+        hosts: str | Iterable[str] | None = None,
+        proxies: str | Iterable[str] = (),
         limits: Limits | None = None,
         debug: bool = False,
         engine: str = "fast",
@@ -108,6 +112,8 @@ class App:
         self._gateway = server.gateway = Gateway(self.backends, self.limits, server, event)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: list[Backend] = []
+        self._threads = Threads(self.limits.threads)
+        self._watchdog: Watchdog | None = None
         self._thread: int | None = None
         self._websockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
         self._pages: list[web.RouteDef] = []
@@ -125,7 +131,7 @@ class App:
         for name, backend in [*((None, backend) for backend in backends), *named.items()]:
             added = self.backends.add(backend, name)
             name = name or added.name
-            added.open(name, self._gateway.add(name, added), self._spawn)
+            added.open(name, self._gateway.add(name, added), self._spawn, self._threads)
             attach(self.sio, self._gateway, added, self._admission)
         return self
 
@@ -173,6 +179,8 @@ class App:
 
     async def _start(self, application: web.Application) -> None:
         await self._open()
+        layers = {layer.where: layer.name for backend in self.backends.values() for layer in backend.layers}
+        self._watchdog = Watchdog(HELD_SECONDS_DEBUG if self.backends.debug else HELD_SECONDS, layers)
 
     async def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -206,6 +214,10 @@ class App:
                 await socket.close(wait=False)
 
     async def _clean_up(self, application: web.Application) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+            logger.info("stopped: %s served no more", ", ".join(self.backends) or "no backend")
         await self._close()
 
     async def _close(self) -> None:
@@ -215,6 +227,7 @@ class App:
         if getattr(self.sio.eio, "service_task_handle", None) is not None:
             await self.sio.shutdown()
         await self._gateway.stepper.close()
+        self._threads.close()
         self._loop = None
         self.backends.frozen = False
 

@@ -25,6 +25,7 @@ from bbio.schema import Schema
 from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
 from bbio.store import Publisher, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
+from bbio.threads import Threads
 from bbio.typed import as_record, enter, narrowed, plain, show
 from bbio.values import place_of
 
@@ -169,6 +170,7 @@ class Backend:
     stacks: dict[str, Stack]
     _stopping: AsyncExitStack
     _spawn: Spawn | None = None
+    _threads: Threads | None = None
     _unanswered: set[str]  # sync methods that nothing answers, as the log has said
     _declared: Store | None = None  # the store as it was before it was opened
     # By identity: a backend may be a dataclass, which cannot be in a set.
@@ -243,8 +245,9 @@ class Backend:
             own.insert(0, _entry(self.schema))
         return [layer for group in (*reusable, _by_kind(own)) for layer in group]
 
-    def open(self, name: str, publisher: Outlet, spawn: Spawn) -> None:
+    def open(self, name: str, publisher: Outlet, spawn: Spawn, threads: Threads | None = None) -> None:
         """Bind this instance to its name, open its store and compile its stacks. Called when it is served."""
+        self._threads = threads or self._threads or Threads()
         self.name = check_name(name)  # type: ignore[misc]
         self.namespace = "/" + name
         self.attempts = Attempts(self._plain)
@@ -262,7 +265,7 @@ class Backend:
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
-        layers, schema, log = self.layers, self.schema, self.log
+        layers, schema, log = [self._bound(layer) for layer in self.layers], self.schema, self.log
         answer = self._answer_unanswered
         read: Answer = answer
         write: Write | None = None
@@ -290,6 +293,13 @@ class Backend:
                 immediate=immediate,
                 show=shown,
             )
+
+    def _bound(self, layer: Layer) -> Layer:
+        """A layer whose call can be awaited, where it runs in a thread."""
+        if not layer.in_thread:
+            return layer
+        assert self._threads is not None
+        return attrs.evolve(layer, call=self._threads.wrap(layer.call, layer.name), is_async=True)
 
     async def _answer_unanswered(self, req: Request) -> Any:
         """The bottom, where nothing above has answered."""

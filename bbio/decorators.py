@@ -40,10 +40,11 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 
 @attrs.frozen
 class Mark:
-    """What a decorator leaves: the kind of layer and the sync methods it applies to."""
+    """What a decorator leaves: the kind of layer, the sync methods it applies to, and whether it runs in a thread."""
 
     kind: str
     methods: tuple[str, ...]
+    thread: bool = False
 
 
 @attrs.frozen
@@ -105,19 +106,19 @@ class _Phase:
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *methods: str) -> Callable[[F], F]: ...
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def __call__(self, *methods: str, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, thread: bool = False, **options: Any) -> Any:
         for option in options:
-            only = "only @after takes once=True" if option == "once" else "name sync methods alone"
+            only = "only @after takes once=True" if option == "once" else "name sync methods, or say thread=True"
             raise DefinitionError(f"@{self._kind} takes no {option!r}; {only}")
-        return self._mark(self._kind, f"@{self._kind}", args, METHODS)
+        return self._mark(self._kind, f"@{self._kind}", args, METHODS, thread)
 
-    def _mark(self, kind: str, decorator: str, args: tuple[Any, ...], every: tuple[str, ...]) -> Any:
+    def _mark(self, kind: str, decorator: str, args: tuple[Any, ...], every: tuple[str, ...], thread: bool) -> Any:
         if args and isinstance(args[0], (list, tuple, set)):
             raise DefinitionError(f"{decorator}: name the sync methods one by one: {decorator}('create', 'update')")
         if len(args) == 1 and not isinstance(args[0], str):
-            return leave_mark(args[0], Mark(kind, every), decorator)
-        mark = Mark(kind, check_methods(decorator, args, every))
+            return leave_mark(args[0], Mark(kind, every, thread), decorator)
+        mark = Mark(kind, check_methods(decorator, args, every), thread)
         return lambda target: leave_mark(target, mark, decorator)
 
     def __repr__(self) -> str:
@@ -130,13 +131,13 @@ class _After(_Phase):
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *methods: str, once: bool = False) -> Callable[[F], F]: ...
-    def __call__(self, *args: Any, once: bool = False, **options: Any) -> Any:
+    def __call__(self, *methods: str, once: bool = False, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, once: bool = False, thread: bool = False, **options: Any) -> Any:
         if not once:
-            return super().__call__(*args, **options)
+            return super().__call__(*args, thread=thread, **options)
         if "read" in args:
             raise DefinitionError("@after('read', once=True): a read changes nothing; once=True is for writes")
-        return self._mark("once", "@after", args, WRITE_METHODS)
+        return self._mark("once", "@after", args, WRITE_METHODS, thread)
 
 
 class _Handler:
@@ -150,10 +151,10 @@ class _Handler:
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self) -> Callable[[F], F]: ...
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, thread: bool = False) -> Any:
         decorator = f"@{self._method}"
-        mark = Mark("handler", (self._method,))
+        mark = Mark("handler", (self._method,), thread)
         if not args:
             return lambda target: leave_mark(target, mark, decorator)
         if len(args) > 1 or isinstance(args[0], str):
@@ -277,6 +278,19 @@ def check_undecorated(cls: type, base: type, layers: Iterable[str]) -> None:
                     )
 
 
+def _check_thread(function: Callable[..., Any], names: tuple[str, ...], where: str) -> None:
+    if inspect.iscoroutinefunction(function):
+        raise DefinitionError(
+            f"{where} is async and says thread=True; drop thread=True, or make it a plain `def`: a thread is for what "
+            f"cannot be awaited"
+        )
+    if "next" in names:
+        raise DefinitionError(
+            f"{where} says thread=True and takes `next`, which runs on the event loop alone; drop `next`, or make it "
+            f"async and `await asyncio.to_thread(...)` what blocks"
+        )
+
+
 def _hides_marks(value: Any) -> bool:
     """Whether `value` wraps a marked function in something else, as @staticmethod above @before does."""
     inner = [getattr(value, attribute, None) for attribute in ("__func__", "fget", "func")]
@@ -311,5 +325,7 @@ def collect(cls: type) -> tuple[Marked, ...]:
     for marked in slots.values():
         for mark in marked.marks:
             where = f"{marked.owner.__qualname__}.{marked.name}"
-            check_parameters(marked.function, mark.kind, where, bound=False)
+            names = check_parameters(marked.function, mark.kind, where, bound=False)
+            if mark.thread:
+                _check_thread(marked.function, names, where)
     return tuple(slots.values())

@@ -84,17 +84,19 @@ class Registry(Mapping[str, Backend]):
         return failure
 
     def internal_error(self, err: BaseException, req: Request) -> InternalError:
-        """Log an unexpected error whole, under an id; the id alone is for the client."""
+        """Log an unexpected error of a request whole, under an id; the id alone is for the client."""
+        return self.report(err, f"{getattr(req.backend, 'name', '?')} {req.method}")
+
+    def report(self, err: BaseException, work: str) -> InternalError:
+        """Log an unexpected error of some work whole, under an id; the id alone is for the client."""
         correlation = secrets.token_hex(8)
-        logger.error(
-            "%s %s failed [%s]",
-            getattr(req.backend, "name", "?"),
-            req.method,
-            correlation,
-            exc_info=err,
-            extra={"correlation_id": correlation},
-        )
+        extra = {"correlation_id": correlation}
+        logger.error("%s failed [%s]", work, correlation, exc_info=err, extra=extra)
         if not self.debug:
             return InternalError(id=correlation)
-        stack = "".join(traceback.format_exception(err))
-        return InternalError("".join(traceback.format_exception_only(err)).strip(), id=correlation, stack=stack)
+        message, stack = (
+            # Whatever the text of an error holds, it can travel.
+            "".join(lines).encode("utf-8", "backslashreplace").decode()
+            for lines in (traceback.format_exception_only(err), traceback.format_exception(err))
+        )
+        return InternalError(message.strip(), id=correlation, stack=stack)

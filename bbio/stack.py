@@ -81,6 +81,7 @@ class Layer:
     call: Call = attrs.field(repr=False)
     is_async: bool = attrs.field(repr=False)
     takes_next: bool = attrs.field(repr=False)
+    in_thread: bool = False
 
 
 def location(function: Callable[..., Any]) -> str:
@@ -89,7 +90,9 @@ def location(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else "<built in>"
 
 
-def make_layer(kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str) -> Layer:
+def make_layer(
+    kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str, in_thread: bool = False
+) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
     names = check_parameters(function, kind, name, bound=True)
     arguments = ARGUMENTS.get(kind, ("req", "res", "next"))
@@ -100,7 +103,7 @@ def make_layer(kind: str, name: str, methods: tuple[str, ...], function: Callabl
         # The adapter is generated so that a request pays one positional call and no inspection.
         passed = ", ".join(f"{n}={n}" for n in names)
         call = eval(f"lambda {', '.join(arguments)}: function({passed})", {"function": function})
-    return Layer(kind, name, where, methods, call, inspect.iscoroutinefunction(function), "next" in names)
+    return Layer(kind, name, where, methods, call, inspect.iscoroutinefunction(function), "next" in names, in_thread)
 
 
 def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
@@ -112,6 +115,7 @@ def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
             mark.methods,
             getattr(owner, entry.name),
             where=location(entry.function),
+            in_thread=mark.thread,
         )
         for entry in marked
         for mark in entry.marks

@@ -24,12 +24,15 @@ from bbio.builtin.sql import read_indexes
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
+from bbio.ratelimit import RateLimitedLog
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
 from bbio.streams import Commit, Event, HistoryLimits, Op, Operation, Position, channel_stream
 from bbio.typed import as_json
 
 logger = logging.getLogger("bbio.store")
+# Writes that break a rule of the database: clients can cause any number of them.
+refusals = RateLimitedLog(logger)
 
 Key = tuple[str, Any]
 

@@ -18,6 +18,8 @@ class Logger(Middleware):
     Parameters:
         logger: where to log, `bbio.access` by default.
         level: the level of successful syncs; failures are logged as warnings.
+        user: whether the id of `req.user` is logged too.
+        address: whether the client's address is logged too.
 
     Example:
         >>> from bbio import Backend
@@ -25,9 +27,18 @@ class Logger(Middleware):
         ...     middleware = [Logger()]
     """
 
-    def __init__(self, logger: logging.Logger | None = None, level: int = logging.INFO) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger | None = None,
+        level: int = logging.INFO,
+        *,
+        user: bool = False,
+        address: bool = False,
+    ) -> None:
         self._logger = logger or logging.getLogger("bbio.access")
         self._level = level
+        self._user = user
+        self._address = address
 
     @use
     async def log(self, req: Request, next: Next) -> Any:
@@ -59,12 +70,21 @@ class Logger(Middleware):
             "duration_ms": round(duration, 3),
             "outcome": outcome,
         }
-        self._logger.log(
-            level,
-            "backend=%s method=%s id=%.64r channel=%.64r duration=%.3fms outcome=%s",
-            *fields.values(),
-            extra=fields,
-        )
+        text = "backend=%s method=%s id=%.64r channel=%.64r duration=%.3fms outcome=%s"
+        if self._user:
+            fields["user"] = _user_id(req.user)
+            text += " user=%.64r"
+        if self._address:
+            fields["address"] = None if req.socket is None else req.socket.remote
+            text += " address=%.64r"
+        self._logger.log(level, text, *fields.values(), extra=fields)
+
+
+def _user_id(user: Any) -> Any:
+    """What identifies a user, and nothing else of what is known of them."""
+    if isinstance(user, (str, int)):
+        return user
+    return user.get("id") if isinstance(user, dict) else getattr(user, "id", None)
 
 
 def _model_id(req: Request, result: Any) -> Any:

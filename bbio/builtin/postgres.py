@@ -35,8 +35,18 @@ from bbio.builtin.documents import (
     event_row,
     logger,
     op_text,
+    refusals,
 )
-from bbio.builtin.postgres_database import Aborted, Database, driver, is_in_the_way, is_lost, is_refused, is_slow
+from bbio.builtin.postgres_database import (
+    Aborted,
+    Database,
+    driver,
+    is_in_the_way,
+    is_lost,
+    is_refused,
+    is_slow,
+    words_of,
+)
 from bbio.builtin.postgres_queries import queries_of
 from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
@@ -406,7 +416,7 @@ class PostgresStore(DocumentStore):
                 change.error = error
 
     def _refusal(self, err: Exception) -> SyncError:
-        logger.warning("%s: a write was refused: %s", self.table, err)
+        refusals.warning("%s: a write was refused: %s", self.table, words_of(err))
         if isinstance(err, driver().DataError):
             return BadRequest("the model holds a value that the database cannot keep")
         return Conflict("the model breaks a rule of the database, such as one of uniqueness")

@@ -72,6 +72,29 @@ def is_refused(err: BaseException) -> bool:
     return isinstance(err, (names.IntegrityConstraintViolationError, names.DataError, names.RaiseError))
 
 
+def words_of(err: BaseException) -> str:
+    """What the log is told of an error: its kind, the rule that is broken, what the rule is about.
+
+    PostgreSQL repeats values in the messages and details of errors about values, which are left out.
+    """
+    names = driver()
+    kind = type(err).__name__
+    if not isinstance(err, names.PostgresError):
+        # The driver's own error about a value is a ValueError too.
+        return kind if isinstance(err, names.InterfaceError) and isinstance(err, ValueError) else f"{kind}: {err}"
+    if not is_refused(err):
+        return f"{kind}: {err.args[0]}"
+    about = [
+        f"{what} {getattr(err, attribute)}"
+        for what, attribute in (("rule", "constraint_name"), ("column", "column_name"), ("type", "data_type_name"))
+        if getattr(err, attribute, None)
+    ]
+    # The innermost function comes first: the trigger that has raised it.
+    lines = (getattr(err, "context", None) or "").splitlines()
+    functions = [line for line in lines if line.startswith("PL/pgSQL function ")]
+    return ", ".join([kind, *about, *functions[:1]])
+
+
 class Aborted(Exception):
     """A transaction was not committed."""
 
@@ -410,4 +433,4 @@ class Database:
             (names.OperatorInterventionError, "it is being stopped, or ended the connection"),
         ]
         hint = next((text for kind, text in hints if isinstance(err, kind)), "look at what PostgreSQL says")
-        return f"{self.place} cannot be used: {hint} ({type(err).__name__}: {err})"
+        return f"{self.place} cannot be used: {hint} ({words_of(err)})"

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bbio import Conflict, Timeout, Unavailable
-from bbio.builtin.documents import Job, Queue, logger
+from bbio.builtin.documents import Job, Queue, logger, refusals
 from bbio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -428,7 +428,7 @@ class Database:
             self._forget()
             change.error = err
             if isinstance(err, sqlite3.IntegrityError):
-                logger.warning("%s: a write was refused: %s", change.store.table, err)
+                refusals.warning("%s: a write was refused: %s", change.store.table, err)
                 change.error = Conflict("the model breaks a rule of the database, such as one of uniqueness")
         connection.execute("RELEASE alone")
 

@@ -9,8 +9,8 @@ from socketio.exceptions import ConnectionRefusedError as Refused
 
 from bbio.backend import Backend
 from bbio.errors import BadRequest
+from bbio.server.admission import Admission
 from bbio.server.connection import ClientSocket, Connection
-from bbio.server.http import Admission
 from bbio.server.plain import PlainServer
 from bbio.server.sockets import Gateway
 

@@ -12,6 +12,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -25,11 +26,11 @@ from engineio import packet as engine_packet
 from engineio import payload as engine_payload
 
 from bbio import protocol
-from bbio.errors import BadRequest, ConfigurationError
+from bbio.errors import BadRequest, ConfigurationError, InternalError
+from bbio.ratelimit import RateLimitedLog
 from bbio.server.batch import Batch, Intake
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
-from bbio.server.quiet import QuietLog
 from bbio.server.sockets import Gateway
 
 INTERNALS: tuple[tuple[Any, str], ...] = (
@@ -38,6 +39,8 @@ INTERNALS: tuple[tuple[Any, str], ...] = (
     (socketio.AsyncServer, "_handle_connect"),
     (socketio.AsyncServer, "_handle_event"),
     (socketio.AsyncServer, "_handle_ack"),
+    (socketio.AsyncServer, "_handle_disconnect"),
+    (socketio.AsyncServer, "_send_packet"),
     (engineio.AsyncServer, "_handle_connect"),
     (engineio.AsyncServer, "_trigger_event"),
     (engineio.AsyncServer, "_make_response"),
@@ -66,6 +69,7 @@ PONG = str(engine_packet.PONG)
 EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
 EVENT_BYTES = EVENT.encode()
 BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_ACK))
+FROM_CLIENTS = (engine_packet.MESSAGE, engine_packet.PONG, engine_packet.CLOSE)
 POLL = "bbio.poll"
 # Frames of more bytes are not worth copying to save a system call.
 LARGE = 8_192
@@ -73,6 +77,19 @@ LARGE = 8_192
 OVERFLOW_TIME = 0.5
 
 logger = logging.getLogger("bbio")
+
+
+class BadPacket(ValueError):
+    """A client has sent what is no protocol. Nothing else may be told as its fault."""
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """What fails within is a packet that cannot be read."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, RecursionError) as err:
+        raise BadPacket(str(err)) from err
 
 
 def check_internals() -> None:
@@ -262,13 +279,13 @@ class FastSocket(async_socket.AsyncSocket):
         """Take an attachment; the packet when it was the last.
 
         Raises:
-            ValueError: it is none, or too large.
+            BadPacket: it is none, or too large.
         """
         packet = self.pending
         if type(data) is bytes:
             self._attached += len(data)
         if packet is None or type(data) is not bytes or self._attached > self.server.limits.frame:
-            raise ValueError("attachments do not fit")
+            raise BadPacket("attachments do not fit")
         if not packet.add_attachment(data):
             return None
         self._cancel(self._attachments_timer)
@@ -277,7 +294,7 @@ class FastSocket(async_socket.AsyncSocket):
         return packet
 
     async def receive(self, pkt: engine_packet.Packet) -> None:
-        if pkt.packet_type == engine_packet.UPGRADE:
+        if pkt.packet_type not in FROM_CLIENTS:
             raise exceptions.UnknownPacketError()
         await super().receive(pkt)
 
@@ -341,11 +358,12 @@ class FastSocket(async_socket.AsyncSocket):
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
         request = environ["aiohttp.request"]
+        # All of it: the library takes what has arrived so far for the whole.
+        body = await request.content.readexactly(request.content_length or 0)
         try:
-            # All of it: the library takes what has arrived so far for the whole.
-            body = await request.content.readexactly(request.content_length or 0)
-            packets = engine_payload.Payload(encoded_payload=body.decode()).packets
-        except (ValueError, TypeError, LookupError, RecursionError) as err:
+            with decoding():
+                packets = engine_payload.Payload(encoded_payload=body.decode()).packets
+        except BadPacket as err:
             self.server.bad_packet(self, err)
             raise exceptions.ContentTooLongError() from None
         for packet in packets:
@@ -377,11 +395,15 @@ class FastSocket(async_socket.AsyncSocket):
                 if self._ended or message.type is WSMsgType.ERROR:
                     break
                 if message.type is not TEXT or self.pending is not None or not self.handle_now(message.data):
-                    await self.receive(engine_packet.Packet(encoded_packet=message.data))
+                    with decoding():
+                        packet = engine_packet.Packet(encoded_packet=message.data)
+                    await self.receive(packet)
                 self.backlog -= 1
-        except (exceptions.EngineIOError, ValueError, TypeError, LookupError, RecursionError) as err:
+        except (exceptions.EngineIOError, BadPacket) as err:
             # Whatever is no protocol ends the connection.
             self.server.bad_packet(self, err)
+        except Exception as err:
+            self.server.report(err, f"the connection {self.sid}")
         finally:
             await self.close(wait=False, abort=True, reason=reason)
 
@@ -562,10 +584,11 @@ class FastEngine(engineio.AsyncServer):
     receive_event: Callable[[FastSocket, str], bool]
     joined_elsewhere: Callable[[str], bool]
     bad_packet: Callable[[FastSocket, Exception], None]
+    report: Callable[[BaseException, str], Any]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.quiet = QuietLog(logger)
+        self.quiet = RateLimitedLog(logger)
         self.batch = Batch()
         self.closing_tasks: set[asyncio.Task[None]] = set()
 
@@ -643,6 +666,7 @@ class FastServer(socketio.AsyncServer):
         self.eio.receive_event = self._receive_event
         self.eio.joined_elsewhere = self._joined_anywhere
         self.eio.bad_packet = self._bad_packet
+        self.eio.report = self._report
 
     def _engineio_server_class(self) -> type[FastEngine]:
         return FastEngine
@@ -685,6 +709,9 @@ class FastServer(socketio.AsyncServer):
         self.eio.quiet.info("bad packet from %s: %.80s", socket.sid, err)
         socket.drop("bad packet")
 
+    def _report(self, err: BaseException, work: str) -> InternalError:
+        return self.gateway.registry.report(err, work)
+
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
         socket = self.eio.sockets.get(eio_sid)
         if socket is None:
@@ -699,44 +726,75 @@ class FastServer(socketio.AsyncServer):
             elif data[:1] in BINARY_PACKETS:
                 socket.expect(self._binary_packet_of(eio_sid, data))
             elif not (data.startswith("2/") and self._receive_event(socket, "4" + data)):
-                await super()._handle_eio_message(eio_sid, data)
-        except Exception as err:
+                await self._handle_packet(eio_sid, data)
+        except BadPacket as err:
             self._bad_packet(socket, err)
+        except Exception as err:
+            self._report(err, f"a packet of {eio_sid}")
+
+    async def _handle_packet(self, eio_sid: str, text: str) -> None:
+        with decoding():
+            packet = self.packet_class(encoded_packet=text)
+        namespace, kind = packet.namespace, packet.packet_type
+        if kind == socketio.packet.CONNECT:
+            await self._handle_connect(eio_sid, namespace, packet.data)
+        elif kind == socketio.packet.DISCONNECT:
+            await self._handle_disconnect(eio_sid, namespace, self.reason.CLIENT_DISCONNECT)
+        elif kind == socketio.packet.EVENT:
+            await self._handle_event(eio_sid, namespace, packet.id, packet.data)
+        elif kind == socketio.packet.ACK:
+            await self._handle_ack(eio_sid, namespace, packet.id, packet.data)
+        else:
+            raise BadPacket("no packet of a client")
 
     def _binary_packet_of(self, eio_sid: str, text: str) -> socketio.packet.Packet:
         """The packet that announces attachments, if those it speaks of are those it announces."""
-        packet = self.packet_class(encoded_packet=text)
+        with decoding():
+            packet = self.packet_class(encoded_packet=text)
+            protocol.check(packet.data, self._limits.depth + 2)
         count = packet.attachment_count
-        protocol.check(packet.data, self._limits.depth + 2)
         if (
             not 0 < count <= self._limits.attachments
             or list(_placeholders(packet.data)) != list(range(count))
             or not self.manager.sid_from_eio_sid(eio_sid, packet.namespace or "/")
         ):
-            raise ValueError("attachments do not fit")
+            raise BadPacket("attachments do not fit")
         return packet
 
     async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
         socket = self.eio.sockets[eio_sid]
         namespace = namespace or "/"
         if len(namespace) > protocol.MAX_NAME:
-            raise ValueError("too long a namespace")
+            raise BadPacket("too long a namespace")
         if self.manager.sid_from_eio_sid(eio_sid, namespace) is not None:
-            raise ValueError("joined twice")
+            raise BadPacket("joined twice")
         if len(socket.clients) >= self._limits.namespaces:
-            raise ValueError("too many namespaces")
-        await super()._handle_connect(eio_sid, namespace, data)
+            raise BadPacket("too many namespaces")
+        if not (namespace in self.handlers or namespace in self.namespace_handlers or namespace in self.namespaces):
+            served = ", ".join(self.gateway.registry) or "none"
+            self.eio.quiet.info("refused the namespace %r: app.serve(...) serves it; served: %s", namespace, served)
+        try:
+            await super()._handle_connect(eio_sid, namespace, data)
+        except Exception as err:
+            await self._refuse_connect(eio_sid, namespace, self._report(err, f"joining {namespace!r}"))
         if self.manager.sid_from_eio_sid(eio_sid, namespace) is None:
             self._count_refusal(socket)
+
+    async def _refuse_connect(self, eio_sid: str, namespace: str, error: InternalError) -> None:
+        told = {"message": error.message, "data": error.to_json()}
+        packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=told, namespace=namespace)
+        await self._send_packet(eio_sid, packet)
+        sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
+        await self.manager.disconnect(sid, namespace, ignore_queue=True)
 
     def _count_refusal(self, socket: FastSocket) -> None:
         socket.refusals += 1
         if socket.refusals > self._limits.bad_namespaces:
-            raise ValueError("too many namespaces that it may not join")
+            raise BadPacket("too many namespaces that it may not join")
 
     async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
         if type(data) is not list or not data or not _is_event_name(data[0]):
-            raise ValueError("no event name")
+            raise BadPacket("no event name")
         engine_socket = self.eio.sockets[eio_sid]
         socket = engine_socket.clients.get(namespace or "/")
         if socket is not None and data[0] in ("sync", "listen"):
@@ -765,7 +823,7 @@ class FastServer(socketio.AsyncServer):
         digits = text[comma + 1 : bracket]
         try:
             if bracket < 0 or len(digits) > 15 or (digits and not (digits.isascii() and digits.isdigit())):
-                raise ValueError("no event packet")
+                raise BadPacket("no event packet")
             ack_id = int(digits) if digits else None
             packet = text[bracket:]
             fields = protocol.decode_sync(packet, self._depth) if packet.startswith('["sync"') else None
@@ -776,7 +834,7 @@ class FastServer(socketio.AsyncServer):
                 arguments = protocol.parse(packet, self._depth)
             except BadRequest as err:
                 if not packet.startswith(('["sync"', '["listen"')):
-                    raise
+                    raise BadPacket(err.message) from None
                 self.gateway.reject(socket, ack_id, err)
                 return True
             event = arguments.pop(0) if type(arguments) is list and arguments else None
@@ -784,8 +842,11 @@ class FastServer(socketio.AsyncServer):
                 self.gateway.receive(socket, event, ack_id, arguments)
                 return True
             if not _is_event_name(event):
-                raise ValueError("no event name")
-        except (ValueError, TypeError) as err:
+                raise BadPacket("no event name")
+        except BadPacket as err:
             self._bad_packet(engine_socket, err)
+            return True
+        except Exception as err:
+            self._report(err, f"a packet of {engine_socket.sid}")
             return True
         return False

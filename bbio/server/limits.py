@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from bbio.errors import ConfigurationError
+from bbio.threads import MAX_THREADS
 
 
 def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -35,6 +36,7 @@ class Limits:
         body_time: seconds a POST body may take to arrive.
         deadline: seconds a request may take; then it is answered `Timeout`.
         drain_time: seconds that running requests get when the server stops.
+        threads: threads for layers that say `thread=True`.
 
     Raises:
         ConfigurationError: a limit is not greater than 0.
@@ -56,3 +58,4 @@ class Limits:
     body_time: float = attrs.field(default=10.0, validator=_positive)
     deadline: float = attrs.field(default=30.0, validator=_positive)
     drain_time: float = attrs.field(default=4.0, validator=_positive)
+    threads: int = attrs.field(default=MAX_THREADS, validator=_positive)

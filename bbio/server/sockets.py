@@ -101,6 +101,8 @@ class Gateway:
                 self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
         except SyncError as err:
             self.reject(socket, ack_id, err)
+        except Exception as err:
+            self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} {event}"))
 
     def receive_sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
         """Take a `sync` whose fields are read already, with the JSON they were read from."""
@@ -123,14 +125,21 @@ class Gateway:
             self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute)))
         except SyncError as err:
             self.reject(socket, ack_id, err)
+        except Exception as err:
+            self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} sync"))
 
     def _begin(self, exchange: Exchange) -> None:
         connection = exchange.socket.connection
-        if connection.running == 0:
-            if exchange.start():
-                connection.begun(exchange.key)
-        elif connection.submit(exchange.key, exchange.start):
-            exchange.queue()
+        try:
+            if connection.running == 0:
+                if exchange.start():
+                    connection.begun(exchange.key)
+            elif connection.submit(exchange.key, exchange.start):
+                exchange.queue()
+        except SyncError:
+            raise
+        except Exception as err:
+            exchange.fail(err)  # unless it has been answered
 
     def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.Listen) -> Exchange:
         if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:

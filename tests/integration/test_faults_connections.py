@@ -48,6 +48,7 @@ async def refused(reader: asyncio.StreamReader) -> None:
 async def test_posts_that_announce_too_much_are_gone_at_once(spawn):
     """300 announce 50 MB and send nothing: 413 within a second, and two later no task is left of them."""
     async with attacked(spawn) as target:
+        target.bad_packets = 300
         head = request(target.port, "transport=polling&sid=x", "POST", "Content-Length: 50000000")
         connections = [await target.connect(head) for _ in range(300)]
         await asyncio.gather(*(refused(reader) for reader, _ in connections))

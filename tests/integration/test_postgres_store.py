@@ -11,11 +11,13 @@ import attrs
 import pytest
 
 from bbio import Busy, SyncError, Timeout, Unavailable, UnknownOutcome
-from bbio.builtin import PostgresStore, postgres_database
+from bbio.builtin import PostgresStore, documents, postgres, postgres_database
+from bbio.builtin.postgres_database import words_of
 from bbio.builtin.postgres_tables import LOCK
 from bbio.conformance.cases import refused
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode
+from bbio.ratelimit import RateLimitedLog
 from bbio.streams import HistoryLimits
 from tests.support.postgres import Relay, log, opened, processes
 from tests.support.servers import eventually, free_port
@@ -333,6 +335,51 @@ async def test_rules_of_the_table_refuse_one_write_and_not_the_others(database_u
         assert sorted(model["name"] for model in await models.all()) == ["a", "b", "d"]
         for id in ("a\0b", "\ud800"):
             await refused(models.read(id), "BadRequest")
+
+
+async def test_a_write_that_is_refused_leaves_no_value_in_the_log(database_url, psql, caplog, monkeypatch):
+    """The kind of the error, the rule and the trigger are told, in so many lines a second at most."""
+    monkeypatch.setattr(documents, "refusals", RateLimitedLog(documents.logger))
+    monkeypatch.setattr(postgres, "refusals", documents.refusals)
+    async with opened(database_url) as models:
+        await psql.execute("ALTER TABLE models ADD CONSTRAINT polite CHECK (body ->> 'name' <> 'secret-bad')")
+        await psql.execute("""
+            CREATE FUNCTION grumble() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF NEW.body ->> 'name' = 'secret-odd' THEN RAISE EXCEPTION 'no %', NEW.body; END IF;
+                PERFORM (NEW.body ->> 'age')::integer;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER grumble BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION grumble();
+        """)
+        for name, age, kind in (
+            ("secret-bad", 1, "Conflict"),
+            ("secret-odd", 1, "Conflict"),
+            ("x", "secret-age", "BadRequest"),
+        ):
+            with pytest.raises(SyncError) as caught:
+                await models.write("create", {"name": name, "age": age})
+            assert type(caught.value).__name__ == kind
+        assert [message.partition("refused: ")[2] for message in caplog.messages] == [
+            "CheckViolationError, rule polite",
+            "RaiseError, PL/pgSQL function grumble() line 3 at RAISE",
+            "InvalidTextRepresentationError, PL/pgSQL function grumble() line 4 at PERFORM",
+        ]
+        for _ in range(20):
+            with pytest.raises(SyncError):
+                await models.write("create", {"name": "secret-bad"})
+    assert len(caplog.messages) < 20
+    assert "secret" not in caplog.text
+
+
+def test_what_the_log_is_told_of_an_error():
+    """No value, whether it is PostgreSQL that names it or its driver."""
+    refused_by_driver = asyncpg.exceptions._base.DataError("invalid input for query argument $1: 'secret'")
+    assert words_of(refused_by_driver) == "DataError"
+    assert words_of(OSError("no route")) == "OSError: no route"
+    error = asyncpg.exceptions.UndefinedTableError("there is none")
+    error.detail = "secret"
+    assert words_of(error) == "UndefinedTableError: there is none"
 
 
 async def test_a_table_that_vanished_is_unavailable(database_url, psql, caplog):

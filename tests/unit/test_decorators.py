@@ -66,7 +66,7 @@ def test_a_layer_of_once_is_for_writes():
         with refused(f"@{phase.__name__} takes no 'once'; only @after takes once=True"):
             phase("create", once=True)
     for phase in PHASES:
-        with refused(f"@{phase.__name__} takes no 'methods'; name sync methods alone"):
+        with refused(f"@{phase.__name__} takes no 'methods'; name sync methods, or say thread=True"):
             phase(methods="create")
 
 
@@ -511,3 +511,68 @@ def test_what_merely_looks_marked_is_no_layer():
         proxy = Proxy()
 
     assert names_of(Fine) == []
+
+
+def test_a_layer_may_run_in_a_thread():
+    """The option is part of the mark, of every kind."""
+
+    class Notes(Backend):
+        @before("write", thread=True)
+        @use(thread=True)
+        @after("create", thread=True)
+        @after("update", once=True, thread=True)
+        def plain(self, req): ...
+
+        @read(thread=True)
+        @create()
+        def handler(self): ...
+
+    marks = {(mark.kind, mark.thread) for entry in Notes.__bbio_layers__ for mark in entry.marks}
+    assert marks == {
+        ("before", True),
+        ("use", True),
+        ("after", True),
+        ("once", True),
+        ("handler", True),
+        ("handler", False),
+    }
+
+
+def in_thread_async():
+    @read(thread=True)
+    async def late(self): ...
+
+    return late
+
+
+def in_thread_next():
+    @use(thread=True)
+    def late(self, req, next): ...
+
+    return late
+
+
+@pytest.mark.parametrize(
+    ("late", "text"),
+    [
+        (in_thread_async, r"Notes\.late is async and says thread=True; drop thread=True, or make it a plain `def`"),
+        (in_thread_next, r"Notes\.late says thread=True and takes `next`.*drop `next`, or .*asyncio\.to_thread"),
+    ],
+)
+def test_what_cannot_run_in_a_thread_is_refused(late, text):
+    """When the class is defined, also where a subclass overrides a method that may."""
+    with pytest.raises(DefinitionError, match=text):
+        type("Notes", (Backend,), {"late": late()})
+
+
+def test_an_override_keeps_the_thread():
+    """And so it must be plain."""
+
+    class Base(Backend):
+        @read(thread=True)
+        def late(self): ...
+
+    async def late(self): ...
+
+    with pytest.raises(DefinitionError, match="is async and says thread=True"):
+        type("Notes", (Base,), {"late": late})

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import time
 
-from aiohttp.http_exceptions import HttpProcessingError
-
 LINES_PER_SECOND = 10
+LINE_LENGTH = 400
 
 
-class QuietLog:
+def one_line(text: str) -> str:
+    """A text without what could begin a line of its own or hide one, cut to the length of a line."""
+    text = text[:LINE_LENGTH]
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class RateLimitedLog:
     """Writes what clients cause to a log; what is too much is counted and told in one line.
 
     Parameters:
@@ -24,28 +29,21 @@ class QuietLog:
         self._left_out = 0
 
     def info(self, text: str, *args: object) -> None:
+        """Write what clients do."""
+        self._write(logging.INFO, text, args)
+
+    def warning(self, text: str, *args: object) -> None:
+        """Write what clients meet that whoever runs the server may want to change."""
+        self._write(logging.WARNING, text, args)
+
+    def _write(self, level: int, text: str, args: tuple[object, ...]) -> None:
         now = time.monotonic()
         if now - self._second >= 1.0:
             if self._left_out:
-                self._logger.info("%d more lines about clients were left out", self._left_out)
+                self._logger.log(level, "%d more lines such as the next were left out", self._left_out)
             self._second, self._written, self._left_out = now, 0, 0
         if self._written >= LINES_PER_SECOND:
             self._left_out += 1
             return
         self._written += 1
-        self._logger.info(text, *args)
-
-
-class NoHTTP(logging.Filter):
-    """Takes from aiohttp's log the tracebacks of requests that are no HTTP at all."""
-
-    def __init__(self, quiet: QuietLog) -> None:
-        super().__init__()
-        self._quiet = quiet
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        err = record.exc_info[1] if record.exc_info else None
-        if isinstance(err, HttpProcessingError):
-            self._quiet.info("refused a request that is no HTTP: %.80r", err.message)
-            return False
-        return True
+        self._logger.log(level, "%s", one_line(text % args))

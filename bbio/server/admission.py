@@ -1,0 +1,316 @@
+"""Admission: which HTTP requests may reach the Socket.IO server at all."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from bbio.errors import ConfigurationError
+from bbio.ratelimit import RateLimitedLog
+from bbio.server.limits import Limits
+
+# Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
+LINGER = 1.0
+NOT_ALLOWED = "this origin is not allowed; App(cors=...) allows others, App(proxies=...) names the proxy in front"
+# What `App(proxies=...)` calls a proxy at the other end of a Unix socket.
+UNIX = "unix"
+# Addresses whose forwarded headers are not believed, that are told of by name.
+MAX_STRANGERS = 100
+FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+logger = logging.getLogger("bbio")
+
+
+class Admission:
+    """Decides whether a request may reach the Socket.IO server; what it refuses is a line in the log.
+
+    Parameters:
+        origins: origins allowed besides the server's own; `"*"` allows all.
+        hosts: the only host names the server answers to, None for any (a guard against DNS rebinding).
+        proxies: addresses or networks whose forwarded headers (for, host, proto) are believed; `"unix"` for whoever
+            connects through a Unix socket.
+        limits: the application's limits.
+
+    Raises:
+        ConfigurationError: an origin or a host is spelled so that it never matches, or a proxy is no address.
+    """
+
+    def __init__(
+        self,
+        origins: str | Iterable[str] | None,
+        hosts: str | Iterable[str] | None,
+        proxies: str | Iterable[str],
+        limits: Limits,
+    ) -> None:
+        self._origins = {read_origin(origin) for origin in _each(origins or ())}
+        self._hosts = None if hosts is None else {read_host(host) for host in _each(hosts)}
+        named = set(_each(proxies))
+        self._unix = UNIX in named
+        try:
+            self._proxies: list[Network] = [ipaddress.ip_network(proxy) for proxy in named - {UNIX}]
+        except ValueError as err:
+            raise ConfigurationError(
+                f"App(proxies=...): {err}; name addresses or networks such as 10.0.0.0/8, "
+                f'or "unix" for a proxy that connects through a Unix socket'
+            ) from None
+        self._limits = limits
+        self._log = RateLimitedLog(logger)
+        self._strangers: set[str] = set()
+        # While the application stops nobody new is let in: who would tell them goodbye?
+        self.stopping = False
+
+    # Proxies
+
+    def _trusted(self, address: str | None) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address or "")
+        except ValueError:
+            return False
+        # A socket for IPv6 that takes IPv4 too shows ::ffff:10.0.0.1 for 10.0.0.1.
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(parsed in proxy for proxy in self._proxies)
+
+    def _is_proxied(self, request: web.BaseRequest) -> bool:
+        """Whether a proxy that is believed has sent the request."""
+        return self._unix if _is_unix(request) else self._trusted(request.remote)
+
+    def remote(self, request: web.BaseRequest) -> str:
+        """The client's address: of X-Forwarded-For the last that is no trusted proxy's, if such a proxy sent it."""
+        address = request.remote or ""
+        if self._is_proxied(request):
+            for hop in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
+                if hop.strip():
+                    address = hop.strip()
+                if not self._trusted(address):
+                    break
+        return address
+
+    def _forwarded(self, request: web.BaseRequest, header: str, seen: str) -> str:
+        """What a proxy that is believed says in a header, else what is seen here."""
+        forwarded = request.headers.get(header)
+        if forwarded and self._is_proxied(request):
+            seen = forwarded.split(",")[0].strip()
+        return seen.lower()
+
+    # Refusals
+
+    def refusal(self, request: web.Request) -> web.Response | None:
+        """The response that turns a request away; None when it may pass."""
+        if "sid" not in request.query:
+            if self.stopping:
+                return web.Response(status=503, text="the server is stopping")
+            self._notice_proxy(request)
+        host = self._forwarded(request, "X-Forwarded-Host", request.host)
+        if self._hosts is not None and host not in self._hosts and host.rsplit(":", 1)[0] not in self._hosts:
+            self._log.warning("refused the host %r: App(hosts=[%r]) serves it", host[:100], host[:100])
+            return web.Response(status=403, text="this host name is not served; App(hosts=...) names those that are")
+        if not self._origin_allowed(request, host):
+            return web.Response(status=403, text=NOT_ALLOWED)
+        if "j" in request.query:
+            return web.Response(status=400, text="JSONP is not served: any site could read it")
+        return self._body_refusal(request)
+
+    def _notice_proxy(self, request: web.BaseRequest) -> None:
+        """Tell once of each address whose forwarded headers are not believed: it may be a proxy that nobody named."""
+        if self._is_proxied(request) or not any(header in request.headers for header in FORWARDED):
+            return
+        address = _name_of_peer(request)
+        if address not in self._strangers and len(self._strangers) < MAX_STRANGERS:
+            self._strangers.add(address)
+            text = "the X-Forwarded headers of %r are not believed: if it is your proxy, App(proxies=[%r]) says so"
+            self._log.warning(text, address, address)
+
+    def _body_refusal(self, request: web.Request) -> web.Response | None:
+        if not _has_body(request):
+            return None
+        if request.method != "POST":
+            return web.Response(status=400, text="only a POST may have a body")
+        if request.content_length is None:
+            return web.Response(status=411, text="the length of the body must be told")
+        if "Content-Encoding" in request.headers:
+            return web.Response(status=415, text="a body must not be compressed")
+        if request.content_length > self._limits.frame:
+            return web.Response(status=413, text="the body is too large")
+        return None
+
+    def _origin_allowed(self, request: web.BaseRequest, host: str) -> bool:
+        if "*" in self._origins:
+            return True
+        origin = request.headers.get("Origin")
+        if origin is None:
+            # Programs say nothing of either; browsers leave out the origin alone, of their GET requests.
+            if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
+                return True
+            self._log.warning("refused a page of another site that does not say which: App(cors=[...]) allows sites")
+            return False
+        own = f"{self._forwarded(request, 'X-Forwarded-Proto', request.scheme)}://{host}"
+        if origin in self._origins or _same_origin(origin, own):
+            return True
+        text = "refused the origin %r: this server's own is %r; App(cors=[%r]) allows it"
+        self._log.warning(text, origin[:100], own[:100], origin[:100])
+        return False
+
+    # Handling
+
+    def guard(self, handle: Handler) -> Handler:
+        """The same handler behind this admission, with a deadline for bodies."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            response: web.StreamResponse | None = self.refusal(request)
+            if response is None:
+                response = await self._within(handle, request)
+            if response.status >= 400:
+                self._tell(request, response)
+            if _has_body(request) and not request.content.at_eof():
+                await _turn_away(request, response)
+            return response
+
+        return guarded
+
+    def _tell(self, request: web.Request, response: web.StreamResponse) -> None:
+        why = getattr(response, "text", None) or response.reason
+        address = self.remote(request)
+        self._log.info("refused a %.10s from %.50s: %d %.150s", request.method, address, response.status, why)
+
+    async def _within(self, handle: Handler, request: web.Request) -> web.StreamResponse:
+        deadline = asyncio.timeout(self._limits.body_time if request.method == "POST" else None)
+        try:
+            async with deadline:
+                return await handle(request)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return web.Response(status=408, text="the body did not arrive in time")
+        except ConnectionError:
+            if request.transport is not None and not request.transport.is_closing():
+                raise
+            return web.Response(status=499, text="the client is gone")  # no error of the server, and nobody reads it
+
+
+def _each(names: str | Iterable[str]) -> Iterable[str]:
+    return [names] if isinstance(names, str) else names
+
+
+def read_origin(text: str) -> str:
+    """An origin of `App(cors=...)` as browsers spell it.
+
+    Raises:
+        ConfigurationError: no browser has such an origin; the text shows the right one.
+    """
+    spelled = text.strip()
+    if spelled in ("*", "null"):
+        return spelled
+    try:
+        scheme, name, port = _origin(spelled)
+        host = _ascii(name or "")
+    except ValueError:
+        scheme, host, port = "", "", None
+    if "," in spelled or " " in spelled:
+        advice = f"name each origin by itself: cors={spelled.replace(',', ' ').split()!r}"
+    elif "*" in spelled:
+        advice = 'name each origin, as there are no patterns, or "*" for all'
+    elif not spelled:
+        advice = 'name an origin such as "https://www.example.org", or leave cors out'
+    elif "://" not in spelled:
+        advice = f"write 'https://{spelled.split('/')[0]}'"
+    elif not host:
+        advice = "write a scheme and a host such as 'https://www.example.org', or 'null' for pages that have no origin"
+    else:
+        host = f"[{host}]" if ":" in host else host
+        origin = f"{scheme}://{host}" + ("" if port in (None, DEFAULT_PORTS.get(scheme)) else f":{port}")
+        if not _beyond(spelled):
+            return origin
+        advice = f"an origin is scheme, host and port alone: write {origin!r}"
+    raise ConfigurationError(f"App(cors={text!r}): no browser has such an origin; {advice}")
+
+
+def _beyond(url: str) -> bool:
+    """Whether a URL says more than scheme, host and port."""
+    parts = urlsplit(url)
+    return bool(parts.path or parts.query or parts.fragment or "@" in parts.netloc or url[-1] in "?#")
+
+
+def read_host(text: str) -> str:
+    """A name of `App(hosts=...)` as it is in the header `Host`.
+
+    Raises:
+        ConfigurationError: no request has such a host; the text shows the right one.
+    """
+    spelled = text.strip().lower()
+    if ":" in spelled and _is_ipv6(spelled):
+        return f"[{spelled}]"
+    parts = urlsplit(spelled if "://" in spelled else f"//{spelled}")
+    try:
+        host, port = _ascii(parts.hostname or ""), parts.port
+    except ValueError:
+        host, port = "", None
+    name = f"[{host}]" if ":" in host else host
+    if not host or "*" in host or " " in host or "," in host:
+        advice = "name each host such as 'app.example.org', as there are no patterns; leave hosts out to answer to any"
+    elif "://" in spelled or _beyond(f"//{spelled}") or port in DEFAULT_PORTS.values():
+        advice = f"write {name!r}"
+    else:
+        return name if port is None else f"{name}:{port}"
+    raise ConfigurationError(f"App(hosts={text!r}): no request has such a host; {advice}")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _ascii(host: str) -> str:
+    """A name as it travels, `xn--...` where it is not ASCII."""
+    return host if host.isascii() else host.encode("idna").decode()
+
+
+def _is_unix(request: web.BaseRequest) -> bool:
+    transport = request.transport
+    connection = None if transport is None else transport.get_extra_info("socket")
+    return connection is not None and connection.family == getattr(socket, "AF_UNIX", None)
+
+
+def _name_of_peer(request: web.BaseRequest) -> str:
+    return UNIX if _is_unix(request) else request.remote or ""
+
+
+def _same_origin(one: str, other: str) -> bool:
+    try:
+        scheme, host, port = _origin(one)
+        return bool(host) and (scheme, host, port) == _origin(other)
+    except ValueError:
+        return False
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
+
+
+def _has_body(request: web.Request) -> bool:
+    return bool(request.content_length) or "Transfer-Encoding" in request.headers
+
+
+async def _turn_away(request: web.Request, response: web.StreamResponse) -> None:
+    """Answer a request whose body was not read, and end its connection soon, whatever the client still sends."""
+    response.force_close()
+    with suppress(TimeoutError, OSError, web.RequestPayloadError):
+        async with asyncio.timeout(LINGER):
+            await response.prepare(request)
+            await response.write_eof()
+            while not request.content.at_eof():
+                await request.content.readany()
+    request.protocol.force_close()

@@ -1,0 +1,82 @@
+"""Threads for layers that block: so many at most, and so many calls that wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+from bbio.errors import Busy
+
+MAX_THREADS = 32
+MAX_WAITING = 1_000
+
+logger = logging.getLogger("bbio")
+
+
+class Threads:
+    """Runs functions that block.
+
+    Parameters:
+        count: how many threads there may be.
+    """
+
+    def __init__(self, count: int = MAX_THREADS) -> None:
+        self._count = count
+        self._executor: ThreadPoolExecutor | None = None
+        # Threads take out what they have done, so nothing here may need a lock.
+        self._calls: set[Future[Any]] = set()
+
+    def wrap(self, call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any]]:
+        """A coroutine function that calls a plain one in a thread, in a copy of the caller's context.
+
+        Parameters:
+            call: the function.
+            name: what the log calls it.
+
+        Raises (when it is called):
+            Busy: too many calls wait for a thread.
+        """
+
+        async def threaded(*args: Any) -> Any:
+            value = await self._run(call, name, args)
+            return await value if hasattr(value, "__await__") else value
+
+        return threaded
+
+    async def _run(self, call: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
+        if len(self._calls) >= self._count + MAX_WAITING:
+            raise Busy("too many requests wait for a thread", retry_after=1.0)
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._count, thread_name_prefix="bbio-layer")
+        given_up: list[bool] = []
+        future = self._executor.submit(copy_context().run, _work, call, name, args, given_up)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            given_up.append(True)
+            raise
+
+    def close(self) -> None:
+        """Begin nothing any more. What runs goes on: a thread cannot be ended from outside."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+            if self._calls:
+                logger.warning("%d layers still run in threads; the process ends when they have", len(self._calls))
+
+
+def _work(call: Callable[..., Any], name: str, args: tuple[Any, ...], given_up: list[bool]) -> Any:
+    try:
+        return call(*args)
+    except Exception as err:
+        if given_up:
+            logger.exception("%s failed in its thread, after its request had been answered", name)
+        if isinstance(err, StopIteration):
+            raise RuntimeError(f"{name} raised StopIteration") from err  # which no future can hold
+        raise

@@ -1,0 +1,53 @@
+"""Log lines that clients cause: few in a second, and no tracebacks."""
+
+import logging
+
+import pytest
+
+from bbio import ratelimit
+from bbio.ratelimit import LINE_LENGTH, LINES_PER_SECOND, RateLimitedLog
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """A rate-limited log, the lines written to it, and a way to let a second pass."""
+    lines, now = [], [100.0]
+    logger = logging.Logger("limited")
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger.addHandler(handler)
+    monkeypatch.setattr(ratelimit.time, "monotonic", lambda: now[0])
+
+    def wait():
+        now[0] += 1
+
+    return RateLimitedLog(logger), lines, wait
+
+
+def test_so_many_lines_in_a_second(log):
+    """What is more is counted, and told with the next line that is written."""
+    written, lines, wait = log
+    for n in range(25):
+        written.info("line %d", n)
+    assert lines == [f"line {n}" for n in range(LINES_PER_SECOND)]
+    wait()
+    written.info("later")
+    assert lines[LINES_PER_SECOND:] == ["15 more lines such as the next were left out", "later"]
+    wait()
+    written.info("still later")
+    assert lines[-1] == "still later"
+
+
+def test_one_line_stays_one_line(log):
+    """Whatever a client sends, and whatever its length."""
+    written, lines, _ = log
+    written.info("refused %s", "a\nFAKE \x1b[31m\u2028" + "y" * 1_000)
+    assert lines[0].startswith("refused a\\nFAKE \\x1b[31m\\u2028yyy")
+    assert len(lines[0]) < LINE_LENGTH + 20
+
+
+def test_what_should_be_seen_is_a_warning(log):
+    """What whoever runs the server may want to change."""
+    written, lines, _ = log
+    written.warning("100 %% of %s", "it")
+    assert lines == ["100 % of it"]
