@@ -1,4 +1,4 @@
-"""HTTP around Socket.IO: who may connect at all, the browser's scripts, and health."""
+"""HTTP around Socket.IO: who may connect at all, and the browser's scripts."""
 
 from __future__ import annotations
 
@@ -204,8 +204,3 @@ def _asset(path: Path) -> Handler:
         return web.Response(body=body, content_type=MEDIA_TYPES[path.suffix], charset="utf-8", headers=headers)
 
     return serve
-
-
-async def health(request: web.Request) -> web.Response:
-    """Answers while the server runs."""
-    return web.json_response({"status": "ok"})

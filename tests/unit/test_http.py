@@ -9,7 +9,8 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from multidict import CIMultiDict
 
 from bbio.errors import ConfigurationError
-from bbio.server.http import Admission, asset_routes, health
+from bbio.server.health import health
+from bbio.server.http import Admission, asset_routes
 from bbio.server.limits import Limits
 
 
