@@ -9,10 +9,10 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import click
 from aiohttp import WSCloseCode, web
@@ -30,6 +30,7 @@ from bbio.server.sockets import Gateway
 if TYPE_CHECKING:
     from bbio.backend import Backend
     from bbio.server.engine import FastServer
+    from bbio.store import Store
     from bbio.testing import Harness
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
@@ -349,11 +350,18 @@ class App:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(self._run(host, port, application))
 
-    def test(self, *, seed: int = 0) -> Harness:
+    def test(self, *, seed: int = 0, stores: Literal["fresh", "real"] | Mapping[str, Store] = "fresh") -> Harness:
         """`async with app.test() as t:` runs the application for a test, with clients in the same process.
+
+        Files and databases of the application are not touched: its stores begin empty, in places of the test's own.
 
         Parameters:
             seed: of what is left to chance, such as the pause before a client connects again.
+            stores: `"real"` for the stores as they are declared, with all that they hold; or stores by the names of
+                backends, to be used instead of theirs.
+
+        Raises:
+            ConfigurationError: there is no such choice of stores; when the test begins: a store has no place to go.
 
         Example:
             >>> from bbio import Backend
@@ -372,7 +380,7 @@ class App:
         """
         from bbio.testing import Harness
 
-        return Harness(self, seed=seed)
+        return Harness(self, seed=seed, stores=stores)
 
     async def _run(self, host: str, port: int, application: web.Application | None) -> None:
         stopped = asyncio.Event()
