@@ -33,8 +33,10 @@ def examples() -> list[object]:
 
 
 @pytest.mark.parametrize(("page", "code"), examples())
-def test_examples_run(page: Path, code: str) -> None:
-    """Every Python example of the documentation runs by itself."""
+def test_examples_run(page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python example of the documentation runs by itself, beside the page that it may serve."""
+    (tmp_path / "index.html").touch()
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, str(page), "exec", dont_inherit=True), {"__name__": "example"})
 
 
