@@ -9,21 +9,23 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import click
 from aiohttp import WSCloseCode, web
 
 from bbio.errors import ConfigurationError
 from bbio.registry import Registry
-from bbio.server.admission import Admission
+from bbio.server.admission import Admission, Handler
 from bbio.server.connect import attach
-from bbio.server.http import asset_routes, health, http_logger
+from bbio.server.health import Readiness, health
+from bbio.server.http import asset_routes, http_logger
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
+from bbio.server.routes import Endpoint, Fallback, check_alone, check_mountable
 from bbio.server.sockets import Gateway
 from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
 from bbio.threads import Threads
@@ -31,6 +33,7 @@ from bbio.threads import Threads
 if TYPE_CHECKING:
     from bbio.backend import Backend
     from bbio.server.engine import FastServer
+    from bbio.store import Store
     from bbio.testing import Harness
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
@@ -44,10 +47,12 @@ logger = logging.getLogger("bbio")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 CLOSE_TIME = 0.5
 HEALTH = "/healthz"
+READINESS = "/readyz"
 # Connections that may wait to be accepted: after a restart all clients come at once, else some lose seconds.
 BACKLOG = 4_096
 # Seconds that an HTTP connection may idle, or take over the head of a request: longer than proxies keep theirs.
 KEEPALIVE = 75.0
+RUNS_ALREADY = "this application runs already; stop it first, or make another App()"
 
 
 class App:
@@ -116,7 +121,11 @@ class App:
         self._watchdog: Watchdog | None = None
         self._thread: int | None = None
         self._websockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
-        self._pages: list[web.RouteDef] = []
+        self._pages: dict[str, Path] = {}
+        self._readiness = Readiness(self.backends, self._admission)
+        # Whether routes were added to somebody's application, and the application that serves this one now.
+        self._mounted = False
+        self._serving: web.Application | None = None
         self._runner: web.AppRunner | None = None
         self.port = 0
         self.url = ""
@@ -136,13 +145,33 @@ class App:
         return self
 
     def page(self, path: str, file: str | Path) -> Self:
-        """Serve a file, such as an example's HTML page, at a path."""
-        target = Path(file)
+        """Serve a file, such as an example's HTML page, at a path.
 
-        async def send(request: web.Request) -> web.StreamResponse:
-            return web.FileResponse(target)
+        Parameters:
+            path: the path of its URL, such as `/`.
+            file: the file; a relative path begins in the current folder.
 
-        self._pages.append(web.get(path, send))
+        Raises:
+            ConfigurationError: the path cannot be one, there is no such file, or the routes are made already.
+
+        Example:
+            `app.page("/", Path(__file__).with_name("index.html"))`
+        """
+        shown = f"app.page({path!r}, {str(file)!r})"
+        if not path.startswith("/"):
+            raise ConfigurationError(f"{shown}: the path of a page begins with '/'; write {'/' + path!r}")
+        if path in self._pages:
+            raise ConfigurationError(f"{shown}: there is a page at this path already, {self._pages[path]}")
+        if self._mounted or self._loop is not None:
+            raise ConfigurationError(f"{shown} came too late; call it before app.mount(...), app.start() or app.run()")
+        # So that it is found whatever folder is current later.
+        target = Path(file).absolute()
+        if not target.is_file():
+            what = "that is a folder" if target.is_dir() else "there is no such file"
+            raise ConfigurationError(
+                f"{shown}: {what}, {target}; name a file beside the module: Path(__file__).with_name('index.html')"
+            )
+        self._pages[path] = target
         return self
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -159,68 +188,88 @@ class App:
     def mount(self, application: web.Application) -> web.Application:
         """Add the backends to an aiohttp application; they start and stop with it.
 
-        It gets routes below `/socket.io/`, those of `page`, and `/healthz` unless it has one already.
+        It gets routes below `/socket.io/`, those of `page`, and `/healthz` and `/readyz` unless it has its own.
 
         Returns: the application.
+
+        Raises:
+            ConfigurationError: something else answers at `/socket.io/`, such as another App.
         """
-        if not any(resource.canonical == HEALTH for resource in application.router.resources()):
-            application.router.add_get(HEALTH, health)
-        application.router.add_route("*", "/socket.io/", self._admission.guard(self.sio.eio.handle_request))
-        application.router.add_routes([*asset_routes(), *self._pages])
-        application.on_startup.append(self._start)
+        self._mount(application)
+        self._mounted = True
+        return application
+
+    def _mount(self, application: web.Application) -> None:
+        check_mountable(application)
+        endpoint = Endpoint(self._admission.guard(self.sio.eio.handle_request))
+
+        async def start(application: web.Application) -> None:
+            check_alone(application, endpoint)
+            await self._open()
+            self._serving = application
+            self._watch()
+
+        router = application.router
+        router.register_resource(endpoint)
+        router.register_resource(Fallback(application, HEALTH, health))
+        router.register_resource(Fallback(application, READINESS, self._readiness.answer))
+        router.add_routes([*asset_routes(), *(web.get(path, _sender(file)) for path, file in self._pages.items())])
+        application[MOUNTED] = self
+        application.on_startup.append(start)
         application.on_response_prepare.append(self._remember)
         application.on_shutdown.append(self._shut_down)
         application.on_cleanup.append(self._clean_up)
-        return application
 
     async def _remember(self, request: web.Request, response: web.StreamResponse) -> None:
         if isinstance(response, web.WebSocketResponse):
             self._websockets.add(response)
 
-    async def _start(self, application: web.Application) -> None:
-        await self._open()
+    def _watch(self) -> None:
         layers = {layer.where: layer.name for backend in self.backends.values() for layer in backend.layers}
         self._watchdog = Watchdog(HELD_SECONDS_DEBUG if self.backends.debug else HELD_SECONDS, layers)
 
     async def _open(self) -> None:
+        if self._loop is not None:
+            raise ConfigurationError(RUNS_ALREADY)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._gateway.open()
         self._admission.stopping = False
+        self.sio.handler_seconds = self.limits.deadline
         self.backends.frozen = True
         try:
             for backend in self.backends.values():
                 await backend.start()
                 self._started.append(backend)
+            self._readiness.open()
         except BaseException:
             await self._close()
             raise
 
     async def _shut_down(self, application: web.Application) -> None:
+        if application is not self._serving:
+            return  # it has not started this one
         self._admission.stopping = True
         await self._gateway.drain(self.limits.drain_time)
-        closing = [
-            asyncio.ensure_future(response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping"))
+        self.sio.handler_seconds = CLOSE_TIME / 2
+        await _finish(
+            response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")
             for response in list(self._websockets)
             if not response.closed
-        ]
-        if closing:
-            _, late = await asyncio.wait(closing, timeout=CLOSE_TIME)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*closing, return_exceptions=True)
-        for socket in list(self.sio.eio.sockets.values()):
-            with suppress(Exception):
-                await socket.close(wait=False)
+        )
+        await _finish(socket.close(wait=False) for socket in list(self.sio.eio.sockets.values()))
 
     async def _clean_up(self, application: web.Application) -> None:
-        if self._watchdog is not None:
-            self._watchdog.stop()
-            self._watchdog = None
+        if application is self._serving:
+            self._serving = None
+            if self._watchdog is not None:
+                self._watchdog.stop()
+                self._watchdog = None
             logger.info("stopped: %s served no more", ", ".join(self.backends) or "no backend")
-        await self._close()
+            await self._close()
 
     async def _close(self) -> None:
+        await self._readiness.close()
         await self._gateway.close()
         while self._started:
             await self._started.pop().stop()
@@ -231,25 +280,41 @@ class App:
         self._loop = None
         self.backends.frozen = False
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+    async def start(
+        self, host: str = "127.0.0.1", port: int = 0, *, application: web.Application | None = None
+    ) -> None:
         """Serve on a port of the running event loop; port 0 takes a free one. `url` and `port` then say where.
 
+        Parameters:
+            host: the address to listen on.
+            port: the TCP port.
+            application: the aiohttp application that this one is mounted on; by default one that has nothing else.
+
         Raises:
-            ConfigurationError: the port is in use, or this application runs already.
+            ConfigurationError: the port is in use, this application runs already, or is not mounted on the other.
         """
         if self._runner is not None:
-            raise ConfigurationError("this application runs already; stop it first, or make another App()")
-        application = web.Application()
-        self.mount(application)
+            raise ConfigurationError(RUNS_ALREADY)
+        # Whoever else answers requests gets the time that those of backends get.
+        shutdown_timeout = self.limits.drain_time
+        if application is None:
+            application, shutdown_timeout = web.Application(), 0.2
+            self._mount(application)
+        elif mounted_on(application) is not self:
+            raise ConfigurationError("this App is not mounted on that application; call app.mount(application) first")
         runner = web.AppRunner(
-            application, access_log=None, logger=http_logger, shutdown_timeout=0.2, keepalive_timeout=KEEPALIVE
+            application,
+            access_log=None,
+            logger=http_logger,
+            shutdown_timeout=shutdown_timeout,
+            keepalive_timeout=KEEPALIVE,
         )
-        await runner.setup()
         try:
-            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
-        except OSError as err:
+            await runner.setup()
+            await _listen(runner, host, port)
+        except BaseException:
             await runner.cleanup()
-            raise ConfigurationError(_why_not(err, host, port)) from None
+            raise
         self._runner = runner
         self.port = runner.addresses[0][1]
         shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
@@ -262,21 +327,31 @@ class App:
             await runner.cleanup()
 
     @asynccontextmanager
-    async def running(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-        """`async with app.running() as url:` starts and stops the application."""
-        await self.start(host, port)
+    async def running(
+        self, host: str = "127.0.0.1", port: int = 0, *, application: web.Application | None = None
+    ) -> AsyncIterator[str]:
+        """`async with app.running() as url:` starts and stops the application; see `start`."""
+        await self.start(host, port, application=application)
         try:
             yield self.url
         finally:
             await self.stop()
 
-    def run(self, host: str | None = None, port: int | None = None, log_level: str | None = None) -> None:
+    def run(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        log_level: str | None = None,
+        *,
+        application: web.Application | None = None,
+    ) -> None:
         """Serve until SIGTERM or Ctrl-C.
 
         Parameters:
             host: the address to listen on, `0.0.0.0` for all; $BBIO_HOST or 127.0.0.1 by default.
             port: the TCP port; $BBIO_PORT or 3000 by default.
             log_level: what is logged, `debug`, `info`, `warning` or `error`; $BBIO_LOG_LEVEL or `info` by default.
+            application: the aiohttp application that this one is mounted on; by default one that has nothing else.
 
         Raises:
             ConfigurationError: a setting makes no sense, or the port is in use.
@@ -289,13 +364,20 @@ class App:
             raise ConfigurationError(f"{level!r} is no log level; it is one of {', '.join(LOG_LEVELS)}")
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(self._run(host, port))
+            runner.run(self._run(host, port, application))
 
-    def test(self, *, seed: int = 0) -> Harness:
+    def test(self, *, seed: int = 0, stores: Literal["fresh", "real"] | Mapping[str, Store] = "fresh") -> Harness:
         """`async with app.test() as t:` runs the application for a test, with clients in the same process.
+
+        Files and databases of the application are not touched: its stores begin empty, in places of the test's own.
 
         Parameters:
             seed: of what is left to chance, such as the pause before a client connects again.
+            stores: `"real"` for the stores as they are declared, with all that they hold; or stores by the names of
+                backends, to be used instead of theirs.
+
+        Raises:
+            ConfigurationError: there is no such choice of stores; when the test begins: a store has no place to go.
 
         Example:
             >>> from bbio import Backend
@@ -314,17 +396,53 @@ class App:
         """
         from bbio.testing import Harness
 
-        return Harness(self, seed=seed)
+        return Harness(self, seed=seed, stores=stores)
 
-    async def _run(self, host: str, port: int) -> None:
+    async def _run(self, host: str, port: int, application: web.Application | None) -> None:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError, RuntimeError):
                 loop.add_signal_handler(number, stopped.set)
-        async with self.running(host, port):
+        async with self.running(host, port, application=application):
             click.echo(f"bbio serves {', '.join(self.backends) or 'no backend'} on {self.url} (Ctrl-C stops it)")
             await stopped.wait()
+
+
+# The App that is mounted on an aiohttp application.
+MOUNTED = web.AppKey("bbio", App)
+
+
+def mounted_on(application: web.Application) -> App | None:
+    """Return the App that is mounted on an aiohttp application, or on one that was added to it."""
+    if MOUNTED in application:
+        return application[MOUNTED]
+    added = [resource.get_info().get("app") for resource in application.router.resources()]
+    return next((app for each in added if each is not None and (app := mounted_on(each)) is not None), None)
+
+
+def _sender(file: Path) -> Handler:
+    async def send(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(file)
+
+    return send
+
+
+async def _finish(closing: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Close several things at the same time; what takes longer than CLOSE_TIME is given up, what fails ignored."""
+    tasks = [asyncio.ensure_future(each) for each in closing]
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=CLOSE_TIME)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+    except OSError as err:
+        raise ConfigurationError(_why_not(err, host, port)) from None
 
 
 def _port(text: str) -> int:

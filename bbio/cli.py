@@ -13,12 +13,14 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import click
+from aiohttp import web
 
 from bbio import App, Backend, BadRequest, Request, Store, __version__, before, describe
-from bbio.app import LOG_LEVELS
+from bbio.app import LOG_LEVELS, mounted_on
 from bbio.builtin import MemoryStore, PostgresStore, store_from_env
 from bbio.errors import BbioError
 from bbio.requests import METHODS
@@ -28,43 +30,72 @@ DEMO = Path(__file__).parent / "static" / "demo.html"
 DEMO_FILE = "bbio-demo.db"
 
 
-def load(target: str) -> App:
+def find(target: str) -> App | web.Application:
     """The application named by `module:attribute`, looked for in the current folder too.
 
+    Returns: an App, or an aiohttp application that one is mounted on.
+
     Raises:
-        click.ClickException: it cannot be imported or is no App.
+        click.ClickException: it cannot be imported or is neither.
     """
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         raise click.ClickException(f"{target!r} names no application; write module:app, such as todos:app")
-    if module_name.endswith(".py"):
-        raise click.ClickException(f"{target!r} names a file; write {Path(module_name).stem}:{attribute}")
+    if module_name.endswith(".py") or "/" in module_name:
+        path = Path(module_name.removesuffix(".py"))
+        raise click.ClickException(f"{target!r} names a file; write {'.'.join(path.parts)}:{attribute}")
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as err:
+    except (Exception, SystemExit) as err:
         if isinstance(err, ModuleNotFoundError) and f"{module_name}.".startswith(f"{err.name}."):
             text = f"there is no module {err.name!r}; run bbio in the folder that holds it, or install it"
         else:
             kind = "" if isinstance(err, BbioError) else f"{type(err).__name__}: "
             text = f"{module_name} cannot be imported: {kind}{err}{_place(err)}"
         raise click.ClickException(text) from None
-    app = getattr(module, attribute, None)
-    if not isinstance(app, App):
-        apps = [name for name, value in vars(module).items() if isinstance(value, App)]
-        hint = f"did you mean {module_name}:{apps[0]}?" if apps else "it must be one: app = App(); app.serve(...)"
-        wrong = f"{module_name} has no {attribute!r}" if app is None else f"{target} is no bbio.App"
-        raise click.ClickException(f"{wrong}; {hint}")
+    found = getattr(module, attribute, None)
+    if isinstance(found, App) or (isinstance(found, web.Application) and mounted_on(found)):
+        return found
+    if isinstance(found, web.Application):
+        raise click.ClickException(f"no App is mounted on {target}; write app.mount({attribute})")
+    names = [*_mounts(module), *(name for name, value in vars(module).items() if isinstance(value, App))]
+    hint = f"did you mean {module_name}:{names[0]}?" if names else "it must be one: app = App(); app.serve(...)"
+    wrong = f"{module_name} has no {attribute!r}" if found is None else f"{target} is no bbio.App"
+    raise click.ClickException(f"{wrong}; {hint}")
+
+
+def load(target: str) -> App:
+    """The App that `module:attribute` names, by itself or by the aiohttp application that it is mounted on.
+
+    Raises:
+        click.ClickException: it cannot be imported, or is neither.
+    """
+    return _app_of(find(target))
+
+
+def _app_of(found: App | web.Application) -> App:
+    app = found if isinstance(found, App) else mounted_on(found)
+    assert app is not None, "find gives no other"
     return app
 
 
-def _place(err: Exception) -> str:
+def _mounts(module: ModuleType) -> dict[str, App]:
+    """The aiohttp applications of a module by name, each with the App that is mounted on it."""
+    return {
+        name: app
+        for name, value in vars(module).items()
+        if isinstance(value, web.Application) and (app := mounted_on(value)) is not None
+    }
+
+
+def _place(err: BaseException) -> str:
     """Where in the user's code an error happened, to be put behind its text."""
-    package = str(Path(__file__).parent)
+    package, importing = str(Path(__file__).parent), str(Path(importlib.__file__).parent)
     frames = [
         frame
         for frame in traceback.extract_tb(err.__traceback__)
-        if not frame.filename.startswith((package, "<frozen importlib"))
+        if not frame.filename.startswith((package, importing, "<frozen importlib"))
     ]
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
@@ -92,11 +123,15 @@ def serving(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _serve(make: Callable[[], App], host: str, port: int, log_level: str, cors_origins: str | None) -> None:
+def _serve(
+    find: Callable[[], App | web.Application], host: str, port: int, log_level: str, cors_origins: str | None
+) -> None:
     if cors_origins is not None:
         os.environ["BBIO_CORS_ORIGINS"] = cors_origins  # where an application looks for what it is not told
     try:
-        make().run(host, port, log_level)
+        found = find()
+        mounting = found if isinstance(found, web.Application) else None
+        _app_of(found).run(host, port, log_level, application=mounting)
     except BbioError as err:
         raise click.ClickException(str(err)) from None
 
@@ -106,11 +141,24 @@ def _serve(make: Callable[[], App], host: str, port: int, log_level: str, cors_o
 @serving
 @click.option("--reload", is_flag=True, help="Start again when a Python file of this folder changes.")
 def run(target: str, reload: bool, **settings: Any) -> None:
-    """Serve the application APP of MODULE until Ctrl-C."""
+    """Serve the application APP of MODULE until Ctrl-C.
+
+    APP is a bbio.App, or an aiohttp application that one is mounted on, which is served with all of its own pages.
+    """
     if reload:
         given = [(name.replace("_", "-"), value) for name, value in settings.items() if value is not None]
         _reload([sys.executable, "-m", "bbio", "run", target, *(f"--{name}={value}" for name, value in given)])
-    _serve(lambda: load(target), **settings)
+    _serve(lambda: _whole(target), **settings)
+
+
+def _whole(target: str) -> App | web.Application:
+    """The application named by a target; say so when it is only a part of what the module serves."""
+    found = find(target)
+    module_name = target.partition(":")[0]
+    for name, app in _mounts(sys.modules[module_name]).items():
+        if app is found:
+            click.echo(f"{target} is mounted on {module_name}:{name}; run that to serve its other pages too", err=True)
+    return found
 
 
 def _changes(folder: Path) -> dict[Path, float]:

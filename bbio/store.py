@@ -6,11 +6,16 @@ A store object in a class body is a declaration; every backend that is served op
 from __future__ import annotations
 
 import copy
+import secrets
+import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from bbio.decorators import check_hidden
-from bbio.errors import BadRequest, DefinitionError
+from bbio.errors import BadRequest, ConfigurationError, DefinitionError
 from bbio.protocol import encode
 from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request, Socket
@@ -42,6 +47,40 @@ class Publisher(Protocol):
         Parameters:
             streams: the names of the streams written to; None when that is not known.
         """
+
+
+class Scratch:
+    """Room for what the stores of one test keep; all of it is gone after the test.
+
+    `name` is one that no other test has, such as for a database of its own.
+    """
+
+    def __init__(self) -> None:
+        self.name = f"bbio_test_{secrets.token_hex(8)}"
+        self._ending = AsyncExitStack()
+        self._entered: dict[Any, Any] = {}
+
+    @cached_property
+    def folder(self) -> Path:
+        """A folder of the test's own."""
+        return Path(self._ending.enter_context(tempfile.TemporaryDirectory(prefix="bbio-test-")))
+
+    async def share(self, key: Any, make: Callable[[], AbstractAsyncContextManager[Any]]) -> Any:
+        """Enter a context once for all stores that ask for the same key; it is left after the test.
+
+        Parameters:
+            key: what is the same for stores that share a database.
+            make: returns the context.
+
+        Returns: what the context gave.
+        """
+        if key not in self._entered:
+            self._entered[key] = await self._ending.enter_async_context(make())
+        return self._entered[key]
+
+    async def close(self) -> None:
+        """Clear everything away."""
+        await self._ending.aclose()
 
 
 # What a store of one's own must not take for something else.
@@ -114,6 +153,31 @@ class Store:
         opened.publisher = publisher
         opened._publish = publisher.publish
         return opened
+
+    async def scratch(self, room: Scratch) -> Self:
+        """Return a declaration like this one that keeps nothing where this one does, for one `app.test()`.
+
+        Parameters:
+            room: where it may keep it instead.
+
+        Raises:
+            ConfigurationError: there is no such declaration; the text says how to mend it.
+
+        Example:
+            >>> class FileStore(Store):
+            ...     def __init__(self, path):
+            ...         self.path = path
+            ...     async def scratch(self, room):
+            ...         return FileStore(room.folder / "models.json")
+        """
+        cls = type(self)
+        if cls is not Store:
+            raise ConfigurationError(
+                f"app.test() never uses the data of an application, and does not know how {cls.__qualname__} keeps it; "
+                f"give it `async def scratch(self, room)`, which returns a {cls.__qualname__} that keeps it below "
+                "room.folder, or say which store a test uses: app.test(stores={'name': MemoryStore()})"
+            )
+        return self
 
     async def start(self) -> None:
         """Connect, create tables. Called once, before the first request."""

@@ -12,7 +12,7 @@ from bbio.builtin.sql import read_indexes
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS
-from bbio.store import Publisher
+from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 
@@ -62,6 +62,10 @@ class MemoryStore(Store):
         self._upsert = upsert
         self._per_channel = per_channel
         self._initial = models or []
+
+    async def scratch(self, room: Scratch) -> Self:
+        """Return this declaration: all that is opened from it has models of its own."""
+        return self
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)

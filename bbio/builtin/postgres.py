@@ -7,6 +7,7 @@ that all share, first models, then streams, so that offsets have no holes and th
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import os
 import random
@@ -16,6 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 import msgspec
@@ -48,6 +50,7 @@ from bbio.builtin.postgres_database import (
     words_of,
 )
 from bbio.builtin.postgres_queries import queries_of
+from bbio.builtin.postgres_scratch import copy_table, schema
 from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
     DRAW,
@@ -70,7 +73,7 @@ from bbio.builtin.postgres_tables import CHANNEL, Table, body_text, id_text, quo
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
-from bbio.store import Publisher
+from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, Event, Position
 
 # Seconds for a change of a table, which may be a large one.
@@ -85,6 +88,10 @@ MAX_PAYLOAD = 7_000
 
 
 LOCK = "FOR UPDATE OF t"
+# The columns of a table, with their types.
+COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped"""
 
 
 class InDoubt(Exception):
@@ -177,6 +184,10 @@ class PostgresStore(DocumentStore):
         ...     store = PostgresStore("postgresql://localhost/todos")
     """
 
+    # Where servers tell each other of writes. In a test, the schemas of the tables that it keeps away from.
+    channel = CHANNEL
+    _originals: list[str] | None = None
+
     definition = Table("", "id", False)
     _queries: sql.Table
     backend_id: int
@@ -207,6 +218,18 @@ class PostgresStore(DocumentStore):
                 "PostgresStore needs to know where the database is: "
                 "PostgresStore('postgresql://user:password@host:5432/database'), or set BBIO_DATABASE_URL"
             )
+
+    async def scratch(self, room: Scratch) -> Self:
+        """Return this declaration over a schema of the test's own in the same database, with a table like the real one.
+
+        Raises:
+            ConfigurationError: the schema cannot be made; the text says how to mend it.
+        """
+        other = copy.copy(self)
+        make = partial(schema, self.dsn, room.name, self.timeout)
+        other.dsn, other._originals = await room.share(self.dsn, make)
+        other.channel = room.name
+        return other
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
@@ -303,16 +326,17 @@ class PostgresStore(DocumentStore):
             "INSERT INTO bbio_backends (name, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, secrets.token_hex(6)
         )
         self.backend_id = await connection.fetchval("SELECT id FROM bbio_backends WHERE name = $1", name)
-        found = await connection.fetch(
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
-            " WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped",
-            name,
-        )
-        if not found:
-            await connection.execute(self.definition.create())
-            await self._insert_initial(connection)
-        else:
+        found = await connection.fetch(COLUMNS, name)
+        is_new = not found
+        if is_new and self._originals is not None:
+            await copy_table(connection, name, self._originals)
+            found = await connection.fetch(COLUMNS, name)
+        if found:
             await self._adapt(connection, dict(found))
+        else:
+            await connection.execute(self.definition.create())
+        if is_new:
+            await self._insert_initial(connection)
         self._queries = queries_of(self.definition, self.indexes)
         await self._index(connection)
 
@@ -556,7 +580,7 @@ class PostgresStore(DocumentStore):
             [event.body.decode() for event in events],
             [event.rev for event in events],
             [op_text(event) for event in events],
-            CHANNEL,
+            self.channel,
             self._payload(list(streams)),
         )
         if batch.kept:

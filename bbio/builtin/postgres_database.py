@@ -180,14 +180,16 @@ class Database:
         dsn: where it is.
         size: how many connections requests may use at once; one more listens.
         timeout: seconds that a query may take.
+        channel: where its servers tell each other of writes.
     """
 
     _opened: ClassVar[dict[tuple[str, asyncio.AbstractEventLoop], Database]] = {}
     _started: asyncio.Future[None]
 
-    def __init__(self, dsn: str, size: int, timeout: float) -> None:
+    def __init__(self, dsn: str, size: int, timeout: float, channel: str = CHANNEL) -> None:
         self.dsn = dsn
         self.timeout = timeout
+        self.channel = channel
         self.connections = Connections(self, size, timeout)
         self.stores: list[PostgresStore] = []
         # Tells what this process has written from what others have.
@@ -213,7 +215,7 @@ class Database:
         place = (store.dsn, asyncio.get_running_loop())
         database = cls._opened.get(place)
         if database is None:
-            database = cls._opened[place] = cls(store.dsn, store.connections, store.timeout)
+            database = cls._opened[place] = cls(store.dsn, store.connections, store.timeout, store.channel)
             database._started = asyncio.ensure_future(database._start())
         try:
             await asyncio.shield(database._started)
@@ -351,7 +353,7 @@ class Database:
                 connection = await self.connect()
                 ended = asyncio.get_running_loop().create_future()
                 connection.add_termination_listener(lambda _, ended=ended: ended.set_result(None))
-                await connection.add_listener(CHANNEL, self._told)
+                await connection.add_listener(self.channel, self._told)
                 if listening.done():
                     self._check_all()  # what was said meanwhile
                 else:
@@ -381,7 +383,7 @@ class Database:
         try:
             process, backend, streams = msgspec.json.decode(payload, type=tuple[str, int | None, list[str] | None])
         except msgspec.DecodeError:
-            logger.warning("%s: something that is not bbio's was said in the channel %r", self.place, CHANNEL)
+            logger.warning("%s: something that is not bbio's was said in the channel %r", self.place, self.channel)
             return
         if process != self.process:
             for store in self.stores:

@@ -6,11 +6,13 @@ Writes that wait together are committed together: many clients share the one cos
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import msgspec
@@ -28,11 +30,11 @@ from bbio.builtin.documents import (
     op_text,
 )
 from bbio.builtin.sql import SQLite, Table
-from bbio.builtin.sqlite_file import Database, explain
+from bbio.builtin.sqlite_file import Database, explain, stand_in
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
-from bbio.store import Publisher
+from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, Event, Position
 
 # The log is trimmed each time it has grown by so many events, and so on with streams and operations.
@@ -98,6 +100,8 @@ class SQLiteStore(DocumentStore):
 
     bare_reads = True
 
+    # In a test: how the tables of the file that it keeps away from were made, by their names.
+    _copied: Mapping[str, list[str]] = MappingProxyType({})
     _database: Database
     _backend_id: int
     _streams: dict[str, StreamRow]
@@ -127,6 +131,12 @@ class SQLiteStore(DocumentStore):
         self.timeout = timeout
         if self.path in ("", ":memory:"):
             raise ConfigurationError("SQLiteStore keeps models in a file; for models in memory there is MemoryStore()")
+
+    async def scratch(self, room: Scratch) -> Self:
+        """Return this declaration over a file of the test's own, with tables like those of the real one."""
+        other = copy.copy(self)
+        other.path, other._copied = await asyncio.to_thread(stand_in, self.path, room.folder)
+        return other
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
@@ -179,11 +189,11 @@ class SQLiteStore(DocumentStore):
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 self._find_backend(connection)
-                found = {row[1] for row in connection.execute("SELECT * FROM pragma_table_info(?)", (self.table,))}
-                wanted = {*self._columns.split(", "), "rev", "body"}
-                if not found:
+                if not self._columns_found(connection):
                     self._make_table(connection)
-                elif not wanted <= found or ("channel" in found) != self._per_channel:
+                found = self._columns_found(connection)
+                wanted = {*self._columns.split(", "), "rev", "body"}
+                if not wanted <= found or ("channel" in found) != self._per_channel:
                     raise ConfigurationError(
                         f"the table {self.table!r} of {self.path} has the columns {', '.join(sorted(found))}; "
                         f"{', '.join(sorted(wanted))} are needed: name another table, SQLiteStore(..., table='models')"
@@ -193,6 +203,9 @@ class SQLiteStore(DocumentStore):
                 self._index(connection)
         except sqlite3.Error as err:
             raise ConfigurationError(explain(err, self._database.path)) from None
+
+    def _columns_found(self, connection: sqlite3.Connection) -> set[str]:
+        return {row[1] for row in connection.execute("SELECT * FROM pragma_table_info(?)", (self.table,))}
 
     def _index(self, connection: sqlite3.Connection) -> None:
         """Make the indexes that are declared, and drop those that are no more."""
@@ -219,7 +232,8 @@ class SQLiteStore(DocumentStore):
 
     def _make_table(self, connection: sqlite3.Connection) -> None:
         execute, backend = connection.execute, self._backend_id
-        execute(self._create)
+        for statement in self._copied.get(self.table.lower(), (self._create,)):
+            execute(statement)
         # Should there have been one of that name, its events say nothing of this one, but revisions go on.
         execute("DELETE FROM bbio_streams WHERE backend = ?", (backend,))
         (rev,) = execute("SELECT rev FROM bbio_backends WHERE id = ?", (backend,)).fetchone()

@@ -7,6 +7,7 @@ who asked for one. A single model is looked up at once.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import sqlite3
 import threading
@@ -58,6 +59,11 @@ MIGRATIONS = (
     ),
 )
 
+# How tables and their indexes were made, tables first.
+TABLES = (
+    "SELECT tbl_name, sql FROM sqlite_master WHERE type IN ('table', 'index') AND sql IS NOT NULL"
+    " AND lower(name) NOT GLOB 'bbio_*' AND lower(name) NOT GLOB 'sqlite_*' ORDER BY type DESC, rowid"
+)
 # After a stop the file is left alone; seconds that closing it may take.
 CLOSING_TIME = 10.0
 # The log of what is not yet in the file itself shrinks to so many bytes after it had to grow.
@@ -454,6 +460,30 @@ class Database:
 def _real(path: str) -> Path:
     """Where a file is, the same for all names that it has."""
     return Path(os.path.realpath(path))
+
+
+def stand_in(path: str, folder: Path) -> tuple[str, dict[str, list[str]]]:
+    """Return a path in a folder that stands for that of a file, and how the file's tables were made, by their names.
+
+    Nothing is written, not even beside the file.
+
+    Raises:
+        ConfigurationError: the file is there, and cannot be read.
+    """
+    real = _real(path)
+    other = str(folder / f"{hashlib.blake2b(bytes(real), digest_size=6).hexdigest()}.db")
+    if not real.exists():
+        return other, {}
+    # What is in a log beside it counts too; without one SQLite would make one.
+    options = "mode=ro" if Path(f"{real}-wal").exists() else "immutable=1"
+    made: dict[str, list[str]] = {}
+    try:
+        with closing(sqlite3.connect(f"{real.as_uri()}?{options}", uri=True)) as connection:
+            for table, statement in connection.execute(TABLES):
+                made.setdefault(table.lower(), []).append(statement)
+    except sqlite3.Error as err:
+        raise ConfigurationError(explain(err, real)) from None
+    return other, made
 
 
 def _mark_stopped(connection: sqlite3.Connection) -> None:

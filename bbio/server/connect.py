@@ -12,6 +12,7 @@ from bbio.errors import BadRequest
 from bbio.server.admission import Admission
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.plain import PlainServer
+from bbio.server.shared import Handler
 from bbio.server.sockets import Gateway
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
             gateway.left(socket)
             socket.link.left(socket)
 
-    sio.on("connect", connect, namespace=namespace)
-    sio.on("disconnect", disconnect, namespace=namespace)
+    handlers: dict[str, Handler] = {"connect": connect, "disconnect": disconnect}
     if isinstance(sio, PlainServer):
 
         async def receive(event: str, sid: str, arguments: tuple[Any, ...]) -> Any:
@@ -61,5 +61,5 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
         async def listen(sid: str, *arguments: Any) -> Any:
             return await receive("listen", sid, arguments)
 
-        sio.on("sync", sync, namespace=namespace)
-        sio.on("listen", listen, namespace=namespace)
+        handlers |= {"sync": sync, "listen": listen}
+    sio.keep(namespace, **handlers)

@@ -31,7 +31,7 @@ from bbio.ratelimit import RateLimitedLog
 from bbio.server.batch import Batch, Intake
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
-from bbio.server.sockets import Gateway
+from bbio.server.shared import SharedServer
 
 INTERNALS: tuple[tuple[Any, str], ...] = (
     (socketio.AsyncServer, "_engineio_server_class"),
@@ -646,7 +646,7 @@ def _placeholders(data: Any) -> Iterator[Any]:
             yield from _placeholders(item)
 
 
-class FastServer(socketio.AsyncServer):
+class FastServer(SharedServer):
     """The Socket.IO server of the fast lane.
 
     Parameters:
@@ -655,7 +655,6 @@ class FastServer(socketio.AsyncServer):
     """
 
     eio: FastEngine
-    gateway: Gateway
 
     def __init__(self, limits: Limits, **options: Any) -> None:
         check_internals()

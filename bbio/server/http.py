@@ -1,4 +1,4 @@
-"""HTTP around Socket.IO: the browser's scripts, health, and requests that are no HTTP."""
+"""HTTP around Socket.IO: the browser's scripts, and requests that are no HTTP."""
 
 from __future__ import annotations
 
@@ -62,8 +62,3 @@ def _asset(path: Path) -> Handler:
         return web.Response(body=body, content_type=MEDIA_TYPES[path.suffix], charset="utf-8", headers=headers)
 
     return serve
-
-
-async def health(request: web.Request) -> web.Response:
-    """Answers while the server runs."""
-    return web.json_response({"status": "ok"})

@@ -11,7 +11,7 @@ import socketio
 from bbio import protocol
 from bbio.errors import BadRequest
 from bbio.server.connection import ClientSocket
-from bbio.server.sockets import Gateway
+from bbio.server.shared import SharedServer
 
 UNREADABLE = object()
 
@@ -65,10 +65,8 @@ class PlainLink:
             ack_id.set_result(tuple(protocol.decode(arguments)))
 
 
-class PlainServer(socketio.AsyncServer):
+class PlainServer(SharedServer):
     """An unmodified Socket.IO server with the lane the gateway needs."""
-
-    gateway: Gateway
 
     def __init__(self, **options: Any) -> None:
         super().__init__(serializer=PlainPacket, **options)

@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Awaitable, Coroutine, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
@@ -20,6 +20,7 @@ from bbio.requests import Request, Response
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
 from bbio.server.sockets import Gateway
+from bbio.store import Scratch, Store
 from bbio.testing.cable import Cable, CableLane
 from bbio.testing.clock import Clock
 
@@ -32,6 +33,7 @@ ROUNDS = 10
 LOOK = 0.005
 
 Client = Handle | Cable
+Stores = Literal["fresh", "real"] | Mapping[str, Store]
 
 
 @attrs.define
@@ -60,6 +62,21 @@ class Introduced(Registry):
         return await super().admit(req)
 
 
+def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
+    """Read the argument `stores` of a test."""
+    if isinstance(stores, str):
+        if stores not in ("fresh", "real"):
+            raise ConfigurationError(f"app.test(stores={stores!r}): it is 'fresh', 'real' or {{'name': MemoryStore()}}")
+        return "real" if stores == "real" else {}
+    for name, store in stores.items():
+        if name not in app.backends or app.backends[name].store is None:
+            served = ", ".join(name for name, backend in app.backends.items() if backend.store is not None)
+            raise ConfigurationError(f"app.test(stores=...): {name!r} is no backend with a store; those are {served}")
+        if not isinstance(store, Store):
+            raise ConfigurationError(f"app.test(stores=...): {store!r} is no store; write {{{name!r}: MemoryStore()}}")
+    return stores
+
+
 def _introduce(req: Request) -> None:
     assert isinstance(req.socket, ClientSocket)
     req.user = req.socket.link.user
@@ -74,10 +91,15 @@ class Harness:
     Parameters:
         app: the application; it must not be running.
         seed: of what is left to chance.
+        stores: see `App.test`.
+
+    Raises:
+        ConfigurationError: there is no such choice of stores.
     """
 
-    def __init__(self, app: App, *, seed: int = 0) -> None:
+    def __init__(self, app: App, *, seed: int = 0, stores: Stores = "fresh") -> None:
         self.app = app
+        self._stores = _chosen(app, stores)
         self.clock = Clock(self.wake)
         self.random = random.Random(seed)
         self.running = False
@@ -94,10 +116,13 @@ class Harness:
         if self.app._loop is not None:
             raise ConfigurationError("this application runs already; app.test() runs it by itself")
         self._registry, self._lane = self.gateway.registry, self.gateway.delivery.lane
-        self.gateway.registry = Introduced(self._registry)
-        self.gateway.delivery.lane = CableLane()
-        self._open()
+        self._room = Scratch()
+        self._declared: list[tuple[Backend, Store]] = []
         try:
+            await self._move_stores()
+            self.gateway.registry = Introduced(self._registry)
+            self.gateway.delivery.lane = CableLane()
+            self._open()
             await self.app._open()
         except BaseException:
             await self._leave()
@@ -127,10 +152,26 @@ class Harness:
     async def _leave(self) -> None:
         """Give the application back as it was before."""
         gateway, app = self.gateway, self.app
-        await app._close()
-        gateway.registry, gateway.delivery.lane = self._registry, self._lane
-        for name, backend in app.backends.items():
-            backend.open(name, gateway.add(name, backend), app._spawn)
+        try:
+            await app._close()
+        finally:
+            gateway.registry, gateway.delivery.lane = self._registry, self._lane
+            for backend, declared in self._declared:
+                backend._declared = declared
+            for name, backend in app.backends.items():
+                backend.open(name, gateway.add(name, backend), app._spawn)
+            await self._room.close()
+
+    async def _move_stores(self) -> None:
+        """Have every backend keep its models where the test says, until it is over."""
+        for name, backend in self.app.backends.items():
+            declared = backend._declared
+            assert declared is not None, "it is set when a backend is served"
+            if self._stores == "real":
+                continue
+            chosen = self._stores.get(name) or await declared.scratch(self._room)
+            self._declared.append((backend, declared))
+            backend._declared = chosen
 
     @property
     def gateway(self) -> Gateway:

@@ -467,6 +467,48 @@ async def test_bbio_run_says_the_same(tmp_path):
     assert (status, output[:37]) == (1, "Error: there is no module 'nowhere'; ")
 
 
+MOUNTED = (
+    MODULE
+    + """
+from aiohttp import web
+
+async def hello(request):
+    return web.Response(text="hello")
+
+application = web.Application()
+application.router.add_get("/hello", hello)
+app.mount(application)
+"""
+)
+
+
+@pytest.mark.parametrize("target", ["application", "app"])
+async def test_bbio_run_serves_a_mounted_application(tmp_path, target):
+    """With all that is its own; whoever names the App alone is told what that leaves out."""
+    (tmp_path / "served.py").write_text(MOUNTED)
+    port = free_port()
+    server = ServerProcess("run", f"served:{target}", "--port", str(port), cwd=tmp_path, port=port)
+    try:
+        await server.start()
+        await server.said(f"bbio serves todos, notes on {server.url} (Ctrl-C stops it)")
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{server.url}/hello") as answer:
+                assert answer.status == (200 if target == "application" else 404)
+            async with http.get(f"{server.url}/readyz") as answer:
+                assert answer.status == 200
+        client = await LegacyClient.open(server.url, "todos")
+        assert (await client.sync("create", {"title": "milk"}))["title"] == "milk"
+        server.signal(signal.SIGTERM)
+        assert await client.wire.ended() == 1001
+        assert await server.ended(6) == 0
+        await client.close()
+        advice = "served:app is mounted on served:application; run that to serve its other pages too"
+        assert (advice in server.output) is (target == "app")
+        assert "Traceback" not in server.output
+    finally:
+        await server.stop()
+
+
 async def test_bbio_run_tells_when_the_port_is_in_use(tmp_path, serve):
     """The command line shows the same clear error as `start`, without a traceback."""
     app = await serve(Todos)

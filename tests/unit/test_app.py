@@ -4,7 +4,9 @@ import asyncio
 import errno
 import logging
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from bbio import App, Backend, ConfigurationError
 from bbio.app import _why_not
@@ -86,3 +88,104 @@ async def test_a_stop_does_not_wait_for_who_does_not_read():
         return not app.sio.eio.sockets
 
     await eventually(gone)
+
+
+# Pages
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A page's file, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "index.html"
+    file.write_text("<h1>milk</h1>")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "said"),
+    [
+        (
+            "/",
+            "missing.html",
+            r"no such file, .*/missing\.html; name a file beside the module: Path\(__file__\)",
+        ),
+        ("/", ".", "that is a folder"),
+        ("index.html", "index.html", "begins with '/'; write '/index.html'"),
+        ("/there", "index.html", "there is a page at this path already, .*index.html"),
+    ],
+)
+def test_a_page_that_cannot_be_served_is_told_at_once(page, path, file, said):
+    """Not when somebody asks for it."""
+    app = App().page("/there", page)
+    with pytest.raises(ConfigurationError, match=said):
+        app.page(path, file)
+
+
+async def test_a_page_is_found_whatever_folder_is_current(page, tmp_path, monkeypatch):
+    """A relative path begins where the current folder was when it was given."""
+    app = App().page("/", "index.html")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    async with app.running() as url, aiohttp.ClientSession() as http, http.get(url) as answer:
+        assert await answer.text() == "<h1>milk</h1>"
+
+
+async def test_a_late_page_is_refused(page):
+    """Nobody would ever see it."""
+    app = App()
+    async with app.running():
+        with pytest.raises(ConfigurationError, match="came too late"):
+            app.page("/", page)
+    app.page("/", page)
+    app.mount(web.Application())
+    with pytest.raises(ConfigurationError, match="came too late"):
+        app.page("/more", page)
+
+
+# Mounted
+
+
+async def test_a_mounted_application_is_started_with_its_own_pages(page):
+    """`start`, `running` and `run` take the application that this one is mounted on."""
+    app = App().serve(Notes)
+
+    async def hello(request):
+        return web.Response(text="hello")
+
+    host = web.Application()
+    host.router.add_get("/hello", hello)
+    with pytest.raises(ConfigurationError, match=r"call app.mount\(application\) first"):
+        await app.start(application=host)
+    app.mount(host)
+    async with app.running(application=host) as url, aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/hello") as answer:
+            assert await answer.text() == "hello"
+        client = await LegacyClient.open(url, "notes")
+        assert (await client.sync("create", {"title": "milk"}))["title"] == "milk"
+        await client.close()
+
+
+async def test_a_start_that_fails_cleans_up_the_application_it_is_mounted_on():
+    """What the application has opened for itself is closed again."""
+    happened = []
+
+    async def resource(application):
+        happened.append("open")
+        yield
+        happened.append("closed")
+
+    class Broken(MemoryStore):
+        async def start(self):
+            raise OSError("no connection")
+
+    class Fragile(Backend):
+        store = Broken()
+
+    host = web.Application()
+    host.cleanup_ctx.append(resource)
+    app = App().serve(Fragile)
+    app.mount(host)
+    with pytest.raises(OSError, match="no connection"):
+        await app.start(application=host)
+    assert happened == ["open", "closed"]

@@ -87,6 +87,7 @@ def test_stacks_are_printed(served):
             "{} cannot be imported: ModuleNotFoundError: No module named 'no_such' (",
         ),
         ("1 / 0", "app", "{} cannot be imported: ZeroDivisionError: division by zero ("),
+        ("import sys; sys.exit(3)", "app", "{} cannot be imported: SystemExit: 3 ("),
         ("from bbio import App; App(engine='fats')", "app", "{} cannot be imported: App(engine='fats')"),
     ],
 )
@@ -105,6 +106,8 @@ def test_what_cannot_be_loaded_is_told(served, source, attribute, text):
         (":app", "':app' names no application"),
         ("todos:", "'todos:' names no application"),
         ("todos.py:app", "'todos.py:app' names a file; write todos:app"),
+        ("./site/todos.py:app", "'./site/todos.py:app' names a file; write site.todos:app"),
+        ("site/todos:app", "'site/todos:app' names a file; write site.todos:app"),
         ("no_such.module:app", "there is no module 'no_such'; run bbio in the folder that holds it"),
     ],
 )
@@ -113,6 +116,39 @@ def test_what_names_no_application_is_told(served, target, text):
     status, told = invoke("run", target)
     assert status == 1
     assert text in told
+
+
+MOUNTED = (
+    SERVED
+    + """
+from aiohttp import web
+
+async def hello(request):
+    return web.Response(text="hello")
+
+bare = web.Application()
+application = web.Application()
+application.router.add_get("/hello", hello)
+app.mount(application)
+"""
+)
+
+
+def test_a_mounted_application_is_an_application(served):
+    """All commands take it; where the name is wrong, it is the one to name, for it serves all pages."""
+    name = served(MOUNTED)
+    status, text = invoke("stacks", f"{name}:application")
+    assert (status, "todos (Todos)" in text) == (0, True)
+    for wrong in ("nothing", "other"):
+        assert f"did you mean {name}:application?" in invoke("run", f"{name}:{wrong}")[1]
+    assert f"no App is mounted on {name}:bare; write app.mount(bare)" in invoke("run", f"{name}:bare")[1]
+
+
+def test_a_syntax_error_is_told_with_its_own_place(served):
+    """Not with that of the code that imports modules."""
+    status, told = invoke("stacks", f"{served('def f(:')}:app")
+    assert status == 1
+    assert told.endswith(".py, line 1)")
 
 
 def test_an_error_of_the_start_is_told(served):

@@ -45,14 +45,20 @@ def run(page: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
 
 
 @pytest.mark.parametrize(("page", "code"), examples())
-def test_examples_run(page: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every Python example of the documentation runs by itself."""
+def test_examples_run(page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python example of the documentation runs by itself, beside the page that it may serve."""
+    (tmp_path / "index.html").touch()
+    monkeypatch.chdir(tmp_path)
     run(page, code, monkeypatch)
 
 
 @pytest.mark.parametrize(("page", "code"), [each for each in examples() if "(Backend):" in each.values[1]])
-def test_examples_show_no_habit_that_leaks(page: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_show_no_habit_that_leaks(
+    page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Something answers each sync method; a guard of updates guards patches; nothing but `before` thins out a read."""
+    (tmp_path / "index.html").touch()
+    monkeypatch.chdir(tmp_path)
     names = run(page, code, monkeypatch)
     backends = [
         cls for cls in names.values() if isinstance(cls, type) and issubclass(cls, Backend) and cls is not Backend

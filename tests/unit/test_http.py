@@ -9,7 +9,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
-from bbio.server.http import NoHTTP, asset_routes, health
+from bbio.server.health import health
+from bbio.server.http import NoHTTP, asset_routes
 
 
 async def test_scripts_and_health():

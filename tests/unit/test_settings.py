@@ -16,7 +16,7 @@ def ran(monkeypatch):
     """What applications were run with, instead of being run."""
     runs = []
 
-    async def run(self, host, port):
+    async def run(self, host, port, application):
         runs.append((self, host, port))
 
     monkeypatch.setattr(App, "_run", run)

@@ -1,0 +1,169 @@
+"""A Socket.IO server whose namespaces bbio and the application share.
+
+python-socketio keeps one handler for each event of a namespace, so the later of two would replace the earlier. Here
+bbio's handlers of a backend's namespace and those of the application are called beside each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import socketio
+
+from bbio.errors import ConfigurationError
+from bbio.server.sockets import Gateway
+
+logger = logging.getLogger("bbio")
+
+Handler = Callable[..., Any]
+
+# Events of a backend's namespace that the backend alone answers.
+OWN_EVENTS = ("sync", "listen")
+
+
+class SharedServer(socketio.AsyncServer):
+    """The Socket.IO server beneath an application, `app.sio`.
+
+    Handlers of `connect` and `disconnect` get what python-socketio gives them. One that refuses a client, by `False` or
+    `ConnectionRefusedError`, keeps it out of the backend too. One that fails, or takes longer than `Limits.deadline`,
+    is logged: a failed `connect` refuses the client, a failed `disconnect` changes nothing.
+    """
+
+    gateway: Gateway
+    # How long a handler of connect or disconnect may take.
+    handler_seconds: float
+
+    def __init__(self, **options: Any) -> None:
+        # By namespace: bbio's handlers. By namespace and event: the application's functions.
+        self._backends: dict[str, dict[str, Handler]] = {}
+        self._functions: dict[tuple[str, str], Handler] = {}
+        super().__init__(**options)
+
+    def keep(self, namespace: str, **handlers: Handler) -> None:
+        """Register bbio's handlers of a backend's namespace; those of the application stay beside them.
+
+        Raises:
+            ConfigurationError: the application handles an event that the backend answers.
+        """
+        taken = self.handlers.get(namespace, {}).keys() & OWN_EVENTS
+        if taken or _answers_for_backend(self.namespace_handlers.get(namespace)):
+            raise _refusal(namespace)
+        self._backends[namespace] = handlers
+        self._dispatch(namespace)
+        for event in handlers.keys() & OWN_EVENTS:
+            super().on(event, handlers[event], namespace)
+
+    def on(self, event: str, handler: Handler | None = None, namespace: str | None = None) -> Any:
+        """Register a handler of the application, as python-socketio does; also as a decorator.
+
+        Raises:
+            ConfigurationError: it is for an event that a backend answers.
+        """
+        if handler is None:
+            return partial(self._decorate, event, namespace)
+        namespace = namespace or "/"
+        if namespace in self._backends and event in OWN_EVENTS:
+            raise _refusal(namespace)
+        if event in ("connect", "disconnect"):
+            self._functions[namespace, event] = handler
+            self._dispatch(namespace)
+        else:
+            super().on(event, handler, namespace)
+        return None
+
+    def _decorate(self, event: str, namespace: str | None, handler: Handler) -> Handler:
+        self.on(event, handler, namespace)
+        return handler
+
+    def register_namespace(self, namespace_handler: Any) -> None:
+        """Register a class-based handler of the application, as python-socketio does.
+
+        Raises:
+            ConfigurationError: it has methods for events that a backend answers.
+        """
+        namespace = namespace_handler.namespace
+        if namespace in self._backends and _answers_for_backend(namespace_handler):
+            raise _refusal(namespace)
+        super().register_namespace(namespace_handler)
+        self._dispatch(namespace)
+
+    def _dispatch(self, namespace: str) -> None:
+        """Have clients of a namespace, `*` for any, come and go through here."""
+        several = namespace == "*"
+        super().on("connect", self._connect if several else partial(self._connect, namespace), namespace)
+        super().on("disconnect", self._disconnect if several else partial(self._disconnect, namespace), namespace)
+
+    async def _connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
+        try:
+            accepted = await self._call("connect", namespace, sid, environ, auth)
+        except (socketio.exceptions.ConnectionRefusedError, ConnectionRefusedError):
+            raise
+        except Exception:
+            logger.exception("a handler of connect in the namespace %s failed", namespace)
+            raise socketio.exceptions.ConnectionRefusedError("Internal error.") from None
+        # The handler may have waited; a client that is gone by now would stay for ever, for nobody tells of it again.
+        if accepted is False or self.get_environ(sid, namespace) is None:
+            return False
+        if namespace in self._backends:
+            await self._backends[namespace]["connect"](sid, environ, auth)
+        return accepted
+
+    async def _disconnect(self, namespace: str, sid: str, reason: str) -> None:
+        if namespace in self._backends:
+            await self._backends[namespace]["disconnect"](sid, reason)
+        try:
+            await self._call("disconnect", namespace, sid, reason)
+        except Exception:
+            # Raised further, it would keep the client from leaving its other namespaces.
+            logger.exception("a handler of disconnect in the namespace %s failed", namespace)
+
+    async def _call(self, event: str, namespace: str, *arguments: Any) -> Any:
+        """Call the application's handler: a function before a class, one for the namespace before one for all."""
+        registered = (
+            (namespace, self._functions.get((namespace, event))),
+            ("*", self._functions.get(("*", event))),
+            (namespace, self.namespace_handlers.get(namespace)),
+            ("*", self.namespace_handlers.get("*")),
+        )
+        place, handler = next((each for each in registered if each[1] is not None), ("", None))
+        if handler is None:
+            return None
+        if place == "*":
+            arguments = (namespace, *arguments)
+        if isinstance(handler, socketio.AsyncNamespace):
+            arguments = (event, *_accepted(getattr(handler, f"on_{event}", handler.trigger_event), arguments))
+            handler = handler.trigger_event
+        else:
+            arguments = _accepted(handler, arguments)
+        async with asyncio.timeout(self.handler_seconds) as deadline:
+            result = handler(*arguments)
+            if inspect.isawaitable(result):
+                result = await result
+        if deadline.expired():  # an AsyncNamespace swallows that it is cancelled
+            raise TimeoutError
+        return result
+
+
+def _accepted(handler: Handler, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments that a handler takes: `auth` and `reason`, the last, came to python-socketio later."""
+    try:
+        inspect.signature(handler).bind(*arguments)
+    except TypeError:
+        return arguments[:-1]
+    return arguments
+
+
+def _answers_for_backend(namespace_handler: Any) -> bool:
+    return any(hasattr(namespace_handler, f"on_{event}") for event in OWN_EVENTS)
+
+
+def _refusal(namespace: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"app.sio: {' and '.join(OWN_EVENTS)} of the namespace {namespace!r} are answered by the backend "
+        f"{namespace[1:]!r}; write a handler or a layer in its class, or give the event another name"
+    )
