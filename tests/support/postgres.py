@@ -20,11 +20,15 @@ class Told(Published):
     def __init__(self) -> None:
         super().__init__()
         self.checks: list[list[str] | None] = []
+        self.rechecks: asyncio.Queue[str | None] = asyncio.Queue()
         self._changed = asyncio.Event()
 
     def check(self, streams: Any = None) -> None:
         self.checks.append(streams)
         self._changed.set()
+
+    def recheck_soon(self, channel: str | None = None) -> None:
+        self.rechecks.put_nowait(channel)
 
     async def checked(self) -> list[list[str] | None]:
         """Wait until something is to be looked at; all such calls since the last time come back."""
