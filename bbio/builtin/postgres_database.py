@@ -32,8 +32,8 @@ PULSE = 15.0
 TIDY = 60.0
 
 
-# Whatever the settings of the role are: `commit` hears of warnings, and who has waited for a lock sees what was committed
-# meanwhile.
+# Whatever the settings of the role are: `commit` hears of warnings, and who has waited for a lock sees what was
+# committed meanwhile.
 SETTINGS = "SET client_min_messages = warning; SET default_transaction_isolation = 'read committed'"
 
 
