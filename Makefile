@@ -34,8 +34,8 @@ test: $(SET_UP) ## run all tests, in JavaScript and on every Python that is foun
 schedules: $(SET_UP) ## drive real servers and clients through 10,000 random schedules (about 15 minutes)
 	@BBIO_SCHEDULES=2600 $(BIN)/pytest -n 2 --no-cov tests/properties/test_delivery.py
 
-crash: $(SET_UP) ## kill a server, and PostgreSQL, while they write, 50 times over
-	@BBIO_CRASH_ROUNDS=50 $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py tests/integration/test_postgres_crash.py $(ARGS)
+crash: $(SET_UP) ## kill a server, and PostgreSQL, while they write, 50 times over (ROUNDS=300)
+	@BBIO_CRASH_ROUNDS=$(or $(ROUNDS),50) $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py tests/integration/test_postgres_crash.py $(ARGS)
 
 soak: $(SET_UP) ## let clients come and go for half an hour, and see that nothing grows (MINUTES=30)
 	@BBIO_SOAK_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest -n 0 -s --timeout 0 tests/integration/test_faults_churn.py

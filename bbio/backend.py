@@ -401,15 +401,23 @@ class Backend:
     async def recheck(self, channel: str | None = None) -> None:
         """Ask the `before` layers of `read` again whether those who listen may; who may not any more hears no more.
 
-        Call it when a permission has been taken away. An error of the server, a timeout or `Busy` drops nobody.
+        Call it when a permission has been taken away. An error of the server, a timeout or `Busy` drops nobody. Other
+        processes that serve the backend from the same database do the same: with PostgreSQL a moment later, with
+        SQLite within five seconds.
 
         Parameters:
             channel: only the listeners of this channel ("" is the default channel); all when None.
 
+        Raises:
+            SyncError: other processes could not be told; who listens here was asked all the same.
+
         Example:
             `await app.backends["messages"].recheck("staff")`
         """
-        await self.publisher.recheck(channel)
+        try:
+            await self.log.tell_recheck(channel)
+        finally:
+            await self.publisher.recheck(channel)
 
 
 def _by_kind(layers: list[Layer]) -> list[Layer]:

@@ -25,7 +25,10 @@ from bbio.typed import audience_of, merged, public_json
 
 
 class Publisher(Protocol):
-    """Where a store tells what it has committed. Both are called on the event loop, and return at once."""
+    """Where a store tells what it has committed, and what it has heard of other processes.
+
+    All is called on the event loop, and returns at once.
+    """
 
     def publish(self, event: Event, origin: Socket | None) -> None:
         """Tell of a committed event.
@@ -46,6 +49,13 @@ class Publisher(Protocol):
 
         Parameters:
             streams: the names of the streams written to; None when that is not known.
+        """
+
+    def recheck_soon(self, channel: str | None = None) -> None:
+        """Ask again who may listen: another process that serves the backend was told to.
+
+        Parameters:
+            channel: only the listeners of this channel ("" is the default channel); all when None.
         """
 
 
@@ -278,6 +288,15 @@ class Store:
             self.log.operations.keep(operation, req.payload, event)
         self._publish(event, req.socket)
         return Commit(record, body, event)
+
+    async def tell_recheck(self, channel: str | None) -> None:
+        """Have the other processes that serve the backend ask again who may listen, by `publisher.recheck_soon` there.
+
+        Nothing by default: a store that no other process shares has nobody to tell.
+
+        Parameters:
+            channel: only the listeners of this channel; all when None.
+        """
 
     async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
         """The top of each stream."""

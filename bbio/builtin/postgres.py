@@ -42,6 +42,8 @@ from bbio.builtin.documents import (
 from bbio.builtin.postgres_database import (
     Aborted,
     Database,
+    InDoubt,
+    commit,
     driver,
     is_in_the_way,
     is_lost,
@@ -53,8 +55,11 @@ from bbio.builtin.postgres_queries import queries_of
 from bbio.builtin.postgres_scratch import copy_table, schema
 from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
+    CATCH_UP_REVISIONS,
     DRAW,
+    FIND_LASTING_OPERATIONS,
     FIND_OPERATIONS,
+    FIND_STAMP,
     FORGET_OPERATIONS,
     FORGET_STREAMS,
     HAS_TRIGGERS,
@@ -69,7 +74,7 @@ from bbio.builtin.postgres_statements import (
     TOPS,
     TRIM,
 )
-from bbio.builtin.postgres_tables import CHANNEL, Table, body_text, id_text, quote
+from bbio.builtin.postgres_tables import CHANNEL, REVISIONS, Table, body_text, id_text, quote, recheck_channel
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
@@ -87,23 +92,15 @@ ATTEMPTS = 5
 MAX_PAYLOAD = 7_000
 
 
+# Ids that are drawn from a sequence at once; blocks of revisions that a transaction skips at most.
+DRAWN = 100
+MOST_BLOCKS = 10_000
+
 LOCK = "FOR UPDATE OF t"
 # The columns of a table, with their types.
 COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
 WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped"""
-
-
-class InDoubt(Exception):
-    """The connection was lost while a transaction was being committed.
-
-    Parameters:
-        transaction: its id.
-    """
-
-    def __init__(self, transaction: str) -> None:
-        super().__init__(transaction)
-        self.transaction = transaction
 
 
 class StreamRow(msgspec.Struct):
@@ -115,13 +112,18 @@ class StreamRow(msgspec.Struct):
     top: int
     size: int
     trimmed: int
+    stamp: int
     added: int = 0
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.top, self.stamp)
 
 
 class Known(msgspec.Struct):
-    """What a transaction has found: its own id, the models that are there, and its streams."""
+    """What a transaction has found: its first revision, the models that are there, and its streams."""
 
-    transaction: str
+    rev: int
     keys: set[Key]
     streams: dict[str, StreamRow]
 
@@ -274,6 +276,7 @@ class PostgresStore(DocumentStore):
         try:
             async with self._database.connections.one() as connection, connection.transaction():
                 await self._database.set_up(self, connection)
+            self._database.serve(self)
         except BaseException as err:
             await self._database.close(self)
             if isinstance(err, Exception):
@@ -408,9 +411,29 @@ class PostgresStore(DocumentStore):
         """Apply a write in the next batch: model, event and operation in one transaction."""
         if self._sequence is not None and req.method == "create":
             while not self._drawn:
-                rows = await self._database.ask(DRAW, self._sequence)
+                rows = await self._database.ask(DRAW, self._sequence, DRAWN)
                 self._drawn.extend(row[0] for row in rows)
         return await super().write(req)
+
+    async def _draw_again(self, changes: list[Change]) -> bool:
+        """Give other ids to new models whose ids are taken; whether there were any.
+
+        A sequence falls behind where models are brought in with their ids, or where a crash takes back what was drawn.
+        """
+        if self._sequence is None:
+            return False
+        new = {change.key: change for change in changes if change.req and change.req.method == "create" and change.key}
+        taken = await self._models(self._database.ask, list(new))
+        if taken:
+            self._drawn.clear()  # perhaps they are taken too
+        count = DRAWN
+        while len(self._drawn) < len(taken):
+            rows = await self._database.ask(self.definition.draw_free(), self._sequence, count)
+            self._drawn.extend(row[0] for row in rows)
+            count *= 2
+        for key in taken:
+            new[key].key = (key[0], next(self._ids))
+        return bool(taken)
 
     def submit(self, change: Change) -> asyncio.Future[Commit]:
         """Have a change made in the next batch."""
@@ -454,6 +477,8 @@ class PostgresStore(DocumentStore):
                 return
             except Exception as err:
                 again = is_in_the_way(err) or self._appeared(err) or (is_lost(err) and attempt == 1)
+                if isinstance(err, driver().UniqueViolationError):
+                    again = await self._draw_again(changes) or again
                 if not again or attempt == ATTEMPTS:
                     raise
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
@@ -469,35 +494,29 @@ class PostgresStore(DocumentStore):
                 await connection.execute(self._begin)
                 known = await self._load(connection, batch, lock)
                 batch.apply()
-                if not batch.events:
+                if all(change.error for change in batch.changes):
                     await connection.execute("ROLLBACK")
                     return
-                await self._save(connection, batch, known)
-                try:
-                    await connection.execute("COMMIT")
-                except Exception as err:
-                    if is_lost(err) or is_slow(err):
-                        raise InDoubt(known.transaction) from err
-                    raise
-        except InDoubt as doubt:
-            await self._settle_outcome(doubt, changes)
+                if batch.events:
+                    await self._save(connection, batch, known)
+                # Without events too: what a repeated operation came to may be on no disk, or on no standby, yet.
+                await commit(connection)
+        except InDoubt:
+            await self._settle_outcome(batch)
         if self._outgrown(batch, known):
             await self.tidy()
 
-    async def _settle_outcome(self, doubt: InDoubt, changes: list[Change]) -> None:
+    async def _settle_outcome(self, batch: Batch) -> None:
         """Find out what has become of a commit; if that cannot be, say so to those whose writes it held.
 
         Raises:
             Aborted: nothing was written.
         """
-        try:
-            async with asyncio.timeout(self.timeout):
-                outcome = await self._outcome(doubt.transaction)
-        except TimeoutError:
-            outcome = None
-        if outcome == "aborted":
+        outcome = await self._outcome(batch)
+        if outcome is False:
             raise Aborted
-        if outcome != "committed":
+        if outcome is None:
+            changes = batch.changes
             logger.error("%s: it is not known whether %d writes were committed", self.table, len(changes))
             for change in changes:
                 # An operation may be repeated, and is then told what it came to.
@@ -505,15 +524,36 @@ class PostgresStore(DocumentStore):
                     UnknownOutcome() if change.operation is None else Unavailable(retry_after=1.0)
                 )
 
-    async def _outcome(self, transaction: str) -> str | None:
-        while True:
-            status: str | None = "in progress"  # as far as can be told without a connection
-            with suppress(Exception):
-                async with self._database.connections.one() as connection:
-                    status = await connection.fetchval("SELECT pg_xact_status($1::text::xid8)", transaction)
-            if status != "in progress":
-                return status
+    async def _outcome(self, batch: Batch) -> bool | None:
+        """Whether a batch is committed, and will be after a crash; None when that cannot be told in time."""
+        if not batch.events:
+            return None
+        # PostgreSQL ends a transaction that nobody is heard of any more after `timeout`.
+        now = asyncio.get_running_loop().time
+        end = now() + self.timeout + 1.0
+        while (left := end - now()) > 0:
+            with suppress(Exception):  # a lost connection, and what a cancelled request may turn into
+                async with asyncio.timeout(left), self._database.connections.one() as connection:
+                    found = await self._find(connection, batch)
+                    # Only then it is certain that what was found stays, whatever happens.
+                    await commit(connection)
+                    return found
             await asyncio.sleep(0.05)
+        return None
+
+    async def _find(self, connection: Any, batch: Batch) -> bool | None:
+        """Whether the log holds a batch, by the last event of it; None when it does not reach back so far."""
+        event = batch.events[-1]
+        await connection.execute(self._begin)
+        # This waits for a transaction that is still open.
+        *_, streams = await self._lock_streams(connection, batch.streams)
+        row = streams[event.stream]
+        if row.epoch != event.epoch:
+            return None
+        if row.top <= event.offset:
+            return row.position == Position(event.epoch, event.offset, event.stamp)
+        stamp = await connection.fetchval(FIND_STAMP, row.id, event.offset)
+        return None if stamp is None else bool(stamp == event.stamp)
 
     async def _load(self, connection: Any, batch: Batch, lock: str) -> Known:
         """Tell a batch what it needs to know, and lock its models and streams."""
@@ -526,11 +566,13 @@ class PostgresStore(DocumentStore):
                     if change.key in held:
                         change.error = Timeout("another program holds the model")
                 batch.changes = [change for change in batch.changes if change.key not in held]
-        transaction, streams = await self._lock_streams(connection, batch)
+        batch.rev, batch.epoch, streams = await self._lock_streams(connection, batch.streams)
+        batch.positions = {name: row.position for name, row in streams.items()}
+        rev = batch.rev
         if batch.operations:
             for operation, *rest in await connection.fetch(FIND_OPERATIONS, self.backend_id, batch.operations):
                 batch.replies[operation] = _reply(rest)
-        return Known(transaction, set(batch.models), streams)
+        return Known(rev, set(batch.models), streams)
 
     async def _models(self, fetch: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
         """The revision and body of those models that are there."""
@@ -539,16 +581,14 @@ class PostgresStore(DocumentStore):
         rows = await fetch(self.definition.select(lock), *columns)
         return {texts[tuple(key)]: (rev, body.encode()) for *key, rev, body in rows}
 
-    async def _lock_streams(self, connection: Any, batch: Batch) -> tuple[str, dict[str, StreamRow]]:
-        names = batch.streams
+    async def _lock_streams(self, connection: Any, names: list[str]) -> tuple[int, str, dict[str, StreamRow]]:
+        """A new revision, the epoch of new streams, and these streams, which nobody else may write to."""
         while True:
             found = await connection.fetch(LOCK_STREAMS, self.backend_id, names)
-            batch.rev, batch.epoch, transaction, *_ = found[0]
             streams = {row["name"]: StreamRow(*row[3:]) for row in found if row["name"] is not None}
             missing = [name for name in names if name not in streams]
             if not missing:
-                batch.positions = {name: Position(row.epoch, row.top) for name, row in streams.items()}
-                return transaction, streams
+                return found[0][0], found[0][1], streams
             await connection.execute(ADD_STREAMS, self.backend_id, missing, time.time())
 
     async def _save(self, connection: Any, batch: Batch, known: Known) -> None:
@@ -582,7 +622,11 @@ class PostgresStore(DocumentStore):
             [op_text(event) for event in events],
             self.channel,
             self._payload(list(streams)),
+            batch.stamp,
         )
+        behind = (batch.rev - known.rev) // REVISIONS
+        if behind:
+            await connection.execute(CATCH_UP_REVISIONS, min(behind, MOST_BLOCKS))
         if batch.kept:
             await connection.execute(
                 KEEP_OPERATIONS,
@@ -592,6 +636,7 @@ class PostgresStore(DocumentStore):
                     *[(operation, digest, *event_row(event)) for operation, digest, event in batch.kept],
                     strict=True,
                 ),
+                batch.stamp,
             )
 
     def _payload(self, streams: list[str]) -> str:
@@ -601,9 +646,10 @@ class PostgresStore(DocumentStore):
             payload = encode((self._database.process, self.backend_id, None))
         return payload.decode()
 
-    def check(self, streams: list[str] | None) -> None:
-        """Others have written to these streams, or to any."""
-        self.publisher.check(streams)
+    async def tell_recheck(self, channel: str | None) -> None:
+        """Have the other processes that serve the backend ask again who may listen."""
+        payload = encode((self._database.process, self.backend_id, channel)).decode()
+        await self._database.ask("SELECT pg_notify($1, $2)", recheck_channel(self.channel), payload)
 
     # History
 
@@ -650,7 +696,7 @@ class PostgresStore(DocumentStore):
             if keys:
                 models = await self._models(self._database.ask, keys)
             if operations:
-                rows = await self._database.ask(FIND_OPERATIONS, self.backend_id, operations)
+                rows = await self._database.ask(FIND_LASTING_OPERATIONS, self.backend_id, operations)
                 replies = {operation: _reply(rest) for operation, *rest in rows}
         except SyncError as err:
             for job in jobs:
@@ -679,19 +725,19 @@ class PostgresStore(DocumentStore):
     async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
         """The top of each stream."""
         rows = await self._database.ask(TOPS, self.backend_id, list(streams))
-        return {name: Position(epoch, top) for name, epoch, top in rows}
+        return {name: Position(epoch, top, stamp) for name, epoch, top, stamp in rows}
 
-    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
-        """The events after a position, None when they are no longer all there."""
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: Any = 0) -> list[Event] | None:
+        """The events after a position, None when they are no longer all there, or the log holds another one there."""
         if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
             return None
         if "\0" in epoch or not epoch.isascii():
             return None
         rows = await self._database.ask(SINCE, self.backend_id, stream, epoch, offset)
-        at, top = rows[0][:2]
-        if at != epoch or offset > top:
+        at, top, found = rows[0][:3]
+        if at != epoch or offset > top or (stamp and stamp != found):
             return None
-        events = [event_of(stream, epoch, position, *rest) for _, _, position, *rest in rows if position is not None]
+        events = [event_of(stream, epoch, *rest) for _, _, _, *rest in rows if rest[0] is not None]
         return events if len(events) == top - offset else None
 
 

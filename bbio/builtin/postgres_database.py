@@ -20,7 +20,7 @@ import msgspec
 
 from bbio import Busy, SyncError, Timeout, Unavailable
 from bbio.builtin.documents import logger
-from bbio.builtin.postgres_tables import CHANNEL, LOCK, MIGRATIONS, ORIGIN
+from bbio.builtin.postgres_tables import CHANNEL, LOCK, MIGRATIONS, ORIGIN, recheck_channel
 from bbio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 BACKOFF = (0.1, 5.0)
 PULSE = 15.0
 TIDY = 60.0
+
+
+# Whatever the settings of the role are: `commit` hears of warnings, and who has waited for a lock sees what was
+# committed meanwhile.
+SETTINGS = "SET client_min_messages = warning; SET default_transaction_isolation = 'read committed'"
 
 
 def driver() -> ModuleType:
@@ -97,6 +102,34 @@ def words_of(err: BaseException) -> str:
 
 class Aborted(Exception):
     """A transaction was not committed."""
+
+
+class InDoubt(Exception):
+    """It is not known whether a transaction was committed, or whether that will last."""
+
+
+async def commit(connection: Any) -> None:
+    """Commit the transaction that is open.
+
+    Raises:
+        InDoubt: the connection was lost, it took too long, or PostgreSQL warns: somebody ended the wait for a standby.
+    """
+    said: list[Any] = []
+
+    def note(connection: Any, message: Any) -> None:
+        said.append(message)
+
+    connection.add_log_listener(note)
+    try:
+        await connection.execute("COMMIT")
+    except Exception as err:
+        if is_lost(err) or is_slow(err):
+            raise InDoubt from err
+        raise
+    finally:
+        connection.remove_log_listener(note)
+    if said:
+        raise InDoubt(said[0])
 
 
 class Connections:
@@ -192,6 +225,8 @@ class Database:
         self.channel = channel
         self.connections = Connections(self, size, timeout)
         self.stores: list[PostgresStore] = []
+        # Those that are set up: what others say is for them.
+        self._ready: list[PostgresStore] = []
         # Tells what this process has written from what others have.
         self.process = secrets.token_hex(6)
         self._failing = False
@@ -246,6 +281,8 @@ class Database:
     async def close(self, store: PostgresStore) -> None:
         """A store needs this no more; the last one closes all connections."""
         self.stores.remove(store)
+        if store in self._ready:
+            self._ready.remove(store)
         if not self.stores:
             del self._opened[self.dsn, asyncio.get_running_loop()]
             await self._end()
@@ -267,6 +304,7 @@ class Database:
             max_cached_statement_lifetime=0,
         )
         try:
+            await connection.execute(SETTINGS)
             await self._check_origin(connection)
         except BaseException:
             await close(connection)
@@ -323,6 +361,10 @@ class Database:
         await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
         await store.set_up(connection)
 
+    def serve(self, store: PostgresStore) -> None:
+        """Have a store that is set up be told what others do."""
+        self._ready.append(store)
+
     async def _check_origin(self, connection: Any) -> None:
         """Begin a new epoch when the database was restored: it may lack events that clients have seen."""
         if await connection.fetchval("SELECT to_regclass('bbio_streams')") is None:
@@ -354,6 +396,7 @@ class Database:
                 ended = asyncio.get_running_loop().create_future()
                 connection.add_termination_listener(lambda _, ended=ended: ended.set_result(None))
                 await connection.add_listener(self.channel, self._told)
+                await connection.add_listener(recheck_channel(self.channel), self._told_to_recheck)
                 if listening.done():
                     self._check_all()  # what was said meanwhile
                 else:
@@ -386,19 +429,31 @@ class Database:
             logger.warning("%s: something that is not bbio's was said in the channel %r", self.place, self.channel)
             return
         if process != self.process:
-            for store in self.stores:
+            for store in self._ready:
                 if backend is None or store.backend_id == backend:
-                    store.check(streams)
+                    store.publisher.check(streams)
+
+    def _told_to_recheck(self, connection: Any, pid: int, channel: str, payload: str) -> None:
+        try:
+            process, backend, rechecked = msgspec.json.decode(payload, type=tuple[str, int, str | None])
+        except msgspec.DecodeError:
+            logger.warning("%s: something that is not bbio's was said in the channel %r", self.place, channel)
+            return
+        if process != self.process:
+            for store in self._ready:
+                if store.backend_id == backend:
+                    store.publisher.recheck_soon(rechecked)
 
     def _check_all(self) -> None:
-        for store in self.stores:
-            store.check(None)
+        for store in self._ready:
+            store.publisher.check(None)
+            store.publisher.recheck_soon(None)
 
     async def _tidy(self) -> None:
         """Now and then, drop what the limits no longer allow of what triggers and processes that ended have logged."""
         while True:
             await asyncio.sleep(TIDY * random.uniform(0.5, 1.5))
-            for store in list(self.stores):
+            for store in list(self._ready):
                 await store.tidy()
 
     # Errors

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 # A write
 
+# Whoever is told of a commit must be able to rely on it, whatever the settings of the role are.
 LOCK_STREAMS = """
     WITH found AS MATERIALIZED (
-        SELECT id, name, epoch, top, size, trimmed FROM bbio_streams
+        SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
         WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
     )
     SELECT (SELECT nextval('bbio_revisions')), (SELECT epoch FROM bbio_backends WHERE id = $1),
-        pg_current_xact_id()::text, found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
+        CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', true) END,
+        found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
 """
 ADD_STREAMS = """
     INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
@@ -19,35 +21,44 @@ ADD_STREAMS = """
     ON CONFLICT DO NOTHING
 """
 FIND_OPERATIONS = """
-    SELECT operation, digest, stream, epoch, position, method, body, rev, op, at FROM bbio_operations
+    SELECT operation, digest, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations
     WHERE backend = $1 AND operation = ANY ($2::bytea[])
 """
+# A lock is written to the disk, and to standbys that are waited for, and all that was there before it is then too.
+FIND_LASTING_OPERATIONS = FIND_OPERATIONS + "ORDER BY id FOR KEY SHARE"
 LOG = """
     WITH changed AS (
-        UPDATE bbio_streams s SET top = u.top, size = s.size + u.size, at = $1::double precision
+        UPDATE bbio_streams s SET top = u.top, size = s.size + u.size, at = $1::double precision, stamp = $13::bigint
         FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS u(id, top, size) WHERE s.id = u.id
     ), logged AS (
-        INSERT INTO bbio_log SELECT u.*, $1::double precision FROM
+        INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
+        SELECT u.*, $1::double precision, $13::bigint FROM
         unnest($5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::text[]) AS u
     )
     SELECT pg_notify($11, $12)
 """
 KEEP_OPERATIONS = """
-    INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op, at)
-    SELECT $1::integer, u.*, $2::double precision FROM unnest($3::bytea[], $4::bigint[], $5::text[], $6::text[],
-        $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::text[]) AS u
+    INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op, at, stamp)
+    SELECT $1::integer, u.*, $2::double precision, $12::bigint FROM unnest($3::bytea[], $4::bigint[], $5::text[],
+        $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::text[]) AS u
 """
+# Past the revisions that models brought along from elsewhere.
+CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"
+FIND_STAMP = "SELECT stamp FROM bbio_log WHERE stream = $1 AND position = $2"
 
 # Reads of streams
 
 TOPS = """
-    SELECT u.name, coalesce(s.epoch, b.epoch), coalesce(s.top, 0) FROM bbio_backends b
+    SELECT u.name, coalesce(s.epoch, b.epoch), coalesce(s.top, 0), coalesce(s.stamp, 0) FROM bbio_backends b
     CROSS JOIN unnest($2::text[]) AS u(name) LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = u.name
     WHERE b.id = $1
 """
 SINCE = """
-    SELECT coalesce(s.epoch, b.epoch), coalesce(s.top, 0), l.position, l.method, l.body, l.rev, l.op, l.at
+    SELECT coalesce(s.epoch, b.epoch), coalesce(s.top, 0),
+        coalesce(k.stamp, CASE s.top WHEN $4 THEN s.stamp END),
+        l.position, l.method, l.body, l.rev, l.op, l.at, l.stamp
     FROM bbio_backends b LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = $2
+    LEFT JOIN bbio_log k ON k.stream = s.id AND k.position = $4
     LEFT JOIN bbio_log l ON l.stream = s.id AND l.position > $4 AND s.epoch = $3
     WHERE b.id = $1 ORDER BY l.position
 """
@@ -98,7 +109,7 @@ FORGET_STREAMS = """
 HAS_TRIGGERS = """
     SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(quote_ident($1)) AND tgname = 'bbio_tell')
 """
-DRAW = "SELECT nextval($1::text::regclass) FROM generate_series(1, 100)"
+DRAW = "SELECT nextval($1::text::regclass) FROM generate_series(1, $2::integer)"
 INDEXES = """
     SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid
     WHERE indrelid = to_regclass(quote_ident($1)) AND relname ~ '^bbio_[0-9a-f]{16}$'

@@ -18,7 +18,7 @@ from bbio.protocol import decode, encode
 from bbio.schema import Field, Schema
 from bbio.shapes import kinds_of
 
-# What processes tell each other in, and what keeps two from making tables at once.
+# The channel in which processes tell each other of writes, and the lock that keeps two from making tables at once.
 CHANNEL = "bbio"
 LOCK = 0x6262696F
 
@@ -99,6 +99,45 @@ MIGRATIONS = (
         PERFORM pg_notify('{CHANNEL}', '["",null,null]');
     END $$;
     """,
+    # The number of the transaction that logged an event, 0 where that is not known.
+    f"""
+    ALTER TABLE bbio_log ADD stamp bigint NOT NULL DEFAULT 0;
+    ALTER TABLE bbio_streams ADD stamp bigint NOT NULL DEFAULT 0;
+    ALTER TABLE bbio_operations ADD stamp bigint NOT NULL DEFAULT 0;
+
+    CREATE OR REPLACE FUNCTION bbio_tell(backend_name text, stream_name text, method text, body text, rev bigint)
+    RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE
+        known record;
+        told record;
+        length integer := octet_length(body);
+        seconds double precision := extract(epoch FROM clock_timestamp());
+        number bigint := nullif(current_setting('bbio.stamp', true), '');
+    BEGIN
+        IF number IS NULL THEN
+            -- Drawn as a UUID is: random() repeats itself for whoever sets its seed.
+            number := greatest(1, ('x' || right(gen_random_uuid()::text, 12))::bit(48)::bigint);
+            PERFORM set_config('bbio.stamp', number::text, true);
+            -- Clients are told of it, so a crash must not take it back.
+            PERFORM set_config('synchronous_commit', 'local', true)
+                WHERE current_setting('synchronous_commit') = 'off';
+        END IF;
+        UPDATE bbio_streams s SET top = s.top + 1, size = s.size + length, at = seconds, stamp = number
+            FROM bbio_backends b WHERE b.name = backend_name AND s.backend = b.id AND s.name = stream_name
+            RETURNING s.id, s.top, s.backend INTO told;
+        IF NOT FOUND THEN
+            SELECT b.id, b.epoch INTO STRICT known FROM bbio_backends b WHERE b.name = backend_name FOR SHARE;
+            INSERT INTO bbio_streams AS s (backend, name, epoch, top, size, trimmed, at, stamp)
+                VALUES (known.id, stream_name, known.epoch, 1, length, 0, seconds, number)
+                ON CONFLICT (backend, name) DO UPDATE
+                SET top = s.top + 1, size = s.size + excluded.size, at = excluded.at, stamp = excluded.stamp
+                RETURNING s.id, s.top, s.backend INTO told;
+        END IF;
+        INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
+            VALUES (told.id, told.top, method, body, rev, NULL, seconds, number);
+        PERFORM pg_notify('{CHANNEL}', json_build_array('', told.backend, json_build_array(stream_name))::text);
+    END $$;
+    """,
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.
@@ -112,6 +151,11 @@ Factory: Any = type(attrs.Factory(list))
 
 _LIKE_A_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _WITH_EXPONENT = re.compile(rb"[0-9]e\+?[0-9]")
+
+
+def recheck_channel(channel: str) -> str:
+    """The channel in which processes tell each other that permissions are to be looked at again."""
+    return f"{channel}_recheck"
 
 
 def quote(name: str) -> str:
@@ -409,6 +453,11 @@ class Table:
             f" JOIN {quote(self.name)} t ON {self._is_key()}" + (f" ORDER BY {order} {lock}" if lock else "")
         )
 
+    def draw_free(self) -> str:
+        """Draw ids from a sequence, those that no model has: the sequence and a count."""
+        drawn = "SELECT nextval($1::text::regclass) AS id FROM generate_series(1, $2::integer)"
+        return f"SELECT id FROM ({drawn}) d WHERE NOT EXISTS (SELECT FROM {quote(self.name)} t WHERE t.id = d.id)"
+
     def insert(self) -> str:
         """Add models: arrays of keys, revisions and models."""
         names = ", ".join([*self.key, "rev", *(quote(column.name) for column in self.columns)])
@@ -447,6 +496,9 @@ DECLARE
     revision bigint := nextval('bbio_revisions');
     appeared boolean := TG_OP = 'INSERT';
 BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        revision := greatest(revision, OLD.rev + 1);
+    END IF;
     IF TG_OP = 'UPDATE' THEN
         appeared := {moved};
         IF NOT (appeared OR {changed}) THEN

@@ -42,6 +42,9 @@ TRIM_EVERY = 125
 # How many streams the writing thread remembers.
 KNOWN_STREAMS = 10_000
 
+RECHECKS = "SELECT rechecks FROM bbio_backends WHERE id = ?"
+RECHECK = "UPDATE bbio_backends SET rechecks = rechecks + 1 WHERE id = ?"
+
 MISSED = """
 WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at) AS (
     SELECT id, previous, position, method, body, rev, op, at FROM bbio_log
@@ -104,6 +107,7 @@ class SQLiteStore(DocumentStore):
     _copied: Mapping[str, list[str]] = MappingProxyType({})
     _database: Database
     _backend_id: int
+    _rechecks: int
     _streams: dict[str, StreamRow]
     _trimmed: int
     _new_events: int
@@ -227,8 +231,8 @@ class SQLiteStore(DocumentStore):
             "INSERT OR IGNORE INTO bbio_backends (name, rev, epoch) VALUES (?, 0, ?)",
             (self.table, secrets.token_hex(6)),
         )
-        row = connection.execute("SELECT id FROM bbio_backends WHERE name = ?", (self.table,)).fetchone()
-        self._backend_id = row[0]
+        row = connection.execute("SELECT id, rechecks FROM bbio_backends WHERE name = ?", (self.table,)).fetchone()
+        self._backend_id, self._rechecks = row
 
     def _make_table(self, connection: sqlite3.Connection) -> None:
         execute, backend = connection.execute, self._backend_id
@@ -412,10 +416,29 @@ class SQLiteStore(DocumentStore):
         """The top of each stream."""
         names = list(streams)
 
-        def look(connection: sqlite3.Connection) -> dict[str, Position]:
-            return {name: self._stream(connection, name)[1] for name in names}
+        def look(connection: sqlite3.Connection) -> tuple[int, dict[str, Position]]:
+            (rechecks,) = connection.execute(RECHECKS, (self._backend_id,)).fetchone()
+            return rechecks, {name: self._stream(connection, name)[1] for name in names}
 
-        return await self._database.reader.call(look)  # type: ignore[no-any-return]
+        rechecks, positions = await self._database.reader.call(look)
+        if rechecks != self._rechecks:
+            self._rechecks = rechecks
+            self.publisher.recheck_soon()
+        return positions  # type: ignore[no-any-return]
+
+    async def tell_recheck(self, channel: str | None) -> None:
+        """Have the other processes that serve the backend ask again who may listen, in all channels.
+
+        They notice when they look for what was written, every `check_interval` seconds.
+        """
+
+        def count(connection: sqlite3.Connection) -> int:
+            connection.execute(RECHECK, (self._backend_id,))
+            (rechecks,) = connection.execute(RECHECKS, (self._backend_id,)).fetchone()
+            return rechecks  # type: ignore[no-any-return]
+
+        if await self._database.writer.call(count) == self._rechecks + 1:
+            self._rechecks += 1  # it was this process alone
 
     async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
         """The events after a position, None when they are no longer all there."""

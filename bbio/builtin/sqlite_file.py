@@ -57,6 +57,8 @@ MIGRATIONS = (
         "UPDATE bbio_streams SET last = (SELECT e.last FROM ends e WHERE e.stream = id)",
         "DROP TABLE ends",
     ),
+    # How often permissions were to be looked at again: other processes see it when they look for what was written.
+    ("ALTER TABLE bbio_backends ADD COLUMN rechecks INTEGER NOT NULL DEFAULT 0",),
 )
 
 # How tables and their indexes were made, tables first.

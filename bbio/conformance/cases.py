@@ -119,6 +119,9 @@ class Published(list[tuple[Event, Any]]):
     def check(self, streams: Iterable[str] | None = None) -> None:
         """Nobody follows the streams of a test."""
 
+    def recheck_soon(self, channel: str | None = None) -> None:
+        """Nobody listens either."""
+
     async def recheck(self, channel: str | None = None) -> None:
         """Nobody listens either."""
 

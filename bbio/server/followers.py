@@ -176,6 +176,11 @@ class Followers:
             self._checking = True
             self._spawn(self._check())
 
+    def recheck_soon(self, channel: str | None = None) -> None:
+        """Ask again who may listen, as another process was told to. Called on the event loop."""
+        if self._streams and not self._closed:
+            self._spawn(self.recheck(channel))
+
     # In turn and out of turn
 
     def _tell(self, followed: Followed, event: Event, origin: Socket | None) -> None:

@@ -145,7 +145,8 @@ async def test_truncating_the_table_begins_a_new_epoch(database_url, psql):
         assert (after.offset, after.epoch != before.epoch) == (0, True)
         assert await models.store.since("c:", before.epoch, before.offset) is None
         await models.create({})
-        assert await models.top() == type(after)(after.epoch, 1)
+        top = await models.top()
+        assert (top.epoch, top.offset) == (after.epoch, 1)
 
 
 async def test_programs_with_few_rights_may_write(database_url, psql):

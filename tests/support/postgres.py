@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,11 +20,15 @@ class Told(Published):
     def __init__(self) -> None:
         super().__init__()
         self.checks: list[list[str] | None] = []
+        self.rechecks: asyncio.Queue[str | None] = asyncio.Queue()
         self._changed = asyncio.Event()
 
     def check(self, streams: Any = None) -> None:
         self.checks.append(streams)
         self._changed.set()
+
+    def recheck_soon(self, channel: str | None = None) -> None:
+        self.rechecks.put_nowait(channel)
 
     async def checked(self) -> list[list[str] | None]:
         """Wait until something is to be looked at; all such calls since the last time come back."""
@@ -81,11 +85,14 @@ class Relay:
     """A way to a server, on a port of its own, that tests can watch and cut.
 
     `on_send` is asked of everything that a client sends; when it answers "cut", that still arrives, and no answer comes
-    back; when it answers "drop", it does not arrive.
+    back; when it answers "drop", it does not arrive; when it answers "leave", it does not arrive either, and the server
+    does not learn that the client is gone. While `is_open` is not set, nobody gets through.
     """
 
     def __init__(self, dsn: str) -> None:
         self._target = urlsplit(dsn)
+        self.is_open = asyncio.Event()
+        self.is_open.set()
         self.on_send: Callable[[bytes], str] = lambda data: ""
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -99,6 +106,7 @@ class Relay:
 
     async def __aexit__(self, *exc: object) -> None:
         self._server.close()
+        self.is_open.set()
         self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -111,12 +119,16 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        with suppress(OSError):
+        with suppress(OSError), closing(writer):
+            await self.is_open.wait()
             up_reader, up_writer = await asyncio.open_connection(self._target.hostname, self._target.port or 5432)
             both = {writer, up_writer}
             self._writers |= both
             muted = asyncio.Event()
-            await asyncio.gather(self._pump(reader, up_writer, writer, muted), self._answer(up_reader, writer, muted))
+            with closing(up_writer):
+                await asyncio.gather(
+                    self._pump(reader, up_writer, writer, muted), self._answer(up_reader, writer, muted)
+                )
             self._writers -= both
 
     async def _pump(
@@ -127,11 +139,15 @@ class Relay:
                 verdict = self.on_send(data)
                 if verdict:
                     muted.set()
-                if verdict != "drop":
+                else:
+                    await self.is_open.wait()
+                if verdict not in ("drop", "leave"):
                     target.write(data)
                     await target.drain()
                 if verdict:
                     back.transport.abort()
+                if verdict == "leave":
+                    return
         target.close()
 
     async def _answer(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, muted: Any) -> None:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -120,10 +121,11 @@ class PostgresServer:
 
     Parameters:
         durable: whether a commit is on the disk before it is acknowledged; tests need not wait for that.
+        settings: what else is set in its configuration.
     """
 
-    def __init__(self, durable: bool = False) -> None:
-        self._durable = durable
+    def __init__(self, durable: bool = False, **settings: Any) -> None:
+        self._settings = {"fsync": "on" if durable else "off", "max_connections": 200, **settings}
         self.port = free_port()
         self.url = f"postgresql://bbio@127.0.0.1:{self.port}/postgres"
         self._folder = Path(tempfile.mkdtemp(prefix="bbio-postgres-"))
@@ -143,8 +145,7 @@ class PostgresServer:
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": self._folder,
-            "fsync": "on" if self._durable else "off",
-            "max_connections": 200,
+            **self._settings,
         }
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         self._run("pg_ctl", "start", "--wait", f"--options={options}", f"--log={self._folder / 'log'}")

@@ -33,6 +33,9 @@ class Recorder:
     def check(self, streams: Iterable[str] | None = None) -> None:
         self.checks.append(None if streams is None else list(streams))
 
+    def recheck_soon(self, channel: str | None = None) -> None:
+        """Nobody listens."""
+
     async def recheck(self, channel: str | None = None) -> None:
         """Nobody listens."""
 
