@@ -219,6 +219,14 @@ class Store:
         """The top of each stream."""
         return self.log.positions(streams)
 
-    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
-        """The events after a position, None when they are no longer all there."""
-        return self.log.stream(stream).since(epoch, offset)
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
+        """The events after a position, None when they are no longer all there, or the position is not of this history.
+
+        Parameters:
+            stream: the stream's name.
+            epoch: the epoch as a client claims it, which may be anything.
+            offset: the offset likewise.
+            stamp: what the event at that offset must have as its stamp; 0 when it is not to be checked. Where that
+                event is no longer there, and it is not the top either, nothing can be told.
+        """
+        return self.log.stream(stream).since(epoch, offset, stamp)

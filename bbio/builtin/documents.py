@@ -339,6 +339,8 @@ class Batch:
     def __init__(self, store: DocumentStore, changes: list[Change]) -> None:
         self.store = store
         self.changes = changes
+        # The number of this attempt to write them, by which it is found again.
+        self.stamp = secrets.randbits(48) or 1
         # Filled by the store from its tables: the counter of revisions, the epoch of new streams, the positions of
         # `streams`, the revision and body of `keys`, the digest and event of `operations`.
         self.rev = 0
@@ -387,7 +389,8 @@ class Batch:
             assert req is not None
             record = self.store.result(req, key[1], self.models.get(key))
             body = encode(record)
-            self.rev = rev = self.rev + 1
+            # Counters fall back where tables are brought in from elsewhere; a model's revision never does.
+            self.rev = rev = max(self.rev, self.models.get(key, (0,))[0]) + 1
             if req.method == "delete":
                 self.models.pop(key, None)
                 self.changed[key] = None
@@ -397,8 +400,8 @@ class Batch:
                 body = self.store.encode(record)
         at = self.positions.get(change.stream) or Position(self.epoch, 0)
         op = None if req is None else req.op
-        event = Event(change.stream, at.epoch, at.offset + 1, change.method, body, rev, op, now)
-        self.positions[change.stream] = Position(at.epoch, event.offset)
+        event = Event(change.stream, at.epoch, at.offset + 1, change.method, body, rev, op, now, self.stamp)
+        self.positions[change.stream] = Position(at.epoch, event.offset, self.stamp)
         self.events.append(event)
         if change.operation is not None and req is not None:
             self.replies[change.operation] = (req.digest, event)
@@ -417,10 +420,18 @@ def event_row(event: Event) -> tuple[Any, ...]:
 
 
 def event_of(
-    stream: str, epoch: str, offset: int, method: str, body: str, rev: int | None, op: str | None, at: float
+    stream: str,
+    epoch: str,
+    offset: int,
+    method: str,
+    body: str,
+    rev: int | None,
+    op: str | None,
+    at: float,
+    stamp: int = 0,
 ) -> Event:
     """The event that was kept."""
-    return Event(stream, epoch, offset, method, body.encode(), rev, None if op is None else Op.read(op), at)
+    return Event(stream, epoch, offset, method, body.encode(), rev, None if op is None else Op.read(op), at, stamp)
 
 
 def repeated(found: tuple[int, Event], req: Request | None) -> Commit:

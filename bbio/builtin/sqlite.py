@@ -41,14 +41,14 @@ TRIM_EVERY = 125
 KNOWN_STREAMS = 10_000
 
 MISSED = """
-WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at) AS (
-    SELECT id, previous, position, method, body, rev, op, at FROM bbio_log
-    WHERE id = :last AND stream = :stream AND position = :top AND position > :offset
+WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at, stamp) AS (
+    SELECT id, previous, position, method, body, rev, op, at, stamp FROM bbio_log
+    WHERE id = :last AND stream = :stream AND position = :top AND position >= :first
     UNION ALL
-    SELECT l.id, l.previous, l.position, l.method, l.body, l.rev, l.op, l.at
+    SELECT l.id, l.previous, l.position, l.method, l.body, l.rev, l.op, l.at, l.stamp
     FROM missed m JOIN bbio_log l ON l.id = m.previous
-    WHERE l.stream = :stream AND l.position = m.position - 1 AND l.position > :offset
-) SELECT position, method, body, rev, op, at FROM missed"""
+    WHERE l.stream = :stream AND l.position = m.position - 1 AND l.position >= :first
+) SELECT position, method, body, rev, op, at, stamp FROM missed"""
 
 # Of so many events from a place on: those that no stream's limits allow any more, and those of streams that are gone.
 TRIM = """
@@ -59,13 +59,14 @@ DELETE FROM bbio_log WHERE id IN (
 
 
 class StreamRow(msgspec.Struct, eq=False):
-    """A stream as the file has it: its top, the bytes of all its events, and its last event in the log."""
+    """A stream as the file has it: its top, the bytes of all its events, its last event in the log and that one's stamp."""
 
     id: int
     epoch: str
     top: int
     size: int
     last: int | None
+    stamp: int
 
 
 class SQLiteStore(DocumentStore):
@@ -263,7 +264,7 @@ class SQLiteStore(DocumentStore):
         for name in batch.streams:
             stream = streams.get(name) or self._find_stream(connection, name)
             if stream is not None:
-                batch.positions[name] = Position(stream.epoch, stream.top)
+                batch.positions[name] = Position(stream.epoch, stream.top, stream.stamp)
         for key in batch.keys:
             for rev, body in execute(self._select, self._columns_of(key)):
                 batch.models[key] = (rev, body)
@@ -275,7 +276,7 @@ class SQLiteStore(DocumentStore):
 
     def _find_stream(self, connection: sqlite3.Connection, name: str) -> StreamRow | None:
         row = connection.execute(
-            "SELECT id, epoch, top, size, last FROM bbio_streams WHERE backend = ? AND name = ?",
+            "SELECT id, epoch, top, size, last, stamp FROM bbio_streams WHERE backend = ? AND name = ?",
             (self._backend_id, name),
         ).fetchone()
         if row is None:
@@ -285,7 +286,7 @@ class SQLiteStore(DocumentStore):
 
     def _operation(self, connection: sqlite3.Connection, operation: bytes) -> tuple[int, Event] | None:
         row = connection.execute(
-            "SELECT digest, stream, epoch, position, method, body, rev, op, at FROM bbio_operations"
+            "SELECT digest, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations"
             " WHERE backend = ? AND operation = ?",
             (self._backend_id, operation),
         ).fetchone()
@@ -308,18 +309,18 @@ class SQLiteStore(DocumentStore):
             name, body = event.stream, event.body
             stream = streams[name] = self._streams.get(name) or self._add_stream(connection, event, at)
             place = (id, stream.id, event.offset, stream.last, stream.size)
-            log.append((*place, event.method, body.decode(), event.rev, op_text(event), at))
-            stream.top, stream.last = event.offset, id
+            log.append((*place, event.method, body.decode(), event.rev, op_text(event), at, event.stamp))
+            stream.top, stream.last, stream.stamp = event.offset, id, event.stamp
             stream.size += len(body)
-        many("INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", log)
+        many("INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", log)
         many(
-            "UPDATE bbio_streams SET top = ?, size = ?, at = ?, last = ? WHERE id = ?",
-            [(stream.top, stream.size, at, stream.last, stream.id) for stream in streams.values()],
+            "UPDATE bbio_streams SET top = ?, size = ?, at = ?, last = ?, stamp = ? WHERE id = ?",
+            [(stream.top, stream.size, at, stream.last, stream.stamp, stream.id) for stream in streams.values()],
         )
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
-            " at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(backend, operation, digest, *event_row(event), at) for operation, digest, event in batch.kept],
+            " at, stamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(backend, operation, digest, *event_row(event), at, event.stamp) for operation, digest, event in batch.kept],
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
         self._new_events += len(log)
@@ -341,7 +342,7 @@ class SQLiteStore(DocumentStore):
             (self._backend_id, event.stream, event.epoch, now),
         )
         self._new_streams += 1
-        stream = self._streams[event.stream] = StreamRow(added.lastrowid or 0, event.epoch, 0, 0, None)
+        stream = self._streams[event.stream] = StreamRow(added.lastrowid or 0, event.epoch, 0, 0, None, 0)
         return stream
 
     def _trim(self, connection: sqlite3.Connection, count: int, newest: int, now: float) -> None:
@@ -403,8 +404,8 @@ class SQLiteStore(DocumentStore):
 
         return await self._database.reader.call(look)  # type: ignore[no-any-return]
 
-    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
-        """The events after a position, None when they are no longer all there."""
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
+        """The events after a position, None when they are no longer all there, or the position is not of this history."""
         if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
             return None
 
@@ -412,21 +413,28 @@ class SQLiteStore(DocumentStore):
             id, top, last = self._stream(connection, stream)
             if top.epoch != epoch or offset > top.offset:
                 return None
-            place = {"stream": id, "top": top.offset, "last": last, "offset": offset}
+            if offset == top.offset:
+                return [] if stamp in (0, top.stamp) else None
+            # With the event at the place itself, where its stamp is to be looked at.
+            first = offset if stamp else offset + 1
+            place = {"stream": id, "top": top.offset, "last": last, "first": first}
             events = [event_of(stream, top.epoch, *rest) for rest in connection.execute(MISSED, place)]
             events.reverse()
-            return events if len(events) == top.offset - offset else None
+            if len(events) != top.offset - first + 1 or (stamp and events[0].stamp != stamp):
+                return None
+            return events[1:] if stamp else events
 
         return await self._database.reader.call(look)  # type: ignore[no-any-return]
 
     def _stream(self, connection: sqlite3.Connection, name: str) -> tuple[int, Position, int]:
         """The id of a stream, its top, and the id of its last event."""
-        id, epoch, top, last = connection.execute(
-            "SELECT s.id, coalesce(s.epoch, b.epoch), coalesce(s.top, 0), s.last FROM bbio_backends b"
+        id, epoch, top, stamp, last = connection.execute(
+            "SELECT s.id, coalesce(s.epoch, b.epoch), coalesce(s.top, 0), coalesce(s.stamp, 0), s.last"
+            " FROM bbio_backends b"
             " LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = ? WHERE b.id = ?",
             (name, self._backend_id),
         ).fetchone()
-        return id, Position(epoch, top), last
+        return id, Position(epoch, top, stamp), last
 
 
 def _answer(

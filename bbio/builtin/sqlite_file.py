@@ -56,6 +56,12 @@ MIGRATIONS = (
         "UPDATE bbio_streams SET last = (SELECT e.last FROM ends e WHERE e.stream = id)",
         "DROP TABLE ends",
     ),
+    # Of what an earlier version wrote the stamps are not known, which is 0.
+    (
+        "ALTER TABLE bbio_streams ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE bbio_log ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE bbio_operations ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 # After a stop the file is left alone; seconds that closing it may take.
