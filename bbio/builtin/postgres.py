@@ -647,7 +647,7 @@ class PostgresStore(DocumentStore):
         rows = await self._database.ask(TOPS, self.backend_id, list(streams))
         return {name: Position(epoch, top) for name, epoch, top in rows}
 
-    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: Any = 0) -> list[Event] | None:
         """The events after a position, None when they are no longer all there."""
         if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
             return None

@@ -27,6 +27,7 @@ from bbio.builtin.documents import (
     event_row,
     op_text,
 )
+from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
 from bbio.builtin.sql import SQLite, Table
 from bbio.builtin.sqlite_file import Database, explain
 from bbio.errors import ConfigurationError
@@ -59,7 +60,7 @@ DELETE FROM bbio_log WHERE id IN (
 
 
 class StreamRow(msgspec.Struct, eq=False):
-    """A stream as the file has it: its top, the bytes of all its events, its last event in the log and that one's stamp."""
+    """A stream as the file has it: its top, the bytes of all its events, the id and stamp of its last event."""
 
     id: int
     epoch: str
@@ -80,6 +81,8 @@ class SQLiteStore(DocumentStore):
         table: the table of the models; named like the backend by default. It has the columns `id`, `rev` and `body`.
         durable: False lets a power cut (not a crash) take the last writes, and makes a lone client's writes faster.
         timeout: seconds to wait for another program that has locked the file.
+        ids: called for the id of each new model, a string or a whole number; by default ids are random, so that none
+            tells of another. A model whose id is taken is a `Conflict`.
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
@@ -110,6 +113,7 @@ class SQLiteStore(DocumentStore):
     _create: str
     _select: str
     _queried: Table
+    _insert_model: str
     _upsert_model: str
     _delete: str
 
@@ -120,9 +124,11 @@ class SQLiteStore(DocumentStore):
         *,
         durable: bool = True,
         timeout: float = 5.0,
+        ids: Ids | None = None,
         **options: Any,
     ) -> None:
         super().__init__(table, **options)
+        self.ids = ids
         self.path = os.fspath(path)
         self.durable = durable
         self.timeout = timeout
@@ -131,6 +137,7 @@ class SQLiteStore(DocumentStore):
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
+        opened._ids = neighbouring_ids() if self.ids is None else given_ids(self.ids)
         # Looked at with the first write: it is not known what there is.
         opened._streams = {}
         opened._trimmed = 0
@@ -151,9 +158,9 @@ class SQLiteStore(DocumentStore):
         opened._select = f"SELECT rev, body FROM {table} WHERE {where}"
         scope = ("channel",) if self._per_channel else ()
         opened._queried = Table(SQLite(self.id_attribute), table, "rev, body", scope, self.indexes)
+        opened._insert_model = f"INSERT INTO {table} ({columns}, rev, body) VALUES ({places}, ?, ?)"
         opened._upsert_model = (
-            f"INSERT INTO {table} ({columns}, rev, body) VALUES ({places}, ?, ?)"
-            f" ON CONFLICT ({columns}) DO UPDATE SET rev = excluded.rev, body = excluded.body"
+            f"{opened._insert_model} ON CONFLICT ({columns}) DO UPDATE SET rev = excluded.rev, body = excluded.body"
         )
         opened._delete = f"DELETE FROM {table} WHERE {where}"
         return opened
@@ -297,10 +304,16 @@ class SQLiteStore(DocumentStore):
 
     def _save(self, connection: sqlite3.Connection, batch: Batch, last: int) -> None:
         execute, many, backend = connection.execute, connection.executemany, self._backend_id
-        many(
-            self._upsert_model,
-            [(*self._columns_of(key), row[0], row[1].decode()) for key, row in batch.changed.items() if row],
-        )
+        created = {change.key for change in batch.changes if change.method == "create"}
+        inserted: list[tuple[Any, ...]] = []
+        upserted: list[tuple[Any, ...]] = []
+        for key, row in batch.changed.items():
+            if row:
+                # What is there already under the id of a new model is never overwritten.
+                rows = inserted if key in created else upserted
+                rows.append((*self._columns_of(key), row[0], row[1].decode()))
+        many(self._insert_model, inserted)
+        many(self._upsert_model, upserted)
         many(self._delete, [self._columns_of(key) for key, row in batch.changed.items() if not row])
         at = batch.events[-1].when
         streams: dict[str, StreamRow] = {}
@@ -320,7 +333,10 @@ class SQLiteStore(DocumentStore):
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
             " at, stamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(backend, operation, digest, *event_row(event), at, event.stamp) for operation, digest, event in batch.kept],
+            [
+                (backend, operation, digest, *event_row(event), at, event.stamp)
+                for operation, digest, event in batch.kept
+            ],
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
         self._new_events += len(log)
@@ -405,7 +421,7 @@ class SQLiteStore(DocumentStore):
         return await self._database.reader.call(look)  # type: ignore[no-any-return]
 
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
-        """The events after a position, None when they are no longer all there, or the position is not of this history."""
+        """The events after a position, None when they are not all there any more, or it is of another history."""
         if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
             return None
 

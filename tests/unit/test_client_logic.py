@@ -65,7 +65,7 @@ class TestFollower:
         for offset in (2, 3):
             follower.disconnected()
             follower.connected()
-            assert follower.listened(reply(offset, "f", recovered=False)) == [Ready(False), Read(offset == 2)]
+            assert follower.listened(reply(offset, "f", recovered=False)) == [Ready(False), Read(True)]
             assert (follower.since, follower.settled) == ({}, False)
         assert offsets(follower.event("update", {}, meta(4, "f"))) == [4]
         follower.complete()
