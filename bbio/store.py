@@ -6,6 +6,7 @@ A store object in a class body is a declaration; every backend that is served op
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, Self
 
@@ -90,6 +91,13 @@ class Store:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "since" in vars(cls):
+            try:
+                inspect.signature(vars(cls)["since"]).bind(*("self", "stream", "epoch", "offset", "stamp"))
+            except TypeError:
+                raise DefinitionError(
+                    f"{cls.__qualname__}.since must take a stamp: async def since(self, stream, epoch, offset, stamp=0)"
+                ) from None
         check_hidden(cls, Store, OWN & vars(cls).keys())
 
     def open(self, backend: Any, publisher: Publisher) -> Self:

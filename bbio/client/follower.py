@@ -113,8 +113,12 @@ class Follower:
 
     @property
     def since(self) -> dict[str, list[Any]]:
-        """Positions that everything up to has been applied, by stream."""
-        return {stream: [place.epoch, place.offset] for stream, place in self._places.items() if not place.stale}
+        """Positions that everything up to has been applied, by stream; with their stamps where those are known."""
+        return {
+            stream: [place.epoch, place.offset, place.stamp] if place.stamp else [place.epoch, place.offset]
+            for stream, place in self._places.items()
+            if not place.stale
+        }
 
     @property
     def stale(self) -> bool:
