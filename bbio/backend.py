@@ -354,12 +354,12 @@ class Backend:
             record = plain(self.schema, req) if result is None else self._plain(req, result)
         req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
 
-    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
-        """The events of the log after a position, None when they are no longer all there.
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
+        """The events of the log after a position, None when they are no longer all there, or it is of another history.
 
         What other programs wrote, or an earlier version of the model, may hold what nobody may see.
         """
-        events = await self.log.since(stream, epoch, offset)
+        events = await self.log.since(stream, epoch, offset, stamp)
         if self.schema is None or not events:
             return events
         return [narrowed(event, self.schema.public) for event in events]

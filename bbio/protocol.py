@@ -14,7 +14,7 @@ import msgspec
 
 from bbio.errors import BadRequest, SyncError
 from bbio.requests import METHODS
-from bbio.streams import BACKEND_WIDE, Event, Op, Position, channel_stream
+from bbio.streams import BACKEND_WIDE, STAMPS, Event, Op, Position, channel_stream
 from bbio.values import writable
 
 VERSION = 1
@@ -238,12 +238,20 @@ def read_listen(args: Any) -> Listen:
     return Listen(channel, VERSION, since if type(since) is dict and len(since) <= MAX_STREAMS else {})
 
 
-def read_position(since: dict[str, Any], stream: str) -> tuple[Any, Any]:
-    """What a client claims its position in a stream to be; (None, None) when that is no position."""
+def read_position(since: dict[str, Any], stream: str) -> Position | None:
+    """What a client claims its position in a stream to be; None when that is no position.
+
+    A stamp that it does not know, it leaves out.
+    """
     claimed = since.get(stream)
-    if type(claimed) is list and len(claimed) == 2:
-        return claimed[0], claimed[1]
-    return None, None
+    if type(claimed) is not list or not 2 <= len(claimed) <= 3:
+        return None
+    epoch, offset, stamp = claimed if len(claimed) == 3 else (*claimed, 0)
+    if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
+        return None
+    if type(stamp) is not int or not 0 <= stamp < STAMPS:
+        return None
+    return Position(epoch, offset, stamp)
 
 
 def followed(channel: str | None) -> tuple[str, str]:
@@ -252,13 +260,15 @@ def followed(channel: str | None) -> tuple[str, str]:
 
 
 def _position(event: Event, op: Op | None) -> bytes:
-    """The third argument of a version-1 `synced` or reply: stream, epoch, offset, revision, operation if it is told."""
-    place, offset, rev = _place(event.stream, event.epoch), event.offset, event.rev
+    """The third argument of a version-1 `synced` or reply: the place, and the revision and operation if there are."""
+    place, offset, stamp, rev = _place(event.stream, event.epoch), event.offset, event.stamp, event.rev
     if rev is None:
-        return b"%b%d}" % (place, offset) if op is None else b'%b%d,"op":%b}' % (place, offset, encode(str(op)))
+        if op is None:
+            return b'%b%d,"k":%d}' % (place, offset, stamp)
+        return b'%b%d,"k":%d,"op":%b}' % (place, offset, stamp, encode(str(op)))
     if op is None:
-        return b'%b%d,"r":%d}' % (place, offset, rev)
-    return b'%b%d,"r":%d,"op":%b}' % (place, offset, rev, encode(str(op)))
+        return b'%b%d,"k":%d,"r":%d}' % (place, offset, stamp, rev)
+    return b'%b%d,"k":%d,"r":%d,"op":%b}' % (place, offset, stamp, rev, encode(str(op)))
 
 
 @lru_cache(maxsize=4_096)
@@ -291,6 +301,7 @@ def stream_reply(position: Position, events: list[Event] | None) -> dict[str, An
     return {
         "epoch": position.epoch,
         "offset": position.offset,
+        "stamp": position.stamp,
         "recovered": events is not None,
         "events": [event_json(event) for event in events or ()],
     }

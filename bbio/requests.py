@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
 
 import msgspec
 
-from bbio.errors import SyncError
+from bbio.errors import StackError, SyncError
 from bbio.streams import Commit, Op, Operation, canonical
 
 if TYPE_CHECKING:
@@ -129,19 +130,52 @@ class Request(msgspec.Struct, eq=False):
 
     @property
     def operation(self) -> Operation | None:
-        """What an operation is remembered under: who asked, and by which number."""
+        """What an operation is remembered under: who asked, and by which number.
+
+        Raises:
+            StackError: `user` does not say who that is, in the same way each time.
+        """
         op = self.op
         if op is None:
             return None
         user = self.user
         if user is None:
             return op.c, op.n
-        principal = user.get("id", user) if isinstance(user, dict) else getattr(user, "id", user)
         # No client's own id holds NUL.
-        return f"{principal}\0{op.c}", op.n
+        return f"{principal(user)}\0{op.c}", op.n
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"
+
+
+# How an object is written that has no text of its own: another text for each object.
+_DEFAULT_TEXT: Any = object.__str__
+
+
+def principal(user: Any) -> str:
+    """The text by which a user is known again: that of its `id`, or else of its `sub`, as key or as attribute.
+
+    A text, a whole number or a UUID is a user's id itself.
+
+    Raises:
+        StackError: there is none, or it is no text, number or other object that has a text of its own.
+
+    Example:
+        >>> principal({"sub": "ann", "exp": 1700000000})
+        'ann'
+    """
+    if isinstance(user, str):
+        return user
+    if isinstance(user, (int, UUID)) and not isinstance(user, bool):
+        return str(user)
+    for name in ("id", "sub"):
+        known = user.get(name) if isinstance(user, dict) else getattr(user, name, None)
+        if isinstance(known, (str, int)) or (known is not None and type(known).__str__ is not _DEFAULT_TEXT):
+            return str(known)
+    raise StackError(
+        f"req.user is a {type(user).__qualname__} without an id: its write could not be told from that of another "
+        "user, nor a retry from a new write; give it an `id` or a `sub`, a string or a number, or set req.user to that"
+    )
 
 
 class Response(msgspec.Struct, eq=False):

@@ -6,6 +6,7 @@ A store object in a class body is a declaration; every backend that is served op
 from __future__ import annotations
 
 import copy
+import inspect
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable
@@ -139,6 +140,13 @@ class Store:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "since" in vars(cls):
+            try:
+                inspect.signature(vars(cls)["since"]).bind(*("self", "stream", "epoch", "offset", "stamp"))
+            except TypeError:
+                raise DefinitionError(
+                    f"{cls.__qualname__}.since must take a stamp: async def since(self, stream, epoch, offset, stamp=0)"
+                ) from None
         check_hidden(cls, Store, OWN & vars(cls).keys())
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
@@ -302,6 +310,14 @@ class Store:
         """The top of each stream."""
         return self.log.positions(streams)
 
-    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
-        """The events after a position, None when they are no longer all there."""
-        return self.log.stream(stream).since(epoch, offset)
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
+        """The events after a position, None when they are no longer all there, or the position is not of this history.
+
+        Parameters:
+            stream: the stream's name.
+            epoch: the epoch as a client claims it, which may be anything.
+            offset: the offset likewise.
+            stamp: what the event at that offset must have as its stamp; 0 when it is not to be checked. Where that
+                event is no longer there, and it is not the top either, nothing can be told.
+        """
+        return self.log.stream(stream).since(epoch, offset, stamp)

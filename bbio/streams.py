@@ -19,6 +19,8 @@ import msgspec
 from bbio.errors import Conflict
 
 BACKEND_WIDE = "*"
+# A stamp is below this: JavaScript holds such a number exactly.
+STAMPS = 2**48
 
 
 def channel_stream(channel: str | None) -> str:
@@ -126,18 +128,20 @@ class HistoryLimits:
 class Stream:
     """One stream: its epoch, its top offset and its latest events."""
 
-    __slots__ = ("epoch", "events", "name", "size", "top")
+    __slots__ = ("before", "epoch", "events", "name", "size", "top")
 
     def __init__(self, name: str, epoch: str | None = None) -> None:
         self.name = name
         self.epoch = epoch or secrets.token_hex(6)
         self.top = 0
+        # The stamp of the event before those that are kept.
+        self.before = 0
         self.events: deque[Event] = deque()
         self.size = 0
 
     @property
     def position(self) -> Position:
-        return Position(self.epoch, self.top)
+        return Position(self.epoch, self.top, self.events[-1].stamp if self.events else self.before)
 
     def append(self, event: Event, limits: HistoryLimits) -> None:
         """Add the event at the top and drop what the limits no longer allow."""
@@ -146,18 +150,30 @@ class Stream:
         events.append(event)
         self.size += len(event.body)
         while len(events) > limits.events or self.size > limits.size or event.when - events[0].when > limits.age:
-            self.size -= len(events.popleft().body)
+            oldest = events.popleft()
+            self.size -= len(oldest.body)
+            self.before = oldest.stamp
             if not events:
                 break
 
-    def since(self, epoch: Any, offset: Any) -> list[Event] | None:
-        """The events after a position, oldest first; None when the history cannot tell."""
+    def since(self, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
+        """The events after a position, oldest first; None when the history cannot tell.
+
+        Parameters:
+            epoch: the epoch of the position.
+            offset: its offset.
+            stamp: the stamp of the event at that offset; 0 when it is not to be checked.
+        """
         if epoch != self.epoch or type(offset) is not int or not 0 <= offset <= self.top:
             return None
+        events = self.events
         missed = self.top - offset
-        if missed > len(self.events):
+        first = len(events) - missed
+        if first < 0:
             return None
-        return list(itertools.islice(self.events, len(self.events) - missed, None))
+        if stamp and stamp != (events[first - 1].stamp if first else self.before):
+            return None
+        return list(itertools.islice(events, first, None))
 
 
 class Reply(msgspec.Struct, eq=False, gc=False):
@@ -254,6 +270,8 @@ class Log:
         self.limits = limits or HistoryLimits()
         self.operations = Operations()
         self._clock = clock
+        # Where the clock begins that stamps are taken from, in no two processes at the same place.
+        self._stamps_from = secrets.randbits(48)
         self._streams: OrderedDict[str, Stream] = OrderedDict()
 
     def stream(self, name: str) -> Stream:
@@ -270,7 +288,10 @@ class Log:
         streams = self._streams
         stream = streams.get(name) or self.stream(name)
         streams.move_to_end(name)
-        event = Event(name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock())
+        # No history in memory falls back by itself, but a machine's may, as it was, with all its generators of random
+        # numbers; the time does not. It costs a fifth of a random number of the system.
+        stamp = (self._stamps_from + time.time_ns()) % STAMPS or 1
+        event = Event(name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock(), stamp)
         stream.append(event, self.limits)
         return event
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import logging
 import secrets
 import time
@@ -162,7 +161,7 @@ class DocumentStore(Store):
     atomic = True
     check_interval = 5.0
 
-    _ids: Iterator[str]
+    _ids: Iterator[Any]
 
     def __init__(
         self,
@@ -192,8 +191,6 @@ class DocumentStore(Store):
         opened._initial = [as_json(opened.schema, model) for model in self._initial]
         if any(self.key(model) is None for model in opened._initial):
             raise ConfigurationError(f"{type(self).__name__}(models=[...]): each needs an {self.id_attribute!r}")
-        # Long enough never to be drawn again, however often the server starts.
-        opened._ids = map((secrets.token_hex(5) + "%x").__mod__, itertools.count(1))
         return opened
 
     def submit(self, change: Change) -> asyncio.Future[Commit]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 from bbio import BadRequest, Conflict, NotFound, Request, Store
+from bbio.builtin.ids import Ids, given_ids, random_ids
 from bbio.builtin.sql import read_indexes
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
@@ -24,6 +23,8 @@ class MemoryStore(Store):
 
     Parameters:
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
+        ids: called for the id of each new model, a string or a whole number; by default ids are random, so that none
+            tells of another. A model whose id is taken is a `Conflict`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
         models: the models to begin with; each needs an id. Instances, where the backend has a model, or JSON.
@@ -40,7 +41,7 @@ class MemoryStore(Store):
     atomic = True
     immediate = True
 
-    _ids: Iterator[str]
+    _ids: Iterator[str | int]
     _rev: int
     _channels: dict[str | None, Models]
 
@@ -48,6 +49,7 @@ class MemoryStore(Store):
         self,
         *,
         id_attribute: str = "id",
+        ids: Ids | None = None,
         upsert: bool = False,
         per_channel: bool = False,
         models: list[Any] | None = None,
@@ -56,6 +58,7 @@ class MemoryStore(Store):
         queries: QueryLimits | None = None,
     ) -> None:
         self.id_attribute = id_attribute
+        self.ids = ids
         self.history = history or HistoryLimits()
         self.indexes = read_indexes(index)
         self.queries = queries or QueryLimits()
@@ -69,8 +72,7 @@ class MemoryStore(Store):
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
-        prefix = secrets.token_hex(3)
-        opened._ids = map((prefix + "%x").__mod__, itertools.count(1))
+        opened._ids = random_ids() if self.ids is None else given_ids(self.ids)
         opened._rev = 0
         opened._channels = {}
         for given in self._initial:
@@ -126,7 +128,10 @@ class MemoryStore(Store):
         return self.record(channel_stream(req.channel), NOTIFIED_AS[method], record, body, req, operation, rev)
 
     async def create(self, req: Request) -> dict[str, Any]:
-        return self._created(req.model)
+        record = self._created(req.model)
+        if self.ids is not None and record[self.id_attribute] in self._models(req.channel):
+            raise Conflict(f"there is a model with {self.id_attribute} {record[self.id_attribute]!r:.64} already")
+        return record
 
     async def update(self, req: Request) -> dict[str, Any]:
         return self._changed(self._models(req.channel), req)

@@ -29,6 +29,7 @@ from bbio.builtin.documents import (
     event_row,
     op_text,
 )
+from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
 from bbio.builtin.sql import SQLite, Table
 from bbio.builtin.sqlite_file import Database, explain, stand_in
 from bbio.errors import ConfigurationError
@@ -46,14 +47,14 @@ RECHECKS = "SELECT rechecks FROM bbio_backends WHERE id = ?"
 RECHECK = "UPDATE bbio_backends SET rechecks = rechecks + 1 WHERE id = ?"
 
 MISSED = """
-WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at) AS (
-    SELECT id, previous, position, method, body, rev, op, at FROM bbio_log
-    WHERE id = :last AND stream = :stream AND position = :top AND position > :offset
+WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at, stamp) AS (
+    SELECT id, previous, position, method, body, rev, op, at, stamp FROM bbio_log
+    WHERE id = :last AND stream = :stream AND position = :top AND position >= :first
     UNION ALL
-    SELECT l.id, l.previous, l.position, l.method, l.body, l.rev, l.op, l.at
+    SELECT l.id, l.previous, l.position, l.method, l.body, l.rev, l.op, l.at, l.stamp
     FROM missed m JOIN bbio_log l ON l.id = m.previous
-    WHERE l.stream = :stream AND l.position = m.position - 1 AND l.position > :offset
-) SELECT position, method, body, rev, op, at FROM missed"""
+    WHERE l.stream = :stream AND l.position = m.position - 1 AND l.position >= :first
+) SELECT position, method, body, rev, op, at, stamp FROM missed"""
 
 # Of so many events from a place on: those that no stream's limits allow any more, and those of streams that are gone.
 TRIM = """
@@ -64,13 +65,14 @@ DELETE FROM bbio_log WHERE id IN (
 
 
 class StreamRow(msgspec.Struct, eq=False):
-    """A stream as the file has it: its top, the bytes of all its events, and its last event in the log."""
+    """A stream as the file has it: its top, the bytes of all its events, the id and stamp of its last event."""
 
     id: int
     epoch: str
     top: int
     size: int
     last: int | None
+    stamp: int
 
 
 class SQLiteStore(DocumentStore):
@@ -84,6 +86,8 @@ class SQLiteStore(DocumentStore):
         table: the table of the models; named like the backend by default. It has the columns `id`, `rev` and `body`.
         durable: False lets a power cut (not a crash) take the last writes, and makes a lone client's writes faster.
         timeout: seconds to wait for another program that has locked the file.
+        ids: called for the id of each new model, a string or a whole number; by default ids are random, so that none
+            tells of another. A model whose id is taken is a `Conflict`.
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
@@ -117,6 +121,7 @@ class SQLiteStore(DocumentStore):
     _create: str
     _select: str
     _queried: Table
+    _insert_model: str
     _upsert_model: str
     _delete: str
 
@@ -127,9 +132,11 @@ class SQLiteStore(DocumentStore):
         *,
         durable: bool = True,
         timeout: float = 5.0,
+        ids: Ids | None = None,
         **options: Any,
     ) -> None:
         super().__init__(table, **options)
+        self.ids = ids
         self.path = os.fspath(path)
         self.durable = durable
         self.timeout = timeout
@@ -144,6 +151,7 @@ class SQLiteStore(DocumentStore):
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
+        opened._ids = neighbouring_ids() if self.ids is None else given_ids(self.ids)
         # Looked at with the first write: it is not known what there is.
         opened._streams = {}
         opened._trimmed = 0
@@ -164,9 +172,9 @@ class SQLiteStore(DocumentStore):
         opened._select = f"SELECT rev, body FROM {table} WHERE {where}"
         scope = ("channel",) if self._per_channel else ()
         opened._queried = Table(SQLite(self.id_attribute), table, "rev, body", scope, self.indexes)
+        opened._insert_model = f"INSERT INTO {table} ({columns}, rev, body) VALUES ({places}, ?, ?)"
         opened._upsert_model = (
-            f"INSERT INTO {table} ({columns}, rev, body) VALUES ({places}, ?, ?)"
-            f" ON CONFLICT ({columns}) DO UPDATE SET rev = excluded.rev, body = excluded.body"
+            f"{opened._insert_model} ON CONFLICT ({columns}) DO UPDATE SET rev = excluded.rev, body = excluded.body"
         )
         opened._delete = f"DELETE FROM {table} WHERE {where}"
         return opened
@@ -281,7 +289,7 @@ class SQLiteStore(DocumentStore):
         for name in batch.streams:
             stream = streams.get(name) or self._find_stream(connection, name)
             if stream is not None:
-                batch.positions[name] = Position(stream.epoch, stream.top)
+                batch.positions[name] = Position(stream.epoch, stream.top, stream.stamp)
         for key in batch.keys:
             for rev, body in execute(self._select, self._columns_of(key)):
                 batch.models[key] = (rev, body)
@@ -293,7 +301,7 @@ class SQLiteStore(DocumentStore):
 
     def _find_stream(self, connection: sqlite3.Connection, name: str) -> StreamRow | None:
         row = connection.execute(
-            "SELECT id, epoch, top, size, last FROM bbio_streams WHERE backend = ? AND name = ?",
+            "SELECT id, epoch, top, size, last, stamp FROM bbio_streams WHERE backend = ? AND name = ?",
             (self._backend_id, name),
         ).fetchone()
         if row is None:
@@ -303,7 +311,7 @@ class SQLiteStore(DocumentStore):
 
     def _operation(self, connection: sqlite3.Connection, operation: bytes) -> tuple[int, Event] | None:
         row = connection.execute(
-            "SELECT digest, stream, epoch, position, method, body, rev, op, at FROM bbio_operations"
+            "SELECT digest, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations"
             " WHERE backend = ? AND operation = ?",
             (self._backend_id, operation),
         ).fetchone()
@@ -314,10 +322,16 @@ class SQLiteStore(DocumentStore):
 
     def _save(self, connection: sqlite3.Connection, batch: Batch, last: int) -> None:
         execute, many, backend = connection.execute, connection.executemany, self._backend_id
-        many(
-            self._upsert_model,
-            [(*self._columns_of(key), row[0], row[1].decode()) for key, row in batch.changed.items() if row],
-        )
+        created = {change.key for change in batch.changes if change.method == "create"}
+        inserted: list[tuple[Any, ...]] = []
+        upserted: list[tuple[Any, ...]] = []
+        for key, row in batch.changed.items():
+            if row:
+                # What is there already under the id of a new model is never overwritten.
+                rows = inserted if key in created else upserted
+                rows.append((*self._columns_of(key), row[0], row[1].decode()))
+        many(self._insert_model, inserted)
+        many(self._upsert_model, upserted)
         many(self._delete, [self._columns_of(key) for key, row in batch.changed.items() if not row])
         at = batch.events[-1].when
         streams: dict[str, StreamRow] = {}
@@ -326,18 +340,21 @@ class SQLiteStore(DocumentStore):
             name, body = event.stream, event.body
             stream = streams[name] = self._streams.get(name) or self._add_stream(connection, event, at)
             place = (id, stream.id, event.offset, stream.last, stream.size)
-            log.append((*place, event.method, body.decode(), event.rev, op_text(event), at))
-            stream.top, stream.last = event.offset, id
+            log.append((*place, event.method, body.decode(), event.rev, op_text(event), at, event.stamp))
+            stream.top, stream.last, stream.stamp = event.offset, id, event.stamp
             stream.size += len(body)
-        many("INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", log)
+        many("INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", log)
         many(
-            "UPDATE bbio_streams SET top = ?, size = ?, at = ?, last = ? WHERE id = ?",
-            [(stream.top, stream.size, at, stream.last, stream.id) for stream in streams.values()],
+            "UPDATE bbio_streams SET top = ?, size = ?, at = ?, last = ?, stamp = ? WHERE id = ?",
+            [(stream.top, stream.size, at, stream.last, stream.stamp, stream.id) for stream in streams.values()],
         )
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
-            " at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(backend, operation, digest, *event_row(event), at) for operation, digest, event in batch.kept],
+            " at, stamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (backend, operation, digest, *event_row(event), at, event.stamp)
+                for operation, digest, event in batch.kept
+            ],
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
         self._new_events += len(log)
@@ -359,7 +376,7 @@ class SQLiteStore(DocumentStore):
             (self._backend_id, event.stream, event.epoch, now),
         )
         self._new_streams += 1
-        stream = self._streams[event.stream] = StreamRow(added.lastrowid or 0, event.epoch, 0, 0, None)
+        stream = self._streams[event.stream] = StreamRow(added.lastrowid or 0, event.epoch, 0, 0, None, 0)
         return stream
 
     def _trim(self, connection: sqlite3.Connection, count: int, newest: int, now: float) -> None:
@@ -440,8 +457,8 @@ class SQLiteStore(DocumentStore):
         if await self._database.writer.call(count) == self._rechecks + 1:
             self._rechecks += 1  # it was this process alone
 
-    async def since(self, stream: str, epoch: Any, offset: Any) -> list[Event] | None:
-        """The events after a position, None when they are no longer all there."""
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
+        """The events after a position, None when they are not all there any more, or it is of another history."""
         if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
             return None
 
@@ -449,21 +466,28 @@ class SQLiteStore(DocumentStore):
             id, top, last = self._stream(connection, stream)
             if top.epoch != epoch or offset > top.offset:
                 return None
-            place = {"stream": id, "top": top.offset, "last": last, "offset": offset}
+            if offset == top.offset:
+                return [] if stamp in (0, top.stamp) else None
+            # With the event at the place itself, where its stamp is to be looked at.
+            first = offset if stamp else offset + 1
+            place = {"stream": id, "top": top.offset, "last": last, "first": first}
             events = [event_of(stream, top.epoch, *rest) for rest in connection.execute(MISSED, place)]
             events.reverse()
-            return events if len(events) == top.offset - offset else None
+            if len(events) != top.offset - first + 1 or (stamp and events[0].stamp != stamp):
+                return None
+            return events[1:] if stamp else events
 
         return await self._database.reader.call(look)  # type: ignore[no-any-return]
 
     def _stream(self, connection: sqlite3.Connection, name: str) -> tuple[int, Position, int]:
         """The id of a stream, its top, and the id of its last event."""
-        id, epoch, top, last = connection.execute(
-            "SELECT s.id, coalesce(s.epoch, b.epoch), coalesce(s.top, 0), s.last FROM bbio_backends b"
+        id, epoch, top, stamp, last = connection.execute(
+            "SELECT s.id, coalesce(s.epoch, b.epoch), coalesce(s.top, 0), coalesce(s.stamp, 0), s.last"
+            " FROM bbio_backends b"
             " LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = ? WHERE b.id = ?",
             (name, self._backend_id),
         ).fetchone()
-        return id, Position(epoch, top), last
+        return id, Position(epoch, top, stamp), last
 
 
 def _answer(

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bbio import Conflict, Timeout, Unavailable
+from bbio import Conflict, Timeout, Unavailable, UnknownOutcome
 from bbio.builtin.documents import Job, Queue, logger, refusals
 from bbio.errors import ConfigurationError
 
@@ -59,6 +59,12 @@ MIGRATIONS = (
     ),
     # How often permissions were to be looked at again: other processes see it when they look for what was written.
     ("ALTER TABLE bbio_backends ADD COLUMN rechecks INTEGER NOT NULL DEFAULT 0",),
+    # Of what an earlier version wrote the stamps are not known, which is 0.
+    (
+        "ALTER TABLE bbio_streams ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE bbio_log ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE bbio_operations ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 # How tables and their indexes were made, tables first.
@@ -66,8 +72,6 @@ TABLES = (
     "SELECT tbl_name, sql FROM sqlite_master WHERE type IN ('table', 'index') AND sql IS NOT NULL"
     " AND lower(name) NOT GLOB 'bbio_*' AND lower(name) NOT GLOB 'sqlite_*' ORDER BY type DESC, rowid"
 )
-# After a stop the file is left alone; seconds that closing it may take.
-CLOSING_TIME = 10.0
 # The log of what is not yet in the file itself shrinks to so many bytes after it had to grow.
 WAL_SIZE = 64 << 20
 # Seconds after which a look-up was too long for the event loop, and how long others then go to the thread.
@@ -75,6 +79,9 @@ LONG = 0.005
 BUSY_TIME = 0.1
 # Steps of SQLite between two looks at the clock.
 STEPS = 10_000
+
+# A commit that fails so has not reached the disk.
+SAFE_FAILURES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
 
 # What is wrong with the database, not with one write.
 FAILURES = (sqlite3.DatabaseError, sqlite3.OperationalError, sqlite3.InternalError)
@@ -283,8 +290,6 @@ class Database:
         self._stores.remove(store)
         if not self._stores:
             del self._opened[self.path, asyncio.get_running_loop()]
-            with suppress(Unavailable):  # such as a full disk: the next start then takes it for a crash
-                await self.writer.call(_mark_stopped)
             self._looked()
             self._here.close()
             # The writer last: who closes a file last puts into it what is still in its log.
@@ -305,13 +310,11 @@ class Database:
         return connection
 
     def _prepare(self) -> sqlite3.Connection:
-        log = Path(f"{self.path}-wal")
-        crashed = log.exists() and log.stat().st_size > 0
-        changed = self.path.stat().st_ctime if self.path.exists() else 0.0
         connection = self._connect()
         try:
             self._configure(connection)
-            self._migrate(connection, crashed, changed)
+            self._migrate(connection)
+            self._origin = self._place()
         except BaseException:
             connection.close()
             raise
@@ -325,45 +328,26 @@ class Database:
         connection.execute(f"PRAGMA fullfsync = {self.durable:d}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
 
-    def _migrate(self, connection: sqlite3.Connection, crashed: bool, changed: float) -> None:
-        """Bring the tables to this version, and find out whether the file is as this server left it.
-
-        Parameters:
-            connection: the connection.
-            crashed: whether the file's log was left there, as by a process that was killed.
-            changed: when the file was last changed by whomever, in seconds.
-        """
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Bring the tables to this version."""
         execute = connection.execute
         execute("BEGIN IMMEDIATE")
-        execute(
-            "CREATE TABLE IF NOT EXISTS bbio_database (version INTEGER, origin TEXT, durable INTEGER, stopped REAL)"
-        )
-        row = execute("SELECT version, origin, durable, stopped FROM bbio_database").fetchone()
+        execute("CREATE TABLE IF NOT EXISTS bbio_database (version INTEGER)")
+        row = execute("SELECT version FROM bbio_database").fetchone()
         version = row[0] if row else 0
         if version > len(MIGRATIONS):
             raise ConfigurationError(f"{self.path} was written by a newer version of bbio: update bbio")
         for migration in MIGRATIONS[version:]:
             for statement in migration:
                 execute(statement)
-        self._origin = here = self._place()
         if row is None:
-            execute("INSERT INTO bbio_database VALUES (0, '', 0, 0)")
-        else:
-            _, origin, durable, stopped = row
-            left_so = crashed and durable if stopped is None else abs(changed - stopped) <= CLOSING_TIME
-            if origin != here or not left_so:
-                # A copy, a backup or what a power cut has left lacks events that clients may have seen: what they
-                # know of positions means nothing any more.
-                execute("DELETE FROM bbio_log")
-                execute("DELETE FROM bbio_streams")
-                execute("UPDATE bbio_backends SET epoch = lower(hex(randomblob(6)))")
-        values = (len(MIGRATIONS), here, self.durable)
-        execute("UPDATE bbio_database SET version = ?, origin = ?, durable = ?, stopped = NULL", values)
+            execute("INSERT INTO bbio_database VALUES (0)")
+        execute("UPDATE bbio_database SET version = ?", (len(MIGRATIONS),))
         execute("COMMIT")
 
     def _place(self) -> str:
-        """What tells this file from a copy of it, and from another in its place."""
-        return str(os.stat(self.path).st_ino)
+        """What tells this file, with its log, from others in its place."""
+        return f"{os.stat(self.path).st_ino} {os.stat(f'{self.path}-wal').st_ino}"
 
     def _read(self, connection: sqlite3.Connection, jobs: list[Call]) -> None:
         for job in jobs:
@@ -385,6 +369,7 @@ class Database:
             self._commit(connection, changes)
 
     def _commit(self, connection: sqlite3.Connection, changes: list[Any]) -> None:
+        committing = False
         try:
             connection.rollback()  # should a commit have failed, and could not be undone then
             self._check_place()
@@ -401,11 +386,17 @@ class Database:
                 self._begin(connection)
                 for change in changes:
                     self._apply_alone(connection, change)
+            committing = True
             connection.execute("COMMIT")
         except Exception as err:
             self._forget()
+            # What could not be synced may be there after a crash, or not. An operation may be repeated, and is told
+            # then what it came to; what was refused has come to nothing in any case.
+            doubtful = committing and _code(err) not in SAFE_FAILURES
             for change in changes:
-                change.error = self._error(err)
+                unknown = doubtful and change.operation is None and change.error is None
+                error = self._error(err)
+                change.error = UnknownOutcome() if unknown else error
             with suppress(sqlite3.Error):
                 connection.rollback()
         else:
@@ -488,18 +479,13 @@ def stand_in(path: str, folder: Path) -> tuple[str, dict[str, list[str]]]:
     return other, made
 
 
-def _mark_stopped(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("UPDATE bbio_database SET stopped = ?", (time.time(),))
-
-
 def explain(err: Exception, path: Path) -> str:
     """What is wrong with a file, and how to mend it."""
     if isinstance(err, ConfigurationError):
         return str(err)
     folder = path.parent
-    if isinstance(err, PermissionError):
-        return f"{path} cannot be used: {err.strerror}: change the permissions of the folders that it lies in"
+    if isinstance(err, PermissionError) or (os.path.isdir(folder) and not os.access(folder, os.X_OK)):
+        return f"{path} cannot be used: Permission denied: change the permissions of the folders that it lies in"
     if not os.path.isdir(folder):
         return f"the folder {folder} does not exist: make it, or give SQLiteStore another path"
     if os.path.isdir(path):

@@ -15,13 +15,14 @@ WAITING = 10_000
 
 
 class Meta(NamedTuple):
-    """What the server says of an event: stream, epoch, offset, the model's revision and the operation."""
+    """What the server says of an event: stream, epoch, offset, the model's revision, the operation and the stamp."""
 
     stream: str
     epoch: str
     offset: int
     rev: int | None = None
     op: str | None = None
+    stamp: int = 0
 
     @classmethod
     def read(cls, told: Any) -> Meta | None:
@@ -31,7 +32,7 @@ class Meta(NamedTuple):
         stream, epoch, offset = told.get("s"), told.get("e"), told.get("o")
         if not isinstance(stream, str) or not isinstance(epoch, str) or type(offset) is not int:
             return None
-        return cls(stream, epoch, offset, told.get("r"), told.get("op"))
+        return cls(stream, epoch, offset, told.get("r"), told.get("op"), told.get("k", 0))
 
 
 class Listen(NamedTuple):
@@ -70,12 +71,17 @@ Effect = Listen | Apply | Ready | Read | Watch
 
 @attrs.define
 class Place:
-    """A position; `stale`: not to be resumed from before everything was read; `ahead`: own writes beyond it."""
+    """A position; `stale`: not to be resumed from before everything was read.
+
+    `stamp` tells whether the position is of the same history, 0 when it is not known; `ahead` has the stamps of own
+    writes beyond the position, by offset.
+    """
 
     epoch: str
     offset: int
+    stamp: int = 0
     stale: bool = False
-    ahead: set[int] = attrs.field(factory=set)
+    ahead: dict[int, int] = attrs.field(factory=dict)
 
 
 class Follower:
@@ -107,8 +113,12 @@ class Follower:
 
     @property
     def since(self) -> dict[str, list[Any]]:
-        """Positions that everything up to has been applied, by stream."""
-        return {stream: [place.epoch, place.offset] for stream, place in self._places.items() if not place.stale}
+        """Positions that everything up to has been applied, by stream; with their stamps where those are known."""
+        return {
+            stream: [place.epoch, place.offset, place.stamp] if place.stamp else [place.epoch, place.offset]
+            for stream, place in self._places.items()
+            if not place.stale
+        }
 
     @property
     def stale(self) -> bool:
@@ -151,11 +161,14 @@ class Follower:
             for method, model, meta in told.get("events") or ():
                 effects += self.event(method, model, Meta.read(meta))
             epoch, offset = told["epoch"], told["offset"]
-            caught_up = place is not None and not place.stale and told["recovered"] and place.offset == offset
-            if caught_up and not self._overflown:
-                continue
-            renewed = renewed or place is None or place.epoch != epoch
-            self._places[stream] = Place(epoch, offset, stale=not first or self._overflown)
+            stamp = told.get("stamp", 0)
+            if place is not None and not place.stale and told["recovered"] and place.offset == offset:
+                place.stamp = stamp
+                if not self._overflown:
+                    continue
+            # The epoch may be the same and the history another: one that fell back.
+            renewed = renewed or place is None or place.epoch != epoch or not told["recovered"]
+            self._places[stream] = Place(epoch, offset, stamp, stale=not first or self._overflown)
             resumed = False
         reset = self.stale
         waiting, self._waiting = self._waiting[self._covered :], []
@@ -236,19 +249,18 @@ class Follower:
         if same_epoch and (meta.offset <= place.offset or (method is None and meta.offset in place.ahead)):
             return []
         if same_epoch and meta.offset == place.offset + 1:
-            self._advance(place)
+            self._advance(place, meta)
             return [] if method is None else [Apply(method, model, meta)]
         if method is not None:
             self._wait(method, model, meta)
             return self._again()
         if not same_epoch:
             return self._again()
-        place.ahead.add(meta.offset)
+        place.ahead[meta.offset] = meta.stamp
         return [Watch()]
 
-    def _advance(self, place: Place) -> None:
-        place.offset += 1
-        place.ahead.discard(place.offset)
+    def _advance(self, place: Place, meta: Meta) -> None:
+        place.ahead[meta.offset] = meta.stamp
         while place.offset + 1 in place.ahead:
             place.offset += 1
-            place.ahead.remove(place.offset)
+            place.stamp = place.ahead.pop(place.offset)

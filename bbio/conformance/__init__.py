@@ -10,12 +10,15 @@ from bbio.conformance.endurance import Concurrency, Persistence
 from bbio.conformance.models import Filters, Models, Options, Revisions
 from bbio.conformance.operations import Operations
 from bbio.conformance.queries import Queries
+from bbio.conformance.stamps import Stamps
 from bbio.conformance.streams import Streams
 
 __all__ = ["CLAIMS", "Opened", "StoreConformance", "case", "opened"]
 
 
-class StoreConformance(Models, Options, Filters, Queries, Revisions, Streams, Operations, Concurrency, Persistence):
+class StoreConformance(
+    Models, Options, Filters, Queries, Revisions, Streams, Stamps, Operations, Concurrency, Persistence
+):
     """Subclass it in a test module, with one method that makes a store; pytest does the rest.
 
     Class attributes:

@@ -17,7 +17,7 @@ from bbio.typed import narrowed
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
-    from bbio.server.followers import Followed
+    from bbio.server.followed import Followed
     from bbio.server.stepping import Stepper
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,8 @@ from bbio.attempts import refused
 from bbio.backend import Backend
 from bbio.errors import Busy
 from bbio.requests import WRITES, Request, Socket
-from bbio.server.delivery import Link
+from bbio.server import followed as rings
+from bbio.server.followed import Followed, Rings
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
 from bbio.typed import audience_of
 
@@ -31,8 +31,6 @@ logger = logging.getLogger("bbio")
 
 # Early events that keep their writers' names while the log is read; the events themselves are in the log.
 WAITING = 1_000
-# Events that are kept for clients that are reading the log just now.
-RECENT = 1_000
 # Seconds that what others wrote waits for own writes which may be in what was read.
 OWN_WRITES = 0.5
 RETRY = 0.01
@@ -40,75 +38,6 @@ RETRY = 0.01
 AGAIN = 1.0
 # Listeners that are admitted anew at the same time.
 AT_ONCE = 50
-
-
-class Followed:
-    """A stream with followers: up to where they have been told, and who they are."""
-
-    __slots__ = (
-        "epoch",
-        "joining",
-        "legacy",
-        "name",
-        "namespace",
-        "narrowed",
-        "offset",
-        "recent",
-        "repairing",
-        "stale",
-        "version_1",
-        "waiting",
-    )
-
-    def __init__(self, name: str, namespace: str = "/", narrowed: bool = False) -> None:
-        self.name = name
-        self.namespace = namespace
-        # Whether what is seen of an event depends on who sees it.
-        self.narrowed = narrowed
-        # Nobody is told anything before the place is known: the epoch is then not empty.
-        self.epoch = ""
-        self.offset = 0
-        # Those told two arguments, and those told positions too.
-        self.legacy: dict[ClientSocket, Link] = {}
-        self.version_1: dict[ClientSocket, Link] = {}
-        # How many clients are reading the log, and what was told meanwhile.
-        self.joining = 0
-        self.recent: deque[Event] | None = None
-        # Early events by place, with their writers; whether the log is being read; whether it must be read again.
-        self.waiting: dict[tuple[str, int], tuple[Event, Socket | None]] = {}
-        self.repairing = False
-        self.stale = False
-
-    def place(self, position: Position) -> None:
-        """Those who follow know all up to a position."""
-        self.epoch, self.offset = position.epoch, position.offset
-
-    def merge(
-        self, epoch: Any, offset: Any, events: list[Event] | None, limit: int
-    ) -> tuple[Position, list[Event] | None]:
-        """Where a client that now follows stands, and all events that it missed.
-
-        Parameters:
-            epoch: the epoch of the place it claims.
-            offset: the offset of that place.
-            events: what the log told of the time after that place, None when it could not tell.
-            limit: how many bytes of models it may be sent.
-
-        Returns: the position, and the events up to it; None for them at any doubt.
-        """
-        here = Position(self.epoch, self.offset)
-        if events is None or epoch != self.epoch or self.recent is None:
-            return here, None
-        read = offset + len(events)
-        missed = events + [event for event in self.recent if event.offset > read]
-        offsets = range(offset + 1, max(read, self.offset) + 1)
-        exact = len(missed) == len(offsets) and all(
-            event.offset == expected and event.epoch == self.epoch
-            for event, expected in zip(missed, offsets, strict=True)
-        )
-        if not exact or sum(len(event.body) for event in missed) > limit:
-            return here, None
-        return Position(self.epoch, offset + len(missed)), missed
 
 
 class Followers:
@@ -131,6 +60,7 @@ class Followers:
         "_namespace",
         "_narrowed",
         "_recheck_timer",
+        "_rings",
         "_streams",
         "_tasks",
         "_timer",
@@ -144,6 +74,7 @@ class Followers:
         self._namespace = "/" + name
         self._narrowed = backend.schema is not None and backend.schema.has_roles
         self._delivery = gateway.delivery
+        self._rings: Rings | None = None
         self._streams: dict[str, Followed] = {}
         self._unchecked: set[str] = set()
         self._checking = False
@@ -184,9 +115,9 @@ class Followers:
     # In turn and out of turn
 
     def _tell(self, followed: Followed, event: Event, origin: Socket | None) -> None:
-        followed.offset = event.offset
-        if followed.recent is not None:
-            followed.recent.append(event)
+        followed.advance(event)
+        if followed.rings.bytes > rings.RECENT_BYTES:
+            self._empty_rings()
         legacy = followed.legacy
         if not followed.version_1 and len(legacy) == 1 and origin in legacy:
             return  # the writer alone follows this stream, and its reply is all that a legacy client gets
@@ -200,6 +131,22 @@ class Followers:
             if len(followed.waiting) < WAITING:
                 followed.waiting[event.epoch, event.offset] = (event, origin)
             self._repair_later(followed)
+        elif event.stamp and event.stamp != followed.stamp_at(event.offset):
+            self._fall_back(followed, event, origin)
+
+    def _fall_back(self, followed: Followed, event: Event, origin: Socket | None) -> None:
+        """Another event was told at this place, or it was so long ago that nobody knows: the log must tell."""
+        if followed.stamp_at(event.offset):
+            followed.place(Position(event.epoch, event.offset - 1))
+            self._tell(followed, event, origin)
+            self._resync(followed)
+        else:
+            self._repair_later(followed)
+
+    def _empty_rings(self) -> None:
+        for followed in self._streams.values():
+            if not followed.joining:
+                followed.forget()
 
     def _repair_later(self, followed: Followed) -> None:
         followed.stale = True
@@ -219,17 +166,20 @@ class Followers:
             followed.repairing = False
 
     async def _catch_up(self, followed: Followed) -> None:
-        log, name, epoch, offset = self._backend.log, followed.name, followed.epoch, followed.offset
-        events = await self._backend.since(name, epoch, offset)
+        log, name, here = self._backend.log, followed.name, followed.position
+        events = await self._backend.since(name, here.epoch, here.offset, here.stamp)
         if events is None:
             position = (await log.positions([name]))[name]
-            if followed.offset == offset:
+            if followed.position == here:
                 self._begin_anew(followed, position)
             else:
                 followed.stale = True  # what was asked for has come by itself meanwhile
             return
         if followed.legacy:
             await self._own_writes(followed)
+        if followed.offset < here.offset:
+            followed.stale = True  # history fell back meanwhile, and this may be of the one that was
+            return
         waiting = followed.waiting
         for event in events:
             told = waiting.pop((event.epoch, event.offset), (event, None))
@@ -242,12 +192,14 @@ class Followers:
         """Events are lost: what is known is told, and those who can are to read everything."""
         early = [entry for entry in followed.waiting.values() if entry[0].epoch == position.epoch]
         followed.waiting.clear()
-        if followed.recent is not None:
-            followed.recent.clear()
         for event, origin in sorted(early, key=lambda entry: entry[0].offset):
             self._tell(followed, event, origin)
-        followed.epoch = position.epoch
-        followed.offset = max([position.offset, *(event.offset for event, _ in early)])
+            if event.offset >= position.offset:
+                position = Position(event.epoch, event.offset, event.stamp)
+        followed.place(position)
+        self._resync(followed)
+
+    def _resync(self, followed: Followed) -> None:
         self._delivery.send(followed.version_1.values(), self._namespace, protocol.resync(followed.name))
 
     async def _own_writes(self, followed: Followed) -> None:
@@ -274,8 +226,9 @@ class Followers:
                 for name in names:
                     followed = self._streams.get(name)
                     if followed is not None and followed.epoch:
-                        position = positions[name]
-                        if position.offset != followed.offset or position.epoch != followed.epoch:
+                        here, there = followed.position, positions[name]
+                        known = here.stamp and there.stamp
+                        if there != here if known else (there.epoch, there.offset) != (here.epoch, here.offset):
                             self._repair_later(followed)
             self._readable()
         except Exception:
@@ -337,7 +290,9 @@ class Followers:
         """A stream that somebody is about to follow; its place may not be known yet."""
         followed = self._streams.get(name)
         if followed is None:
-            followed = self._streams[name] = Followed(name, self._namespace, self._narrowed)
+            if self._rings is None:
+                self._rings = Rings(self._backend.log.history, self._gateway.limits.replay)
+            followed = self._streams[name] = Followed(name, self._rings, self._namespace, self._narrowed)
             self._check_later(self._backend.log.check_interval)
             self._recheck_later()
         return followed
@@ -373,21 +328,37 @@ class Followers:
         streams = [self.stream(name) for name in names]
         for followed in streams:
             followed.joining += 1
-            if followed.recent is None:
-                followed.recent = deque(maxlen=RECENT)
         return streams
+
+    async def since(self, followed: Followed, claimed: Position) -> list[Event] | None:
+        """The events after the place that a joining client claims, None when they cannot be told.
+
+        Raises:
+            Exception: the log cannot be read.
+        """
+        known, events = followed.recall(claimed)
+        if known:
+            return events
+        # Those who come back together wait for the first of them to read the log, and find what that one found.
+        async with followed.reading:
+            known, events = followed.recall(claimed)
+            if known:
+                return events
+            events = await self._backend.since(followed.name, claimed.epoch, claimed.offset, claimed.stamp)
+            if events and claimed.epoch == followed.epoch:
+                followed.reach_back(claimed, events)
+            return events
 
     def joined(self, streams: Iterable[Followed]) -> None:
         """The end of `join`."""
         for followed in streams:
             followed.joining -= 1
-            if not followed.joining:
-                followed.recent = None
-                self._let_go(followed)
+            self._let_go(followed)
 
     def _let_go(self, followed: Followed) -> None:
         if not (followed.legacy or followed.version_1 or followed.joining):
             self._streams.pop(followed.name, None)
+            followed.forget()
 
     # Who may
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bbio import protocol
 from bbio.errors import SyncError, Unavailable
 from bbio.requests import Request
 from bbio.server.connection import Key
 from bbio.server.exchanges import Exchange
-from bbio.server.followers import Followed, Followers
-from bbio.streams import BACKEND_WIDE, Event
+from bbio.server.followed import Followed
+from bbio.server.followers import Followers
+from bbio.streams import BACKEND_WIDE, Event, Position
 from bbio.typed import audience_of, narrowed
 
-# The epoch and offset that a client claims, and the events after that place; None when the log cannot tell.
-Missed = tuple[Any, Any, list[Event] | None]
+# The place that a client claims, None when it claims none, and the events after it; None when they cannot be told.
+Missed = tuple[Position | None, list[Event] | None]
 
 
 class ListenExchange(Exchange, kw_only=True):
@@ -61,7 +60,7 @@ class ListenExchange(Exchange, kw_only=True):
         try:
             try:
                 await followers.locate(streams)
-                missed = [await self._missed(followed) for followed in streams] if version else []
+                missed = [await self._missed(followers, followed) for followed in streams] if version else []
             except Exception as err:
                 self.refuse(self._unreadable(err))
                 return
@@ -83,14 +82,10 @@ class ListenExchange(Exchange, kw_only=True):
         self.gateway.registry.internal_error(err, self.req)
         return Unavailable("what was missed cannot be read at the moment", retry_after=1.0)
 
-    async def _missed(self, followed: Followed) -> Missed:
+    async def _missed(self, followers: Followers, followed: Followed) -> Missed:
         """The position a client claims, and the events after it; None when it makes no sense, or goes too far back."""
-        epoch, offset = protocol.read_position(self.fields.since, followed.name)
-        if epoch != followed.epoch or type(offset) is not int or not 0 <= offset < 2**63:
-            return epoch, offset, None
-        if offset == followed.offset:
-            return epoch, offset, []
-        return epoch, offset, await self.req.backend.since(followed.name, epoch, offset)
+        claimed = protocol.read_position(self.fields.since, followed.name)
+        return claimed, None if claimed is None else await followers.since(followed, claimed)
 
     def _go_live(self, followers: Followers, streams: list[Followed], missed: list[Missed]) -> None:
         socket, channel, version = self.socket, self.fields.channel, self.fields.version

@@ -158,6 +158,31 @@ describe('a follower', () => {
     return follower;
   };
 
+  test('tells the stamp of its place, where the server tells stamps', () => {
+    const follower = live(5);
+    assert.deepEqual(follower.since, { 'c:': ['e', 5] });
+    follower.event('update', {}, { ...meta(6), k: 66 });
+    assert.deepEqual(follower.since, { 'c:': ['e', 6, 66] });
+    follower.acked({ ...meta(8), k: 88 });
+    follower.acked({ ...meta(9), k: 99 });
+    assert.deepEqual(follower.since, { 'c:': ['e', 6, 66] });
+    follower.event('update', {}, { ...meta(7), k: 77 });
+    assert.deepEqual(follower.since, { 'c:': ['e', 9, 99] });
+    const again = new Follower({ ...follower.since, '*': ['f', 3] });
+    assert.deepEqual(again.connected(), [{ do: 'listen', since: { 'c:': ['e', 9, 99], '*': ['f', 3] }, again: false }]);
+    const streams = { 'c:': { epoch: 'e', offset: 9, stamp: 99, recovered: true }, '*': { epoch: 'f', offset: 3, stamp: 33, recovered: true } };
+    again.listened({ v: 1, streams });
+    assert.deepEqual(again.since, { 'c:': ['e', 9, 99], '*': ['f', 3, 33] });
+  });
+
+  test('takes revisions for those of another history when nothing is recovered', () => {
+    const follower = live(5);
+    follower.disconnected();
+    follower.connected();
+    const [, read] = follower.listened(reply(7, { recovered: false }));
+    assert.deepEqual(read, { do: 'read', renewed: true });
+  });
+
   test('is ready, and says so, when a listen succeeds after one that was refused', () => {
     const follower = new Follower();
     follower.connected();

@@ -149,7 +149,11 @@ async def run(actions, streams):
     await server.close()
     assert server.followers._streams.keys() <= {"c:", "*"}
     assert all(not followed.waiting for followed in server.followers._streams.values())
-    assert all(followed.recent is None for followed in server.followers._streams.values())
+    assert all(not followed.joining for followed in server.followers._streams.values())
+    rings = server.followers._rings
+    assert rings is None or rings.bytes == sum(
+        len(event.body) for followed in server.followers._streams.values() for event in followed.recent
+    )
 
 
 @given(ACTIONS, st.lists(st.sampled_from(STREAMS), min_size=1, max_size=4))

@@ -106,6 +106,11 @@ class Server:
         """A client that has joined the backend's namespace."""
         return Client(self, **headers)
 
+    def forget(self) -> None:
+        """Empty the rings: what was missed must be read from the log."""
+        for followed in self.followers._streams.values():
+            followed.forget()
+
     async def close(self) -> None:
         await self.gateway.close()
         await self.gateway.stepper.close()
@@ -137,8 +142,8 @@ class SharedStore(MemoryStore):
         await self._wait("positions", *names)
         return self.log.positions(names)
 
-    async def since(self, stream: str, epoch: Any, offset: Any) -> Any:
-        events = await super().since(stream, epoch, offset)
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> Any:
+        events = await super().since(stream, epoch, offset, stamp)
         await self._wait("since", stream, offset)
         return events
 

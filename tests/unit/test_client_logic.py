@@ -59,13 +59,29 @@ class TestFollower:
         assert follower.since == {"c:": ["e", 9]}
         assert follower.settled
 
+    def test_the_stamp_of_the_place_is_told(self):
+        """As far as the server has told it: with an event, with the reply to an own write, or to a listen."""
+        follower = live(5)
+        assert follower.since == {"c:": ["e", 5]}
+        follower.event("update", {}, meta(6)._replace(stamp=66))
+        assert follower.since == {"c:": ["e", 6, 66]}
+        follower.acked(meta(8)._replace(stamp=88))
+        follower.acked(meta(9)._replace(stamp=99))
+        assert follower.since == {"c:": ["e", 6, 66]}
+        follower.event("update", {}, Meta.read(told(7, k=77)))
+        assert follower.since == {"c:": ["e", 9, 99]}
+        follower.disconnected()
+        assert follower.connected() == [Listen({"c:": ["e", 9, 99]})]
+        follower.listened({"v": 1, "streams": {"c:": {"epoch": "e", "offset": 9, "stamp": 9, "recovered": True}}})
+        assert follower.since == {"c:": ["e", 9, 9]}
+
     def test_a_new_position_holds_when_everything_was_read(self):
         """Until then, another connection that breaks leaves the client with what it knew."""
         follower = live(5)
         for offset in (2, 3):
             follower.disconnected()
             follower.connected()
-            assert follower.listened(reply(offset, "f", recovered=False)) == [Ready(False), Read(offset == 2)]
+            assert follower.listened(reply(offset, "f", recovered=False)) == [Ready(False), Read(True)]
             assert (follower.since, follower.settled) == ({}, False)
         assert offsets(follower.event("update", {}, meta(4, "f"))) == [4]
         follower.complete()

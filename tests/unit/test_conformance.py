@@ -136,18 +136,37 @@ class KeepsEverything(MemoryStore):
 
 
 class RecoversAnything(MemoryStore):
-    async def since(self, stream, epoch, offset):
+    async def since(self, stream, epoch, offset, stamp=0):
         found = await super().since(stream, epoch, offset)
         return [] if found is None else found
 
 
 class AlwaysTheSameEpoch(MemoryStore):
-    async def since(self, stream, epoch, offset):
-        return await super().since(stream, self.log.stream(stream).epoch, offset)
+    async def since(self, stream, epoch, offset, stamp=0):
+        return await super().since(stream, self.log.stream(stream).epoch, offset, stamp)
 
     async def positions(self, streams):
         found = await super().positions(streams)
         return {name: Position("always", position.offset) for name, position in found.items()}
+
+
+class TakesAnyStamp(MemoryStore):
+    async def since(self, stream, epoch, offset, stamp=0):
+        return await super().since(stream, epoch, offset)
+
+
+class HasNoStamps(MemoryStore):
+    def open(self, backend, publisher):
+        opened = super().open(backend, publisher)
+        append = opened.log.append
+
+        def unstamped(*what):
+            event = append(*what)
+            event.stamp = 0
+            return event
+
+        opened.log.append = unstamped
+        return opened
 
 
 class ForgetsItsModels(MemoryStore):
@@ -170,6 +189,8 @@ class ForgetsItsModels(MemoryStore):
         (KeepsEverything, "test_history_is_bounded_by_events"),
         (RecoversAnything, "test_since_admits_what_it_does_not_know"),
         (AlwaysTheSameEpoch, "test_a_position_is_never_wrong_after_a_restart"),
+        (TakesAnyStamp, "test_a_position_with_another_stamp_recovers_nothing"),
+        (HasNoStamps, "test_every_event_has_a_stamp"),
         (ForgetsItsModels, "test_models_are_there_after_a_restart"),
     ],
 )

@@ -7,8 +7,10 @@ import pytest
 
 from bbio import Backend, Unavailable
 from bbio.requests import Request
+from bbio.server import followed as followed_module
 from bbio.server import followers as module
 from bbio.server.exchanges import SyncExchange
+from bbio.streams import Event, HistoryLimits, Position
 from tests.support.listeners import Server, SharedStore, Todos, listening, publish, settled, until
 
 
@@ -208,7 +210,7 @@ async def test_a_lost_history_that_comes_by_itself_is_no_loss(server):
     ann = await listening(server)
     events = [server.store.written_by_others() for _ in range(3)]
     stream = server.store.log.stream("c:")
-    stream.events.popleft()
+    stream.before = stream.events.popleft().stamp
     server.store.gate.clear()
     publish(server, events[2])
     await settled()
@@ -384,3 +386,219 @@ async def test_the_end_takes_what_is_being_read_along(server):
     await settled()
     async with asyncio.timeout(5):
         await server.close()
+
+
+# Histories that fall back
+
+
+def restored(server, offset):
+    """The log as it was at an offset: what came later is gone, and the next event has the next offset."""
+    stream = server.store.log.stream("c:")
+    while stream.top > offset:
+        stream.size -= len(stream.events.pop().body)
+        stream.top -= 1
+
+
+async def told(server, count):
+    """Write so many events, and publish them."""
+    events = [server.store.written_by_others() for _ in range(count)]
+    for event in events:
+        publish(server, event)
+    await settled()
+    return events
+
+
+def place(event):
+    """The position of an event, as a client tells it."""
+    return [event.epoch, event.offset, event.stamp]
+
+
+async def came_back(server, event):
+    """Whether a client that comes back with the position of an event is told what it missed."""
+    ann = await listening(server, since={"c:": place(event)})
+    return ann.reply["streams"]["c:"]["recovered"]
+
+
+async def test_an_event_at_a_place_that_was_told_shows_another_history(server):
+    """It is told, at its place; those who know what is gone are to resync, and so find out."""
+    ann, bob = await listening(server), await listening(server, version=0)
+    early, *_, late = await told(server, 5)
+    restored(server, 3)
+    server.store.asked.clear()
+    (again,) = await told(server, 1)
+    assert (ann.offsets, ann.resyncs, len(bob.events)) == ([1, 2, 3, 4, 5, 4], ["c:"], 6)
+    assert server.store.asked == []
+    assert [await came_back(server, event) for event in (early, again, late)] == [True, True, False]
+    await told(server, 2)
+    assert ann.offsets[-2:] == [5, 6]
+    assert await came_back(server, late) is False
+
+
+async def test_a_top_with_another_stamp_shows_another_history(server):
+    """Nobody published what was written: the look at the tops finds it, though epoch and offset are the same."""
+    ann = await listening(server)
+    *_, late = await told(server, 5)
+    restored(server, 3)
+    for _ in range(2):
+        server.store.written_by_others()
+    assert server.store.log.stream("c:").position.offset == late.offset
+    server.followers.check()
+    await settled()
+    assert ann.resyncs == ["c:"]
+    assert await came_back(server, late) is False
+
+
+async def test_an_old_event_that_nobody_remembers_has_the_log_looked_at(server):
+    """It may be late, and nothing has happened; or history fell far back."""
+    ann = await listening(server)
+    first, *_, late = await told(server, 5)
+    server.forget()
+    server.store.asked.clear()
+    publish(server, first)
+    await settled()
+    assert server.store.asked == [("since", "c:", 5)]
+    assert ann.resyncs == []
+    restored(server, 1)
+    await told(server, 1)
+    assert ann.resyncs == ["c:"]
+    assert await came_back(server, late) is False
+
+
+async def test_a_log_that_is_read_while_history_falls_back_is_read_again(server):
+    """What it told was of the history before."""
+    ann = await listening(server)
+    await told(server, 4)
+    server.store.gate.clear()
+    server.store.written_by_others()
+    publish(server, server.store.written_by_others())
+    await settled()
+    restored(server, 2)
+    publish(server, server.store.written_by_others())
+    await settled()
+    server.store.gate.set()
+    await settled()
+    assert ann.offsets == [1, 2, 3, 4, 3]
+    assert server.followers._streams["c:"].offset == 3
+
+
+async def test_events_without_stamps_are_told_as_ever(server):
+    """A store of one's own may know none."""
+    ann = await listening(server)
+    events = [server.store.written_by_others() for _ in range(3)]
+    for event in events:
+        event.stamp = 0
+    for event in (*events, events[0]):
+        publish(server, event)
+    await settled()
+    server.followers.check()
+    await settled()
+    assert (ann.offsets, ann.resyncs) == ([1, 2, 3], [])
+
+
+# Rings
+
+
+async def test_those_who_come_back_to_what_was_told_cost_no_look_at_the_log(server):
+    """With a stamp and without, from any place that is at hand."""
+    await listening(server)
+    epoch = server.store.log.stream("c:").epoch
+    events = await told(server, 5)
+    server.store.asked.clear()
+    for since in ([epoch, 0], *map(place, events), [epoch, 3]):
+        ann = await listening(server, since={"c:": since})
+        at = ann.reply["streams"]["c:"]
+        assert (at["recovered"], at["offset"], at["stamp"]) == (True, 5, events[-1].stamp)
+        assert [event[2]["k"] for event in at["events"]] == [event.stamp for event in events[since[1] :]]
+    assert not await came_back(server, Event("c:", epoch, 3, "update", b"", stamp=events[3].stamp))
+    assert server.store.asked == []
+
+
+async def test_two_thousand_who_come_back_together_read_the_log_once():
+    """Also when nobody was there meanwhile, and so nothing is at hand."""
+    server = Server(Todos)
+    store = server.store
+    events = [store.written_by_others() for _ in range(6)]
+    clients = [server.client() for _ in range(2_000)]
+    for n, client in enumerate(clients):
+        # Those who broke off first come first.
+        client.listen(since={"c:": place(events[n // 500])})
+    await settled()
+    assert all(client.reply["streams"]["c:"]["recovered"] for client in clients)
+    assert [len(client.reply["streams"]["c:"]["events"]) for client in clients[::500]] == [5, 4, 3, 2]
+    assert [what for what, *_ in store.asked].count("since") == 1
+    await server.close()
+
+
+async def test_what_one_has_read_is_joined_to_what_was_told(server):
+    """And only where the two are of one history."""
+    await listening(server)
+    events = await told(server, 6)
+    followed = server.followers._streams["c:"]
+    server.forget()
+    await told(server, 1)
+    assert await came_back(server, events[2])
+    assert ([event.offset for event in followed.recent], followed.base) == ([4, 5, 6, 7], events[2].stamp)
+    assert await came_back(server, events[0])
+    assert [event.offset for event in followed.recent] == [2, 3, 4, 5, 6, 7]
+    followed.forget()
+    followed.stamp = followed.base = 5
+    assert not await came_back(server, events[2])
+    assert list(followed.recent) == []
+
+
+class Small(Backend):
+    """A backend that keeps little."""
+
+    store = SharedStore(history=HistoryLimits(events=3, size=30, age=100.0))
+
+
+@pytest.mark.parametrize(
+    ("bodies", "whens", "kept"),
+    [
+        ([b"1", b"2", b"3", b"4"], [0, 0, 0, 0], [2, 3, 4]),
+        ([b"1" * 20, b"2" * 20], [0, 0], [2]),
+        ([b"1" * 31], [0], []),
+        ([b"1", b"2", b"3"], [0, 50, 120], [2, 3]),
+    ],
+)
+async def test_a_ring_keeps_no_more_than_the_history(bodies, whens, kept):
+    """In events, bytes and seconds; the stamp before it is known."""
+    server = Server(Small)
+    await listening(server)
+    followed = server.followers._streams["c:"]
+    for offset, (body, when) in enumerate(zip(bodies, whens, strict=True), 1):
+        publish(server, Event("c:", followed.epoch, offset, "update", body, when=when, stamp=100 + offset))
+    assert [event.offset for event in followed.recent] == kept
+    assert followed.size == followed.rings.bytes == sum(len(event.body) for event in followed.recent)
+    assert followed.base == 100 + len(bodies) - len(kept)
+    assert followed.told_after(len(bodies) - len(kept) - 1) is None
+    assert not followed.recall(Position(followed.epoch, 0, 7))[0]
+    await server.close()
+
+
+async def test_all_rings_together_are_bounded(server, monkeypatch):
+    """Past the bound they are emptied, but for those that somebody joins just now."""
+    monkeypatch.setattr(followed_module, "RECENT_BYTES", 50)
+    for channel in ("a", "b"):
+        await listening(server, channel=channel)
+    streams = server.followers._streams
+    server.followers.join(["c:b"])
+    for _ in range(6):
+        for name in ("c:a", "c:b"):
+            publish(server, server.store.written_by_others(name))
+    assert len(streams["c:b"].recent) == 6
+    assert len(streams["c:a"].recent) < 6
+    assert streams["c:a"].rings.bytes == sum(followed.size for followed in streams.values())
+    server.followers.joined([streams["c:b"]])
+    publish(server, server.store.written_by_others("c:a"))
+    assert streams["c:a"].rings.bytes == 0
+
+
+async def test_a_ring_goes_with_the_last_follower(server):
+    """Its bytes count no more."""
+    ann = await listening(server)
+    await told(server, 3)
+    rings = server.followers._streams["c:"].rings
+    assert rings.bytes > 0
+    ann.leave()
+    assert (server.followers._streams, rings.bytes) == ({}, 0)

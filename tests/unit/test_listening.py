@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from bbio import Backend, Limits, Unavailable, before
-from bbio.server import followers as module
+from bbio.server import followed as module
 from tests.support.listeners import Server, Todos, listening, publish, settled, until
 
 
@@ -26,6 +26,7 @@ async def test_what_is_written_while_the_log_is_read_is_told_exactly_once(server
     for event in events:
         publish(server, event)
     await settled()
+    server.forget()
     bob = server.client()
     store.gate.clear()
     bob.listen(since={"c:": [events[0].epoch, 1], "*": [store.log.stream("*").epoch, 0]})
@@ -65,6 +66,7 @@ async def test_a_log_that_is_ahead_of_what_was_published_is_told_up_to_its_top(s
     store = server.store
     events = [store.written_by_others() for _ in range(2)]
     publish(server, events[0])
+    server.forget()
     bob = await listening(server, since={"c:": [events[0].epoch, 0]})
     told = bob.reply["streams"]["c:"]
     assert (told["recovered"], told["offset"]) == (True, 2)
@@ -82,6 +84,7 @@ async def test_more_than_is_kept_while_the_log_is_read_recovers_nothing(server, 
     store = server.store
     event = store.written_by_others()
     publish(server, event)
+    server.forget()
     store.gate.clear()
     bob = server.client()
     bob.listen(since={"c:": [event.epoch, 0]})
@@ -103,6 +106,7 @@ async def test_an_epoch_that_ends_while_the_log_is_read_recovers_nothing(server)
     store = server.store
     event = store.written_by_others()
     publish(server, event)
+    server.forget()
     store.gate.clear()
     bob = server.client()
     bob.listen(since={"c:": [event.epoch, 0]})
@@ -123,6 +127,7 @@ async def test_an_epoch_that_ends_while_another_stream_is_read_recovers_nothing(
     epochs = {name: place["epoch"] for name, place in ann.reply["streams"].items()}
     event = server.store.written_by_others("*")
     publish(server, event)
+    server.forget()
     server.store.gate.clear()
     bob = server.client()
     bob.listen(since={"c:": [epochs["c:"], 0], "*": [epochs["*"], 0]})
@@ -141,6 +146,7 @@ async def test_history_that_is_lost_while_others_join(server):
     epochs = {name: place["epoch"] for name, place in ann.reply["streams"].items()}
     for stream in ("c:", "*"):
         publish(server, server.store.written_by_others(stream))
+    server.forget()
     server.store.gate.clear()
     server.store.slow = "*"
     joining = [server.client() for _ in range(2)]
@@ -305,6 +311,7 @@ async def test_a_client_that_listens_again_goes_on_being_told(server):
     epoch = ann.reply["streams"]["c:"]["epoch"]
     publish(server, server.store.written_by_others())
     await settled()
+    server.forget()
     server.store.gate.clear()
     ann.listen(since={"c:": [epoch, 0]})
     await settled()

@@ -148,6 +148,7 @@ async def test_a_permission_taken_away_while_a_listen_is_worked_on(club):
     ann = club.client(name="ann")
     place = club.store.written_by_others("c:a")
     publish(club, place)
+    club.forget()
     club.store.gate.clear()
     ann.listen("a", since={"c:a": [place.epoch, 0]})
     await settled()

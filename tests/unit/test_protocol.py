@@ -48,7 +48,7 @@ def sync(**fields):
 
 def event(rev=None, op=None):
     """An event to tell of."""
-    return Event('c:"room"', "e1", 3, "update", b'{"id":1}', rev, op)
+    return Event('c:"room"', "e1", 3, "update", b'{"id":1}', rev, op, stamp=5)
 
 
 @given(st.text() | st.binary() | JSON.map(json.dumps))
@@ -260,18 +260,37 @@ def test_the_fields_of_a_listen():
         assert read_listen(["a", {"v": 1, "since": since}]) == Listen("a", 1, {})
 
 
-@pytest.mark.parametrize("claimed", [None, [], ["e"], ["e", 1, 2], "e1", {"e": 1}])
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        None,
+        [],
+        ["e"],
+        ["e", 1, 2, 3],
+        ["e", 1, -1],
+        ["e", 1, 2**48],
+        ["e", 1, 1.0],
+        ["e", 1, None],
+        [1, 1],
+        ["e", -1],
+        ["e", 2**63],
+        ["e", True],
+        "e1",
+        {"e": 1},
+    ],
+)
 def test_what_is_no_position_is_none(claimed):
-    """A position is an epoch and an offset."""
-    assert read_position({"c:": claimed}, "c:") == (None, None)
-    assert read_position({"c:": ["e", 1]}, "c:") == ("e", 1)
+    """A position is an epoch and an offset, and a stamp where the client knows it."""
+    assert read_position({"c:": claimed}, "c:") is None
+    assert read_position({"c:": ["e", 1]}, "c:") == read_position({"c:": ["e", 1, 0]}, "c:") == Position("e", 1)
+    assert read_position({"c:": ["e", 1, 2**48 - 1]}, "c:") == Position("e", 1, 2**48 - 1)
 
 
 def test_events_are_encoded_for_both_versions():
     """Version 1 adds the position; revision and operation only where there are any."""
     assert protocol.followed("a") == ("c:a", "*")
     assert json.loads(protocol.synced(event())) == ["synced", "update", {"id": 1}]
-    place = {"s": 'c:"room"', "e": "e1", "o": 3}
+    place = {"s": 'c:"room"', "e": "e1", "o": 3, "k": 5}
     assert json.loads(protocol.synced_v1(event())) == ["synced", "update", {"id": 1}, place]
     assert json.loads(protocol.synced_v1(event(0, Op("c", 1))))[3] == {**place, "r": 0, "op": "c:1"}
     assert json.loads(protocol.synced_v1(event(None, Op('"', 1))))[3] == {**place, "op": '":1'}
@@ -280,14 +299,14 @@ def test_events_are_encoded_for_both_versions():
 def test_replies_have_their_form():
     """Success and error are told apart by the first argument; streams say whether they were recovered."""
     assert json.loads(protocol.reply(b"1")) == [None, 1]
-    place = {"s": 'c:"room"', "e": "e1", "o": 3}
+    place = {"s": 'c:"room"', "e": "e1", "o": 3, "k": 5}
     assert json.loads(protocol.reply_v1(b"1", event(0, Op("c", 1)))) == [None, 1, {**place, "r": 0}]
     assert json.loads(protocol.reply_v1(b"1", event())) == [None, 1, place]
     assert json.loads(protocol.error_reply(NotFound("gone"))) == [
         {"error": {"name": "NotFound", "message": "gone", "code": 404}}
     ]
-    lost = protocol.stream_reply(Position("e1", 3), None)
-    assert lost == {"epoch": "e1", "offset": 3, "recovered": False, "events": []}
+    lost = protocol.stream_reply(Position("e1", 3, 7), None)
+    assert lost == {"epoch": "e1", "offset": 3, "stamp": 7, "recovered": False, "events": []}
     found = json.loads(protocol.encode(protocol.stream_reply(Position("e1", 3), [event()])))
     assert found["recovered"]
     assert found["events"][0][:2] == ["update", {"id": 1}]

@@ -1,9 +1,11 @@
 """Requests and responses: what a layer holds in its hands."""
 
+from uuid import UUID
+
 import pytest
 
-from bbio.errors import BadRequest, NotFound, SyncError
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
+from bbio.errors import BadRequest, NotFound, StackError, SyncError
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response, principal
 from bbio.streams import Op
 
 
@@ -130,3 +132,43 @@ def test_what_layers_tell_each_other_may_be_replaced():
     req.state = {"a": 1}
     req.session = {"user": 1}
     assert (req.state, req.session) == ({"a": 1}, {"user": 1})
+
+
+class Subject:
+    """What a token says, as an object."""
+
+    sub = "ann"
+
+
+class Anonymous:
+    """An object that nobody is known by."""
+
+    id = None
+
+
+@pytest.mark.parametrize(
+    ("user", "known"),
+    [
+        ("ann", "ann"),
+        (7, "7"),
+        (UUID(int=1), str(UUID(int=1))),
+        ({"id": 0, "sub": "other"}, "0"),
+        ({"id": None, "sub": "ann", "exp": 1}, "ann"),
+        ({"sub": "ann", "exp": 2}, "ann"),
+        ({"id": UUID(int=1)}, str(UUID(int=1))),
+        (Account(), "5"),
+        (Subject(), "ann"),
+    ],
+)
+def test_a_user_is_known_again(user, known):
+    """By the id, or the subject of a token, whatever else a new token says."""
+    assert principal(user) == known
+
+
+@pytest.mark.parametrize("user", [Anonymous(), object(), {}, {"name": "ann"}, {"id": object()}, {"id": {}}, True, [1]])
+def test_a_user_who_cannot_be_known_again_is_an_error(user):
+    """A default text would make each retry a new write."""
+    req = Request("create", op=Op("c", 7))
+    req.user = user
+    with pytest.raises(StackError, match=r"req.user is a \w+ without an id: .* give it an `id` or a `sub`"):
+        _ = req.operation

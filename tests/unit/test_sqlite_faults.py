@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bbio import ConfigurationError, Unavailable
+from bbio import ConfigurationError, Unavailable, UnknownOutcome
 from bbio.builtin import SQLiteStore
 from bbio.builtin.sqlite_file import Database, explain
 from bbio.conformance import opened
 from bbio.protocol import decode
+from tests.support.disks import fail_syncs
 
 
 @pytest.fixture
@@ -398,3 +399,43 @@ async def test_a_failure_beside_a_broken_rule_is_unavailable(path):
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
         await consistent(first)
+
+
+# Commits of which nobody knows
+
+
+async def crashed(path):
+    """The file as a crash leaves it, somewhere else."""
+    elsewhere = path.parent / "after"
+    elsewhere.mkdir()
+    for name in (path.name, f"{path.name}-wal"):
+        shutil.copy(path.parent / name, elsewhere / name)
+    return elsewhere / path.name
+
+
+async def test_a_commit_whose_sync_failed_is_of_unknown_outcome(path, caplog):
+    """It may be there after a crash: nobody is told that nothing was done; a retry by its operation id finds out."""
+    async with opened(SQLiteStore(path)) as models:
+        await models.create({"n": 1})
+        await models.store._database.writer.call(lambda connection: fail_syncs())
+        writes = (
+            models.create({"n": 2}),
+            models.write("create", {"n": 3}, op="c:3"),
+            models.write("update", {"id": "nowhere"}),
+        )
+        plain, known, refused = await asyncio.gather(*writes, return_exceptions=True)
+        assert type(plain) is UnknownOutcome
+        assert type(known) is Unavailable
+        assert known.values == {"retry_after": 1.0}
+        # What was refused did nothing in any case.
+        assert type(refused) is Unavailable
+        # Here and now it was not applied, and nobody is told of it.
+        assert [model["n"] for model in await models.all()] == [1]
+        assert len(models.published) == 1
+        after = await crashed(path)
+    assert "the disk fails" in caplog.text
+    async with opened(SQLiteStore(after)) as models:
+        # The disk had it all the same.
+        assert sorted(model["n"] for model in await models.all()) == [1, 2, 3]
+        again = await models.write("create", {"n": 3}, op="c:3")
+        assert (again.duplicate, again.event.offset) == (True, 3)

@@ -173,3 +173,18 @@ def test_what_the_base_needs_is_not_taken_by_accident(name, published):
 def test_a_store_that_was_opened_can_be_opened_again(published):
     """What the base has set by itself is in nobody's way."""
     assert Counters().open(None, published).open("another", published).backend == "another"
+
+
+def test_a_store_that_takes_no_stamp_is_told_what_to_change():
+    """Without one, a history that fell back could not be told from the one that a client knows."""
+    with pytest.raises(DefinitionError, match=r"Old\.since must take a stamp: async def since\(self, stream, epoch, "):
+
+        class Old(Store):
+            async def since(self, stream, epoch, offset):
+                return None
+
+    class New(Store):
+        async def since(self, stream, epoch, offset, stamp=0):
+            return None
+
+    assert New

@@ -7,10 +7,11 @@
  * `{do: 'ready', first, resumed}` the listen is answered; `{do: 'read', renewed}` history is gone: read everything, then
  * call `complete` (`renewed`: revisions may have begun anew); `{do: 'watch'}` call `overdue` a little later; `{do: 'moved'}` the position changed.
  *
- * @typedef {{s: string, e: string, o: number, r?: number, op?: any}} Meta stream, epoch, offset, revision, operation
+ * @typedef {{s: string, e: string, o: number, k?: number, r?: number, op?: any}} Meta stream, epoch, offset, stamp, revision, operation
  * @typedef {{do: string, [field: string]: any}} Effect
- * @typedef {{epoch: string, offset: number, recovered: boolean, events: [string, any, Meta][]}} StreamReply
- * @typedef {{epoch: string, offset: number, stale: boolean, ahead: Set<number>}} Place
+ * @typedef {{epoch: string, offset: number, stamp?: number, recovered: boolean, events: [string, any, Meta][]}} StreamReply
+ * @typedef {{epoch: string, offset: number, stamp: number, stale: boolean, ahead: Map<number, number>}} Place
+ * @typedef {[epoch: string, offset: number, stamp?: number]} Position the stamp tells whether it is of the same history
  */
 
 /** How many events wait for the reply to a listen; past it the place is lost and everything is read again. */
@@ -33,15 +34,15 @@ export class Follower {
   #covered = 0;
   #overflown = false;
 
-  /** @param {Record<string, [string, number]>} [since] positions to resume from, by stream */
+  /** @param {Record<string, Position>} [since] positions to resume from, by stream */
   constructor(since = {}) {
-    for (const [stream, [epoch, offset]] of Object.entries(since)) this.#place(stream, epoch, offset);
+    for (const [stream, [epoch, offset, stamp]] of Object.entries(since)) this.#place(stream, epoch, offset, stamp);
   }
 
-  /** Positions that everything up to has been applied, by stream. @returns {Record<string, [string, number]>} */
+  /** Positions that everything up to has been applied, by stream. @returns {Record<string, Position>} */
   get since() {
     const fresh = [...this.#places].filter(([, place]) => !place.stale);
-    return Object.fromEntries(fresh.map(([stream, { epoch, offset }]) => [stream, [epoch, offset]]));
+    return Object.fromEntries(fresh.map(([stream, { epoch, offset, stamp }]) => [stream, stamp ? [epoch, offset, stamp] : [epoch, offset]]));
   }
 
   /** Whether everything must be read before the positions hold. */
@@ -86,9 +87,11 @@ export class Follower {
       const place = this.#places.get(stream);
       for (const event of told.events ?? []) effects.push(...this.#take(...event));
       const caughtUp = place && !place.stale && told.recovered && place.offset === told.offset;
+      if (caughtUp) place.stamp = told.stamp ?? 0;
       if (caughtUp && !this.#overflown) continue;
-      renewed ||= place?.epoch !== told.epoch;
-      this.#place(stream, told.epoch, told.offset, !first || this.#overflown);
+      // The epoch may be the same and the history another: one that fell back.
+      renewed ||= place?.epoch !== told.epoch || !told.recovered;
+      this.#place(stream, told.epoch, told.offset, told.stamp, !first || this.#overflown);
       resumed = false;
     }
     const reset = this.stale;
@@ -168,10 +171,11 @@ export class Follower {
    * @param {string} stream
    * @param {string} epoch
    * @param {number} offset
+   * @param {number} [stamp]
    * @param {boolean} [stale]
    */
-  #place(stream, epoch, offset, stale = false) {
-    this.#places.set(stream, { epoch, offset, stale, ahead: new Set() });
+  #place(stream, epoch, offset, stamp = 0, stale = false) {
+    this.#places.set(stream, { epoch, offset, stamp, stale, ahead: new Map() });
   }
 
   /** @returns {Effect[]} */
@@ -207,20 +211,23 @@ export class Follower {
     const known = meta.e === place.epoch && (meta.o <= place.offset || (place.ahead.has(meta.o) && method === null));
     if (known) return [];
     if (meta.e === place.epoch && meta.o === place.offset + 1) {
-      this.#advance(place, meta.o);
+      this.#advance(place, meta.o, meta.k ?? 0);
       const effect = { do: 'moved' };
       return method === null ? [effect] : [{ do: 'apply', method, model, meta }, effect];
     }
     if (method !== null) return [...this.#wait(method, model, meta), ...this.#again()];
     if (meta.e !== place.epoch) return this.#again();
-    place.ahead.add(meta.o);
+    place.ahead.set(meta.o, meta.k ?? 0);
     return [{ do: 'watch' }];
   }
 
-  /** @param {Place} place @param {number} offset */
-  #advance(place, offset) {
-    place.offset = offset;
-    place.ahead.delete(offset);
-    while (place.ahead.delete(place.offset + 1)) place.offset += 1;
+  /** @param {Place} place @param {number} offset @param {number} stamp */
+  #advance(place, offset, stamp) {
+    place.ahead.set(offset, stamp);
+    for (let next = offset; place.ahead.has(next); next += 1) {
+      place.offset = next;
+      place.stamp = /** @type {number} */ (place.ahead.get(next));
+      place.ahead.delete(next);
+    }
   }
 }

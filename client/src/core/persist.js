@@ -3,7 +3,7 @@
  * positions simply do not outlive the page.
  *
  * @param {string} key
- * @returns {Record<string, [string, number]> | undefined}
+ * @returns {Record<string, import('./follower.js').Position> | undefined}
  */
 export function recall(key) {
   try {
@@ -13,7 +13,7 @@ export function recall(key) {
   }
 }
 
-/** @param {string} key @param {Record<string, [string, number]>} since */
+/** @param {string} key @param {Record<string, import('./follower.js').Position>} since */
 export function remember(key, since) {
   try {
     sessionStorage.setItem(key, JSON.stringify(since));

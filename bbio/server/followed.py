@@ -1,0 +1,219 @@
+"""A stream with followers: up to where they have been told, and the latest that they were told.
+
+Clients that lost their connection come back at once and to a place that is a little behind. So the latest events stay
+at hand, in a ring, and none of those clients has the store's log read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from bbio.requests import Socket
+from bbio.server.delivery import Link
+from bbio.streams import Event, HistoryLimits, Position
+
+if TYPE_CHECKING:
+    from bbio.server.connection import ClientSocket
+
+# Events that a ring holds, however long a history the store keeps.
+RECENT = 1_000
+# Bytes of models in all rings of a backend; past it they are emptied, and fill again.
+RECENT_BYTES = 32 << 20
+
+
+class Rings:
+    """The bounds of the rings of one backend, and the bytes of models that are in them.
+
+    Parameters:
+        history: how much of each stream the store keeps; a ring holds no more.
+        replay: bytes that one client may be sent; what is past them would help nobody.
+    """
+
+    __slots__ = ("age", "bytes", "events", "size")
+
+    def __init__(self, history: HistoryLimits, replay: int) -> None:
+        self.events = min(history.events, RECENT)
+        self.size = min(history.size, replay)
+        self.age = history.age
+        self.bytes = 0
+
+
+class Followed:
+    """A stream with followers: up to where they have been told, and who they are.
+
+    Parameters:
+        name: the stream's name.
+        rings: the bounds of its ring.
+        namespace: the backend's namespace.
+        narrowed: whether what is seen of an event depends on who sees it.
+    """
+
+    __slots__ = (
+        "base",
+        "epoch",
+        "joining",
+        "legacy",
+        "name",
+        "namespace",
+        "narrowed",
+        "offset",
+        "reading",
+        "recent",
+        "repairing",
+        "rings",
+        "size",
+        "stale",
+        "stamp",
+        "version_1",
+        "waiting",
+    )
+
+    def __init__(self, name: str, rings: Rings, namespace: str = "/", narrowed: bool = False) -> None:
+        self.name = name
+        self.rings = rings
+        self.namespace = namespace
+        self.narrowed = narrowed
+        # Nobody is told anything before the place is known: the epoch is then not empty.
+        self.epoch = ""
+        self.offset = 0
+        self.stamp = 0
+        # Those told two arguments, and those told positions too.
+        self.legacy: dict[ClientSocket, Link] = {}
+        self.version_1: dict[ClientSocket, Link] = {}
+        # The ring: the latest events up to the place, the bytes of their models, and the stamp of the one before them.
+        self.recent: deque[Event] = deque()
+        self.size = 0
+        self.base = 0
+        # How many clients are joining, and who of them reads the log.
+        self.joining = 0
+        self.reading = asyncio.Lock()
+        # Early events by place, with their writers; whether the log is being read; whether it must be read again.
+        self.waiting: dict[tuple[str, int], tuple[Event, Socket | None]] = {}
+        self.repairing = False
+        self.stale = False
+
+    @property
+    def position(self) -> Position:
+        """The place that those who follow have been told all up to."""
+        return Position(self.epoch, self.offset, self.stamp)
+
+    def place(self, position: Position) -> None:
+        """Those who follow know all up to a position; what led there is not known."""
+        self.epoch, self.offset, self.stamp = position.epoch, position.offset, position.stamp
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the ring."""
+        self.rings.bytes -= self.size
+        self.recent.clear()
+        self.size = 0
+        self.base = self.stamp
+
+    def advance(self, event: Event) -> None:
+        """The next event is told."""
+        self.offset = event.offset
+        self.stamp = event.stamp
+        recent, rings, size = self.recent, self.rings, len(event.body)
+        recent.append(event)
+        self.size += size
+        rings.bytes += size
+        if len(recent) > rings.events or self.size > rings.size or event.when - recent[0].when > rings.age:
+            self._shrink(event.when - rings.age)
+
+    def _shrink(self, oldest: float) -> None:
+        # Who is joining needs what was told meanwhile, whatever the limits.
+        recent, rings, most = self.recent, self.rings, RECENT if self.joining else self.rings.events
+        while len(recent) > most or (
+            not self.joining and recent and (self.size > rings.size or recent[0].when < oldest)
+        ):
+            event = recent.popleft()
+            size = len(event.body)
+            self.size -= size
+            rings.bytes -= size
+            self.base = event.stamp
+
+    def reach_back(self, position: Position, events: list[Event]) -> None:
+        """Have what the log told of the time after a position in the ring, where the two meet."""
+        older = self.offset - len(self.recent) - position.offset
+        size = self.size + sum(len(event.body) for event in events[:older])
+        if (
+            0 < older <= len(events)
+            and older + len(self.recent) <= self.rings.events
+            and size <= self.rings.size
+            and self.fits(position, events)
+        ):
+            self.recent.extendleft(reversed(events[:older]))
+            self.rings.bytes += size - self.size
+            self.size = size
+            self.base = position.stamp
+
+    def stamp_at(self, offset: int) -> int:
+        """The stamp of the event at an offset, 0 when it is not known."""
+        back = self.offset - offset
+        if back == 0:
+            return self.stamp
+        if 0 < back < len(self.recent):
+            return self.recent[-1 - back].stamp
+        return self.base if back == len(self.recent) else 0
+
+    def recall(self, claimed: Position) -> tuple[bool, list[Event] | None]:
+        """Whether what a client missed can be said without the log, and the events, None where nothing can be told."""
+        stamp = self.stamp_at(claimed.offset)
+        if claimed.epoch != self.epoch or (claimed.stamp and stamp and claimed.stamp != stamp):
+            return True, None
+        if claimed.stamp and not stamp:
+            return False, None
+        events = self.told_after(claimed.offset)
+        return events is not None, events
+
+    def told_after(self, offset: int) -> list[Event] | None:
+        """The events told after an offset; None when they are not all at hand."""
+        missed = self.offset - offset
+        if not 0 <= missed <= len(self.recent):
+            return None
+        return [*islice(reversed(self.recent), missed)][::-1]
+
+    def fits(self, position: Position, events: list[Event]) -> bool:
+        """Whether events that the log told after a position are of the history that was told here.
+
+        They are when every offset is there once, and what both know has one stamp in both.
+        """
+        if any(
+            event.offset != offset or event.epoch != self.epoch
+            for offset, event in enumerate(events, position.offset + 1)
+        ):
+            return False
+        both = min(position.offset + len(events), self.offset)
+        if both < position.offset:
+            return True
+        there = events[both - position.offset - 1].stamp if both > position.offset else position.stamp
+        here = self.stamp_at(both)
+        return not (there and here) or there == here
+
+    def merge(
+        self, claimed: Position | None, events: list[Event] | None, limit: int
+    ) -> tuple[Position, list[Event] | None]:
+        """Where a client that now follows stands, and all events that it missed.
+
+        Parameters:
+            claimed: the place it claims, None when it claims none.
+            events: what was told of the time after that place, None when that cannot be told.
+            limit: how many bytes of models it may be sent.
+
+        Returns: the position, and the events up to it; None for them at any doubt.
+        """
+        if claimed is None or events is None or claimed.epoch != self.epoch or not self.fits(claimed, events):
+            return self.position, None
+        read = claimed.offset + len(events)
+        later = self.told_after(read) if read < self.offset else []
+        if later is None:
+            return self.position, None
+        missed = events + later
+        if sum(len(event.body) for event in missed) > limit:
+            return self.position, None
+        if missed:
+            return Position(self.epoch, missed[-1].offset, missed[-1].stamp), missed
+        return Position(self.epoch, claimed.offset, claimed.stamp or self.stamp_at(claimed.offset)), missed
