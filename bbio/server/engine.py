@@ -38,6 +38,7 @@ INTERNALS: tuple[tuple[Any, str], ...] = (
     (socketio.AsyncServer, "_handle_connect"),
     (socketio.AsyncServer, "_handle_event"),
     (socketio.AsyncServer, "_handle_ack"),
+    (socketio.AsyncServer, "_send_packet"),
     (engineio.AsyncServer, "_handle_connect"),
     (engineio.AsyncServer, "_trigger_event"),
     (engineio.AsyncServer, "_make_response"),
@@ -727,7 +728,20 @@ class FastServer(socketio.AsyncServer):
             raise ValueError("too many namespaces")
         if not (namespace in self.handlers or namespace in self.namespace_handlers or namespace in self.namespaces):
             self._count_refusal(socket)
+            await self._refuse(socket, namespace)
+            return
         await super()._handle_connect(eio_sid, namespace, data)
+
+    async def _refuse(self, socket: FastSocket, namespace: str) -> None:
+        """Say that there is no such backend; which ones there are is for the log, and for clients in debug mode."""
+        registry = self.gateway.registry
+        text = f"no backend is named {namespace[1:]!r}"
+        served = f"{text}; served: {', '.join(registry) or 'none'}"
+        if socket.refusals == 1:
+            self.eio.quiet.info("refused a client: %.200s", served)
+        told = {"message": served if registry.debug else text}
+        packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=told, namespace=namespace)
+        await self._send_packet(socket.sid, packet)
 
     def _count_refusal(self, socket: FastSocket) -> None:
         socket.refusals += 1

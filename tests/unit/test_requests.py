@@ -130,3 +130,13 @@ def test_what_layers_tell_each_other_may_be_replaced():
     req.state = {"a": 1}
     req.session = {"user": 1}
     assert (req.state, req.session) == ({"a": 1}, {"user": 1})
+
+
+def test_cookies_are_those_of_the_handshake():
+    """A request of the server's own has no client, so none; nothing a client sends in a request sets them."""
+
+    class Socket:
+        cookies = {"language": "de"}
+
+    assert Request("read", socket=Socket()).cookies == {"language": "de"}
+    assert Request("read").cookies == {}
