@@ -166,6 +166,7 @@ export class Connection {
 
   /** Disconnect. Requests that have no answer yet fail with `Unavailable`. */
   close() {
+    clearTimeout(this.#reminder);
     for (const session of this.#sessions.values()) {
       session.close();
       session.reject(unavailable('the connection was closed'));

@@ -53,9 +53,8 @@ export function report(call) {
   try {
     call();
   } catch (err) {
-    setTimeout(() => {
-      throw err;
-    });
+    if (typeof reportError === 'function') reportError(err);
+    else setTimeout(() => { throw err; });
   }
 }
 
