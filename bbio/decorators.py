@@ -57,7 +57,7 @@ class Marked:
 
 
 def check_methods(decorator: str, names: tuple[Any, ...], every: tuple[str, ...] = METHODS) -> tuple[str, ...]:
-    """The sync methods named by a decorator; `every` one when none is named, or `"all"`. `"write"` names all but `read`.
+    """The sync methods named by a decorator; `every` one when none is, or `"all"`; `"write"` is all but `read`.
 
     Raises:
         DefinitionError: a name is no sync method, or is there twice.
