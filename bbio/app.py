@@ -18,6 +18,7 @@ import click
 from aiohttp import WSCloseCode, web
 
 from bbio.errors import ConfigurationError
+from bbio.protocol import encode
 from bbio.registry import Registry
 from bbio.server.admission import Admission, Handler
 from bbio.server.connect import attach
@@ -31,7 +32,7 @@ from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
 from bbio.threads import Threads
 
 if TYPE_CHECKING:
-    from bbio.backend import Backend
+    from bbio.backend import Backend, Work
     from bbio.server.engine import FastServer
     from bbio.store import Store
     from bbio.testing import Harness
@@ -50,6 +51,8 @@ HEALTH = "/healthz"
 READINESS = "/readyz"
 # Connections that may wait to be accepted: after a restart all clients come at once, else some lose seconds.
 BACKLOG = 4_096
+# Emits that may wait for the start.
+EARLY_EMITS = 10_000
 # Seconds that an HTTP connection may idle, or take over the head of a request: longer than proxies keep theirs.
 KEEPALIVE = 75.0
 RUNS_ALREADY = "this application runs already; stop it first, or make another App()"
@@ -60,6 +63,7 @@ class App:
 
     Parameters:
         event: the prefix of the events that Backbone collections trigger (`backend:create`).
+        public: what else every client is told when it listens, as `collection.backend.options` in pages; JSON.
         cors: origins of other sites that may connect, `"*"` for all; those of $BBIO_CORS_ORIGINS by default, else only
             the server's own.
         hosts: the only host names to answer to; any by default.
@@ -86,6 +90,7 @@ class App:
         self,
         *,
         event: str = "backend",
+        public: Mapping[str, Any] | None = None,
         cors: str | Iterable[str] | None = None,
         hosts: str | Iterable[str] | None = None,
         proxies: str | Iterable[str] = (),
@@ -114,8 +119,10 @@ class App:
         }
         self.sio: FastServer | PlainServer
         self.sio = server = _fast_server(self.limits, options) if engine == "fast" else PlainServer(**options)
-        self._gateway = server.gateway = Gateway(self.backends, self.limits, server, event)
+        self._gateway = server.gateway = Gateway(self.backends, self.limits, server, _public(event, public or {}))
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._early: list[Work] | None = []  # what waits for the start; None once that has been
+        self._starting = threading.Lock()
         self._started: list[Backend] = []
         self._threads = Threads(self.limits.threads)
         self._watchdog: Watchdog | None = None
@@ -174,16 +181,26 @@ class App:
         self._pages[path] = target
         return self
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run a coroutine on the server's loop, from any thread; at once when already there."""
+    def _spawn(self, work: Work) -> None:
+        """Run work on the server's loop, from any thread; at once when already there, at the start before that."""
+        if self._loop is None and self._waits(work):
+            return
         loop = self._loop
         if loop is None:
-            work.close()
-            raise ConfigurationError("the application does not run; emit after app.start() or app.run()")
+            raise ConfigurationError("the application does not run any more; emit before it starts, or while it runs")
         if threading.get_ident() == self._thread:
             self._gateway.stepper.start(_logged(work))
         else:
             loop.call_soon_threadsafe(self._gateway.stepper.start, _logged(work))
+
+    def _waits(self, work: Work) -> bool:
+        with self._starting:
+            if self._early is None:
+                return False
+            if len(self._early) >= EARLY_EMITS:
+                raise ConfigurationError(f"{EARLY_EMITS} emits wait for the application already; start it")
+            self._early.append(work)
+            return True
 
     def mount(self, application: web.Application) -> web.Application:
         """Add the backends to an aiohttp application; they start and stop with it.
@@ -229,10 +246,9 @@ class App:
         self._watchdog = Watchdog(HELD_SECONDS_DEBUG if self.backends.debug else HELD_SECONDS, layers)
 
     async def _open(self) -> None:
-        if self._loop is not None:
+        if self.backends.frozen:
             raise ConfigurationError(RUNS_ALREADY)
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._early = [] if self._early is None else self._early
         self._gateway.open()
         self._admission.stopping = False
         self.sio.handler_seconds = self.limits.deadline
@@ -245,6 +261,12 @@ class App:
         except BaseException:
             await self._close()
             raise
+        with self._starting:
+            early, self._early = self._early, None
+            self._thread = threading.get_ident()
+            self._loop = asyncio.get_running_loop()
+        for work in early:
+            self._spawn(work)
 
     async def _shut_down(self, application: web.Application) -> None:
         if application is not self._serving:
@@ -277,7 +299,7 @@ class App:
             await self.sio.shutdown()
         await self._gateway.stepper.close()
         self._threads.close()
-        self._loop = None
+        self._loop = self._early = None
         self.backends.frozen = False
 
     async def start(
@@ -470,8 +492,20 @@ def _fast_server(limits: Limits, options: dict[str, Any]) -> FastServer:
     return FastServer(limits, **options)
 
 
-async def _logged(work: Coroutine[Any, Any, Any]) -> None:
+def _public(event: str, public: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        await work
+        told = dict(public)
+        encode(told)
+    except (TypeError, ValueError) as err:
+        raise ConfigurationError(f"App(public={public!r}): every client is told it, as a JSON object: {err}") from None
+    own = sorted({"error", "event", "streams", "v"} & told.keys())
+    if own:
+        raise ConfigurationError(f"App(public=...): {own[0]!r} is bbio's own; name it otherwise")
+    return {**told, "event": event}
+
+
+async def _logged(work: Work) -> None:
+    try:
+        await work()
     except Exception:
         logger.exception("an emit failed")

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import is_dataclass
 from difflib import SequenceMatcher
 from functools import partial
-from inspect import getattr_static
-from typing import Any, ClassVar, Protocol
+from inspect import getattr_static, iscoroutinefunction
+from typing import Any, ClassVar, Protocol, Self
 from weakref import WeakValueDictionary
 
 import attrs
@@ -37,6 +37,7 @@ RESERVED = (
     "layers",
     "log",
     "namespace",
+    "on",
     "open",
     "publisher",
     "recheck",
@@ -50,7 +51,9 @@ logger = logging.getLogger("bbio")
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
-Spawn = Callable[[Coroutine[Any, Any, Any]], None]
+# What a backend has its server do: a function without parameters that is called and awaited.
+Work = Callable[[], Coroutine[Any, Any, Any]]
+Spawn = Callable[[Work], None]
 
 
 class Outlet(Publisher, Protocol):
@@ -172,6 +175,7 @@ class Backend:
     _spawn: Spawn | None = None
     _threads: Threads | None = None
     _unanswered: set[str]  # sync methods that nothing answers, as the log has said
+    _emit_listeners: dict[str, list[Callable[[Any], Any]]] | None = None
     _declared: Store | None = None  # the store as it was before it was opened
     # By identity: a backend may be a dataclass, which cannot be in a set.
     _running: ClassVar[WeakValueDictionary[int, Backend]] = WeakValueDictionary()
@@ -208,8 +212,8 @@ class Backend:
         """Add middleware after those of the class body, as `backend.use(...)` did in backbone.io.
 
         Parameters:
-            args: sync methods (all when none is named, `"write"` for all but `read`), then a Middleware instance or
-                a function of `req, res, next`.
+            args: sync methods (`"all"`, or none, for all of them; `"write"` for all but `read`), then a Middleware
+                instance or a function of `req, res, next`.
 
         Raises:
             DefinitionError: it is no middleware, or a sync method is unknown.
@@ -367,7 +371,8 @@ class Backend:
     def emit(self, event: str, model: Any, channel: str | None = None) -> None:
         """Tell the clients of this backend of a change that no client made. May be called from any thread.
 
-        Nothing is stored: keep first what is told, where a read finds it.
+        Nothing is stored: keep first what is told, where a read finds it. Before the application has started, the event
+        waits for the start.
 
         Parameters:
             event: `created`, `updated` or `deleted`.
@@ -377,14 +382,13 @@ class Backend:
         Raises:
             ValueError: the event is none of the three.
             EncodingError: the model holds what JSON does not have.
-            ConfigurationError: the application does not run.
+            ConfigurationError: the backend is not served, the application does not run any more, or too much waits
+                for its start.
 
         Example:
             `app.backends["jobs"].emit("updated", {"id": "x", "percent": 50})`
         """
-        method = EMITTED_AS.get(event)
-        if method is None:
-            raise ValueError(f"emit({event!r}): the event is one of {', '.join(EMITTED_AS)}")
+        method = _emitted_as("emit", event)
         if self._spawn is None:
             raise ConfigurationError(
                 f"{type(self).__name__}.emit needs a served backend; call app.serve({type(self).__name__}) first"
@@ -392,11 +396,43 @@ class Backend:
         stream = BACKEND_WIDE if channel is None else channel_stream(channel)
         # Encoded at once: what the caller does with the model afterwards must not show.
         try:
-            body = self.log.encode(model)
+            body = msgspec.Raw(self.log.encode(model))
         except EncodingError as err:
             err.locate(place_of(err.value, model, "model") or "model")
             raise
-        self._spawn(self.log.append(stream, method, msgspec.Raw(body)))
+        self._spawn(lambda: self.log.append(stream, method, body))
+        for listener in (self._emit_listeners or {}).get(event, ()):
+            if iscoroutinefunction(listener):
+                self._spawn(partial(listener, model))
+                continue
+            try:
+                listener(model)
+            except Exception:
+                logger.exception("a listener to %r of %s failed", event, self.name)
+
+    def on(self, event: str, listener: Callable[[Any], Any]) -> Self:
+        """Call a function whenever this backend emits, as in backbone.io: clients' own writes are for `@after` layers.
+
+        Parameters:
+            event: `created`, `updated` or `deleted`.
+            listener: a function of the model, called at once where `emit` was called; an async one runs in the
+                application. What it raises is logged.
+
+        Raises:
+            ValueError: the event is none of the three.
+            TypeError: the listener is no function.
+
+        Example:
+            >>> class Notes(Backend): pass
+            >>> notes = Notes().on("created", print)
+        """
+        _emitted_as("on", event)
+        if not callable(listener):
+            raise TypeError(f"on({event!r}, {listener!r}): that is no function of the model")
+        if self._emit_listeners is None:
+            self._emit_listeners = {name: [] for name in EMITTED_AS}
+        self._emit_listeners[event].append(listener)
+        return self
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask the `before` layers of `read` again whether those who listen may; who may not any more hears no more.
@@ -418,6 +454,13 @@ class Backend:
             await self.log.tell_recheck(channel)
         finally:
             await self.publisher.recheck(channel)
+
+
+def _emitted_as(call: str, event: str) -> str:
+    method = EMITTED_AS.get(event)
+    if method is None:
+        raise ValueError(f"{call}({event!r}): the event is one of {', '.join(EMITTED_AS)}")
+    return method
 
 
 def _by_kind(layers: list[Layer]) -> list[Layer]:

@@ -58,11 +58,13 @@ class Marked:
 
 
 def check_methods(decorator: str, names: tuple[Any, ...], every: tuple[str, ...] = METHODS) -> tuple[str, ...]:
-    """The sync methods named by a decorator; `every` one when none is named. `"write"` names all but `read`.
+    """The sync methods named by a decorator; `every` one when none is, or `"all"`; `"write"` is all but `read`.
 
     Raises:
         DefinitionError: a name is no sync method, or is there twice.
     """
+    if names == ("all",):
+        return every
     methods: list[str] = []
     for name in names:
         if name != WRITE and name not in METHODS:

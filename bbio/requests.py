@@ -124,6 +124,11 @@ class Request(msgspec.Struct, eq=False):
         return self.model.get(self.backend.id_attribute) if isinstance(self.model, dict) else None
 
     @property
+    def cookies(self) -> Mapping[str, str]:
+        """The cookies of the client's handshake; none of a request that the server makes itself."""
+        return {} if self.socket is None else self.socket.cookies
+
+    @property
     def digest(self) -> int:
         """The payload in 64 bits, signed, for stores on disk."""
         return int.from_bytes(blake2b(canonical(self.payload), digest_size=8).digest(), "big", signed=True)

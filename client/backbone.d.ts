@@ -3,13 +3,13 @@
  *
  *     import type {} from 'bbio-client/backbone';
  */
-import type { BackboneIO, BackendSpec } from 'bbio-client';
+import type { BackboneIO, Backend, BackendSpec } from 'bbio-client';
 
 declare module 'backbone' {
   /** What models and collections share. */
   interface ModelBase {
-    /** The backend that syncs go to; a model without one uses its collection's. */
-    backend?: BackendSpec | (() => BackendSpec | undefined) | undefined;
+    /** The backend that syncs go to; a model without one uses its collection's. Once made, an object has a `Backend`. */
+    backend?: BackendSpec | Backend | (() => BackendSpec | undefined) | undefined;
 
     /**
      * Keep this collection or model like the backend, from now on.
@@ -27,4 +27,6 @@ declare module 'backbone' {
   }
 
   const io: BackboneIO;
+  /** The same, as backbone.io named it too. */
+  const IO: BackboneIO;
 }

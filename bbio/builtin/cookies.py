@@ -8,7 +8,7 @@ from bbio import Middleware, Request, before
 class CookieParser(Middleware):
     """Puts the cookies of the client's handshake into `req.state["cookies"]`, as a dict of its own for each request.
 
-    `req.socket.cookies` has them too; but a request that the server makes itself has no socket.
+    `req.cookies` has them too, to be read only.
 
     Example:
         >>> from bbio import Backend, before
@@ -22,4 +22,4 @@ class CookieParser(Middleware):
 
     @before
     def parse(self, req: Request) -> None:
-        req.state["cookies"] = {} if req.socket is None else dict(req.socket.cookies)
+        req.state["cookies"] = dict(req.cookies)

@@ -83,7 +83,7 @@ class Session(Middleware):
 
     @before
     def identify(self, req: Request) -> None:
-        req.session = {} if req.socket is None else self._verified(req.socket.cookies.get(self.cookie, ""))
+        req.session = self._verified(req.cookies.get(self.cookie, ""))
         if req.user is None:
             req.user = req.session.get("user")
 

@@ -135,7 +135,7 @@ async def opened(declared: Store, name: str = "models") -> AsyncIterator[Opened]
 
     backend = Models()
     published = Published()
-    backend.open(name, published, lambda work: work.close())
+    backend.open(name, published, lambda work: None)
     await backend.start()
     try:
         yield Opened(backend.log, published)

@@ -770,12 +770,12 @@ class FastServer(SharedServer):
         if len(socket.clients) >= self._limits.namespaces:
             raise BadPacket("too many namespaces")
         if not (namespace in self.handlers or namespace in self.namespace_handlers or namespace in self.namespaces):
-            served = ", ".join(self.gateway.registry) or "none"
-            self.eio.quiet.info("refused the namespace %r: app.serve(...) serves it; served: %s", namespace, served)
-        try:
-            await super()._handle_connect(eio_sid, namespace, data)
-        except Exception as err:
-            await self._refuse_connect(eio_sid, namespace, self._report(err, f"joining {namespace!r}"))
+            await self._refuse(socket, namespace)
+        else:
+            try:
+                await super()._handle_connect(eio_sid, namespace, data)
+            except Exception as err:
+                await self._refuse_connect(eio_sid, namespace, self._report(err, f"joining {namespace!r}"))
         if self.manager.sid_from_eio_sid(eio_sid, namespace) is None:
             self._count_refusal(socket)
 
@@ -785,6 +785,15 @@ class FastServer(SharedServer):
         await self._send_packet(eio_sid, packet)
         sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
         await self.manager.disconnect(sid, namespace, ignore_queue=True)
+
+    async def _refuse(self, socket: FastSocket, namespace: str) -> None:
+        """Say that there is no such backend; which ones there are is for the log, and for clients in debug mode."""
+        registry = self.gateway.registry
+        text, served = f"no backend is named {namespace[1:]!r}", ", ".join(registry) or "none"
+        self.eio.quiet.info("refused the namespace %r: app.serve(...) serves it; served: %s", namespace, served)
+        told = {"message": f"{text}; served: {served}" if registry.debug else text}
+        packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=told, namespace=namespace)
+        await self._send_packet(socket.sid, packet)
 
     def _count_refusal(self, socket: FastSocket) -> None:
         socket.refusals += 1

@@ -27,16 +27,16 @@ class Gateway:
         registry: the served backends.
         limits: what a client may ask for.
         lane: the engine's way to send.
-        event: the event prefix told to clients in the reply to a `listen`.
+        public: what clients are told in the reply to a `listen`, `event` among it.
     """
 
-    def __init__(self, registry: Registry, limits: Limits, lane: Lane, event: str) -> None:
+    def __init__(self, registry: Registry, limits: Limits, lane: Lane, public: dict[str, Any]) -> None:
         self.registry = registry
         self.limits = limits
         self.stepper = Stepper()
         self.delivery = Delivery(lane, self.stepper)
         self.followers: dict[str, Followers] = {}
-        self.public_options = {"event": event}
+        self.public_options = public
         self.listened = protocol.encode([self.public_options])
         self.exchanges: set[Exchange] = set()
         self._one_ended: asyncio.Future[None] | None = None

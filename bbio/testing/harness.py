@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
-from bbio.backend import Backend
+from bbio.backend import Backend, Work
 from bbio.client.handle import Handle
 from bbio.client.session import Settings
 from bbio.errors import ConfigurationError, SyncError
@@ -459,13 +459,13 @@ class Harness:
     async def _drain(self) -> None:
         await self.gateway.drain(self.limits.drain_time)
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        self.app._spawn(self._counted(work))
+    def _spawn(self, work: Work) -> None:
+        self.app._spawn(lambda: self._counted(work))
 
-    async def _counted(self, work: Coroutine[Any, Any, Any]) -> None:
+    async def _counted(self, work: Work) -> None:
         self._emitting += 1
         try:
-            await work
+            await work()
         finally:
             self._emitting -= 1
             self.wake()

@@ -1,3 +1,5 @@
+import { Announcer } from './announcer.js';
+import { Backend } from './backend.js';
 import { Connection } from './core/connection.js';
 import { CollectionMirror } from './mirror-collection.js';
 import { ModelMirror } from './mirror-model.js';
@@ -5,7 +7,7 @@ import { ModelMirror } from './mirror-model.js';
 /**
  * The Backbone adapter: models and collections with a `backend` sync over Socket.IO, all others as ever.
  *
- * @typedef {string | {name: string, channel?: string | null, persist?: boolean}} BackendSpec
+ * @typedef {string | {name: string, channel?: string, persist?: boolean}} BackendSpec
  *
  * @typedef {object} BackboneIO what `Backbone.io` is
  * @property {(url?: string | Record<string, any>, options?: Record<string, any>) => Connection} connect connect to the
@@ -17,28 +19,103 @@ import { ModelMirror } from './mirror-model.js';
 /** Options that are the client's own business. */
 const LOCAL = ['attrs', 'xhr', 'collection', 'resync'];
 
+/** The oldest Backbone whose methods are what is relied on here. */
+const OLDEST = 1;
+
 /**
  * Teach Backbone to sync models and collections that name a `backend`. The browser's script does this by itself.
  *
- * @param {any} Backbone Backbone 1.1 to 1.6
+ * @param {any} Backbone Backbone 1.0 to 1.6
  * @param {() => any} io returns Socket.IO's `io` function
  * @returns {BackboneIO} also found as `Backbone.io`
+ * @throws {Error} it is an older Backbone, or none
  */
 export function attach(Backbone, io) {
+  if (!(Number.parseInt(Backbone?.VERSION, 10) >= OLDEST)) {
+    const found = Backbone?.VERSION ? `this is Backbone ${Backbone.VERSION}` : 'this is no Backbone';
+    throw new Error(`bbio needs Backbone 1.0 or newer, and ${found}; load /socket.io/backbone.js, or one of your own`);
+  }
   const connection = new Connection(io);
-  const original = { sync: Backbone.sync, Model: Backbone.Model, Collection: Backbone.Collection, io: Backbone.io };
+  const { sync: _sync, Model, Collection } = Backbone;
+  const original = { sync: _sync, Model, Collection, io: Backbone.io, IO: Backbone.IO };
   const prototypes = [Backbone.Model.prototype, Backbone.Collection.prototype];
   /** @type {WeakMap<object, CollectionMirror | ModelMirror>} */
   const mirrors = new WeakMap();
+  /** What tells those that are not bound. @type {WeakMap<object, Announcer>} */
+  const announcers = new WeakMap();
+  const forgotten = new FinalizationRegistry((/** @type {Announcer} */ announcer) => announcer.handle.detach(announcer));
+  /** Those that were unbound, and are told nothing. @type {WeakSet<object>} */
+  const deaf = new WeakSet();
+  /** @type {Map<string, Backend>} */
+  const backends = new Map();
   /** Models whose `validationError` is what the server said. @type {WeakSet<object>} */
   const judged = new WeakSet();
 
   /** @param {any} target @returns {import('./core/handle.js').Handle | undefined} */
   function handleOf(target) {
-    const own = target.backend === undefined ? target.collection?.backend : target.backend;
-    const spec = typeof own === 'function' ? own.call(target) : own;
-    if (!spec) return undefined;
+    const owner = target.backend === undefined ? target.collection : target;
+    const spec = typeof owner?.backend === 'function' ? owner.backend() : owner?.backend;
+    return spec ? find(spec) : undefined;
+  }
+
+  /** @param {BackendSpec | Backend} spec */
+  function find(spec) {
     return typeof spec === 'string' ? connection.backend(spec) : connection.backend(spec.name, spec);
+  }
+
+  /** @param {any} spec @returns {any} what stands for it as `collection.backend`: one for all that name the same */
+  function described(spec) {
+    if (!spec || typeof spec === 'function' || spec instanceof Backend) return spec;
+    const handle = find(spec);
+    const fields = { name: handle.name, channel: handle.channel ?? '', persist: Boolean(spec.persist) };
+    const key = JSON.stringify(Object.values(fields));
+    const backend = backends.get(key) ?? new Backend(fields, () => find(fields));
+    backends.set(key, backend);
+    return backend;
+  }
+
+  /**
+   * Trigger the backend's events on a collection or model that is not bound.
+   * @param {any} target
+   * @param {import('./core/handle.js').Handle} handle
+   */
+  function announce(target, handle) {
+    if (mirrors.has(target) || deaf.has(target) || announcers.get(target)?.handle === handle) return;
+    silence(target);
+    const announcer = new Announcer(target, handle);
+    announcers.set(target, announcer);
+    forgotten.register(target, announcer, announcer);
+    handle.attach(announcer);
+  }
+
+  /** @param {any} target */
+  function silence(target) {
+    const announcer = announcers.get(target);
+    if (!announcer) return;
+    announcer.handle.detach(announcer);
+    forgotten.unregister(announcer);
+    announcers.delete(target);
+  }
+
+  /**
+   * A constructor of the same kind that takes `backend` from its options too, as Backbone itself does with `model`.
+   * @param {any} Kind
+   */
+  function taking(Kind) {
+    /** @this {any} @param {any} _content @param {any} options */
+    function Taking(_content, options) {
+      const given = options?.backend;
+      if (given !== undefined) Reflect.defineProperty(this, 'backend', { ...PLAIN, value: described(given) });
+      // A getter goes on saying what it says.
+      else if (this.backend) Reflect.set(this, 'backend', described(this.backend));
+      const made = Kind.apply(this, arguments);
+      // What its collection is told of, a model need not be told of too. A function may not know yet.
+      const { backend, collection } = this;
+      if (backend && typeof backend !== 'function' && !collection?.backend) announce(this, find(backend));
+      return made;
+    }
+    Taking.prototype = Kind.prototype;
+    return Object.assign(Taking, Kind);
   }
 
   /**
@@ -51,10 +128,13 @@ export function attach(Backbone, io) {
     const handle = handleOf(model);
     if (!handle) return original.sync.apply(this, arguments);
     const many = model instanceof Backbone.Collection;
+    announce(!many && model.collection && handleOf(model.collection) === handle ? model.collection : model, handle);
     const sent = many && method === 'read' ? {} : payload(model, options, many);
     const known = !many && method !== 'create' && method !== 'read' ? model.id : undefined;
     const origins = [mirrors.get(model), mirrors.get(model.collection)].filter((mirror) => mirror?.handle === handle);
     const its = /** @type {(CollectionMirror & ModelMirror)[]} */ (origins);
+    const hearers = [announcers.get(model), announcers.get(model.collection)].filter((one) => one?.handle === handle);
+    const makers = /** @type {import('./core/handle.js').Mirror[]} */ ([...its, ...hearers]);
     const { promise, resolve, reject } = deferred(Backbone);
 
     const reading = method === 'read' ? its : [];
@@ -122,7 +202,7 @@ export function attach(Backbone, io) {
     const extras = { ...options };
     for (const name of LOCAL) delete extras[name];
     handle.request(
-      { method, model: sent, options: extras, timeout: options.timeout, rev, key, origins: its },
+      { method, model: sent, options: extras, timeout: options.timeout, rev, key, origins: makers },
       (err, result, meta, passed) => (err ? failed(err) : succeeded(result, meta, passed)),
     );
     options.xhr = promise;
@@ -140,6 +220,7 @@ export function attach(Backbone, io) {
       if (!handle) throw new Error("bindBackend: no backend; set one, as in Backbone.Collection.extend({backend: 'name'})");
       if (mirrors.get(this)?.handle === handle) return this;
       this.unbindBackend();
+      deaf.delete(this);
       const mirror = new (this instanceof Backbone.Collection ? CollectionMirror : ModelMirror)(this, handle);
       mirrors.set(this, mirror);
       handle.attach(mirror);
@@ -154,6 +235,8 @@ export function attach(Backbone, io) {
       const mirror = mirrors.get(this);
       if (mirror) mirror.handle.detach(mirror);
       mirrors.delete(this);
+      silence(this);
+      deaf.add(this);
       return this;
     },
   };
@@ -163,7 +246,7 @@ export function attach(Backbone, io) {
     connect: (/** @type {any} */ url, /** @type {any} */ options) => connection.connect(url, options),
     noConflict() {
       Object.assign(Backbone, original);
-      if (original.io === undefined) delete Backbone.io;
+      for (const name of /** @type {const} */ (['io', 'IO'])) if (original[name] === undefined) delete Backbone[name];
       for (const prototype of prototypes) for (const name of Object.keys(methods)) delete prototype[name];
       return api;
     },
@@ -172,23 +255,13 @@ export function attach(Backbone, io) {
   Backbone.sync = sync;
   Backbone.Model = taking(Backbone.Model);
   Backbone.Collection = taking(Backbone.Collection);
-  Backbone.io = api;
+  Backbone.io = Backbone.IO = api;
   return api;
 }
 
-/**
- * A constructor of the same kind that takes `backend` from its options too, as Backbone itself does with `model`.
- * @param {any} Kind
- */
-function taking(Kind) {
-  /** @this {any} @param {any} _content @param {any} options */
-  function Taking(_content, options) {
-    if (options?.backend !== undefined) this.backend = options.backend;
-    return Kind.apply(this, arguments);
-  }
-  Taking.prototype = Kind.prototype;
-  return Object.assign(Taking, Kind);
-}
+/** How an attribute of an object is defined that was simply assigned. */
+const PLAIN = { writable: true, enumerable: true, configurable: true };
+
 
 /** What collections were told of the page that they have. */
 const pages = new WeakSet();

@@ -4,7 +4,14 @@ import { Connection } from './core/connection.js';
 import { SyncError } from './core/errors.js';
 
 const page = /** @type {any} */ (globalThis);
-const io = () => page.io;
+const io = () => page.io ?? required();
+
+/** Socket.IO as a module that RequireJS has loaded, whatever the page calls it: then there is no global `io`. */
+function required() {
+  const contexts = Object.values(page.requirejs?.s?.contexts ?? {});
+  const modules = contexts.flatMap((/** @type {any} */ context) => Object.values(context.defined));
+  return modules.find((/** @type {any} */ one) => typeof one === 'function' && one.Manager && one.Socket && one.protocol);
+}
 
 page.bbio = {
   Connection,

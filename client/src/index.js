@@ -10,6 +10,8 @@ export { Handle } from './core/handle.js';
 /**
  * @typedef {import('./backbone.js').BackboneIO} BackboneIO
  * @typedef {import('./backbone.js').BackendSpec} BackendSpec
+ * @typedef {import('./backend.js').Backend} Backend
+ * @typedef {import('./core/namespace.js').Namespace} Namespace
  */
 
 /**
@@ -26,7 +28,7 @@ export const connect = (url, options) => new Connection(() => io).connect(url, o
 
 /**
  * Teach Backbone to sync models and collections that name a `backend`.
- * @param {any} Backbone Backbone 1.1 to 1.6
+ * @param {any} Backbone Backbone 1.0 to 1.6
  * @returns {import('./backbone.js').BackboneIO} also found as `Backbone.io`
  *
  * @example

@@ -110,5 +110,21 @@ class Control(Backend):
         return {"id": 1}
 
 
-app = App(event="remote")
+app = App(event="remote", public={"version": 7})
+
+
+@app.sio.on("add")
+def add(sid: str, *numbers: int) -> int:
+    """An event of the application's own, in the root namespace."""
+    return sum(numbers)
+
+
+@app.sio.on("shout", namespace="/chat")
+@app.sio.on("shout", namespace="/rooms")
+async def shout(sid: str, text: str) -> None:
+    """The same in a namespace of its own, and in a backend's."""
+    for namespace in ("/chat", "/rooms"):
+        await app.sio.emit("heard", text.upper(), namespace=namespace)
+
+
 app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Control)

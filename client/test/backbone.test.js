@@ -211,7 +211,7 @@ test('notifications trigger events with the prefix of the server, after the chan
 
 test('a server-side emit without a channel reaches every channel', async () => {
   const Backbone = openPage(server.url);
-  const rooms = ['x', 'y', undefined].map((channel) => new Backbone.Collection([], { backend: { name: 'rooms', channel } }).bindBackend());
+  const rooms = ['x', 'y', ''].map((channel) => new Backbone.Collection([], { backend: { name: 'rooms', channel } }).bindBackend());
   await Promise.all(rooms.map((room) => settled(room, 'fetch')));
   await emit(Backbone, { backend: 'rooms', what: 'created', model: { id: 'all' } });
   await until(() => rooms.every((room) => room.get('all')));

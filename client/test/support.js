@@ -72,8 +72,8 @@ export async function startProxy(target) {
   });
 }
 
-const VERSIONS = { 1.1: 'backbone-1.1', 1.2: 'backbone-1.2', 1.3: 'backbone-1.3', 1.4: 'backbone-1.4', 1.5: 'backbone-1.5', 1.6: 'backbone' };
-export const versions = Object.keys(VERSIONS);
+const VERSIONS = { '1.0': 'backbone-1.0', 1.1: 'backbone-1.1', 1.2: 'backbone-1.2', 1.3: 'backbone-1.3', 1.4: 'backbone-1.4', 1.5: 'backbone-1.5', 1.6: 'backbone' };
+export const versions = Object.keys(VERSIONS).sort();
 
 /** jQuery on a document of its own. */
 export function loadJQuery() {

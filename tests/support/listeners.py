@@ -85,7 +85,7 @@ class Server:
     def __init__(self, backend: type[Backend], limits: Limits | None = None) -> None:
         self.clients = 0
         self.registry = Registry()
-        self.gateway = Gateway(self.registry, limits or Limits(), self, "backend")
+        self.gateway = Gateway(self.registry, limits or Limits(), self, {"event": "backend"})
         self.backend = self.registry.add(backend)
         self.followers = self.gateway.add(self.backend.name, self.backend)
         self.tasks: list[asyncio.Task[Any]] = []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from bbio.backend import Backend
+from bbio.backend import Backend, Work
 from bbio.registry import Registry
 from bbio.requests import Request, Response
 from bbio.streams import Event
@@ -55,8 +55,8 @@ class Served:
         self.tasks: list[asyncio.Task[Any]] = []
         self.backend.open(self.backend.name, Recorder(self.events), self._spawn)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.tasks.append(asyncio.get_running_loop().create_task(coroutine))
+    def _spawn(self, work: Work) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work()))
 
     def request(self, method: str, model: Any = None, options: dict[str, Any] | None = None, **fields: Any) -> Request:
         """A request to this backend."""

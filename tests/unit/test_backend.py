@@ -698,6 +698,58 @@ async def test_emit_takes_the_model_as_it_is_at_the_call():
     assert served.published == [("create", {"id": 1})]
 
 
+async def test_listeners_hear_what_is_emitted(caplog):
+    """In order and at once, async ones in the application; one that fails is logged and costs the others nothing."""
+
+    class Todos(Backend): ...
+
+    heard = []
+
+    async def later(model):
+        heard.append(("later", model["id"]))
+
+    def broken(model):
+        raise RuntimeError("a bad listener")
+
+    served = Served(Todos)
+    todos = served.backend
+    todos.on("created", broken).on("created", later).on("created", lambda model: heard.append(("created", model["id"])))
+    todos.on("deleted", lambda model: heard.append(("deleted", model["id"])))
+    todos.emit("created", {"id": 1})
+    todos.emit("updated", {"id": 2})
+    todos.emit("deleted", {"id": 3})
+    assert heard == [("created", 1), ("deleted", 3)]
+    await asyncio.gather(*served.tasks)
+    assert heard[2:] == [("later", 1)]
+    assert "a bad listener" in caplog.text
+    assert [method for method, _ in served.published] == ["create", "update", "delete"]
+
+
+def test_listeners_are_checked_when_they_are_given():
+    """A misspelt event and what cannot be called are mistakes of the caller's."""
+
+    class Todos(Backend): ...
+
+    with pytest.raises(ValueError, match=r"on\('create'\): the event is one of created, updated, deleted"):
+        Todos().on("create", print)
+    with pytest.raises(TypeError, match="no function of the model"):
+        Todos().on("created", None)
+
+
+@pytest.mark.parametrize("method", ["create", "read", "update", "patch", "delete"])
+async def test_all_means_every_sync_method(method):
+    """As `use('all', fn)` did in backbone.io, and in decorators too."""
+
+    class Todos(Backend):
+        @use("all")
+        async def inner(self, next):
+            return ["inner", await next()]
+
+    Todos.use("all", lambda req, res, next: res.end("outer") if req.method == "create" else next())
+    result = await Served(Todos).ask(method, {"id": 1})
+    assert result == ("outer" if method == "create" else ["inner", {"id": 1}])
+
+
 async def test_emit_refuses_other_events():
     """The names of events are not those of methods; the text lists them."""
 
@@ -729,7 +781,7 @@ async def test_emit_from_another_thread():
     thread.start()
     thread.join()
     assert events == []
-    await handed[0]
+    await handed[0]()
     assert [event.method for event in events] == ["create"]
 
 

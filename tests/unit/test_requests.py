@@ -172,3 +172,13 @@ def test_a_user_who_cannot_be_known_again_is_an_error(user):
     req.user = user
     with pytest.raises(StackError, match=r"req.user is a \w+ without an id: .* give it an `id` or a `sub`"):
         _ = req.operation
+
+
+def test_cookies_are_those_of_the_handshake():
+    """A request of the server's own has no client, so none; nothing a client sends in a request sets them."""
+
+    class Socket:
+        cookies = {"language": "de"}
+
+    assert Request("read", socket=Socket()).cookies == {"language": "de"}
+    assert Request("read").cookies == {}

@@ -1,4 +1,5 @@
-import { unavailable } from './errors.js';
+import { UNCONNECTED, unavailable } from './errors.js';
+import { Namespace } from './namespace.js';
 import { Session } from './session.js';
 
 /**
@@ -9,8 +10,14 @@ import { Session } from './session.js';
  * @property {number} [jitter] milliseconds over which clients that lost the same connection spread, 1,000 by default
  */
 
+/** After how many milliseconds a page that did not connect is told. */
+const REMINDER = 1000;
+
 /**
  * One connection to a server, carrying any number of backends and channels.
+ *
+ * As Socket.IO's own sockets it has `on`, `once`, `off` and `emit`, for events of your own in the root namespace, which is
+ * joined when one of them is used; see {@link Namespace} for its events.
  *
  * @example
  * const connection = connect('http://localhost:3000', { auth: { token } });
@@ -27,6 +34,11 @@ export class Connection {
 
   /** @type {Map<string, Session>} */
   #sessions = new Map();
+  /** @type {Map<string, Namespace>} */
+  #namespaces = new Map();
+  /** Namespaces that the page uses for events of its own. @type {Set<string>} */
+  #joined = new Set();
+  #reminder = /** @type {any} */ (undefined);
   #manager = /** @type {any} */ (null);
   #io;
 
@@ -49,49 +61,152 @@ export class Connection {
     if (queueLimit !== undefined) this.queueLimit = queueLimit;
     if (jitter !== undefined) this.jitter = jitter;
     const io = this.#io();
-    if (!io) throw new Error('Socket.IO is missing: load /socket.io/socket.io.js before Backbone.io.connect() is called');
+    if (!io) {
+      const how = 'load /socket.io/socket.io.js before Backbone.io.connect() is called; with a module loader, set window.io';
+      throw new Error(`Socket.IO is missing: ${how}`);
+    }
     // The root namespace is never joined; this only has Socket.IO read the address and make the manager.
     const lazy = { ...rest, forceNew: true, autoConnect: false };
     this.#manager = (url === undefined ? io(lazy) : io(url, lazy)).io;
     this.url = this.#manager.uri;
     this.options = rest;
+    clearTimeout(this.#reminder);
+    const old = [...this.#joined].map((name) => this.#namespaces.get(name)?.use(null));
     for (const session of this.#sessions.values()) this.#open(session);
+    for (const name of this.#joined) this.#enter(name);
+    for (const socket of old) socket?.disconnect();
     return this;
   }
 
   /**
    * A backend, in a channel.
    * @param {string} name the backend's name on the server
-   * @param {{channel?: string | null, persist?: boolean}} [options] `channel`: the group of clients to belong to, the
-   *   backend's default channel when there is none; `persist`: resume where the page's last visit in this tab ended
+   * @param {{channel?: string, persist?: boolean}} [options] `channel`: the group of clients to belong to, the
+   *   backend's default channel when it is empty or left out; `persist`: resume where the page's last visit in this tab ended
    * @returns {import('./handle.js').Handle} the same one for the same name and channel
-   * @throws {TypeError} when the name or the channel is no string
+   * @throws {TypeError} when the name or the channel is no string; a channel that is named but undefined would be another's
    */
-  backend(name, { channel = null, persist = false } = {}) {
+  backend(name, options = {}) {
     if (typeof name !== 'string' || !name) throw new TypeError(`a backend is named by a string, not ${JSON.stringify(name)}`);
-    if (channel !== null && typeof channel !== 'string') {
-      throw new TypeError(`channel of "${name}" must be a string, not ${JSON.stringify(channel)}`);
+    const channel = 'channel' in options ? options.channel : '';
+    if (typeof channel !== 'string') {
+      const mended = channel === undefined || channel === null ? '; leave it out for the default channel' : '';
+      throw new TypeError(`channel of "${name}" must be a string, not ${JSON.stringify(channel)}${mended}`);
     }
     let session = this.#sessions.get(name);
     if (!session) {
       session = new Session(this, name);
       this.#sessions.set(name, session);
       if (this.#manager) this.#open(session);
+      else this.#remind();
     }
-    return session.handle(channel || null, persist ? `bbio:${name}:${channel ?? ''}` : undefined);
+    return session.handle(channel || null, options.persist ? `bbio:${name}:${channel}` : undefined);
+  }
+
+  /** This client's id in the root namespace if that was joined, else the connection's. @returns {string | undefined} */
+  get id() {
+    return this.connected ? this.of().id ?? this.#manager.engine.id : undefined;
+  }
+
+  /** Whether there is a connection to the server. @returns {boolean} */
+  get connected() {
+    return this.#manager?.engine?.readyState === 'open';
+  }
+
+  /**
+   * A namespace, for events of your own; a backend's has its name.
+   * @param {string} [name] the root namespace by default
+   * @returns {Namespace}
+   */
+  of(name = '') {
+    const path = name.replace(/^\/+/, '');
+    let namespace = this.#namespaces.get(path);
+    if (!namespace) {
+      namespace = new Namespace(() => this.#join(path));
+      this.#namespaces.set(path, namespace);
+      if (this.#manager && this.#sessions.has(path)) namespace.use(this.#socket(path));
+    }
+    return namespace;
+  }
+
+  /** @param {string} event @param {(...args: any[]) => void} listener @returns {this} */
+  on(event, listener) {
+    this.of().on(event, listener);
+    return this;
+  }
+
+  /** @param {string} event @param {(...args: any[]) => void} listener @returns {this} */
+  once(event, listener) {
+    this.of().once(event, listener);
+    return this;
+  }
+
+  /** @param {string} event @param {(...args: any[]) => void} [listener] @returns {this} */
+  off(event, listener) {
+    this.of().off(event, listener);
+    return this;
+  }
+
+  /**
+   * Emit an event of your own to the server.
+   * @param {string} event
+   * @param {...any} args what the server gets; a function last is called with its answer
+   * @returns {this}
+   */
+  emit(event, ...args) {
+    this.of().emit(event, ...args);
+    return this;
+  }
+
+  /** The same as `close`, as Socket.IO names it. @returns {this} */
+  disconnect() {
+    this.close();
+    return this;
   }
 
   /** Disconnect. Requests that have no answer yet fail with `Unavailable`. */
   close() {
+    clearTimeout(this.#reminder);
     for (const session of this.#sessions.values()) {
       session.close();
       session.reject(unavailable('the connection was closed'));
     }
+    for (const name of this.#joined) if (this.#manager) this.#socket(name).disconnect();
     this.#manager = null;
   }
 
   /** @param {Session} session */
   #open(session) {
-    session.open(this.#manager.socket(`/${session.name}`, this.options));
+    const socket = this.#socket(session.name);
+    this.#namespaces.get(session.name)?.use(socket);
+    session.open(socket);
+  }
+
+  /** @param {string} name a namespace the page uses by itself */
+  #join(name) {
+    if (this.#joined.has(name)) return;
+    this.#joined.add(name);
+    if (this.#manager) this.#enter(name);
+    else this.#remind();
+  }
+
+  /** @param {string} name */
+  #enter(name) {
+    // A backend's own socket is its session's to connect.
+    if (this.#sessions.has(name)) return;
+    const socket = this.#socket(name);
+    this.of(name).use(socket);
+    socket.connect();
+  }
+
+  /** @param {string} name @returns {any} the Socket.IO socket of a namespace, the same for all who ask */
+  #socket(name) {
+    return this.#manager.socket(`/${name}`, this.options);
+  }
+
+  #remind() {
+    if (this.#reminder || this.url) return;
+    this.#reminder = setTimeout(() => console.warn(`bbio: ${UNCONNECTED}`), REMINDER);
+    this.#reminder.unref?.();
   }
 }

@@ -1,6 +1,6 @@
 /** A few lines of event emitter: what `Handle` offers without a framework. */
 export class Emitter {
-  /** @type {Map<string, Set<Function>>} */
+  /** What is called for each listener, by event. @type {Map<string, Map<Function, Function>>} */
   #listeners = new Map();
 
   /**
@@ -10,9 +10,20 @@ export class Emitter {
    * @returns {this}
    */
   on(event, listener) {
-    const listeners = this.#listeners.get(event) ?? new Set();
-    this.#listeners.set(event, listeners.add(listener));
-    return this;
+    return this.#add(event, listener, listener);
+  }
+
+  /**
+   * Call `listener` on the next `event` alone.
+   * @param {string} event name of the event
+   * @param {(...args: any[]) => void} listener what to call
+   * @returns {this}
+   */
+  once(event, listener) {
+    return this.#add(event, listener, (/** @type {any[]} */ ...args) => {
+      this.off(event, listener);
+      listener(...args);
+    });
   }
 
   /**
@@ -32,6 +43,18 @@ export class Emitter {
    * @param {...any} args what the listeners get
    */
   emit(event, ...args) {
-    for (const listener of [...(this.#listeners.get(event) ?? [])]) listener(...args);
+    for (const listener of this.listeners(event)) listener(...args);
+  }
+
+  /** @param {string} event name of the event @returns {Function[]} what to call */
+  listeners(event) {
+    return [...(this.#listeners.get(event)?.values() ?? [])];
+  }
+
+  /** @param {string} event @param {Function} listener @param {Function} called */
+  #add(event, listener, called) {
+    const listeners = this.#listeners.get(event) ?? new Map();
+    this.#listeners.set(event, listeners.set(listener, called));
+    return this;
   }
 }

@@ -7,6 +7,11 @@
  * can be logged, compared and shown like the JSON it came from.
  */
 export class SyncError extends Error {
+  /** The error itself: pages written for backbone.io read `res.error.message`. */
+  get error() {
+    return this;
+  }
+
   /** @type {number | undefined} */
   code;
 
@@ -24,6 +29,8 @@ export class SyncError extends Error {
   }
 }
 
+export const UNCONNECTED = 'there is no connection; call Backbone.io.connect() once, before or after making collections';
+
 /**
  * The deadline has passed; the text says why there is no answer, and what to do about it.
  * @param {{name: string, connection: {url: string}}} session
@@ -32,10 +39,23 @@ export class SyncError extends Error {
  * @returns {SyncError}
  */
 export function unanswered({ name, connection }, { request, sent }, connecting) {
-  let why = 'there is no connection; call Backbone.io.connect() once, before or after making collections';
+  let why = UNCONNECTED;
   if (connecting) why = `the server at ${connection.url} could not be reached in time`;
   if (sent) why = 'the server did not answer in time';
   return new SyncError({ name: 'Timeout', message: `${request.method} of "${name}": ${why}`, code: 408 });
+}
+
+/**
+ * Call what belongs to the application: what it throws is an uncaught error, and nobody else's.
+ * @param {() => void} call
+ */
+export function report(call) {
+  try {
+    call();
+  } catch (err) {
+    if (typeof reportError === 'function') reportError(err);
+    else setTimeout(() => { throw err; });
+  }
 }
 
 /** @param {string} message @returns {SyncError} */

@@ -8,7 +8,8 @@ import { recall, remember } from './persist.js';
  * Something that mirrors what the backend holds: a bound collection or model.
  *
  * @typedef {object} Mirror
- * @property {(method: string, model: any, meta?: import('./follower.js').Meta) => void} apply take a notification
+ * @property {(method: string, model: any, meta?: import('./follower.js').Meta, acked?: boolean) => void} apply take a
+ *   notification; `acked`: of a write of this client that was answered before
  * @property {(renewed: boolean) => Promise<void>} reread read everything again and replace what is held
  * @property {(event: string, ...args: any[]) => void} tell trigger an event of the connection
  *
@@ -49,20 +50,22 @@ export class Handle extends Emitter {
   mirrors = new Set();
   /** Prefix of the events a bound collection triggers; the server's choice. */
   prefix = 'backend';
+  /** What the server tells its clients, once it has. @type {Record<string, any> | undefined} */
+  options = undefined;
+  /** Key under which positions outlive the page. @type {string | undefined} */
+  memory = undefined;
   #reading = 0;
 
   /**
    * @param {import('./session.js').Session} session
    * @param {string | null} channel
-   * @param {string} [memory] key under which positions outlive the page
    */
-  constructor(session, channel, memory) {
+  constructor(session, channel) {
     super();
     this.session = session;
     this.name = session.name;
     this.channel = channel;
-    this.memory = memory;
-    this.follower = new Follower(memory === undefined ? undefined : recall(memory));
+    this.follower = new Follower();
   }
 
   /**
@@ -147,10 +150,11 @@ export class Handle extends Emitter {
    * @param {any} model
    * @param {import('./follower.js').Meta | undefined} meta
    * @param {boolean} own whether this client made the write
+   * @param {boolean} [acked] whether it was answered before
    */
-  notified(method, model, meta, own) {
+  notified(method, model, meta, own, acked) {
     if (!own) this.emit('synced', method, model, meta);
-    for (const mirror of [...this.mirrors]) mirror.apply(method, model, meta);
+    for (const mirror of [...this.mirrors]) mirror.apply(method, model, meta, acked);
   }
 
   /**
@@ -188,6 +192,17 @@ export class Handle extends Emitter {
   /** The connection is gone: a reading that goes on belongs to it. */
   interrupted() {
     this.#reading += 1;
+  }
+
+  /**
+   * Have the positions outlive the page, from now on; those of the page before hold if none have been told yet.
+   * @param {string} memory key to keep them under
+   */
+  persist(memory) {
+    if (this.memory) return;
+    this.memory = memory;
+    if (this.follower.fresh) this.follower = new Follower(recall(memory));
+    else this.moved();
   }
 
   /** Keep the positions for the next page. */

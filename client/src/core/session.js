@@ -45,9 +45,12 @@ export class Session {
   handle(channel, memory) {
     let handle = this.#handles.get(channel);
     if (!handle) {
-      handle = new Handle(this, channel, memory);
+      handle = new Handle(this, channel);
       this.#handles.set(channel, handle);
+      if (memory) handle.persist(memory);
       if (this.#online) this.run(handle, handle.follower.connected());
+    } else if (memory) {
+      handle.persist(memory);
     }
     return handle;
   }
@@ -63,7 +66,8 @@ export class Session {
     socket.on('resync', (/** @type {string} */ stream) => {
       for (const handle of this.#following(stream)) this.run(handle, handle.follower.gap());
     });
-    socket.connect();
+    if (socket.connected) this.#connected();
+    else socket.connect();
   }
 
   /** @param {SyncError} error what to fail all requests with that have no answer yet */
@@ -201,7 +205,9 @@ export class Session {
       this.#flush();
       return;
     }
-    if (typeof reply?.event === 'string') handle.prefix = reply.event;
+    const { v, streams, ...options } = reply ?? {};
+    handle.options = options;
+    if (typeof options.event === 'string') handle.prefix = options.event;
     this.run(handle, handle.follower.listened(reply ?? {}));
     for (const [stream, told] of Object.entries(reply?.streams ?? {})) {
       for (const other of this.#following(stream)) {
@@ -226,10 +232,10 @@ export class Session {
   }
 
   /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
-  #apply(handle, { method, model, meta }) {
+  #apply(handle, { method, model, meta, acked }) {
     const own = this.outbox.find(meta?.op);
     if (own?.handle === handle) this.#succeed(/** @type {Timed} */ (own), model, meta);
-    else handle.notified(method, model, meta, this.outbox.owns(meta?.op));
+    else handle.notified(method, model, meta, this.outbox.owns(meta?.op), acked);
   }
 
   #flush() {

@@ -1,7 +1,7 @@
 // How TypeScript users write it; all of this must compile.
 import Backbone from 'backbone';
 import { attach, connect, SyncError } from 'bbio-client';
-import type { BackendSpec } from 'bbio-client';
+import type { Backend, BackendSpec, Namespace } from 'bbio-client';
 import type {} from 'bbio-client/backbone';
 
 interface Fields {
@@ -28,6 +28,12 @@ const todos: Todos = new Todos().unbindBackend().bindBackend();
 const todo: Todo = new Todo({ title: 'milk' }, { backend: 'todos' }).bindBackend();
 todos.create({ title: 'milk' }, { wait: true, error: (_model, err: SyncError) => console.log(err.code, err.message) });
 todo.unbindBackend().save({ title: 'tea' }, { patch: true });
+const backend = todo.backend as Backend;
+backend.ready(() => console.log(`${backend}`, backend.channel, backend.options?.version));
+new Todo({ title: 'x' }, { backend });
+const chat: Namespace = Backbone.IO.connect().on('connect', () => undefined).once('disconnect', console.log).off('connect').of('chat');
+chat.on('said', (text: string) => chat.emit('heard', text, (answer: string) => console.log(answer, chat.id, chat.connected)));
+Backbone.io.connect().emit('hello').disconnect();
 Backbone.io.noConflict();
 
 async function withoutBackbone(): Promise<string> {

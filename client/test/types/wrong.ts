@@ -13,6 +13,7 @@ class Numbered extends Backbone.Model {
 }
 
 const spec: BackendSpec = { name: 'todos', chanel: 'home' }; // wrong
+const nowhere: BackendSpec = { name: 'todos', channel: null }; // wrong
 const todos = new Backbone.Collection();
 todos.bindBackend('todos'); // wrong
 const other: string = todos.unbindBackend(); // wrong
@@ -20,4 +21,6 @@ todos.bindBackends(); // wrong
 new Backbone.View().bindBackend(); // wrong
 Backbone.io.conect(); // wrong
 Backbone.io.connection.backend(); // wrong
+Backbone.io.connect().once('connect'); // wrong
+Backbone.IO.connect().of(7); // wrong
 connect('http://localhost:3000', { deadline: 'soon' }); // wrong
