@@ -61,6 +61,7 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             asleep = time.monotonic()
+            self._alive.clear()  # before the look at the stop, which sets it last
             if self._stopped.wait(self._interval):
                 return
             asked = time.monotonic()
@@ -68,7 +69,6 @@ class Watchdog:
             if asked - asleep - self._interval >= self._patience:
                 # This thread too was held up: by code that keeps the interpreter to itself, such as a long match.
                 asked, culprit = asleep + self._interval, self._culprit()
-            self._alive.clear()
             with suppress(RuntimeError):  # that the loop is closed
                 self._loop.call_soon_threadsafe(self._sign)
             if not self._alive.wait(self._patience):
