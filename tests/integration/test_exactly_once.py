@@ -2,7 +2,7 @@
 
 import pytest
 
-from bbio import Backend, Store, after
+from bbio import Backend, Store, after, use
 from bbio import create as create_handler
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from tests.support.listeners import SharedStore, until
@@ -127,7 +127,7 @@ class Plain(Store):
         return {**req.model, "id": "1"}
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres", "plain", "handlers"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "plain", "handlers", "layers"])
 def mailing(request, tmp_path):
     """A backend over each store, and over none, that writes letters, and shapes its replies; and the letters."""
     letters = []
@@ -158,6 +158,8 @@ def mailing(request, tmp_path):
             body = {"store": Plain()}
         case "handlers":
             body = {"make": create_handler(lambda self, req: {**req.model, "id": "1"})}
+        case "layers":  # each attempt runs them, and the log knows the operation
+            body = {"make": use("create")(lambda self, req: {**req.model, "id": "1"})}
     return type("Todos", (Todos,), body), letters
 
 

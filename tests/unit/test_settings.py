@@ -6,9 +6,10 @@ from unittest.mock import ANY
 import pytest
 from click.testing import CliRunner
 
-from bbio import App, Backend, BadRequest, ConfigurationError
+from bbio import App, Backend, ConfigurationError, SyncError
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore, store_from_env
 from bbio.cli import demo_backend, main
+from examples.messages.app import Messages
 
 
 @pytest.fixture
@@ -145,15 +146,17 @@ def test_options_without_sense_are_told(ran, options, text):
     assert text in done.output
 
 
-async def test_the_demo_refuses_an_empty_message():
-    """As the example does, also when a message that is there would become one."""
-    async with App().serve(demo_backend(MemoryStore())).test() as t:
+@pytest.mark.parametrize("messages", [demo_backend(MemoryStore()), Messages], ids=["demo", "example"])
+async def test_the_demo_and_the_example_refuse_an_empty_message(messages):
+    """Also when a message that is there would become one; other changes are let through."""
+    backend = type("Messages", (messages,), {"store": MemoryStore()})
+    async with App().serve(backend).test() as t:
         (ann,) = await t.clients(1, backend="messages")
-        with pytest.raises(BadRequest, match="a message needs a text"):
+        with pytest.raises(SyncError, match="a message needs"):
             await ann.create({"text": " "})
         hello = await ann.create({"text": "hello"})
         for write, changes in ((ann.update, {}), (ann.update, {"text": ""}), (ann.patch, {"text": " "})):
-            with pytest.raises(BadRequest, match="a message needs a text"):
+            with pytest.raises(SyncError, match="a message needs"):
                 await write({"id": hello["id"], **changes})
         await ann.patch({"id": hello["id"], "read": True})
         assert await ann.read() == [{**hello, "read": True}]
