@@ -116,7 +116,7 @@ async def test_a_backend_that_does_not_exist_is_named(debug, caplog):
             with pytest.raises(Unavailable, match="no backend is named 'note'") as refused:
                 await io.backend("note").read()
     assert ("served: notes, others" in str(refused.value)) == debug
-    assert "no backend is named 'note'; served: notes, others" in caplog.text
+    assert "refused the namespace '/note': app.serve(...) serves it; served: notes, others" in caplog.text
 
 
 async def test_an_application_runs_once():

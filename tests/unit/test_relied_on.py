@@ -6,6 +6,8 @@ What the fast engine alone relies on is in `bbio.server.engine.INTERNALS`, and i
 import ast
 import asyncio
 import inspect
+import sys
+import threading
 import types
 from asyncio.tasks import _enter_task, _leave_task
 from pathlib import Path
@@ -24,7 +26,9 @@ FOLDER = Path(bbio.__file__).parent
 
 # Private names outside the engine, and the test of what is relied on.
 TESTED = {
+    "_current_frames": "test_where_a_thread_is",
     "_enter_task": "test_a_task_can_be_entered_by_hand",
+    "_getframe": "test_where_a_thread_is",
     "_leave_task": "test_a_task_can_be_entered_by_hand",
     "_ready": "test_what_a_loop_is_about_to_run",
     "_send_packet": "test_the_client_of_socketio",
@@ -70,6 +74,17 @@ def test_nothing_private_is_relied_on_without_a_test():
     used = {name for name in foreign_names(trees) if name.startswith("_") and not name.startswith("__")}
     assert used - own == set(TESTED)
     assert all(callable(globals()[test]) for test in TESTED.values())
+
+
+def test_where_a_thread_is():
+    """What calls a function, and where each thread is at the moment."""
+
+    def caller():
+        return sys._getframe(1).f_code
+
+    here = test_where_a_thread_is.__code__
+    assert caller() is here
+    assert sys._current_frames()[threading.get_ident()].f_code is here
 
 
 def test_a_task_can_be_entered_by_hand(run):
