@@ -1,6 +1,7 @@
 """The Logger middleware: one structured line per sync."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,3 +73,24 @@ async def test_a_client_cannot_forge_lines(serve, join, notes, caplog):
     assert "\n" not in line
     assert "\x1b" not in line
     assert len(line) <= 300
+
+
+@pytest.mark.parametrize("user", ["ann", {"id": "ann", "email": "secret"}, SimpleNamespace(id="ann", email="secret")])
+async def test_the_user_is_named_when_asked(serve, join, caplog, user):
+    """By the id alone, whatever `req.user` is; the address too, when that is asked for."""
+
+    class Notes(Backend):
+        middleware = [Logger(user=True, address=True)]
+
+        @read
+        def mine(self, req):
+            req.user = user
+            return []
+
+    alice = await join(await serve(Notes), "notes")
+    with caplog.at_level(logging.INFO, logger="bbio.access"):
+        await alice.sync("read", {})
+    (record,) = [r for r in caplog.records if r.name == "bbio.access"]
+    assert record.getMessage().endswith(" user='ann' address='127.0.0.1'")
+    assert (record.user, record.address) == ("ann", "127.0.0.1")
+    assert "secret" not in caplog.text
