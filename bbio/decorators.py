@@ -135,7 +135,7 @@ class _After(_Phase):
     @overload
     def __call__(self, *methods: str, once: bool = False, thread: bool = False) -> Callable[[F], F]: ...
     def __call__(self, *args: Any, once: bool = False, thread: bool = False, **options: Any) -> Any:
-        if not once:
+        if options or not once:
             return super().__call__(*args, thread=thread, **options)
         if "read" in args:
             raise DefinitionError("@after('read', once=True): a read changes nothing; once=True is for writes")

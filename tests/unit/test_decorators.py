@@ -62,6 +62,8 @@ def test_a_layer_of_once_is_for_writes():
     assert marks_of(after("create", once=False)(lambda self: None)) == (Mark("after", ("create",)),)
     with refused("@after('read', once=True): a read changes nothing; once=True is for writes"):
         after("read", once=True)
+    with refused("@after takes no 'twice'"):
+        after("create", once=True, twice=True)
     for phase in (before, use, on_error):
         with refused(f"@{phase.__name__} takes no 'once'; only @after takes once=True"):
             phase("create", once=True)
