@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -140,13 +140,19 @@ class SharedServer(socketio.AsyncServer):
             handler = handler.trigger_event
         else:
             arguments = _accepted(handler, arguments)
-        async with asyncio.timeout(self.handler_seconds) as deadline:
-            result = handler(*arguments)
-            if inspect.isawaitable(result):
-                result = await result
-        if deadline.expired():  # an AsyncNamespace swallows that it is cancelled
-            raise TimeoutError
-        return result
+        result = handler(*arguments)
+        return await self._within(result) if inspect.isawaitable(result) else result
+
+    async def _within(self, work: Awaitable[Any]) -> Any:
+        # In a task of its own: an AsyncNamespace swallows that it is cancelled.
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([task], timeout=self.handler_seconds)
+            if not task.done():
+                raise TimeoutError(f"it took longer than {self.handler_seconds} s")
+            return task.result()
+        finally:
+            task.cancel()
 
 
 def _accepted(handler: Handler, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

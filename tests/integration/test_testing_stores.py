@@ -13,6 +13,7 @@ from bbio import App, Backend, ConfigurationError, Conflict, Store
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore, store_from_env
 from bbio.builtin.postgres_scratch import COMMENT
 from bbio.store import Scratch
+from tests.support.servers import eventually
 
 
 def state_of(folder):
@@ -175,14 +176,38 @@ async def test_a_database_is_not_touched(database_url, monkeypatch):
 
 
 async def test_tests_at_the_same_time_are_apart(database_url):
-    """And a server of the same tables is not even woken by them."""
+    """And servers of the same tables are not told of what they write."""
+    told = []
+
+    class Telling:
+        def __init__(self, publisher):
+            self.publisher = publisher
+
+        def __getattr__(self, name):
+            return getattr(self.publisher, name)
+
+        def check(self, streams=None):
+            told.append(streams)
+            self.publisher.check(streams)
+
+    class Listening(PostgresStore):
+        def open(self, backend, publisher):
+            return super().open(backend, Telling(publisher))
 
     class Todos(Backend):
-        store = PostgresStore(database_url)
+        store = Listening(database_url)
 
     async with App().serve(Todos).running():
         apps = [App().serve(Todos) for _ in range(3)]
         await asyncio.gather(*(use(app, "todos") for app in apps))
+        # What was said before is heard by now: notifications keep their order.
+        await execute(database_url, """SELECT pg_notify('bbio', '["", null, ["heard"]]')""")
+
+        async def heard():
+            return ["heard"] in told
+
+        await eventually(heard)
+    assert [streams for streams in told if streams not in (None, ["heard"])] == []
     assert await schemas_of(database_url) == []
 
 

@@ -120,10 +120,11 @@ async def test_a_failed_second_start_leaves_the_first_alone():
     app = App()
     first, second = app.mount(web.Application()), app.mount(web.Application())
     async with TestClient(TestServer(first)) as client:
+        second.freeze()
         runner = web.AppRunner(second)
         with pytest.raises(ConfigurationError, match="runs already"):
             await runner.setup()
-        await app._shut_down(second)
+        await second.shutdown()
         await runner.cleanup()
         with pytest.raises(ConfigurationError, match="runs already"):
             await app.start()
