@@ -188,3 +188,37 @@ async def test_permissions_are_looked_at_periodically_where_that_is_wanted(monke
     club.backend.members.clear()
     await asyncio.sleep(0.03)
     assert list(ann.socket.channels) == ["a"]
+
+
+async def test_another_process_has_permissions_looked_at(club):
+    """Soon, as that process was told to; nobody is asked where nobody listens, or after the end."""
+    asked = club.backend.came
+    club.followers.recheck_soon()
+    await settled()
+    assert not asked.is_set()
+    ann = await member(club, "ann", "a", "b")
+    club.backend.members.clear()
+    club.followers.recheck_soon("a")
+    await settled()
+    assert ann.resyncs == ["c:a"]
+    await club.followers.close()
+    club.followers.recheck_soon()
+    assert not club.followers.busy
+    club.followers.open()
+
+
+async def test_other_processes_are_told_to_look_at_permissions(club, monkeypatch):
+    """When they cannot be told, that is an error, and those who listen here are asked all the same."""
+    told = []
+
+    async def tell_recheck(self, channel):
+        told.append(channel)
+        raise Unavailable()
+
+    monkeypatch.setattr(SharedStore, "tell_recheck", tell_recheck)
+    ann = await member(club, "ann", "a")
+    club.backend.members.clear()
+    with pytest.raises(Unavailable):
+        await club.backend.recheck("a")
+    assert told == ["a"]
+    assert ann.resyncs == ["c:a"]

@@ -777,3 +777,22 @@ async def test_a_million_models_are_read_page_by_page(path):
         assert seen == 3_000
         # KiB; the models of the whole table would take some hundred thousand.
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+async def test_another_process_has_permissions_looked_at(path):
+    """It counts in the file, which is looked at with the positions; what this process does itself is nothing new."""
+    count = "UPDATE bbio_backends SET rechecks = rechecks + 1"
+    async with opened(SQLiteStore(path)) as models:
+        told = []
+        models.published.recheck_soon = lambda channel=None: told.append(channel)
+        await models.store.tell_recheck("home")
+        await models.top()
+        assert told == []
+        execute(path, count)
+        await models.top()
+        await models.top()
+        assert told == [None]
+        execute(path, count)
+        await models.store.tell_recheck(None)
+        await models.top()
+        assert told == [None, None]
