@@ -120,15 +120,13 @@ class Followed:
         recent.append(event)
         self.size += size
         rings.bytes += size
-        if len(recent) > rings.events or self.size > rings.size or event.when - recent[0].when > rings.age:
-            self._shrink(event.when - rings.age)
+        if self.size > rings.size or len(recent) > rings.events:
+            self._shrink()
 
-    def _shrink(self, oldest: float) -> None:
+    def _shrink(self) -> None:
         # Who is joining needs what was told meanwhile, whatever the limits.
         recent, rings, most = self.recent, self.rings, RECENT if self.joining else self.rings.events
-        while len(recent) > most or (
-            not self.joining and recent and (self.size > rings.size or recent[0].when < oldest)
-        ):
+        while len(recent) > most or (self.size > rings.size and not self.joining):
             event = recent.popleft()
             size = len(event.body)
             self.size -= size
@@ -167,7 +165,9 @@ class Followed:
         if claimed.stamp and not stamp:
             return False, None
         events = self.told_after(claimed.offset)
-        return events is not None, events
+        if events is None or (events and events[-1].when - events[0].when > self.rings.age):
+            return False, None
+        return True, events
 
     def told_after(self, offset: int) -> list[Event] | None:
         """The events told after an offset; None when they are not all at hand."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bbio import Backend, Store, after, use
+from bbio import Backend, Store, after, before, use
 from bbio import create as create_handler
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from tests.support.listeners import SharedStore, until
@@ -69,6 +69,25 @@ async def test_a_swapped_payload(serve, join, backend):
     assert await ann.sync("read") == [kept[1]]
 
 
+async def test_a_retry_with_a_new_token_is_the_same_operation(serve, join):
+    """A token says other things each time, but not who its subject is; one that does not say it is an error of ours."""
+    claims = iter([{"sub": "ann", "exp": 1}, {"sub": "ann", "exp": 2}, {"exp": 3}])
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @before("create")
+        def identify(self, req):
+            req.user = next(claims)
+
+    app = await serve(Todos)
+    ann = await join(app, "todos", ...)
+    first, second, third = [await ann.namespace.call("sync", create()) for _ in range(3)]
+    assert first == second
+    assert third[0]["error"]["name"] == "InternalError"
+    assert len(await ann.sync("read")) == 1
+
+
 async def test_every_write_is_applied_once(serve, join, backend):
     """Updates, patches and deletes as well: a retried delete is no NotFound, a retried update undoes no later one."""
     app = await serve(backend)
@@ -96,11 +115,13 @@ async def test_the_race_of_joining(serve, join):
 
     app = await serve(Todos)
     store = app.backends["todos"].log
-    writer, ann = await join(app, "todos"), await join(app, "todos", ...)
+    # Nobody listens yet, so that what is missed must be read.
+    writer, ann = await join(app, "todos", ...), await join(app, "todos", ...)
     first = await writer.namespace.call("sync", {"method": "create", "model": {}, "op": {"c": "w", "n": 0}})
     place = first[2]
     for n in range(3):
         await writer.sync("create", {"n": n})
+    store.slow = "since"
     store.gate.clear()
     listening = await ann.namespace.start("listen", None, {"v": 1, "since": {"c:": [place["e"], place["o"]]}})
     await until(lambda: ("since", "c:", 1) in store.asked)
