@@ -250,16 +250,21 @@ class PostgresStore(DocumentStore):
         return opened
 
     def key(self, model: dict[str, Any]) -> Any:
-        """The id in a model, None when there is none.
+        """The id in a model, None when there is none; from here on the model has it as the table does.
 
         Raises:
             BadRequest: it can be no id.
             NotFound: the table can have none like it.
         """
         key = super().key(model)
-        if key is not None and not self.definition.holds(key):
+        if key is None:
+            return None
+        held = self.definition.held(key)
+        if held is None:
             raise self.unknown(key)
-        return key
+        if held != key:
+            model[self.id_attribute] = held
+        return held
 
     # Start and end
 

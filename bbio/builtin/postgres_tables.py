@@ -426,19 +426,26 @@ class Table:
     def _is_key(self) -> str:
         return " AND ".join(f"t.{name} = {value}" for name, value in zip(self.key, self._key_of("u"), strict=True))
 
-    def holds(self, key: Any) -> bool:
-        """Whether the column of ids could hold this one.
+    def held(self, key: Any) -> Any:
+        """An id as the column of ids would hold it, None when it never could.
+
+        A route of a page has each id as a text, and a column that holds no texts can mean but one thing by it.
 
         Raises:
             BadRequest: PostgreSQL has no such text.
         """
-        if self.id_type == "uuid":
-            return type(key) is str and _UUID.fullmatch(key) is not None
         if self.id_type == "text":
             id_text(key)
-            return True
+            return key
+        if self.id_type == "uuid":
+            key = key.lower() if type(key) is str else ""
+            return key if _UUID.fullmatch(key) else None
+        if type(key) is str:
+            if not _LIKE_A_NUMBER.fullmatch(key):
+                return None
+            key = int(key)
         bits = ID_TYPES[self.id_type]
-        return type(key) is int and -(1 << bits) <= key < 1 << bits
+        return key if -(1 << bits) <= key < 1 << bits else None
 
     def select(self, lock: str = "") -> str:
         """The models of some keys.

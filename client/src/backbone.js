@@ -1,6 +1,7 @@
 import { Announcer } from './announcer.js';
 import { Backend } from './backend.js';
 import { Connection } from './core/connection.js';
+import { SyncError } from './core/errors.js';
 import { CollectionMirror } from './mirror-collection.js';
 import { ModelMirror } from './mirror-model.js';
 
@@ -164,6 +165,7 @@ export function attach(Backbone, io) {
       try {
         succeed();
       } finally {
+        if (method !== 'delete') look(many ? model.models : [model]);
         for (const mirror of reading) mirror.release();
         for (const mirror of outdated) mirror.reconcile(model, result);
         if (!many) for (const mirror of its) mirror.reassert(model);
@@ -201,13 +203,26 @@ export function attach(Backbone, io) {
     const key = known === undefined || known === null ? undefined : String(known);
     const extras = { ...options };
     for (const name of LOCAL) delete extras[name];
-    handle.request(
-      { method, model: sent, options: extras, timeout: options.timeout, rev, key, origins: makers },
-      (err, result, meta, passed) => (err ? failed(err) : succeeded(result, meta, passed)),
-    );
+    if (isRounded(known)) {
+      const message = `${method} of "${handle.name}": ${ROUNDED}, and ${known} may be the id of another model`;
+      setTimeout(() => failed(new SyncError({ name: 'BadRequest', message, code: 400 })));
+    } else {
+      handle.request(
+        { method, model: sent, options: extras, timeout: options.timeout, rev, key, origins: makers },
+        (err, result, meta, passed) => (err ? failed(err) : succeeded(result, meta, passed)),
+      );
+    }
     options.xhr = promise;
     model.trigger('request', model, promise, options);
     return promise;
+  }
+
+  let warned = false;
+  /** @param {any[]} models that the server has just told of */
+  function look(models) {
+    if (warned || !models.some((/** @type {any} */ { id }) => isRounded(id))) return;
+    warned = true;
+    console.warn(`bbio: ${ROUNDED}; two models may look like one, and cannot be saved`);
   }
 
   const methods = {
@@ -217,7 +232,10 @@ export function attach(Backbone, io) {
      */
     bindBackend() {
       const handle = handleOf(this);
-      if (!handle) throw new Error("bindBackend: no backend; set one, as in Backbone.Collection.extend({backend: 'name'})");
+      if (!handle) {
+        const field = 'a class field is set after initialize has run: there, write get backend() { ... }';
+        throw new Error(`bindBackend: no backend; set one, as in Backbone.Collection.extend({backend: 'name'}); ${field}`);
+      }
       if (mirrors.get(this)?.handle === handle) return this;
       this.unbindBackend();
       deaf.delete(this);
@@ -258,6 +276,12 @@ export function attach(Backbone, io) {
   Backbone.io = Backbone.IO = api;
   return api;
 }
+
+/** Said of ids past 2^53. */
+const ROUNDED = 'JavaScript rounds ids past 2^53; have the server give them as texts';
+
+/** @param {any} id @returns {boolean} whether the server may have sent another number */
+const isRounded = (id) => Number.isInteger(id) && !Number.isSafeInteger(id);
 
 /** How an attribute of an object is defined that was simply assigned. */
 const PLAIN = { writable: true, enumerable: true, configurable: true };

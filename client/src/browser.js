@@ -10,7 +10,7 @@ const io = () => page.io ?? required();
 function required() {
   const contexts = Object.values(page.requirejs?.s?.contexts ?? {});
   const modules = contexts.flatMap((/** @type {any} */ context) => Object.values(context.defined));
-  return modules.find((/** @type {any} */ one) => typeof one === 'function' && one.Manager && one.Socket && one.protocol);
+  return modules.find((/** @type {any} */ one) => typeof one === 'function' && one.Manager && one.Socket);
 }
 
 page.bbio = {

@@ -10,7 +10,8 @@ export class ModelMirror extends Mirror {
 
   /** @param {any} id */
   concerns(id) {
-    return id !== undefined && id === this.target.id;
+    // A route has ids as texts.
+    return id !== undefined && String(id) === String(this.target.id);
   }
 
   /** @param {string} method @param {any} _id @param {any} raw @param {any} before */

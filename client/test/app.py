@@ -100,6 +100,12 @@ class Stubborn(Backend):
         raise Forbidden("it stays")
 
 
+class Big(Backend):
+    """Has ids that JavaScript cannot tell apart."""
+
+    store = MemoryStore(models=[{"id": 653247040368672768, "t": "a"}, {"id": 653247040368672769, "t": "b"}])
+
+
 class Control(Backend):
     """Has the server speak to the clients of another backend."""
 
@@ -127,4 +133,4 @@ async def shout(sid: str, text: str) -> None:
         await app.sio.emit("heard", text.upper(), namespace=namespace)
 
 
-app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Control)
+app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Control)

@@ -440,3 +440,42 @@ test('persist may be asked for after the backend', async () => {
     delete globalThis.sessionStorage;
   }
 });
+
+describe('ids', () => {
+  test('of a route, which are texts, are those of the server, which may be numbers', async () => {
+    const Backbone = openPage(server.url);
+    const spec = room();
+    const One = Backbone.Model.extend({ backend: spec });
+    const [bound, alone] = [new One({ id: '5' }).bindBackend(), new One({ id: '5' })];
+    let heard = 0;
+    alone.on('remote:update', () => (heard += 1));
+    await bound.fetch().catch((err) => assert.equal(err.name, 'NotFound'));
+    await emit(Backbone, spec, 'updated', { id: 5, t: 1 });
+    await until(() => bound.get('t') === 1 && heard === 1);
+    assert.equal(bound.id, 5);
+  });
+
+  test('past 2^53 are warned of once, and nothing is written by them', async () => {
+    const warned = [];
+    const { warn } = console;
+    console.warn = (text) => warned.push(text);
+    try {
+      const Backbone = openPage(server.url);
+      const big = new Backbone.Collection([], { backend: 'big' }).bindBackend();
+      await big.fetch();
+      await big.fetch();
+      assert.equal(big.length, 1, 'two of them look like one');
+      assert.equal(warned.length, 1);
+      assert.match(warned[0], /past 2\^53.*as texts/);
+      for (const write of [(model) => model.save({ t: 2 }), (model) => model.save({ t: 2 }, { patch: true }), (model) => model.destroy()]) {
+        const err = await write(big.at(0)).then(assert.fail, (err) => err);
+        assert.deepEqual([err.name, err.code], ['BadRequest', 400]);
+        assert.deepEqual(big.pluck('t'), ['b']);
+      }
+      const stored = await Backbone.io.connection.backend('big').sync('read', {}, { data: { t: 'a' } });
+      assert.equal(stored.length, 1);
+    } finally {
+      console.warn = warn;
+    }
+  });
+});
