@@ -5,14 +5,17 @@
 export class Announcer {
   #target;
   #handle;
+  #isTold;
 
   /**
    * @param {any} target a collection, or a model: that hears of its own id
    * @param {import('./core/handle.js').Handle} handle
+   * @param {(collection: any) => boolean} isTold whether a collection hears of the same
    */
-  constructor(target, handle) {
+  constructor(target, handle, isTold) {
     this.#target = new WeakRef(target);
     this.#handle = handle;
+    this.#isTold = isTold;
   }
 
   get handle() {
@@ -28,7 +31,8 @@ export class Announcer {
   apply(method, raw, _meta, acked) {
     const target = this.#target.deref();
     if (!target || acked) return;
-    if (!target.models && String(raw?.[target.idAttribute]) !== String(target.id)) return;
+    // What is triggered on a model comes to its collection too, which need not be told twice.
+    if (!target.models && (String(raw?.[target.idAttribute]) !== String(target.id) || this.#isTold(target.collection))) return;
     target.trigger(this.#handle.prefix, method, raw);
     target.trigger(`${this.#handle.prefix}:${method}`, raw);
   }

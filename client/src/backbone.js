@@ -20,6 +20,9 @@ import { ModelMirror } from './mirror-model.js';
 /** Options that are the client's own business. */
 const LOCAL = ['attrs', 'xhr', 'collection', 'resync'];
 
+/** Marks what `Backbone.io` is, whichever copy of this script made it. */
+const ATTACHED = Symbol.for('bbio');
+
 /** The oldest Backbone whose methods are what is relied on here. */
 const OLDEST = 1;
 
@@ -36,6 +39,8 @@ export function attach(Backbone, io) {
     const found = Backbone?.VERSION ? `this is Backbone ${Backbone.VERSION}` : 'this is no Backbone';
     throw new Error(`bbio needs Backbone 1.0 or newer, and ${found}; load /socket.io/backbone.js, or one of your own`);
   }
+  // A script that is loaded twice does nothing the second time.
+  if (Backbone.io?.[ATTACHED]) return Backbone.io;
   const connection = new Connection(io);
   const { sync: _sync, Model, Collection } = Backbone;
   const original = { sync: _sync, Model, Collection, io: Backbone.io, IO: Backbone.IO };
@@ -83,7 +88,8 @@ export function attach(Backbone, io) {
   function announce(target, handle) {
     if (mirrors.has(target) || deaf.has(target) || announcers.get(target)?.handle === handle) return;
     silence(target);
-    const announcer = new Announcer(target, handle);
+    const isTold = (/** @type {any} */ other) => (mirrors.get(other) ?? announcers.get(other))?.handle === handle;
+    const announcer = new Announcer(target, handle, isTold);
     announcers.set(target, announcer);
     forgotten.register(target, announcer, announcer);
     handle.attach(announcer);
@@ -110,9 +116,9 @@ export function attach(Backbone, io) {
       // A getter goes on saying what it says.
       else if (this.backend) Reflect.set(this, 'backend', described(this.backend));
       const made = Kind.apply(this, arguments);
-      // What its collection is told of, a model need not be told of too. A function may not know yet.
+      // Thousands of models of a collection would each look at every event. A function may not know yet.
       const { backend, collection } = this;
-      if (backend && typeof backend !== 'function' && !collection?.backend) announce(this, find(backend));
+      if (backend && typeof backend !== 'function' && !collection) announce(this, find(backend));
       return made;
     }
     Taking.prototype = Kind.prototype;
@@ -260,6 +266,7 @@ export function attach(Backbone, io) {
   };
 
   const api = {
+    [ATTACHED]: true,
     connection,
     connect: (/** @type {any} */ url, /** @type {any} */ options) => connection.connect(url, options),
     noConflict() {

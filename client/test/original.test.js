@@ -157,9 +157,17 @@ test('of a collection and its models that name one backend the collection is tol
   mine.on('remote:update', () => heard.push('collection'));
   mine.at(0).on('remote:update', () => heard.push('model'));
   await mine.at(0).fetch().then(assert.fail, (err) => assert.equal(err.name, 'NotFound'));
+  const added = new Item({ id: 2 });
+  added.on('remote:update', () => heard.push('added'));
+  mine.add(added);
   await emit(Backbone, spec, 'updated', { id: 1 });
-  await until(() => heard.length);
-  assert.deepEqual(heard, ['collection']);
+  await emit(Backbone, spec, 'updated', { id: 2 });
+  await until(() => heard.length > 1);
+  assert.deepEqual(heard, ['collection', 'collection']);
+  mine.remove(added);
+  await emit(Backbone, spec, 'updated', { id: 2 });
+  await until(() => heard.length > 3);
+  assert.deepEqual(heard.slice(2).sort(), ['added', 'collection']);
 });
 
 const emit = (Backbone, { name, channel }, what, model) =>
@@ -359,6 +367,29 @@ describe('what connect() returns', () => {
   test('without connect() an emit says what is missing', () => {
     assert.throws(() => openPage().io.connection.emit('x'), /call connect\(\) first/);
   });
+});
+
+test('a model of a collection without a backend is told from its own first sync on', async () => {
+  const spec = room();
+  const Backbone = openPage(server.url);
+  const handle = Backbone.io.connection.backend(spec.name, spec);
+  const mine = new (Backbone.Collection.extend({ model: Backbone.Model.extend({ backend: spec }) }))([{ id: 1 }, { id: 2 }]);
+  assert.equal(handle.mirrors.size, 0);
+  let heard = 0;
+  mine.on('remote:update', () => (heard += 1));
+  await mine.at(0).fetch().catch(() => {});
+  await emit(Backbone, spec, 'updated', { id: 2 });
+  await emit(Backbone, spec, 'updated', { id: 1 });
+  await until(() => heard === 1);
+  assert.equal(handle.mirrors.size, 1);
+});
+
+test('a script that is loaded twice does nothing the second time', async () => {
+  const Backbone = openPage(server.url);
+  const { io, sync } = Backbone;
+  assert.equal(attach(Backbone, () => undefined), io);
+  assert.equal(Backbone.sync, sync);
+  assert.deepEqual(await new Backbone.Collection([], { backend: room() }).fetch(), []);
 });
 
 test('Backbone.IO is Backbone.io, and goes with it', () => {
