@@ -6,6 +6,7 @@ import { after, before, describe, test } from 'node:test';
 import vm from 'node:vm';
 import * as socketio from 'socket.io-client';
 import { Follower } from '../src/core/follower.js';
+import { Handle } from '../src/core/handle.js';
 import { plain, same } from '../src/core/json.js';
 import { Outbox } from '../src/core/outbox.js';
 import { Replica } from '../src/core/replica.js';
@@ -145,6 +146,20 @@ test('what is not JSON is left out of options', () => {
 test('same compares as JSON does', () => {
   assert.ok(same({ a: [1, { b: null }] }, { a: [1, { b: null }] }) && same({ a: 1, b: 2 }, { b: 2, a: 1 }));
   for (const [a, b] of [[{}, []], [{ a: undefined }, {}], [1, '1'], [null, {}], [[1], [1, 2]]]) assert.ok(!same(a, b));
+});
+
+test('a write that was answered and comes as an event, too, is told to be known', () => {
+  const told = [];
+  const handle = new Handle({ name: 'todos' }, null);
+  handle.attach({ apply: (method, model, meta, acked) => told.push([meta.o, acked]), reread() {}, tell() {} });
+  const meta = (o) => ({ s: 'c:', e: 'e', o });
+  handle.wrote({ method: 'create', model: {} }, { id: 1 }, meta(1), []);
+  handle.notified('create', { id: 1 }, meta(1), true);
+  handle.notified('create', { id: 2 }, meta(2), true);
+  handle.notified('create', { id: 1 }, meta(1), false);
+  for (let o = 10; o < 1010; o += 1) handle.wrote({ method: 'delete', model: {} }, null, meta(o), [...handle.mirrors]);
+  handle.notified('create', { id: 1 }, meta(1), true);
+  assert.deepEqual(told, [[1, undefined], [1, true], [2, false], [1, false], [1, false]]);
 });
 
 describe('a follower', () => {

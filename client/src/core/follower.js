@@ -3,7 +3,7 @@
  *
  * Every input returns the effects it asks for, in order:
  * `{do: 'listen', since, again}` send a listen (`again`: spread it over time, others do the same now);
- * `{do: 'apply', method, model, meta, acked}` tell the collections (`acked`: an answer has told of it before);
+ * `{do: 'apply', method, model, meta}` tell the collections;
  * `{do: 'ready', first, resumed}` the listen is answered; `{do: 'read', renewed}` history is gone: read everything, then
  * call `complete` (`renewed`: revisions may have begun anew); `{do: 'watch'}` call `overdue` a little later; `{do: 'moved'}` the position changed.
  *
@@ -216,10 +216,9 @@ export class Follower {
     const known = meta.e === place.epoch && (meta.o <= place.offset || (place.ahead.has(meta.o) && method === null));
     if (known) return [];
     if (meta.e === place.epoch && meta.o === place.offset + 1) {
-      const acked = place.ahead.has(meta.o);
       this.#advance(place, meta.o, meta.k ?? 0);
       const effect = { do: 'moved' };
-      return method === null ? [effect] : [{ do: 'apply', method, model, meta, ...(acked && { acked }) }, effect];
+      return method === null ? [effect] : [{ do: 'apply', method, model, meta }, effect];
     }
     if (method !== null) return [...this.#wait(method, model, meta), ...this.#again()];
     if (meta.e !== place.epoch) return this.#again();

@@ -33,6 +33,12 @@ const NOTIFIED_AS = new Map([['create', 'create'], ['update', 'update'], ['patch
 
 const LONGEST_PAUSE = 30_000;
 
+/** How many places of own writes are known again. */
+const TOLD = 1000;
+
+/** @param {import('./follower.js').Meta | undefined} meta */
+const placeOf = (meta) => `${meta?.s} ${meta?.e} ${meta?.o}`;
+
 /**
  * One backend, in one channel, seen from a client. Made by `connection.backend(name, {channel})`.
  *
@@ -55,6 +61,8 @@ export class Handle extends Emitter {
   /** Key under which positions outlive the page. @type {string | undefined} */
   memory = undefined;
   #reading = 0;
+  /** Places of writes of this client that all were told of when they were answered; they may come as events yet. */
+  #told = new Set();
 
   /**
    * @param {import('./session.js').Session} session
@@ -150,9 +158,9 @@ export class Handle extends Emitter {
    * @param {any} model
    * @param {import('./follower.js').Meta | undefined} meta
    * @param {boolean} own whether this client made the write
-   * @param {boolean} [acked] whether it was answered before
    */
-  notified(method, model, meta, own, acked) {
+  notified(method, model, meta, own) {
+    const acked = own && this.#told.has(placeOf(meta));
     if (!own) this.emit('synced', method, model, meta);
     for (const mirror of [...this.mirrors]) mirror.apply(method, model, meta, acked);
   }
@@ -168,6 +176,8 @@ export class Handle extends Emitter {
     const method = NOTIFIED_AS.get(request.method);
     if (!method) return;
     const model = typeof result === 'object' && result !== null ? result : request.model;
+    this.#told.add(placeOf(meta));
+    if (this.#told.size > TOLD) this.#told.delete(this.#told.values().next().value);
     for (const mirror of [...this.mirrors]) if (!origins.includes(mirror)) mirror.apply(method, model, meta);
   }
 

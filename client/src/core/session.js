@@ -232,10 +232,10 @@ export class Session {
   }
 
   /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
-  #apply(handle, { method, model, meta, acked }) {
+  #apply(handle, { method, model, meta }) {
     const own = this.outbox.find(meta?.op);
     if (own?.handle === handle) this.#succeed(/** @type {Timed} */ (own), model, meta);
-    else handle.notified(method, model, meta, this.outbox.owns(meta?.op), acked);
+    else handle.notified(method, model, meta, this.outbox.owns(meta?.op));
   }
 
   #flush() {
