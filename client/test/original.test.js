@@ -343,7 +343,12 @@ describe('what connect() returns', () => {
     const heard = [];
     connection.of('rooms').on('heard', (text) => heard.push(text));
     await until(() => connection.of('rooms').connected);
-    assert.deepEqual(await connection.backend('rooms', { channel: 'taken' }).sync('read'), []);
+    const taken = connection.backend('rooms', { channel: 'taken' });
+    assert.deepEqual(await taken.sync('read'), []);
+    const read = taken.sync('read', {}, { timeout: 5000 });
+    connection.connect(server.url, options);
+    assert.deepEqual(await read, [], 'sent again over the next connection');
+    await until(() => connection.of('rooms').connected);
     connection.of('rooms').emit('shout', 'x');
     await until(() => heard.length === 1);
   });
