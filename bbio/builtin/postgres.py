@@ -676,7 +676,7 @@ class PostgresStore(DocumentStore):
                 if await connection.fetchval(TIDY, self.backend_id):
                     await self._trim(connection)
         except Exception as err:
-            self._database.error(err)
+            self._database.note(err)
 
     async def _trim(self, connection: Any) -> None:
         history, now, backend = self.history, time.time(), self.backend_id
@@ -703,7 +703,7 @@ class PostgresStore(DocumentStore):
             if operations:
                 rows = await self._database.ask(FIND_LASTING_OPERATIONS, self.backend_id, operations)
                 replies = {operation: _reply(rest) for operation, *rest in rows}
-        except SyncError as err:
+        except Exception as err:
             for job in jobs:
                 job.error = err
         for job in jobs:

@@ -63,6 +63,13 @@ def is_lost(err: BaseException) -> bool:
     return isinstance(err, (*lost, names.InterfaceError, names.InternalClientError)) and not is_slow(err)
 
 
+def is_of_database(err: BaseException) -> bool:
+    """Whether an error comes from PostgreSQL, or from the way to it."""
+    names = driver()
+    own = (names.PostgresError, names.InterfaceError, names.InternalClientError)
+    return isinstance(err, (*own, OSError, EOFError, ConfigurationError))
+
+
 def is_in_the_way(err: BaseException) -> bool:
     """Whether an error says that others wrote at the same time, so that it may pass when it is tried again."""
     names = driver()
@@ -407,7 +414,7 @@ class Database:
                 if not listening.done():
                     listening.set_exception(err)
                     return
-                self.error(err)
+                self.note(err)
             finally:
                 if connection is not None:
                     await asyncio.shield(close(connection))
@@ -458,9 +465,17 @@ class Database:
 
     # Errors
 
-    def error(self, err: BaseException) -> SyncError:
-        """What a client is told of an error of the database; the log is told once."""
-        if isinstance(err, SyncError):
+    def note(self, err: Exception) -> None:
+        """Tell the log of an error that no client waits for."""
+        if self.error(err) is err and not isinstance(err, SyncError):
+            logger.error("%s: a fault of the server itself", self.place, exc_info=err)
+
+    def error(self, err: Exception) -> Exception:
+        """Return what a client is told of an error of the database; the log is told once.
+
+        A fault of the server itself is returned as it is: whoever asked logs it whole.
+        """
+        if isinstance(err, SyncError) or not is_of_database(err):
             return err
         if is_slow(err):
             return Timeout("the database took too long")

@@ -391,6 +391,27 @@ async def test_a_table_that_vanished_is_unavailable(database_url, psql, caplog):
         assert caplog.text.count("UndefinedTableError") == 1
 
 
+async def test_a_fault_of_the_server_is_no_outage(database_url, caplog, monkeypatch):
+    """Nobody is told that the database is away; the fault reaches whoever asked, or the log, whole."""
+
+    def broken(*_):
+        raise TypeError("a fault of ours")
+
+    async with opened(database_url) as models:
+        with monkeypatch.context() as patch:
+            patch.setattr(postgres, "Batch", broken)
+            patch.setattr(postgres.PostgresStore, "_models", broken)
+            patch.setattr(postgres.PostgresStore, "_trim", broken)
+            for request in (models.create({}), models.read("1")):
+                with pytest.raises(TypeError, match="a fault of ours"):
+                    await request
+            assert caplog.records == []
+            await models.store.tidy()
+        (record,) = caplog.records
+        assert isinstance(record.exc_info[1], TypeError)
+        await models.create({})
+
+
 # The database goes away
 
 
