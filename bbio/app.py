@@ -134,6 +134,8 @@ class App:
         self._mounted = False
         self._serving: web.Application | None = None
         self._runner: web.AppRunner | None = None
+        # Whether a port is still to be had: who has none has served nobody.
+        self._binding = False
         self.port = 0
         self.url = ""
 
@@ -284,10 +286,10 @@ class App:
     async def _clean_up(self, application: web.Application) -> None:
         if application is self._serving:
             self._serving = None
-            if self._watchdog is not None:
-                self._watchdog.stop()
-                self._watchdog = None
-            logger.info("stopped: %s served no more", ", ".join(self.backends) or "no backend")
+            assert self._watchdog is not None
+            self._watchdog.stop()
+            if not self._binding:
+                logger.info("stopped: %s served no more", ", ".join(self.backends) or "no backend")
             await self._close()
 
     async def _close(self) -> None:
@@ -331,12 +333,15 @@ class App:
             shutdown_timeout=shutdown_timeout,
             keepalive_timeout=KEEPALIVE,
         )
+        self._binding = True
         try:
             await runner.setup()
             await _listen(runner, host, port)
         except BaseException:
             await runner.cleanup()
             raise
+        finally:
+            self._binding = False
         self._runner = runner
         self.port = runner.addresses[0][1]
         shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host

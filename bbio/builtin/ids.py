@@ -36,8 +36,9 @@ def neighbouring_ids() -> Iterator[str]:
         >>> len(next(neighbouring_ids()))
         21
     """
-    for id in random_ids():
-        yield f"{int(time.time()) % CLOCK:05x}{id}"
+    ids = random_ids()
+    while True:
+        yield f"{int(time.time()) % CLOCK:05x}{next(ids)}"
 
 
 def given_ids(ids: Ids) -> Iterator[str | int]:

@@ -58,6 +58,7 @@ ANSWERS: list[tuple[dict[str, Any], str]] = [
     ({"text": {"$like": "100%"}}, "cd"),
     ({"text": {"$like": "%\\_%"}}, "d"),
     ({"text": {"$like": "%"}}, "abcde"),
+    ({"text": {"$like": "\ue000%"}}, ""),
     ({"text": {"$like": ""}}, "e"),
     ({"at.city": "Rome"}, "a"),
     ({"at.city.name": "Rome"}, "b"),

@@ -32,6 +32,7 @@ def quick_start(guide):
 async def test_models_are_there_after_a_restart(tmp_path, command, source, backend, file):
     """Start, create, stop, start, read: the model is there, in a file of the folder that the server runs in."""
     (tmp_path / "todos.py").write_text(source)
+    (tmp_path / "index.html").touch()
     port = free_port()
     made = []
     for _ in range(2):

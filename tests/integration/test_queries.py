@@ -109,9 +109,7 @@ async def test_indexes_come_and_go(tmp_path):
         class Todos(Backend):
             store = SQLiteStore(path, index=declared)
 
-        app = App()
-        app.serve(Todos)
-        async with app.test():
+        async with App().serve(Todos).running():
             pass
         with contextlib.closing(sqlite3.connect(path)) as connection:
             if not declared:

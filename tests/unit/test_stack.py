@@ -28,6 +28,8 @@ from bbio import (
     use,
 )
 from bbio.builtin import MemoryStore
+from bbio.errors import EncodingError
+from bbio.requests import Request
 from bbio.stack import Stack, location, make_layer, middleware_layers
 from tests.support.stacks import Served
 
@@ -1069,3 +1071,10 @@ async def test_an_error_from_the_store_is_an_error_like_any_other():
 
     res = await Served(Todos).sync("update")
     assert res.failure.to_json() == {"name": "Locked", "message": "Locked.", "code": 423, "by": "ann"}
+
+
+def test_a_value_that_nobody_can_have_put_there_is_told_without_a_place():
+    """No layer is blamed for what is in neither result nor model."""
+    err = EncodingError(object(), "is an object, which JSON does not have")
+    Stack("create", []).explain(err, Request("create", {"title": "milk"}), {"id": 1})
+    assert str(err) == "a value is an object, which JSON does not have"
