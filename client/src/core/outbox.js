@@ -1,3 +1,5 @@
+import { guarded } from './report.js';
+
 /**
  * Requests that have no answer yet, in the order they were made: a state machine without input, output or clock.
  *
@@ -110,7 +112,7 @@ export class Outbox {
         if (next && other.request.rev === entry.request.rev && other.request.rev !== undefined) other.request.rev = meta.r;
       }
     }
-    entry.done(err, result, meta, passed);
+    guarded(() => entry.done(err, result, meta, passed));
     return true;
   }
 }

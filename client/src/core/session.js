@@ -1,4 +1,5 @@
 import { SyncError, unanswered, unavailable } from './errors.js';
+import { clone } from './json.js';
 import { Handle } from './handle.js';
 import { Outbox } from './outbox.js';
 
@@ -88,19 +89,21 @@ export class Session {
   /**
    * @param {{handle: Handle, request: Record<string, any>, timeout?: number, key?: string, origins: any[],
    *   done: import('./outbox.js').Entry['done']}} fields
+   * @returns {{abort: (err: any) => void}}
    */
   request({ handle, request, timeout: strict, key, origins, done }) {
     const { deadline, queueLimit } = this.connection;
     if (this.outbox.entries.length >= queueLimit) {
       const message = `${queueLimit} requests to "${this.name}" wait for an answer already`;
       setTimeout(() => done(new SyncError({ name: 'Busy', message, code: 429, retry_after: 1 })));
-      return;
+      return { abort() {} };
     }
     const entry = /** @type {Timed} */ (this.outbox.add({ handle, request, key, done }));
     Object.assign(entry, { origins, left: strict ?? deadline, strict: strict !== undefined });
     this.#arm(entry);
     if (this.#socket && !this.#socket.active) this.#socket.connect();
     this.#flush();
+    return { abort: (/** @type {any} */ err) => void this.#settle(entry, err) };
   }
 
   /**
@@ -109,8 +112,20 @@ export class Session {
    * @param {import('./follower.js').Effect[]} effects
    */
   run(handle, effects) {
+    /** @type {import('./handle.js').News[]} */
+    let news = [];
     for (const effect of effects) {
-      if (effect.do === 'apply') this.#apply(handle, effect);
+      const { do: kind, method, model, meta } = effect;
+      const answered = kind === 'apply' ? this.outbox.find(meta?.op) : undefined;
+      if (kind === 'apply' && answered?.handle !== handle) {
+        news.push({ method, raw: model, meta });
+        continue;
+      }
+      // The position is not kept before what it stands for has been applied.
+      if (kind === 'moved' && effect !== effects.at(-1)) continue;
+      this.#tell(handle, news.splice(0));
+      // The event of a write whose answer has not come yet.
+      if (answered) this.#succeed(/** @type {Timed} */ (answered), model, meta);
       else if (effect.do === 'listen') this.#listen(handle, effect);
       else if (effect.do === 'read') handle.reread(effect.renewed);
       else if (effect.do === 'moved') handle.moved();
@@ -121,6 +136,7 @@ export class Session {
         if (effect.resumed) handle.tell('resumed');
       }
     }
+    this.#tell(handle, news);
   }
 
   #connected() {
@@ -231,11 +247,9 @@ export class Session {
     );
   }
 
-  /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
-  #apply(handle, { method, model, meta }) {
-    const own = this.outbox.find(meta?.op);
-    if (own?.handle === handle) this.#succeed(/** @type {Timed} */ (own), model, meta);
-    else handle.notified(method, model, meta, this.outbox.owns(meta?.op));
+  /** @param {Handle} handle @param {import('./handle.js').News[]} news */
+  #tell(handle, news) {
+    if (news.length > 0) handle.notified(news.map((one) => ({ ...one, own: this.outbox.owns(one.meta?.op) })));
   }
 
   #flush() {
@@ -256,7 +270,8 @@ export class Session {
 
   /** @param {Timed} entry @param {any} result @param {any} meta @param {boolean} [passed] */
   #succeed(entry, result, meta, passed) {
-    const inTime = this.#settle(entry, null, result, meta, passed);
+    // What the application does with its answer is its own affair.
+    const inTime = this.#settle(entry, null, entry.request.method === 'read' ? result : clone(result), meta, passed);
     // An answer after the deadline tells of a write that its maker has given up on: news to all.
     if (!passed) entry.handle.wrote(entry.request, result, meta, inTime ? entry.origins : []);
   }
