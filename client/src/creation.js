@@ -78,7 +78,7 @@ export function created(model, { err, raw }) {
  * @param {any} after as it was later
  */
 function rebased(raw, before, after) {
-  const result = { ...raw };
+  const result = { ...after, ...raw };
   for (const key of Object.keys({ ...before, ...after })) {
     if (same(before[key], after[key])) continue;
     if (key in after) result[key] = after[key];

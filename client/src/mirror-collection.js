@@ -28,6 +28,8 @@ export class CollectionMirror extends Mirror {
   #idName = undefined;
   /** What `parse` made of what models were made of. @type {Map<any, any> | undefined} */
   #outcomes = undefined;
+  /** A model that was made to know its id. @type {{raw: any, model: any} | undefined} */
+  #ready = undefined;
   /** Whether what comes now is the server's. */
   #receiving = false;
 
@@ -46,7 +48,11 @@ export class CollectionMirror extends Mirror {
     const name = target.model.prototype?.idAttribute ?? 'id';
     const id = target.modelId ? target.modelId({ ...raw }, name) : raw[name];
     if (id !== undefined && id !== null) return id;
-    return raw[this.#idName ?? name] ?? this.#made(raw, undefined)?.id;
+    const named = raw[this.#idName ?? name];
+    if (named !== undefined && named !== null) return named;
+    // Only a model made of it knows its id; it may be wanted right away.
+    this.#ready = { raw, model: this.#made(raw, undefined) };
+    return this.#ready.model?.id;
   }
 
   /** @param {any} model */
@@ -105,6 +111,12 @@ export class CollectionMirror extends Mirror {
   /** @param {any} raw @param {number | undefined} rev @returns {any} a new model that shows it */
   #made(raw, rev) {
     const { target, handle } = this;
+    const ready = this.#ready?.raw === raw ? this.#ready?.model : undefined;
+    this.#ready = undefined;
+    if (ready) {
+      note(ready, handle, { ...shownBy(ready, handle), rev, raw, parsed: shownBy(ready, handle)?.base });
+      return ready;
+    }
     const given = clone(raw);
     let model = /** @type {any} */ (undefined);
     let parsed;
@@ -206,10 +218,12 @@ export class CollectionMirror extends Mirror {
 
   /** @param {any} model @param {string} method @param {boolean} [passed] */
   place(model, method, passed) {
-    const { target, replica, query } = this;
+    const { target, query } = this;
     const truth = shownBy(model, this.handle)?.raw;
     const there = this.#has(model);
-    if (method === 'delete' || this.#isGone(model.id, passed)) {
+    const other = there || method === 'delete' ? undefined : target.get(model.id);
+    if (other && other !== model) this.show(other, truth, this.replica.rev(model.id));
+    else if (method === 'delete' || this.#isGone(model.id, passed)) {
       this.destroy(target.get(model.id) ?? model);
     } else if (method === 'create') {
       if (!there && !isLeaving(model)) this.#receive(() => target.add(model, REMOTE));
@@ -264,6 +278,8 @@ export class CollectionMirror extends Mirror {
     const revs = new Map(Array.isArray(response) ? response.map((raw, n) => [raw, meta?.r?.[n] ?? undefined]) : []);
     /** @type {Map<any, Entry>} */
     let entries = new Map();
+    const creating = [...this.pending].filter(({ method, model }) => method === 'create' && this.#has(model));
+    const staying = new Map(creating.map(({ model }) => [model, target.indexOf(model)]));
     // Only the collection's own parse knows where in the response the models are; listen in on it.
     const own = Object.getOwnPropertyDescriptor(target, 'parse');
     const { parse } = target;
@@ -271,7 +287,7 @@ export class CollectionMirror extends Mirror {
       const list = parse.apply(target, args);
       const raws = Array.isArray(list) ? list : list ? [list] : [];
       entries = new Map(raws.map((/** @type {any} */ raw) => [raw, { raw: clone(raw), rev: revs.get(raw) }]));
-      return Array.isArray(list) ? this.#withOwn(list) : list;
+      return Array.isArray(list) ? this.#withOwn(list, staying, entries) : list;
     };
     const parsed = (/** @type {any} */ model, /** @type {any} */ raw, /** @type {any} */ outcome) => {
       const entry = entries.get(raw);
@@ -288,27 +304,43 @@ export class CollectionMirror extends Mirror {
       else delete target.parse;
     }
     for (const entry of entries.values()) this.#learn(entry);
-    for (const { model, method } of this.pending) {
-      if (method === 'create' && !target.modelId && !this.#has(model)) target.add(model, REMOTE);
-      this.reassert(model);
-    }
+    for (const model of staying.keys()) if (!this.#has(model)) target.add(model, REMOTE);
+    for (const { model } of this.pending) this.reassert(model);
   }
 
   /**
    * Backbone drops what the server does not have; what is on its way there stays where it is, and what is on its way out
    * does not come back.
    * @param {any[]} list models read
+   * @param {Map<any, number>} staying models and their places
+   * @param {Map<any, Entry>} entries what was read
    */
-  #withOwn(list) {
-    if (this.pending.size === 0) return list;
-    const { target } = this;
-    const writes = [...this.pending];
-    const leaving = new Set(writes.filter(({ method }) => method === 'delete').map(({ model }) => String(model.id)));
-    const all = leaving.size === 0 ? [...list] : list.filter((raw) => !leaving.has(String(this.idOf(raw))));
-    const staying = writes.filter(({ model, method }) => method === 'create' && this.#has(model)).map(({ model }) => model);
+  #withOwn(list, staying, entries) {
+    const leaving = new Set([...this.pending].filter(({ method }) => method === 'delete').map(({ model }) => String(model.id)));
+    const kept = leaving.size === 0 ? list : list.filter((raw) => !leaving.has(String(this.idOf(raw))));
     // Before 1.2 Backbone parses models that it is given.
-    if (target.modelId) for (const model of new Set(staying)) all.splice(Math.min(target.indexOf(model), all.length), 0, model);
+    if (!this.target.modelId) return kept;
+    const all = kept.map((raw) => this.#renamed(raw, entries) ?? raw);
+    for (const [model, index] of staying) all.splice(Math.min(index, all.length), 0, model);
     return all;
+  }
+
+  /**
+   * Backbone does not know a model again whose id has another name in the page.
+   * @param {any} raw
+   * @param {Map<any, Entry>} entries
+   * @returns {any} the model, set to what was read
+   */
+  #renamed(raw, entries) {
+    const { target } = this;
+    const name = target.model.prototype?.idAttribute ?? 'id';
+    if (!this.#idName || this.#idName === name || (target.modelId({ ...raw }, name) ?? undefined) !== undefined) return undefined;
+    const model = target.get(raw[this.#idName]);
+    const entry = entries.get(raw);
+    if (!model || !entry) return undefined;
+    entry.model = model;
+    this.show(model, entry.raw, entry.rev);
+    return model;
   }
 
   /** @param {any} asked @param {any} options */

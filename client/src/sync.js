@@ -151,8 +151,10 @@ function show(handle, model, { raw, rev }, succeed) {
   const before = shownBy(model, handle)?.names ?? [];
   // What the application does on success may build on it already.
   note(model, handle, { raw, rev, parsed: raw });
-  const parsed = (/** @type {any} */ one, /** @type {any} */ given, /** @type {any} */ outcome) => {
-    if (one !== model || !same(given, raw)) return;
+  let first = true;
+  const parsed = (/** @type {any} */ one, /** @type {any} */ _, /** @type {any} */ outcome) => {
+    if (one !== model || !first) return;
+    first = false;
     note(model, handle, { raw, rev, parsed: outcome });
     unset(model, before.filter((key) => !(key in outcome) && key in model.attributes && key !== model.idAttribute));
   };
