@@ -1,10 +1,11 @@
 import { clone, plain, same } from './core/json.js';
-import { readAll } from './core/pages.js';
+import { joined, readAll } from './core/pages.js';
 import { isPaged, matches, said } from './core/query.js';
 import { guarded } from './core/report.js';
 import { delivering } from './deliver.js';
 import { homes } from './homes.js';
 import { Mirror, REMOTE, destroyed, unset } from './mirror.js';
+import { turnPage } from './page.js';
 import { nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
 import { isLeaving } from './writes.js';
 
@@ -416,6 +417,7 @@ export class CollectionMirror extends Mirror {
     if (this.query === undefined) for (const model of gone) this.destroy(model);
     else if (gone.length > 0) delivering(() => target.remove(gone, REMOTE));
     for (const end of ends) end();
+    turnPage(target, {}, joined(parts, this.asked.data).meta);
     this.trigger('reset', Object.fromEntries(Object.entries(result).map(([name, models]) => [name, [...models]])));
   }
 

@@ -5,6 +5,7 @@ import { guarded } from './core/report.js';
 import { created, creating, creationOf, follow } from './creation.js';
 import { delivering } from './deliver.js';
 import { destroyed, restore, unset } from './mirror.js';
+import { turnPage } from './page.js';
 import { nameOfId, note, shownBy, watchingParse } from './shown.js';
 import { begun, changed, ended } from './writes.js';
 
@@ -281,24 +282,6 @@ function write(handle, its, method, { model, options, many, hearers, resolve, re
     if (made) for (const mirror of its) mirror.undo(made, err);
     if (method === 'update' || method === 'patch') for (const mirror of /** @type {Set<any>} */ (handle.mirrors)) mirror.place?.(model, method);
     if (theirs) for (const mirror of its) mirror.trigger('conflict', model, sent, clone(theirs));
-  }
-}
-
-/** What collections were told of the page that they have. */
-const pages = new WeakSet();
-
-/**
- * Tell of the page that a fetch came to; a property of that name that is the application's own stays as it is.
- * @param {any} collection
- * @param {any} options of the fetch
- * @param {any} meta what the server said of its reply
- */
-function turnPage(collection, options, meta) {
-  if (meta?.next !== undefined) {
-    options.page = collection.page = { next: meta.next, ...('total' in meta && { total: meta.total }) };
-    pages.add(options.page);
-  } else if (pages.has(collection.page)) {
-    delete collection.page;
   }
 }
 

@@ -121,8 +121,10 @@ export class Handle extends Emitter {
   request({ method, model, options = {}, timeout, rev, key, origins = [] }, done) {
     const { timeout: _, ...extras } = options;
     let sent;
+    let size = 0;
     try {
       sent = copy(model);
+      size = JSON.stringify(sent).length;
     } catch (err) {
       const message = `the model cannot be written as JSON: ${/** @type {Error} */ (err).message}`;
       setTimeout(() => done(new SyncError({ name: 'BadRequest', message, code: 400 })));
@@ -130,7 +132,7 @@ export class Handle extends Emitter {
     }
     const request = { method, model: sent, options: plain(extras), channel: this.channel, rev };
     if (rev === undefined) delete request.rev;
-    return this.session.request({ handle: this, request, timeout, key, origins, done });
+    return this.session.request({ handle: this, request, timeout, key, origins, size, done });
   }
 
   /**
