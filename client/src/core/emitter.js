@@ -48,6 +48,11 @@ export class Emitter {
     for (const listener of this.listeners(event)) guarded(() => listener(...args));
   }
 
+  /** Whether anybody listens to anything. */
+  get heard() {
+    return [...this.#listeners.values()].some((listeners) => listeners.size > 0);
+  }
+
   /** @param {string} event name of the event @returns {Function[]} what to call */
   listeners(event) {
     return [...(this.#listeners.get(event)?.values() ?? [])];

@@ -66,6 +66,8 @@ export class Handle extends Emitter {
   #reading = 0;
   /** Places of writes of this client that all were told of when they were answered; they may come as events yet. */
   #told = new Set();
+  /** Whether the last of those was let go of. */
+  #released = false;
 
   /**
    * @param {import('./session.js').Session} session
@@ -141,11 +143,46 @@ export class Handle extends Emitter {
    */
   attach(mirror) {
     this.mirrors.add(mirror);
+    this.#released = false;
+    this.session.join(this);
   }
 
   /** @param {Mirror} mirror */
   detach(mirror) {
-    this.mirrors.delete(mirror);
+    if (this.mirrors.delete(mirror)) this.#released = this.mirrors.size === 0;
+    this.#rest();
+  }
+
+  /**
+   * @param {string} event
+   * @param {(...args: any[]) => void} listener
+   * @returns {this}
+   */
+  on(event, listener) {
+    super.on(event, listener);
+    this.session.join(this);
+    return this;
+  }
+
+  /**
+   * @param {string} [event]
+   * @param {(...args: any[]) => void} [listener]
+   * @returns {this}
+   */
+  off(event, listener) {
+    super.off(/** @type {any} */ (event), listener);
+    this.#rest();
+    return this;
+  }
+
+  #rest() {
+    // Whoever lets go of one collection may be about to bind another.
+    if (this.unused) setTimeout(() => this.session.leave(this));
+  }
+
+  /** Whether nothing follows the channel any more. */
+  get unused() {
+    return this.#released && !this.heard;
   }
 
   /**
@@ -202,6 +239,12 @@ export class Handle extends Emitter {
     }
     this.emit('reset');
     this.session.run(this, this.follower.complete());
+  }
+
+  /** The channel was left: whoever comes back to it begins anew. */
+  left() {
+    this.follower = new Follower();
+    this.#reading += 1;
   }
 
   /** The connection is gone: a reading that goes on belongs to it. */

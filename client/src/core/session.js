@@ -66,6 +66,28 @@ export class Session {
   }
 
   /**
+   * A handle is used: it follows its channel, also if that had been left.
+   * @param {Handle} handle
+   * @returns {Handle} the handle of the channel, this one or another that has taken its place
+   */
+  join(handle) {
+    const current = this.#handles.get(handle.channel);
+    if (current) return current;
+    this.#handles.set(handle.channel, handle);
+    if (this.#online) this.run(handle, handle.follower.connected());
+    return handle;
+  }
+
+  /** Follow a channel no more, unless it is used again, or something is under way in it. @param {Handle} handle */
+  leave(handle) {
+    const busy = this.outbox.entries.some((entry) => entry.handle === handle);
+    if (!handle.unused || busy || this.#handles.get(handle.channel) !== handle) return;
+    this.#handles.delete(handle.channel);
+    handle.left();
+    if (this.#online) this.#socket.emit('unlisten', [handle.channel], () => {});
+  }
+
+  /**
    * @param {any} socket a Socket.IO client socket of the backend's namespace
    * @param {boolean} [again] whether it stands for the same connection, which was lost
    */
@@ -158,7 +180,8 @@ export class Session {
    *   done: import('./outbox.js').Entry['done']}} fields
    * @returns {{abort: (err: any) => void}}
    */
-  request({ handle, request, timeout: strict, key, origins, size, done }) {
+  request({ handle: asked, request, timeout: strict, key, origins, size, done }) {
+    const handle = this.join(asked);
     const { deadline, queueLimit, user } = this.connection;
     if (/** @type {Timed[]} */ (this.outbox.entries).filter((entry) => entry.user === user).length >= queueLimit) {
       const message = `${queueLimit} requests to "${this.name}" wait for an answer already`;
@@ -260,6 +283,7 @@ export class Session {
   /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
   #listen(handle, { since, again }) {
     const send = () => {
+      if (this.#handles.get(handle.channel) !== handle) return;
       let answered = false;
       const answer = this.#current((/** @type {any} */ reply) => {
         if (answered) return;
@@ -275,6 +299,7 @@ export class Session {
 
   /** @param {Handle} handle @param {any} reply */
   #listened(handle, reply) {
+    if (this.#handles.get(handle.channel) !== handle) return;
     if (reply?.error) {
       const error = new SyncError(reply.error);
       handle.tell('error', error);
@@ -387,6 +412,7 @@ export class Session {
       return open;
     });
     if (first) this.#flush();
+    if (entry.handle.unused) this.leave(entry.handle);
     return first;
   }
 
