@@ -90,7 +90,7 @@ class Gateway:
             connection.close()
 
     def receive(self, socket: ClientSocket, event: str, ack_id: Any, arguments: Any) -> None:
-        """Take a `sync`, `listen` or `unlisten` with its arguments, already decoded; one ack follows if one is asked for."""
+        """Take an event with its arguments, already decoded; one ack follows if one is asked for."""
         try:
             if event == "sync":
                 fields = protocol.read_sync(arguments)

@@ -6,6 +6,7 @@ import { created, creating, creationOf, follow } from './creation.js';
 import { delivering } from './deliver.js';
 import { destroyed, restore, unset } from './mirror.js';
 import { turnPage } from './page.js';
+import { ROUNDED, isRounded, lookout } from './rounded.js';
 import { nameOfId, note, shownBy, watchingParse } from './shown.js';
 import { begun, changed, ended } from './writes.js';
 
@@ -19,6 +20,7 @@ import { begun, changed, ended } from './writes.js';
  * @property {any} options
  * @property {boolean} many whether it is a collection
  * @property {any[]} hearers what tells the model's unbound objects, which need not hear of it
+ * @property {(models: any[]) => void} look looks at models that the server has told of
  * @property {(value: any) => void} resolve
  * @property {(err: any) => void} reject
  */
@@ -45,6 +47,8 @@ const fetches = new WeakMap();
  * @param {Function} page.original Backbone's own `sync`
  */
 export function syncing(Backbone, { handleOf, mirrors, announcers, announce, original }) {
+  const look = lookout();
+
   /**
    * @this {any}
    * @param {string} method
@@ -58,7 +62,7 @@ export function syncing(Backbone, { handleOf, mirrors, announcers, announce, ori
     announce(!many && model.collection && handleOf(model.collection) === handle ? model.collection : model, handle);
     const hearers = [announcers.get(model), announcers.get(model.collection)].filter((one) => one?.handle === handle);
     const { promise, resolve, reject } = deferred(Backbone);
-    const call = { model, options, many, hearers, resolve, reject };
+    const call = { model, options, many, hearers, look, resolve, reject };
     if (method === 'read') {
       const mirror = mirrors.get(model);
       const its = !many ? holders(model, handle) : mirror?.handle === handle ? [mirror] : [];
@@ -85,7 +89,7 @@ function travelling(options) {
 }
 
 /** @param {Handle} handle @param {Mirror[]} its what keeps the target @param {Call} call */
-function read(handle, its, { model, options, many, resolve, reject }) {
+function read(handle, its, { model, options, many, look, resolve, reject }) {
   const asked = travelling(options);
   const sent = many ? {} : payload(model, options, handle);
   const turns = fetches.get(model) ?? { sent: 0, replaced: 0 };
@@ -108,6 +112,7 @@ function read(handle, its, { model, options, many, resolve, reject }) {
       const { result, meta } = err ? { result: undefined, meta: undefined } : joined(parts, asked.data);
       delivering(() => guarded(() => (err ? options.error?.(err) : answered(result, meta))));
       release();
+      if (!err) look(many ? model.models : [model]);
       if (err) reject(err);
       else resolve(result);
     });
@@ -177,7 +182,7 @@ function newer(its, id, rev) {
 }
 
 /** @param {Handle} handle @param {Mirror[]} its what keeps the model @param {string} method @param {Call} call */
-function write(handle, its, method, { model, options, many, hearers, resolve, reject }) {
+function write(handle, its, method, { model, options, many, hearers, look, resolve, reject }) {
   const base = shownBy(model, handle);
   const sent = travellingModel(payload(model, options, handle));
   const creation = many ? undefined : creationOf(model, handle);
@@ -194,6 +199,11 @@ function write(handle, its, method, { model, options, many, hearers, resolve, re
   /** @param {string} how @param {any} what @param {number | undefined} rev */
   function send(how, what, rev) {
     const key = how === 'create' || model.id === undefined || model.id === null ? undefined : String(model.id);
+    if (how !== 'create' && isRounded(model.id)) {
+      const message = `${how} of "${handle.name}": ${ROUNDED}, and ${model.id} may be the id of another model`;
+      setTimeout(() => failed(new SyncError({ name: 'BadRequest', message, code: 400 })));
+      return;
+    }
     const origins = [...its, ...hearers];
     handle.request({ method: how, model: what, options: extras, timeout: options.timeout, rev, key, origins }, (err, result, meta, passed) => {
       if (err) failed(err);
@@ -240,6 +250,7 @@ function write(handle, its, method, { model, options, many, hearers, resolve, re
       }
       for (const mirror of its) guarded(() => mirror.place(model, how, passed));
     });
+    if (how !== 'delete') look([model]);
     if (method === 'create' && !creation) created(model, { raw });
     resolve(result);
   }
