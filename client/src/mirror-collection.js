@@ -6,7 +6,7 @@ import { delivering } from './deliver.js';
 import { homes } from './homes.js';
 import { Mirror, REMOTE, destroyed, unset } from './mirror.js';
 import { turnPage } from './page.js';
-import { nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
+import { complete, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
 import { isLeaving } from './writes.js';
 
 /** Words of a query that say which page of it is meant. */
@@ -361,7 +361,8 @@ export class CollectionMirror extends Mirror {
     if (!shows) return;
     this.#idName ??= nameOfId(raw, id, shows.idAttribute);
     destroyed.delete(shows);
-    if (!model) note(shows, this.handle, { raw, rev });
+    if (model) complete(model);
+    else note(shows, this.handle, { raw, rev });
   }
 
   /** @param {boolean} renewed */

@@ -1,4 +1,5 @@
 import { snapshot } from './core/json.js';
+import { isPending } from './writes.js';
 
 /**
  * What each instance of a model shows of what the server holds: the revision, and the attributes that the application's
@@ -8,7 +9,7 @@ import { snapshot } from './core/json.js';
  * @property {string} place the backend and channel that said it
  * @property {number | undefined} rev its revision, if told
  * @property {any} raw what was said, to know it again
- * @property {Record<string, any>} base the attributes it came to
+ * @property {Record<string, any>} base the attributes it came to, and those that the page had added before
  * @property {string[]} names those of them that came from the server
  */
 
@@ -38,7 +39,21 @@ export function note(model, handle, { rev, raw, parsed }) {
   const { attributes } = model;
   const names = Object.keys(parsed ?? raw ?? attributes);
   const own = parsed ? names : names.filter((name) => name in attributes);
+  const gone = shown.get(model)?.names ?? [];
   shown.set(model, { place: placeOf(handle), rev, raw, base: snapshot({ ...(parsed ?? attributes) }), names: own });
+  if (parsed) complete(model, gone);
+}
+
+/**
+ * Attributes that are the page's alone are no change of what the server holds.
+ * @param {any} model
+ * @param {string[]} [gone] those that were the server's
+ */
+export function complete(model, gone = []) {
+  const { base } = /** @type {Shown} */ (shown.get(model));
+  for (const name of Object.keys(model.attributes)) {
+    if (!(name in base) && !gone.includes(name) && !isPending(model, name)) base[name] = snapshot(model.attributes[name]);
+  }
 }
 
 /** Revisions have begun anew. @param {any} model */
