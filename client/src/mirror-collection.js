@@ -16,7 +16,7 @@ const PAGE = ['cursor', 'count', '$cursor', '$count'];
  * Keeps a collection like its channel: created models come in, deleted ones go; an update never adds a model.
  *
  * @typedef {import('./mirror.js').Turn} Turn
- * @typedef {{raw: any, rev: number | undefined, model?: any}} Entry a model of an answer
+ * @typedef {{raw: any, rev: number | undefined, model?: any, made?: boolean}} Entry a model of an answer; `made`: of it
  */
 export class CollectionMirror extends Mirror {
   /** The application's own latest fetch, made again when everything must be read anew. @type {Record<string, any>} */
@@ -294,7 +294,9 @@ export class CollectionMirror extends Mirror {
       const entry = entries.get(raw);
       if (!entry) return;
       entry.model = model;
-      const before = shownBy(model, handle)?.names ?? [];
+      const known = shownBy(model, handle);
+      entry.made = !known;
+      const before = known?.names ?? [];
       note(model, handle, { ...entry, parsed: outcome });
       unset(model, before.filter((key) => !(key in outcome) && key in model.attributes));
     };
@@ -353,7 +355,7 @@ export class CollectionMirror extends Mirror {
   }
 
   /** @param {Entry} entry */
-  #learn({ raw, rev, model }) {
+  #learn({ raw, rev, model, made }) {
     const id = model ? model.id : guarded(() => this.idOf(raw));
     if (id === undefined || id === null) return;
     this.replica.learn(id, raw, rev);
@@ -361,8 +363,8 @@ export class CollectionMirror extends Mirror {
     if (!shows) return;
     this.#idName ??= nameOfId(raw, id, shows.idAttribute);
     destroyed.delete(shows);
-    if (model) complete(model);
-    else note(shows, this.handle, { raw, rev });
+    if (made) complete(model);
+    if (!model) note(shows, this.handle, { raw, rev });
   }
 
   /** @param {boolean} renewed */

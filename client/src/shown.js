@@ -39,20 +39,21 @@ export function note(model, handle, { rev, raw, parsed }) {
   const { attributes } = model;
   const names = Object.keys(parsed ?? raw ?? attributes);
   const own = parsed ? names : names.filter((name) => name in attributes);
-  const gone = shown.get(model)?.names ?? [];
-  shown.set(model, { place: placeOf(handle), rev, raw, base: snapshot({ ...(parsed ?? attributes) }), names: own });
-  if (parsed) complete(model, gone);
+  const before = shown.get(model);
+  const base = snapshot({ ...(parsed ?? attributes) });
+  shown.set(model, { place: placeOf(handle), rev, raw, base, names: own });
+  if (!before) complete(model);
+  else for (const name of Object.keys(before.base)) if (!(name in base) && !before.names.includes(name)) base[name] = before.base[name];
 }
 
 /**
- * Attributes that are the page's alone are no change of what the server holds.
- * @param {any} model
- * @param {string[]} [gone] those that were the server's
+ * Attributes that a model has from the beginning and the server does not know are the page's alone: none of its changes.
+ * @param {any} model that was just made
  */
-export function complete(model, gone = []) {
+export function complete(model) {
   const { base } = /** @type {Shown} */ (shown.get(model));
   for (const name of Object.keys(model.attributes)) {
-    if (!(name in base) && !gone.includes(name) && !isPending(model, name)) base[name] = snapshot(model.attributes[name]);
+    if (!(name in base) && !isPending(model, name)) base[name] = snapshot(model.attributes[name]);
   }
 }
 
