@@ -102,9 +102,13 @@ def _default_message(cls: type[SyncError]) -> str:
 
 
 class BadRequest(SyncError, ValueError):
-    """The request is malformed."""
+    """The request is malformed.
+
+    `page_limit` is there when more was asked for than is told at once: how many models one page may have.
+    """
 
     code = 400
+    details = ("page_limit",)
 
 
 class Unauthorized(SyncError, PermissionError):

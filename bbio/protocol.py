@@ -18,9 +18,13 @@ from bbio.streams import BACKEND_WIDE, STAMPS, Event, Op, Position, channel_stre
 from bbio.values import writable
 
 VERSION = 1
+# The events that a client of a backend sends.
+EVENTS = ("sync", "listen", "unlisten")
 MAX_DEPTH = 32
 MAX_NAME = 255
 MAX_STREAMS = 2
+# Channels that one `unlisten` may name.
+MAX_LEFT = 1_000
 # Above this many characters a frame could hold an integer that a double cannot.
 LONG_FRAME = 300
 
@@ -238,6 +242,17 @@ def read_listen(args: Any) -> Listen:
     return Listen(channel, VERSION, since if type(since) is dict and len(since) <= MAX_STREAMS else {})
 
 
+def read_unlisten(args: Any) -> list[str | None]:
+    """The channels of an `unlisten` from its arguments (without the event's name).
+
+    Raises:
+        BadRequest: it is not as docs/protocol.md says.
+    """
+    if type(args) is not list or len(args) != 1 or type(args[0]) is not list or len(args[0]) > MAX_LEFT:
+        raise BadRequest(f"unlisten takes a list of at most {MAX_LEFT} channels")
+    return [check_channel(channel) for channel in args[0]]
+
+
 def read_position(since: dict[str, Any], stream: str) -> Position | None:
     """What a client claims its position in a stream to be; None when that is no position.
 
@@ -339,6 +354,10 @@ def read_reply_v1(
 def _id_of(model: Any, id_attribute: str) -> Any:
     key = model.get(id_attribute) if isinstance(model, dict) else getattr(model, id_attribute, None)
     return key if isinstance(key, (str, int)) else None
+
+
+# The arguments of the ack of an `unlisten`.
+UNLISTENED = b"[null]"
 
 
 def error_reply(error: SyncError) -> bytes:

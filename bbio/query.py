@@ -249,7 +249,8 @@ class Query:
 def too_many(limits: QueryLimits) -> BadRequest:
     """What a client is told that asked for too many models at once."""
     return BadRequest(
-        f"more than {limits.models} models: read them page by page, as with {{limit: 100}} and the cursor of each page"
+        f"more than {limits.models} models: read them page by page, as with {{limit: 100}} and the cursor of each page",
+        page_limit=limits.limit,
     )
 
 

@@ -384,9 +384,11 @@ class Batch:
 
     def _apply(self, change: Change, now: float) -> Commit:
         req, key, record, body = change.req, change.key, change.model, change.body
-        rev = None
+        rev, method = None, change.method
         if key is not None:
             assert req is not None
+            if method == "update" and self.models.get(key) is None:
+                method = "create"  # an upsert: who holds the whole collection must get the model
             record = self.store.result(req, key[1], self.models.get(key))
             body = encode(record)
             # Counters fall back where tables are brought in from elsewhere; a model's revision never does.
@@ -400,7 +402,7 @@ class Batch:
                 body = self.store.encode(record)
         at = self.positions.get(change.stream) or Position(self.epoch, 0)
         op = None if req is None else req.op
-        event = Event(change.stream, at.epoch, at.offset + 1, change.method, body, rev, op, now, self.stamp)
+        event = Event(change.stream, at.epoch, at.offset + 1, method, body, rev, op, now, self.stamp)
         self.positions[change.stream] = Position(at.epoch, event.offset, self.stamp)
         self.events.append(event)
         if change.operation is not None and req is not None:

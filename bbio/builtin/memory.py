@@ -119,13 +119,15 @@ class MemoryStore(Store):
         key = record[self.id_attribute]
         self._rev = rev = self._rev + 1
         models = self._models(req.channel)
+        told = NOTIFIED_AS[method] if key in models else "create"
         if method == "delete":
+            told = "delete"
             models.pop(key, None)
         else:
             models[key] = (rev, body)
         if self.schema is not None:
             body = self.encode(record)
-        return self.record(channel_stream(req.channel), NOTIFIED_AS[method], record, body, req, operation, rev)
+        return self.record(channel_stream(req.channel), told, record, body, req, operation, rev)
 
     async def create(self, req: Request) -> dict[str, Any]:
         record = self._created(req.model)

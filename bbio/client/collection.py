@@ -78,7 +78,8 @@ class Collection(Mapping[Key, Model]):
 
     def __init__(self, handle: Handle, data: Mapping[str, Any] | None) -> None:
         self._handle = handle
-        self._data = data
+        # As it is sent: what becomes of the caller's own later, or what JSON has no type for, plays no part.
+        self._data: Mapping[str, Any] | None = data
         # What others write is held against it, once the server has taken the data for a query.
         self._query: Query | None = None
         self._replica = Replica()
@@ -185,8 +186,8 @@ class Collection(Mapping[Key, Model]):
 
     def close(self) -> None:
         """Stop following."""
-        self._handle.mirrors.pop(id(self), None)
         self._reading = None
+        self._handle.release(self)
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self.open().__await__()
@@ -235,8 +236,7 @@ class Collection(Mapping[Key, Model]):
         if renewed:
             self._replica.renew()
         try:
-            options = {} if self._data is None else {"data": self._data}
-            models, told = await self._handle.request("read", {}, options=options)
+            models, told = await self._read_all()
         except SyncError:
             if self._reading is reading:
                 raise
@@ -246,6 +246,26 @@ class Collection(Mapping[Key, Model]):
         if self._overflown:
             raise Unavailable("more was written while everything was read than can wait")
         self._replace(models if isinstance(models, list) else [], told)
+
+    async def _read_all(self) -> tuple[Any, Any]:
+        """All that is asked for, page by page where that is more than the server tells at once."""
+        options = {} if self._data is None else {"data": self._data}
+        try:
+            return await self._handle.request("read", {}, options=options)
+        except BadRequest as err:
+            limit = getattr(err, "page_limit", None)
+            if not isinstance(limit, int) or {"limit", "$limit"} & set(self._data or {}):
+                raise
+        found: list[Any] = []
+        revs: list[Any] = []
+        page: dict[str, Any] = {"$limit": limit}
+        while True:
+            models, told = await self._handle.request("read", {}, options={"data": {**(self._data or {}), **page}})
+            found += models
+            revs += told["r"]
+            if told.get("next") is None:
+                return found, {"r": revs} if self._data is None else {"r": revs, "next": None}
+            page["$cursor"] = told["next"]
 
     def _replace(self, models: list[Any], told: Any) -> None:
         self._query = self._asked(models) if isinstance(told, Mapping) and "next" in told else None

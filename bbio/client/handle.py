@@ -63,6 +63,9 @@ class Handle:
         self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
         self._refusal: SyncError | None = None
         self._listens = False
+        # Whether its channel is followed, or was let go of.
+        self.joined = False
+        self.released = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._rereading: asyncio.Task[None] | None = None
 
@@ -196,8 +199,8 @@ class Handle:
             raise BadRequest(f"method must be one of {', '.join(METHODS)}")
         request = {
             "method": method,
-            "model": _plain({} if model is None else model),
-            "options": _plain(dict(options or {})),
+            "model": plain({} if model is None else model),
+            "options": plain(dict(options or {})),
             "channel": self.channel,
         }
         if rev is not None:
@@ -230,6 +233,7 @@ class Handle:
         """
         if self._refusal is not None:
             raise self._refusal
+        self.session.join(self)
         if self._listens:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -255,6 +259,7 @@ class Handle:
             ...         print(event.method, event.model)
         """
         reader = Events(self.session.settings.event_limit)
+        self.session.join(self)
         if self.session.closed:
             reader.close()
         elif self._refusal is not None:
@@ -296,29 +301,52 @@ class Handle:
             ...         while await mirror.changed():
             ...             print(list(mirror.values()))
         """
-        return Collection(self, data)
+        return Collection(self, None if data is None else plain(dict(data)))
 
     @property
     def settled(self) -> bool:
         """Whether this handle knows all that the server has told it, or was refused."""
         return self._refusal is not None or self.follower.settled
 
+    def release(self, mirror: Mirror) -> None:
+        """A mirror is closed; the last thing that follows the channel leaves it."""
+        self.released = self.mirrors.pop(id(mirror), None) is not None and not self.mirrors
+        if self.released and not self.is_followed:
+            self.session.leave(self)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a mirror or a reader wants to be told of what others write."""
+        return bool(self.mirrors) or bool(self._readers) or bool(self._waiters)
+
     # What the session tells
+
+    def left(self) -> None:
+        """The channel was left: who comes back to it begins anew."""
+        self._listens = False
+        self._stop_rereading()
+        self.follower = Follower()
 
     def notified(self, method: str, model: Any, meta: Meta | None, *, own: bool) -> None:
         """A notification came, in its turn."""
         if not own:
-            event = Event(method, model, None if meta is None else meta.rev)
             for reader in list(self._readers):
-                reader.put(event)
-        for mirror in list(self.mirrors.values()):
-            mirror.apply(method, model, meta)
+                reader.put(Event(method, copied(model), None if meta is None else meta.rev))
+        self._apply(method, model, meta)
 
     def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None) -> None:
         """A write of this client succeeded."""
         model = result if isinstance(result, dict) else request["model"]
+        self._apply(NOTIFIED_AS[request["method"]], model, meta)
+
+    def _apply(self, method: str, model: Any, meta: Meta | None) -> None:
         for mirror in list(self.mirrors.values()):
-            mirror.apply(NOTIFIED_AS[request["method"]], model, meta)
+            try:
+                mirror.apply(method, copied(model), meta)
+            except Exception as err:
+                # It costs nobody else an event, nor this client its place.
+                context = {"message": f"a mirror of {self.name!r} failed", "exception": err}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     def online(self) -> None:
         """The listen is answered."""
@@ -397,7 +425,14 @@ class Handle:
             reader.close()
 
 
-def _plain(value: Any) -> Any:
+def copied(model: Any) -> Any:
+    """A copy of what came as JSON, for whoever may change it."""
+    if isinstance(model, dict):
+        return {key: copied(value) for key, value in model.items()}
+    return [copied(value) for value in model] if isinstance(model, list) else model
+
+
+def plain(value: Any) -> Any:
     """A copy as JSON has it.
 
     Raises:

@@ -14,7 +14,7 @@ import attrs
 
 from bbio.client.errors import error_of
 from bbio.client.follower import Apply, Effect, Listen, Meta, Ready, Watch
-from bbio.client.handle import Handle
+from bbio.client.handle import Handle, copied
 from bbio.client.outbox import Done, Entry, Outbox
 from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.streams import BACKEND_WIDE, channel_stream
@@ -23,6 +23,8 @@ from bbio.streams import BACKEND_WIDE, channel_stream
 PATIENCE = 8.0
 # Seconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them.
 LOSS = 2.0
+# Seconds in which a link shows that it lives.
+PROBE = 4.0
 # Seconds in which what a reply told of should have arrived.
 OVERDUE = 2.0
 
@@ -46,6 +48,9 @@ class Link(Protocol):
 
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
         """Send an event, in order; `answer` is called with the arguments of its ack, if one comes."""
+
+    def drop(self) -> None:
+        """Close the connection, which is dead; another will be opened."""
 
 
 def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -104,6 +109,7 @@ class Session:
         self.wanted = True  # whether there is a connection, or should be
         self._reached = False
         self._timers: set[_Later] = set()
+        self._probe: _Later | None = None
         join(self)
 
     def handle(self, channel: str | None, id_attribute: str) -> Handle:
@@ -111,9 +117,25 @@ class Session:
         handle = self.handles.get(channel)
         if handle is None:
             handle = self.handles[channel] = Handle(self, channel, id_attribute)
+        self.join(handle)
+        return handle
+
+    def join(self, handle: Handle) -> None:
+        """A handle is used: it follows its channel, also if that had been left."""
+        if self.handles.setdefault(handle.channel, handle) is handle and not handle.joined:
+            handle.joined = True
             if self.link is not None:
                 self.run(handle, handle.follower.connected())
-        return handle
+
+    def leave(self, handle: Handle) -> None:
+        """Follow a channel no more, unless something is under way in it."""
+        busy = any(entry.handle is handle for entry in self.outbox.entries)
+        if busy or self.closed or not handle.joined:
+            return
+        handle.joined = False
+        handle.left()
+        if self.link is not None:
+            self.link.emit("unlisten", ([handle.channel],), _ignore)
 
     # What the connection tells
 
@@ -125,7 +147,8 @@ class Session:
             if entry.timer is None:
                 self._arm(entry)
         for handle in self.handles.values():
-            self.run(handle, handle.follower.connected())
+            if handle.joined:
+                self.run(handle, handle.follower.connected())
 
     def disconnected(self) -> None:
         """The namespace was left, or the connection ended; it will come back."""
@@ -138,11 +161,7 @@ class Session:
             if entry.left <= 0:
                 self._settle(entry, Timeout(self._why(entry)))
             elif entry.writes and not entry.handle.follower.positioned:
-                message = (
-                    f"the connection was lost before {self.name!r} answered; "
-                    f"the {entry.request['method']} may have been applied"
-                )
-                self._settle(entry, UnknownOutcome(message))
+                self._settle(entry, self._unknown(entry))
         for handle in self.handles.values():
             handle.follower.disconnected()
             handle.offline()
@@ -176,7 +195,13 @@ class Session:
     def fail(self, error: SyncError) -> None:
         """Fail all requests that have no answer."""
         for entry in self.outbox.entries:
-            self._settle(entry, error)
+            self._settle(entry, self._unknown(entry) if entry.writes and entry.sent else error)
+
+    def _unknown(self, entry: Entry) -> UnknownOutcome:
+        return UnknownOutcome(
+            f"the connection was lost before {self.name!r} answered; "
+            f"the {entry.request['method']} may have been applied"
+        )
 
     def close(self) -> None:
         """Nothing more will be sent."""
@@ -201,6 +226,7 @@ class Session:
             raise Unavailable("the connection was closed")
         if len(self.outbox) >= self.settings.queue_limit:
             raise Busy(f"{len(self.outbox)} requests to {self.name!r} wait for an answer already", retry_after=1.0)
+        self.join(handle)
         left = self.settings.deadline if timeout is None else timeout
         entry = self.outbox.add(handle, request, done, left, strict=timeout is not None)
         self._arm(entry)
@@ -241,6 +267,24 @@ class Session:
         for entry in self.outbox.due(lambda entry: entry.handle.follower.ready):
             link.emit("sync", (entry.request,), self._answer(entry, link))
 
+    def probe(self) -> None:
+        """Find out whether the server is there; if it does not show, the connection is opened again."""
+        link = self.link
+        if link is None or self._probe is not None or not any(h.follower.positioned for h in self.handles.values()):
+            return
+
+        def alive(*_: Any) -> None:
+            if self._probe is probe:
+                probe.cancel()
+                self._probe = None
+
+        probe = self._probe = self._later(PROBE, self._dead, link)
+        link.emit("unlisten", ([],), alive)
+
+    def _dead(self, link: Link) -> None:
+        self._probe = None
+        link.drop()
+
     # Listening
 
     def _listen(self, handle: Handle, listen: Listen) -> None:
@@ -252,11 +296,13 @@ class Session:
     def _send_listen(self, handle: Handle, since: dict[str, list[Any]]) -> None:
         link = self.link
         assert link is not None, "timers end with the connection"
+        if not handle.joined:
+            return
         answered = False
 
         def answer(reply: Any = None, *_: Any) -> None:
             nonlocal answered
-            if not answered and self.link is link:
+            if not answered and self.link is link and handle.joined:
                 answered = True
                 repeat.cancel()
                 self._listened(handle, reply if isinstance(reply, Mapping) else {})
@@ -264,6 +310,7 @@ class Session:
         def unanswered() -> None:
             nonlocal answered
             answered = True
+            self.probe()
             self._send_listen(handle, since)
 
         repeat = self._later(PATIENCE, unanswered)
@@ -293,7 +340,7 @@ class Session:
         return [
             handle
             for handle in self.handles.values()
-            if stream is None or stream == BACKEND_WIDE or stream == channel_stream(handle.channel)
+            if handle.joined and (stream is None or stream == BACKEND_WIDE or stream == channel_stream(handle.channel))
         ]
 
     def _apply(self, handle: Handle, event: Apply) -> None:
@@ -334,8 +381,10 @@ class Session:
         if entry.timer is not None:
             entry.timer.cancel()
         if self.outbox.settle(entry):
-            entry.done(error, result, told)
+            entry.done(error, copied(result) if entry.writes else result, told)
             self.flush()
+            if entry.handle.joined and entry.handle.released and not entry.handle.is_followed:
+                self.leave(entry.handle)
 
     def _arm(self, entry: Entry) -> None:
         step = min(entry.left, PATIENCE)
@@ -352,6 +401,8 @@ class Session:
             self._settle(entry, Timeout(self._why(entry)))
             return
         self._arm(entry)
+        if entry.waiting:
+            self.probe()
         if repeatable and entry.waiting:
             self.outbox.repeat(entry)
             self.flush()
@@ -369,8 +420,13 @@ class Session:
         return _Later(self._timers, self.clock, pause, callback, args)
 
     def _forget_timers(self) -> None:
+        self._probe = None
         for timer in list(self._timers):
             timer.cancel()
+
+
+def _ignore(*_: Any) -> None:
+    """Take an answer that says nothing."""
 
 
 class _Later:

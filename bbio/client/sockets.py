@@ -106,6 +106,7 @@ class Wire:
             **given,
         )
         self._outgoing: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
+        self._dropped = asyncio.Event()
 
     async def credentials(self) -> dict[str, Any]:
         """What to join a namespace with, asked for anew each time."""
@@ -145,6 +146,10 @@ class Wire:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
 
+    def drop(self) -> None:
+        """End it at once: the other side does not answer."""
+        self._dropped.set()
+
     async def _write(self) -> None:
         while True:
             send = await self._outgoing.get()
@@ -177,6 +182,9 @@ class SocketLink:
 
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
         self._wire.emit(event, arguments, self._namespace, answer)
+
+    def drop(self) -> None:
+        self._wire.drop()
 
 
 class Connection:

@@ -175,6 +175,16 @@ class Options(Cases):
             await refused(models.write("update", {"n": 1}), "BadRequest")
             assert {model[key] for model in await models.all()} == {"update", "patch"}
 
+    @case("upsert", "history")
+    async def test_what_an_upsert_creates_is_told_as_a_create(self) -> None:
+        """Who holds the whole collection gets the new model; a model that comes back after a delete is new again."""
+        async with self.opened(upsert=True) as models:
+            key = models.key
+            for method in ("update", "patch", "update", "delete", "patch"):
+                await models.write(method, {key: "a", "n": 1})
+            told = [event.method for event, _ in models.published]
+            assert told == ["create", "update", "update", "delete", "create"]
+
     @case("upsert")
     async def test_ids_are_told_apart_as_json_tells_them(self) -> None:
         """A string is no number, and no letter's case or blank is ignored."""

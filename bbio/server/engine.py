@@ -805,7 +805,7 @@ class FastServer(SharedServer):
             raise BadPacket("no event name")
         engine_socket = self.eio.sockets[eio_sid]
         socket = engine_socket.clients.get(namespace or "/")
-        if socket is not None and data[0] in ("sync", "listen"):
+        if socket is not None and data[0] in protocol.EVENTS:
             self.gateway.reject(socket, id, BadRequest("binary data is no model"))
         elif self.manager.sid_from_eio_sid(eio_sid, namespace or "/") is None:
             self._count_refusal(engine_socket)  # it may have been sent before the client heard that it must leave
@@ -841,12 +841,12 @@ class FastServer(SharedServer):
             try:
                 arguments = protocol.parse(packet, self._depth)
             except BadRequest as err:
-                if not packet.startswith(('["sync"', '["listen"')):
+                if not packet.startswith(('["sync"', '["listen"', '["unlisten"')):
                     raise BadPacket(err.message) from None
                 self.gateway.reject(socket, ack_id, err)
                 return True
             event = arguments.pop(0) if type(arguments) is list and arguments else None
-            if event == "sync" or event == "listen":
+            if event in protocol.EVENTS:
                 self.gateway.receive(socket, event, ack_id, arguments)
                 return True
             if not _is_event_name(event):

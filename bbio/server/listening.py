@@ -112,3 +112,18 @@ class ListenExchange(Exchange, kw_only=True):
                 events = [narrowed(event, socket.audience) for event in events]
             told[followed.name] = protocol.stream_reply(position, events)
         self.reply(protocol.encode([{**self.gateway.public_options, "v": protocol.VERSION, "streams": told}]))
+
+
+class UnlistenExchange(Exchange, kw_only=True):
+    """The end of listening to some channels, after every `listen` before it."""
+
+    channels: list[str | None]
+
+    @property
+    def key(self) -> Key:
+        return ("listen", self.socket.sid)
+
+    async def work(self) -> None:
+        self.gateway.unlisten(self.socket, self.channels)
+        self.reply(protocol.UNLISTENED)
+        self.finish()

@@ -26,7 +26,7 @@ class PlainJSON:
         except BadRequest as err:
             if text.startswith("{"):  # what a client joins with
                 return err
-            for event in ("sync", "listen"):
+            for event in protocol.EVENTS:
                 if text.startswith(f'["{event}"'):
                     return [event, UNREADABLE]
             raise

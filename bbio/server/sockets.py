@@ -15,7 +15,7 @@ from bbio.server.delivery import Delivery, Lane, Link
 from bbio.server.exchanges import Exchange, SyncExchange
 from bbio.server.followers import Followers
 from bbio.server.limits import Limits
-from bbio.server.listening import ListenExchange
+from bbio.server.listening import ListenExchange, UnlistenExchange
 from bbio.server.stepping import Stepper
 from bbio.streams import BACKEND_WIDE, channel_stream
 
@@ -90,12 +90,15 @@ class Gateway:
             connection.close()
 
     def receive(self, socket: ClientSocket, event: str, ack_id: Any, arguments: Any) -> None:
-        """Take a `sync` or `listen` with its arguments, already decoded; one ack follows if one is asked for."""
+        """Take an event with its arguments, already decoded; one ack follows if one is asked for."""
         try:
             if event == "sync":
                 fields = protocol.read_sync(arguments)
                 text = "" if fields.op is None else protocol.encode(["sync", *arguments]).decode()
                 self.receive_sync(socket, ack_id, fields, text)
+            elif event == "unlisten":
+                socket.connection.count_request()
+                self._unlisten(socket, ack_id, protocol.read_unlisten(arguments))
             else:
                 socket.connection.count_request()
                 self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
@@ -146,6 +149,26 @@ class Gateway:
             raise BadRequest(f"a socket may listen to {self.limits.channels} channels")
         req = Request("read", None, {}, socket.backend, fields.channel, socket, event="listen")
         return ListenExchange(self, socket, ack_id, req, fields=fields)
+
+    def _unlisten(self, socket: ClientSocket, ack_id: Any, channels: list[str | None]) -> None:
+        if channels:
+            req = Request("read", None, {}, socket.backend, None, socket, event="listen")
+            self._begin(UnlistenExchange(self, socket, ack_id, req, channels=channels))
+        elif ack_id is not None:
+            # Whoever asks wants to know whether the server is there, whatever it is busy with.
+            socket.link.ack(socket, ack_id, protocol.UNLISTENED)
+
+    def unlisten(self, socket: ClientSocket, channels: list[str | None]) -> None:
+        """A client wants to be told of these channels no more."""
+        left = [channel for channel in channels if channel in socket.channels]
+        streams = [channel_stream(channel) for channel in left]
+        for channel in left:
+            socket.channels.pop(channel, None)
+        if not socket.channels:
+            streams.append(BACKEND_WIDE)
+        if socket.last_channel not in socket.channels:
+            socket.last_channel = None
+        self.followers[socket.backend.name].unfollow(socket, streams)
 
     def reject(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error."""

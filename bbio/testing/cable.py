@@ -291,6 +291,9 @@ class Plug:
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
         self._cable.emit(self._session, event, arguments, answer)
 
+    def drop(self) -> None:
+        self._cable.cut()
+
 
 class CableLane:
     """The gateway's way to many cables."""

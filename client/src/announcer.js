@@ -1,3 +1,6 @@
+import { clone } from './core/json.js';
+import { delivering } from './deliver.js';
+
 /**
  * Triggers the backend's events on a collection or model that is not bound, for handlers bound by hand. The object is
  * held weakly: made and forgotten, it costs nothing.
@@ -22,19 +25,17 @@ export class Announcer {
     return this.#handle;
   }
 
-  /**
-   * @param {string} method
-   * @param {any} raw
-   * @param {any} [_meta]
-   * @param {boolean} [acked] whether it is a write of this page that was answered, and told of, before
-   */
-  apply(method, raw, _meta, acked) {
-    const target = this.#target.deref();
-    if (!target || acked) return;
-    // What is triggered on a model comes to its collection too, which need not be told twice.
-    if (!target.models && (String(raw?.[target.idAttribute]) !== String(target.id) || this.#isTold(target.collection))) return;
-    target.trigger(this.#handle.prefix, method, raw);
-    target.trigger(`${this.#handle.prefix}:${method}`, raw);
+  /** @param {import('./core/handle.js').News[]} list */
+  apply(list) {
+    for (const { method, raw, acked } of list) {
+      const target = this.#target.deref();
+      if (!target || acked) continue;
+      // What is triggered on a model comes to its collection too, which need not be told twice.
+      const others = !target.models && String(raw?.[target.idAttribute]) !== String(target.id);
+      if (others || (!target.models && this.#isTold(target.collection))) continue;
+      delivering(() => target.trigger(this.#handle.prefix, method, clone(raw)));
+      delivering(() => target.trigger(`${this.#handle.prefix}:${method}`, clone(raw)));
+    }
   }
 
   async reread() {
@@ -44,6 +45,7 @@ export class Announcer {
   /** @param {string} event */
   tell(event) {
     // A collection that only writes need not hear that it may not listen.
-    if (event !== 'listening' && event !== 'error') this.#target.deref()?.trigger(`${this.#handle.prefix}:${event}`);
+    if (event === 'listening' || event === 'error') return;
+    delivering(() => this.#target.deref()?.trigger(`${this.#handle.prefix}:${event}`));
   }
 }

@@ -1,183 +1,438 @@
+import { clone, plain, same } from './core/json.js';
+import { joined, readAll } from './core/pages.js';
 import { isPaged, matches, said } from './core/query.js';
-import { Mirror, REMOTE, destroyed } from './mirror.js';
+import { guarded } from './core/report.js';
+import { delivering } from './deliver.js';
+import { homes } from './homes.js';
+import { Mirror, REMOTE, destroyed, unset } from './mirror.js';
+import { turnPage } from './page.js';
+import { complete, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
+import { isLeaving } from './writes.js';
 
-/** Keeps a collection like its channel: created models come in, deleted ones go; an update never adds a model. */
+/** Words of a query that say which page of it is meant. */
+const PAGE = ['cursor', 'count', '$cursor', '$count'];
+
+/**
+ * Keeps a collection like its channel: created models come in, deleted ones go; an update never adds a model.
+ *
+ * @typedef {import('./mirror.js').Turn} Turn
+ * @typedef {{raw: any, rev: number | undefined, model?: any, made?: boolean}} Entry a model of an answer; `made`: of it
+ */
 export class CollectionMirror extends Mirror {
-  /** The application's own latest filter, used again when everything must be read anew. @type {any} */
-  data = undefined;
-  /** The same, if the server took it for a query: then what comes must fit it. @type {any} */
+  /** The application's own latest fetch, made again when everything must be read anew. @type {Record<string, any>} */
+  asked = {};
+  /** Its filter, if the server took it for a query: then what comes must fit it. @type {any} */
   query = undefined;
+  /** Models that the page itself took out. @type {WeakSet<object>} */
+  taken = new WeakSet();
+  /** What the id is called on the server, once known. @type {string | undefined} */
+  #idName = undefined;
+  /** What `parse` made of what models were made of. @type {Map<any, any> | undefined} */
+  #outcomes = undefined;
+  /** A model that was made to know its id. @type {{raw: any, model: any} | undefined} */
+  #ready = undefined;
+  /** Whether what comes now is the server's. */
+  #receiving = false;
+
+  start() {
+    this.target.on('add', this.#added, this).on('remove', this.#removed, this).on('reset', this.#replaced, this);
+    this.#bootstrap(this.target.models);
+  }
+
+  stop() {
+    this.target.off(null, null, this);
+  }
 
   /** @param {any} raw */
   idOf(raw) {
     const { target } = this;
-    const id = target.modelId ? target.modelId(raw) : raw[target.model.prototype.idAttribute ?? 'id'];
-    return id ?? this.prepare(raw)?.id;
+    const name = target.model.prototype?.idAttribute ?? 'id';
+    const id = target.modelId ? target.modelId({ ...raw }, name) : raw[name];
+    if (id !== undefined && id !== null) return id;
+    const named = raw[this.#idName ?? name];
+    if (named !== undefined && named !== null) return named;
+    // Only a model made of it knows its id; it may be wanted right away.
+    this.#ready = { raw, model: this.#made(raw, undefined) };
+    return this.#ready.model?.id;
   }
 
   /** @param {any} model */
-  replaced(model) {
-    const held = this.target.get(model.id);
-    return held !== undefined && held !== null && held !== model;
+  holds(model) {
+    const { target } = this;
+    return model === target || model.collection === target || (!model.collection && homes.get(model) === target) || this.#has(model);
   }
 
-  /** @param {any} raw @returns {any} a model that is not in the collection yet */
-  prepare(raw) {
-    return this.target._prepareModel({ ...raw }, { parse: true, ...REMOTE }) || undefined;
+  /** @param {Turn[]} turns */
+  change(turns) {
+    const { target } = this;
+    /** @type {any[]} */
+    const [leaving, gone, items] = [[], [], []];
+    this.#watch(() => {
+      for (const turn of turns) guarded(() => this.#decide(turn, { leaving, gone, items }));
+    });
+    if (leaving.length > 0) target.remove(leaving, REMOTE);
+    this.#set(items);
+    for (const model of gone) this.destroy(model);
+    for (const { id } of turns) this.#forget(id);
   }
 
-  /** @param {string} method @param {any} id @param {any} raw @param {any} before @param {any} [maker] */
-  change(method, id, raw, before, maker) {
+  /** @param {Turn} turn @param {{leaving: any[], gone: any[], items: any[]}} lists */
+  #decide({ id, method, truth, rev, maker }, { leaving, gone, items }) {
     const model = id === undefined ? undefined : this.target.get(id);
-    const leaving = [...this.pending].some((write) => write.method === 'delete' && write.model.id === id);
-    const fits = maker || this.query === undefined || matches(this.query, raw);
+    const fits = maker || this.query === undefined || matches(this.query, truth);
     // What enters a list enters it by any change, but nothing enters a page.
     const enters = this.query === undefined ? method === 'create' : maker || !isPaged(this.query);
     if (method === 'delete') {
-      if (model) this.destroy(model);
+      if (model) gone.push(model);
     } else if (!fits) {
-      this.target.remove(model, REMOTE);
+      if (model) leaving.push(model);
     } else if (model) {
-      this.merge(model, raw, before);
-    } else if (enters && !leaving) {
-      const added = maker ?? this.prepare(raw);
-      if (added) this.target.add(added, REMOTE);
+      const item = this.#merging(model, truth, rev);
+      if (item) items.push(item);
+    } else if (enters && !this.#isLeaving(id, maker)) {
+      const added = maker ?? this.#made(truth, rev);
+      if (added) items.push(added);
     }
   }
 
-  /** @param {import('./mirror.js').Write} write */
-  undo({ model, method, index, truth }) {
-    if (method === 'create' && model.isNew()) this.target.remove(model, REMOTE);
-    const now = this.replica.truth(model.id);
-    if (method !== 'delete' || now === undefined || this.target.get(model.id)) return;
+  /** @param {any} id @param {any} maker */
+  #isLeaving(id, maker) {
+    if (maker && isLeaving(maker)) return true;
+    return [...this.pending].some(({ method, model }) => method === 'delete' && model.id === id);
+  }
+
+  /** @param {any} model @param {any} raw @param {number | undefined} rev @returns {any} what to set so that the model shows it */
+  #merging(model, raw, rev) {
+    const merged = this.merged(model, raw, rev);
+    if (!merged) return undefined;
+    unset(model, merged.gone);
+    return { ...merged.attributes, [model.idAttribute]: model.id };
+  }
+
+  /** @param {any} raw @param {number | undefined} rev @returns {any} a new model that shows it */
+  #made(raw, rev) {
+    const { target, handle } = this;
+    const ready = this.#ready?.raw === raw ? this.#ready?.model : undefined;
+    this.#ready = undefined;
+    if (ready) {
+      note(ready, handle, { ...shownBy(ready, handle), rev, raw, parsed: shownBy(ready, handle)?.base });
+      return ready;
+    }
+    const given = clone(raw);
+    let model = /** @type {any} */ (undefined);
+    let parsed;
+    this.#watch(() => {
+      model = target._prepareModel(given, { parse: true, ...REMOTE }) || undefined;
+      parsed = this.#outcomes?.get(given);
+    });
+    if (!model) return undefined;
+    note(model, handle, { rev, raw, parsed });
+    this.#idName ??= nameOfId(raw, model.id, model.idAttribute);
+    return model;
+  }
+
+  /** @param {() => void} run what has models parsed, whose outcomes are noted meanwhile */
+  #watch(run) {
+    if (this.#outcomes) {
+      run();
+      return;
+    }
+    const outcomes = (this.#outcomes = new Map());
+    try {
+      watchingParse([], this.target.model, (_, given, outcome) => outcomes.set(given, outcome), run);
+    } finally {
+      this.#outcomes = undefined;
+    }
+  }
+
+  /** @param {any[]} items models, and attributes of such as are there */
+  #set(items) {
+    if (items.length === 0) return;
+    for (const item of items) destroyed.delete(item);
+    const unsorted = this.asked.sort === false;
+    this.#receive(() => {
+      this.target.set(items, { add: true, merge: true, remove: false, ...(unsorted && { sort: false }), ...REMOTE });
+    });
+  }
+
+  /** @param {() => void} change that the server's word makes */
+  #receive(change) {
+    const outer = this.#receiving;
+    this.#receiving = true;
+    try {
+      change();
+    } finally {
+      this.#receiving = outer;
+    }
+  }
+
+  /** @param {any} id of a model that may not be shown: then it is not remembered for long */
+  #forget(id) {
+    if (id === undefined || this.target.get(id)) return;
+    for (const { model } of this.pending) if (model.id === id) return;
+    this.replica.aside(id);
+  }
+
+  // What the page itself does
+
+  /** @param {any} model @param {any} collection */
+  #added(model, collection) {
+    if (collection !== this.target) return;
     destroyed.delete(model);
-    this.merge(model, now, truth);
-    this.target.add(model, { at: Math.min(index, this.target.length), ...REMOTE });
+    if (!this.#receiving) this.#bootstrap([model]);
+  }
+
+  /** @param {any} model @param {any} collection */
+  #removed(model, collection) {
+    if (collection !== this.target) return;
+    homes.set(model, collection);
+    if (!this.#receiving) this.taken.add(model);
+    if (model.id !== undefined) this.#forget(model.id);
+  }
+
+  #replaced() {
+    if (!this.#receiving) this.#bootstrap(this.target.models);
   }
 
   /**
-   * A created model is about to get its id: a copy of it that came by another way leaves.
-   * @param {any} model
-   * @param {any} result
+   * Models that came with the page are taken for what the server holds, except for their defaults.
+   * @param {any[]} models
    */
-  settle(model, result) {
-    const id = typeof result === 'object' && result !== null ? this.idOf(result) : undefined;
+  #bootstrap(models) {
+    for (const model of models) {
+      if (model.isNew() || shownBy(model, this.handle)) continue;
+      const { defaults } = model;
+      const own = typeof defaults === 'function' ? defaults.call(model) : defaults;
+      const raw = Object.fromEntries(Object.entries(model.attributes).filter(([key]) => !(key in (own ?? {}))));
+      note(model, this.handle, { raw });
+    }
+  }
+
+  // Its own writes
+
+  /** @param {any} model @param {any} raw */
+  settle(model, raw) {
+    const id = this.idOf(raw);
     const copy = id === undefined ? undefined : this.target.get(id);
     if (copy && copy !== model) this.target.remove(copy, REMOTE);
   }
 
-  /** @param {boolean} renewed */
-  reread(renewed) {
-    this.replica.restart(renewed);
-    return this.fetch({ ...(this.data !== undefined && { data: this.data }), remove: false, reset: false });
+  /** @param {any} model @param {string} method @param {boolean} [passed] */
+  place(model, method, passed) {
+    const { target, query } = this;
+    const truth = shownBy(model, this.handle)?.raw;
+    const there = this.#has(model);
+    const other = there || method === 'delete' ? undefined : target.get(model.id);
+    if (other && other !== model) this.show(other, truth, this.replica.rev(model.id));
+    else if (method === 'delete' || this.#isGone(model.id, passed)) {
+      this.destroy(target.get(model.id) ?? model);
+    } else if (method === 'create') {
+      if (!there && !isLeaving(model)) this.#receive(() => target.add(model, REMOTE));
+    } else if (query !== undefined && truth !== undefined) {
+      const fits = matches(query, truth);
+      if (there && !fits) target.remove(model, REMOTE);
+      else if (!there && fits && !isPaged(query) && this.taken.has(model)) target.add(model, REMOTE);
+    }
   }
 
+  /** @param {any} id @param {boolean} [passed] whether all was told that was true at the answer's place @returns {boolean} */
+  #isGone(id, passed) {
+    return this.replica.truth(id) === undefined && (passed || this.replica.rev(id) !== undefined);
+  }
+
+  /** @param {import('./writes.js').Write} write @param {any} err */
+  undo({ model, method, places }, err) {
+    const { target } = this;
+    const unknown = err.name === 'NotFound' && this.replica.truth(model.id) === undefined;
+    if (method === 'create' ? model.isNew() : method !== 'delete' && unknown) target.remove(model, REMOTE);
+    const index = places.get(this);
+    if (method !== 'delete' || index === undefined || index < 0 || err.name === 'NotFound') return;
+    const known = this.replica.rev(model.id) !== undefined || this.replica.truth(model.id) !== undefined;
+    if ((known && this.replica.truth(model.id) === undefined) || target.get(model.id)) return;
+    destroyed.delete(model);
+    if (known) guarded(() => this.show(model, this.replica.truth(model.id), this.replica.rev(model.id)));
+    target.add(model, { ...(!target.comparator && { at: Math.min(index, target.length) }), ...REMOTE });
+  }
+
+  /** @param {any} model */
+  #has(model) {
+    return this.target._byId[model.cid] === model;
+  }
+
+  // Reading
+
   /**
-   * The reply to a fetch.
-   * @param {any} fetched the collection, or a model of it
+   * The reply to a fetch of the collection.
    * @param {any} response
    * @param {any} options of the fetch
+   * @param {any} asked what of them travelled
    * @param {() => void} succeed lets Backbone have it
    * @param {any} [meta] revisions, in the response's order
    */
-  received(fetched, response, options, succeed, meta) {
-    const { target, replica } = this;
-    if (fetched !== target) {
-      super.received(fetched, response, options, succeed, meta);
-      return;
-    }
-    const resync = options.resync !== undefined;
-    // A cursor goes on with the query before it; to read that again is to begin again.
-    if (!resync && said(options.data, 'cursor') === undefined) this.data = options.data;
+  received(response, options, asked, succeed, meta) {
+    this.#remember(asked, options);
+    const { data } = this.asked;
     // A server may give its own meaning to `data`; then it says nothing of what others write.
-    const fits = Array.isArray(response) && response.every((/** @type {any} */ raw) => matches(this.data, raw));
-    this.query = meta?.next !== undefined && fits ? this.data : undefined;
-    /** @type {any} */
-    let list = response;
+    const fits = Array.isArray(response) && response.every((/** @type {any} */ raw) => matches(data, raw));
+    this.query = meta?.next !== undefined && fits ? data : undefined;
+    const { target, handle } = this;
+    const revs = new Map(Array.isArray(response) ? response.map((raw, n) => [raw, meta?.r?.[n] ?? undefined]) : []);
+    /** @type {Map<any, Entry>} */
+    let entries = new Map();
+    const creating = [...this.pending].filter(({ method, model }) => method === 'create' && this.#has(model));
+    const staying = new Map(creating.map(({ model }) => [model, target.indexOf(model)]));
     // Only the collection's own parse knows where in the response the models are; listen in on it.
     const own = Object.getOwnPropertyDescriptor(target, 'parse');
     const { parse } = target;
-    target.parse = (/** @type {any[]} */ ...args) => (list = parse.apply(target, args));
-    const changes = resync ? this.watch() : undefined;
-    const before = new Map(target.models.map((/** @type {any} */ model) => [model.id, replica.truth(model.id)]));
+    target.parse = (/** @type {any[]} */ ...args) => {
+      const list = parse.apply(target, args);
+      const raws = Array.isArray(list) ? list : list ? [list] : [];
+      entries = new Map(raws.map((/** @type {any} */ raw) => [raw, { raw: clone(raw), rev: revs.get(raw) }]));
+      return Array.isArray(list) ? this.#withOwn(list, staying, entries) : list;
+    };
+    const parsed = (/** @type {any} */ model, /** @type {any} */ raw, /** @type {any} */ outcome) => {
+      const entry = entries.get(raw);
+      if (!entry) return;
+      entry.model = model;
+      const known = shownBy(model, handle);
+      entry.made = !known;
+      const before = known?.names ?? [];
+      note(model, handle, { ...entry, parsed: outcome });
+      unset(model, before.filter((key) => !(key in outcome) && key in model.attributes));
+    };
     try {
-      this.keepingUnsaved(succeed);
+      this.#receive(() => watchingParse(target.models, target.model, parsed, succeed));
     } finally {
       if (own) Object.defineProperty(target, 'parse', own);
       else delete target.parse;
     }
-    const revs = new Map();
-    if (Array.isArray(meta?.r)) for (const [i, rev] of meta.r.entries()) revs.set(this.idOf(response[i]), rev ?? undefined);
-    const ids = this.learn(Array.isArray(list) ? list : list ? [list] : [], before, revs);
-    if (!resync) return;
-    // What was told of since the read was sent is for the telling to decide.
-    for (const { raw } of replica.held) ids.add(String(this.idOf(raw)));
+    for (const entry of entries.values()) this.#learn(entry);
+    for (const model of staying.keys()) if (!this.#has(model)) target.add(model, REMOTE);
+    for (const { model } of this.pending) this.reassert(model);
+  }
+
+  /**
+   * Backbone drops what the server does not have; what is on its way there stays where it is, and what is on its way out
+   * does not come back.
+   * @param {any[]} list models read
+   * @param {Map<any, number>} staying models and their places
+   * @param {Map<any, Entry>} entries what was read
+   */
+  #withOwn(list, staying, entries) {
+    const leaving = new Set([...this.pending].filter(({ method }) => method === 'delete').map(({ model }) => String(model.id)));
+    const kept = leaving.size === 0 ? list : list.filter((raw) => !leaving.has(String(this.idOf(raw))));
+    // Before 1.2 Backbone parses models that it is given.
+    if (!this.target.modelId) return kept;
+    const all = kept.map((raw) => this.#renamed(raw, entries) ?? raw);
+    for (const [model, index] of staying) all.splice(Math.min(index, all.length), 0, model);
+    return all;
+  }
+
+  /**
+   * Backbone does not know a model again whose id has another name in the page.
+   * @param {any} raw
+   * @param {Map<any, Entry>} entries
+   * @returns {any} the model, set to what was read
+   */
+  #renamed(raw, entries) {
+    const { target } = this;
+    const name = target.model.prototype?.idAttribute ?? 'id';
+    if (!this.#idName || this.#idName === name || (target.modelId({ ...raw }, name) ?? undefined) !== undefined) return undefined;
+    const model = target.get(raw[this.#idName]);
+    const entry = entries.get(raw);
+    if (!model || !entry) return undefined;
+    entry.model = model;
+    this.show(model, entry.raw, entry.rev);
+    return model;
+  }
+
+  /** @param {any} asked @param {any} options */
+  #remember(asked, options) {
+    const without = (/** @type {any} */ data) => Object.fromEntries(Object.entries(data ?? {}).filter(([word]) => !PAGE.includes(word)));
+    // A cursor goes on with the query before it; to read that again is to begin again.
+    const goesOn = said(asked.data, 'cursor') !== undefined && same(without(asked.data), without(this.asked.data));
+    if (!goesOn) this.asked = { ...plain(asked), ...(options.sort === false && { sort: false }) };
+  }
+
+  /** @param {Entry} entry */
+  #learn({ raw, rev, model, made }) {
+    const id = model ? model.id : guarded(() => this.idOf(raw));
+    if (id === undefined || id === null) return;
+    this.replica.learn(id, raw, rev);
+    const shows = model ?? this.target.get(id);
+    if (!shows) return;
+    this.#idName ??= nameOfId(raw, id, shows.idAttribute);
+    destroyed.delete(shows);
+    if (made) complete(model);
+    if (!model) note(shows, this.handle, { raw, rev });
+  }
+
+  /** @param {boolean} renewed */
+  async reread(renewed) {
+    const { target, replica } = this;
+    this.reading += 1;
+    const turn = this.reading;
+    replica.restart(renewed);
+    if (renewed) for (const model of target.models) outdate(model);
+    replica.hold();
+    try {
+      const parts = await this.#read();
+      if (turn === this.reading) this.#renew(parts);
+    } finally {
+      this.release();
+    }
+  }
+
+  /** @returns {Promise<import('./core/pages.js').Part[]>} */
+  #read() {
+    const { sort: _, ...options } = this.asked;
+    return new Promise((resolve, reject) => {
+      readAll(this.handle, { method: 'read', model: {}, options }, (err, parts) => (err ? reject(err) : resolve(parts)));
+    });
+  }
+
+  /**
+   * Everything was read: change what is different.
+   * @param {import('./core/pages.js').Part[]} parts
+   */
+  #renew(parts) {
+    const { target, replica } = this;
+    const result = { added: new Set(), changed: new Set(), removed: new Set() };
+    const ends = Object.entries({ add: result.added, change: result.changed, remove: result.removed }).map(([event, models]) => {
+      const listener = (/** @type {any} */ model) => models.add(model);
+      target.on(event, listener);
+      return () => target.off(event, listener);
+    });
+    /** @type {any[]} */
+    const items = [];
+    const ids = new Set(replica.held.map(({ raw }) => String(this.idOf(raw))));
+    for (const { result: response, meta } of parts) {
+      const parsed = guarded(() => target.parse(clone(response), { ...REMOTE }));
+      const raws = Array.isArray(parsed) ? parsed : parsed ? [parsed] : [];
+      const revs = Array.isArray(response) && Array.isArray(meta?.r) ? new Map(response.map((raw, n) => [String(this.idOf(raw)), meta.r[n]])) : new Map();
+      this.#watch(() => {
+        for (const raw of raws) guarded(() => this.#renewOne(clone(raw), revs, ids, items));
+      });
+    }
+    delivering(() => this.#set(items));
     const gone = target.filter((/** @type {any} */ model) => !model.isNew() && !ids.has(String(model.id)));
     replica.forget(ids);
-    for (const model of gone) {
-      if (this.query === undefined) this.destroy(model);
-      else target.remove(model, REMOTE);
-    }
-    changes?.end();
-    this.trigger('reset', changes?.result);
+    if (this.query === undefined) for (const model of gone) this.destroy(model);
+    else if (gone.length > 0) delivering(() => target.remove(gone, REMOTE));
+    for (const end of ends) end();
+    turnPage(target, {}, joined(parts, this.asked.data).meta);
+    this.trigger('reset', Object.fromEntries(Object.entries(result).map(([name, models]) => [name, [...models]])));
   }
 
-  /** @param {any} fetched @param {() => void} succeed */
-  receivedLate(fetched, succeed) {
-    if (fetched !== this.target) {
-      super.receivedLate(fetched, succeed);
-      return;
-    }
-    const held = [...this.target.models];
-    this.keepingUnsaved(succeed);
-    const known = (/** @type {any} */ model) => model.isNew() || this.replica.truth(model.id) !== undefined;
-    if (this.query !== undefined && isPaged(this.query)) this.target.set(held.filter(known), REMOTE);
-    for (const model of this.target.models.filter((/** @type {any} */ one) => !known(one))) this.destroy(model);
-    for (const truth of this.replica.models) this.change('create', this.idOf(truth), truth, undefined);
-  }
-
-  /**
-   * Backbone drops what the server does not have; what is on its way there stays.
-   * @param {() => void} succeed lets Backbone have a reply
-   */
-  keepingUnsaved(succeed) {
-    const { target } = this;
-    const unsaved = [...this.pending].filter(({ model, method }) => method === 'create' && target.includes(model));
-    succeed();
-    target.add(unsaved.map(({ model }) => model), REMOTE);
-  }
-
-  /**
-   * @param {any[]} list models read
-   * @param {Map<any, any>} before what the server held of them earlier, by id
-   * @param {Map<any, number | undefined>} revs their revisions, by id
-   * @returns {Set<string>} their ids
-   */
-  learn(list, before, revs) {
-    const ids = new Set();
-    for (const raw of list) {
-      const id = this.idOf(raw);
-      if (id === undefined || id === null) continue;
-      ids.add(String(id));
-      this.replica.learn(id, raw, revs.get(id));
-      const model = this.target.get(id);
-      if (model && before.get(id) !== undefined) this.merge(model, raw, before.get(id));
-    }
-    for (const { model, method } of this.pending) {
-      if (method === 'delete') this.target.remove(this.target.get(model.id), REMOTE);
-      else this.reassert(model);
-    }
-    return ids;
-  }
-
-  /** Note which models come, change and go. */
-  watch() {
-    const result = { added: new Set(), changed: new Set(), removed: new Set() };
-    const { target } = this;
-    const note = { add: result.added, change: result.changed, remove: result.removed };
-    const listeners = Object.entries(note).map(([event, models]) => [event, (/** @type {any} */ model) => models.add(model)]);
-    for (const [event, listener] of listeners) target.on(event, listener);
-    const end = () => listeners.forEach(([event, listener]) => target.off(event, listener));
-    return { end, get result() { return Object.fromEntries(Object.entries(result).map(([name, models]) => [name, [...models]])); } };
+  /** @param {any} raw @param {Map<string, number>} revs @param {Set<string>} ids @param {any[]} items */
+  #renewOne(raw, revs, ids, items) {
+    const id = this.idOf(raw);
+    const rev = revs.get(String(id)) ?? undefined;
+    ids.add(String(id));
+    this.replica.learn(id, raw, rev);
+    if (this.#isLeaving(id, undefined)) return;
+    const model = this.target.get(id);
+    const item = model ? this.#merging(model, raw, rev) : this.#made(raw, rev);
+    if (item) items.push(item);
   }
 }

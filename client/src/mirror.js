@@ -1,33 +1,37 @@
-import { same } from './core/json.js';
+import { clone, same } from './core/json.js';
 import { Replica } from './core/replica.js';
+import { guarded } from './core/report.js';
+import { delivering } from './deliver.js';
+import { note, shownBy } from './shown.js';
+import { isPending, writesOf } from './writes.js';
 
 /**
  * A bound collection or model: it takes what the backend tells, knows what the server holds, and undoes local changes
  * that the server refuses.
  *
  * @typedef {import('./core/follower.js').Meta} Meta
- * @typedef {object} Write a change made before its answer
- * @property {any} model
- * @property {string} method
- * @property {Record<string, any>} mine the attributes it changed
- * @property {any} truth what the server held then
- * @property {number} index where in the collection the model was
+ * @typedef {import('./writes.js').Write} Write
+ * @typedef {{method: string, raw: any, meta?: Meta, maker?: any}} News `maker`: the model whose own write it is
+ * @typedef {object} Turn what is to be done about some news
+ * @property {any} id
+ * @property {string} method what has become of the model
+ * @property {any} truth the model as it is
+ * @property {number | undefined} rev its revision
+ * @property {any} [maker]
  */
 
 /** Passed with every change that comes from the server, for listeners that tell the two apart. */
 export const REMOTE = { remote: true };
 
-/** Models whose `destroy` was triggered; a model bound twice is destroyed once. */
+/** Models whose `destroy` was triggered and that have not come back; one that is bound twice is destroyed once. */
 export const destroyed = new WeakSet();
 
 export class Mirror {
   replica = new Replica();
   /** @type {Set<Write>} */
   pending = new Set();
-  /** Outcomes of writes to be reconciled once a read has ended. @type {[any, any][]} */
-  deferred = [];
-  /** The latest reading of everything. @type {{mirror: Mirror, cancel: () => void} | undefined} */
-  resync = undefined;
+  /** The latest reading of everything. */
+  reading = 0;
 
   /**
    * @param {any} target the bound collection or model
@@ -38,260 +42,208 @@ export class Mirror {
     this.handle = handle;
   }
 
+  /** The target is bound. */
+  start() {}
+
+  /** It no longer is. */
+  stop() {}
+
   /** @param {string} event @param {...any} args */
   tell(event, ...args) {
-    if (event === 'error') this.target.trigger('error', this.target, args[0], {});
+    if (event === 'error') delivering(() => this.target.trigger('error', this.target, args[0], {}));
     else if (event !== 'listening') this.trigger(event, ...args);
   }
 
   /** @param {string} event @param {...any} args */
   trigger(event, ...args) {
-    this.target.trigger(`${this.handle.prefix}:${event}`, ...args);
-  }
-
-  /** @param {string} method @param {any} raw @param {Meta} [meta] */
-  apply(method, raw, meta) {
-    if (!this.replica.keep({ method, raw, meta })) this.take(method, raw, meta);
+    delivering(() => this.target.trigger(`${this.handle.prefix}:${event}`, ...args));
   }
 
   /**
-   * @param {string} method
-   * @param {any} raw
-   * @param {Meta} [meta]
-   * @param {{again?: boolean, maker?: any}} [how] `again`: make the change even when it is known, a read may have undone
-   *   it; `maker`: the model whose own write it is
+   * Take notifications, in order; while something is read they wait.
+   * @param {News[]} list
    */
-  take(method, raw, meta, { again = false, maker } = {}) {
-    const id = this.idOf(raw);
-    if (!this.concerns(id)) return;
-    const before = this.replica.truth(id);
-    const news = id === undefined || this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
+  apply(list) {
+    this.take(list.filter((news) => !this.replica.keep(news)));
+  }
+
+  /**
+   * Make as many changes in one go as can be; those of one model are made one after the other.
+   * @param {News[]} list
+   * @param {boolean} [again] make changes even when they are known: a read may have undone them
+   */
+  take(list, again = false) {
+    /** @type {Map<any, {turn: Turn, told: News | undefined}>} */
+    let round = new Map();
+    for (const news of list) {
+      const id = guarded(() => this.idOf(news.raw));
+      if (!this.concerns(id)) continue;
+      const key = id === undefined ? news : String(id);
+      if (round.has(key)) {
+        this.#carryOut(round);
+        round = new Map();
+      }
+      const turn = this.#weigh(id, news, again);
+      if (turn) round.set(key, turn);
+    }
+    if (round.size > 0) this.#carryOut(round);
+  }
+
+  /** @param {any} id @param {News} news @param {boolean} again */
+  #weigh(id, news, again) {
+    const { method, raw, meta, maker } = news;
+    const isNews = id === undefined || this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
     // Streams overtake each other: an update may come before the create that lets the model in.
-    if (!news && !again && method !== 'create') return;
+    if (!isNews && !again && method !== 'create') return undefined;
     const truth = id === undefined ? raw : this.replica.truth(id);
-    if (truth === undefined) this.change('delete', id, raw, before);
-    else this.change(method, id, truth, before, maker);
-    if (!news || maker) return;
-    this.target.trigger(this.handle.prefix, method, raw);
-    this.trigger(method, raw);
+    const turn = { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker };
+    return { turn, told: isNews && !maker ? news : undefined };
+  }
+
+  /** @param {Map<any, {turn: Turn, told: News | undefined}>} round */
+  #carryOut(round) {
+    delivering(() => this.change([...round.values()].map(({ turn }) => turn)));
+    const { prefix } = this.handle;
+    for (const { told } of round.values()) {
+      if (!told || !this.target._events) continue;
+      delivering(() => this.target.trigger(prefix, told.method, clone(told.raw)));
+      this.trigger(told.method, clone(told.raw));
+    }
   }
 
   /**
    * A write of the target's own succeeded.
    * @param {any} model
    * @param {string} method
-   * @param {any} sent
-   * @param {any} result
+   * @param {any} raw the record
    * @param {Meta} [meta]
-   * @returns {boolean} false when something newer is known already, or another instance stands for the model
    */
-  acked(model, method, sent, result, meta) {
-    const told = typeof result === 'object' && result !== null;
-    const known = this.replica.truth(this.idOf(sent));
-    const raw = told ? result : method === 'patch' ? { ...known, ...sent } : sent;
-    const id = this.idOf(raw) ?? this.idOf(sent);
-    if (id === undefined) return true;
+  acked(model, method, raw, meta) {
+    const id = this.idOf(raw);
+    if (id === undefined) return;
     this.replica.keep({ method, raw, meta, maker: model });
-    const news = this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
-    return news && !this.replaced(model);
-  }
-
-  /**
-   * The target has just been set to the outcome of its own write, though something newer is known, or will be once
-   * a read that is under way has ended.
-   * @param {any} model
-   * @param {any} result
-   */
-  reconcile(model, result) {
-    if (this.replica.reading) {
-      this.deferred.push([model, result]);
-      return;
-    }
-    const truth = this.replica.truth(model.id);
-    if (truth === undefined) this.change('delete', model.id, result, undefined);
-    else this.change('create', model.id, truth, result ?? undefined);
+    this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
   }
 
   /** A read that was sent has ended: what was told meanwhile may be applied. */
   release() {
-    for (const { method, raw, meta, maker } of this.replica.release()) {
+    const held = this.replica.release();
+    for (const { method, raw, meta, maker } of held) {
       if (maker) this.replica.learn(this.idOf(raw), method === 'delete' ? undefined : raw, meta?.r);
-      this.take(method, raw, meta, { again: true, maker });
     }
-    if (!this.replica.reading) for (const [model, result] of this.deferred.splice(0)) this.reconcile(model, result);
-  }
-
-  /**
-   * A change of the target's own goes out, already made locally.
-   * @param {any} model
-   * @param {string} method
-   * @param {Record<string, any>} sent
-   * @returns {Write}
-   */
-  begin(model, method, sent) {
-    const raw = this.replica.truth(model.id);
-    const truth = this.attributes(model, raw);
-    /** @type {Record<string, any>} */
-    const mine = {};
-    if (method === 'update' || method === 'patch') {
-      const keys = method === 'patch' ? Object.keys(sent) : Object.keys({ ...truth, ...sent });
-      for (const key of keys) {
-        if (same(model.get(key), sent[key]) && !(truth && same(truth[key], sent[key]))) mine[key] = sent[key];
-      }
-    }
-    const write = { model, method, mine, truth: raw, index: this.target.models ? this.target.indexOf(model) : -1 };
-    this.pending.add(write);
-    return write;
-  }
-
-  /**
-   * The server refused a write: go back to what it holds, except where the user has changed more since.
-   * @param {any} model
-   * @param {Write | undefined} write the local change, if it had been made already
-   * @param {any} err
-   * @param {any} sent
-   */
-  refused(model, write, err, sent) {
-    const before = this.attributes(model, this.replica.truth(model.id));
-    const theirs = err?.name === 'Conflict' ? err.current : undefined;
-    if (theirs && model.id !== undefined) this.replica.accept(model.id, theirs, err.rev);
-    const truth = this.attributes(model, this.replica.truth(model.id));
-    if (truth && before) this.restore(model, write?.mine ?? {}, before, truth);
-    if (write) this.undo(write);
-    if (this.replaced(model)) this.reconcile(model, undefined);
-    if (theirs) this.trigger('conflict', model, sent, theirs);
-  }
-
-  /**
-   * @param {any} model
-   * @param {Record<string, any>} mine
-   * @param {Record<string, any>} before
-   * @param {Record<string, any>} truth
-   */
-  restore(model, mine, before, truth) {
-    for (const key of Object.keys({ ...before, ...truth, ...mine })) {
-      const value = model.get(key);
-      const untouched = same(value, key in mine ? mine[key] : before[key]);
-      if (untouched && !this.overlay(model, key)) this.assign(model, key, truth);
-    }
-  }
-
-  /** @param {any} model @param {string} key @returns {Write | undefined} the pending write that sets the attribute */
-  overlay(model, key) {
-    return [...this.pending].find((write) => write.model === model && key in write.mine);
+    this.take(held, true);
+    if (this.replica.reading || !this.replica.overflown) return;
+    this.replica.overflown = false;
+    this.handle.reread(false);
   }
 
   /** The model was set to an answer: changes that still wait for theirs go on top. @param {any} model */
   reassert(model) {
-    for (const write of this.pending) {
-      if (write.model === model) for (const key of Object.keys(write.mine)) this.assign(model, key, write.mine);
-    }
-  }
-
-  /** @param {any} model @param {string} key @param {Record<string, any>} attributes where to find its value, if it has one */
-  assign(model, key, attributes) {
-    if (attributes[key] !== undefined) model.set(key, attributes[key], REMOTE);
-    else if (model.has(key)) model.unset(key, REMOTE);
+    for (const { mine } of writesOf(model)) for (const key of Object.keys(mine)) assign(model, key, mine);
   }
 
   /**
-   * Set what the server holds; attributes that it no longer has go, those with a pending change stay.
+   * What to set a model to, so that it shows a record; attributes with a change that waits stay.
    * @param {any} model
    * @param {any} raw
-   * @param {any} before what the server held earlier
+   * @param {number | undefined} rev
+   * @param {(key: string) => boolean} [keep] whether another attribute stays
+   * @returns {{attributes: Record<string, any>, gone: string[]} | undefined} undefined when it shows that, or what is newer
    */
-  merge(model, raw, before) {
-    const attributes = this.attributes(model, raw) ?? {};
-    const gone = Object.keys(this.attributes(model, before) ?? {}).filter((key) => !(key in attributes));
-    const pending = (/** @type {string} */ key) => this.overlay(model, key);
-    const settled = Object.keys(attributes).filter((key) => !pending(key));
-    model.set(Object.fromEntries(settled.map((key) => [key, attributes[key]])), REMOTE);
-    for (const key of gone) if (!pending(key)) this.assign(model, key, attributes);
+  merged(model, raw, rev, keep) {
+    const known = shownBy(model, this.handle);
+    if (known && (known.raw === raw || (rev !== undefined && known.rev !== undefined && rev <= known.rev))) return undefined;
+    const parsed = model.parse(clone(raw), { ...REMOTE }) ?? {};
+    note(model, this.handle, { rev, raw, parsed });
+    const stays = (/** @type {string} */ key) => isPending(model, key) || keep?.(key);
+    const gone = (known?.names ?? []).filter((key) => !(key in parsed) && !stays(key) && key in model.attributes);
+    return { attributes: Object.fromEntries(Object.entries(parsed).filter(([key]) => !stays(key))), gone };
   }
 
-  /** @param {any} model @param {any} raw @returns {Record<string, any> | undefined} */
-  attributes(model, raw) {
-    return raw === undefined ? undefined : model.parse(raw, REMOTE);
+  /**
+   * Have a model show a record.
+   * @param {any} model
+   * @param {any} raw
+   * @param {number | undefined} rev
+   * @param {(key: string) => boolean} [keep] whether an attribute stays as it is
+   */
+  show(model, raw, rev, keep) {
+    const merged = this.merged(model, raw, rev, keep);
+    if (!merged) return;
+    unset(model, merged.gone);
+    model.set(merged.attributes, REMOTE);
   }
 
   /** @param {any} model */
   destroy(model) {
     if (destroyed.has(model)) return;
     destroyed.add(model);
-    model.trigger('destroy', model, model.collection, REMOTE);
-  }
-
-  /**
-   * The reply to the fetch of one model.
-   * @param {any} model
-   * @param {any} response
-   * @param {any} _options
-   * @param {() => void} succeed lets Backbone have it
-   * @param {any} [meta] the model's revision
-   */
-  received(model, response, _options, succeed, meta) {
-    const before = this.replica.truth(model.id);
-    succeed();
-    if (model.isNew() || typeof response !== 'object' || response === null) return;
-    this.replica.learn(model.id, response, meta?.r ?? undefined);
-    if (before !== undefined) this.merge(model, response, before);
-    this.reassert(model);
-  }
-
-  /**
-   * The reply to a fetch from before everything was read anew: Backbone may have it, but it says nothing any more.
-   * @param {any} model what was fetched
-   * @param {() => void} succeed
-   */
-  receivedLate(model, succeed) {
-    succeed();
-    this.reconcile(model, undefined);
-  }
-
-  /**
-   * Read everything again; the reply to an earlier such read, should it still come, says nothing then.
-   * @param {any} options how to fetch
-   * @returns {Promise<void>}
-   */
-  fetch(options) {
-    return new Promise((resolve, reject) => {
-      const done = { success: () => resolve(), error: (/** @type {any} */ _, /** @type {any} */ err) => reject(err) };
-      this.resync = { mirror: this, cancel: resolve };
-      this.target.fetch({ ...options, ...done, resync: this.resync, remote: true });
-    });
-  }
-
-  /** @param {any} options of a fetch @returns {boolean} whether its reply is of no use any more */
-  obsolete({ resync }) {
-    const obsolete = resync?.mirror === this && resync !== this.resync;
-    if (obsolete) resync.cancel();
-    return obsolete;
+    delivering(() => model.trigger('destroy', model, model.collection, REMOTE));
   }
 
   /** @param {any} _raw @returns {any} @abstract */
   idOf(_raw) {}
-
-  /** @param {any} _model @returns {boolean} whether another instance stands for this model */
-  replaced(_model) {
-    return false;
-  }
 
   /** @param {any} _id @returns {boolean} */
   concerns(_id) {
     return true;
   }
 
-  /**
-   * Make the change that a notification tells of.
-   * @param {string} _method
-   * @param {any} _id
-   * @param {any} _raw
-   * @param {any} _before what the server held earlier
-   * @param {any} [_maker] the model whose own write it is
-   * @abstract
-   */
-  change(_method, _id, _raw, _before, _maker) {}
+  /** @param {any} model @returns {boolean} whether it is the target, or in it */
+  holds(model) {
+    return model === this.target;
+  }
 
-  /** @param {Write} _write @abstract */
-  undo(_write) {}
+  /** @param {Turn[]} _turns @abstract */
+  change(_turns) {}
+
+  /**
+   * A created model is about to get its id.
+   * @param {any} _model
+   * @param {any} _raw
+   */
+  settle(_model, _raw) {}
+
+  /**
+   * The model shows the outcome of a write of its own, or what it was before that.
+   * @param {any} _model
+   * @param {string} _method
+   * @param {boolean} [_passed] whether all that was true at that place has been told
+   */
+  place(_model, _method, _passed) {}
+
+  /**
+   * The server refused a change that had been made already.
+   * @param {Write} _write
+   * @param {any} _err
+   */
+  undo(_write, _err) {}
+
+  /** @param {boolean} _renewed @returns {Promise<void>} @abstract */
+  reread(_renewed) {
+    return Promise.resolve();
+  }
+}
+
+/** @param {any} model @param {string} key @param {Record<string, any>} attributes where to find its value, if it has one */
+export function assign(model, key, attributes) {
+  if (attributes[key] !== undefined) model.set(key, attributes[key], REMOTE);
+  else if (key in model.attributes) model.unset(key, REMOTE);
+}
+
+/** @param {any} model @param {string[]} gone attributes to take away */
+export function unset(model, gone) {
+  if (gone.length > 0) model.set(Object.fromEntries(gone.map((key) => [key, undefined])), { ...REMOTE, unset: true });
+}
+
+/**
+ * Take back the attributes that a refused write has changed, except where the user has changed more since.
+ * @param {any} model
+ * @param {Record<string, any>} mine
+ * @param {Record<string, any>} base what they go back to
+ */
+export function restore(model, mine, base) {
+  for (const key of Object.keys(mine)) {
+    if (same(model.get(key), mine[key]) && !isPending(model, key)) assign(model, key, base);
+  }
 }

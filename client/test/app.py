@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from bbio import App, Backend, Forbidden, Invalid, before, create, delete, patch, read, update
+from bbio import App, Backend, Forbidden, Invalid, QueryLimits, before, create, delete, patch, read, update
 from bbio.builtin import MemoryStore
 
 
@@ -106,6 +106,29 @@ class Big(Backend):
     store = MemoryStore(models=[{"id": 653247040368672768, "t": "a"}, {"id": 653247040368672769, "t": "b"}])
 
 
+class Board(Backend):
+    """What pages do by and by: models by channel, refusals, answers that take their time, few models at once."""
+
+    store = MemoryStore(per_channel=True, queries=QueryLimits(models=50, limit=20))
+
+    @before
+    async def check(self, req: Any) -> None:
+        await asyncio.sleep(float(req.options.get("slow") or 0))
+        if req.method in ("create", "update", "patch"):
+            if req.model.get("title") == "bad":
+                raise Invalid("no such title", fields={"title": "is bad"})
+            if req.method == "create":
+                req.model["signed"] = True
+        if req.method == "delete" and req.options.get("refuse"):
+            raise Forbidden("it stays")
+
+
+class Upserts(Backend):
+    """Takes ids of the pages' own making."""
+
+    store = MemoryStore(upsert=True)
+
+
 class Control(Backend):
     """Has the server speak to the clients of another backend."""
 
@@ -133,4 +156,4 @@ async def shout(sid: str, text: str) -> None:
         await app.sio.emit("heard", text.upper(), namespace=namespace)
 
 
-app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Control)
+app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts, Control)

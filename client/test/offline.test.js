@@ -64,12 +64,12 @@ test('what was missed comes after reconnecting, in order and once', async () => 
   assert.deepEqual(added, Array.from({ length: 30 }, (_, n) => n));
 });
 
-test('a write that every connection breaks over is given up, and holds up no other', async () => {
+test('a write that is larger than the server takes is refused at once, and holds up no other', async () => {
   const [mine, theirs] = await pages();
   const failed = [];
   mine.create({ text: 'x'.repeat(3_000_000) }, { error: (model, err) => failed.push(err) });
   await until(() => failed.length > 0, 'the large write to fail');
-  assert.equal(failed[0].name, 'Timeout');
+  assert.deepEqual([failed[0].name, failed[0].code, failed[0].limit], ['BadRequest', 413, 1_000_000]);
   await mine.create({ text: 'small' }, { wait: true }).collection;
   await until(() => theirs.length === 1 && mine.length === 1);
   assert.deepEqual(contents(mine), contents(theirs));

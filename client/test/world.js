@@ -163,6 +163,7 @@ export class World {
     if (!message) return;
     const [event, args, ack] = message;
     if (event === 'listen') this.#listen(link, args, ack);
+    else if (event === 'unlisten') this.#unlisten(link, args[0], ack);
     else this.#sync(link, args[0], ack);
   }
 
@@ -176,6 +177,11 @@ export class World {
     }
     link.channels.add(`c:${channel ?? ''}`);
     link.answer(ack, [{ event: 'backend', v: 1, streams }]);
+  }
+
+  #unlisten(link, channels, ack) {
+    for (const channel of channels) link.channels.delete(`c:${channel ?? ''}`);
+    link.answer(ack, [null]);
   }
 
   #sync(link, { method, model, channel, op, rev }, ack) {

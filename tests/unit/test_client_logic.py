@@ -15,7 +15,7 @@ from bbio.client.events import RESET, Events
 from bbio.client.follower import Apply, Follower, Listen, Meta, Read, Ready, Watch
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
-from bbio.client.session import PATIENCE, Session, Settings
+from bbio.client.session import PATIENCE, PROBE, Session, Settings
 from bbio.testing import Clock
 
 
@@ -325,6 +325,10 @@ class Wire:
 
     def __init__(self):
         self.sent = []
+        self.dropped = False
+
+    def drop(self):
+        self.dropped = True
 
     def emit(self, event, arguments, answer):
         self.sent.append((event, arguments, answer))
@@ -686,3 +690,92 @@ class TestCollection:
         session.wire.answer(None, {"total": 3}, {"r": None})
         assert isinstance(await opening, Collection)
         assert await opening == {}
+
+
+class Failing:
+    """A mirror with a mistake in it."""
+
+    def apply(self, method, model, meta):
+        raise ZeroDivisionError(method)
+
+
+class TestPromises:
+    async def test_a_mirror_that_fails_costs_nobody_else_an_event(self, session):
+        """It is told to the event loop's handler, and the place moves on."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        failing = Failing()
+        handle.mirrors[id(failing)] = failing
+        events = handle.events()
+        failures = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        session.received("synced", ("create", {"id": 1}, told(1)))
+        session.received("synced", ("update", {"id": 1}, told(2)))
+        assert [(await anext(events)).method for _ in range(2)] == ["create", "update"]
+        assert handle.follower.since == {"c:": ["e", 2]}
+        assert [type(failure) for failure in failures] == [ZeroDivisionError] * 2
+
+    async def test_a_link_that_does_not_answer_is_probed_and_dropped(self, session):
+        """Once; one that lives stays."""
+        handle = session.handle(None, "id")
+        session.probe()
+        session.connected(session.wire)
+        session.probe()
+        session.wire.answer(reply(0))
+        read = await asking(session, handle.read())
+        session.clock.turn()
+        session.probe()
+        sync, probe = session.wire.sent
+        assert (sync[0], probe[:2]) == ("sync", ("unlisten", ([],)))
+        probe[2](None)
+        probe[2](None)
+        assert not session.wire.dropped
+        while not session.wire.dropped:
+            session.clock.turn()
+        assert session.clock.time() == 2 * PATIENCE + PROBE
+        read.cancel()
+
+    async def test_a_channel_is_left_when_nothing_is_under_way_in_it(self, session):
+        """And an answer to a listen of before says nothing any more."""
+        handle = session.handle("x", "id")
+        session.connected(session.wire)
+        (_, _, listened) = session.wire.sent.pop()
+        mirror = Collection(handle, None)
+        handle.mirrors[id(mirror)] = mirror
+        handle.follower.refused()
+        write = await asking(session, handle.create({}))
+        mirror.close()
+        assert handle.joined
+        session.wire.answer(None, {"id": 1})
+        assert await write == {"id": 1}
+        assert not handle.joined
+        (left,) = session.wire.sent
+        assert left[:2] == ("unlisten", (["x"],))
+        left[2](None)
+        listened(reply(5, stream="c:x"))
+        assert not handle.follower.ready
+        session.received("synced", ("create", {"id": 2}, told(9)))
+        session.disconnected()
+        session.leave(handle)
+        session.connected(again := Wire())
+        assert again.sent == []
+        assert session.handle("x", "id") is handle
+        assert again.sent[0][0] == "listen"
+        mirror.close()
+
+    async def test_a_listen_that_waits_for_its_turn_is_not_sent_for_a_channel_that_was_left(self, session):
+        """Nor is one that was not answered repeated."""
+        handle = session.handle("x", "id")
+        session.connected(session.wire)
+        session.wire.answer({"v": 1, "streams": {}})
+        session.run(handle, [Listen({}, again=True)])
+        session.leave(handle)
+        session.wire.sent.clear()
+        while session.clock.next is not None:
+            session.clock.turn()
+        assert session.wire.sent == []
+        session.disconnected()
+        session.leave(handle)
+        session.handle("x", "id")
+        session.leave(handle)

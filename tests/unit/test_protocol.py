@@ -318,3 +318,16 @@ def test_revisions_follow_what_was_read():
     one, many = {"id": 1}, [{"id": 1}, {"id": 2}, {"id": []}, None]
     assert json.loads(protocol.read_reply_v1(b"{}", one, "id", revs)) == [None, {}, {"r": 5}]
     assert json.loads(protocol.read_reply_v1(b"[]", many, "id", revs)) == [None, [], {"r": [5, None, None, None]}]
+
+
+@pytest.mark.parametrize("args", [None, [], [None], ["x"], [{}], [["x"], 1], [[1]], [["x" * 256]], [["x"] * 1001]])
+def test_an_unlisten_that_makes_no_sense(args):
+    """It takes a list of channels."""
+    with pytest.raises(BadRequest):
+        protocol.read_unlisten(args)
+
+
+def test_an_unlisten_names_channels():
+    """None and the empty string are the default channel; none at all asks whether the server is there."""
+    assert protocol.read_unlisten([["x", None, ""]]) == ["x", None, None]
+    assert protocol.read_unlisten([[]]) == []

@@ -7,8 +7,17 @@ import { Session } from './session.js';
  * @property {number} [deadline] milliseconds a sync may take, 30,000 by default. Once connected, the clock stands still
  *   for writes while there is no connection: they wait for it. Each that breaks with a sync on its way costs it 2,000.
  * @property {number} [queueLimit] how many requests to one backend may wait for an answer, 1,000 by default
+ * @property {string} [user] who makes the requests from now on; another name, or other `auth`, headers or query, are another user
+ * @property {'drop' | 'keep'} [queue] what becomes of writes that wait to be sent when another user connects: they fail with
+ *   `Dropped`, or wait until their user connects again
  * @property {number} [jitter] milliseconds over which clients that lost the same connection spread, 1,000 by default
  */
+
+/** After these events of the page a connection may be dead, or be had again. */
+const WAKING = ['online', 'pageshow'];
+
+/** How many milliseconds the opening of a connection may take. */
+const OPENING = 10_000;
 
 /** After how many milliseconds a page that did not connect is told. */
 const REMINDER = 1000;
@@ -27,6 +36,10 @@ export class Connection {
   deadline = 30_000;
   queueLimit = 1000;
   jitter = 1000;
+  /** Who makes the requests, as far as the page has said so. */
+  user = '';
+  /** What becomes of those that waited when another user connects. @type {'drop' | 'keep'} */
+  queue = 'drop';
   /** Address of the server, once known. */
   url = '';
   /** This client's id, part of every operation id. */
@@ -40,6 +53,9 @@ export class Connection {
   #joined = new Set();
   #reminder = /** @type {any} */ (undefined);
   #manager = /** @type {any} */ (null);
+  #closed = false;
+  /** What `connect` was called with. @type {{url?: string, rest: Record<string, any>}} */
+  #asked = { rest: {} };
   #io;
 
   /** @param {() => any} io returns Socket.IO's `io` function; asked when it is needed */
@@ -56,26 +72,50 @@ export class Connection {
    */
   connect(url, options) {
     if (typeof url === 'object') return this.connect(undefined, url);
-    const { deadline, queueLimit, jitter, ...rest } = options ?? {};
+    const { deadline, queueLimit, jitter, user, queue = 'drop', ...rest } = options ?? {};
     if (deadline !== undefined) this.deadline = deadline;
     if (queueLimit !== undefined) this.queueLimit = queueLimit;
     if (jitter !== undefined) this.jitter = jitter;
+    const { auth, extraHeaders, query } = rest;
+    this.user = JSON.stringify([user, typeof auth === 'function' ? undefined : auth, extraHeaders, query]);
+    this.queue = queue;
+    this.#asked = { url, rest };
+    this.#begin(!this.#manager && !this.#closed);
+    this.#closed = false;
+    for (const type of WAKING) /** @type {any} */ (globalThis).addEventListener?.(type, this.#wake);
+    return this;
+  }
+
+  /** The connection is dead, or was away: open it again, and go on. */
+  reopen() {
+    if (this.#manager) this.#begin(true);
+  }
+
+  /** @param {any} event the network is there again, or a page that the browser had kept */
+  #wake = ({ type, persisted }) => {
+    if (!this.#manager || (type === 'pageshow' && !persisted)) return;
+    if (this.connected) for (const session of this.#sessions.values()) session.probe();
+    else this.reopen();
+  };
+
+  /** @param {boolean} again whether nobody else can have come */
+  #begin(again) {
+    const { url, rest } = this.#asked;
     const io = this.#io();
     if (!io) {
       const how = 'load /socket.io/socket.io.js before Backbone.io.connect() is called; with a module loader, set window.io';
       throw new Error(`Socket.IO is missing: ${how}`);
     }
     // The root namespace is never joined; this only has Socket.IO read the address and make the manager.
-    const lazy = { ...rest, forceNew: true, autoConnect: false };
+    const lazy = { timeout: OPENING, ...rest, forceNew: true, autoConnect: false };
     this.#manager = (url === undefined ? io(lazy) : io(url, lazy)).io;
     this.url = this.#manager.uri;
     this.options = rest;
     clearTimeout(this.#reminder);
     const old = [...this.#joined].map((name) => this.#namespaces.get(name)?.use(null));
-    for (const session of this.#sessions.values()) this.#open(session);
+    for (const session of this.#sessions.values()) this.#open(session, again);
     for (const name of this.#joined) this.#enter(name);
     for (const socket of old) socket?.disconnect();
-    return this;
   }
 
   /**
@@ -164,7 +204,7 @@ export class Connection {
     return this;
   }
 
-  /** Disconnect. Requests that have no answer yet fail with `Unavailable`. */
+  /** Disconnect. Requests that have no answer yet fail with `Unavailable`, writes that were sent with `UnknownOutcome`. */
   close() {
     clearTimeout(this.#reminder);
     for (const session of this.#sessions.values()) {
@@ -173,13 +213,15 @@ export class Connection {
     }
     for (const name of this.#joined) if (this.#manager) this.#socket(name).disconnect();
     this.#manager = null;
+    this.#closed = true;
+    for (const type of WAKING) /** @type {any} */ (globalThis).removeEventListener?.(type, this.#wake);
   }
 
-  /** @param {Session} session */
-  #open(session) {
+  /** @param {Session} session @param {boolean} [again] whether it is the same connection, opened once more */
+  #open(session, again = false) {
     const socket = this.#socket(session.name);
     this.#namespaces.get(session.name)?.use(socket);
-    session.open(socket);
+    session.open(socket, again);
   }
 
   /** @param {string} name a namespace the page uses by itself */

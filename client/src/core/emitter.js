@@ -1,3 +1,5 @@
+import { guarded } from './report.js';
+
 /** A few lines of event emitter: what `Handle` offers without a framework. */
 export class Emitter {
   /** What is called for each listener, by event. @type {Map<string, Map<Function, Function>>} */
@@ -43,7 +45,12 @@ export class Emitter {
    * @param {...any} args what the listeners get
    */
   emit(event, ...args) {
-    for (const listener of this.listeners(event)) listener(...args);
+    for (const listener of this.listeners(event)) guarded(() => listener(...args));
+  }
+
+  /** Whether anybody listens to anything. */
+  get heard() {
+    return [...this.#listeners.values()].some((listeners) => listeners.size > 0);
   }
 
   /** @param {string} event name of the event @returns {Function[]} what to call */

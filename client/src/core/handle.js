@@ -1,17 +1,20 @@
 import { Emitter } from './emitter.js';
 import { SyncError, passing } from './errors.js';
 import { Follower } from './follower.js';
-import { copy, plain } from './json.js';
+import { clone, copy, plain } from './json.js';
 import { recall, remember } from './persist.js';
+import { guarded } from './report.js';
 
 /**
  * Something that mirrors what the backend holds: a bound collection or model.
  *
  * @typedef {object} Mirror
- * @property {(method: string, model: any, meta?: import('./follower.js').Meta, acked?: boolean) => void} apply take a
- *   notification; `acked`: of a write of this client that was answered before
+ * @property {(list: News[]) => void} apply take notifications, in order
  * @property {(renewed: boolean) => Promise<void>} reread read everything again and replace what is held
  * @property {(event: string, ...args: any[]) => void} tell trigger an event of the connection
+ *
+ * @typedef {{method: string, raw: any, meta?: import('./follower.js').Meta, acked?: boolean}} News a notification; `raw` is
+ *   not to be changed; `acked`: of a write of this client that was answered before
  *
  * @typedef {object} Page
  * @property {any[]} models
@@ -63,6 +66,8 @@ export class Handle extends Emitter {
   #reading = 0;
   /** Places of writes of this client that all were told of when they were answered; they may come as events yet. */
   #told = new Set();
+  /** Whether the last of those was let go of. */
+  #released = false;
 
   /**
    * @param {import('./session.js').Session} session
@@ -113,20 +118,23 @@ export class Handle extends Emitter {
    * `sync` with a callback, called synchronously as soon as the answer is known.
    * @param {Spec} spec
    * @param {(err: any, result?: any, meta?: any, passed?: boolean) => void} done
+   * @returns {{abort: (err: any) => void}} `abort`: fail with an error, unless it is answered
    */
   request({ method, model, options = {}, timeout, rev, key, origins = [] }, done) {
     const { timeout: _, ...extras } = options;
     let sent;
+    let size = 0;
     try {
       sent = copy(model);
+      size = JSON.stringify(sent).length;
     } catch (err) {
       const message = `the model cannot be written as JSON: ${/** @type {Error} */ (err).message}`;
       setTimeout(() => done(new SyncError({ name: 'BadRequest', message, code: 400 })));
-      return;
+      return { abort() {} };
     }
     const request = { method, model: sent, options: plain(extras), channel: this.channel, rev };
     if (rev === undefined) delete request.rev;
-    this.session.request({ handle: this, request, timeout, key, origins, done });
+    return this.session.request({ handle: this, request, timeout, key, origins, size, done });
   }
 
   /**
@@ -135,11 +143,46 @@ export class Handle extends Emitter {
    */
   attach(mirror) {
     this.mirrors.add(mirror);
+    this.#released = false;
+    this.session.join(this);
   }
 
   /** @param {Mirror} mirror */
   detach(mirror) {
-    this.mirrors.delete(mirror);
+    if (this.mirrors.delete(mirror)) this.#released = this.mirrors.size === 0;
+    this.#rest();
+  }
+
+  /**
+   * @param {string} event
+   * @param {(...args: any[]) => void} listener
+   * @returns {this}
+   */
+  on(event, listener) {
+    super.on(event, listener);
+    this.session.join(this);
+    return this;
+  }
+
+  /**
+   * @param {string} [event]
+   * @param {(...args: any[]) => void} [listener]
+   * @returns {this}
+   */
+  off(event, listener) {
+    super.off(/** @type {any} */ (event), listener);
+    this.#rest();
+    return this;
+  }
+
+  #rest() {
+    // Whoever lets go of one collection may be about to bind another.
+    if (this.unused) setTimeout(() => this.session.leave(this));
+  }
+
+  /** Whether nothing follows the channel any more. */
+  get unused() {
+    return this.#released && !this.heard;
   }
 
   /**
@@ -149,20 +192,19 @@ export class Handle extends Emitter {
    */
   tell(event, ...args) {
     this.emit(event, ...args);
-    for (const mirror of [...this.mirrors]) mirror.tell(event, ...args);
+    for (const mirror of [...this.mirrors]) guarded(() => mirror.tell(event, ...args));
   }
 
   /**
-   * A notification came.
-   * @param {string} method
-   * @param {any} model
-   * @param {import('./follower.js').Meta | undefined} meta
-   * @param {boolean} own whether this client made the write
+   * Notifications came.
+   * @param {(News & {own: boolean})[]} list `own`: whether this client made the write
    */
-  notified(method, model, meta, own) {
-    const acked = own && this.#told.has(placeOf(meta));
-    if (!own) this.emit('synced', method, model, meta);
-    for (const mirror of [...this.mirrors]) mirror.apply(method, model, meta, acked);
+  notified(list) {
+    const told = list.map((one) => ({ ...one, acked: one.own && this.#told.has(placeOf(one.meta)) }));
+    for (const { method, raw, meta, own } of told) {
+      if (!own && this.listeners('synced').length > 0) this.emit('synced', method, clone(raw), meta);
+    }
+    for (const mirror of [...this.mirrors]) guarded(() => mirror.apply(told));
   }
 
   /**
@@ -175,10 +217,10 @@ export class Handle extends Emitter {
   wrote(request, result, meta, origins) {
     const method = NOTIFIED_AS.get(request.method);
     if (!method) return;
-    const model = typeof result === 'object' && result !== null ? result : request.model;
+    const raw = typeof result === 'object' && result !== null ? result : request.model;
     this.#told.add(placeOf(meta));
     if (this.#told.size > TOLD) this.#told.delete(this.#told.values().next().value);
-    for (const mirror of [...this.mirrors]) if (!origins.includes(mirror)) mirror.apply(method, model, meta);
+    for (const mirror of [...this.mirrors]) if (!origins.includes(mirror)) guarded(() => mirror.apply([{ method, raw, meta }]));
   }
 
   /**
@@ -197,6 +239,12 @@ export class Handle extends Emitter {
     }
     this.emit('reset');
     this.session.run(this, this.follower.complete());
+  }
+
+  /** The channel was left: whoever comes back to it begins anew. */
+  left() {
+    this.follower = new Follower();
+    this.#reading += 1;
   }
 
   /** The connection is gone: a reading that goes on belongs to it. */

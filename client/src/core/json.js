@@ -34,12 +34,45 @@ export function plain(value, above = []) {
 export const copy = (value) => (value === undefined ? null : JSON.parse(JSON.stringify(value) ?? 'null'));
 
 /**
+ * A copy of what came as JSON, for code that may change it.
+ * @template T
+ * @param {T} value
+ * @returns {T}
+ */
+export function clone(value) {
+  if (typeof value !== 'object' || value === null) return value;
+  if (Array.isArray(value)) return /** @type {any} */ (value.map(clone));
+  /** @type {any} */
+  const made = {};
+  for (const key of Object.keys(value)) made[key] = clone(/** @type {any} */ (value)[key]);
+  return made;
+}
+
+/**
+ * A copy of attributes, to be compared with what they are later: lists and plain objects are copied, other instances are
+ * what they are.
+ * @param {any} value
+ * @returns {any}
+ */
+export function snapshot(value) {
+  if (typeof value !== 'object' || value === null) return value;
+  if (Array.isArray(value)) return value.map(snapshot);
+  const prototype = Object.getPrototypeOf(value);
+  if (prototype !== null && Object.getPrototypeOf(prototype) !== null) return value;
+  /** @type {any} */
+  const made = {};
+  for (const key of Object.keys(value)) made[key] = snapshot(value[key]);
+  return made;
+}
+
+/**
  * @param {any} a
  * @param {any} b
- * @returns {boolean} whether both are the same JSON, whatever the order of their keys
+ * @returns {boolean} whether both are the same JSON, whatever the order of their keys; dates count by their time
  */
 export function same(a, b) {
   if (a === b) return true;
+  if (a instanceof Date || b instanceof Date) return a instanceof Date && b instanceof Date && a.getTime() === b.getTime();
   if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return false;
   if (Array.isArray(a) !== Array.isArray(b)) return false;
   const keys = Object.keys(a);

@@ -1,3 +1,5 @@
+import { guarded } from './report.js';
+
 /**
  * Requests that have no answer yet, in the order they were made: a state machine without input, output or clock.
  *
@@ -13,6 +15,7 @@
  * @property {boolean} sent whether it was ever sent
  * @property {boolean} retried whether it was sent more than once
  * @property {boolean} waiting whether it was sent on the present connection
+ * @property {boolean} [draining] whether that is one that another has taken the place of: it is not sent again
  * @property {(err: any, result?: any, meta?: any, passed?: boolean) => void} done called once
  */
 
@@ -55,7 +58,7 @@ export class Outbox {
   due(may) {
     const due = [];
     const busy = new Set();
-    let room = WINDOW - this.entries.filter((entry) => entry.waiting).length;
+    let room = WINDOW - this.entries.filter((entry) => entry.waiting && !entry.draining).length;
     for (const entry of this.#entries.values()) {
       if (room <= 0) break;
       const model = entry.key === undefined ? undefined : JSON.stringify([entry.request.channel, entry.key]);
@@ -75,7 +78,7 @@ export class Outbox {
    * @returns {Entry[]} the requests that had been sent
    */
   disconnected() {
-    const cut = this.entries.filter((entry) => entry.waiting);
+    const cut = this.entries.filter((entry) => entry.waiting && !entry.draining);
     for (const entry of cut) entry.waiting = false;
     return cut;
   }
@@ -86,6 +89,11 @@ export class Outbox {
    */
   find(op) {
     return this.owns(op) ? this.#entries.get(Number(typeof op === 'string' ? op.split(':')[1] : op.n)) : undefined;
+  }
+
+  /** @param {Entry} entry @returns {boolean} whether it is unanswered */
+  holds({ n }) {
+    return this.#entries.has(n);
   }
 
   /** @param {any} op @returns {boolean} whether this client made the operation */
@@ -110,7 +118,7 @@ export class Outbox {
         if (next && other.request.rev === entry.request.rev && other.request.rev !== undefined) other.request.rev = meta.r;
       }
     }
-    entry.done(err, result, meta, passed);
+    guarded(() => entry.done(err, result, meta, passed));
     return true;
   }
 }

@@ -1,23 +1,26 @@
 /**
  * What the server is known to hold, by id: the latest revision of each model and its content, without I/O.
  *
- * Deleted models keep their revision for a while, so that an older notification, come by another stream, does not
- * bring them back.
+ * Models that are deleted, or that nothing shows, are remembered for a while: an older notification, come by another
+ * stream, must not bring them back.
  */
 
-/** How many revisions of deleted models are kept. */
-const GRAVES = 1000;
+/** How many models are remembered that nothing shows, and how many notifications wait for the end of a read. */
+const ASIDE = 1000;
+const HELD = 10_000;
 
 export class Replica {
   /** @type {Map<string, {rev: number | undefined, model: any}>} */
   #known = new Map();
   /** @type {Set<string>} */
-  #graves = new Set();
+  #aside = new Set();
   #reads = 0;
   /** Grows whenever everything is read anew; what was asked for in an earlier era is out of date. */
   era = 0;
   /** Notifications that wait for the end of a read. @type {any[]} */
   held = [];
+  /** Whether more came than may wait. */
+  overflown = false;
 
   /** @param {any} id @returns {number | undefined} the latest revision known */
   rev(id) {
@@ -54,6 +57,18 @@ export class Replica {
     if (rev === undefined || known === undefined || rev >= known) this.#know(String(id), model, rev ?? known);
   }
 
+  /** Nothing shows the model, or not any more: it need not be remembered for long. @param {any} id */
+  aside(id) {
+    const key = String(id);
+    if (!this.#known.has(key)) return;
+    this.#aside.delete(key);
+    this.#aside.add(key);
+    if (this.#aside.size <= ASIDE) return;
+    const [oldest] = this.#aside;
+    this.#aside.delete(oldest);
+    this.#known.delete(oldest);
+  }
+
   /**
    * Everything was read: what is not in it is gone.
    * @param {Set<string>} ids the ids read
@@ -62,7 +77,7 @@ export class Replica {
     for (const [key, known] of this.#known) {
       if (ids.has(key) || known.model === undefined) continue;
       known.model = undefined;
-      this.#bury(key);
+      this.aside(key);
     }
   }
 
@@ -73,12 +88,8 @@ export class Replica {
   restart(renewed) {
     this.era += 1;
     this.held = [];
+    this.overflown = false;
     if (renewed) for (const known of this.#known.values()) known.rev = undefined;
-  }
-
-  /** The models held. @returns {any[]} */
-  get models() {
-    return [...this.#known.values()].map(({ model }) => model).filter((model) => model !== undefined);
   }
 
   /**
@@ -101,8 +112,10 @@ export class Replica {
    * @returns {boolean} whether it was kept
    */
   keep(notification) {
-    if (this.reading) this.held.push(notification);
-    return this.reading;
+    if (!this.reading) return false;
+    if (this.held.length < HELD) this.held.push(notification);
+    else this.overflown = true;
+    return true;
   }
 
   /** A read ended. @returns {any[]} the notifications that may be applied now */
@@ -114,16 +127,7 @@ export class Replica {
   /** @param {string} key @param {any} model @param {number | undefined} rev */
   #know(key, model, rev) {
     this.#known.set(key, { rev, model });
-    this.#graves.delete(key);
-    if (model === undefined) this.#bury(key);
-  }
-
-  /** @param {string} key */
-  #bury(key) {
-    this.#graves.add(key);
-    if (this.#graves.size <= GRAVES) return;
-    const [oldest] = this.#graves;
-    this.#graves.delete(oldest);
-    this.#known.delete(oldest);
+    this.#aside.delete(key);
+    if (model === undefined) this.aside(key);
   }
 }

@@ -1,9 +1,16 @@
 import { SyncError, unanswered, unavailable } from './errors.js';
+import { clone } from './json.js';
 import { Handle } from './handle.js';
 import { Outbox } from './outbox.js';
 
 /** After how many milliseconds without an answer a write is sent again, or a listen. */
 const PATIENCE = 8000;
+
+/** How many milliseconds a link may take to show that it lives. */
+const PROBE = 4000;
+
+/** How many milliseconds a connection that another takes the place of has for its answers. */
+const GRACE = 5000;
 
 /** Milliseconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them. */
 const LOSS = 2000;
@@ -11,7 +18,7 @@ const LOSS = 2000;
 /**
  * The socket of one backend, shared by its channels: what connects handles, followers and the outbox to the wire.
  *
- * @typedef {import('./outbox.js').Entry & {left: number, strict: boolean, origins: any[], timer?: any}} Timed
+ * @typedef {import('./outbox.js').Entry & {left: number, strict: boolean, origins: any[], user: string, size: number, timer?: any}} Timed
  */
 export class Session {
   /** @type {Map<string | null, Handle>} */
@@ -21,6 +28,9 @@ export class Session {
   #linked = false;
   #reached = false;
   #timers = new Set();
+  /** Old connections that still have answers to give. @type {{draining: Timed[], end: () => void}[]} */
+  #drains = [];
+  #probing = false;
 
   /**
    * @param {import('./connection.js').Connection} connection
@@ -55,9 +65,36 @@ export class Session {
     return handle;
   }
 
-  /** @param {any} socket a Socket.IO client socket of the backend's namespace, not connected yet */
-  open(socket) {
-    this.close();
+  /**
+   * A handle is used: it follows its channel, also if that had been left.
+   * @param {Handle} handle
+   * @returns {Handle} the handle of the channel, this one or another that has taken its place
+   */
+  join(handle) {
+    const current = this.#handles.get(handle.channel);
+    if (current) return current;
+    this.#handles.set(handle.channel, handle);
+    if (this.#online) this.run(handle, handle.follower.connected());
+    return handle;
+  }
+
+  /** Follow a channel no more, unless it is used again, or something is under way in it. @param {Handle} handle */
+  leave(handle) {
+    const busy = this.outbox.entries.some((entry) => entry.handle === handle);
+    if (!handle.unused || busy || this.#handles.get(handle.channel) !== handle) return;
+    this.#handles.delete(handle.channel);
+    handle.left();
+    if (this.#online) this.#socket.emit('unlisten', [handle.channel], () => {});
+  }
+
+  /**
+   * @param {any} socket a Socket.IO client socket of the backend's namespace
+   * @param {boolean} [again] whether it stands for the same connection, which was lost
+   */
+  open(socket, again = false) {
+    for (const entry of /** @type {Timed[]} */ (this.outbox.entries)) entry.user ||= this.connection.user;
+    if (again) this.close();
+    else this.#replace();
     this.#socket = socket;
     socket.on('connect', () => this.#connected());
     socket.on('disconnect', (/** @type {string} */ reason) => this.#disconnected(socket, reason));
@@ -72,7 +109,60 @@ export class Session {
 
   /** @param {SyncError} error what to fail all requests with that have no answer yet */
   reject(error) {
-    for (const entry of this.outbox.entries) this.#settle(/** @type {Timed} */ (entry), error);
+    for (const entry of this.outbox.entries) this.#settle(/** @type {Timed} */ (entry), this.#isDoubtful(entry) ? this.#unknown(entry) : error);
+  }
+
+  /** @param {import('./outbox.js').Entry} entry @returns {boolean} whether it may have been applied */
+  #isDoubtful(entry) {
+    return entry.sent && entry.request.method !== 'read';
+  }
+
+  /** @param {import('./outbox.js').Entry} entry */
+  #unknown({ request: { method } }) {
+    const message = `the connection was lost before "${this.name}" answered; the ${method} may have been applied`;
+    return new SyncError({ name: 'UnknownOutcome', message, code: 409 });
+  }
+
+  /**
+   * Another connection takes over, perhaps another user's. What is under way stays with the old one, for a while; what that
+   * cannot answer is not sent again. What has not been sent goes out as whoever made it, or not at all.
+   */
+  #replace() {
+    const old = this.#socket;
+    this.#socket = null;
+    old?.off();
+    const entries = /** @type {Timed[]} */ (this.outbox.entries);
+    const { user, queue } = this.connection;
+    for (const entry of entries) {
+      if (entry.request.method === 'read') entry.user = user;
+      else if (entry.waiting && old?.connected) entry.draining = true;
+      else if (entry.sent && this.#reached && !entry.draining) this.#settle(entry, this.#unknown(entry));
+    }
+    const draining = entries.filter((entry) => entry.draining);
+    if (this.#linked) this.#cut();
+    const others = entries.filter((entry) => !entry.draining && !entry.sent && entry.user !== user);
+    if (queue !== 'keep') this.#drop(others);
+    if (draining.length === 0 || !old) {
+      old?.disconnect();
+      return;
+    }
+    const end = () => {
+      for (const entry of draining) if (this.outbox.holds(entry)) this.#settle(entry, this.#unknown(entry));
+      old.disconnect();
+    };
+    old.on('disconnect', end);
+    const timer = setTimeout(end, GRACE);
+    this.#drains.push({ draining, end: () => (clearTimeout(timer), old.off(), old.disconnect()) });
+  }
+
+  /** @param {Timed[]} entries writes of somebody who is not here any more */
+  #drop(entries) {
+    for (const handle of new Set(entries.map((entry) => entry.handle))) {
+      const its = entries.filter((entry) => entry.handle === handle);
+      handle.tell('dropped', its.map(({ request: { method, model } }) => ({ method, model })));
+    }
+    const message = `it waited to be sent to "${this.name}" when another user connected`;
+    for (const entry of entries) this.#settle(entry, new SyncError({ name: 'Dropped', message, code: 409 }));
   }
 
   /** Leave the server; requests and positions stay for the next `open`. */
@@ -86,21 +176,24 @@ export class Session {
   }
 
   /**
-   * @param {{handle: Handle, request: Record<string, any>, timeout?: number, key?: string, origins: any[],
+   * @param {{handle: Handle, request: Record<string, any>, timeout?: number, key?: string, origins: any[], size: number,
    *   done: import('./outbox.js').Entry['done']}} fields
+   * @returns {{abort: (err: any) => void}}
    */
-  request({ handle, request, timeout: strict, key, origins, done }) {
-    const { deadline, queueLimit } = this.connection;
-    if (this.outbox.entries.length >= queueLimit) {
+  request({ handle: asked, request, timeout: strict, key, origins, size, done }) {
+    const handle = this.join(asked);
+    const { deadline, queueLimit, user } = this.connection;
+    if (/** @type {Timed[]} */ (this.outbox.entries).filter((entry) => entry.user === user).length >= queueLimit) {
       const message = `${queueLimit} requests to "${this.name}" wait for an answer already`;
       setTimeout(() => done(new SyncError({ name: 'Busy', message, code: 429, retry_after: 1 })));
-      return;
+      return { abort() {} };
     }
     const entry = /** @type {Timed} */ (this.outbox.add({ handle, request, key, done }));
-    Object.assign(entry, { origins, left: strict ?? deadline, strict: strict !== undefined });
+    Object.assign(entry, { origins, left: strict ?? deadline, strict: strict !== undefined, user, size });
     this.#arm(entry);
     if (this.#socket && !this.#socket.active) this.#socket.connect();
     this.#flush();
+    return { abort: (/** @type {any} */ err) => void this.#settle(entry, err) };
   }
 
   /**
@@ -109,8 +202,20 @@ export class Session {
    * @param {import('./follower.js').Effect[]} effects
    */
   run(handle, effects) {
+    /** @type {import('./handle.js').News[]} */
+    let news = [];
     for (const effect of effects) {
-      if (effect.do === 'apply') this.#apply(handle, effect);
+      const { do: kind, method, model, meta } = effect;
+      const answered = kind === 'apply' ? this.outbox.find(meta?.op) : undefined;
+      if (kind === 'apply' && answered?.handle !== handle) {
+        news.push({ method, raw: model, meta });
+        continue;
+      }
+      // The position is not kept before what it stands for has been applied.
+      if (kind === 'moved' && effect !== effects.at(-1)) continue;
+      this.#tell(handle, news.splice(0));
+      // The event of a write whose answer has not come yet.
+      if (answered) this.#succeed(/** @type {Timed} */ (answered), model, meta);
       else if (effect.do === 'listen') this.#listen(handle, effect);
       else if (effect.do === 'read') handle.reread(effect.renewed);
       else if (effect.do === 'moved') handle.moved();
@@ -121,6 +226,7 @@ export class Session {
         if (effect.resumed) handle.tell('resumed');
       }
     }
+    this.#tell(handle, news);
   }
 
   #connected() {
@@ -144,7 +250,7 @@ export class Session {
   }
 
   #cut() {
-    this.#linked = false;
+    this.#linked = this.#probing = false;
     this.#generation += 1;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
@@ -155,8 +261,7 @@ export class Session {
         continue;
       }
       if (entry.request.method === 'read' || entry.handle.follower.positioned) continue;
-      const message = `the connection was lost before "${this.name}" answered; the ${entry.request.method} may have been applied`;
-      this.#settle(entry, new SyncError({ name: 'UnknownOutcome', message, code: 409 }));
+      this.#settle(entry, this.#unknown(entry));
     }
     for (const handle of this.#handles.values()) {
       handle.follower.disconnected();
@@ -178,6 +283,7 @@ export class Session {
   /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
   #listen(handle, { since, again }) {
     const send = () => {
+      if (this.#handles.get(handle.channel) !== handle) return;
       let answered = false;
       const answer = this.#current((/** @type {any} */ reply) => {
         if (answered) return;
@@ -185,7 +291,7 @@ export class Session {
         this.#listened(handle, reply);
       });
       this.#socket.emit('listen', handle.channel, { v: 1, since }, answer);
-      this.#later(PATIENCE, () => !answered && ((answered = true), this.#listen(handle, { do: 'listen', since, again })));
+      this.#later(PATIENCE, () => !answered && ((answered = true), this.probe(), this.#listen(handle, { do: 'listen', since, again })));
     };
     if (again) this.#later(Math.random() * this.connection.jitter, send);
     else send();
@@ -193,6 +299,7 @@ export class Session {
 
   /** @param {Handle} handle @param {any} reply */
   #listened(handle, reply) {
+    if (this.#handles.get(handle.channel) !== handle) return;
     if (reply?.error) {
       const error = new SyncError(reply.error);
       handle.tell('error', error);
@@ -231,32 +338,66 @@ export class Session {
     );
   }
 
-  /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
-  #apply(handle, { method, model, meta }) {
-    const own = this.outbox.find(meta?.op);
-    if (own?.handle === handle) this.#succeed(/** @type {Timed} */ (own), model, meta);
-    else handle.notified(method, model, meta, this.outbox.owns(meta?.op));
+  /** @param {Handle} handle @param {import('./handle.js').News[]} news */
+  #tell(handle, news) {
+    if (news.length > 0) handle.notified(news.map((one) => ({ ...one, own: this.outbox.owns(one.meta?.op) })));
   }
 
   #flush() {
     if (!this.#online) return;
-    for (const entry of this.outbox.due(({ handle }) => handle.follower.ready)) {
-      const answer = this.#current((/** @type {any} */ err, /** @type {any} */ result, /** @type {any} */ meta) => {
-        const timed = /** @type {Timed} */ (entry);
+    const { user } = this.connection;
+    for (const entry of this.outbox.due((one) => one.handle.follower.ready && /** @type {Timed} */ (one).user === user)) {
+      const timed = /** @type {Timed} */ (entry);
+      const excess = this.#excess(timed);
+      if (excess) {
+        this.#settle(timed, excess);
+        continue;
+      }
+      const generation = this.#generation;
+      const answer = (/** @type {any} */ err, /** @type {any} */ result, /** @type {any} */ meta) => {
+        if (generation !== this.#generation && !entry.draining) return;
         if (err) this.#settle(timed, new SyncError(typeof err === 'string' ? { message: err } : err.error ?? err));
         else {
           const { follower } = entry.handle;
           this.#succeed(timed, result, meta, meta?.s && follower.passed(meta, entry.retried));
           if (meta?.s) this.run(entry.handle, follower.acked(meta));
         }
-      });
+      };
       this.#socket.emit('sync', entry.request, answer);
     }
   }
 
+  /** @param {Timed} entry @returns {SyncError | undefined} what is wrong with it if it is larger than the server takes */
+  #excess({ request, size }) {
+    const { engine } = this.#socket.io ?? {};
+    const limit = engine?.maxPayload ?? engine?._maxPayload;
+    // A character is three bytes at most.
+    if (typeof limit !== 'number' || 3 * size < limit) return undefined;
+    const bytes = new TextEncoder().encode(JSON.stringify(request)).length + this.name.length + 32;
+    if (bytes <= limit) return undefined;
+    const message = `the ${request.method} is too large: ${bytes} bytes, and the server takes ${limit}`;
+    return new SyncError({ name: 'BadRequest', message, code: 413, size: bytes, limit });
+  }
+
+  /** Find out whether the server is there; if it does not show, the connection is opened again. */
+  probe() {
+    if (!this.#online || this.#probing || ![...this.#handles.values()].some(({ follower }) => follower.positioned)) return;
+    this.#probing = true;
+    const dead = this.#later(PROBE, () => {
+      this.#probing = false;
+      this.connection.reopen();
+    });
+    this.#socket.emit('unlisten', [], this.#current(() => {
+      this.#probing = false;
+      clearTimeout(dead);
+      this.#timers.delete(dead);
+    }));
+  }
+
   /** @param {Timed} entry @param {any} result @param {any} meta @param {boolean} [passed] */
   #succeed(entry, result, meta, passed) {
-    const inTime = this.#settle(entry, null, result, meta, passed);
+    // What the application does with its answer is its own affair.
+    const inTime = this.#settle(entry, null, entry.request.method === 'read' ? result : clone(result), meta, passed);
     // An answer after the deadline tells of a write that its maker has given up on: news to all.
     if (!passed) entry.handle.wrote(entry.request, result, meta, inTime ? entry.origins : []);
   }
@@ -265,7 +406,13 @@ export class Session {
   #settle(entry, err, result, meta, passed) {
     clearTimeout(entry.timer);
     const first = this.outbox.settle(entry, err, result, meta, passed);
+    this.#drains = this.#drains.filter(({ draining, end }) => {
+      const open = draining.some((one) => this.outbox.holds(one));
+      if (!open) end();
+      return open;
+    });
     if (first) this.#flush();
+    if (entry.handle.unused) this.leave(entry.handle);
     return first;
   }
 
@@ -274,13 +421,15 @@ export class Session {
     const step = Math.min(entry.left, PATIENCE);
     entry.timer = setTimeout(() => {
       const write = entry.request.method !== 'read' && entry.handle.follower.positioned;
-      const counts = entry.strict || this.#online || !(write && this.#reached && this.#socket);
+      const others = entry.user !== this.connection.user;
+      const counts = entry.strict || (this.#online && !others) || !(write && this.#reached && (this.#socket || others));
       if (counts) entry.left -= step;
       if (entry.left <= 0) {
         this.#settle(entry, unanswered(this, entry, this.#socket !== null));
         return;
       }
-      if (write && entry.waiting) {
+      if (entry.waiting && !entry.draining) this.probe();
+      if (write && entry.waiting && !entry.draining) {
         entry.waiting = false;
         this.#flush();
       }
@@ -300,12 +449,13 @@ export class Session {
     };
   }
 
-  /** @param {number} pause milliseconds @param {() => void} callback not called when the connection goes first */
+  /** @param {number} pause milliseconds @param {() => void} callback not called when the connection goes first @returns {any} */
   #later(pause, callback) {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       callback();
     }, pause);
     this.#timers.add(timer);
+    return timer;
   }
 }

@@ -1,0 +1,53 @@
+import { same, snapshot } from './core/json.js';
+
+/**
+ * Changes of the page's own that were made before their answer.
+ *
+ * @typedef {object} Write
+ * @property {any} model
+ * @property {string} method
+ * @property {Record<string, any>} mine the attributes it changed
+ * @property {Map<any, number>} places where the model was in each bound collection
+ */
+
+/** @type {WeakMap<object, Set<Write>>} */
+const waiting = new WeakMap();
+
+/** @param {any} model @returns {Iterable<Write>} its changes that have no answer yet, oldest first */
+export const writesOf = (model) => waiting.get(model) ?? [];
+
+/** @param {Write} write */
+export function begun(write) {
+  waiting.set(write.model, (waiting.get(write.model) ?? new Set()).add(write));
+}
+
+/** @param {Write} write */
+export function ended(write) {
+  waiting.get(write.model)?.delete(write);
+}
+
+/** @param {any} model @param {string} key @returns {boolean} whether a change of the attribute waits for its answer */
+export function isPending(model, key) {
+  for (const write of writesOf(model)) if (key in write.mine) return true;
+  return false;
+}
+
+/** @param {any} model @returns {boolean} whether it is being deleted */
+export function isLeaving(model) {
+  for (const write of writesOf(model)) if (write.method === 'delete') return true;
+  return false;
+}
+
+/**
+ * The attributes that are not what they were.
+ * @param {any} model
+ * @param {Record<string, any>} base what they were
+ * @param {Iterable<string>} names the attributes to look at
+ * @returns {Record<string, any>}
+ */
+export function changed(model, base, names) {
+  /** @type {Record<string, any>} */
+  const mine = {};
+  for (const name of names) if (!same(model.get(name), base[name])) mine[name] = snapshot(model.get(name));
+  return mine;
+}
