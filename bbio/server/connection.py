@@ -146,6 +146,7 @@ class ClientSocket:
         "audience",
         "backend",
         "channels",
+        "client",
         "connection",
         "id_attribute",
         "last_channel",
@@ -172,6 +173,8 @@ class ClientSocket:
         # Channels listened to, each with the protocol version of its listen.
         self.channels: dict[str | None, int] = {}
         self.last_channel: str | None = None
+        # The own id of a client that knows not its public part, as its operations say it; None of one that does.
+        self.client: str | None = ""
         # The answers to listens that were refused, by channel, as JSON.
         self.refusals: dict[str, bytes] = {}
         self.left = False

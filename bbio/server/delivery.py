@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec import structs
+
 from bbio import protocol
-from bbio.streams import Event
+from bbio.streams import Event, public_part
 from bbio.typed import narrowed
 
 if TYPE_CHECKING:
@@ -40,6 +42,12 @@ class Lane(Protocol):
 
 # An event that waits for the end of a step: who is to be told, and the socket whose write it was.
 Pending = tuple["Followed", Event, Any]
+
+
+def own(event: Event, client: str) -> Event:
+    """An event as its writer is told of it that does not know its public part."""
+    public, _, counter = event.op.rpartition(":") if event.op else ("", "", "")
+    return structs.replace(event, op=f"{client}:{counter}") if public == public_part(client) else event
 
 
 class Delivery:
@@ -106,6 +114,9 @@ class Delivery:
             self.lane.deliver(legacy.values(), writer, followed.namespace, protocol.synced(event))
         if version_1:
             skipped = writer if replied else None
+            if event.op is not None and not replied and origin in version_1 and origin.client:
+                skipped = writer
+                self.lane.deliver([writer], None, followed.namespace, protocol.synced_v1(own(event, origin.client)))
             self.lane.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
 
     def _fan_out_narrowed(self, followed: Followed, whole: Event, origin: Any, replied: bool) -> None:

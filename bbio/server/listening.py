@@ -9,7 +9,7 @@ from bbio.server.connection import Key
 from bbio.server.exchanges import Exchange
 from bbio.server.followed import Followed
 from bbio.server.followers import Followers
-from bbio.streams import BACKEND_WIDE, Event, Position
+from bbio.streams import BACKEND_WIDE, Event, Position, public_part
 from bbio.typed import audience_of, narrowed
 
 # The place that a client claims, None when it claims none, and the events after it; None when they cannot be told.
@@ -111,4 +111,8 @@ class ListenExchange(Exchange, kw_only=True):
             if followed.narrowed and events:
                 events = [narrowed(event, socket.audience) for event in events]
             told[followed.name] = protocol.stream_reply(position, events)
-        self.reply(protocol.encode([{**self.gateway.public_options, "v": protocol.VERSION, "streams": told}]))
+        reply = {**self.gateway.public_options, "v": protocol.VERSION, "streams": told}
+        if self.fields.client is not None:
+            socket.client = None
+            reply["client"] = public_part(self.fields.client)
+        self.reply(protocol.encode([reply]))
