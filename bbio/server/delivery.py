@@ -15,7 +15,7 @@ from msgspec import structs
 
 from bbio import protocol
 from bbio.streams import Event, public_part
-from bbio.typed import narrowed
+from bbio.typed import told as told_to
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
@@ -44,10 +44,15 @@ class Lane(Protocol):
 Pending = tuple["Followed", Event, Any]
 
 
-def own(event: Event, client: str) -> Event:
-    """An event as its writer is told of it that does not know its public part."""
-    public, _, counter = event.op.rpartition(":") if event.op else ("", "", "")
-    return structs.replace(event, op=f"{client}:{counter}") if public == public_part(client) else event
+def own(event: Event, client: str | None) -> Event:
+    """An event as its writer is told of it, by the name that it knows.
+
+    Parameters:
+        event: the event.
+        client: the own id of a writer that does not know the public part of it.
+    """
+    public, _, counter = (event.op or "").rpartition(":")
+    return structs.replace(event, op=f"{client}:{counter}") if client and public == public_part(client) else event
 
 
 class Delivery:
@@ -125,10 +130,13 @@ class Delivery:
         for told, synced in ((followed.legacy, protocol.synced), (followed.version_1, protocol.synced_v1)):
             groups: dict[frozenset[str], list[Link]] = {}
             for socket, link in told.items():
-                if socket is not origin or (told is followed.version_1 and not replied):
-                    groups.setdefault(socket.audience, []).append(link)
+                audience = socket.audiences[followed.name]
+                if socket is not origin:
+                    groups.setdefault(audience, []).append(link)
+                elif told is followed.version_1 and not replied:
+                    event = own(told_to(whole, audience), socket.client)
+                    self.lane.deliver([link], None, followed.namespace, synced(event))
             for audience, links in groups.items():
-                event = bodies.get(audience)
-                if event is None:
-                    event = bodies[audience] = narrowed(whole, audience)
+                event = bodies.get(audience) or told_to(whole, audience)
+                bodies[audience] = event
                 self.lane.deliver(links, None, followed.namespace, synced(event))

@@ -192,7 +192,7 @@ async def test_a_server_that_is_killed_keeps_what_it_acknowledged(spawn, tmp_pat
         await server.ended()
         await asyncio.gather(*writing)
         by_op = check(path, writers)
-        doubtful = [f"{writer.name}:{n}" for writer in writers for n in writer.in_doubt]
+        doubtful = [Op(writer.name, n).public for writer in writers for n in writer.in_doubt]
         counts["acked"] += sum(len(writer.replies) for writer in writers) - before
         counts["in doubt"] += len(doubtful)
         counts["in doubt and applied"] += sum(op in by_op for op in doubtful)
