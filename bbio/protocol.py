@@ -25,6 +25,7 @@ MAX_NAME = 255
 MAX_STREAMS = 2
 # Channels that one `unlisten` may name.
 MAX_LEFT = 1_000
+MAX_CLIENT = 64
 # Above this many characters a frame could hold an integer that a double cannot.
 LONG_FRAME = 300
 
@@ -50,11 +51,19 @@ class Sync(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Listen(msgspec.Struct, frozen=True):
-    """The fields of a valid `listen`; `since` maps the client's stream names to what it says its positions are."""
+    """The fields of a valid `listen`.
+
+    Parameters:
+        channel: the channel.
+        version: the protocol's version that it asks for, 0 without.
+        since: what it says its positions are, by stream.
+        client: its own id, where it wants to be told the public part of it.
+    """
 
     channel: str | None
     version: int
     since: dict[str, Any]
+    client: str | None = None
 
 
 _sync_decoder = msgspec.json.Decoder(tuple[Literal["sync"], Sync])
@@ -219,7 +228,7 @@ def read_sync(args: Any) -> Sync:
 def _read_op(op: Any) -> Op:
     if type(op) is dict:
         client, counter = op.get("c"), op.get("n")
-        if type(client) is str and 0 < len(client) <= 64 and type(counter) is int and 0 <= counter < 2**53:
+        if type(client) is str and 0 < len(client) <= MAX_CLIENT and type(counter) is int and 0 <= counter < 2**53:
             return Op(client, counter)
     raise BadRequest("op must be {c: client id, n: counter}")
 
@@ -238,8 +247,10 @@ def read_listen(args: Any) -> Listen:
     extras = args[1]
     if type(extras) is not dict or type(extras.get("v")) is not int or extras["v"] != VERSION:
         raise BadRequest(f"the second argument of listen is {{v: {VERSION}, since}}")
-    since = extras.get("since")
-    return Listen(channel, VERSION, since if type(since) is dict and len(since) <= MAX_STREAMS else {})
+    since, client = extras.get("since"), extras.get("client")
+    if client is not None and not (type(client) is str and 0 < len(client) <= MAX_CLIENT):
+        raise BadRequest(f"client must be a string of at most {MAX_CLIENT} characters")
+    return Listen(channel, VERSION, since if type(since) is dict and len(since) <= MAX_STREAMS else {}, client)
 
 
 def read_unlisten(args: Any) -> list[str | None]:
@@ -274,16 +285,16 @@ def followed(channel: str | None) -> tuple[str, str]:
     return channel_stream(channel), BACKEND_WIDE
 
 
-def _position(event: Event, op: Op | None) -> bytes:
+def _position(event: Event, op: str | None) -> bytes:
     """The third argument of a version-1 `synced` or reply: the place, and the revision and operation if there are."""
     place, offset, stamp, rev = _place(event.stream, event.epoch), event.offset, event.stamp, event.rev
     if rev is None:
         if op is None:
             return b'%b%d,"k":%d}' % (place, offset, stamp)
-        return b'%b%d,"k":%d,"op":%b}' % (place, offset, stamp, encode(str(op)))
+        return b'%b%d,"k":%d,"op":%b}' % (place, offset, stamp, encode(op))
     if op is None:
         return b'%b%d,"k":%d,"r":%d}' % (place, offset, stamp, rev)
-    return b'%b%d,"k":%d,"r":%d,"op":%b}' % (place, offset, stamp, rev, encode(str(op)))
+    return b'%b%d,"k":%d,"r":%d,"op":%b}' % (place, offset, stamp, rev, encode(op))
 
 
 @lru_cache(maxsize=4_096)

@@ -291,7 +291,7 @@ class Store:
             event = self.log.append(stream, method, body)
             self._publish(event, None)
             return Commit(record, body, event)
-        event = self.log.append(stream, method, body, rev, req.op)
+        event = self.log.append(stream, method, body, rev, None if req.op is None else req.op.public)
         if operation is not None:
             self.log.operations.keep(operation, req.payload, event)
         self._publish(event, req.socket)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+from base64 import urlsafe_b64encode
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Annotated, Any, Self
 
 import attrs
@@ -28,18 +31,39 @@ def channel_stream(channel: str | None) -> str:
     return "c:" + channel if channel else "c:"
 
 
+# What a client's public part begins with.
+PUBLIC = "~"
+
+
+@lru_cache(maxsize=16_384)
+def public_part(client: str) -> str:
+    """The part of a client's id that others may know: nobody makes an operation of that client with it.
+
+    Example:
+        >>> public_part("a client's own id, hard to guess")
+        '~T8gDQSdrS5lk8a2H'
+    """
+    digest = blake2b(client.encode("utf-8", "surrogatepass"), digest_size=12, person=b"bbio client").digest()
+    return PUBLIC + urlsafe_b64encode(digest).decode()
+
+
 class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """An operation id, `client:counter` as text: the client's own id, and a number it counts up."""
+    """An operation id: the client's own id, which is a secret between it and the server, and a number it counts up."""
 
     c: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     n: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
-    def __str__(self) -> str:
-        return f"{self.c}:{self.n}"
+    @property
+    def public(self) -> str:
+        """What events tell of it, `public part:counter`."""
+        return f"{public_part(self.c)}:{self.n}"
+
+    def __repr__(self) -> str:
+        return f"<Op {self.public}>"
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """The operation id that `str` wrote."""
+        """The operation id of a text `client:counter`."""
         client, _, counter = text.rpartition(":")
         return cls(client, int(counter))
 
@@ -80,7 +104,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
         method: `create`, `update` or `delete`.
         body: the model as JSON.
         rev: the model's revision; None when the write was not a store's.
-        op: the operation id, None when there was none.
+        op: the public form of the operation id, None when there was none.
         when: seconds of a monotonic clock.
         stamp: the random number, of 48 bits, of the transaction that logged it; 0 where none is known.
     """
@@ -91,7 +115,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
     method: str
     body: bytes
     rev: int | None = None
-    op: Op | None = None
+    op: str | None = None
     when: float = 0.0
     stamp: int = 0
 
@@ -283,7 +307,7 @@ class Log:
                 self._streams.popitem(last=False)
         return stream
 
-    def append(self, name: str, method: str, body: bytes, rev: int | None = None, op: Op | None = None) -> Event:
+    def append(self, name: str, method: str, body: bytes, rev: int | None = None, op: str | None = None) -> Event:
         """Number an event and keep it."""
         streams = self._streams
         stream = streams.get(name) or self.stream(name)

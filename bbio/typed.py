@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
+import attrs
 import msgspec
 
 from bbio.errors import Invalid, SyncError
 from bbio.protocol import decode, encode
 from bbio.requests import Request, Response
 from bbio.schema import Field, Schema
-from bbio.streams import Event
+from bbio.streams import Event, Position
 from bbio.values import MAX_WRONG, Wrong
 
 UNKNOWN = "is not a known field"
 MAX_PATH = 255
+# Between an epoch and the mark of an audience.
+MARK = "~"
 
 
 class Entry(msgspec.Struct, eq=False):
@@ -61,6 +66,27 @@ def narrowed(event: Event, audience: frozenset[str]) -> Event:
     record = decode(event.body)
     seen = {name: value for name, value in record.items() if name in audience} if isinstance(record, dict) else record
     return msgspec.structs.replace(event, body=encode(seen))
+
+
+@lru_cache(maxsize=1_024)
+def _mark_of(audience: frozenset[str]) -> str:
+    return blake2b("\0".join(sorted(audience)).encode(), digest_size=6).hexdigest()
+
+
+def marked(epoch: str, audience: frozenset[str]) -> str:
+    """An epoch as an audience is told it: what one audience was told up to a place says nothing of what another was."""
+    return f"{epoch}{MARK}{_mark_of(audience)}"
+
+
+def unmarked(position: Position, audience: frozenset[str]) -> Position | None:
+    """A position that a client claims in an epoch as it was told; None when another audience was told it."""
+    epoch, _, mark = position.epoch.rpartition(MARK)
+    return attrs.evolve(position, epoch=epoch) if mark == _mark_of(audience) else None
+
+
+def told(event: Event, audience: frozenset[str]) -> Event:
+    """An event as an audience is told of it, and its place likewise."""
+    return msgspec.structs.replace(narrowed(event, audience), epoch=marked(event.epoch, audience))
 
 
 def invalid(wrong: dict[str, str]) -> Invalid:

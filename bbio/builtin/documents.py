@@ -26,7 +26,7 @@ from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
-from bbio.streams import Commit, Event, HistoryLimits, Op, Operation, Position, channel_stream
+from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, Position, channel_stream
 from bbio.typed import as_json
 
 logger = logging.getLogger("bbio.store")
@@ -401,7 +401,7 @@ class Batch:
             if self.store.schema is not None:
                 body = self.store.encode(record)
         at = self.positions.get(change.stream) or Position(self.epoch, 0)
-        op = None if req is None else req.op
+        op = None if req is None or req.op is None else req.op.public
         event = Event(change.stream, at.epoch, at.offset + 1, method, body, rev, op, now, self.stamp)
         self.positions[change.stream] = Position(at.epoch, event.offset, self.stamp)
         self.events.append(event)
@@ -411,14 +411,9 @@ class Batch:
         return Commit(record, body, event)
 
 
-def op_text(event: Event) -> str | None:
-    """An event's operation id, as it is kept."""
-    return None if event.op is None else str(event.op)
-
-
 def event_row(event: Event) -> tuple[Any, ...]:
     """An event as it is kept with the reply of an operation, but for its time."""
-    return event.stream, event.epoch, event.offset, event.method, event.body.decode(), event.rev, op_text(event)
+    return event.stream, event.epoch, event.offset, event.method, event.body.decode(), event.rev, event.op
 
 
 def event_of(
@@ -433,7 +428,9 @@ def event_of(
     stamp: int = 0,
 ) -> Event:
     """The event that was kept."""
-    return Event(stream, epoch, offset, method, body.encode(), rev, None if op is None else Op.read(op), at, stamp)
+    if op is not None and not op.startswith(PUBLIC):
+        op = None  # of an earlier version, which kept the whole of it
+    return Event(stream, epoch, offset, method, body.encode(), rev, op, at, stamp)
 
 
 def repeated(found: tuple[int, Event], req: Request | None) -> Commit:

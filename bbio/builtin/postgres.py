@@ -36,7 +36,6 @@ from bbio.builtin.documents import (
     event_of,
     event_row,
     logger,
-    op_text,
     refusals,
 )
 from bbio.builtin.postgres_database import (
@@ -624,7 +623,7 @@ class PostgresStore(DocumentStore):
             [event.method for event in events],
             [event.body.decode() for event in events],
             [event.rev for event in events],
-            [op_text(event) for event in events],
+            [event.op for event in events],
             self.channel,
             self._payload(list(streams)),
             batch.stamp,

@@ -27,7 +27,6 @@ from bbio.builtin.documents import (
     Key,
     event_of,
     event_row,
-    op_text,
 )
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
 from bbio.builtin.sql import SQLite, Table
@@ -340,7 +339,7 @@ class SQLiteStore(DocumentStore):
             name, body = event.stream, event.body
             stream = streams[name] = self._streams.get(name) or self._add_stream(connection, event, at)
             place = (id, stream.id, event.offset, stream.last, stream.size)
-            log.append((*place, event.method, body.decode(), event.rev, op_text(event), at, event.stamp))
+            log.append((*place, event.method, body.decode(), event.rev, event.op, at, event.stamp))
             stream.top, stream.last, stream.stamp = event.offset, id, event.stamp
             stream.size += len(body)
         many("INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", log)

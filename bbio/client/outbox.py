@@ -59,11 +59,13 @@ class Outbox:
     """The requests of one client to one backend.
 
     Parameters:
-        client: id of the client, part of every operation id.
+        client: id of the client, part of every operation id; a secret between it and the server.
     """
 
     def __init__(self, client: str) -> None:
-        self._client = client
+        self.client = client
+        # What events have in its place; a server of an earlier version tells all of it to everybody.
+        self.public = client
         self._counter = 0
         self._entries: dict[int, Entry] = {}
         self._under_way = 0
@@ -81,7 +83,7 @@ class Outbox:
         self._counter += 1
         entry = self._entries[self._counter] = Entry(self._counter, handle, request, done, left, strict)
         if entry.writes:
-            request["op"] = {"c": self._client, "n": entry.n}
+            request["op"] = {"c": self.client, "n": entry.n}
         return entry
 
     def due(self, may: Callable[[Entry], bool]) -> list[Entry]:
@@ -118,8 +120,8 @@ class Outbox:
         return cut
 
     def owns(self, op: str | None) -> bool:
-        """Whether this client made an operation, given as events carry it: `client:counter`."""
-        return op is not None and op.rpartition(":")[0] == self._client
+        """Whether this client made an operation, given as events carry it: `public part:counter`."""
+        return op is not None and op.rpartition(":")[0] == self.public
 
     def find(self, op: str | None) -> Entry | None:
         """The request of an operation, if it is one of ours and unanswered."""

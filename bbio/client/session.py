@@ -314,7 +314,7 @@ class Session:
             self._send_listen(handle, since)
 
         repeat = self._later(PATIENCE, unanswered)
-        link.emit("listen", (handle.channel, {"v": 1, "since": since}), answer)
+        link.emit("listen", (handle.channel, {"v": 1, "since": since, "client": self.outbox.client}), answer)
 
     def _listened(self, handle: Handle, reply: Mapping[str, Any]) -> None:
         if reply.get("error"):
@@ -329,6 +329,8 @@ class Session:
             handle.follower.refused()
             self.flush()
             return
+        if isinstance(reply.get("client"), str):
+            self.outbox.public = reply["client"]
         self.run(handle, handle.follower.listened(reply))
         for stream, told in (reply.get("streams") or {}).items():
             for other in self._following(stream):

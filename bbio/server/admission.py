@@ -6,14 +6,16 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
+from bbio.server.binding import Binding, cookies_of
 from bbio.server.limits import Limits
 
 # Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
@@ -25,6 +27,8 @@ UNIX = "unix"
 MAX_STRANGERS = 100
 FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# What a request that opens a session has its binding under.
+BINDING = web.RequestKey("bbio.binding", Binding)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -67,6 +71,8 @@ class Admission:
         self._limits = limits
         self._log = RateLimitedLog(logger)
         self._strangers: set[str] = set()
+        # By session: what the request that opened it came with, Socket.IO's `environ`.
+        self.sessions: Mapping[str, Mapping[str, Any]] = {}
         # While the application stops nobody new is let in: who would tell them goodbye?
         self.stopping = False
 
@@ -111,6 +117,9 @@ class Admission:
             if self.stopping:
                 return web.Response(status=503, text="the server is stopping")
             self._notice_proxy(request)
+            request[BINDING] = Binding(cookies_of(request), self.remote(request))
+        elif self._is_others(request, request.query["sid"]):
+            return web.Response(status=400, text="the session is another client's, or this one's address has changed")
         host = self._forwarded(request, "X-Forwarded-Host", request.host)
         if self._hosts is not None and host not in self._hosts and host.rsplit(":", 1)[0] not in self._hosts:
             self._log.warning("refused the host %r: App(hosts=[%r]) serves it", host[:100], host[:100])
@@ -120,6 +129,14 @@ class Admission:
         if "j" in request.query:
             return web.Response(status=400, text="JSONP is not served: any site could read it")
         return self._body_refusal(request)
+
+    def _is_others(self, request: web.BaseRequest, sid: str) -> bool:
+        """Whether a session was opened by another client than sends a request; of none that is known it is not so."""
+        opened = self.sessions.get(sid)
+        if opened is None:
+            return False
+        binding: Binding = opened["aiohttp.request"][BINDING]
+        return not binding.admits(request, self.remote(request))
 
     def _notice_proxy(self, request: web.BaseRequest) -> None:
         """Tell once of each address whose forwarded headers are not believed: it may be a proxy that nobody named."""

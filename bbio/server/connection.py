@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bbio import protocol
 from bbio.errors import Busy
+from bbio.streams import BACKEND_WIDE
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -143,9 +144,10 @@ class ClientSocket:
 
     __slots__ = (
         "_auth",
-        "audience",
+        "audiences",
         "backend",
         "channels",
+        "client",
         "connection",
         "id_attribute",
         "last_channel",
@@ -167,14 +169,31 @@ class ClientSocket:
         self.link = link
         # As JSON, whose size has a limit; what it decodes to may take twenty times as much.
         self._auth = auth
-        # The fields it is told of, where what is seen depends on roles: fixed when it listens.
-        self.audience: frozenset[str] = frozenset()
+        # The fields it is told of, by stream, where what is seen depends on roles: as they were when it was last asked
+        # who it is. Of what all channels share it is told what it may see in each of its own.
+        self.audiences: dict[str, frozenset[str]] = {}
         # Channels listened to, each with the protocol version of its listen.
         self.channels: dict[str | None, int] = {}
         self.last_channel: str | None = None
+        # The own id of a client that knows not its public part, as its operations say it; None of one that does.
+        self.client: str | None = ""
         # The answers to listens that were refused, by channel, as JSON.
         self.refusals: dict[str, bytes] = {}
         self.left = False
+
+    def see(self, stream: str, audience: frozenset[str] | None) -> bool:
+        """From now on it is told of these fields in the stream of a channel, None when it follows that no more.
+
+        Returns: whether it was told of others.
+        """
+        audiences = self.audiences
+        audiences.pop(BACKEND_WIDE, None)
+        before = audiences.pop(stream, audience)
+        if audience is not None:
+            audiences[stream] = audience
+        if audiences:
+            audiences[BACKEND_WIDE] = frozenset.intersection(*audiences.values())
+        return before != audience
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec import structs
+
 from bbio import protocol
-from bbio.streams import Event
-from bbio.typed import narrowed
+from bbio.streams import Event, public_part
+from bbio.typed import told as told_to
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
@@ -40,6 +42,17 @@ class Lane(Protocol):
 
 # An event that waits for the end of a step: who is to be told, and the socket whose write it was.
 Pending = tuple["Followed", Event, Any]
+
+
+def own(event: Event, client: str | None) -> Event:
+    """An event as its writer is told of it, by the name that it knows.
+
+    Parameters:
+        event: the event.
+        client: the own id of a writer that does not know the public part of it.
+    """
+    public, _, counter = (event.op or "").rpartition(":")
+    return structs.replace(event, op=f"{client}:{counter}") if client and public == public_part(client) else event
 
 
 class Delivery:
@@ -106,6 +119,9 @@ class Delivery:
             self.lane.deliver(legacy.values(), writer, followed.namespace, protocol.synced(event))
         if version_1:
             skipped = writer if replied else None
+            if event.op is not None and not replied and origin in version_1 and origin.client:
+                skipped = writer
+                self.lane.deliver([writer], None, followed.namespace, protocol.synced_v1(own(event, origin.client)))
             self.lane.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
 
     def _fan_out_narrowed(self, followed: Followed, whole: Event, origin: Any, replied: bool) -> None:
@@ -114,10 +130,13 @@ class Delivery:
         for told, synced in ((followed.legacy, protocol.synced), (followed.version_1, protocol.synced_v1)):
             groups: dict[frozenset[str], list[Link]] = {}
             for socket, link in told.items():
-                if socket is not origin or (told is followed.version_1 and not replied):
-                    groups.setdefault(socket.audience, []).append(link)
+                audience = socket.audiences[followed.name]
+                if socket is not origin:
+                    groups.setdefault(audience, []).append(link)
+                elif told is followed.version_1 and not replied:
+                    event = own(told_to(whole, audience), socket.client)
+                    self.lane.deliver([link], None, followed.namespace, synced(event))
             for audience, links in groups.items():
-                event = bodies.get(audience)
-                if event is None:
-                    event = bodies[audience] = narrowed(whole, audience)
+                event = bodies.get(audience) or told_to(whole, audience)
+                bodies[audience] = event
                 self.lane.deliver(links, None, followed.namespace, synced(event))

@@ -395,11 +395,13 @@ class Followers:
 
     async def _recheck_each(self, listeners: Iterator[tuple[ClientSocket, Followed]]) -> None:
         for socket, followed in listeners:
-            if await self._is_refused(socket, followed.name[2:] or None):
+            if await self._is_refused(socket, followed):
                 self._drop(socket, followed)
             await asyncio.sleep(0)
 
-    async def _is_refused(self, socket: ClientSocket, channel: str | None) -> bool:
+    async def _is_refused(self, socket: ClientSocket, followed: Followed) -> bool:
+        """Whether a listener may listen no more. One that is told of other fields from now on is to read everything."""
+        channel = followed.name[2:] or None
         req = Request("read", None, {}, self._backend, channel, socket, event="listen")
         try:
             async with asyncio.timeout(self._gateway.limits.deadline):
@@ -408,14 +410,17 @@ class Followers:
                 failure = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False
-        if failure is None and self._narrowed:
-            socket.audience = audience_of(req)
+        if failure is None and self._narrowed and channel in socket.channels:
+            changed = socket.see(followed.name, audience_of(req))
+            if changed and socket in followed.version_1:
+                self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))
         return failure is not None and refused(failure) and not isinstance(failure, Busy)
 
     def _drop(self, socket: ClientSocket, followed: Followed) -> None:
         if socket.left:
             return
         version = socket.channels.pop(followed.name[2:] or None, 0)
+        socket.see(followed.name, None)
         self.unfollow(socket, [followed.name] if socket.channels else [followed.name, BACKEND_WIDE])
         if socket.channels and not any(socket.channels.values()):
             self.follow(socket, self.stream(BACKEND_WIDE), 0)

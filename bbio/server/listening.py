@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import attrs
+
 from bbio import protocol
 from bbio.errors import SyncError, Unavailable
 from bbio.requests import Request
@@ -9,8 +11,8 @@ from bbio.server.connection import Key
 from bbio.server.exchanges import Exchange
 from bbio.server.followed import Followed
 from bbio.server.followers import Followers
-from bbio.streams import BACKEND_WIDE, Event, Position
-from bbio.typed import audience_of, narrowed
+from bbio.streams import BACKEND_WIDE, Event, Position, public_part
+from bbio.typed import MARK, audience_of, marked, told, unmarked
 
 # The place that a client claims, None when it claims none, and the events after it; None when they cannot be told.
 Missed = tuple[Position | None, list[Event] | None]
@@ -85,6 +87,9 @@ class ListenExchange(Exchange, kw_only=True):
     async def _missed(self, followers: Followers, followed: Followed) -> Missed:
         """The position a client claims, and the events after it; None when it makes no sense, or goes too far back."""
         claimed = protocol.read_position(self.fields.since, followed.name)
+        if claimed is not None and followed.narrowed:
+            # What all channels share is looked at again at the end, for it depends on the other channels too.
+            claimed = attrs.evolve(claimed, epoch=claimed.epoch.rpartition(MARK)[0])
         return claimed, None if claimed is None else await followers.since(followed, claimed)
 
     def _go_live(self, followers: Followers, streams: list[Followed], missed: list[Missed]) -> None:
@@ -93,7 +98,7 @@ class ListenExchange(Exchange, kw_only=True):
             return
         self.gateway.delivery.flush()
         if streams[0].narrowed:
-            socket.audience = audience_of(self.req)
+            socket.see(streams[0].name, audience_of(self.req))
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
@@ -105,13 +110,28 @@ class ListenExchange(Exchange, kw_only=True):
         if not version:
             self.reply(self.gateway.listened)
             return
-        told = {}
+        answer = {}
         for followed, claimed in zip(streams, missed, strict=True):
             position, events = followed.merge(*claimed, self.gateway.limits.replay)
-            if followed.narrowed and events:
-                events = [narrowed(event, socket.audience) for event in events]
-            told[followed.name] = protocol.stream_reply(position, events)
-        self.reply(protocol.encode([{**self.gateway.public_options, "v": protocol.VERSION, "streams": told}]))
+            if followed.narrowed:
+                position, events = self._as_seen(followed, position, events)
+            answer[followed.name] = protocol.stream_reply(position, events)
+        reply = {**self.gateway.public_options, "v": protocol.VERSION, "streams": answer}
+        if self.fields.client is not None:
+            socket.client = None
+            reply["client"] = public_part(self.fields.client)
+        self.reply(protocol.encode([reply]))
+
+    def _as_seen(
+        self, followed: Followed, position: Position, events: list[Event] | None
+    ) -> tuple[Position, list[Event] | None]:
+        """The same for those who see what this client sees: of what others were told, none of it knows enough."""
+        audience = self.socket.audiences[followed.name]
+        claimed = protocol.read_position(self.fields.since, followed.name)
+        if claimed is None or unmarked(claimed, audience) is None:
+            position, events = followed.position, None
+        seen = None if events is None else [told(event, audience) for event in events]
+        return attrs.evolve(position, epoch=marked(position.epoch, audience)), seen
 
 
 class UnlistenExchange(Exchange, kw_only=True):

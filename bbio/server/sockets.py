@@ -123,6 +123,8 @@ class Gateway:
             req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
             if fields.op is not None:
                 req.op = fields.op
+                if socket.client is not None:
+                    socket.client = fields.op.c
                 req.payload = text
             req.rev = fields.rev
             self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute)))

@@ -89,7 +89,7 @@ describe('a connection without Backbone', () => {
     test(`${file} serves a page, with and without Backbone`, async () => {
       const script = readFileSync(built(file), 'utf8');
       const Backbone = loadBackbone();
-      const page = { io: socketio.io, Backbone, setTimeout, clearTimeout };
+      const page = { io: socketio.io, Backbone, crypto, setTimeout, clearTimeout };
       vm.runInNewContext(script, page);
       Backbone.io.connect(server.url, { transports: ['websocket'] });
       assert.deepEqual(await new Backbone.Collection([], { backend: 'rooms' }).fetch(), []);
@@ -97,7 +97,7 @@ describe('a connection without Backbone', () => {
       Backbone.io.noConflict();
       assert.equal('io' in Backbone, false);
 
-      const bare = { io: socketio.io, setTimeout, clearTimeout };
+      const bare = { io: socketio.io, crypto, setTimeout, clearTimeout };
       vm.runInNewContext(script, bare);
       const connection = bare.bbio.connect(server.url, { transports: ['websocket'] });
       assert.deepEqual([...(await connection.backend('rooms').sync('read'))], []);
@@ -114,7 +114,7 @@ test('the built modules export the same for import and require', async () => {
 });
 
 test('a page without Socket.IO is told what to load', () => {
-  const page = { setTimeout, clearTimeout };
+  const page = { crypto, setTimeout, clearTimeout };
   vm.runInNewContext(readFileSync(built('backbone.io.js'), 'utf8'), page);
   assert.throws(() => page.bbio.connect(), /load \/socket\.io\/socket\.io\.js before/);
 });
@@ -287,6 +287,9 @@ test('an outbox sends writes of one model one after the other, each building on 
   assert.deepEqual(outbox.due(() => true), [second, other]);
   assert.equal(outbox.find('me:2'), second);
   assert.equal(outbox.find('you:2'), undefined);
+  outbox.public = '~me';
+  assert.deepEqual([outbox.find('me:2'), outbox.find('~me:2')], [undefined, second], 'once the server has told the public part');
+  outbox.public = 'me';
 });
 
 test('an outbox has a bounded number of requests under way', () => {

@@ -15,6 +15,7 @@ from collections import Counter
 
 import pytest
 
+from bbio.streams import Op
 from tests.support.wire import Closed, LegacyClient, decode
 
 pytestmark = pytest.mark.once  # what is asked is what a server does, not a Python
@@ -142,7 +143,7 @@ def check(path, writers):
     # What was acknowledged is there as it was told.
     for writer in writers:
         for n, (record, place) in writer.replies.items():
-            stream, epoch, position, method, body, rev = by_op[f"{writer.name}:{n}"]
+            stream, epoch, position, method, body, rev = by_op[Op(writer.name, n).public]
             assert (place["s"], place["e"], place["o"], place["r"]) == (stream, epoch, position, rev)
             assert body == record
             assert method == {"patch": "update"}.get(writer.asked[n][0], writer.asked[n][0])
@@ -191,7 +192,7 @@ async def test_a_server_that_is_killed_keeps_what_it_acknowledged(spawn, tmp_pat
         await server.ended()
         await asyncio.gather(*writing)
         by_op = check(path, writers)
-        doubtful = [f"{writer.name}:{n}" for writer in writers for n in writer.in_doubt]
+        doubtful = [Op(writer.name, n).public for writer in writers for n in writer.in_doubt]
         counts["acked"] += sum(len(writer.replies) for writer in writers) - before
         counts["in doubt"] += len(doubtful)
         counts["in doubt and applied"] += sum(op in by_op for op in doubtful)
@@ -246,7 +247,7 @@ async def test_a_crash_between_commit_and_publishing_loses_no_event(spawn, tmp_p
     writer, _ = await listen({})
     reader, at = await listen({})
     _, first, place = await fatal(writer, 0)
-    assert (await reader.namespace.event())[1:] == ["create", first, {**place, "op": "w:0"}]
+    assert (await reader.namespace.event())[1:] == ["create", first, {**place, "op": Op("w", 0).public}]
     with pytest.raises((Closed, ConnectionError)):
         await fatal(writer, 1)
     assert await server.ended() == -signal.SIGKILL

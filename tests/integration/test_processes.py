@@ -6,6 +6,7 @@ import time
 import pytest
 
 from bbio.client import connect
+from bbio.streams import Op
 from tests.support.wire import Closed
 
 # How long it may take until a client has heard of a write that nobody told its process of.
@@ -109,7 +110,8 @@ async def test_an_event_that_a_killed_process_told_nobody_of(spawn, join, engine
     told = listened["streams"]["c:"]
     assert told["recovered"] is True
     [(method, model, place)] = told["events"]
-    assert (method, model["title"], place["o"], place.pop("op")) == ("create", "last words", 1, "writer:1")
+    public = Op("writer", 1).public
+    assert (method, model["title"], place["o"], place.pop("op")) == ("create", "last words", 1, public)
     assert time.monotonic() - began <= IN_TIME
     again = await writer.namespace.call("sync", sync)
     assert again == [None, model, place]

@@ -27,6 +27,7 @@ from bbio import (
     use,
 )
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
+from bbio.client import connect
 from bbio.typed import roles_of
 from tests.support.servers import heard
 from tests.support.wire import SyncFailed
@@ -230,8 +231,10 @@ async def test_events_show_each_audience_what_it_may_see(serve, join, users):
     app = await serve(users)
     plain, second = await join(app, "users"), await join(app, "users")
     support = await join(app, "users", **as_role("support"))
-    modern = await join(app, "users", ...)
-    (reply,) = await modern.namespace.call("listen", None, {"v": 1})
+    modern, since = await join(app, "users", ...), {}
+    for role, client in (("support", await join(app, "users", ..., **as_role("support"))), ("other", modern)):
+        (reply,) = await client.namespace.call("listen", None, {"v": 1})
+        since[role] = {name: [at["epoch"], at["offset"]] for name, at in reply["streams"].items()}
     ann = await support.sync("create", {"name": "Ann", "notes": "n"})
     seen = {name: value for name, value in ann.items() if name != "notes"}
     bob = await plain.sync("create", {"name": "Bob"})
@@ -241,11 +244,13 @@ async def test_events_show_each_audience_what_it_may_see(serve, join, users):
         [("create", {**bob, "notes": ""})],
     ]
     assert (await modern.namespace.event())[1:3] == ["create", seen]
-    since = {name: [at["epoch"], at["offset"]] for name, at in reply["streams"].items()}
-    for role, shown in (("support", ann), ("other", seen)):
+    for role, shown, others in (("support", ann, "other"), ("other", seen, "support")):
         late = await join(app, "users", ..., **as_role(role))
-        (replay,) = await late.namespace.call("listen", None, {"v": 1, "since": since})
+        (replay,) = await late.namespace.call("listen", None, {"v": 1, "since": since[role]})
         assert replay["streams"]["c:"]["events"][0][1] == shown
+        assert replay["streams"]["c:"]["events"][0][2]["e"] == replay["streams"]["c:"]["epoch"] == since[role]["c:"][0]
+        (replay,) = await late.namespace.call("listen", None, {"v": 1, "since": since[others]})
+        assert [(at["recovered"], at["events"]) for at in replay["streams"].values()] == [(False, [])] * 2
 
 
 async def test_a_version_1_writer_is_told_of_its_own_write_where_it_stands(serve, join, users):
@@ -660,6 +665,67 @@ async def test_a_role_that_is_taken_away_is_gone_with_the_next_recheck(serve, jo
     await backend.recheck()
     backend.emit("created", User(id="2", name="Bob", notes="n"))
     assert "notes" not in (await client.synced())[1]
+
+
+class Rooms(Middleware):
+    """Who somebody is in a room: `role=room` in the cookie."""
+
+    @before
+    def identify(self, req):
+        if req.socket is not None:
+            rooms = req.socket.cookies.get("role", "").split("+")
+            req.user = {"id": "u", "roles": ["support"] if req.channel in rooms else []}
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+async def test_a_role_in_one_channel_shows_nothing_of_another(serve, join, order):
+    """In whatever order they are listened to; what all channels are told shows what is seen in each of them."""
+
+    class Users(Backend):
+        model = User
+        middleware = [Rooms()]
+        store = MemoryStore()
+
+    app = await serve(Users)
+    ann, both = await join(app, "users", ..., **as_role("a")), await join(app, "users", ..., **as_role("a+b"))
+    for client in (ann, both):
+        for channel in order:
+            await client.namespace.call("listen", channel, {"v": 1})
+    for channel in ("a", "b", None):
+        app.backends["users"].emit("created", User(id="1", name="Ann", notes="n"), channel)
+    told = {}
+    for client in (ann, both):
+        events = [await client.namespace.event() for _ in range(3)]
+        told[client] = {place["s"]: "notes" in model for _, _, model, place in events}
+    assert told[ann] == {"c:a": True, "c:b": False, "*": False}
+    assert told[both] == {"c:a": True, "c:b": True, "*": True}
+    _, _, place = await ann.namespace.call("sync", {"method": "create", "model": {"name": "B"}, "channel": "b"})
+    (at,) = await ann.namespace.call("listen", "b", {"v": 1, "since": {"c:b": [place["e"], place["o"]]}})
+    assert at["streams"]["c:b"]["recovered"]
+
+
+async def test_a_role_that_comes_or_goes_has_all_read_anew(serve):
+    """Who is told of other fields from now on has all as it sees it now, without connecting anew."""
+    roles = []
+
+    class Roles(Middleware):
+        @before
+        def identify(self, req):
+            req.user = {"id": "u", "roles": list(roles)}
+
+    class Users(Backend):
+        model = User
+        middleware = [Roles()]
+        store = MemoryStore(models=[User(id="1", name="Ann", notes="n")])
+
+    app = await serve(Users)
+    async with connect(app.url, jitter=0.0) as client:
+        collection = await client.backend("users").collection()
+        for held in (["support"], []):
+            roles[:] = held
+            await app.backends["users"].recheck()
+            await collection.until(lambda users: ("notes" in users["1"]) is bool(roles))
+            await app.backends["users"].recheck()  # nothing has changed
 
 
 async def test_the_server_itself_may_write_to_a_store(serve, users):

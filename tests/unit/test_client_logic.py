@@ -378,7 +378,7 @@ class TestSession:
         """Everything works, but a write whose connection breaks has an outcome that nobody knows."""
         handle = session.handle(None, "id")
         session.connected(session.wire)
-        assert session.wire.answer({"event": "x"}) == ("listen", (None, {"v": 1, "since": {}}))
+        assert session.wire.answer({"event": "x"}) == ("listen", (None, {"v": 1, "since": {}, "client": "me"}))
         events = handle.events()
         session.received("synced", ("create", {"id": 1}))
         assert await anext(events) == Event("create", {"id": 1})
@@ -439,6 +439,16 @@ class TestSession:
         session.wire.answer(None, {"id": 7}, told(1, r=1))
         session.received("synced", ("create", {"id": 8}, {"s": "c:x", "e": "e", "o": 1, "op": "you:1"}))
         assert (await anext(seen)).model == {"id": 8}
+
+    async def test_an_own_event_has_the_public_part(self, session):
+        """Once the server has told it, the client's own id in an event is not its own any more."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer({**reply(0), "client": "~me"})
+        write = await asking(session, handle.create({"a": 1}))
+        session.received("synced", ("create", {"id": 8}, told(1, r=1, op="me:1")))
+        session.received("synced", ("create", {"id": 7}, told(2, r=2, op="~me:1")))
+        assert await write == {"id": 7}
 
     async def test_the_place_in_an_answer_counts(self, session):
         """The event itself need not come: the next one is in its turn."""

@@ -22,7 +22,7 @@ from bbio.protocol import (
     read_sync,
 )
 from bbio.requests import METHODS
-from bbio.streams import Event, Op, Position
+from bbio.streams import Event, Position
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -244,7 +244,10 @@ def test_a_read_may_carry_a_collection(model):
 
 
 @pytest.mark.parametrize(
-    "args", [None, {}, ["a", None, 1], [1], ["a", 1], ["a", {}]] + [["a", {"v": v}] for v in (2, True, 1.0, "1")]
+    "args",
+    [None, {}, ["a", None, 1], [1], ["a", 1], ["a", {}]]
+    + [["a", {"v": v}] for v in (2, True, 1.0, "1")]
+    + [["a", {"v": 1, "client": client}] for client in (1, "", "x" * 65)],
 )
 def test_a_listen_of_another_form_is_refused(args):
     """A channel and, for version 1, an object that says so."""
@@ -256,6 +259,7 @@ def test_the_fields_of_a_listen():
     """Old clients send a channel or nothing; a `since` without sense recovers nothing."""
     assert read_listen([]) == read_listen([""]) == read_listen([None, None]) == Listen(None, 0, {})
     assert read_listen(["a", {"v": 1, "since": {"c:a": ["e", 1]}}]) == Listen("a", 1, {"c:a": ["e", 1]})
+    assert read_listen(["a", {"v": 1, "client": "own"}]) == Listen("a", 1, {}, "own")
     for since in (None, [], {"a": 1, "b": 2, "c": 3}):
         assert read_listen(["a", {"v": 1, "since": since}]) == Listen("a", 1, {})
 
@@ -292,15 +296,15 @@ def test_events_are_encoded_for_both_versions():
     assert json.loads(protocol.synced(event())) == ["synced", "update", {"id": 1}]
     place = {"s": 'c:"room"', "e": "e1", "o": 3, "k": 5}
     assert json.loads(protocol.synced_v1(event())) == ["synced", "update", {"id": 1}, place]
-    assert json.loads(protocol.synced_v1(event(0, Op("c", 1))))[3] == {**place, "r": 0, "op": "c:1"}
-    assert json.loads(protocol.synced_v1(event(None, Op('"', 1))))[3] == {**place, "op": '":1'}
+    assert json.loads(protocol.synced_v1(event(0, "~c:1")))[3] == {**place, "r": 0, "op": "~c:1"}
+    assert json.loads(protocol.synced_v1(event(None, "~c:1")))[3] == {**place, "op": "~c:1"}
 
 
 def test_replies_have_their_form():
     """Success and error are told apart by the first argument; streams say whether they were recovered."""
     assert json.loads(protocol.reply(b"1")) == [None, 1]
     place = {"s": 'c:"room"', "e": "e1", "o": 3, "k": 5}
-    assert json.loads(protocol.reply_v1(b"1", event(0, Op("c", 1)))) == [None, 1, {**place, "r": 0}]
+    assert json.loads(protocol.reply_v1(b"1", event(0, "~c:1"))) == [None, 1, {**place, "r": 0}]
     assert json.loads(protocol.reply_v1(b"1", event())) == [None, 1, place]
     assert json.loads(protocol.error_reply(NotFound("gone"))) == [
         {"error": {"name": "NotFound", "message": "gone", "code": 404}}

@@ -90,7 +90,7 @@ async def test_a_write_is_numbered_and_published(store, published):
     [(event, writer)] = published
     assert event is commit.event
     assert writer is socket
-    assert (event.stream, event.offset, event.method, event.op) == ("c:room", 1, "create", Op("c", 1))
+    assert (event.stream, event.offset, event.method, event.op) == ("c:room", 1, "create", Op("c", 1).public)
     assert decode(event.body) == {"n": 1, "id": 1}
 
 
@@ -143,7 +143,7 @@ async def test_append_for_a_request_happens_once(store, published):
         req = Request("create", {}, op=Op("c", 1), payload='["sync",{"n":1}]', socket=socket)
         assert (await store.append("c:", "create", {"id": 1}, req)).duplicate is expected
     [(event, writer)] = published
-    assert event.op == Op("c", 1)
+    assert event.op == Op("c", 1).public
     assert writer is socket
 
 

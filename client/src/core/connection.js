@@ -42,8 +42,8 @@ export class Connection {
   queue = 'drop';
   /** Address of the server, once known. */
   url = '';
-  /** This client's id, part of every operation id. */
-  client = Array.from({ length: 4 }, () => Math.random().toString(36).slice(2, 8)).join('');
+  /** This client's id, part of every operation id: who knows it can have the answers to its writes. */
+  client = unguessable();
 
   /** @type {Map<string, Session>} */
   #sessions = new Map();
@@ -251,4 +251,9 @@ export class Connection {
     this.#reminder = setTimeout(() => console.warn(`bbio: ${UNCONNECTED}`), REMINDER);
     this.#reminder.unref?.();
   }
+}
+
+/** @returns {string} a text that nobody guesses */
+function unguessable() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(18)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

@@ -27,9 +27,11 @@ export class Outbox {
   #entries = new Map();
   #counter = 0;
 
-  /** @param {string} client id of this client, part of every operation id */
+  /** @param {string} client id of this client, part of every operation id: a secret between it and the server */
   constructor(client) {
     this.client = client;
+    /** What events have in its place; a server of an earlier version tells all of it to everybody. */
+    this.public = client;
   }
 
   /** The requests without an answer, oldest first. */
@@ -84,7 +86,7 @@ export class Outbox {
   }
 
   /**
-   * @param {any} op an operation id as events carry it, `client:counter`
+   * @param {any} op an operation id as events carry it, `public part:counter`
    * @returns {Entry | undefined} the request it belongs to, if it is one of ours and unanswered
    */
   find(op) {
@@ -98,7 +100,7 @@ export class Outbox {
 
   /** @param {any} op @returns {boolean} whether this client made the operation */
   owns(op) {
-    return (typeof op === 'string' ? op.split(':')[0] : op?.c) === this.client;
+    return (typeof op === 'string' ? op.split(':')[0] : op?.c) === this.public;
   }
 
   /**

@@ -290,7 +290,7 @@ export class Session {
         answered = true;
         this.#listened(handle, reply);
       });
-      this.#socket.emit('listen', handle.channel, { v: 1, since }, answer);
+      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client }, answer);
       this.#later(PATIENCE, () => !answered && ((answered = true), this.probe(), this.#listen(handle, { do: 'listen', since, again })));
     };
     if (again) this.#later(Math.random() * this.connection.jitter, send);
@@ -312,7 +312,8 @@ export class Session {
       this.#flush();
       return;
     }
-    const { v, streams, ...options } = reply ?? {};
+    const { v, streams, client, ...options } = reply ?? {};
+    if (typeof client === 'string') this.outbox.public = client;
     handle.options = options;
     if (typeof options.event === 'string') handle.prefix = options.event;
     this.run(handle, handle.follower.listened(reply ?? {}));

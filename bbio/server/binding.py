@@ -1,0 +1,37 @@
+"""Whose a session is: a client that polls names it in every URL, and proxies keep URLs in their logs."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+# Characters of a cookie's value from which on nobody guesses it.
+UNGUESSABLE = 16
+
+
+class Binding(msgspec.Struct, eq=False):
+    """What the requests of a session must show: a cookie that the last one had, else the client's address.
+
+    Parameters:
+        cookies: the cookies that nobody guesses, `name=value` each; they may change one after the other.
+        remote: the client's address.
+    """
+
+    cookies: frozenset[str]
+    remote: str
+
+    def admits(self, request: web.BaseRequest, remote: str) -> bool:
+        """Whether a request is the same client's."""
+        if not self.cookies:
+            return remote == self.remote
+        shown = cookies_of(request)
+        if self.cookies.isdisjoint(shown):
+            return False
+        self.cookies = shown
+        return True
+
+
+def cookies_of(request: web.BaseRequest) -> frozenset[str]:
+    """The cookies of a request that nobody guesses."""
+    pairs = ";".join(request.headers.getall("Cookie", [])).split(";")
+    return frozenset(pair.strip() for pair in pairs if len(pair.partition("=")[2].strip()) >= UNGUESSABLE)
