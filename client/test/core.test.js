@@ -150,15 +150,16 @@ test('same compares as JSON does', () => {
 
 test('a write that was answered and comes as an event, too, is told to be known', () => {
   const told = [];
-  const handle = new Handle({ name: 'todos' }, null);
-  handle.attach({ apply: (method, model, meta, acked) => told.push([meta.o, acked]), reread() {}, tell() {} });
+  const handle = new Handle({ name: 'todos', join() {} }, null);
+  handle.attach({ apply: (list) => told.push(...list.map(({ meta, acked }) => [meta.o, acked])), reread() {}, tell() {} });
   const meta = (o) => ({ s: 'c:', e: 'e', o });
+  const notified = (id, o, own) => handle.notified([{ method: 'create', raw: { id }, meta: meta(o), own }]);
   handle.wrote({ method: 'create', model: {} }, { id: 1 }, meta(1), []);
-  handle.notified('create', { id: 1 }, meta(1), true);
-  handle.notified('create', { id: 2 }, meta(2), true);
-  handle.notified('create', { id: 1 }, meta(1), false);
+  notified(1, 1, true);
+  notified(2, 2, true);
+  notified(1, 1, false);
   for (let o = 10; o < 1010; o += 1) handle.wrote({ method: 'delete', model: {} }, null, meta(o), [...handle.mirrors]);
-  handle.notified('create', { id: 1 }, meta(1), true);
+  notified(1, 1, true);
   assert.deepEqual(told, [[1, undefined], [1, true], [2, false], [1, false], [1, false]]);
 });
 

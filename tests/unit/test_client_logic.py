@@ -708,6 +708,9 @@ class Failing:
     def apply(self, method, model, meta):
         raise ZeroDivisionError(method)
 
+    def failed(self, error):
+        """The connection is closed; there is nothing to end."""
+
 
 class TestPromises:
     async def test_a_mirror_that_fails_costs_nobody_else_an_event(self, session):
