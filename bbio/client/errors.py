@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bbio import errors
-from bbio.errors import InternalError, SyncError, Timeout, Unavailable
+from bbio.errors import SyncError
 
 KNOWN = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, SyncError)}
 
@@ -45,4 +45,4 @@ def _subclasses(cls: type[SyncError]) -> Iterator[type[SyncError]]:
 
 def passing(err: SyncError) -> bool:
     """Whether the same request may succeed a little later."""
-    return isinstance(err, (Timeout, errors.Busy, Unavailable, InternalError))
+    return err.code >= 500 or err.code in (errors.Timeout.code, errors.Busy.code)

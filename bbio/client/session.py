@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from bbio.client.errors import error_of
+from bbio.client.errors import error_of, passing
 from bbio.client.follower import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.client.handle import Handle, copied
 from bbio.client.outbox import Done, Entry, Outbox
@@ -319,12 +319,13 @@ class Session:
     def _listened(self, handle: Handle, reply: Mapping[str, Any]) -> None:
         if reply.get("error"):
             error = error_of(reply["error"])
-            if error.code == 429 or error.code >= 500:
+            if passing(error):
+                # What waits is not sent before the server has said who this is; it would be refused for good.
                 retry_after = error.values.get("retry_after")
                 pause = max(1.0, retry_after if isinstance(retry_after, (int, float)) else 0.0)
                 self._later(pause, lambda: self._listen(handle, Listen(handle.follower.since, again=True)))
-            else:
-                handle.refused(error)
+                return
+            handle.refused(error)
             # A client that may not listen may still be allowed to sync.
             handle.follower.refused()
             self.flush()
@@ -413,6 +414,8 @@ class Session:
         request = f"{entry.request['method']} of {self.name!r}"
         if entry.sent:
             return f"{request}: the server did not answer in time"
+        if self.link is not None:
+            return f"{request}: the server was not ready in time to let this client listen"
         return f"{request}: the server could not be reached in time; is the address right, and does it run?"
 
     # Time

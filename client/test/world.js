@@ -111,6 +111,7 @@ export class World {
     this.random = random;
     this.history = [3, 8, 40][Math.floor(random() * 3)];
     this.lossy = random() < 0.3;
+    this.busy = random() < 0.3 ? 0.5 : 0;
     this.late = random() < 0.5 ? 0 : 0.3;
   }
 
@@ -168,6 +169,11 @@ export class World {
   }
 
   #listen(link, [channel, { since }], ack) {
+    if (this.random() < this.busy) {
+      const [name, code] = this.random() < 0.5 ? ['Unavailable', 503] : ['Timeout', 408];
+      link.answer(ack, [{ error: { name, code, retry_after: 0.5 } }]);
+      return;
+    }
     const streams = {};
     for (const stream of [`c:${channel ?? ''}`, '*']) {
       const { epoch, top, events } = this.log(stream);
@@ -185,6 +191,7 @@ export class World {
   }
 
   #sync(link, { method, model, channel, op, rev }, ack) {
+    if (!link.channels.has(`c:${channel ?? ''}`)) throw new Error('a sync came before the listen had succeeded, and is refused for good');
     const store = this.store(channel ?? '');
     const late = this.random() < this.late;
     if (method === 'read') {

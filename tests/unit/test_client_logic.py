@@ -405,16 +405,25 @@ class TestSession:
         first(reply(0))
         assert not handle.follower.positioned
         session.wire.sent.clear()
+        write = await asking(session, handle.create({}))
+        hasty = await asking(session, handle.create({}, timeout=1.0))
         second({"error": {"name": "Busy", "code": 429, "retry_after": 7}})
         assert not handle.settled
-        assert [session.clock.turn() for _ in range(2)] == [True, True]
+        while not session.wire.sent:
+            session.clock.turn()
+        with pytest.raises(Timeout, match="not ready in time"):
+            await hasty
         assert session.clock.time() == PATIENCE + 7.5
-        session.wire.answer({"error": {"name": "InternalError", "code": 500}})
-        assert [session.clock.turn() for _ in range(2)] == [True, True]
+        for name, code in (("InternalError", 500), ("Timeout", 408)):
+            assert session.wire.answer({"error": {"name": name, "code": code}})[0] == "listen"
+            while not session.wire.sent:
+                session.clock.turn()
         session.wire.answer(reply(0))
         await handle.ready()
+        assert session.wire.answer(None, {"id": 1}, told(1, r=1))[0] == "sync"
+        assert await write == {"id": 1}
         second(reply(5))
-        assert handle.follower.since == {"c:": ["e", 0]}
+        assert handle.follower.since == {"c:": ["e", 1]}
 
     async def test_odd_packets_do_no_harm(self, session):
         """Of any shape."""

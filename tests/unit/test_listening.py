@@ -275,6 +275,22 @@ async def test_who_leaves_while_the_log_is_read_leaves_nothing_behind(server, ve
     assert ann.socket.channels == {}
 
 
+async def test_a_refusal_that_passes_is_told_as_such(server):
+    """A sync in a channel whose listen could not be answered is told that, not that it may not; and is served later."""
+    ann = server.client()
+    server.store.failure = Unavailable("later", retry_after=1.0)
+    ann.listen("home")
+    await settled()
+    ann.sync("read", channel="home")
+    assert [answer[0]["error"]["name"] for answer in ann.acks] == ["Unavailable", "Unavailable"]
+    server.store.failure = None
+    ann.listen("home")
+    await settled()
+    ann.sync("read", channel="home")
+    await settled()
+    assert ann.acks[-1][:2] == [None, []]
+
+
 async def test_a_listen_past_its_deadline_is_not_live(server):
     """Its client was told that it failed: it is not told of events."""
     server.gateway.limits = Limits(deadline=0.02)

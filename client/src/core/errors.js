@@ -36,11 +36,13 @@ export const UNCONNECTED = 'there is no connection; call Backbone.io.connect() o
  * @param {{name: string, connection: {url: string}}} session
  * @param {{request: Record<string, any>, sent: boolean}} entry
  * @param {boolean} connecting whether `connect` has been called
+ * @param {boolean} [connected] whether there is a connection
  * @returns {SyncError}
  */
-export function unanswered({ name, connection }, { request, sent }, connecting) {
+export function unanswered({ name, connection }, { request, sent }, connecting, connected) {
   let why = UNCONNECTED;
   if (connecting) why = `the server at ${connection.url} could not be reached in time`;
+  if (connected) why = 'the server was not ready in time to let this client listen';
   if (sent) why = 'the server did not answer in time';
   return new SyncError({ name: 'Timeout', message: `${request.method} of "${name}": ${why}`, code: 408 });
 }
@@ -62,4 +64,4 @@ export function report(call) {
 export const unavailable = (message) => new SyncError({ name: 'Unavailable', message, code: 503 });
 
 /** @param {any} err @returns {boolean} whether the same request may succeed a little later */
-export const passing = (err) => ['Timeout', 'Busy', 'Unavailable', 'InternalError'].includes(err?.name);
+export const passing = (err) => err?.code >= 500 || err?.code === 408 || err?.code === 429;

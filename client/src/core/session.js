@@ -1,4 +1,4 @@
-import { SyncError, unanswered, unavailable } from './errors.js';
+import { SyncError, passing, unanswered, unavailable } from './errors.js';
 import { clone } from './json.js';
 import { Handle } from './handle.js';
 import { Outbox } from './outbox.js';
@@ -303,9 +303,11 @@ export class Session {
     if (reply?.error) {
       const error = new SyncError(reply.error);
       handle.tell('error', error);
-      if (error.code === 429 || (error.code ?? 0) >= 500) {
+      if (passing(error)) {
+        // What waits is not sent before the server has said who this is; it would be refused for good.
         const pause = Math.max(1, Number(reply.error.retry_after) || 0) * 1000;
         this.#later(pause, () => this.run(handle, [{ do: 'listen', since: handle.follower.since, again: true }]));
+        return;
       }
       // A client that may not listen may still be allowed to sync.
       handle.follower.refused();
@@ -426,7 +428,7 @@ export class Session {
       const counts = entry.strict || (this.#online && !others) || !(write && this.#reached && (this.#socket || others));
       if (counts) entry.left -= step;
       if (entry.left <= 0) {
-        this.#settle(entry, unanswered(this, entry, this.#socket !== null));
+        this.#settle(entry, unanswered(this, entry, this.#socket !== null, this.#online));
         return;
       }
       if (entry.waiting && !entry.draining) this.probe();
