@@ -284,7 +284,10 @@ class Backend:
         immediate = own.get("immediate", False)
         bare_reads = own.get("bare_reads", False) and schema is None
         self.stacks = {"read": Stack("read", layers, read, immediate=immediate or bare_reads, show=shown)}
+        guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
         for method in WRITES:
+            # Whoever makes a model knows it; else a write may be allowed to those who may not read.
+            guarded = method != "create" and any(method not in layer.methods for layer in guards)
             self.stacks[method] = Stack(
                 method,
                 layers,
@@ -296,7 +299,15 @@ class Backend:
                 atomic=write is not None and log.atomic,
                 immediate=immediate,
                 show=shown,
+                may_read=self._may_read if guarded else None,
             )
+
+    async def _may_read(self, req: Request) -> bool:
+        """Whether the client of a write may read the model, as the `before` layers of `read` say."""
+        if req.channel in getattr(req.socket, "channels", ()):
+            return True  # it is told of the write anyway
+        asked = Request("read", {self.id_attribute: req.id}, {}, self, req.channel, req.socket)
+        return (await self.stacks["read"].admit(asked)).failure is None
 
     def _bound(self, layer: Layer) -> Layer:
         """A layer whose call can be awaited, where it runs in a thread."""

@@ -20,7 +20,7 @@ from msgspec import UNSET
 
 from bbio.attempts import Attempts, refused
 from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
-from bbio.errors import DefinitionError, EncodingError, Forbidden, StackError, SyncError
+from bbio.errors import DefinitionError, EncodingError, Forbidden, Invalid, StackError, SyncError
 from bbio.requests import METHODS, Request, Response
 from bbio.streams import Commit
 from bbio.values import place_of
@@ -369,6 +369,20 @@ async def bottom(req: Request) -> Any:
     return req.model
 
 
+def _conceal(res: Response, given: frozenset[str]) -> None:
+    """Leave in a response nothing of a record but what its client gave."""
+    failure = res.failure
+    if isinstance(failure, SyncError):
+        failure.values = {
+            name: value
+            for name, value in failure.values.items()
+            if value is None or isinstance(value, (str, int, float)) or isinstance(failure, Invalid)
+        }
+    elif isinstance(res.result, dict):
+        res.body = None
+        res.result = {name: value for name, value in res.result.items() if name in given}
+
+
 class Stack:
     """The compiled stack of one sync method of one backend.
 
@@ -383,6 +397,7 @@ class Stack:
         atomic: whether `write` knows by itself which operations it has applied, see `Store.atomic`.
         immediate: whether the store never waits, see `Store.immediate`.
         show: called with the request and the response at last, to leave what the client may see.
+        may_read: awaited with a client's request to say whether it may read what it writes; not given where it may.
     """
 
     __slots__ = (
@@ -393,6 +408,7 @@ class Stack:
         "_commit",
         "_direct",
         "_immediate",
+        "_may_read",
         "_on_error",
         "_once",
         "_show",
@@ -414,8 +430,10 @@ class Stack:
         atomic: bool = False,
         immediate: bool = False,
         show: Callable[[Request, Response], None] | None = None,
+        may_read: Callable[[Request], Awaitable[bool]] | None = None,
     ) -> None:
         self.method = method
+        self._may_read = may_read
         self.layers = tuple(layer for layer in layers if method in layer.methods)
         self._show = show
         self._after = tuple(layer for layer in self.layers if layer.kind == "after")
@@ -477,6 +495,7 @@ class Stack:
         """
         res = Response()
         result = None
+        given = frozenset(req.model) if self._may_read is not None and isinstance(req.model, dict) else frozenset()
         try:
             if self._direct is not None and (req.op is None or self._atomic):
                 if req.op is not None and not self._immediate:
@@ -507,6 +526,8 @@ class Stack:
             await self._run_once(req)
         if self._show is not None:
             self._show_safely(req, res, unexpected)
+        if self._may_read is not None and req.socket is not None and not await self._may_read(req):
+            _conceal(res, given | {req.backend.id_attribute})
         return res
 
     def explain(self, err: EncodingError, req: Request, result: Any) -> None:

@@ -245,14 +245,34 @@ def show(schema: Schema, req: Request, res: Response) -> None:
         res.body = None
         res.result = schema.shown(as_record(schema, res.result, req), visible)
     elif isinstance(failure, SyncError):
+        # What is wrong with a field is told under its name, to whoever may give it.
+        messages = "fields" if isinstance(failure, Invalid) else ""
         failure.values = {
-            name: schema.shown(value, visible) if name == "current" or _holds(schema, value) else value
+            name: value if name == messages else _seen(schema, value, visible, is_record=name == "current")
             for name, value in failure.values.items()
         }
 
 
-def _holds(schema: Schema, value: Any) -> bool:
-    return isinstance(value, schema.cls) or (isinstance(value, (list, tuple)) and any(_holds(schema, v) for v in value))
+def _seen(schema: Schema, value: Any, visible: frozenset[str], *, is_record: bool = False) -> Any:
+    """A value of any shape as JSON, and of the records within it what may be seen.
+
+    What has an id is a record, of which declared fields alone are seen; of any other object the fields that are hidden
+    are left out.
+    """
+    if isinstance(value, schema.cls):
+        return schema.shown(value, visible)
+    if isinstance(value, dict):
+        if is_record or schema.id_attribute in value:
+            return schema.shown(value, visible)
+        hidden = schema.fields.keys() - visible
+        return {name: _seen(schema, each, visible) for name, each in value.items() if name not in hidden}
+    if isinstance(value, (list, tuple)):
+        return [_seen(schema, each, visible) for each in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    # Whatever else it is, a record may be in it.
+    written = decode(encode(value))
+    return _seen(schema, written, visible) if isinstance(written, (dict, list)) else value
 
 
 def public_json(schema: Schema) -> Callable[[Any], bytes]:

@@ -451,6 +451,82 @@ async def test_errors_carry_no_more_than_replies(serve, join):
     assert caught.value.error["current"] == shown
 
 
+@attrs.define
+class Pair:
+    """What an error may hold a record in."""
+
+    first: Any
+    second: Any = None
+
+
+async def test_records_in_errors_are_known_by_their_shape(serve, join):
+    """As JSON, as instances, in whatever holds them; what is wrong with a hidden field is told."""
+    record = {**SEEN, "id": "1", "hash": "h-secret", "notes": "n-secret", "undeclared": "u-secret"}
+    odd = {"hash": "h-secret", "why": [{"notes": "n-secret", "day": datetime.date(2026, 1, 31)}]}
+    errors = {
+        "record": (Refused(user=record, users=[record], why={"one": record}), {**SEEN, "id": "1"}),
+        "odd": (Refused(user=odd, users=Pair(odd, User(name="Ann", hash="h-secret")), why=3), None),
+        "current": (Conflict(current={"name": "Ann", "undeclared": "u-secret"}, rev=2), None),
+        "fields": (Invalid(fields={"hash": "is too short"}), None),
+    }
+
+    class Users(Backend):
+        model = User
+        store = MemoryStore()
+
+        @before("read")
+        def refuse(self, req):
+            if req.id is not None:
+                raise errors[req.id][0]
+
+    client = await join(await serve(Users), "users")
+    told = {}
+    for name in errors:
+        with pytest.raises(SyncFailed) as caught:
+            await client.sync("read", {"id": name})
+        told[name] = caught.value.error
+    seen = errors["record"][1]
+    assert [told["record"][name] for name in Refused.details] == [seen, [seen], {"one": seen}]
+    day = {"why": [{"day": "2026-01-31"}]}
+    assert (told["odd"]["user"], told["odd"]["users"]["first"], told["odd"]["why"]) == (day, day, 3)
+    assert (told["current"]["current"], told["current"]["rev"]) == ({"name": "Ann"}, 2)
+    assert told["fields"]["fields"] == {"hash": "is too short"}
+    assert "secret" not in "".join(client.wire.frames)
+
+
+@pytest.mark.parametrize("model", [None, User])
+async def test_who_may_not_read_is_shown_no_record_by_a_write(serve, join, model):
+    """A write's answer holds what its client gave, a conflict no record; who may read, or listens, is shown all."""
+
+    class Users(Backend):
+        store = MemoryStore()
+
+        @before("read")
+        def staff(self, req):
+            if "role" not in req.socket.cookies:
+                raise Unauthorized("for staff")
+
+    Users = type("Users", (Users,), {"model": model})
+    app = await serve(Users)
+    guest, staff = await join(app, "users", ...), await join(app, "users", **as_role("staff"))
+    known = await join(app, "users", ..., **as_role("staff"))
+    ann = await guest.sync("create", {"name": "Ann", "low": 1})
+    assert (ann["name"], ann["low"]) == ("Ann", 1)
+    bare = {"id": ann["id"]}
+    assert await guest.sync("patch", {**bare, "low": 2}) == {**bare, "low": 2}
+    for client in (staff, known):
+        assert (await client.sync("patch", bare))["name"] == "Ann"
+    with pytest.raises(SyncFailed) as caught:
+        await guest.sync("update", {**bare, "name": "Bob"}, rev=0)
+    assert ("current" in caught.value.error, caught.value.error["rev"]) == (False, 4)
+    with pytest.raises(SyncFailed) as caught:
+        await known.sync("update", {**bare, "name": "Bob"}, rev=0)
+    assert caught.value.error["current"]["name"] == "Ann"
+    with pytest.raises(SyncFailed, match="Unauthorized"):
+        await guest.sync("read", bare)
+    assert await guest.sync("delete", bare) == bare
+
+
 async def test_who_may_not_is_told_so_before_what_is_wrong(serve, join):
     """Middleware that refuses comes first; layers of the class see valid models alone."""
 

@@ -112,7 +112,7 @@ async def _run(cls: type, values: dict[str, Any], program: list[Any], store: str
             clients[role] = [await LegacyClient.open(url, "things", headers=cookie) for _ in range(2)]
             await clients[role][0].namespace.call("listen", None, {"v": 1})
             await clients[role][1].listen()
-        since = await _since(clients["plain"][0])
+        since = {role: await _since(pair[0]) for role, pair in clients.items()}
         last: Any = "1"
         for number, (what, role, again) in enumerate(program):
             known = {n: v for n, v in values.items() if role == "staff" or ROLE not in str(v)}
@@ -139,7 +139,7 @@ async def _run(cls: type, values: dict[str, Any], program: list[Any], store: str
         await heard(backend, *(client for pair in clients.values() for client in pair[1:]))
         for role, pair in clients.items():
             late = await LegacyClient.open(url, "things", headers={"Cookie": f"role={role}"})
-            (reply,) = await late.namespace.call("listen", None, {"v": 1, "since": since})
+            (reply,) = await late.namespace.call("listen", None, {"v": 1, "since": since[role]})
             assert reply["streams"]["c:"]["recovered"]
             for client in (*pair, late):
                 sent = "".join(client.wire.frames)
