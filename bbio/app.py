@@ -23,7 +23,7 @@ from bbio.registry import Registry
 from bbio.server.admission import Admission, Handler
 from bbio.server.connect import attach
 from bbio.server.health import Readiness, health
-from bbio.server.http import asset_routes, http_logger
+from bbio.server.http import asset_routes, hide_version, http_logger, quieten, socket_logger
 from bbio.server.limits import Limits
 from bbio.server.plain import PlainServer
 from bbio.server.routes import Endpoint, Fallback, check_alone, check_mountable
@@ -66,7 +66,8 @@ class App:
         public: what else every client is told when it listens, as `collection.backend.options` in pages; JSON.
         cors: origins of other sites that may connect, `"*"` for all; those of $BBIO_CORS_ORIGINS by default, else only
             the server's own.
-        hosts: the only host names to answer to; any by default.
+        hosts: the only host names to answer to, `"*"` for any; by default any, but over loopback, where no proxy of
+            `proxies` asks, those of the machine itself alone (`localhost`, `127.0.0.1`).
         proxies: addresses or networks of proxies whose forwarded headers are believed; `"unix"` for whoever connects
             through a Unix socket.
         limits: what a client may ask for.
@@ -116,6 +117,8 @@ class App:
             "max_http_buffer_size": self.limits.frame,
             # Origins are checked by the admission, before the library sees the request.
             "cors_allowed_origins": lambda origin, environ=None: True,
+            "logger": socket_logger,
+            "engineio_logger": socket_logger,
         }
         self.sio: FastServer | PlainServer
         self.sio = server = _fast_server(self.limits, options) if engine == "fast" else PlainServer(**options)
@@ -241,6 +244,7 @@ class App:
         application.on_cleanup.append(self._clean_up)
 
     async def _remember(self, request: web.Request, response: web.StreamResponse) -> None:
+        hide_version(response)
         if isinstance(response, web.WebSocketResponse):
             self._websockets.add(response)
 
@@ -337,6 +341,7 @@ class App:
         self._binding = True
         try:
             await runner.setup()
+            quieten(runner)
             await _listen(runner, host, port)
         except BaseException:
             await runner.cleanup()

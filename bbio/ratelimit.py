@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from contextvars import ContextVar
 
 LINES_PER_SECOND = 10
 LINE_LENGTH = 400
+
+# The address of the client whose HTTP request is being handled.
+peer: ContextVar[str] = ContextVar("bbio.peer", default="")
 
 
 def one_line(text: str) -> str:
@@ -36,7 +40,19 @@ class RateLimitedLog:
         """Write what clients meet that whoever runs the server may want to change."""
         self._write(logging.WARNING, text, args)
 
-    def _write(self, level: int, text: str, args: tuple[object, ...]) -> None:
+    def error(self, err: BaseException, text: str, *args: object, **extra: object) -> None:
+        """Write an error that is no client's fault, with its traceback: clients can cause it again and again.
+
+        Parameters:
+            err: the error.
+            text: what has failed, with its arguments.
+            extra: attributes of the record.
+        """
+        if self.admits(logging.ERROR):
+            self._logger.error(text, *args, exc_info=err, extra=extra)
+
+    def admits(self, level: int) -> bool:
+        """Whether one more line may be written now; else it is counted."""
         now = time.monotonic()
         if now - self._second >= 1.0:
             if self._left_out:
@@ -44,6 +60,10 @@ class RateLimitedLog:
             self._second, self._written, self._left_out = now, 0, 0
         if self._written >= LINES_PER_SECOND:
             self._left_out += 1
-            return
+            return False
         self._written += 1
-        self._logger.log(level, "%s", one_line(text % args))
+        return True
+
+    def _write(self, level: int, text: str, args: tuple[object, ...]) -> None:
+        if self.admits(level):
+            self._logger.log(level, "%s", one_line(text % args))

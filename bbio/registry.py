@@ -10,6 +10,7 @@ from typing import Any
 
 from bbio.backend import Backend, check_name
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError, InternalError, SyncError
+from bbio.ratelimit import RateLimitedLog, one_line
 from bbio.requests import Request, Response
 
 logger = logging.getLogger("bbio")
@@ -26,6 +27,7 @@ class Registry(Mapping[str, Backend]):
         self.debug = debug
         self.frozen = False
         self._backends: dict[str, Backend] = {}
+        self._log = RateLimitedLog(logger)
 
     def __getitem__(self, name: str) -> Backend:
         try:
@@ -85,13 +87,19 @@ class Registry(Mapping[str, Backend]):
 
     def internal_error(self, err: BaseException, req: Request) -> InternalError:
         """Log an unexpected error of a request whole, under an id; the id alone is for the client."""
-        return self.report(err, f"{getattr(req.backend, 'name', '?')} {req.method}")
+        remote = "the server itself" if req.socket is None else req.socket.remote
+        return self.report(err, f"{getattr(req.backend, 'name', '?')} {req.method}", remote)
 
-    def report(self, err: BaseException, work: str) -> InternalError:
-        """Log an unexpected error of some work whole, under an id; the id alone is for the client."""
+    def report(self, err: BaseException, work: str, remote: str) -> InternalError:
+        """Log an unexpected error of some work whole, under an id; the id alone is for the client.
+
+        Parameters:
+            err: the error.
+            work: what has failed.
+            remote: the address of the client whose work it was, which may be blocked if it causes too many.
+        """
         correlation = secrets.token_hex(8)
-        extra = {"correlation_id": correlation}
-        logger.error("%s failed [%s]", work, correlation, exc_info=err, extra=extra)
+        self._log.error(err, "%s of %s failed [%s]", work, one_line(remote), correlation, correlation_id=correlation)
         if not self.debug:
             return InternalError(id=correlation)
         message, stack = (

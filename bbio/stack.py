@@ -21,6 +21,7 @@ from msgspec import UNSET
 from bbio.attempts import Attempts, refused
 from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
 from bbio.errors import DefinitionError, EncodingError, Forbidden, Invalid, StackError, SyncError
+from bbio.ratelimit import RateLimitedLog
 from bbio.requests import METHODS, Request, Response
 from bbio.streams import Commit
 from bbio.values import place_of
@@ -408,6 +409,7 @@ class Stack:
         "_commit",
         "_direct",
         "_immediate",
+        "_log",
         "_may_read",
         "_on_error",
         "_once",
@@ -452,6 +454,7 @@ class Stack:
         self._atomic = atomic
         self._immediate = immediate
         self._attempts = attempts or Attempts()
+        self._log = RateLimitedLog(logger)
         lowest = _lowest(store) if write is None else _lowest(write, writes=True, atomic=atomic)
         self._top = self._fold(lowest, find, self._attempts)
 
@@ -579,8 +582,9 @@ class Stack:
                 value = layer.call(req, req.written)
                 if layer.is_async or hasattr(value, "__await__"):
                     await value
-            except Exception:
-                logger.exception(
+            except Exception as err:
+                self._log.error(
+                    err,
                     "%s (%s) failed after the write that it was for; a retry of the write does not run it again",
                     layer.name,
                     layer.where,

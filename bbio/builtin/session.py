@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bbio import ConfigurationError, Middleware, Request, before
+from bbio.handshake import is_on_loopback, read_cookies
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -24,6 +25,8 @@ MAX_COOKIE = 4000
 KNOWN = 10_000
 SHORTEST = 32
 FORTNIGHT = 14 * 86_400
+# Browsers take a cookie of such a name from the host itself alone, over HTTPS: no neighbouring site can set it.
+HOST_PREFIX = "__Host-"
 MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
 
 
@@ -37,9 +40,10 @@ class Session(Middleware):
     Parameters:
         secret: the secret text cookies are signed with. Of several, the first signs and all are accepted, so that one
             can be replaced. `$BBIO_SECRET_KEY` by default, several separated by spaces.
-        cookie: the cookie's name.
+        cookie: the cookie's name; `__Host-` is put before it where it goes over HTTPS alone.
         max_age: seconds after which a cookie is valid no more.
-        secure: whether browsers are to send it over HTTPS alone.
+        secure: whether browsers are to send it over HTTPS alone; by default unless the site is on this machine itself,
+            as `http://localhost:3000`.
 
     Raises:
         ConfigurationError: there is no secret.
@@ -62,7 +66,7 @@ class Session(Middleware):
         *,
         cookie: str = "bbio_session",
         max_age: float = FORTNIGHT,
-        secure: bool = False,
+        secure: bool | None = None,
     ) -> None:
         if secret is None:
             secret = os.environ.get("BBIO_SECRET_KEY", "").split()
@@ -83,17 +87,20 @@ class Session(Middleware):
 
     @before
     def identify(self, req: Request) -> None:
-        req.session = self._verified(req.cookies.get(self.cookie, ""))
+        req.session = {} if req.socket is None else self._found(req.cookies, req.socket.headers)
         if req.user is None:
             req.user = req.session.get("user")
 
-    def save(self, response: web.StreamResponse, session: Mapping[str, Any]) -> None:
+    def save(
+        self, response: web.StreamResponse, session: Mapping[str, Any], request: web.BaseRequest | None = None
+    ) -> None:
         """Have an aiohttp response give the client a session.
 
         Parameters:
             response: the response.
             session: what `req.session` will be, as JSON. A connection knows the cookie it was opened with: afterwards
                 a page connects anew, with `Backbone.io.connect()`.
+            request: the request that is answered; without it the cookie is for HTTPS alone, unless `secure=False`.
 
         Raises:
             ValueError: it is larger than a cookie can be.
@@ -103,17 +110,32 @@ class Session(Middleware):
             raise ValueError(
                 f"a session of {len(value)} characters fits in no cookie; keep an id in it, and the rest elsewhere"
             )
+        secure = self.secure
+        if secure is None:
+            secure = request is None or request.secure or not is_on_loopback(request.headers)
         response.set_cookie(
-            self.cookie, value, max_age=int(self.max_age), httponly=True, samesite="Lax", secure=self.secure
+            self._name(secure), value, max_age=int(self.max_age), httponly=True, samesite="Lax", secure=secure
         )
 
     def load(self, request: web.BaseRequest) -> dict[str, Any]:
         """The session of an aiohttp request; `{}` when it has none that is valid."""
-        return self._verified(request.cookies.get(self.cookie, ""))
+        return self._found(read_cookies(request.headers), request.headers)
 
     def clear(self, response: web.StreamResponse) -> None:
         """Have an aiohttp response end the client's session."""
-        response.del_cookie(self.cookie, httponly=True, samesite="Lax", secure=self.secure)
+        for secure in (True, False) if self.secure is None else (self.secure,):
+            response.del_cookie(self._name(secure), httponly=True, samesite="Lax", secure=secure)
+
+    def _name(self, secure: bool) -> str:
+        return HOST_PREFIX + self.cookie if secure else self.cookie
+
+    def _found(self, cookies: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, Any]:
+        """The session of a request with these cookies and headers."""
+        value = None if self.secure is False else cookies.get(self._name(True))
+        # Elsewhere than on this machine a cookie without the prefix may be another site's of the same domain.
+        if value is None and (is_on_loopback(headers) if self.secure is None else not self.secure):
+            value = cookies.get(self.cookie)
+        return {} if value is None else self._verified(value)
 
     def _signed(self, session: dict[str, Any]) -> str:
         content = json.dumps([time.time() + self.max_age, session], separators=(",", ":")).encode()

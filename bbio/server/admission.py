@@ -12,9 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio.errors import ConfigurationError
-from bbio.ratelimit import RateLimitedLog
+from bbio.handshake import FORWARDED, is_loopback, names_loopback
+from bbio.ratelimit import RateLimitedLog, peer
 from bbio.server.binding import Binding, cookies_of
 from bbio.server.limits import Limits
 
@@ -25,7 +27,10 @@ NOT_ALLOWED = "this origin is not allowed; App(cors=...) allows others, App(prox
 UNIX = "unix"
 # Addresses whose forwarded headers are not believed, that are told of by name.
 MAX_STRANGERS = 100
-FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+# Where a request has the client's address.
+REMOTE = web.RequestKey("remote", str)
+# Headers that browsers add by themselves, whatever site has asked them to connect.
+CREDENTIALS = ("Cookie", "Authorization")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # What a request that opens a session has its binding under.
 BINDING = web.RequestKey("bbio.binding", Binding)
@@ -41,7 +46,8 @@ class Admission:
 
     Parameters:
         origins: origins allowed besides the server's own; `"*"` allows all.
-        hosts: the only host names the server answers to, None for any (a guard against DNS rebinding).
+        hosts: the only host names the server answers to, `"*"` for any. By default those of this machine alone for
+            what arrives over loopback from no trusted proxy, else any (a guard against DNS rebinding).
         proxies: addresses or networks whose forwarded headers (for, host, proto) are believed; `"unix"` for whoever
             connects through a Unix socket.
         limits: the application's limits.
@@ -58,6 +64,8 @@ class Admission:
         limits: Limits,
     ) -> None:
         self._origins = {read_origin(origin) for origin in _each(origins or ())}
+        # Origins that browsers may show who their user is: not all there are, nor pages that are of no origin.
+        self._known_origins = self._origins - {"*", "null"}
         self._hosts = None if hosts is None else {read_host(host) for host in _each(hosts)}
         named = set(_each(proxies))
         self._unix = UNIX in named
@@ -120,8 +128,10 @@ class Admission:
             request[BINDING] = Binding(cookies_of(request), self.remote(request))
         elif self._is_others(request, request.query["sid"]):
             return web.Response(status=400, text="the session is another client's, or this one's address has changed")
-        host = self._forwarded(request, "X-Forwarded-Host", request.host)
-        if self._hosts is not None and host not in self._hosts and host.rsplit(":", 1)[0] not in self._hosts:
+        if not request.headers.get("Host"):
+            return web.Response(status=400, text="the request names no host")
+        host = self._host(request)
+        if not self._is_served(request, host):
             self._log.warning("refused the host %r: App(hosts=[%r]) serves it", host[:100], host[:100])
             return web.Response(status=403, text="this host name is not served; App(hosts=...) names those that are")
         if not self._origin_allowed(request, host):
@@ -137,6 +147,15 @@ class Admission:
             return False
         binding: Binding = opened["aiohttp.request"][BINDING]
         return not binding.admits(request, self.remote(request))
+
+    def _host(self, request: web.BaseRequest) -> str:
+        return self._forwarded(request, "X-Forwarded-Host", request.host)
+
+    def _is_served(self, request: web.BaseRequest, host: str) -> bool:
+        if self._hosts is None:
+            # Any site can have its name stand for 127.0.0.1, and its pages ask whoever listens there.
+            return not _is_over_loopback(request) or names_loopback(host) or self._is_proxied(request)
+        return "*" in self._hosts or host in self._hosts or host.rsplit(":", 1)[0] in self._hosts
 
     def _notice_proxy(self, request: web.BaseRequest) -> None:
         """Tell once of each address whose forwarded headers are not believed: it may be a proxy that nobody named."""
@@ -162,21 +181,40 @@ class Admission:
         return None
 
     def _origin_allowed(self, request: web.BaseRequest, host: str) -> bool:
-        if "*" in self._origins:
-            return True
         origin = request.headers.get("Origin")
+        if "*" in self._origins or origin in self._origins or self._is_own(request, host):
+            return True
         if origin is None:
-            # Programs say nothing of either; browsers leave out the origin alone, of their GET requests.
-            if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
-                return True
             self._log.warning("refused a page of another site that does not say which: App(cors=[...]) allows sites")
             return False
-        own = f"{self._forwarded(request, 'X-Forwarded-Proto', request.scheme)}://{host}"
-        if origin in self._origins or _same_origin(origin, own):
-            return True
+        own = self._own_origin(request, host)
         text = "refused the origin %r: this server's own is %r; App(cors=[%r]) allows it"
         self._log.warning(text, origin[:100], own[:100], origin[:100])
         return False
+
+    def _own_origin(self, request: web.BaseRequest, host: str) -> str:
+        return f"{self._forwarded(request, 'X-Forwarded-Proto', request.scheme)}://{host}"
+
+    def _is_own(self, request: web.BaseRequest, host: str) -> bool:
+        """Whether a page of the server's own origin has sent a request, or a program that is no browser."""
+        origin = request.headers.get("Origin")
+        if origin is None:
+            # Programs say nothing of either; browsers leave out the origin alone, of their GET requests.
+            return request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
+        return _same_origin(origin, self._own_origin(request, host))
+
+    def _may_show_user(self, request: web.BaseRequest) -> bool:
+        """Whether what a browser adds by itself to a request, such as cookies, is meant by the page that sent it."""
+        return request.headers.get("Origin") in self._known_origins or self._is_own(request, self._host(request))
+
+    def headers(self, request: web.BaseRequest) -> CIMultiDictProxy[str]:
+        """The headers of a request; without credentials if it came from a page that only `cors="*"` lets in."""
+        if self._may_show_user(request):
+            return request.headers
+        headers = CIMultiDict(request.headers)
+        for name in CREDENTIALS:
+            headers.popall(name, None)
+        return CIMultiDictProxy(headers)
 
     # Handling
 
@@ -184,9 +222,14 @@ class Admission:
         """The same handler behind this admission, with a deadline for bodies."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
+            request[REMOTE] = self.remote(request)
+            peer.set(request[REMOTE])
             response: web.StreamResponse | None = self.refusal(request)
             if response is None:
                 response = await self._within(handle, request)
+                if not response.prepared and not self._may_show_user(request):
+                    response.headers.pop("Access-Control-Allow-Credentials", None)
+                _echo_nothing(request, response)
             if response.status >= 400:
                 self._tell(request, response)
             if _has_body(request) and not request.content.at_eof():
@@ -197,8 +240,7 @@ class Admission:
 
     def _tell(self, request: web.Request, response: web.StreamResponse) -> None:
         why = getattr(response, "text", None) or response.reason
-        address = self.remote(request)
-        self._log.info("refused a %.10s from %.50s: %d %.150s", request.method, address, response.status, why)
+        self._log.info("refused a %.10s from %.50s: %d %.150s", request.method, request[REMOTE], response.status, why)
 
     async def _within(self, handle: Handler, request: web.Request) -> web.StreamResponse:
         deadline = asyncio.timeout(self._limits.body_time if request.method == "POST" else None)
@@ -265,6 +307,8 @@ def read_host(text: str) -> str:
         ConfigurationError: no request has such a host; the text shows the right one.
     """
     spelled = text.strip().lower()
+    if spelled == "*":
+        return spelled
     if ":" in spelled and _is_ipv6(spelled):
         return f"[{spelled}]"
     parts = urlsplit(spelled if "://" in spelled else f"//{spelled}")
@@ -274,7 +318,7 @@ def read_host(text: str) -> str:
         host, port = "", None
     name = f"[{host}]" if ":" in host else host
     if not host or "*" in host or " " in host or "," in host:
-        advice = "name each host such as 'app.example.org', as there are no patterns; leave hosts out to answer to any"
+        advice = "name each host such as 'app.example.org', as there are no patterns, or '*' for any"
     elif "://" in spelled or _beyond(f"//{spelled}") or port in DEFAULT_PORTS.values():
         advice = f"write {name!r}"
     else:
@@ -304,10 +348,16 @@ def _name_of_peer(request: web.BaseRequest) -> str:
     return UNIX if _is_unix(request) else request.remote or ""
 
 
+def _is_over_loopback(request: web.BaseRequest) -> bool:
+    """Whether a request has arrived at an address that only this machine can reach."""
+    name = None if request.transport is None else request.transport.get_extra_info("sockname")
+    return isinstance(name, tuple) and is_loopback(name[0])
+
+
 def _same_origin(one: str, other: str) -> bool:
     try:
         scheme, host, port = _origin(one)
-        return bool(host) and (scheme, host, port) == _origin(other)
+        return bool(host) and (scheme, host, port) == _origin(other) and not _beyond(one)
     except ValueError:
         return False
 
@@ -319,6 +369,13 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 def _has_body(request: web.Request) -> bool:
     return bool(request.content_length) or "Transfer-Encoding" in request.headers
+
+
+def _echo_nothing(request: web.Request, response: web.StreamResponse) -> None:
+    """Leave out of a refusal what the engine repeats of the request."""
+    sid = request.query.get("sid")
+    if sid and response.status >= 400 and isinstance(response, web.Response) and sid in (response.text or ""):
+        response.text = "the session is unknown"
 
 
 async def _turn_away(request: web.Request, response: web.StreamResponse) -> None:

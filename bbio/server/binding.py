@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from bbio.handshake import read_cookies
+
 # Characters of a cookie's value from which on nobody guesses it.
 UNGUESSABLE = 16
 
@@ -33,5 +35,5 @@ class Binding(msgspec.Struct, eq=False):
 
 def cookies_of(request: web.BaseRequest) -> frozenset[str]:
     """The cookies of a request that nobody guesses."""
-    pairs = ";".join(request.headers.getall("Cookie", [])).split(";")
-    return frozenset(pair.strip() for pair in pairs if len(pair.partition("=")[2].strip()) >= UNGUESSABLE)
+    cookies = read_cookies(request.headers).items()
+    return frozenset(f"{name}={value}" for name, value in cookies if len(value) >= UNGUESSABLE)

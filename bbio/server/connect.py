@@ -31,7 +31,7 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
         if connection is None:
             request = environ["aiohttp.request"]
             clock = asyncio.get_running_loop().time
-            connection = Connection(request.headers, admission.remote(request), gateway.limits, clock)
+            connection = Connection(admission.headers(request), admission.remote(request), gateway.limits, clock)
             environ[CONNECTION] = connection
         try:
             if isinstance(auth, BadRequest):  # what the plain engine could not read

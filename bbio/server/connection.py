@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bbio import protocol
 from bbio.errors import Busy
+from bbio.handshake import read_cookies
 from bbio.streams import BACKEND_WIDE
 
 if TYPE_CHECKING:
@@ -48,14 +49,8 @@ class Connection:
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
-        """The cookies of the handshake; the first of a name counts, which is that of the longest path."""
-        cookies: dict[str, str] = {}
-        # Not http.cookies, with which one odd cookie of another program takes all the others with it.
-        for pair in self.headers.get("Cookie", "").split(";"):
-            name, equals, value = pair.partition("=")
-            if equals:
-                cookies.setdefault(name.strip(), value.strip().removeprefix('"').removesuffix('"'))
-        return cookies
+        """The cookies of the handshake."""
+        return read_cookies(self.headers)
 
     def count_request(self) -> None:
         """Count one request.

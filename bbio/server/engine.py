@@ -28,6 +28,7 @@ from engineio import payload as engine_payload
 from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError, InternalError
 from bbio.ratelimit import RateLimitedLog
+from bbio.server.admission import REMOTE
 from bbio.server.batch import Batch, Intake
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
@@ -403,7 +404,7 @@ class FastSocket(async_socket.AsyncSocket):
             # Whatever is no protocol ends the connection.
             self.server.bad_packet(self, err)
         except Exception as err:
-            self.server.report(err, f"the connection {self.sid}")
+            self.server.report(err, "the connection", self.sid)
         finally:
             await self.close(wait=False, abort=True, reason=reason)
 
@@ -584,7 +585,7 @@ class FastEngine(engineio.AsyncServer):
     receive_event: Callable[[FastSocket, str], bool]
     joined_elsewhere: Callable[[str], bool]
     bad_packet: Callable[[FastSocket, Exception], None]
-    report: Callable[[BaseException, str], Any]
+    report: Callable[[BaseException, str, str], Any]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -708,8 +709,10 @@ class FastServer(SharedServer):
         self.eio.quiet.info("bad packet from %s: %.80s", socket.sid, err)
         socket.drop("bad packet")
 
-    def _report(self, err: BaseException, work: str) -> InternalError:
-        return self.gateway.registry.report(err, work)
+    def _report(self, err: BaseException, work: str, eio_sid: str) -> InternalError:
+        environ = self.environ.get(eio_sid)
+        remote = "a client that is gone" if environ is None else environ["aiohttp.request"][REMOTE]
+        return self.gateway.registry.report(err, work, remote)
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
         socket = self.eio.sockets.get(eio_sid)
@@ -729,7 +732,7 @@ class FastServer(SharedServer):
         except BadPacket as err:
             self._bad_packet(socket, err)
         except Exception as err:
-            self._report(err, f"a packet of {eio_sid}")
+            self._report(err, "a packet", eio_sid)
 
     async def _handle_packet(self, eio_sid: str, text: str) -> None:
         with decoding():
@@ -775,7 +778,7 @@ class FastServer(SharedServer):
             try:
                 await super()._handle_connect(eio_sid, namespace, data)
             except Exception as err:
-                await self._refuse_connect(eio_sid, namespace, self._report(err, f"joining {namespace!r}"))
+                await self._refuse_connect(eio_sid, namespace, self._report(err, f"joining {namespace!r}", eio_sid))
         if self.manager.sid_from_eio_sid(eio_sid, namespace) is None:
             self._count_refusal(socket)
 
@@ -855,6 +858,6 @@ class FastServer(SharedServer):
             self._bad_packet(engine_socket, err)
             return True
         except Exception as err:
-            self._report(err, f"a packet of {engine_socket.sid}")
+            self._report(err, "a packet", engine_socket.sid)
             return True
         return False

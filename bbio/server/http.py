@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bbio.errors import ConfigurationError
-from bbio.ratelimit import RateLimitedLog
+from bbio.ratelimit import RateLimitedLog, peer
 from bbio.server.admission import Handler
 
 STATIC = Path(__file__).parent.parent / "static"
 MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".map": "application/json"}
-
-http_logger = logging.getLogger("bbio.http")
+# What answers call the server.
+SERVER = "bbio"
 
 
 class NoHTTP(logging.Filter):
-    """Takes from aiohttp's log the tracebacks of requests that are no HTTP at all."""
+    """Lets from the log of an HTTP library through what is no client's fault, so many lines in a second.
+
+    Parameters:
+        log: where it is told in a line what clients do.
+    """
 
     def __init__(self, log: RateLimitedLog) -> None:
         super().__init__()
@@ -29,12 +36,66 @@ class NoHTTP(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         err = record.exc_info[1] if record.exc_info else None
         if isinstance(err, HttpProcessingError):
-            self._log.info("refused a request that is no HTTP: %.80r", err.message)
+            # Aiohttp has said from where.
+            self._log.info("refused a request that is no HTTP: %.80r (%.80s)", err.message, record.getMessage())
             return False
+        if isinstance(err, (ConnectionError, asyncio.IncompleteReadError)):
+            self._log.info("%.50s has broken off a request", peer.get())
+            return False
+        if not self._log.admits(record.levelno):
+            return False
+        if peer.get():
+            record.msg, record.args = f"{record.getMessage()} (a request of {peer.get()})".replace("%", "%%"), ()
         return True
 
 
-http_logger.addFilter(NoHTTP(RateLimitedLog(logging.getLogger("bbio"))))
+def _quiet(logger: logging.Logger) -> logging.Logger:
+    logger.addFilter(NoHTTP(RateLimitedLog(logging.getLogger("bbio"))))
+    return logger
+
+
+http_logger = _quiet(logging.getLogger("bbio.http"))
+# That of Socket.IO and Engine.IO, which tell of each packet unless they are told to be quiet.
+socket_logger = _quiet(logging.getLogger("bbio.socketio"))
+socket_logger.setLevel(logging.ERROR)
+
+
+class QuietHandler(web.RequestHandler):
+    """Answers what is no HTTP without a word of what was sent, and of what runs here."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        response = super().handle_error(request, status, exc, HTTPStatus(status).phrase)
+        response.headers["Server"] = SERVER
+        return response
+
+
+class QuietServer(web.Server):
+    """An HTTP server whose connections are handled by `QuietHandler`."""
+
+    def __call__(self) -> web.RequestHandler:
+        handler = super().__call__()
+        handler.__class__ = QuietHandler
+        return handler
+
+
+def quieten(runner: web.AppRunner) -> None:
+    """Have a runner that is set up answer requests that are no HTTP without a word of what was sent."""
+    assert runner.server is not None
+    runner.server.__class__ = QuietServer
+
+
+def hide_version(response: web.StreamResponse) -> None:
+    """Take from a response the versions of Python and aiohttp, which tell whoever looks for holes where to look."""
+    if response.headers.get("Server") == SERVER_SOFTWARE:
+        response.headers["Server"] = SERVER
 
 
 def asset_routes() -> list[web.RouteDef]:

@@ -16,6 +16,8 @@ from typing import Any
 import socketio
 
 from bbio.errors import ConfigurationError
+from bbio.ratelimit import RateLimitedLog
+from bbio.server.admission import REMOTE
 from bbio.server.sockets import Gateway
 
 logger = logging.getLogger("bbio")
@@ -42,6 +44,7 @@ class SharedServer(socketio.AsyncServer):
         # By namespace: bbio's handlers. By namespace and event: the application's functions.
         self._backends: dict[str, dict[str, Handler]] = {}
         self._functions: dict[tuple[str, str], Handler] = {}
+        self._log = RateLimitedLog(logger)
         super().__init__(**options)
 
     def keep(self, namespace: str, **handlers: Handler) -> None:
@@ -103,8 +106,8 @@ class SharedServer(socketio.AsyncServer):
             accepted = await self._call("connect", namespace, sid, environ, auth)
         except (socketio.exceptions.ConnectionRefusedError, ConnectionRefusedError):
             raise
-        except Exception:
-            logger.exception("a handler of connect in the namespace %s failed", namespace)
+        except Exception as err:
+            self._log.error(err, "a handler of connect in the namespace %s failed for %s", namespace, _remote(environ))
             raise socketio.exceptions.ConnectionRefusedError("Internal error.") from None
         # The handler may have waited; a client that is gone by now would stay for ever, for nobody tells of it again.
         if accepted is False or self.get_environ(sid, namespace) is None:
@@ -118,9 +121,9 @@ class SharedServer(socketio.AsyncServer):
             await self._backends[namespace]["disconnect"](sid, reason)
         try:
             await self._call("disconnect", namespace, sid, reason)
-        except Exception:
+        except Exception as err:
             # Raised further, it would keep the client from leaving its other namespaces.
-            logger.exception("a handler of disconnect in the namespace %s failed", namespace)
+            self._log.error(err, "a handler of disconnect in the namespace %s failed", namespace)
 
     async def _call(self, event: str, namespace: str, *arguments: Any) -> Any:
         """Call the application's handler: a function before a class, one for the namespace before one for all."""
@@ -153,6 +156,11 @@ class SharedServer(socketio.AsyncServer):
             return task.result()
         finally:
             task.cancel()
+
+
+def _remote(environ: dict[str, Any]) -> str:
+    remote: str = environ["aiohttp.request"][REMOTE]
+    return remote
 
 
 def _accepted(handler: Handler, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -105,7 +105,7 @@ class Gateway:
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Exception as err:
-            self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} {event}"))
+            self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} {event}", socket.remote))
 
     def receive_sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
         """Take a `sync` whose fields are read already, with the JSON they were read from."""
@@ -131,7 +131,7 @@ class Gateway:
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Exception as err:
-            self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} sync"))
+            self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} sync", socket.remote))
 
     def _begin(self, exchange: Exchange) -> None:
         connection = exchange.socket.connection

@@ -33,7 +33,7 @@ async def test_a_page_logs_in_and_out(new_page: NewPage) -> None:
 
     async def login(request: web.Request) -> web.Response:
         response = web.Response()
-        sessions.save(response, {"user": await request.text()})
+        sessions.save(response, {"user": await request.text()}, request)
         return response
 
     async def logout(request: web.Request) -> web.Response:

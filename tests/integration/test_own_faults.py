@@ -41,7 +41,7 @@ async def test_before_a_request_begins(serve, join, todos, caplog, monkeypatch, 
         (reply,) = await alice.namespace.call(event, *arguments)
     assert reply["error"]["name"] == "InternalError"
     (record,) = faults(caplog)
-    assert record.getMessage() == f"todos {event} failed [{reply['error']['id']}]"
+    assert record.getMessage() == f"todos {event} of 127.0.0.1 failed [{reply['error']['id']}]"
     await alice.listen(None)
 
 
@@ -83,7 +83,7 @@ class TestTheFastEngine:
         error = caught.value.data
         assert error["message"] == "Internal error."
         (record,) = faults(caplog)
-        assert record.getMessage() == f"joining '/todos' failed [{error['data']['id']}]"
+        assert record.getMessage() == f"joining '/todos' of 127.0.0.1 failed [{error['data']['id']}]"
         await wire.connect("/todos")
 
     async def test_an_acknowledgement_of_a_client(self, serve, join, todos, caplog):
@@ -96,7 +96,7 @@ class TestTheFastEngine:
         await alice.wire.send("43/todos,1[]")
         assert await alice.sync("read", {}) == []
         (record,) = faults(caplog)
-        assert record.getMessage().startswith("a packet of ")
+        assert record.getMessage().startswith("a packet of 127.0.0.1 failed")
 
     async def test_an_answer_that_fails(self, serve, join, todos, caplog, monkeypatch):
         """Nobody hears of it but the log."""
@@ -106,7 +106,7 @@ class TestTheFastEngine:
             await alice.start("nonsense", {})
             assert await alice.sync("read", {}) == []
         (record,) = faults(caplog)
-        assert record.getMessage().startswith("a packet of ")
+        assert record.getMessage().startswith("a packet of 127.0.0.1 failed")
 
     async def test_a_connection(self, serve, dial, todos, caplog, monkeypatch):
         """It ends, as nobody knows what state it is in."""

@@ -31,7 +31,7 @@ async def test_who_logs_in_may_write(engine, join):
 
     async def login(request: web.Request) -> web.Response:
         response = web.Response()
-        sessions.save(response, {"user": (await request.post())["name"]})
+        sessions.save(response, {"user": (await request.post())["name"]}, request)
         return response
 
     async def logout(request: web.Request) -> web.Response:

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from multidict import CIMultiDict
 
 from bbio.errors import ConfigurationError
+from bbio.handshake import read_cookies
 from bbio.server.admission import Admission, read_host, read_origin
 from bbio.server.limits import Limits
 
@@ -19,9 +20,15 @@ def admission(origins=None, hosts=None, proxies=(), **limits):
     return Admission(origins, hosts, proxies, Limits(**limits))
 
 
-def request(*headers, remote="192.0.2.1", host="example.org", method="GET"):
-    """A request with these header lines."""
-    made = make_mocked_request(method, "/", CIMultiDict([("Host", host), *headers]))
+def transport_at(address, **more):
+    """The transport of a connection that has arrived at an address of this machine."""
+    return Mock(get_extra_info={"sockname": (address, 80)}.get, **more)
+
+
+def request(*headers, remote="192.0.2.1", host="example.org", method="GET", path="/", at="192.0.2.80"):
+    """A request with these header lines, which has arrived at an address."""
+    lines = [*([] if host is None else [("Host", host)]), *headers]
+    made = make_mocked_request(method, path, CIMultiDict(lines), transport=transport_at(at))
     return made.clone(remote=remote)
 
 
@@ -74,9 +81,82 @@ def test_a_forwarded_host_is_believed_of_proxies_only(remote, served):
 
 
 @pytest.mark.parametrize(
+    ("host", "options", "status"),
+    [
+        ("localhost:3000", {}, None),
+        ("LOCALHOST", {}, None),
+        ("app.localhost", {}, None),
+        ("127.0.0.1:3000", {}, None),
+        ("127.8.9.1", {}, None),
+        ("[::1]:3000", {}, None),
+        ("rebind.evil.example:3000", {}, 403),
+        ("localhost.evil.example", {}, 403),
+        ("127.0.0.1.evil.example", {}, 403),
+        ("evil.example@127.0.0.1", {"hosts": ["localhost"]}, 403),
+        ("192.0.2.80", {}, 403),
+        ("[", {}, 403),
+        ("app.example.org", {"hosts": ["app.example.org"]}, None),
+        ("localhost", {"hosts": ["app.example.org"]}, 403),
+        ("any.example.org", {"hosts": "*"}, None),
+        ("any.example.org", {"proxies": ["192.0.2.1"]}, None),
+        ("any.example.org", {"proxies": ["192.0.2.2"]}, 403),
+    ],
+)
+@pytest.mark.parametrize("at", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_over_loopback_only_this_machine_is_asked_for(host, options, status, at):
+    """A site that has its name stand for 127.0.0.1 reaches nobody, unless the name is served (DNS rebinding)."""
+    refused = admission(**options).refusal(request(host=host, at=at))
+    assert (refused and refused.status) == status
+
+
+@pytest.mark.parametrize("at", ["192.0.2.80", "2001:db8::80", "no address"])
+def test_elsewhere_any_name_is_served(at):
+    """Whoever listens on a network has a name there, which bbio does not know."""
+    assert admission().refusal(request(host="any.example.org", at=at)) is None
+
+
+@pytest.mark.parametrize("host", [None, ""])
+def test_a_request_names_its_host(host):
+    """Without one the library would ask the network for a name, and everybody would wait."""
+    assert admission().refusal(request(host=host)).status == 400
+
+
+@pytest.mark.parametrize(
+    ("cors", "headers", "shown"),
+    [
+        ((), [], True),
+        ((), [("Origin", "http://example.org")], True),
+        ("https://other.test", [("Origin", "https://other.test")], True),
+        ("*", [("Origin", "http://example.org")], True),
+        ("*", [("Origin", "https://other.test")], False),
+        ("*", [("Origin", "null")], False),
+        ("*", [("Sec-Fetch-Site", "cross-site")], False),
+        ("null", [("Origin", "null")], False),
+        (["*", "https://other.test"], [("Origin", "https://other.test")], True),
+    ],
+)
+async def test_credentials_are_for_origins_that_are_named(cors, headers, shown):
+    """Of a page that anybody may have written, what the browser adds by itself says nothing: not of what it is told."""
+
+    async def answer(request):
+        return web.Response(headers={"Access-Control-Allow-Credentials": "true"})
+
+    guard = admission(origins=cors)
+    sent = request(*headers, ("Cookie", "a=1"), ("Cookie", "b=2"), ("Authorization", "Basic x"))
+    assert guard.refusal(sent) is None
+    told = guard.headers(sent)
+    assert (read_cookies(told), "Authorization" in told) == (({"a": "1", "b": "2"}, True) if shown else ({}, False))
+    answered = await guard.guard(answer)(sent)
+    assert ("Access-Control-Allow-Credentials" in answered.headers) is shown
+
+
+@pytest.mark.parametrize(
     ("origins", "origin", "allowed"),
     [
         (None, None, True),
+        (None, "http://example.org/", False),
+        (None, "http://ann@example.org", False),
+        (None, "http://example.org#x", False),
         (None, "http://example.org", True),
         (None, "http://EXAMPLE.org:80", True),
         (None, "https://example.org", False),
@@ -134,8 +214,7 @@ def test_a_browser_that_says_no_origin_says_where_the_page_is(site, cors, allowe
 
 def test_jsonp_is_not_served():
     """It is there to be read by other sites."""
-    made = make_mocked_request("GET", "/?EIO=4&j=0", CIMultiDict([("Host", "example.org")]))
-    assert admission().refusal(made).status == 400
+    assert admission().refusal(request(path="/?EIO=4&j=0")).status == 400
 
 
 @pytest.mark.parametrize(
@@ -161,7 +240,7 @@ def test_while_it_stops_nobody_new_is_let_in(path, status):
     """Sessions that are there go on, for what runs is still answered."""
     stopping = admission()
     stopping.stopping = True
-    refused = stopping.refusal(make_mocked_request("GET", path))
+    refused = stopping.refusal(request(path=path))
     assert (refused and refused.status) == status
 
 
@@ -204,7 +283,7 @@ async def test_a_client_that_is_gone_is_no_error(closing, gone):
     async def fails(request):
         raise ConnectionResetError("broken")
 
-    transport = Mock(is_closing=Mock(return_value=closing))
+    transport = transport_at("192.0.2.80", is_closing=Mock(return_value=closing))
     made = make_mocked_request("GET", "/", CIMultiDict([("Host", "example.org")]), transport=transport)
     if closing is None:
         made.protocol.transport = None
@@ -267,6 +346,7 @@ def test_an_origin_that_no_browser_has_is_refused(spelled, advice):
         ("::1", "[::1]"),
         ("[::1]", "[::1]"),
         ("[::1]:3000", "[::1]:3000"),
+        ("*", "*"),
         ("bücher.example", "xn--bcher-kva.example"),
     ],
 )
@@ -284,7 +364,7 @@ def test_a_host_is_understood_as_it_travels(spelled, host):
         ("*.example.org", "there are no patterns"),
         ("a.example, b.example", "there are no patterns"),
         ("app.example.org:port", "name each host"),
-        ("", "leave hosts out"),
+        ("", "name each host"),
     ],
 )
 def test_a_host_that_no_request_has_is_refused(spelled, advice):
@@ -381,3 +461,15 @@ async def test_a_refused_handshake_is_a_line(caplog):
         async with TestClient(TestServer(application)) as client, client.get("/") as response:
             assert response.status == 400
     assert "refused a GET from 127.0.0.1: 400 no such\\nprotocol" in caplog.messages
+
+
+async def test_a_refusal_repeats_nothing_of_the_request():
+    """What stands in a link must not come to stand in a page of the server's."""
+
+    async def handle(request):
+        return web.Response(status=400, text=f"Invalid session {request.query.get('sid')}")
+
+    answered = await admission().guard(handle)(request(path="/?sid=<script>"))
+    assert answered.text == "the session is unknown"
+    answered = await admission().guard(handle)(request(path="/?sid="))
+    assert answered.text == "Invalid session "

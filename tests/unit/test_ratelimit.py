@@ -51,3 +51,14 @@ def test_what_should_be_seen_is_a_warning(log):
     written, lines, _ = log
     written.warning("100 %% of %s", "it")
     assert lines == ["100 % of it"]
+
+
+def test_errors_are_written_whole_but_not_all_of_them(log):
+    """A traceback says where to look; a thousand of the same say no more."""
+    written, lines, wait = log
+    for n in range(LINES_PER_SECOND + 5):
+        written.error(ValueError("x"), "work of %s failed [%d]", "192.0.2.1", n, correlation_id=n)
+    assert lines == [f"work of 192.0.2.1 failed [{n}]" for n in range(LINES_PER_SECOND)]
+    wait()
+    assert written.admits(logging.INFO)
+    assert lines[-1] == "5 more lines such as the next were left out"

@@ -9,12 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio import Backend, ConfigurationError, Request
 from bbio.builtin import CookieParser, Session
 from bbio.builtin import session as module
+from bbio.server.connection import Connection
+from bbio.server.limits import Limits
 
 SECRET = "a secret that is long enough for tests"
 OTHER = "another secret that is long enough, too"
@@ -24,18 +28,24 @@ values = st.dictionaries(
 )
 
 
+def asked(*headers: tuple[str, str], host: str = "localhost:3000", scheme: str = "http") -> web.BaseRequest:
+    """An HTTP request."""
+    return make_mocked_request("GET", "/", CIMultiDict([("Host", host), *headers])).clone(scheme=scheme)
+
+
 def given_out(sessions: Session, session: dict) -> str:
     """The value of the cookie that a session comes to."""
     response = web.Response()
     sessions.save(response, session)
-    value: str = response.cookies[sessions.cookie].value
+    (morsel,) = response.cookies.values()
+    value: str = morsel.value
     return value
 
 
-def seen(sessions: Session, value: str | None, **fields: object) -> Request:
+def seen(sessions: Session, value: str | None, prefix: str = "__Host-", host: str = "a.test", **fields) -> Request:
     """A request whose handshake had this cookie, after the layer."""
-    cookies = {} if value is None else {sessions.cookie: value}
-    req = Request("read", socket=SimpleNamespace(cookies=cookies), **fields)
+    cookies = {} if value is None else {prefix + sessions.cookie: value}
+    req = Request("read", socket=SimpleNamespace(cookies=cookies, headers={"Host": host}), **fields)
     sessions.identify(req)
     return req
 
@@ -47,7 +57,7 @@ def test_what_is_saved_is_the_session(session):
     value = given_out(sessions, session)
     assert re.fullmatch(r"[\w.-]+", value)
     assert seen(sessions, value).session == session
-    assert sessions.load(SimpleNamespace(cookies={"bbio_session": value})) == session
+    assert sessions.load(asked(("Cookie", f"__Host-bbio_session={value}"))) == session
 
 
 @given(st.text() | st.builds("{}.{}".format, st.text(), st.text()))
@@ -71,6 +81,7 @@ def test_a_changed_cookie_is_no_session():
 def test_no_cookie_and_no_socket_are_an_empty_session():
     """Of a new client, and of the server itself, nothing is known."""
     assert seen(Session(SECRET), None).session == {}
+    assert seen(Session(SECRET, secure=True), None).session == {}
     req = Request("read")
     req.session = {"user": "set above"}
     Session(SECRET).identify(req)
@@ -145,15 +156,69 @@ async def test_a_short_secret_is_warned_of(secret, warned, caplog):
     assert bool(caplog.records) is warned
 
 
-def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites():
-    """HttpOnly, SameSite and a life time are set; Secure if wanted. `clear` takes the same cookie away."""
+@pytest.mark.parametrize(
+    ("secure", "request_", "is_secure"),
+    [
+        (None, asked(), False),
+        (None, asked(host="127.0.0.1:3000"), False),
+        (None, asked(host="app.example.org"), True),
+        (None, asked(host="192.0.2.7"), True),
+        (None, asked(scheme="https"), True),
+        # A proxy on the same machine that asks for an address of its own.
+        (None, asked(("X-Forwarded-Proto", "https")), True),
+        (None, None, True),
+        (True, asked(), True),
+        (False, asked(host="app.example.org"), False),
+    ],
+)
+def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites(secure, request_, is_secure):
+    """HttpOnly, SameSite and a life time are set, and Secure but on this machine. `clear` takes the same cookie away."""
+    sessions = Session(SECRET, max_age=60, secure=secure)
     response = web.Response()
-    Session(SECRET, max_age=60, secure=True).save(response, {})
-    cookie = response.cookies["bbio_session"]
-    assert (cookie["httponly"], cookie["samesite"], cookie["max-age"], cookie["secure"]) == (True, "Lax", "60", True)
-    assert cookie["path"] == "/"
-    Session(SECRET).clear(response)
-    assert (response.cookies["bbio_session"].value, response.cookies["bbio_session"]["max-age"]) == ("", "0")
+    sessions.save(response, {}, request_)
+    ((name, cookie),) = response.cookies.items()
+    assert name == ("__Host-bbio_session" if is_secure else "bbio_session")
+    assert (cookie["httponly"], cookie["samesite"], cookie["max-age"]) == (True, "Lax", "60")
+    # What a browser wants of a name that begins with `__Host-`.
+    assert (cookie["secure"] is True, cookie["path"], cookie["domain"]) == (is_secure, "/", "")
+    sessions.clear(response)
+    assert (response.cookies[name].value, response.cookies[name]["max-age"]) == ("", "0")
+    assert bool(response.cookies[name]["secure"]) is is_secure
+
+
+@pytest.mark.parametrize(
+    ("secure", "prefix", "host", "is_seen"),
+    [
+        (None, "__Host-", "app.example.org", True),
+        (None, "", "app.example.org", False),
+        (None, "__Host-", "localhost", True),
+        (None, "", "localhost", True),
+        (True, "__Host-", "localhost", True),
+        (True, "", "localhost", False),
+        (False, "", "app.example.org", True),
+        (False, "__Host-", "app.example.org", False),
+    ],
+)
+def test_a_cookie_that_a_neighbour_could_have_set_is_no_session(secure, prefix, host, is_seen):
+    """Another site of the same domain may set any name but one with the prefix: its own session, for what is done next."""
+    sessions = Session(SECRET, secure=secure)
+    value = given_out(sessions, {"user": "ann"})
+    assert seen(sessions, value, prefix, host).user == ("ann" if is_seen else None)
+    loaded = sessions.load(asked(("Cookie", f"{prefix}bbio_session={value}"), host=host))
+    assert loaded == ({"user": "ann"} if is_seen else {})
+
+
+def test_handlers_and_layers_read_the_same_cookie():
+    """Of several of one name they take the first, whatever stands around them, in however many headers."""
+    sessions = Session(SECRET)
+    ann, bob = (given_out(sessions, {"user": name}) for name in ("ann", "bob"))
+    lines = [("Cookie", f'odd[=1; =; x; __Host-bbio_session="{ann}"'), ("Cookie", f"__Host-bbio_session={bob}; b=2")]
+    headers = CIMultiDictProxy(CIMultiDict([("Host", "a.test"), *lines]))
+    connection = Connection(headers, "192.0.2.1", Limits(), time.monotonic)
+    req = Request("read", socket=SimpleNamespace(cookies=connection.cookies, headers=headers))
+    sessions.identify(req)
+    assert req.session == sessions.load(asked(*lines, host="a.test")) == {"user": "ann"}
+    assert connection.cookies["b"] == "2"
 
 
 def test_a_session_too_large_for_a_cookie_is_refused():

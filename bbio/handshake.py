@@ -1,0 +1,50 @@
+"""Handshake: what the HTTP headers of a client say, read the same way wherever they are read."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from multidict import MultiMapping
+
+# Headers in which proxies tell what they were asked for.
+FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+
+
+def read_cookies(headers: MultiMapping[str]) -> dict[str, str]:
+    """Return the cookies of a request by name; the first of a name counts, which is that of the longest path."""
+    cookies: dict[str, str] = {}
+    # Not http.cookies, with which one odd cookie of another program takes all the others with it.
+    for pair in ";".join(headers.getall("Cookie", [])).split(";"):
+        name, equals, value = pair.partition("=")
+        if equals:
+            cookies.setdefault(name.strip(), value.strip().removeprefix('"').removesuffix('"'))
+    return cookies
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is one of this machine's own, `127.0.0.0/8` or `::1`."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    # A socket for IPv6 that takes IPv4 too shows ::ffff:127.0.0.1.
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
+def names_loopback(host: str) -> bool:
+    """Whether a `Host` header names the machine itself, which nobody's DNS can make another name do."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
+
+
+def is_on_loopback(headers: Mapping[str, str]) -> bool:
+    """Whether a request was sent to the machine itself, and not by a proxy; so are those that name no host at all."""
+    return names_loopback(headers.get("Host", "localhost")) and not any(header in headers for header in FORWARDED)
