@@ -173,8 +173,24 @@ export function attach(Backbone, io) {
   };
   const { trigger: told, destroy } = Backbone.Model.prototype;
   const owned = prototypes.map((prototype) => [prototype, { trigger: prototype.trigger }]);
+  const { _reset: emptied, get } = Backbone.Collection.prototype;
   Object.assign(owned[0][1], { destroy });
+  Object.assign(owned[1][1], { _reset: emptied, get });
   for (const prototype of prototypes) Object.assign(prototype, methods, { trigger: delivered(told) });
+
+  // What Backbone keeps models in has properties that every object has: ids such as `constructor` would find them.
+  /** @this {any} */
+  Backbone.Collection.prototype._reset = function () {
+    emptied.call(this);
+    Object.setPrototypeOf(this._byId, null);
+  };
+
+  // Backbone asks a record for its text before it looks for its id; a field `toString` cannot say it.
+  /** @this {any} @param {any} sought */
+  Backbone.Collection.prototype.get = function (sought) {
+    const speechless = typeof sought === 'object' && sought !== null && typeof sought.toString !== 'function';
+    return get.call(this, speechless ? { ...sought, toString: Object.prototype.toString } : sought);
+  };
 
   /** @this {any} @param {any} options */
   Backbone.Model.prototype.destroy = function (options) {

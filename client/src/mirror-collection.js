@@ -35,6 +35,8 @@ export class CollectionMirror extends Mirror {
   #receiving = false;
 
   start() {
+    // Also of a collection that was there before `attach`.
+    Object.setPrototypeOf(this.target._byId, null);
     this.target.on('add', this.#added, this).on('remove', this.#removed, this).on('reset', this.#replaced, this);
     this.#bootstrap(this.target.models);
   }

@@ -52,6 +52,31 @@ for (const { version, underscore = 'underscore', jquery } of flavours) {
       assert.equal(mine.get(seen.id), undefined);
     });
 
+    test('ids and fields called like what every object has are ids and fields', async () => {
+      const spec = { name: 'upserts', channel: `properties ${name}` };
+      const [mine, theirs] = [await bound(page(), spec), await bound(page(), spec)];
+      const ids = ['constructor', 'toString', 'hasOwnProperty', 'valueOf', '__defineGetter__', '__proto__', 'prototype'];
+      for (const id of ids) assert.equal(theirs.get(id), undefined);
+      const writer = page().io.connection.backend(spec.name, spec);
+      for (const id of ids) {
+        await writer.sync('update', { id, constructor: `of ${id}`, hasOwnProperty: 1, toString: null });
+        for (const collection of [mine, theirs]) {
+          const model = await until(() => collection.get(id));
+          // Older Backbones make no model with such a field, but change it.
+          if (version > '1.3') assert.equal(model.get('constructor'), `of ${id}`);
+        }
+      }
+      assert.equal((await bound(page(), spec)).length, ids.length);
+      await settled(theirs, 'fetch', { reset: true });
+      for (const id of ids) {
+        theirs.get(id).save({ hasOwnProperty: 2 });
+        await until(() => mine.get(id).get('hasOwnProperty') === 2);
+        await writer.sync('delete', { id });
+        await until(() => mine.get(id) === undefined && theirs.get(id) === undefined);
+      }
+      assert.deepEqual([mine.length, theirs.length], [0, 0]);
+    });
+
     test('triggers request and sync, and returns a promise that says the same as the callbacks', async () => {
       const Backbone = page();
       const model = new (Backbone.Model.extend({ backend: 'echo' }))({ id: 7, title: 'x' });

@@ -43,7 +43,9 @@ def record():
 
     def record(err):
         info = None if err is None else (type(err), err, None)
-        return logging.LogRecord("aiohttp", logging.ERROR, "", 0, "Error handling request from %s", ("192.0.2.1",), info)
+        return logging.LogRecord(
+            "aiohttp", logging.ERROR, "", 0, "Error handling request from %s", ("192.0.2.1",), info
+        )
 
     return record
 
@@ -106,7 +108,13 @@ async def test_answers_repeat_nothing_and_name_no_version(application):
             writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             answers.append((await reader.read()).decode())
             writer.close()
-    assert [answer.split()[1] for answer in answers] == ["200", "404", "400", "404" if mounted is None else "200", "400"]
+    assert [answer.split()[1] for answer in answers] == [
+        "200",
+        "404",
+        "400",
+        "404" if mounted is None else "200",
+        "400",
+    ]
     for answer in answers:
         assert "ython" not in answer
         assert "aiohttp" not in answer

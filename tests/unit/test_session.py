@@ -172,7 +172,7 @@ async def test_a_short_secret_is_warned_of(secret, warned, caplog):
     ],
 )
 def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites(secure, request_, is_secure):
-    """HttpOnly, SameSite and a life time are set, and Secure but on this machine. `clear` takes the same cookie away."""
+    """HttpOnly, SameSite and a life time are set, and Secure but on this machine. `clear` takes the same one away."""
     sessions = Session(SECRET, max_age=60, secure=secure)
     response = web.Response()
     sessions.save(response, {}, request_)
@@ -200,7 +200,7 @@ def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites(secure, request_
     ],
 )
 def test_a_cookie_that_a_neighbour_could_have_set_is_no_session(secure, prefix, host, is_seen):
-    """Another site of the same domain may set any name but one with the prefix: its own session, for what is done next."""
+    """Another site of the same domain may set any name but one with the prefix, such as a session of its own."""
     sessions = Session(SECRET, secure=secure)
     value = given_out(sessions, {"user": "ann"})
     assert seen(sessions, value, prefix, host).user == ("ann" if is_seen else None)
