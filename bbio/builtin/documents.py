@@ -201,12 +201,13 @@ class DocumentStore(Store):
         """The revision and body of a model, None when there is none."""
         raise NotImplementedError
 
-    def select(self, query: Query, scope: tuple[str, ...]) -> Awaitable[Any]:
+    def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Awaitable[Any]:
         """The models that a query finds, their revisions, and how many there are in all, if it asks for that.
 
         Parameters:
             query: what is asked for.
             scope: the channel whose models are looked at, nothing where all channels share them.
+            client: who asks, whose lists are not to keep others waiting; None for the server itself.
         """
         raise NotImplementedError
 
@@ -226,7 +227,8 @@ class DocumentStore(Store):
             return decode(row[1])
         query = self.query(req)
         asked = query or Query(limits=self.queries)
-        models, revs, total = await self.select(asked, (channel,) if self._per_channel else ())
+        client = getattr(req.socket, "connection", None)
+        models, revs, total = await self.select(asked, (channel,) if self._per_channel else (), client)
         page = asked.cut(models, total)
         req.revs = {model[self.id_attribute]: rev for model, rev in zip(page.models, revs, strict=False)}
         if query is not None:

@@ -48,6 +48,7 @@ from bbio.builtin.postgres_database import (
     is_lost,
     is_refused,
     is_slow,
+    is_untold,
     words_of,
 )
 from bbio.builtin.postgres_queries import queries_of
@@ -454,9 +455,10 @@ class PostgresStore(DocumentStore):
                 if len(changes) == 1:
                     changes[0].error = self._refusal(err)
                 else:
-                    # One of them breaks a rule: find it, and let the others pass.
-                    for change in changes:
-                        await self._write([change], lock)
+                    # One of them breaks a rule: find it in few steps, and let the others pass, in their order.
+                    half = len(changes) // 2
+                    await self._write(changes[:half], lock)
+                    await self._write(changes[half:], lock)
         except Exception as err:
             if is_slow(err) and lock == LOCK:
                 # Perhaps another program holds some of the models: leave those out, and let the others pass.
@@ -473,13 +475,18 @@ class PostgresStore(DocumentStore):
         return Conflict("the model breaks a rule of the database, such as one of uniqueness")
 
     async def _try(self, changes: list[Change], lock: str) -> None:
-        attempt = 0
+        attempt, told = 0, True
         while True:
             attempt += 1
             try:
-                await self._transact(changes, lock)
+                await self._transact(changes, lock, told)
                 return
             except Exception as err:
+                if told and is_untold(err):
+                    # Other processes find it in the log all the same, a little later.
+                    told = False
+                    refusals.warning("%s: PostgreSQL has no place for notifications: %s", self.table, err)
+                    continue
                 again = is_in_the_way(err) or self._appeared(err) or (is_lost(err) and attempt == 1)
                 if isinstance(err, driver().UniqueViolationError):
                     again = await self._draw_again(changes) or again
@@ -491,7 +498,7 @@ class PostgresStore(DocumentStore):
         """Whether another process has just added the model that was to be added."""
         return isinstance(err, driver().UniqueViolationError) and err.constraint_name == f"{self.table}_pkey"
 
-    async def _transact(self, changes: list[Change], lock: str) -> None:
+    async def _transact(self, changes: list[Change], lock: str, told: bool) -> None:
         batch = Batch(self, changes)
         try:
             async with self._database.connections.one() as connection:
@@ -502,7 +509,7 @@ class PostgresStore(DocumentStore):
                     await connection.execute("ROLLBACK")
                     return
                 if batch.events:
-                    await self._save(connection, batch, known)
+                    await self._save(connection, batch, known, told)
                 # Without events too: what a repeated operation came to may be on no disk, or on no standby, yet.
                 await commit(connection)
         except InDoubt:
@@ -595,7 +602,7 @@ class PostgresStore(DocumentStore):
                 return found[0][0], found[0][1], streams
             await connection.execute(ADD_STREAMS, self.backend_id, missing, time.time())
 
-    async def _save(self, connection: Any, batch: Batch, known: Known) -> None:
+    async def _save(self, connection: Any, batch: Batch, known: Known, told: bool) -> None:
         table = self.definition
         changed = [(key, *row) for key, row in batch.changed.items() if row]
         added = [row for row in changed if row[0] not in known.keys]
@@ -624,7 +631,7 @@ class PostgresStore(DocumentStore):
             [event.body.decode() for event in events],
             [event.rev for event in events],
             [event.op for event in events],
-            self.channel,
+            self.channel if told else "",
             self._payload(list(streams)),
             batch.stamp,
         )
@@ -712,14 +719,15 @@ class PostgresStore(DocumentStore):
         """The revision and body of a model, None when there is none."""
         return self._reader.submit(Lookup(key=key))
 
-    async def select(self, query: Query, scope: tuple[str, ...]) -> Any:
+    async def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Any:
         """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
         statement, values = self._queries.select(query, scope, "id")
-        rows = await self._database.ask(statement, *values, timeout=query.limits.seconds)
         total = None
-        if query.count:
-            statement, values = self._queries.count(query, scope)
-            ((total,),) = await self._database.ask(statement, *values, timeout=query.limits.seconds)
+        async with self._database.listing(self, client):
+            rows = await self._database.ask(statement, *values, timeout=query.limits.seconds)
+            if query.count:
+                statement, values = self._queries.count(query, scope)
+                ((total,),) = await self._database.ask(statement, *values, timeout=query.limits.seconds)
         return [decode(body) for _, body in rows], [rev for rev, _ in rows], total
 
     def look_up_operation(self, operation: bytes) -> Awaitable[Any]:

@@ -11,7 +11,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -78,6 +78,11 @@ def is_in_the_way(err: BaseException) -> bool:
     )
 
 
+def is_untold(err: BaseException) -> bool:
+    """Whether an error says that PostgreSQL has no place left for what its sessions tell each other."""
+    return isinstance(err, driver().ProgramLimitExceededError) and "NOTIFY" in str(err)
+
+
 def is_refused(err: BaseException) -> bool:
     """Whether an error says that a value breaks a rule of the table, or is none that PostgreSQL can keep."""
     names = driver()
@@ -137,6 +142,34 @@ async def commit(connection: Any) -> None:
         connection.remove_log_listener(note)
     if said:
         raise InDoubt(said[0])
+
+
+class Shares:
+    """Turns of which each of those that ask has so many at once.
+
+    Parameters:
+        size: how many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        # With how many have or wait for a turn of each.
+        self._turns: dict[object, tuple[asyncio.Semaphore, int]] = {}
+
+    @asynccontextmanager
+    async def turn(self, key: object) -> AsyncIterator[None]:
+        """A turn of a key, once there is one."""
+        turns, users = self._turns.get(key) or (asyncio.Semaphore(self._size), 0)
+        self._turns[key] = turns, users + 1
+        try:
+            async with turns:
+                yield
+        finally:
+            _, users = self._turns[key]
+            if users > 1:
+                self._turns[key] = turns, users - 1
+            else:
+                del self._turns[key]
 
 
 class Connections:
@@ -231,6 +264,12 @@ class Database:
         self.timeout = timeout
         self.channel = channel
         self.connections = Connections(self, size, timeout)
+        # Lists take long, and are asked for by anybody: they have half of the connections, those of one backend half of
+        # these, and those of one client leave the backend one for others.
+        half = max(1, size // 2)
+        quarter = max(1, half // 2)
+        self._lists, self._lists_of_store = Shares(half), Shares(quarter)
+        self._lists_of_client = Shares(max(1, quarter - 1))
         self.stores: list[PostgresStore] = []
         # Those that are set up: what others say is for them.
         self._ready: list[PostgresStore] = []
@@ -341,6 +380,28 @@ class Database:
             return await self._ask(statement, *values, timeout=timeout)
         except Exception as err:
             raise self.error(err) from None
+
+    @asynccontextmanager
+    async def listing(self, store: PostgresStore, client: object) -> AsyncIterator[None]:
+        """A turn to ask for a list, which takes no connection from writes and look-ups.
+
+        Parameters:
+            store: whose models are asked for.
+            client: who asks; None for the server itself, which waits for nobody's lists but all.
+
+        Raises:
+            Busy: too many lists are asked for, for too long.
+        """
+        async with AsyncExitStack() as turns:
+            try:
+                async with asyncio.timeout(self.timeout):
+                    if client is not None:
+                        await turns.enter_async_context(self._lists_of_client.turn((store, client)))
+                    await turns.enter_async_context(self._lists_of_store.turn(store))
+                    await turns.enter_async_context(self._lists.turn(None))
+            except TimeoutError:
+                raise Busy("too many lists are asked for", retry_after=1.0) from None
+            yield
 
     async def _ask(self, statement: str, *values: Any, timeout: float | None) -> list[Any]:
         async with self.connections.one() as connection:

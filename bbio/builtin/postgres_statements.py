@@ -35,7 +35,7 @@ LOG = """
         SELECT u.*, $1::double precision, $13::bigint FROM
         unnest($5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::text[]) AS u
     )
-    SELECT pg_notify($11, $12)
+    SELECT pg_notify($11, $12) WHERE $11 <> ''
 """
 KEEP_OPERATIONS = """
     INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op, at, stamp)

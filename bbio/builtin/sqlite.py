@@ -418,7 +418,7 @@ class SQLiteStore(DocumentStore):
         """The revision and body of a model, None when there is none."""
         return self._database.row(self._select, self._columns_of(key))
 
-    def select(self, query: Query, scope: tuple[str, ...]) -> Awaitable[Any]:
+    def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Awaitable[Any]:
         """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
         return self._database.lister.call(
             lambda connection: _answer(connection, self._queried, query, scope), query.limits.seconds

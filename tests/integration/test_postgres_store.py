@@ -562,3 +562,91 @@ async def test_a_commit_that_cannot_be_found_out_is_not_claimed(database_url):
         assert again.duplicate
         assert [event.offset for event in await log(models)] == [1, 2]
         assert len(await models.all()) == 2
+
+
+# Neighbours
+
+
+async def test_a_refused_write_costs_its_batch_few_transactions(database_url, psql, monkeypatch):
+    """What breaks a rule is found by halves, however many wait together with it; those keep their order."""
+    async with opened(database_url) as models:
+        await psql.execute("ALTER TABLE models ADD CHECK ((body ->> 'n')::integer <> 20)")
+        sizes, transact = [], models.store._transact
+
+        async def counted(changes, *rest):
+            sizes.append(len(changes))
+            await transact(changes, *rest)
+
+        monkeypatch.setattr(models.store, "_transact", counted)
+        writes = [models.write("create", {"n": n}) for n in range(65)]
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, SyncError)] == [20]
+        assert sizes[0] == 65
+        assert len(sizes) <= 1 + 2 * 7
+        assert [decode(event.body)["n"] for event in await log(models)] == [n for n in range(65) if n != 20]
+
+
+async def test_lists_leave_connections_to_others(database_url, psql):
+    """Those of a table that is locked wait for each other: writes and lists of another backend go on."""
+    async with opened(database_url, timeout=3.0) as models, opened(database_url, table="others") as others:
+        await models.create({})
+        async with psql.transaction():
+            await psql.execute("LOCK TABLE models")
+            lists = [asyncio.ensure_future(models.all()) for _ in range(40)]
+            await asyncio.sleep(0)
+            async with asyncio.timeout(1.5):
+                milk = await others.create({"title": "milk"})
+                assert await others.read(milk["id"]) == milk
+                assert await others.all() == [milk]
+            assert not any(one.done() for one in lists)
+        for one in lists:
+            one.cancel()
+        await asyncio.gather(*lists, return_exceptions=True)
+
+
+async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
+    """Each has a share of those of a backend; the server itself has none of its own."""
+    async with opened(database_url, timeout=0.2) as models:
+        database, store = models.store._database, models.store
+        async with database.listing(store, "mallory"):
+            with pytest.raises(Busy, match="too many lists"):
+                async with database.listing(store, "mallory"):
+                    raise AssertionError("it has its share already")
+            async with database.listing(store, "ann"):
+                pass
+            async with database.listing(store, None):
+                pass
+        assert not database._lists._turns
+        assert not database._lists_of_store._turns
+        assert not database._lists_of_client._turns
+
+
+async def test_a_full_queue_of_notifications_stops_no_write(database_url, psql, monkeypatch, caplog):
+    """A session that listens in a transaction that stays open fills it; other processes look at the log then."""
+    monkeypatch.setattr(postgres, "refusals", RateLimitedLog(documents.logger))
+    async with opened(database_url) as models:
+        # What PostgreSQL says at the commit of a transaction that has something to tell.
+        await psql.execute("""
+            CREATE SEQUENCE commits;
+            CREATE FUNCTION full_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('commits') = 1 THEN
+                    RAISE 'too many notifications in the NOTIFY queue' USING ERRCODE = 'program_limit_exceeded';
+                END IF;
+                RETURN NULL;
+            END $$;
+            CREATE CONSTRAINT TRIGGER full_once AFTER INSERT ON bbio_log DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION full_once()
+        """)
+        told = []
+        await psql.add_listener(models.store.channel, lambda *said: told.append(said))
+        milk = await models.create({"title": "milk"})
+        assert await models.all() == [milk]
+        assert "has no place for notifications" in caplog.text
+        await psql.execute("SELECT 1")
+        assert told == []
+        await models.create({"title": "bread"})
+
+        async def is_told():
+            return len(told) == 1
+
+        await eventually(is_told)
