@@ -124,6 +124,7 @@ class App:
         self.sio = server = _fast_server(self.limits, options) if engine == "fast" else PlainServer(**options)
         self._admission.sessions = server.environ
         self._gateway = server.gateway = Gateway(self.backends, self.limits, server, _public(event, public or {}))
+        server.eio.addresses, server.eio.remote = self._gateway.addresses, self._admission.remote
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Work] | None = []  # what waits for the start; None once that has been
         self._starting = threading.Lock()

@@ -31,7 +31,9 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
         if connection is None:
             request = environ["aiohttp.request"]
             clock = asyncio.get_running_loop().time
-            connection = Connection(admission.headers(request), admission.remote(request), gateway.limits, clock)
+            remote = admission.remote(request)
+            address = gateway.addresses.of(remote)
+            connection = Connection(admission.headers(request), remote, gateway.limits, clock, address)
             environ[CONNECTION] = connection
         try:
             if isinstance(auth, BadRequest):  # what the plain engine could not read

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bbio import protocol
 from bbio.errors import Busy
 from bbio.handshake import read_cookies
+from bbio.server.memory import Budget
 from bbio.streams import BACKEND_WIDE
 
 if TYPE_CHECKING:
@@ -19,7 +20,23 @@ if TYPE_CHECKING:
     from bbio.server.limits import Limits
 
 Key = tuple[str, Any] | None
-Start = Callable[[], bool]
+
+
+class Asked(Protocol):
+    """A request as its connection sees it."""
+
+    @property
+    def key(self) -> Key:
+        """What must be worked on in order: backend name and id; None for what has no order."""
+
+    def weigh(self) -> int:
+        """Return the bytes that it holds; 0 for few."""
+
+    def start(self) -> bool:
+        """Begin; True when it goes on and will call `finished`."""
+
+    def let_go(self) -> None:
+        """Hold nothing any more: it will not be started."""
 
 
 class Connection:
@@ -30,11 +47,20 @@ class Connection:
         remote: the client's address.
         limits: the application's limits.
         clock: seconds, never going back.
+        waiting: the bytes that requests may hold, a share of its address.
     """
 
-    def __init__(self, headers: CIMultiDictProxy[str], remote: str, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        headers: CIMultiDictProxy[str],
+        remote: str,
+        limits: Limits,
+        clock: Callable[[], float],
+        waiting: Budget | None = None,
+    ) -> None:
         self.headers = headers
         self.remote = remote
+        self.waiting = Budget(limits.memory / 4) if waiting is None else waiting
         self.sockets: dict[str, ClientSocket] = {}
         self.closed = False
         self.running = 0
@@ -43,9 +69,11 @@ class Connection:
         self._second = clock()
         self._asked = 0
         # Requests for a model that is being worked on wait in its own queue; the rest wait for a free place.
-        self._busy: dict[Key, deque[Start]] = {}
-        self._waiting: deque[tuple[Key, Start]] = deque()
+        self._busy: dict[Key, deque[Asked]] = {}
+        self._waiting: deque[Asked] = deque()
         self._queued = 0
+        # Whether nothing is to be started, as what was answered has not been taken yet.
+        self._held = False
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
@@ -67,62 +95,101 @@ class Connection:
             self._second = now
             self._asked = 1
 
-    def submit(self, key: Key, start: Start) -> bool:
+    def submit(self, asked: Asked) -> bool:
         """Start a request, or queue it behind those it must not overtake; whether it was queued.
 
-        Parameters:
-            key: what must be worked on in order: backend name and id; None for what has no order.
-            start: starts the request; True when it goes on and will call `finished` with the same key.
-
         Raises:
-            Busy: too many requests wait.
+            Busy: too many requests wait, or those that do hold too much.
         """
+        key = asked.key
         behind = None if key is None else self._busy.get(key)
-        if behind is None and self.running < self._limits.running and not self._waiting:
-            if start():
-                self.begun(key)
+        if behind is None and self.running < self._limits.running and not self._waiting and not self._held:
+            self.check_room(asked)
+            if asked.start():
+                self.begun(asked)
             return False
         if self._queued >= self._limits.queued:
             raise Busy("too many requests are waiting", retry_after=1.0)
+        self.check_room(asked)
+        self.waiting.add(asked.weigh())
         self._queued += 1
         if behind is not None:
-            behind.append(start)
+            behind.append(asked)
         else:
-            self._waiting.append((key, start))
+            self._waiting.append(asked)
         return True
 
-    def begun(self, key: Key) -> None:
+    def check_room(self, asked: Asked) -> None:
+        """Raise `Busy` when what waits or runs holds too much for another request."""
+        size = asked.weigh()
+        if size and not self.waiting.has_room(size):
+            raise Busy("the requests that are waiting are too large", retry_after=1.0)
+
+    def begun(self, asked: Asked) -> None:
+        """Count a request that goes on, and was not queued."""
+        self.waiting.add(asked.weigh())
+        self._runs(asked.key)
+
+    def _runs(self, key: Key) -> None:
         self.running += 1
         if key is not None:
             self._busy.setdefault(key, deque())
 
-    def finished(self, key: Key) -> None:
+    def finished(self, asked: Asked) -> None:
         """A request that had gone on has ended: start what waited for it."""
         self.running -= 1
+        self.waiting.add(-asked.weigh())
+        key = asked.key
         if key is not None:
             behind = self._busy[key]
+            if self._held:
+                self._waiting.extendleft(reversed(behind))
+                behind.clear()
             while behind and not self.closed:
-                self._queued -= 1
-                if behind.popleft()():
+                if self._start(behind.popleft()):
                     self.running += 1
                     return
             del self._busy[key]
-        while self._waiting and self.running < self._limits.running and not self.closed:
-            waiting_key, start = self._waiting.popleft()
-            behind_it = None if waiting_key is None else self._busy.get(waiting_key)
-            if behind_it is not None:
-                behind_it.append(start)
-                continue
-            self._queued -= 1
-            if start():
-                self.begun(waiting_key)
+        self._start_waiting()
+
+    def _start(self, asked: Asked) -> bool:
+        self._queued -= 1
+        if asked.start():
+            return True
+        self.waiting.add(-asked.weigh())
+        return False
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self.running < self._limits.running and not self.closed and not self._held:
+            asked = self._waiting.popleft()
+            behind = None if asked.key is None else self._busy.get(asked.key)
+            if behind is not None:
+                behind.append(asked)
+            elif self._start(asked):
+                self._runs(asked.key)
+
+    def hold(self) -> None:
+        """Start nothing more until `go_on`: the client has not taken what it was answered."""
+        self._held = True
+
+    def go_on(self) -> None:
+        """Start what has waited for the client to read."""
+        self._held = False
+        self._start_waiting()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a request may start without being queued, as nothing runs, waits or is held back."""
+        return not self.running and not self._held
 
     def close(self) -> None:
         """Drop what is queued: nobody waits for it any more. What runs is finished."""
         self.closed = True
-        self._waiting.clear()
-        for behind in self._busy.values():
-            behind.clear()
+        for queue in (self._waiting, *self._busy.values()):
+            while queue:
+                asked = queue.popleft()
+                self.waiting.add(-asked.weigh())
+                asked.let_go()
         self._queued = 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,9 @@ from bbio.ratelimit import RateLimitedLog
 from bbio.server.admission import REMOTE
 from bbio.server.batch import Batch, Intake
 from bbio.server.connection import ClientSocket
+from bbio.server.lag import LAGGING, SLOW, Lag, bound_buffers
 from bbio.server.limits import Limits
+from bbio.server.memory import Address, Addresses
 from bbio.server.shared import SharedServer
 
 INTERNALS: tuple[tuple[Any, str], ...] = (
@@ -74,8 +77,6 @@ FROM_CLIENTS = (engine_packet.MESSAGE, engine_packet.PONG, engine_packet.CLOSE)
 POLL = "bbio.poll"
 # Frames of more bytes are not worth copying to save a system call.
 LARGE = 8_192
-# Seconds that a client has to take what its buffer should not hold.
-OVERFLOW_TIME = 0.5
 
 logger = logging.getLogger("bbio")
 
@@ -119,6 +120,12 @@ def frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
+class Payload(engine_payload.Payload):
+    """The packets of one POST: as many as its bytes are, for whose number there is a limit."""
+
+    max_decode_packets = sys.maxsize
+
+
 class DirectQueue(WebSocketDataQueue):
     """Handles text frames as they are parsed; what must wait its turn goes through the queue."""
 
@@ -144,7 +151,7 @@ class FastSocket(async_socket.AsyncSocket):
     in_order = True
     server: FastEngine
 
-    def __init__(self, server: FastEngine, sid: str) -> None:
+    def __init__(self, server: FastEngine, sid: str, address: Address | None = None) -> None:
         super().__init__(server, sid)
         self.connected: bool
         self.closed: bool
@@ -161,9 +168,18 @@ class FastSocket(async_socket.AsyncSocket):
         self.transport: asyncio.Transport | None = None
         self.frames: list[bytes] = []
         self.protocol: Any = None
-        self._overflow: asyncio.TimerHandle | None = None
+        self.address = address or server.addresses.of("")
+        server.addresses.enter(self.address)
+        self.lag: Lag | None = None
+        # Bytes that wait for the client, as they are counted to its address, and of the answer that is being written.
+        self.unread = 0
+        self._written = 0
+        self._answering = 0
+        self._is_held = False
         self._timer: asyncio.TimerHandle | None = None
+        # Bytes that wait for the next poll, and how many of them are answers.
         self._queued_bytes = 0
+        self._queued_answers = 0
         # Whether a poll waits, or its answer is being written.
         self.polling = False
         self._poll_watch: PollWatch | None = None
@@ -183,9 +199,19 @@ class FastSocket(async_socket.AsyncSocket):
     def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         payload = b"43%b,%d%b" % (socket.namespace, ack_id, arguments)
         if self.transport is None:
-            self.write(payload)
+            self._queued_answers += len(payload)
+            self.enqueue(engine_packet.Packet(encoded_packet=payload.decode()))
+            return
+        data = frame(payload)
+        if self.lag is not None:
+            self.lag.answers += len(data)
+            self.write_frame(data)
+        elif len(data) > LARGE:
+            self._answering = len(data)
+            self.write_frame(data)
+            self._answering = 0
         else:
-            self.write_frame(frame(payload))
+            self.write_frame(data)
 
     def write(self, payload: bytes) -> None:
         """Send one text message."""
@@ -208,38 +234,55 @@ class FastSocket(async_socket.AsyncSocket):
         frames, transport = self.frames, self.transport
         if transport is not None and frames:
             data = frames[0] if len(frames) == 1 else b"".join(frames)
-            if self.protocol._paused:
-                self._overflowing(transport, len(data))
             try:
                 transport.write(data)
             except RuntimeError:
                 # So uvloop says that the connection is gone; its reader is about to hear of it.
                 self.transport = None
+            else:
+                if self.lag is not None:
+                    self.lag.written(len(data))
+                elif self.protocol._paused:
+                    self.lag = Lag(self, transport, self.server.limits, self._answering)
         frames.clear()
 
-    def _overflowing(self, transport: asyncio.Transport, size: int) -> None:
-        limit = self.server.limits.send_buffer
-        waiting = transport.get_write_buffer_size()
-        if waiting + size > 2 * limit:
-            self.drop("slow consumer")
-        elif self._overflow is None:
-            self._overflow = asyncio.get_running_loop().call_later(OVERFLOW_TIME, self._check_overflow)
+    def count_unread(self, size: int) -> None:
+        """So many bytes that were written wait for the client now."""
+        self._written = size
+        self._count_unread()
 
-    def _check_overflow(self) -> None:
-        self._overflow = None
-        transport = self.transport
-        if transport is not None and transport.get_write_buffer_size() > self.server.limits.send_buffer:
-            self.drop("slow consumer")
+    def _count_unread(self) -> None:
+        # None of its requests is begun while it has too many answers to read.
+        size = self._written + self._queued_bytes
+        self.address.add(size - self.unread)
+        self.unread = size
+        is_held = size > self.server.limits.reply
+        if is_held != self._is_held:
+            self._is_held = is_held
+            for socket in list(self.clients.values()):
+                if is_held:
+                    socket.connection.hold()
+                else:
+                    socket.connection.go_on()
+        if size and self.address.is_over:
+            self.server.relieve(self.address)
 
     def enqueue(self, pkt: engine_packet.Packet) -> None:
         """Keep a packet for the next poll; only while not `live`."""
         if self.closed:
             return
         self._queued_bytes += len(pkt.data) if isinstance(pkt.data, (str, bytes)) else 64
-        if self._queued_bytes > self.server.limits.send_buffer and self.queue.qsize() > 0:
-            self.drop("slow consumer")
+        events = self._queued_bytes - self._queued_answers
+        if events > self.server.limits.send_buffer and self.queue.qsize() > 0:
+            self.drop(SLOW)
             return
         self.queue.put_nowait(pkt)
+        self._count_unread()
+
+    def _taken(self) -> None:
+        """Nothing waits for the next poll any more."""
+        self._queued_bytes = self._queued_answers = 0
+        self._count_unread()
 
     async def send(self, pkt: engine_packet.Packet) -> None:
         if self.transport is None:
@@ -301,7 +344,7 @@ class FastSocket(async_socket.AsyncSocket):
 
     async def poll(self) -> list[engine_packet.Packet]:
         packets = cast(list[engine_packet.Packet], await super().poll())
-        self._queued_bytes = 0
+        self._taken()
         return packets
 
     async def handle_get_request(self, environ: dict[str, Any]) -> Any:
@@ -321,6 +364,7 @@ class FastSocket(async_socket.AsyncSocket):
         self.polling = True
         environ[POLL] = self
         transport.set_write_buffer_limits(high=0)
+        bound_buffers(transport)
         self._watch(transport)
         try:
             return await super().handle_get_request(environ)
@@ -341,6 +385,12 @@ class FastSocket(async_socket.AsyncSocket):
         self.forget_poll()
         self._poll_watch = watch
         watch.socket = self
+
+    def look_after_poll(self, size: int) -> None:
+        """The answer to a poll, of so many bytes, is about to be written."""
+        watch = self._poll_watch
+        if watch is not None and size > LAGGING:
+            self.lag = Lag(self, watch.transport, self.server.limits, size)
 
     def forget_poll(self) -> None:
         """The last poll's answer has arrived, or nobody waits for it."""
@@ -363,7 +413,7 @@ class FastSocket(async_socket.AsyncSocket):
         body = await request.content.readexactly(request.content_length or 0)
         try:
             with decoding():
-                packets = engine_payload.Payload(encoded_payload=body.decode()).packets
+                packets = Payload(encoded_payload=body.decode()).packets
         except BadPacket as err:
             self.server.bad_packet(self, err)
             raise exceptions.ContentTooLongError() from None
@@ -435,16 +485,18 @@ class FastSocket(async_socket.AsyncSocket):
         transport = request.transport
         if transport is None or transport.is_closing():
             return
-        transport.set_write_buffer_limits(high=self.server.limits.send_buffer)
+        transport.set_write_buffer_limits(high=LAGGING)
+        bound_buffers(transport)
         self.protocol = request.protocol
         self.transport = transport
         self.backlog -= 1
+        self._answering = self._queued_answers
+        self._taken()
         while not self.queue.empty():
             pkt = self.queue.get_nowait()
             self.queue.task_done()
             if pkt is not None and pkt.packet_type != engine_packet.NOOP:
                 self._write_packet(pkt)
-        self._queued_bytes = 0
 
     # Time
 
@@ -482,7 +534,16 @@ class FastSocket(async_socket.AsyncSocket):
             if transport is not None:
                 transport.abort()
         self.transport = None
+        self._let_go()
         self.server.dropped(self, reason)
+
+    def _let_go(self) -> None:
+        """Hold nothing for the client any more."""
+        self._is_held = False  # what is still queued is not begun
+        if self.lag is not None:
+            self.lag.end()
+        self._written = 0
+        self._taken()
 
     async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
         if self.closed or self.closing:
@@ -496,7 +557,9 @@ class FastSocket(async_socket.AsyncSocket):
         finally:
             self.closed = True
             self.transport = None
-            for handle in (self._overflow, self._timer, self._connect_timer, self._attachments_timer):
+            self._let_go()
+            self.server.addresses.leave(self.address)
+            for handle in (self._timer, self._connect_timer, self._attachments_timer):
                 self._cancel(handle)
             self.forget_poll()
             self.queue.put_nowait(None)
@@ -570,9 +633,13 @@ class PollAnswer(web.Response):
         self._socket = socket
 
     async def write_eof(self, data: bytes = b"") -> None:
+        socket = self._socket
+        socket.look_after_poll(len(cast(bytes, self.body)))
         try:
             await super().write_eof(data)
         finally:
+            if socket.lag is not None:
+                socket.lag.end()
             # The connection keeps its last response until the next request.
             self.body = None
             self._socket.answered()
@@ -584,6 +651,8 @@ class FastEngine(engineio.AsyncServer):
     limits: Limits
     receive_event: Callable[[FastSocket, str], bool]
     joined_elsewhere: Callable[[str], bool]
+    addresses: Addresses
+    remote: Callable[[web.BaseRequest], str]
     bad_packet: Callable[[FastSocket, Exception], None]
     report: Callable[[BaseException, str, str], Any]
 
@@ -594,8 +663,14 @@ class FastEngine(engineio.AsyncServer):
         self.closing_tasks: set[asyncio.Task[None]] = set()
 
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
+        request = environ["aiohttp.request"]
+        address = self.addresses.of(self.remote(request))
+        refusal = self.addresses.refusal(address)
+        if refusal is not None:
+            self.quiet.warning("refused a connection from %s: %s", address.name, refusal)
+            return {"status": "503 SERVICE UNAVAILABLE", "headers": [], "response": b"too many connections"}
         sid = self.generate_id()
-        socket = self.sockets[sid] = FastSocket(self, sid)
+        socket = self.sockets[sid] = FastSocket(self, sid, address)
         opening = {
             "sid": sid,
             "upgrades": self._upgrades(sid, transport),
@@ -613,6 +688,12 @@ class FastEngine(engineio.AsyncServer):
             return await socket.handle_get_request(environ)
         socket.connected = True
         return self._ok(await socket.poll(), jsonp_index=jsonp_index)
+
+    def relieve(self, address: Address) -> None:
+        """Drop who has the most unread, where an address holds too much, or all do."""
+        alone = address.held > address.limit
+        behind = [socket for socket in self.sockets.values() if socket.unread and (socket.address is address or not alone)]
+        max(behind, key=lambda socket: (socket.address.held, socket.unread)).drop(SLOW)
 
     def dropped(self, socket: FastSocket, reason: str) -> None:
         """A session was ended by the server: tell the layers above, outside the call that found out."""

@@ -11,9 +11,10 @@ import msgspec
 from msgspec import structs
 
 from bbio import protocol
-from bbio.errors import EncodingError, SyncError, Timeout, Unavailable
+from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
 from bbio.requests import Request
 from bbio.server.connection import ClientSocket, Key
+from bbio.server.memory import weigh
 from bbio.streams import Commit
 from bbio.typed import marked
 
@@ -34,6 +35,8 @@ class Exchange(msgspec.Struct, eq=False):
         task: what carries on with it, once it has waited.
         timer: its deadline, once it has waited.
         context: the context that it arrived in, where it waits for others: it must not begin in one of theirs.
+        text: the JSON that it arrived in, until it has been weighed.
+        size: the bytes that it holds, once it has been weighed.
     """
 
     gateway: Gateway
@@ -45,11 +48,26 @@ class Exchange(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     context: Context | None = None
+    text: str | None = ""
+    size: int = 0
 
     @property
     @abstractmethod
     def key(self) -> Key:
         """What must be worked on in order: a backend's name and a model's id; None for what has no order."""
+
+    def weigh(self) -> int:
+        """Return the bytes that it holds; 0 for few."""
+        if self.text is not None:
+            self.size = weigh(self.text or protocol.encode(self.req.model))
+            self.text = None
+        return self.size
+
+    def let_go(self) -> None:
+        """Hold nothing any more: who asked has left, and it will not be started."""
+        self.replied = True
+        assert self.timer is not None, "what waits has a deadline"
+        self.timer.cancel()
 
     def start(self) -> bool:
         """Begin; True when it goes on after this step, and will call `finished` of its connection."""
@@ -114,7 +132,7 @@ class Exchange(msgspec.Struct, eq=False):
             assert self.timer is not None
             self.timer.cancel()
             self.gateway.ended(self)
-            self.socket.connection.finished(self.key)
+            self.socket.connection.finished(self)
 
 
 class SyncExchange(Exchange):
@@ -132,19 +150,28 @@ class SyncExchange(Exchange):
             if res.failure is not None:
                 assert isinstance(res.failure, SyncError)
                 self.refuse(res.failure)
-            elif req.op is None and not self.socket.channels.get(req.channel):
-                self.reply(protocol.reply(res.body or protocol.encode(res.result)))
-            elif req.committed is None:
-                body = res.body or protocol.encode(res.result)
-                attribute, revs = req.backend.id_attribute, req.revs or {}
-                self.reply(protocol.read_reply_v1(body, res.result, attribute, revs, req.page))
             else:
-                self._reply_in_order(res.body or protocol.encode(res.result), req.committed)
+                body = res.body or protocol.encode(res.result)
+                if req.committed is not None:
+                    self._answer_write(body, req.committed)
+                elif len(body) > self.gateway.limits.reply:
+                    self.refuse(BadRequest(f"the answer has {len(body)} bytes; ask for less, such as with a limit"))
+                elif req.op is None and not self.socket.channels.get(req.channel):
+                    self.reply(protocol.reply(body))
+                else:
+                    attribute, revs = req.backend.id_attribute, req.revs or {}
+                    self.reply(protocol.read_reply_v1(body, res.result, attribute, revs, req.page))
         except BaseException as err:
             if isinstance(err, EncodingError):
                 req.backend.stacks[req.method].explain(err, req, res.result)
             self.fail(err)
         self.finish()
+
+    def _answer_write(self, body: bytes, commit: Commit) -> None:
+        if self.req.op is None and not self.socket.channels.get(self.req.channel):
+            self.reply(protocol.reply(body))
+        else:
+            self._reply_in_order(body, commit)
 
     def _reply_in_order(self, body: bytes, commit: Commit) -> None:
         """Reply to a write, at the place of its event if that has not been sent yet."""

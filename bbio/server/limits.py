@@ -30,7 +30,13 @@ class Limits:
         queued: requests of one connection that wait; more are answered `Busy`.
         requests_per_second: requests of one connection in a second; more are answered `Busy`.
         replay: bytes of missed events in the answer to a listen; who missed more reads everything anew.
-        send_buffer: bytes waiting for a client that reads too slowly, before it is dropped.
+        send_buffer: bytes of events waiting for a client that reads too slowly, before it is dropped.
+        reply: bytes of one answer; what has a longer one is answered `BadRequest`.
+        stall_time: seconds that a client may take nothing of what waits for it, before it is dropped.
+        memory: bytes that all clients together may make the server hold: a quarter for histories and operations, and
+            half for what waits, of which each address has a half.
+        connections: connections at once.
+        connections_per_address: connections at once from one address.
         attachments: binary attachments of one event.
         connect_time: seconds a connection may stay without joining a backend.
         body_time: seconds a POST body may take to arrive.
@@ -53,6 +59,11 @@ class Limits:
     requests_per_second: int = attrs.field(default=5_000, validator=_positive)
     replay: int = attrs.field(default=1 << 19, validator=_positive)
     send_buffer: int = attrs.field(default=1 << 20, validator=_positive)
+    reply: int = attrs.field(default=16 << 20, validator=_positive)
+    stall_time: float = attrs.field(default=5.0, validator=_positive)
+    memory: int = attrs.field(default=192 << 20, validator=_positive)
+    connections: int = attrs.field(default=20_000, validator=_positive)
+    connections_per_address: int = attrs.field(default=2_000, validator=_positive)
     attachments: int = attrs.field(default=16, validator=_positive)
     connect_time: float = attrs.field(default=8.0, validator=_positive)
     body_time: float = attrs.field(default=10.0, validator=_positive)

@@ -16,6 +16,7 @@ from bbio.server.exchanges import Exchange, SyncExchange
 from bbio.server.followers import Followers
 from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
+from bbio.server.memory import Addresses
 from bbio.server.stepping import Stepper
 from bbio.streams import BACKEND_WIDE, channel_stream
 
@@ -33,6 +34,7 @@ class Gateway:
     def __init__(self, registry: Registry, limits: Limits, lane: Lane, public: dict[str, Any]) -> None:
         self.registry = registry
         self.limits = limits
+        self.addresses = Addresses(limits)
         self.stepper = Stepper()
         self.delivery = Delivery(lane, self.stepper)
         self.followers: dict[str, Followers] = {}
@@ -127,7 +129,7 @@ class Gateway:
                     socket.client = fields.op.c
                 req.payload = text
             req.rev = fields.rev
-            self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute)))
+            self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute), text=text))
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Exception as err:
@@ -136,10 +138,10 @@ class Gateway:
     def _begin(self, exchange: Exchange) -> None:
         connection = exchange.socket.connection
         try:
-            if connection.running == 0:
+            if connection.is_idle:
                 if exchange.start():
-                    connection.begun(exchange.key)
-            elif connection.submit(exchange.key, exchange.start):
+                    connection.begun(exchange)
+            elif connection.submit(exchange):
                 exchange.queue()
         except SyncError:
             raise

@@ -7,6 +7,7 @@ from bbio import Backend
 from bbio.errors import Busy
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
+from bbio.server.memory import Budget, weigh
 from tests.support.stacks import Recorder
 
 
@@ -26,19 +27,36 @@ def connect(clock=None, headers=None, **limits):
     return Connection(proxy, "192.0.2.1", Limits(**limits), clock or Clock())
 
 
+class Asked:
+    """A request that notes that it was started, or let go, and does nothing else."""
+
+    def __init__(self, requests, name, key=None, goes_on=True, size=0):
+        self.requests, self.name, self.key, self.goes_on, self.size = requests, name, key, goes_on, size
+
+    def weigh(self):
+        return self.size
+
+    def start(self):
+        self.requests.started.append(self.name)
+        return self.goes_on
+
+    def let_go(self):
+        self.requests.left.append(self.name)
+
+
 class Requests:
     """Submits named requests and notes which were started, in order."""
 
     def __init__(self, **limits):
         self.connection = connect(**limits)
         self.started = []
+        self.left = []
 
-    def submit(self, name, key=None, goes_on=True):
-        def start():
-            self.started.append(name)
-            return goes_on
+    def submit(self, name, key=None, goes_on=True, size=0):
+        return self.connection.submit(Asked(self, name, key, goes_on, size))
 
-        return self.connection.submit(key, start)
+    def finished(self, key=None, size=0):
+        self.connection.finished(Asked(self, "", key, size=size))
 
 
 def test_a_request_starts_at_once_when_nothing_runs():
@@ -57,10 +75,10 @@ def test_requests_for_one_model_run_in_order():
     assert requests.submit("second", key, goes_on=False)
     assert requests.submit("third", key)
     assert requests.started == ["first"]
-    requests.connection.finished(key)
+    requests.finished(key)
     assert requests.started == ["first", "second", "third"]
     assert requests.connection.running == 1
-    requests.connection.finished(key)
+    requests.finished(key)
     assert requests.connection.running == 0
 
 
@@ -82,9 +100,9 @@ def test_requests_without_an_order_wait_for_a_free_place():
     for name in "abcd":
         requests.submit(name)
     assert requests.started == ["a", "b"]
-    requests.connection.finished(None)
+    requests.finished(None)
     assert requests.started == ["a", "b", "c"]
-    requests.connection.finished(None)
+    requests.finished(None)
     assert requests.started == ["a", "b", "c", "d"]
     assert requests.connection.running == 2
 
@@ -95,7 +113,7 @@ def test_short_requests_that_waited_free_their_place_at_once():
     requests.submit("long")
     for name in ("x", "y"):
         requests.submit(name, goes_on=False)
-    requests.connection.finished(None)
+    requests.finished(None)
     assert requests.started == ["long", "x", "y"]
     assert requests.connection.running == 0
 
@@ -107,10 +125,10 @@ def test_order_survives_waiting_for_a_place():
     requests.submit("b")
     requests.submit("first", key)
     requests.submit("second", key)
-    requests.connection.finished(None)
-    requests.connection.finished(None)
+    requests.finished(None)
+    requests.finished(None)
     assert requests.started == ["a", "b", "first"]
-    requests.connection.finished(key)
+    requests.finished(key)
     assert requests.started == ["a", "b", "first", "second"]
 
 
@@ -124,10 +142,10 @@ def test_too_many_waiting_requests_are_refused():
         with pytest.raises(Busy) as busy:
             requests.submit("refused", refused)
         assert busy.value.to_json()["retry_after"] == 1.0
-    requests.connection.finished(key)
+    requests.finished(key)
     assert requests.submit("next")
-    requests.connection.finished(key)
-    requests.connection.finished(None)
+    requests.finished(key)
+    requests.finished(None)
     assert requests.started == ["first", "behind", "waiting", "next"]
 
 
@@ -138,18 +156,79 @@ def test_a_closed_connection_starts_nothing_more():
     requests.submit("behind", key)
     requests.submit("waiting")
     requests.connection.close()
-    requests.connection.finished(key)
-    assert requests.started == ["first"]
+    requests.finished(key)
+    assert (requests.started, sorted(requests.left)) == (["first"], ["behind", "waiting"])
     assert (requests.connection.closed, requests.connection.running) == (True, 0)
+
+
+def test_what_waits_or_runs_may_hold_so_much():
+    """What is too large besides is refused, light requests never; room is free again once those have ended or left."""
+    requests, key = Requests(memory=400), ("b", 1)
+    requests.submit("first", key, size=150)  # alone, it might be larger than what all may hold
+    with pytest.raises(Busy) as busy:
+        requests.submit("beside", size=51 - 1 + 150)
+    assert busy.value.to_json()["retry_after"] == 1.0
+    requests.finished(key, size=150)
+    assert requests.connection.waiting.held == 0
+    requests.submit("whole", key, size=1_000)
+    with pytest.raises(Busy):
+        requests.submit("behind", key, size=1)
+    assert requests.submit("light", key)
+    requests.finished(key, size=1_000)
+    requests.finished(key)
+    for name in "abc":
+        requests.submit(name, key, goes_on=name != "b", size=30)
+    requests.finished(key, size=30)
+    assert (requests.started[-3:], requests.connection.waiting.held) == (["a", "b", "c"], 30)
+    requests.submit("waits", key, size=40)
+    requests.connection.close()
+    assert requests.connection.waiting.held == 30, "what runs is held until it has ended"
+    requests.finished(key, size=30)
+    assert requests.connection.waiting.held == 0
+
+
+def test_the_connections_of_an_address_share_what_may_be_held():
+    """And all addresses share what all may hold: each has a half of it."""
+    whole = Budget(100)
+    one, other = Budget(50, whole), Budget(50, whole)
+    one.add(40)
+    assert (one.has_room(10), one.has_room(11)) == (True, False)
+    other.add(60)
+    assert not one.has_room(10)
+    one.add(-40)
+    other.add(-60)
+    assert (one.held, other.held, whole.held) == (0, 0, 0)
+
+
+def test_nothing_is_started_for_who_does_not_read():
+    """Not what comes, nor what waited for a model; all of it in order once the client has read."""
+    requests, key = Requests(), ("b", 1)
+    requests.submit("first", key)
+    requests.submit("second", key)
+    requests.connection.hold()
+    assert requests.submit("free")
+    requests.finished(key)
+    assert not requests.connection.is_idle
+    assert requests.submit("third", key)
+    assert requests.started == ["first"]
+    requests.connection.go_on()
+    assert requests.started == ["first", "second", "free"]
+    requests.finished(key)
+    assert requests.started == ["first", "second", "free", "third"]
+    requests.finished(key)
+    requests.finished()
+    assert requests.connection.is_idle
 
 
 def test_a_connection_closed_by_a_request_drops_the_rest():
     """A queued request that closes the connection is the last to start."""
     requests, key = Requests(), ("b", 1)
     requests.submit("first", key)
-    requests.connection.submit(key, lambda: requests.connection.close() or False)
+    closing = Asked(requests, "closing", key)
+    closing.start = lambda: requests.connection.close() or False
+    requests.connection.submit(closing)
     requests.submit("never", key)
-    requests.connection.finished(key)
+    requests.finished(key)
     assert requests.started == ["first"]
 
 
@@ -197,3 +276,21 @@ def test_a_socket_shows_its_connection():
     assert (socket.sid, socket.remote, socket.headers["x-team"]) == ("s1", "192.0.2.1", "red")
     assert socket.cookies == {"sid": "abc"}
     assert (socket.channels, socket.last_channel, socket.link) == ({}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [
+        ("[" + "[]," * 30_000 + "[]]", 30_000 * 64),
+        ("[" + "{}," * 30_000 + "{}]", 30_000 * 72),
+        ("[" + '{"a":1},' * 9_000 + "1]", 9_000 * 240),
+        ("[" + "0.5," * 30_000 + "1]", 30_000 * 32),
+        (b"[" + b"123456," * 30_000 + b"1]", 30_000 * 36),
+        ('"' + "x" * 30_000 + '"', 30_000),
+        ('"' + "\N{GRINNING FACE}" * 30_000 + '"', 120_000),
+    ],
+)
+def test_what_python_holds_for_json_is_not_underestimated(text, least):
+    """A thousand empty lists take much more than their text."""
+    assert weigh(text) >= least
+    assert weigh(text[:4_096]) == 0

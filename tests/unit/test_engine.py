@@ -7,12 +7,15 @@ import subprocess
 import sys
 from unittest.mock import Mock
 
+import attrs
 import pytest
 from engineio import exceptions
 
 from bbio import App, ConfigurationError, Limits
-from bbio.server import engine
+from bbio.server import engine, lag
 from bbio.server.engine import FastSocket
+from bbio.server.memory import Addresses
+from tests.support.servers import eventually
 
 
 def private_names(tree):
@@ -119,35 +122,113 @@ async def socket():
     await made.close(abort=True)
 
 
-@pytest.mark.parametrize(("waiting", "dropped"), [(900, False), (1900, False), (1950, True)])
+@pytest.mark.parametrize(("waiting", "dropped"), [(900, False), (2000, False), (2001, True)])
 async def test_twice_the_buffer_is_the_bound(socket, waiting, dropped):
-    """Less is kept until the overflow time has passed."""
+    """Less is kept for a time."""
     transport = socket.transport
     transport.waiting = waiting
+    for _ in range(2):
+        socket.write(b"4" + b"x" * 80)
+        socket.flush()
+    assert transport.aborted is dropped
+
+
+async def test_what_a_client_asked_for_does_not_count_like_a_broadcast(socket):
+    """Neither the answer that it has begun to read, nor those that follow."""
+    transport, client = socket.transport, Mock(namespace=b"/todos")
+    socket.protocol._paused = False
+    transport.write = lambda data: (setattr(transport, "waiting", transport.waiting + len(data)), setattr(socket.protocol, "_paused", True))
+    socket.ack(client, 1, b"x" * 20_000)
+    socket.ack(client, 2, b"x" * 100)
+    socket.write(b"x" * 1_900)
+    socket.flush()
+    assert not transport.aborted
+    socket.write(b"x" * 100)
+    socket.flush()
+    assert transport.aborted
+
+
+@pytest.mark.parametrize(
+    ("taken", "waiting", "dropped"), [(True, 1_500, False), (False, 1_500, True), (False, 999, False), (True, 999, False)]
+)
+async def test_slow_is_who_takes_nothing(socket, monkeypatch, taken, waiting, dropped):
+    """Soon when more events wait than the buffer should hold, later when fewer do."""
+    monkeypatch.setattr(lag, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(lag, "OVERFLOW_SECONDS", 0.02)
+    monkeypatch.setattr(lag, "LAGGING", 200)
+    transport = socket.transport
+    transport.waiting = 1_900
     socket.write(b"x" * 80)
     socket.flush()
+    transport.waiting = waiting
+    began, loop = asyncio.get_running_loop().time(), asyncio.get_running_loop()
+    while not transport.aborted and loop.time() < began + 0.2:
+        await asyncio.sleep(0.001)
+        transport.waiting -= taken
     assert transport.aborted is dropped
 
 
-@pytest.mark.parametrize(("waiting", "dropped"), [(1000, False), (1001, True)])
-async def test_the_buffer_is_the_bound_after_the_overflow_time(socket, waiting, dropped, monkeypatch):
-    """Who has read enough by then stays; two overflows at once are one."""
-    monkeypatch.setattr(engine, "OVERFLOW_TIME", 0)
+async def test_who_takes_nothing_for_long_is_slow_whatever_waits(socket, monkeypatch):
+    """A list that it asked for is none the better for it; who has read it is looked after no more."""
+    monkeypatch.setattr(lag, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(lag, "LAGGING", 200)
     transport = socket.transport
-    transport.waiting = 1500
-    for _ in range(2):
+    socket.server.limits = attrs.evolve(socket.server.limits, stall_time=0.05)
+    transport.waiting = 500
+    for left in (99, 500):
         socket.write(b"x" * 80)
         socket.flush()
-    transport.waiting = waiting
-    await asyncio.sleep(0.001)
-    assert transport.aborted is dropped
+        assert (socket.lag is not None, socket.address.held) == (True, 500)
+        transport.waiting = left
+        await asyncio.sleep(0.001)
+        if left == 99:
+            await eventually(lambda: returned(socket.lag is None))
+            assert socket.address.held == 0
+            transport.waiting = 500
+    await eventually(lambda: returned(transport.aborted))
+    assert socket.address.held == 0
 
 
-async def test_a_session_that_ended_meanwhile_is_not_checked(socket, monkeypatch):
-    """Its buffer is gone."""
-    socket.transport = None
-    socket._check_overflow()
-    assert not socket._ended
+async def returned(value):
+    """A coroutine for `eventually`."""
+    return value
+
+
+async def test_nothing_is_begun_for_who_has_long_answers_to_read(socket):
+    """Requests wait until it has read them; what waits for one that is dropped is not begun."""
+    socket.server.limits = attrs.evolve(socket.server.limits, reply=1_000)
+    client = Mock()
+    socket.clients["todos"] = client
+    socket.count_unread(1_001)
+    socket.count_unread(1_002)
+    client.connection.hold.assert_called_once_with()
+    socket.count_unread(1_000)
+    client.connection.go_on.assert_called_once_with()
+    socket.count_unread(1_001)
+    socket.drop("test")
+    client.connection.go_on.assert_called_once_with()
+
+
+async def test_who_has_the_most_unread_is_dropped_for_all(socket):
+    """Of one address when that holds too much; of all when all together do."""
+    engine_server = socket.server
+    engine_server.addresses = addresses = Addresses(Limits(memory=4_000))
+    sessions = [FastSocket(engine_server, f"a{n}", addresses.of(name)) for n, name in enumerate("aabbc")]
+    for session in sessions:
+        engine_server.sockets[session.sid] = session
+    ended = lambda: [session.sid for session in sessions if session._ended]  # noqa: E731
+    sessions[0].count_unread(700)
+    sessions[1].count_unread(301)
+    assert ended() == ["a0"]
+    sessions[2].count_unread(500)
+    sessions[3].count_unread(400)
+    sessions[4].count_unread(799)
+    assert ended() == ["a0"]
+    sessions[4].count_unread(801)
+    assert ended() == ["a0", "a2"]
+    for session in sessions:
+        await session.close(abort=True)
+    assert addresses.waiting.held == 0
 
 
 async def test_a_connection_that_is_gone_is_written_to_no_more(socket):
@@ -174,10 +255,13 @@ async def test_what_waits_for_a_poll_has_a_bound(socket):
     """One packet may be larger, as no poll could be answered otherwise."""
     socket.transport = None
     packet = engine.engine_packet.Packet(engine.engine_packet.MESSAGE, "x" * 1500)
+    socket.ack(Mock(namespace=b"/todos"), 1, b"x" * 3_000)
+    assert not socket._ended, "what it has asked for is none of that"
+    await socket.poll()
     socket.enqueue(packet)
-    assert not socket._ended
+    assert (socket._ended, socket.address.held) == (False, 1_500)
     socket.enqueue(packet)
-    assert socket._ended
+    assert (socket._ended, socket.address.held) == (True, 0)
 
 
 async def test_a_poll_whose_connection_is_gone_ends_the_session(socket):

@@ -1,0 +1,100 @@
+"""Looking after clients that are behind: who is slow, and who takes nothing at all."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Protocol
+
+from bbio.server.limits import Limits
+
+# Bytes that wait for a client before it is looked after.
+LAGGING = 65_536
+# Seconds between two looks at how much it has taken.
+LOOK_SECONDS = 0.25
+# Seconds that it may take nothing of more events than its buffer should hold.
+OVERFLOW_SECONDS = 0.5
+# Bytes of each buffer that the system has for a connection; Linux makes twice as many.
+SYSTEM_BUFFER = 65_536
+SLOW = "slow consumer"
+
+
+class Session(Protocol):
+    """A session as this module sees it."""
+
+    lag: Lag | None
+
+    def count_unread(self, size: int) -> None:
+        """So many bytes wait for the client now."""
+
+    def drop(self, reason: str) -> None:
+        """End the session at once."""
+
+
+class Lag:
+    """What waits for a client that is behind, from when it is more than a little until it has been taken.
+
+    It may take its time, as long as it takes something: what it asked for counts up to `Limits.reply`, past which
+    nothing more is begun for it, and the events that it is told of up to twice `Limits.send_buffer`.
+
+    Parameters:
+        session: the session.
+        transport: its connection.
+        limits: the application's limits.
+        answers: how many of the bytes that wait are answers to its requests.
+    """
+
+    __slots__ = ("_limits", "_moved", "_session", "_timer", "_transport", "_unmoved", "answers")
+
+    def __init__(self, session: Session, transport: asyncio.Transport, limits: Limits, answers: int = 0) -> None:
+        self.answers = answers
+        self._session = session
+        self._transport = transport
+        self._limits = limits
+        loop = asyncio.get_running_loop()
+        # When the client last took something, and what would wait if it took nothing more.
+        self._moved = loop.time()
+        self._unmoved = 0
+        self._timer = loop.call_later(LOOK_SECONDS, self._look)
+        self.written(transport.get_write_buffer_size())
+
+    def written(self, size: int) -> None:
+        """So many bytes more were handed to the connection."""
+        self._unmoved += size
+        waiting = self._transport.get_write_buffer_size()
+        self._session.count_unread(waiting)
+        if waiting - self.answers > 2 * self._limits.send_buffer:
+            self._session.drop(SLOW)
+
+    def _look(self) -> None:
+        waiting = self._transport.get_write_buffer_size()
+        if waiting < LAGGING // 2:
+            self.end()
+            return
+        loop = asyncio.get_running_loop()
+        if waiting < self._unmoved:
+            self._moved = loop.time()
+        elif loop.time() - self._moved >= self._patience(waiting):
+            self._session.drop(SLOW)
+            return
+        self._unmoved = waiting
+        self._session.count_unread(waiting)
+        self._timer = loop.call_later(LOOK_SECONDS, self._look)
+
+    def _patience(self, waiting: int) -> float:
+        overflows = waiting - self.answers > self._limits.send_buffer
+        return min(OVERFLOW_SECONDS, self._limits.stall_time) if overflows else self._limits.stall_time
+
+    def end(self) -> None:
+        """Look no more: nothing of note waits, or the connection is gone."""
+        self._timer.cancel()
+        self._session.lag = None
+        self._session.count_unread(0)
+
+
+def bound_buffers(transport: asyncio.BaseTransport) -> None:
+    """Keep the system from holding megabytes for a connection that is not read, or that the server does not read."""
+    connection: Any = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BUFFER)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SYSTEM_BUFFER)

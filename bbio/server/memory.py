@@ -1,0 +1,136 @@
+"""Bytes that clients make the server hold: how many they are, and how many there may be."""
+
+from __future__ import annotations
+
+import ipaddress
+from weakref import WeakValueDictionary
+
+from bbio.server.limits import Limits
+
+# Requests of less text are not weighed: what the places of one connection hold of them is bounded by their number.
+LIGHT = 4_096
+# What Python holds at most for a value, a list and an object of JSON, besides the text itself.
+VALUE_BYTES = 40
+LIST_BYTES = 64
+OBJECT_BYTES = 240
+# Bits of an IPv6 address that one customer of a provider cannot choose.
+NETWORK_BITS = 64
+
+
+def weigh(text: str | bytes) -> int:
+    """Return the bytes that Python holds at most for a JSON text and what it is decoded to; 0 for a light one.
+
+    Parameters:
+        text: the JSON.
+
+    Example:
+        >>> weigh('{"id": 1}'), weigh("[" + "[]," * 2_000 + "[]]")
+        (0, 214068)
+    """
+    if len(text) <= LIGHT:
+        return 0
+    if isinstance(text, bytes):
+        text = text.decode()
+    values, lists, objects = text.count(","), text.count("["), text.count("{")
+    # Texts with one wide character take up to four bytes for each.
+    wide = 1 if text.isascii() else 4
+    return len(text) * wide + values * VALUE_BYTES + lists * LIST_BYTES + objects * OBJECT_BYTES
+
+
+class Budget:
+    """Bytes that may be held, of which one always may: what is too large by itself is for other limits to refuse.
+
+    Parameters:
+        limit: how many bytes.
+        whole: the budget that this is a share of, None when it is of none.
+    """
+
+    __slots__ = ("held", "limit", "whole")
+
+    def __init__(self, limit: float, whole: Budget | None = None) -> None:
+        self.limit = limit
+        self.whole = whole
+        self.held = 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more may be held, or nothing is yet."""
+        if self.held and self.held + size > self.limit:
+            return False
+        return self.whole is None or self.whole.has_room(size)
+
+    def add(self, size: int) -> None:
+        """Hold so many bytes more; fewer where it is negative."""
+        self.held += size
+        if self.whole is not None:
+            self.whole.add(size)
+
+
+class Address(Budget):
+    """What the clients of one address hold together, and how many connections they have."""
+
+    __slots__ = ("__weakref__", "connections", "name")
+
+    def __init__(self, name: str, limit: float, whole: Budget) -> None:
+        super().__init__(limit, whole)
+        self.name = name
+        self.connections = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether they, or all, hold too much."""
+        assert self.whole is not None
+        return self.held > self.limit or self.whole.held > self.whole.limit
+
+
+class Addresses:
+    """The addresses that clients come from; one is forgotten when nothing is left of its last client.
+
+    Parameters:
+        limits: the application's limits.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._known: WeakValueDictionary[str, Address] = WeakValueDictionary()
+        self._connections = 0
+        # What all clients hold that waits: requests, and what they have not read.
+        self.waiting = Budget(limits.memory / 2)
+
+    def of(self, remote: str) -> Address:
+        """An address; all that one customer of a provider has, which of IPv6 is a whole network."""
+        name = _network(remote) if ":" in remote else remote
+        address = self._known.get(name)
+        if address is None:
+            address = self._known[name] = Address(name, self._limits.memory / 4, self.waiting)
+        return address
+
+    def refusal(self, address: Address) -> str | None:
+        """Why another connection from an address is not taken; None when it is."""
+        if self._connections >= self._limits.connections:
+            return "too many connections; Limits(connections=...) says how many there may be"
+        if address.connections >= self._limits.connections_per_address:
+            return (
+                "too many connections from this address; Limits(connections_per_address=...) says how many there may "
+                "be, App(proxies=...) names a proxy that they come through"
+            )
+        return None
+
+    def enter(self, address: Address) -> None:
+        """There is another connection from an address."""
+        address.connections += 1
+        self._connections += 1
+
+    def leave(self, address: Address) -> None:
+        """A connection from an address has ended."""
+        address.connections -= 1
+        self._connections -= 1
+
+
+def _network(remote: str) -> str:
+    try:
+        parsed = ipaddress.IPv6Address(remote.partition("%")[0])
+    except ValueError:
+        return remote
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((parsed, NETWORK_BITS), strict=False))
