@@ -155,6 +155,7 @@ class App:
             added = self.backends.add(backend, name)
             name = name or added.name
             added.open(name, self._gateway.add(name, added), self._spawn, self._threads)
+            self._gateway.added(added)
             attach(self.sio, self._gateway, added, self._admission)
         return self
 
@@ -225,7 +226,7 @@ class App:
 
     def _mount(self, application: web.Application) -> None:
         check_mountable(application)
-        endpoint = Endpoint(self._admission.guard(self.sio.eio.handle_request))
+        endpoint = Endpoint(self._admission.guard(self.sio.handle_request))
 
         async def start(application: web.Application) -> None:
             check_alone(application, endpoint)

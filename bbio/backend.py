@@ -374,7 +374,10 @@ class Backend:
 
         What other programs wrote, or an earlier version of the model, may hold what nobody may see.
         """
-        events = await self.log.since(stream, epoch, offset, stamp)
+        log = self.log
+        events = await log.since(stream, epoch, offset, stamp)
+        if events and 0 < events[0].when < log.event_clock() - log.history.age:
+            return None  # nobody has written since, so that nothing was dropped
         if self.schema is None or not events:
             return events
         return [narrowed(event, self.schema.public) for event in events]

@@ -9,6 +9,7 @@ import copy
 import inspect
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
@@ -126,6 +127,8 @@ class Store:
     history = HistoryLimits()
     # How much a query of a client may ask for.
     queries = QueryLimits()
+    # The clock of `Event.when`, which the age of what is told goes by.
+    event_clock = staticmethod(time.monotonic)
     # Seconds between two looks at the positions of all streams that are followed, for what others wrote or what a
     # crash left untold; None when nobody else can write to the log.
     check_interval: float | None = None
@@ -293,7 +296,7 @@ class Store:
             return Commit(record, body, event)
         event = self.log.append(stream, method, body, rev, None if req.op is None else req.op.public)
         if operation is not None:
-            self.log.operations.keep(operation, req.payload, event)
+            self.log.keep(operation, req.payload, event)
         self._publish(event, req.socket)
         return Commit(record, body, event)
 
@@ -320,4 +323,4 @@ class Store:
             stamp: what the event at that offset must have as its stamp; 0 when it is not to be checked. Where that
                 event is no longer there, and it is not the top either, nothing can be told.
         """
-        return self.log.stream(stream).since(epoch, offset, stamp)
+        return self.log.since(stream, epoch, offset, stamp)

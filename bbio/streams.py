@@ -7,6 +7,7 @@ holes within an epoch. `Log` is what a store in memory needs of them; stores on 
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import time
 from base64 import urlsafe_b64encode
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, Self
+from weakref import WeakSet
 
 import attrs
 import msgspec
@@ -24,6 +26,14 @@ from bbio.errors import Conflict
 BACKEND_WIDE = "*"
 # A stamp is below this: JavaScript holds such a number exactly.
 STAMPS = 2**48
+# What Python holds at most for an event besides its body, for a stream, and for the reply of an operation.
+EVENT_BYTES = 400
+STREAM_BYTES = 1_400
+REPLY_BYTES = 900
+# Characters of a request that take less room than its digest would save.
+SHORT = 512
+# Bytes of histories and operations where nothing else is said.
+KEPT_BYTES = 48 << 20
 
 
 def channel_stream(channel: str | None) -> str:
@@ -80,6 +90,10 @@ def canonical(text: str) -> bytes:
     if not fields.get("channel"):
         fields.pop("channel", None)
     return _canonical.encode((event, fields))
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(canonical(text), digest_size=16).digest()
 
 
 @attrs.frozen
@@ -167,18 +181,41 @@ class Stream:
     def position(self) -> Position:
         return Position(self.epoch, self.top, self.events[-1].stamp if self.events else self.before)
 
-    def append(self, event: Event, limits: HistoryLimits) -> None:
-        """Add the event at the top and drop what the limits no longer allow."""
+    @property
+    def held(self) -> int:
+        """The bytes that its events take."""
+        return self.size + EVENT_BYTES * len(self.events)
+
+    def append(self, event: Event, limits: HistoryLimits) -> int:
+        """Add the event at the top and drop what the limits no longer allow.
+
+        Returns: how many bytes more it takes.
+        """
         self.top = event.offset
         events = self.events
         events.append(event)
-        self.size += len(event.body)
+        size = len(event.body)
+        self.size += size
+        more = size + EVENT_BYTES
         while len(events) > limits.events or self.size > limits.size or event.when - events[0].when > limits.age:
-            oldest = events.popleft()
-            self.size -= len(oldest.body)
-            self.before = oldest.stamp
+            more -= self._drop_oldest()
             if not events:
                 break
+        return more
+
+    def _drop_oldest(self) -> int:
+        oldest = self.events.popleft()
+        size = len(oldest.body)
+        self.size -= size
+        self.before = oldest.stamp
+        return size + EVENT_BYTES
+
+    def expire(self, oldest: float) -> int:
+        """Drop the events from before a time; how many bytes fewer it takes."""
+        fewer = 0
+        while self.events and self.events[0].when < oldest:
+            fewer += self._drop_oldest()
+        return fewer
 
     def since(self, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
         """The events after a position, oldest first; None when the history cannot tell.
@@ -201,12 +238,24 @@ class Stream:
 
 
 class Reply(msgspec.Struct, eq=False, gc=False):
-    """What an operation came to: the operation, what was asked, and the event."""
+    """What an operation came to: the operation, what was asked (a digest where that is long), and the event."""
 
     who: str
     n: int
-    asked: str
+    asked: str | bytes
     event: Event
+
+    @property
+    def held(self) -> int:
+        """The bytes that it takes."""
+        return REPLY_BYTES + len(self.asked) + len(self.event.body)
+
+    def is_of(self, payload: str) -> bool:
+        """Whether it is the reply to this request."""
+        asked = self.asked
+        if isinstance(asked, bytes):
+            return asked == _digest(payload)
+        return asked == payload or canonical(asked) == canonical(payload)
 
 
 class Operations:
@@ -215,7 +264,7 @@ class Operations:
     Parameters:
         age: how many seconds a reply is kept.
         count: how many replies are kept.
-        size: how many bytes of requests and models are kept.
+        size: how many bytes they may take.
     """
 
     def __init__(self, age: float = 86_400.0, count: int = 100_000, size: int = 64 << 20) -> None:
@@ -224,7 +273,7 @@ class Operations:
         # They are forgotten some at a time.
         self._most = count + count // 1_000
         self._limit = size
-        self._size = 0
+        self.held = 0
         # By who asked and then by number: numbers that follow each other lie side by side in memory.
         self._replies: dict[str, dict[int, Reply]] = {}
         self._in_order: deque[Reply] = deque()
@@ -245,7 +294,7 @@ class Operations:
         reply = None if replies is None else replies.get(n)
         if reply is None:
             return None
-        if reply.asked != payload and canonical(reply.asked) != canonical(payload):
+        if not reply.is_of(payload):
             raise Conflict("this operation id was already used for another request")
         event = reply.event
         return Commit(msgspec.json.decode(event.body), event.body, event, duplicate=True)
@@ -259,27 +308,59 @@ class Operations:
         in_order = self._in_order
         if not in_order:
             self._due = event.when + self._age
-        replies[n] = reply = Reply(who, n, payload, event)
+        asked = payload if len(payload) <= SHORT else _digest(payload)
+        replies[n] = reply = Reply(who, n, asked, event)
         in_order.append(reply)
-        self._size = size = self._size + len(payload) + len(event.body)
-        if len(in_order) > self._most or size > self._limit or event.when > self._due:
-            self._forget(event.when)
+        self.held = held = self.held + REPLY_BYTES + len(asked) + len(event.body)
+        if len(in_order) > self._most or held > self._limit or event.when > self._due:
+            self.forget(event.when)
 
-    def _forget(self, now: float) -> None:
+    def forget(self, now: float, size: int | None = None) -> None:
+        """Forget what is too old or too much.
+
+        Parameters:
+            now: the time.
+            size: how many bytes they may take now, where that is less than else.
+        """
         in_order, replies = self._in_order, self._replies
-        size, limit, old = self._size, self._limit, now - self._age
+        held, limit, old = self.held, self._limit if size is None else size, now - self._age
         for _ in range(len(in_order)):
             oldest = in_order[0]
             event = oldest.event
-            if len(in_order) <= self._count and size <= limit and event.when >= old:
+            if len(in_order) <= self._count and held <= limit and event.when >= old:
                 self._due = event.when + self._age
                 break
-            size -= len(oldest.asked) + len(event.body)
+            held -= oldest.held
             of_one = replies[oldest.who]
             del of_one[oldest.n], in_order[0]
             if not of_one:
                 del replies[oldest.who]
-        self._size = size
+        self.held = held
+
+
+class Kept:
+    """What several backends keep in memory, histories and operations, of which there is so much in all.
+
+    Parameters:
+        limit: how many bytes they may take.
+    """
+
+    def __init__(self, limit: float = KEPT_BYTES) -> None:
+        self.limit = limit
+        self.held = 0
+        self.logs: WeakSet[Log] = WeakSet()
+
+    def trim(self) -> None:
+        """Have those that take the most give up an eighth of all, so that it need not be done at every write."""
+        while self.held > self.limit:
+            largest = max(self.logs, key=lambda log: log.held)
+            if not largest.give_up(self.held - self.limit * 7 / 8):
+                return
+
+    def expire(self) -> None:
+        """Drop what is too old."""
+        for log in self.logs:
+            log.expire()
 
 
 class Log:
@@ -288,23 +369,41 @@ class Log:
     Parameters:
         limits: how much history each stream keeps.
         clock: seconds, never going back.
+        kept: what it shares with other backends' logs.
     """
 
-    def __init__(self, limits: HistoryLimits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: HistoryLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        kept: Kept | None = None,
+    ) -> None:
         self.limits = limits or HistoryLimits()
         self.operations = Operations()
+        self.kept = kept or Kept()
+        self.kept.logs.add(self)
         self._clock = clock
+        # The bytes that its streams take.
+        self._size = 0
+        # The epoch of streams that have had no event yet.
+        self._epoch = secrets.token_hex(6)
         # Where the clock begins that stamps are taken from, in no two processes at the same place.
         self._stamps_from = secrets.randbits(48)
         self._streams: OrderedDict[str, Stream] = OrderedDict()
 
+    @property
+    def held(self) -> int:
+        """The bytes that it takes."""
+        return self._size + self.operations.held
+
     def stream(self, name: str) -> Stream:
-        """The stream of that name; a new one, in a new epoch, when it is not known."""
+        """The stream of that name; a new one when it is not known."""
         stream = self._streams.get(name)
         if stream is None:
-            stream = self._streams[name] = Stream(name)
+            stream = self._streams[name] = Stream(name, self._epoch)
+            self._grow(STREAM_BYTES + len(name))
             if len(self._streams) > self.limits.streams:
-                self._streams.popitem(last=False)
+                self.forget(next(iter(self._streams)))
         return stream
 
     def append(self, name: str, method: str, body: bytes, rev: int | None = None, op: str | None = None) -> Event:
@@ -316,13 +415,85 @@ class Log:
         # numbers; the time does not. It costs a fifth of a random number of the system.
         stamp = (self._stamps_from + time.time_ns()) % STAMPS or 1
         event = Event(name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock(), stamp)
-        stream.append(event, self.limits)
+        self._grow(stream.append(event, self.limits))
         return event
+
+    def keep(self, operation: Operation, payload: str, event: Event) -> None:
+        """Remember what an operation came to."""
+        operations = self.operations
+        before = operations.held
+        operations.keep(operation, payload, event)
+        self._account(operations.held - before)
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        self._account(size)
+
+    def _account(self, size: int) -> None:
+        kept = self.kept
+        kept.held += size
+        if kept.held > kept.limit:
+            kept.trim()
+
+    def share(self, kept: Kept) -> None:
+        """From now on what it keeps counts to this."""
+        self.kept.logs.discard(self)
+        self.kept.held -= self.held
+        self.kept = kept
+        kept.logs.add(self)
+        kept.held += self.held
+
+    def give_up(self, size: float) -> bool:
+        """Keep so many bytes fewer, where there are so many; whether any were given up.
+
+        Histories are emptied, the largest first: who follows a stream notices nothing. Then the streams go that are
+        longest without an event, and the oldest operations where they take more than the histories.
+        """
+        before, least = self.held, self.held - size
+        if self.operations.held > self._size:
+            self._forget_operations(max(self.operations.held - size, 0))
+        for stream in sorted(self._streams.values(), key=lambda stream: stream.held, reverse=True):
+            if self.held <= least or not stream.events:
+                break
+            self._shrink(stream.expire(math.inf))
+        while self.held > least and len(self._streams) > 1:
+            self.forget(next(iter(self._streams)))
+        if self.held > least:
+            self._forget_operations(max(self.operations.held - (self.held - least), 0))
+        return self.held < before
+
+    def _forget_operations(self, size: float) -> None:
+        before = self.operations.held
+        self.operations.forget(self._clock(), int(size))
+        self.kept.held += self.operations.held - before
+
+    def _shrink(self, size: int) -> None:
+        self._size -= size
+        self.kept.held -= size
+
+    def expire(self) -> None:
+        """Drop what is too old."""
+        oldest = self._clock() - self.limits.age
+        for stream in self._streams.values():
+            self._shrink(stream.expire(oldest))
+        before = self.operations.held
+        self.operations.forget(self._clock())
+        self.kept.held += self.operations.held - before
 
     def forget(self, name: str) -> None:
         """Lose a stream's history: its next event begins a new epoch."""
-        self._streams.pop(name, None)
+        stream = self._streams.pop(name, None)
+        if stream is not None:
+            self._shrink(stream.held + STREAM_BYTES + len(name))
+        # Its positions must not be taken for those of one that begins again.
+        self._epoch = secrets.token_hex(6)
 
     def positions(self, names: Iterable[str]) -> dict[str, Position]:
-        """The top of each named stream."""
-        return {name: self.stream(name).position for name in names}
+        """The top of each named stream; nothing is kept of one that has had no event."""
+        streams, none = self._streams, Position(self._epoch, 0)
+        return {name: streams[name].position if name in streams else none for name in names}
+
+    def since(self, name: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
+        """The events of a stream after a position, oldest first; None when the history cannot tell."""
+        stream = self._streams.get(name) or Stream(name, self._epoch)
+        return stream.since(epoch, offset, stamp)

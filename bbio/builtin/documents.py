@@ -160,6 +160,7 @@ class DocumentStore(Store):
 
     atomic = True
     check_interval = 5.0
+    event_clock = staticmethod(time.time)
 
     _ids: Iterator[Any]
 

@@ -692,7 +692,9 @@ class FastEngine(engineio.AsyncServer):
     def relieve(self, address: Address) -> None:
         """Drop who has the most unread, where an address holds too much, or all do."""
         alone = address.held > address.limit
-        behind = [socket for socket in self.sockets.values() if socket.unread and (socket.address is address or not alone)]
+        behind = [
+            socket for socket in self.sockets.values() if socket.unread and (socket.address is address or not alone)
+        ]
         max(behind, key=lambda socket: (socket.address.held, socket.unread)).drop(SLOW)
 
     def dropped(self, socket: FastSocket, reason: str) -> None:

@@ -7,34 +7,45 @@ at hand, in a ring, and none of those clients has the store's log read.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from bbio.requests import Socket
 from bbio.server.delivery import Link
-from bbio.streams import Event, HistoryLimits, Position
+from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
 
 # Events that a ring holds, however long a history the store keeps.
 RECENT = 1_000
-# Bytes of models in all rings of a backend; past it they are emptied, and fill again.
-RECENT_BYTES = 32 << 20
 
 
 class Rings:
-    """The bounds of the rings of one backend, and the bytes of models that are in them.
+    """The bounds of the rings of one backend, and the bytes that the events in them take.
 
     Parameters:
         history: how much of each stream the store keeps; a ring holds no more.
-        replay: bytes that one client may be sent; what is past them would help nobody.
+        replay: bytes of models that one client may be sent; what is past them would help nobody.
+        most: bytes in all rings; past it they are emptied, and fill again.
+        clock: the clock of the events.
     """
 
-    __slots__ = ("age", "bytes", "events", "size")
+    __slots__ = ("age", "bytes", "clock", "events", "most", "size")
 
-    def __init__(self, history: HistoryLimits, replay: int) -> None:
+    def __init__(
+        self,
+        history: HistoryLimits,
+        replay: int,
+        most: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most = most
+        self.clock = clock
         self.events = min(history.events, RECENT)
         self.size = min(history.size, replay)
         self.age = history.age
@@ -107,7 +118,7 @@ class Followed:
 
     def forget(self) -> None:
         """Empty the ring."""
-        self.rings.bytes -= self.size
+        self.rings.bytes -= self.size + EVENT_BYTES * len(self.recent)
         self.recent.clear()
         self.size = 0
         self.base = self.stamp
@@ -119,7 +130,7 @@ class Followed:
         recent, rings, size = self.recent, self.rings, len(event.body)
         recent.append(event)
         self.size += size
-        rings.bytes += size
+        rings.bytes += size + EVENT_BYTES
         if self.size > rings.size or len(recent) > rings.events:
             self._shrink()
 
@@ -127,11 +138,20 @@ class Followed:
         # Who is joining needs what was told meanwhile, whatever the limits.
         recent, rings, most = self.recent, self.rings, RECENT if self.joining else self.rings.events
         while len(recent) > most or (self.size > rings.size and not self.joining):
-            event = recent.popleft()
-            size = len(event.body)
-            self.size -= size
-            rings.bytes -= size
-            self.base = event.stamp
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        event = self.recent.popleft()
+        size = len(event.body)
+        self.size -= size
+        self.rings.bytes -= size + EVENT_BYTES
+        self.base = event.stamp
+
+    def expire(self) -> None:
+        """Drop from the ring what is too old to be told."""
+        oldest = self.rings.clock() - self.rings.age
+        while self.recent and self.recent[0].when < oldest and not self.joining:
+            self._drop_oldest()
 
     def reach_back(self, position: Position, events: list[Event]) -> None:
         """Have what the log told of the time after a position in the ring, where the two meet."""
@@ -144,7 +164,7 @@ class Followed:
             and self.fits(position, events)
         ):
             self.recent.extendleft(reversed(events[:older]))
-            self.rings.bytes += size - self.size
+            self.rings.bytes += size - self.size + EVENT_BYTES * older
             self.size = size
             self.base = position.stamp
 
@@ -165,7 +185,7 @@ class Followed:
         if claimed.stamp and not stamp:
             return False, None
         events = self.told_after(claimed.offset)
-        if events is None or (events and events[-1].when - events[0].when > self.rings.age):
+        if events is None or (events and 0 < events[0].when < self.rings.clock() - self.rings.age):
             return False, None
         return True, events
 

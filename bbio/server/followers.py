@@ -18,7 +18,6 @@ from bbio.attempts import refused
 from bbio.backend import Backend
 from bbio.errors import Busy
 from bbio.requests import WRITES, Request, Socket
-from bbio.server import followed as rings
 from bbio.server.followed import Followed, Rings
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
 from bbio.typed import audience_of
@@ -116,7 +115,7 @@ class Followers:
 
     def _tell(self, followed: Followed, event: Event, origin: Socket | None) -> None:
         followed.advance(event)
-        if followed.rings.bytes > rings.RECENT_BYTES:
+        if followed.rings.bytes > followed.rings.most:
             self._empty_rings()
         legacy = followed.legacy
         if not followed.version_1 and len(legacy) == 1 and origin in legacy:
@@ -142,6 +141,11 @@ class Followers:
             self._resync(followed)
         else:
             self._repair_later(followed)
+
+    def expire(self) -> None:
+        """Drop from the rings what is too old."""
+        for followed in self._streams.values():
+            followed.expire()
 
     def _empty_rings(self) -> None:
         for followed in self._streams.values():
@@ -291,7 +295,9 @@ class Followers:
         followed = self._streams.get(name)
         if followed is None:
             if self._rings is None:
-                self._rings = Rings(self._backend.log.history, self._gateway.limits.replay)
+                log, limits = self._backend.log, self._gateway.limits
+                most = limits.memory / 8 / len(self._gateway.followers)
+                self._rings = Rings(log.history, limits.replay, most, log.event_clock)
             followed = self._streams[name] = Followed(name, self._rings, self._namespace, self._narrowed)
             self._check_later(self._backend.log.check_interval)
             self._recheck_later()

@@ -33,8 +33,8 @@ class Limits:
         send_buffer: bytes of events waiting for a client that reads too slowly, before it is dropped.
         reply: bytes of one answer; what has a longer one is answered `BadRequest`.
         stall_time: seconds that a client may take nothing of what waits for it, before it is dropped.
-        memory: bytes that all clients together may make the server hold: a quarter for histories and operations, and
-            half for what waits, of which each address has a half.
+        memory: bytes that all clients together may make the server hold: a quarter for histories and operations, an
+            eighth for the latest events, and half for what waits, of which each address has a half.
         connections: connections at once.
         connections_per_address: connections at once from one address.
         attachments: binary attachments of one event.
@@ -63,7 +63,7 @@ class Limits:
     stall_time: float = attrs.field(default=5.0, validator=_positive)
     memory: int = attrs.field(default=192 << 20, validator=_positive)
     connections: int = attrs.field(default=20_000, validator=_positive)
-    connections_per_address: int = attrs.field(default=2_000, validator=_positive)
+    connections_per_address: int = attrs.field(default=1_000, validator=_positive)
     attachments: int = attrs.field(default=16, validator=_positive)
     connect_time: float = attrs.field(default=8.0, validator=_positive)
     body_time: float = attrs.field(default=10.0, validator=_positive)

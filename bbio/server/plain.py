@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import socketio
+from aiohttp import web
+from engineio.payload import Payload
 
 from bbio import protocol
 from bbio.errors import BadRequest
+from bbio.ratelimit import RateLimitedLog
 from bbio.server.connection import ClientSocket
 from bbio.server.shared import SharedServer
 
 UNREADABLE = object()
+
+logger = logging.getLogger("bbio")
 
 
 class PlainJSON:
@@ -65,11 +72,35 @@ class PlainLink:
             ack_id.set_result(tuple(protocol.decode(arguments)))
 
 
+class WholeRequest:
+    """A request whose body has arrived.
+
+    Parameters:
+        request: the request.
+        body: all of its body.
+    """
+
+    def __init__(self, request: web.Request, body: bytes) -> None:
+        self._request = request
+        self.content = self
+        self._body = body
+
+    async def read(self, size: int = -1) -> bytes:
+        """Return the body."""
+        return self._body
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._request, name)
+
+
 class PlainServer(SharedServer):
     """An unmodified Socket.IO server with the lane the gateway needs."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(serializer=PlainPacket, **options)
+        # Of all of the process, as the library knows no other: as many as fit into a body, whose bytes are limited.
+        Payload.max_decode_packets = sys.maxsize
+        self._quiet = RateLimitedLog(logger)
         self._outgoing: asyncio.Queue[tuple[str, list[str], list[Any]]] = asyncio.Queue()
         self._sender: asyncio.Task[None] | None = None
 
@@ -84,6 +115,17 @@ class PlainServer(SharedServer):
             namespace, sids, (name, *arguments) = self._outgoing.get_nowait()
             if sids:
                 await self.emit(name, tuple(arguments), to=sids, namespace=namespace)
+
+    async def handle_request(self, request: web.Request) -> Any:
+        """Handle an HTTP request, with the whole of its body: the library takes what has arrived so far for that."""
+        limit = self.gateway.limits.connections
+        if "sid" not in request.query and len(self.eio.sockets) >= limit:
+            self._quiet.warning("refused a connection: there are %d; Limits(connections=...) says how many", limit)
+            return web.Response(status=503, text="too many connections")
+        if request.method == "POST":
+            body = await request.content.readexactly(request.content_length or 0)
+            return await super().handle_request(WholeRequest(request, body))
+        return await super().handle_request(request)
 
     def link_of(self, sid: str, namespace: str) -> PlainLink:
         """The link of a socket that joins a namespace."""

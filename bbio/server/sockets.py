@@ -18,7 +18,10 @@ from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
 from bbio.server.memory import Addresses
 from bbio.server.stepping import Stepper
-from bbio.streams import BACKEND_WIDE, channel_stream
+from bbio.streams import BACKEND_WIDE, Kept, channel_stream
+
+# Seconds between two looks for what is too old to be kept.
+EXPIRY_SECONDS = 30.0
 
 
 class Gateway:
@@ -41,6 +44,9 @@ class Gateway:
         self.public_options = public
         self.listened = protocol.encode([self.public_options])
         self.exchanges: set[Exchange] = set()
+        # What the histories and operations of all backends take in memory.
+        self.kept = Kept(limits.memory / 4)
+        self._expiry: asyncio.TimerHandle | None = None
         self._one_ended: asyncio.Future[None] | None = None
 
     def add(self, name: str, backend: Backend) -> Followers:
@@ -48,14 +54,27 @@ class Gateway:
         followers = self.followers[name] = Followers(self, name, backend)
         return followers
 
+    def added(self, backend: Backend) -> None:
+        """A backend's store is open: what it keeps in memory shares what all may."""
+        backend.log.log.share(self.kept)
+
     def open(self) -> None:
         """The application starts, or starts again."""
         self.stepper.open()
         for followers in self.followers.values():
             followers.open()
+        self._expire()
+
+    def _expire(self) -> None:
+        self.kept.expire()
+        for followers in self.followers.values():
+            followers.expire()
+        self._expiry = asyncio.get_running_loop().call_later(EXPIRY_SECONDS, self._expire)
 
     async def close(self) -> None:
         """The application stops: look at no log any more."""
+        if self._expiry is not None:
+            self._expiry.cancel()
         for followers in self.followers.values():
             await followers.close()
 

@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bbio import Backend, HistoryLimits
+from bbio.streams import EVENT_BYTES
 from tests.support.listeners import Client, Server, SharedStore, settled
 
 STREAMS = ("c:", "*")
@@ -152,7 +153,7 @@ async def run(actions, streams):
     assert all(not followed.joining for followed in server.followers._streams.values())
     rings = server.followers._rings
     assert rings is None or rings.bytes == sum(
-        len(event.body) for followed in server.followers._streams.values() for event in followed.recent
+        len(event.body) + EVENT_BYTES for followed in server.followers._streams.values() for event in followed.recent
     )
 
 

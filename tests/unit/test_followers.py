@@ -7,10 +7,9 @@ import pytest
 
 from bbio import Backend, Unavailable
 from bbio.requests import Request
-from bbio.server import followed as followed_module
 from bbio.server import followers as module
 from bbio.server.exchanges import SyncExchange
-from bbio.streams import Event, HistoryLimits, Position
+from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
 from tests.support.listeners import Server, SharedStore, Todos, listening, publish, settled, until
 
 
@@ -564,7 +563,8 @@ async def test_a_ring_keeps_no_more_than_the_history(bodies, kept):
     for offset, body in enumerate(bodies, 1):
         publish(server, Event("c:", followed.epoch, offset, "update", body, stamp=100 + offset))
     assert [event.offset for event in followed.recent] == kept
-    assert followed.size == followed.rings.bytes == sum(len(event.body) for event in followed.recent)
+    assert followed.size == sum(len(event.body) for event in followed.recent)
+    assert followed.rings.bytes == followed.size + EVENT_BYTES * len(followed.recent)
     assert followed.base == 100 + len(bodies) - len(kept)
     assert followed.told_after(len(bodies) - len(kept) - 1) is None
     assert not followed.recall(Position(followed.epoch, 0, 7))[0]
@@ -576,25 +576,41 @@ async def test_what_is_older_than_the_history_is_not_told_from_a_ring():
     server = Server(Small)
     await listening(server)
     followed = server.followers._streams["c:"]
-    for offset, when in enumerate((0.0, 50.0, 120.0), 1):
-        publish(server, Event("c:", followed.epoch, offset, "update", b"1", when=when, stamp=100 + offset))
-    assert [followed.recall(Position(followed.epoch, offset))[0] for offset in range(4)] == [False, True, True, True]
+    now, age = 10_000.0, followed.rings.age
+    followed.rings.clock = lambda: now
+    for offset, old in enumerate((1.2 * age, 0.5 * age, 0.0), 1):
+        publish(server, Event("c:", followed.epoch, offset, "update", b"1", when=now - old, stamp=100 + offset))
+    known = lambda: [followed.recall(Position(followed.epoch, offset))[0] for offset in range(4)]  # noqa: E731
+    assert known() == [False, True, True, True]
+    now += 0.6 * age  # nobody has written since
+    assert known() == [False, False, True, True]
+    followed.joining += 1
+    server.gateway._expire()
+    assert len(followed.recent) == 3, "who is joining needs what was told meanwhile"
+    followed.joining -= 1
+    server.gateway._expire()
+    assert [event.offset for event in followed.recent] == [3]
+    assert (followed.base, followed.rings.bytes) == (102, 1 + EVENT_BYTES)
+    followed.expire()
+    server.gateway._expiry.cancel()
     await server.close()
 
 
-async def test_all_rings_together_are_bounded(server, monkeypatch):
+async def test_all_rings_together_are_bounded(server):
     """Past the bound they are emptied, but for those that somebody joins just now."""
-    monkeypatch.setattr(followed_module, "RECENT_BYTES", 50)
     for channel in ("a", "b"):
         await listening(server, channel=channel)
     streams = server.followers._streams
+    rings = streams["c:a"].rings
+    assert rings.most == server.gateway.limits.memory / 8, "of which every backend has its part"
+    rings.most = 25 * (EVENT_BYTES + 1) // 5
     server.followers.join(["c:b"])
     for _ in range(6):
         for name in ("c:a", "c:b"):
             publish(server, server.store.written_by_others(name))
     assert len(streams["c:b"].recent) == 6
     assert len(streams["c:a"].recent) < 6
-    assert streams["c:a"].rings.bytes == sum(followed.size for followed in streams.values())
+    assert rings.bytes == sum(followed.size + EVENT_BYTES * len(followed.recent) for followed in streams.values())
     server.followers.joined([streams["c:b"]])
     publish(server, server.store.written_by_others("c:a"))
     assert streams["c:a"].rings.bytes == 0

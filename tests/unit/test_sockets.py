@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from bbio import Backend, Limits, create
+from bbio import Backend, Limits, create, read
 from bbio.builtin import MemoryStore
+from bbio.server.memory import Addresses
 from tests.support.listeners import Server, settled, until
 
 
@@ -16,6 +17,10 @@ class Todos(Backend):
 
     def __init__(self):
         self.gate = asyncio.Event()
+
+    @read
+    async def long(self, req, next):
+        return await next() if req.model is None else {"text": "x" * req.model["length"]}
 
     @create
     async def make(self, req, next):
@@ -143,3 +148,55 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     assert [ack[0]["error"]["name"] for ack in ann.acks] == ["Timeout", "Timeout"]
     assert server.store.log.stream("c:").top == 0
     await server.close()
+
+
+async def test_what_waits_is_let_go_with_its_client(server):
+    """The request, its model and its deadline's timer; nothing is held for it any more."""
+    ann = server.client()
+    for n in range(3):
+        ann.sync("create", {"id": None, "wait": True, "n": n, "text": "x" * 5_000})
+    connection = ann.socket.connection
+    connection.hold()
+    ann.sync("create", {"wait": True, "text": "x" * 5_000})
+    (waits,) = connection._waiting
+    assert connection.waiting.held > 4 * 5_000
+    ann.leave()
+    assert (waits.replied, waits.timer.cancelled(), len(connection._waiting)) == (True, True, 0)
+    assert connection.waiting.held < 4 * 5_000
+    server.backend.gate.set()
+    await settled()
+    assert connection.waiting.held == 0
+
+
+async def test_an_answer_has_a_limit():
+    """A read that is answered with more is told so, with what to do; a write is not, as it has been done."""
+    server = Server(Todos, limits=Limits(reply=100))
+    ann = server.client()
+    for length in (80, 200):
+        ann.sync("read", {"length": length})
+    assert [arguments[0] is None for arguments in ann.acks] == [True, False]
+    told = ann.reply["error"]
+    assert (told["name"], "with a limit" in told["message"]) == ("BadRequest", True)
+    ann.sync("create", {"text": "x" * 200})
+    assert ann.reply is None
+    await server.close()
+
+
+async def test_addresses_have_limits():
+    """Connections in all and of each address, which of IPv6 is a network; what left is free again."""
+    addresses = Addresses(Limits(connections=3, connections_per_address=2))
+    one, other = addresses.of("192.0.2.1"), addresses.of("2001:db8::1")
+    assert addresses.of("::ffff:192.0.2.1") is one
+    assert addresses.of("2001:db8::2") is other
+    assert addresses.of("2001:db8:0:1::2") is not other
+    assert addresses.of("no:address") is not other
+    assert addresses.of("fe80::1%eth0") is addresses.of("fe80::2")
+    for _ in range(2):
+        assert addresses.refusal(one) is None
+        addresses.enter(one)
+    assert "from this address" in addresses.refusal(one)
+    assert addresses.refusal(other) is None
+    addresses.enter(other)
+    assert "too many connections;" in addresses.refusal(other)
+    addresses.leave(one)
+    assert addresses.refusal(one) is None

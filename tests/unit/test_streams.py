@@ -3,7 +3,20 @@
 import pytest
 
 from bbio.errors import Conflict
-from bbio.streams import Event, HistoryLimits, Log, Operations, Position, Stream, channel_stream
+from bbio.streams import (
+    EVENT_BYTES,
+    REPLY_BYTES,
+    SHORT,
+    STREAM_BYTES,
+    Event,
+    HistoryLimits,
+    Kept,
+    Log,
+    Operations,
+    Position,
+    Stream,
+    channel_stream,
+)
 
 
 class Clock:
@@ -208,15 +221,15 @@ def test_operations_are_bounded_by_count():
 
 def test_operations_are_bounded_by_size():
     """Large requests and records push out more; one that is larger than all is not kept."""
-    operations = Operations(size=114)
+    operations = Operations(size=2 * (REPLY_BYTES + 12 + 40) + 10)
     for n in range(4):
         operations.keep(("c", n), ASKED, event(n, body=b'"' + b"x" * 38 + b'"'))
     assert missing(operations, 4) == [0, 1]
-    operations.keep(("c", 4), ASKED, event(4, body=b"1" * 115))
+    operations.keep(("c", 4), ASKED, event(4, body=b"1" * 2_000))
     assert len(operations) == 0
     operations.keep(("c", 5), ASKED, event(5))
     assert missing(operations, 6) == [0, 1, 2, 3, 4]
-    operations.keep(("c", 6), ASKED, event(6, when=100_000.0, body=b"1" * 115))
+    operations.keep(("c", 6), ASKED, event(6, when=100_000.0, body=b"1" * 2_000))
     assert len(operations) == 0
 
 
@@ -228,3 +241,99 @@ def test_operations_are_bounded_by_age():
     assert len(operations) == 3
     operations.keep(("c", 3), ASKED, event(3, 15.5))
     assert missing(operations, 4) == [0, 1]
+
+
+def test_a_long_request_is_kept_as_a_digest():
+    """Its text is let go, and it is still told from others."""
+    operations = Operations()
+    long = '["sync",{"a":1,"b":"%s"}]' % ("x" * SHORT)
+    operations.keep(("c", 1), long, event(body=b"1"))
+    assert operations.held == REPLY_BYTES + 16 + 1
+    assert operations.find(("c", 1), long).duplicate
+    assert operations.find(("c", 1), long.replace('"a":1,', "").replace("}]", ',"a":1,"channel":null}]')).duplicate
+    with pytest.raises(Conflict):
+        operations.find(("c", 1), long.replace("x", "y"))
+
+
+def test_asking_for_a_position_makes_no_stream():
+    """Nor does asking for what was missed; who was told the place goes on from there."""
+    log = Log(HistoryLimits(streams=2))
+    log.append("c:home", "create", b"{}")
+    home, held = log.stream("c:home").position, log.held
+    told = log.positions([f"c:made-up-{n}" for n in range(10)])
+    assert log.since("c:made-up-1", told["c:made-up-1"].epoch, 0) == []
+    assert log.since("c:made-up-1", told["c:made-up-1"].epoch, 1) is None
+    assert log.since("c:made-up-1", "other", 0) is None
+    assert (log.positions(["c:home"]), log.held) == ({"c:home": home}, held)
+    event = log.append("c:made-up-1", "create", b"{}")
+    assert log.since("c:made-up-1", told["c:made-up-1"].epoch, 0) == [event]
+
+
+def test_what_is_too_old_is_dropped_without_another_write():
+    """Events and the replies of operations, and what they took is free again."""
+    clock = Clock()
+    log = Log(HistoryLimits(age=10.0), clock)
+    for clock.now in (0.0, 5.0):
+        log.keep(("c", int(clock.now)), ASKED, log.append("c:", "create", b"{}"))
+    held = log.held
+    clock.now = 12.0
+    log.kept.expire()
+    assert (kept(log), log.held) == ([2], held - EVENT_BYTES - 2)
+    clock.now = 86_402.0
+    log.kept.expire()
+    assert (kept(log), len(log.operations)) == ([], 1)
+    assert log.kept.held == log.held == STREAM_BYTES + 2 + REPLY_BYTES + len(ASKED) + 2
+    assert log.stream("c:").position.offset == 2
+
+
+def several(limit, count=2):
+    """Logs that share so many bytes."""
+    shared = Kept(limit)
+    return shared, [Log(kept=shared) for _ in range(count)]
+
+
+def test_histories_share_what_may_be_kept():
+    """Who takes the most gives it up: the largest histories first, whose streams go on; the others keep theirs."""
+    shared, (noisy, quiet) = several(100_000)
+    quiet.append("c:", "create", b"{}")
+    for n in range(50):
+        noisy.append(f"c:{n % 3}", "create", b"x" * 10_000)
+    assert shared.held == noisy.held + quiet.held <= shared.limit
+    assert kept(quiet) == [1]
+    assert [noisy.stream(f"c:{n}").position.offset for n in range(3)] == [17, 17, 16]
+
+
+def test_streams_without_history_are_forgotten_when_they_are_too_many():
+    """Those longest without an event."""
+    shared, (log,) = several(10 * (STREAM_BYTES + EVENT_BYTES), 1)
+    for n in range(30):
+        log.append(f"c:{n}", "create", b"{}")
+    assert shared.held == log.held <= shared.limit
+    assert log.positions(["c:0", "c:29"])["c:0"].offset == 0
+    assert log.positions(["c:29"])["c:29"].offset == 1
+
+
+def test_operations_share_what_may_be_kept():
+    """The oldest are forgotten; what is larger than all is forgotten too."""
+    shared, (log, other) = several(20 * REPLY_BYTES)
+    for n in range(100):
+        log.keep(("c", n), ASKED, event(n))
+    assert shared.held == log.held <= shared.limit
+    assert log.operations.find(("c", 99), ASKED) is not None
+    assert log.operations.find(("c", 0), ASKED) is None
+    log.keep(("c", 100), ASKED, event(body=b"1" * 100_000))
+    assert (len(log.operations), shared.held) == (0, 0)
+    other.append("c:", "create", b"x" * 900_000)  # one stream alone, which its own limits bound
+    assert kept(other) == []
+    assert other.stream("c:").position.offset == 1
+
+
+def test_a_log_may_share_from_now_on():
+    """What it has kept already counts, where it counted before no more."""
+    log = filled(3)
+    before, shared = log.kept, Kept()
+    log.share(shared)
+    assert (before.held, shared.held, list(before.logs)) == (0, log.held, [])
+    shared.held = int(shared.limit) + 1
+    log.forget("c:")
+    shared.trim()  # there is nothing to give up

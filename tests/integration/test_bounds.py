@@ -1,0 +1,213 @@
+"""Bounds in bytes, over the wire: what one client may make the server hold, and what an honest one may ask for."""
+
+import asyncio
+import socket
+
+import pytest
+
+from bbio import Backend, Limits, create
+from bbio.builtin import MemoryStore
+from bbio.streams import HistoryLimits
+from tests.support.servers import eventually
+from tests.support.wire import SyncFailed, encode
+
+
+class Lists(Backend):
+    """A list of a megabyte, in models of 10 KB."""
+
+    store = MemoryStore(models=[{"id": n, "text": "x" * 10_000} for n in range(100)])
+
+
+class Slow(Backend):
+    """Creates that wait until the gate is opened."""
+
+    def __init__(self):
+        self.gate = asyncio.Event()
+
+    @create
+    async def wait(self, req):
+        await self.gate.wait()
+        return {}
+
+
+async def test_a_post_may_have_as_many_packets_as_fit(serve, join, todos):
+    """A page with many collections joins and reads with all of them at once."""
+    app = await serve(todos)
+    alice = await join(app, "todos", transport="polling")
+    packets = [f"42/todos,{n}{encode(['sync', {'method': 'create', 'model': {'n': n}}])}" for n in range(100, 140)]
+    assert (await alice.wire.transport.post("\x1e".join(packets)))[0] == 200
+    for n in range(100, 140):
+        assert (await alice.finish(n))["n"] == n
+
+
+async def test_a_post_may_arrive_in_parts(serve, join, todos):
+    """As any does that is longer than a segment: nothing is taken for the whole before it is."""
+    app = await serve(todos)
+    alice = await join(app, "todos", transport="polling")
+    body = f"42/todos,100{encode(['sync', {'method': 'create', 'model': {'title': 'x' * 5_000}}])}"
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+    head = f"POST /socket.io/?EIO=4&transport=polling&sid={alice.wire.sid} HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body[:60]}".encode())
+    await writer.drain()
+    await alice.sync("read")  # the first part has been read by now
+    writer.write(body[60:].encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    assert (await alice.finish(100))["title"] == "x" * 5_000
+    writer.close()
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_connections_are_limited(serve, join, dial, todos, transport, caplog):
+    """One too many is turned away, with a line in the log that says what to change; who left makes room."""
+    app = await serve(todos, limits=Limits(connections=2))
+    first, _ = [await join(app, "todos", transport=transport) for _ in range(2)]
+    with pytest.raises(Exception, match=r"503|no OPEN packet"):
+        await dial(app, transport=transport)
+    assert "Limits(connections=...)" in caplog.text
+    await first.close()
+
+    async def joined():
+        try:
+            return await join(app, "todos", transport=transport)
+        except Exception:
+            return None
+
+    await eventually(joined)
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_the_connections_of_one_address_are_limited(serve, join, dial, todos, caplog):
+    """Others have theirs."""
+    app = await serve(todos, limits=Limits(connections_per_address=1), proxies=["127.0.0.1"])
+    await join(app, "todos", headers={"X-Forwarded-For": "192.0.2.1"})
+    await join(app, "todos", headers={"X-Forwarded-For": "192.0.2.2"})
+    for transport in ("websocket", "polling"):
+        with pytest.raises(Exception, match=r"503|no OPEN packet"):
+            await dial(app, transport=transport, headers={"X-Forwarded-For": "192.0.2.1"})
+    assert "a connection from 192.0.2.1: too many" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_the_buffers_of_the_system_are_limited(serve, join, todos, transport):
+    """Else it would hold megabytes for each client that does not read."""
+    app = await serve(todos)
+    alice = await join(app, "todos", transport=transport)
+    await alice.sync("read")
+    session = app.sio.eio.sockets[alice.wire.sid]
+
+    async def transport_of():
+        return session.transport or (session._poll_watch and session._poll_watch.transport)
+
+    await eventually(transport_of)
+    connection = (await transport_of()).get_extra_info("socket")
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        assert connection.getsockopt(socket.SOL_SOCKET, option) == 131_072
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_who_reads_a_long_list_slowly_is_kept(serve, join, transport):
+    """With events that come meanwhile, though list and events together are more than a buffer for events holds."""
+    app = await serve(Lists, limits=Limits(send_buffer=50_000, reply=2_000_000))
+    options = {"receive_buffer": 16_384} if transport == "websocket" else {}
+    bob = await join(app, "lists", transport=transport, **options)
+    if transport == "websocket":
+        bob.wire.throttle(2_000_000)
+    ids = [await bob.start("read") for _ in range(3)]
+    for n in range(5):
+        app.backends["lists"].emit("updated", {"id": n})
+    for id in ids:
+        assert len(await bob.finish(id, 20)) == 100
+    for n in range(5):
+        assert (await bob.synced())[1]["id"] == n
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_who_reads_nothing_of_a_list_is_dropped(serve, join):
+    """What it asked for is held for a time alone, and counted to its address meanwhile."""
+    app = await serve(Lists, limits=Limits(stall_time=0.3))
+    mallory = await join(app, "lists", receive_buffer=4_096)
+    address = app.sio.eio.sockets[mallory.wire.sid].address
+    mallory.wire.pause()
+    await mallory.start("read")
+
+    async def held():
+        return address.held > 500_000
+
+    async def dropped():
+        return not app.sio.eio.sockets and address.held == 0
+
+    await eventually(held)
+    await eventually(dropped)
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_who_reads_nothing_of_the_answer_to_a_poll_is_dropped(serve, dial):
+    """As over a WebSocket."""
+    app = await serve(Lists, limits=Limits(stall_time=0.3))
+    wire = await dial(app, transport="polling")
+    session = app.sio.eio.sockets[wire.sid]
+    wire._reader.cancel()
+    packets = ["40/lists,", f"42/lists,1{encode(['sync', {'method': 'read'}])}"]
+    for packet in packets:
+        assert (await wire.transport.post(packet))[0] == 200
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", app.port))
+    query = f"/socket.io/?EIO=4&transport=polling&sid={wire.sid}"
+    request = f"GET {query} HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\n\r\n".encode()
+    await asyncio.get_running_loop().sock_sendall(connection, request)
+
+    async def dropped():
+        return session.closed and session.address.held == 0
+
+    await eventually(dropped)
+    connection.close()
+
+
+async def test_requests_that_wait_are_bounded_in_bytes(serve, join):
+    """More is `Busy`; small ones go on, and so do those of others, and all is let go with the client."""
+    app = await serve(Slow, Lists, limits=Limits(memory=4_000_000))
+    mallory, bob = await join(app, "slow"), await join(app, "lists")
+    large = {"id": "q", "a": [[]] * 20_000}
+    ids = [await mallory.start("create", large) for _ in range(3)]
+    for id in ids[1:]:
+        with pytest.raises(SyncFailed, match="Busy"):
+            await mallory.finish(id)
+    small = await mallory.start("create", {})
+    assert (await bob.sync("read", {"id": 1}))["id"] == 1
+    address = app._gateway.addresses.of("127.0.0.1")
+    assert 0 < address.held < 3_000_000
+    app.backends["slow"].gate.set()
+    assert await mallory.finish(small) == {}
+
+    async def free():
+        return address.held == 0
+
+    await eventually(free)
+
+
+async def test_history_is_not_given_past_its_age(serve, join):
+    """Also when nobody has written since: who comes back reads everything."""
+
+    class Todos(Backend):
+        store = MemoryStore(history=HistoryLimits(age=100.0))
+
+    app = await serve(Todos)
+    alice = await join(app, "todos")
+    (told,) = await alice.namespace.call("listen", None, {"v": 1})
+    await alice.namespace.call("sync", {"method": "create", "model": {"title": "milk"}})
+    log, place = app.backends["todos"].log.log, told["streams"]["c:"]
+    since = {"v": 1, "since": {"c:": [place["epoch"], place["offset"]]}}
+    await alice.close()
+    bob = await join(app, "todos", ...)
+    (told,) = await bob.namespace.call("listen", None, since)
+    assert told["streams"]["c:"]["recovered"] is True
+    log.stream("c:").events[0].when -= 101.0
+    for _ in range(2):  # from what is at hand, and from the log
+        (told,) = await bob.namespace.call("listen", None, since)
+        assert told["streams"]["c:"]["recovered"] is False
+        await bob.close()
+        bob = await join(app, "todos", ...)
