@@ -22,7 +22,7 @@ from bbio.protocol import encode
 from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request, Socket
 from bbio.schema import Schema
-from bbio.streams import Commit, Event, HistoryLimits, Log, Operation, Position, channel_stream
+from bbio.streams import Commit, Event, HistoryLimits, Kept, Log, Operation, Position, channel_stream
 from bbio.typed import audience_of, merged, public_json
 
 
@@ -174,6 +174,10 @@ class Store:
         opened.publisher = publisher
         opened._publish = publisher.publish
         return opened
+
+    def share_memory(self, kept: Kept) -> None:
+        """Have the history and operations that it keeps in memory count to what those of all backends may take."""
+        self.log.share(kept)
 
     async def scratch(self, room: Scratch) -> Self:
         """Return a declaration like this one that keeps nothing where this one does, for one `app.test()`.

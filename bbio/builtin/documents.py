@@ -26,7 +26,7 @@ from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
-from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, Position, channel_stream
+from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, Position, channel_stream
 from bbio.typed import as_json
 
 logger = logging.getLogger("bbio.store")
@@ -184,6 +184,9 @@ class DocumentStore(Store):
         self._upsert = upsert
         self._per_channel = per_channel
         self._initial = models or []
+
+    def share_memory(self, kept: Kept) -> None:
+        """Nothing counts: a database keeps it."""
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)

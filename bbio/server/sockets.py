@@ -56,7 +56,7 @@ class Gateway:
 
     def added(self, backend: Backend) -> None:
         """A backend's store is open: what it keeps in memory shares what all may."""
-        backend.log.log.share(self.kept)
+        backend.log.share_memory(self.kept)
 
     def open(self) -> None:
         """The application starts, or starts again."""
