@@ -29,11 +29,11 @@ STAMPS = 2**48
 # What Python holds at most for an event besides its body, for a stream, and for the reply of an operation.
 EVENT_BYTES = 400
 STREAM_BYTES = 1_400
-REPLY_BYTES = 900
+REPLY_BYTES = 650
 # Characters of a request that take less room than its digest would save.
 SHORT = 512
 # Bytes of histories and operations where nothing else is said.
-KEPT_BYTES = 48 << 20
+KEPT_BYTES = 40 << 20
 
 
 def channel_stream(channel: str | None) -> str:

@@ -95,6 +95,5 @@ class Lag:
 def bound_buffers(transport: asyncio.BaseTransport) -> None:
     """Keep the system from holding megabytes for a connection that is not read, or that the server does not read."""
     connection: Any = transport.get_extra_info("socket")
-    if connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BUFFER)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SYSTEM_BUFFER)
+    for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        connection.setsockopt(socket.SOL_SOCKET, buffer, SYSTEM_BUFFER)

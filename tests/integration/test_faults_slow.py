@@ -60,7 +60,7 @@ async def test_what_waits_for_a_client_has_a_bound(spawn):
 
 async def test_polls_that_are_not_read_cost_little_and_are_dropped(spawn):
     """50 clients whose polls are not read, TCP held open: 2 MB each at most, and within 5 s nothing."""
-    async with attacked(spawn) as target:
+    async with attacked(spawn, memory=256 << 20) as target:
         alice = await target.join()
         await target.emit(200, 10_000)  # fills the history, which belongs to the base
         await target.note_base()

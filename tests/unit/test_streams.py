@@ -334,6 +334,6 @@ def test_a_log_may_share_from_now_on():
     before, shared = log.kept, Kept()
     log.share(shared)
     assert (before.held, shared.held, list(before.logs)) == (0, log.held, [])
-    shared.held = int(shared.limit) + 1
     log.forget("c:")
+    shared.held = int(shared.limit) + 1
     shared.trim()  # there is nothing to give up
