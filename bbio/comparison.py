@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from bbio.errors import BadRequest
+from bbio.steps import Steps, run
 
 Path = tuple[str, ...]
 # A value as it is compared: the rank of its type, then the value, of a text only the beginning.
@@ -24,6 +25,9 @@ MISSING, NULL, FALSE, TRUE, NUMBER, TEXT, OTHER = range(7)
 
 # Texts are compared with at most so many characters, and sorted by one more: that tells the longer ones apart.
 MAX_TEXT = 255
+
+# Characters of a text that are compared with a pattern in one step.
+STEP_CHARACTERS = 4_096
 
 ABSENT = msgspec.UNSET
 COMPARED = {"$gt": operators.gt, "$gte": operators.ge, "$lt": operators.lt, "$lte": operators.le}
@@ -65,31 +69,80 @@ def parts(pattern: str) -> list[str]:
     return [part if part in ("%", "_") else "\\" + part[-1] for part in found]
 
 
-def like(pattern: str) -> Callable[[Any], bool]:
-    """Whether a value is a text like the pattern.
+class Like:
+    """Whether a value is a text like a pattern, found out in time that grows with the length of the text alone.
+
+    Parameters:
+        pattern: the pattern.
 
     Raises:
-        BadRequest: the pattern is none.
+        BadRequest: it is none.
+
+    Example:
+        >>> Like("mi%k")("milk")
+        True
     """
-    texts = [""]
-    for part in parts(pattern):
-        if part == "%":
-            texts.append("")
-        else:
-            texts[-1] += "." if part == "_" else re.escape(part[1])
+
+    __slots__ = ("_any", "_end", "_known", "_stay", "_texts")
+
+    def __init__(self, pattern: str) -> None:
+        found = parts(pattern)
+        self._texts: list[str] | None = None
+        if "_" not in found:
+            self._texts = "".join("\0" if part == "%" else part[1] for part in found).split("\0")
+            return
+        # A bit for each character of the pattern: which of them a character is like, and before which any may come.
+        self._any = self._stay = self._end = 0
+        self._known: dict[str, int] = {}
+        for part in found:
+            bit = 1 << self._end
+            if part == "%":
+                self._stay |= bit
+                continue
+            if part == "_":
+                self._any |= bit
+            else:
+                self._known[part[1]] = self._known.get(part[1], 0) | bit
+            self._end += 1
+        self._known = {character: bits | self._any for character, bits in self._known.items()}
+
+    def __call__(self, value: Any) -> bool:
+        return type(value) is str and run(self.steps(value))
+
+    def steps(self, text: str) -> Steps[bool]:
+        """The same of a text, in steps."""
+        if self._texts is not None:
+            return _has_in_order(text, self._texts)
+        # Bit n: what was read so far is like the first n characters of the pattern.
+        state, known, like_any, stay = 1, self._known.get, self._any, self._stay
+        for begin in range(0, len(text), STEP_CHARACTERS):
+            for character in text[begin : begin + STEP_CHARACTERS]:
+                state = (state & known(character, like_any)) << 1 | state & stay
+            if not state:
+                return False
+            yield
+        return bool(state >> self._end & 1)
+
+
+def _has_in_order(text: str, texts: list[str]) -> bool:
+    """Whether a text begins with the first of some texts and ends with the last, and has the others in between."""
     if len(texts) == 1:
-        regex = texts[0]
-    else:
-        # What has matched once is not tried again, so that no pattern takes long.
-        first, *middle, last = texts
-        regex = first + "".join(f"(?>.*?{text})" for text in middle) + f".*{last}"
-    matches = re.compile(regex, re.DOTALL).fullmatch
-    return lambda found: type(found) is str and matches(found) is not None
+        return text == texts[0]
+    first, *middle, last = texts
+    at, end = len(first), len(text) - len(last)
+    if at > end or not text.startswith(first) or not text.endswith(last):
+        return False
+    for wanted in middle:
+        at = text.find(wanted, at, end)
+        if at < 0:
+            return False
+        at += len(wanted)
+    return True
 
 
 def comparison(operator: str, value: Any) -> Callable[[Any], bool]:
     if operator == "$like":
-        return like(value)
+        return Like(value)
     if operator == "$in":
         keys = frozenset(map(key_of, value))
         return lambda found: key_of(found) in keys

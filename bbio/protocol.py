@@ -6,8 +6,11 @@ past a double, lone surrogates), keeps integers of any size exact and writes att
 
 from __future__ import annotations
 
+import gc
+import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import accumulate
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -28,6 +31,10 @@ MAX_LEFT = 1_000
 MAX_CLIENT = 64
 # Above this many characters a frame could hold an integer that a double cannot.
 LONG_FRAME = 300
+# From this many on it could hold thousands of arrays.
+LARGE_FRAME = 10_000
+# Arrays and objects in one packet.
+MAX_NESTED = 100_000
 
 _encoder = msgspec.json.Encoder(enc_hook=writable)
 _decoder = msgspec.json.Decoder()
@@ -69,6 +76,34 @@ class Listen(msgspec.Struct, frozen=True):
 _sync_decoder = msgspec.json.Decoder(tuple[Literal["sync"], Sync])
 
 
+def _decode_large(decode_text: Callable[[str | bytes], Any], text: str | bytes) -> Any:
+    """Decode a text that may hold very many arrays and objects.
+
+    Python looks for garbage each time that so many more of them are there, among all that there are: that would take
+    twenty times as long as the decoding.
+
+    Raises:
+        BadRequest: they are too many.
+    """
+    raw = text.encode() if isinstance(text, str) else text
+    if raw.count(b"[") + raw.count(b"{") > MAX_NESTED:
+        outside = _without_strings(raw.replace(b"\\\\", b"  ").replace(b'\\"', b"  "))
+        if outside.count(b"[") + outside.count(b"{") > MAX_NESTED:
+            raise BadRequest(f"more than {MAX_NESTED} arrays and objects in one packet")
+    if not gc.isenabled():
+        return decode_text(text)
+    gc.disable()
+    try:
+        return decode_text(text)
+    finally:
+        gc.enable()
+
+
+def _without_strings(raw: bytes) -> bytes:
+    """A JSON text without its strings, in which no quotes may be escaped."""
+    return b"".join(raw.split(b'"')[::2])
+
+
 def parse(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
     """Decode JSON from a client.
 
@@ -80,25 +115,70 @@ def parse(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
         BadRequest: it is no JSON, or holds what cannot travel: other nesting, NUL, `__proto__`, numbers past a double.
     """
     try:
-        value = decode(text)
+        value = decode(text) if len(text) < LARGE_FRAME else _decode_large(decode, text)
+    except BadRequest:
+        raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
         raise BadRequest("not valid JSON") from None
     if isinstance(text, bytes):
         text = text.decode()
     if _is_suspect(text, max_depth):
-        check(value, max_depth)
+        check_text(text, max_depth)
     return value
 
 
 def _is_suspect(text: str, max_depth: int) -> bool:
-    """Whether a JSON text may hold what `check` looks for, by cheap tests of the text."""
+    """Whether a JSON text may hold what `check_text` looks for, by cheap tests of the text."""
     return (
         len(text) > LONG_FRAME or "\\u" in text or "__proto__" in text or text.count("[") + text.count("{") > max_depth
     )
 
 
+# What a JSON text consists of outside its strings: brackets, as steps into and out of them; digits, all alike; space.
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_STEPS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_SPACE = bytes.maketrans(b",:[]{}\t\n\r", b" " * 9)
+# An integer of fewer digits is less than the greatest double.
+_LONG_NUMBER = b"0" * 309
+_PROTO_KEY = re.compile(rb'"__proto__"[ \t\n\r]*:')
+
+
+def check_text(text: str, max_depth: int = MAX_DEPTH) -> None:
+    """Refuse a valid JSON text that holds what could not travel to every client.
+
+    It costs time by the bytes: what a client has packed into them must not be looked at value by value.
+
+    Raises:
+        BadRequest: it is nested too deep or holds NUL, `__proto__` or a number past a double.
+    """
+    if "\\u" in text:
+        text = encode(decode(text)).decode()  # so that names are spelled in one way
+    raw = text.encode()
+    if b"\\" in raw:
+        raw = raw.replace(b"\\\\", b"  ")
+        if b"\\u0000" in raw:
+            raise BadRequest("a string holds a character that cannot travel")
+        raw = raw.replace(b'\\"', b"  ")
+    if b"__proto__" in raw and _PROTO_KEY.search(raw):
+        raise BadRequest("__proto__ is no field name")
+    is_nested = raw.count(b"[") + raw.count(b"{") > max_depth
+    has_long_number = _LONG_NUMBER in raw.translate(_DIGITS)
+    if not is_nested and not has_long_number:
+        return
+    raw = _without_strings(raw)
+    if is_nested and max(accumulate(memoryview(raw.translate(_STEPS, _NO_STEPS)).cast("b"))) > max_depth:
+        raise BadRequest("nested too deep")
+    if has_long_number:
+        for value in raw.translate(_SPACE).split():
+            if len(value) >= len(_LONG_NUMBER) and not -1.8e308 < float(value) < 1.8e308:
+                raise BadRequest("a number is too large to travel")
+
+
 def check(value: Any, max_depth: int = MAX_DEPTH) -> None:
-    """Refuse a decoded value that could not travel to every client.
+    """Refuse a value, decoded by another library, that could not travel to every client.
+
+    It looks at each value: what is large goes through `check_text`.
 
     Raises:
         BadRequest: it is nested too deep or holds NUL, a lone surrogate, `__proto__` or a number past a double.
@@ -166,10 +246,13 @@ def check_auth(auth: Any, max_bytes: int, max_depth: int = MAX_DEPTH) -> bytes |
         return None
     if type(auth) is not dict:
         raise BadRequest("auth must be a JSON object, such as {token}")
-    check(auth, max_depth)
-    encoded = encode(auth)
+    try:
+        encoded = encode(auth)
+    except (UnicodeEncodeError, RecursionError, TypeError, ValueError):
+        raise BadRequest("auth must be JSON") from None
     if len(encoded) > max_bytes:
         raise BadRequest(f"auth may have {max_bytes} bytes as JSON: send less, or raise Limits.auth on the server")
+    check(auth, max_depth)  # value by value, which the limit makes few
     return encoded
 
 
@@ -181,10 +264,10 @@ def decode_sync(text: str, max_depth: int) -> Sync | None:
         max_depth: how deep arrays and objects may be nested.
     """
     try:
-        fields = _sync_decoder.decode(text)[1]
+        decode_text = _sync_decoder.decode
+        fields = (decode_text(text) if len(text) < LARGE_FRAME else _decode_large(decode_text, text))[1]
         if _is_suspect(text, max_depth):
-            for value in (fields.model, fields.options, fields.channel or None, fields.op and fields.op.c):
-                check(value, max_depth - 2)
+            check_text(text, max_depth)
     except (BadRequest, msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return None
     if type(fields.model) is not dict:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import heapq
 import re
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any, Self
 
 import attrs
@@ -24,6 +26,7 @@ from bbio.comparison import (
     OTHER,
     TEXT,
     Key,
+    Like,
     Path,
     comparison,
     is_double,
@@ -32,10 +35,13 @@ from bbio.comparison import (
     travels,
 )
 from bbio.errors import BadRequest, ConfigurationError
+from bbio.steps import Steps, run
 
 WORDS = ("sort", "limit", "offset", "cursor", "count")
 MAX_PATH = 8
 MAX_CURSOR = 32_768
+# Models that are sorted in one step.
+RUN = 500
 
 NAME = re.compile(r'[^"\\\x00-\x1f$-][^"\\\x00-\x1f]*')
 
@@ -60,7 +66,7 @@ class QueryLimits:
         values: values in all that are compared with; those of `$in` count one by one.
         depth: how deep `$or` may be nested.
         sort: fields to sort by.
-        seconds: how long a database may work on it.
+        seconds: how long a database, or a search in memory, may work on it.
 
     Raises:
         ConfigurationError: a limit is not greater than 0.
@@ -200,7 +206,7 @@ class Query:
 
     def matches(self, model: dict[str, Any]) -> bool:
         """Whether a model fulfils all conditions."""
-        return _all_hold(self.where, model)
+        return run(_all_hold(self.where, model))
 
     def page(self, models: Iterable[dict[str, Any]]) -> Page:
         """The page of these models, all there are, that the query asks for.
@@ -208,12 +214,24 @@ class Query:
         Raises:
             BadRequest: they are more than a read without a limit may return.
         """
-        found = [model for model in models if _all_hold(self.where, model)]
+        return run(self.steps(models))
+
+    def steps(self, models: Iterable[dict[str, Any]]) -> Steps[Page]:
+        """The same in steps, for models that are many or large."""
+        found = []
+        for model in models:
+            if (yield from _all_hold(self.where, model)):
+                found.append(model)
+            yield
         total = len(found) if self.count else None
         for order in reversed(self.order):
-            found.sort(key=lambda model: self.key(model, order.path), reverse=order.descending)
+            found = yield from _sorted(found, partial(self.key, path=order.path), order.descending)
         if self.after is not None:
-            found = [model for model in found if self._is_after(model)]
+            left, found = found, []
+            for model in left:
+                if self._is_after(model):
+                    found.append(model)
+                yield
         return self.cut(found[self.offset : self.offset + self.wanted], total)
 
     def cut(self, found: list[dict[str, Any]], total: int | None = None) -> Page:
@@ -254,14 +272,38 @@ def too_many(limits: QueryLimits) -> BadRequest:
     )
 
 
-def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> bool:
+def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> Steps[bool]:
     for condition in conditions:
         if isinstance(condition, Either):
-            if not any(_all_hold(branch, model) for branch in condition.branches):
+            for branch in condition.branches:
+                if (yield from _all_hold(branch, model)):
+                    break
+            else:
                 return False
-        elif not condition.holds(lookup(model, condition.path)):
+            continue
+        holds, value = condition.holds, lookup(model, condition.path)
+        if type(value) is str and isinstance(holds, Like):
+            held = yield from holds.steps(value)
+        else:
+            held = holds(value)
+        if not held:
             return False
     return True
+
+
+def _sorted(models: list[Any], key: Callable[[Any], Key], descending: bool) -> Steps[list[Any]]:
+    """Models in order, those that are equal in the order in which they came."""
+    runs = []
+    for begin in range(0, len(models), RUN):
+        runs.append(sorted(models[begin : begin + RUN], key=key, reverse=descending))
+        yield
+    if len(runs) == 1:
+        return runs[0]
+    merged = []
+    for model in heapq.merge(*runs, key=key, reverse=descending):
+        merged.append(model)
+        yield
+    return merged
 
 
 def _digest(identity: bytes, places: bytes) -> bytes:

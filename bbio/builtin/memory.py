@@ -11,11 +11,20 @@ from bbio.builtin.sql import read_indexes
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS
+from bbio.steps import Steps, run_in_turns
 from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 
 Models = dict[Any, tuple[int, bytes]]
+
+
+def _decoded(models: Models) -> Steps[list[Any]]:
+    decoded = []
+    for _, body in models.values():
+        decoded.append(decode(body))
+        yield
+    return decoded
 
 
 class MemoryStore(Store):
@@ -99,10 +108,12 @@ class MemoryStore(Store):
         if query is None:
             if len(models) > self.queries.models:
                 raise too_many(self.queries)
-            req.revs = {key: rev for key, (rev, _) in models.items()}
-            return [decode(body) for _, body in models.values()]
-        page = query.page(decode(body) for _, body in models.values())
-        req.revs = {key: models[key][0] for key in (model[self.id_attribute] for model in page.models)}
+            found = models.copy()  # others write between the steps
+            req.revs = {key: rev for key, (rev, _) in found.items()}
+            return await run_in_turns(_decoded(found), self.queries.seconds)
+        found = models.copy()
+        page = await run_in_turns(query.steps(decode(body) for _, body in found.values()), query.limits.seconds)
+        req.revs = {key: found[key][0] for key in (model[self.id_attribute] for model in page.models)}
         req.page = page.to_json()
         return page.models
 

@@ -222,6 +222,8 @@ class Admission:
         """The same handler behind this admission, with a deadline for bodies."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
+            # One request of a connection in a round of the loop: they may have arrived together.
+            await asyncio.sleep(0)
             request[REMOTE] = self.remote(request)
             peer.set(request[REMOTE])
             response: web.StreamResponse | None = self.refusal(request)

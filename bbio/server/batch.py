@@ -7,7 +7,7 @@ at most until the end of the event loop's round, and each connection then gets a
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class Waiting(Protocol):
@@ -56,28 +56,3 @@ class Batch:
         waiting, self.waiting = self.waiting, []
         for one in waiting:
             one.flush()
-
-
-class Intake:
-    """A parser of incoming data, around which writes are held back.
-
-    Parameters:
-        parser: aiohttp's parser of websocket frames.
-        batch: what is written after it.
-    """
-
-    __slots__ = ("_batch", "_feed", "feed_eof")
-
-    def __init__(self, parser: Any, batch: Batch) -> None:
-        self._feed = parser.feed_data
-        self._batch = batch
-        self.feed_eof = parser.feed_eof
-
-    def feed_data(self, data: bytes) -> Any:
-        """Parse, and handle what is complete."""
-        batch = self._batch
-        batch.holding = True
-        try:
-            return self._feed(data)
-        finally:
-            batch.release()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bbio import protocol
 from bbio.errors import Busy
 from bbio.handshake import read_cookies
+from bbio.server.budget import Rate
 from bbio.server.memory import Budget
 from bbio.streams import BACKEND_WIDE
 
@@ -39,7 +40,7 @@ class Asked(Protocol):
         """Hold nothing any more: it will not be started."""
 
 
-class Connection:
+class Connection(Rate):
     """One Engine.IO session: what its sockets (one per namespace) share.
 
     Parameters:
@@ -65,9 +66,7 @@ class Connection:
         self.closed = False
         self.running = 0
         self._limits = limits
-        self._clock = clock
-        self._second = clock()
-        self._asked = 0
+        super().__init__(limits.requests_per_second, clock)
         # Requests for a model that is being worked on wait in its own queue; the rest wait for a free place.
         self._busy: dict[Key, deque[Asked]] = {}
         self._waiting: deque[Asked] = deque()
@@ -85,15 +84,11 @@ class Connection:
 
         Raises:
             Busy: there were too many within this second.
+            Flooded: there were many times too many.
         """
-        self._asked += 1
-        if self._asked > self._limits.requests_per_second:
-            now = self._clock()
-            left = 1.0 - (now - self._second)
-            if left > 0:
-                raise Busy("too many requests", retry_after=round(left, 3))
-            self._second = now
-            self._asked = 1
+        self._counted += 1
+        if self._counted > self._most and (left := self._over()):
+            raise Busy("too many requests", retry_after=round(left, 3))
 
     def submit(self, asked: Asked) -> bool:
         """Start a request, or queue it behind those it must not overtake; whether it was queued.

@@ -30,7 +30,8 @@ from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError, InternalError
 from bbio.ratelimit import RateLimitedLog
 from bbio.server.admission import REMOTE
-from bbio.server.batch import Batch, Intake
+from bbio.server.batch import Batch
+from bbio.server.budget import JOIN_SECONDS, PACKET_SECONDS, Budget, Flooded, Intake, Rate, Resting
 from bbio.server.connection import ClientSocket
 from bbio.server.lag import LAGGING, SLOW, Lag, bound_buffers
 from bbio.server.limits import Limits
@@ -62,6 +63,7 @@ INTERNALS: tuple[tuple[Any, str], ...] = (
     (web.WebSocketResponse, "_reader"),
     (web.WebSocketResponse, "_parser"),
     (BaseProtocol, "_paused"),
+    (BaseProtocol, "_reading_paused"),
 )
 
 RESERVED_EVENTS = frozenset(
@@ -69,12 +71,16 @@ RESERVED_EVENTS = frozenset(
 )
 TEXT = WSMsgType.TEXT
 BINARY = WSMsgType.BINARY
+CONTROL = (WSMsgType.PING, WSMsgType.PONG)
 PONG = str(engine_packet.PONG)
 EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
 EVENT_BYTES = EVENT.encode()
+JOINS = (str(socketio.packet.CONNECT), str(socketio.packet.DISCONNECT))
 BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_ACK))
 FROM_CLIENTS = (engine_packet.MESSAGE, engine_packet.PONG, engine_packet.CLOSE)
 POLL = "bbio.poll"
+# An event with attachments is looked at value by value, to find where they belong.
+ATTACHED_CHARACTERS = 32_768
 # Frames of more bytes are not worth copying to save a system call.
 LARGE = 8_192
 
@@ -126,8 +132,13 @@ class Payload(engine_payload.Payload):
     max_decode_packets = sys.maxsize
 
 
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a websocket ping (RFC 6455, section 5.5.3), whose payload has 125 bytes at most."""
+    return bytes((0x8A, len(payload))) + payload
+
+
 class DirectQueue(WebSocketDataQueue):
-    """Handles text frames as they are parsed; what must wait its turn goes through the queue."""
+    """Handles frames as they are parsed; what must wait its turn goes through the queue."""
 
     engine_socket: FastSocket
 
@@ -140,8 +151,10 @@ class DirectQueue(WebSocketDataQueue):
                     return
             elif socket.handle_now(text):
                 return
-        if data.type is TEXT or data.type is BINARY:  # the library answers control frames itself
+        if data.type is TEXT or data.type is BINARY:
             socket.backlog += 1
+        elif data.type in CONTROL and socket.control(data):
+            return
         super().feed_data(data, size)
 
 
@@ -165,6 +178,9 @@ class FastSocket(async_socket.AsyncSocket):
         self._attached = 0
         self._attachments_timer: asyncio.TimerHandle | None = None
         self._ended = False
+        self.budget = Budget(server.resting)
+        # What is no request: those are counted by the gateway.
+        self.rate = Rate(server.limits.requests_per_second, time.monotonic)
         self.transport: asyncio.Transport | None = None
         self.frames: list[bytes] = []
         self.protocol: Any = None
@@ -306,9 +322,45 @@ class FastSocket(async_socket.AsyncSocket):
         if text.startswith(EVENT):
             return self.server.receive_event(self, text)
         if text == PONG:
-            self.schedule_ping()
+            self.pong()
             return True
         return False
+
+    def pong(self) -> None:
+        """The client has answered a heartbeat; an answer that nobody has asked for is a packet like any other."""
+        if self.last_ping is None:
+            self.count_packet()
+        else:
+            self.schedule_ping()
+
+    def control(self, message: Any) -> bool:
+        """Take a ping or a pong of the websocket itself; False leaves it to the library, as long as that does."""
+        self.count_packet()
+        if self.transport is None:
+            return self._ended
+        if message.type is WSMsgType.PING:
+            self.write_frame(pong_frame(bytes(message.data)))
+        return True
+
+    def count_packet(self) -> None:
+        """Count what is no request; who sends far too much is dropped."""
+        try:
+            self.rate.count()
+        except Flooded as err:
+            self.drop(str(err))
+
+    async def take(self, packet: engine_packet.Packet) -> None:
+        """Have the library handle a packet, at its price.
+
+        Raises:
+            UnknownPacketError: no client sends that.
+        """
+        self.count_packet()
+        if not self._ended:
+            data = packet.data
+            joins = type(data) is str and data[:1] in JOINS
+            self.budget.spend(JOIN_SECONDS if joins else PACKET_SECONDS)
+            await self.receive(packet)
 
     def expect(self, packet: socketio.packet.Packet) -> None:
         """From now on nothing but the attachments of a packet may come."""
@@ -340,7 +392,10 @@ class FastSocket(async_socket.AsyncSocket):
     async def receive(self, pkt: engine_packet.Packet) -> None:
         if pkt.packet_type not in FROM_CLIENTS:
             raise exceptions.UnknownPacketError()
-        await super().receive(pkt)
+        if pkt.packet_type == engine_packet.PONG:
+            self.pong()
+        else:
+            await super().receive(pkt)
 
     async def poll(self) -> list[engine_packet.Packet]:
         packets = cast(list[engine_packet.Packet], await super().poll())
@@ -418,7 +473,8 @@ class FastSocket(async_socket.AsyncSocket):
             self.server.bad_packet(self, err)
             raise exceptions.ContentTooLongError() from None
         for packet in packets:
-            await self.receive(packet)
+            await self.budget.take_turn()
+            await self.take(packet)
 
     async def _upgrade_websocket(self, environ: dict[str, Any]) -> Any:
         if self.upgraded or self.upgrading:
@@ -442,13 +498,18 @@ class FastSocket(async_socket.AsyncSocket):
         reason = self.server.reason.TRANSPORT_CLOSE
         try:
             self._go_live(request)
+            budget = self.budget
             async for message in response:
+                await budget.take_turn()
                 if self._ended or message.type is WSMsgType.ERROR:
                     break
-                if message.type is not TEXT or self.pending is not None or not self.handle_now(message.data):
+                begun = budget.clock()
+                if message.type is TEXT and self.pending is None and self.handle_now(message.data):
+                    budget.charge(begun, budget.clock())
+                else:
                     with decoding():
                         packet = engine_packet.Packet(encoded_packet=message.data)
-                    await self.receive(packet)
+                    await self.take(packet)
                 self.backlog -= 1
         except (exceptions.EngineIOError, BadPacket) as err:
             # Whatever is no protocol ends the connection.
@@ -593,8 +654,11 @@ class FastResponse(web.WebSocketResponse):
         queue.engine_socket = self._socket
         self._reader = queue
         self._parser = WebSocketReader(queue, self._socket.server.limits.frame, compress=False, decode_text=True)
-        request.protocol.set_parser(cast(Any, Intake(self._parser, self._socket.server.batch)))
-        request.protocol.keep_alive(False)
+        connection = request.protocol
+        batch, budget = self._socket.server.batch, self._socket.budget
+        intake = Intake(self._parser, batch, budget, connection, lambda: connection._reading_paused)
+        connection.set_parser(cast(Any, intake))
+        connection.keep_alive(False)
 
 
 class PollWatch(asyncio.Protocol):
@@ -660,6 +724,7 @@ class FastEngine(engineio.AsyncServer):
         super().__init__(**options)
         self.quiet = RateLimitedLog(logger)
         self.batch = Batch()
+        self.resting = Resting()
         self.closing_tasks: set[asyncio.Task[None]] = set()
 
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
@@ -834,6 +899,8 @@ class FastServer(SharedServer):
 
     def _binary_packet_of(self, eio_sid: str, text: str) -> socketio.packet.Packet:
         """The packet that announces attachments, if those it speaks of are those it announces."""
+        if len(text) > ATTACHED_CHARACTERS:
+            raise BadPacket("too long an event with attachments")
         with decoding():
             packet = self.packet_class(encoded_packet=text)
             protocol.check(packet.data, self._limits.depth + 2)
@@ -929,7 +996,7 @@ class FastServer(SharedServer):
             except BadRequest as err:
                 if not packet.startswith(('["sync"', '["listen"', '["unlisten"')):
                     raise BadPacket(err.message) from None
-                self.gateway.reject(socket, ack_id, err)
+                self.gateway.refuse(socket, ack_id, err)
                 return True
             event = arguments.pop(0) if type(arguments) is list and arguments else None
             if event in protocol.EVENTS:

@@ -28,7 +28,8 @@ class Limits:
         bad_namespaces: refused joins after which a connection is closed.
         running: requests of one connection that run at once.
         queued: requests of one connection that wait; more are answered `Busy`.
-        requests_per_second: requests of one connection in a second; more are answered `Busy`.
+        requests_per_second: requests of one connection in a second; more are answered `Busy`. Its other packets are
+            counted alike; a connection that sends three times as many of either in a second is closed.
         replay: bytes of missed events in the answer to a listen; who missed more reads everything anew.
         send_buffer: bytes of events waiting for a client that reads too slowly, before it is dropped.
         reply: bytes of one answer; what has a longer one is answered `BadRequest`.

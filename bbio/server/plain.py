@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import socketio
@@ -54,8 +54,10 @@ class PlainLink:
 
     in_order = False
 
-    def __init__(self, sid: str) -> None:
+    def __init__(self, sid: str, disconnect: Callable[[], None]) -> None:
         self.sid = sid
+        self._disconnect = disconnect
+        self._dropped = False
         self.unanswered: set[asyncio.Future[tuple[Any, ...] | None]] = set()
 
     def joined(self, socket: ClientSocket) -> None:
@@ -66,6 +68,13 @@ class PlainLink:
         for answer in self.unanswered:
             if not answer.done():
                 answer.set_result(None)
+
+    def drop(self, reason: str) -> None:
+        """End it, without an answer to what it still sends."""
+        if not self._dropped:
+            self._dropped = True
+            logger.info("ending %s: %s", self.sid, reason)
+            self._disconnect()
 
     def ack(self, socket: ClientSocket, ack_id: asyncio.Future[tuple[Any, ...] | None], arguments: bytes) -> None:
         if not ack_id.done():
@@ -103,6 +112,7 @@ class PlainServer(SharedServer):
         self._quiet = RateLimitedLog(logger)
         self._outgoing: asyncio.Queue[tuple[str, list[str], list[Any]]] = asyncio.Queue()
         self._sender: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     def deliver(self, links: Iterable[PlainLink], skip: PlainLink | None, namespace: str, text: bytes) -> None:
         sids = [link.sid for link in links if link is not skip]
@@ -129,7 +139,12 @@ class PlainServer(SharedServer):
 
     def link_of(self, sid: str, namespace: str) -> PlainLink:
         """The link of a socket that joins a namespace."""
-        return PlainLink(sid)
+        return PlainLink(sid, lambda: self._end(sid, namespace))
+
+    def _end(self, sid: str, namespace: str) -> None:
+        task = asyncio.get_running_loop().create_task(self.disconnect(sid, namespace=namespace))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def receive(self, socket: ClientSocket, event: str, arguments: list[Any]) -> Any:
         """Hand an event to the gateway and wait for its ack."""
@@ -139,7 +154,7 @@ class PlainServer(SharedServer):
         try:
             protocol.check(arguments, self.gateway.limits.depth + 2)
         except BadRequest as err:
-            self.gateway.reject(socket, answer, err)
+            self.gateway.refuse(socket, answer, err)
         else:
             self.gateway.receive(socket, event, answer, arguments)
         arguments_of_ack = await answer

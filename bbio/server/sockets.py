@@ -10,6 +10,7 @@ from bbio.backend import Backend
 from bbio.errors import BadRequest, Forbidden, SyncError, Unavailable
 from bbio.registry import Registry
 from bbio.requests import Request
+from bbio.server.budget import Flooded
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.delivery import Delivery, Lane, Link
 from bbio.server.exchanges import Exchange, SyncExchange
@@ -113,18 +114,19 @@ class Gateway:
     def receive(self, socket: ClientSocket, event: str, ack_id: Any, arguments: Any) -> None:
         """Take an event with its arguments, already decoded; one ack follows if one is asked for."""
         try:
+            socket.connection.count_request()
             if event == "sync":
                 fields = protocol.read_sync(arguments)
                 text = "" if fields.op is None else protocol.encode(["sync", *arguments]).decode()
-                self.receive_sync(socket, ack_id, fields, text)
+                self._sync(socket, ack_id, fields, text)
             elif event == "unlisten":
-                socket.connection.count_request()
                 self._unlisten(socket, ack_id, protocol.read_unlisten(arguments))
             else:
-                socket.connection.count_request()
                 self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
         except SyncError as err:
             self.reject(socket, ack_id, err)
+        except Flooded as err:
+            socket.link.drop(str(err))
         except Exception as err:
             self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} {event}", socket.remote))
 
@@ -132,27 +134,32 @@ class Gateway:
         """Take a `sync` whose fields are read already, with the JSON they were read from."""
         try:
             socket.connection.count_request()
-            channel = fields.channel
-            if channel is protocol.UNSAID:
-                channel = socket.last_channel
-            if channel and channel not in socket.channels:
-                if channel not in socket.refusals:
-                    raise Forbidden("listen to a channel before a sync names it")
-                self._answer(socket, ack_id, socket.refusals[channel])
-                return
-            model = fields.model
-            req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
-            if fields.op is not None:
-                req.op = fields.op
-                if socket.client is not None:
-                    socket.client = fields.op.c
-                req.payload = text
-            req.rev = fields.rev
-            self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute), text=text))
+            self._sync(socket, ack_id, fields, text)
         except SyncError as err:
             self.reject(socket, ack_id, err)
+        except Flooded as err:
+            socket.link.drop(str(err))
         except Exception as err:
             self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} sync", socket.remote))
+
+    def _sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
+        channel = fields.channel
+        if channel is protocol.UNSAID:
+            channel = socket.last_channel
+        if channel and channel not in socket.channels:
+            if channel not in socket.refusals:
+                raise Forbidden("listen to a channel before a sync names it")
+            self._answer(socket, ack_id, socket.refusals[channel])
+            return
+        model = fields.model
+        req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
+        if fields.op is not None:
+            req.op = fields.op
+            if socket.client is not None:
+                socket.client = fields.op.c
+            req.payload = text
+        req.rev = fields.rev
+        self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute), text=text))
 
     def _begin(self, exchange: Exchange) -> None:
         connection = exchange.socket.connection
@@ -192,6 +199,17 @@ class Gateway:
         if socket.last_channel not in socket.channels:
             socket.last_channel = None
         self.followers[socket.backend.name].unfollow(socket, streams)
+
+    def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
+        """Answer with an error to a request that cannot be read; it counts like any other."""
+        try:
+            socket.connection.count_request()
+        except SyncError as busy:
+            err = busy
+        except Flooded as flooded:
+            socket.link.drop(str(flooded))
+            return
+        self.reject(socket, ack_id, err)
 
     def reject(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error."""

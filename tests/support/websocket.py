@@ -53,6 +53,7 @@ class WebSocket:
         self.transport: asyncio.Transport = writer.transport  # type: ignore[assignment]
         self.close_code: int | None = None
         self.bytes_read = 0
+        self.pongs: list[bytes] = []
 
     @classmethod
     async def open(
@@ -115,6 +116,8 @@ class WebSocket:
                     return None
                 if opcode == PING:
                     self._writer.write(frame(PONG, payload))
+                if opcode == PONG:
+                    self.pongs.append(payload)
                 if opcode in (PING, PONG):
                     continue
                 kind = opcode or kind

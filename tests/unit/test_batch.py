@@ -2,7 +2,8 @@
 
 import asyncio
 
-from bbio.server.batch import Batch, Intake
+from bbio.server.batch import Batch
+from bbio.server.budget import Budget, Intake, Resting
 
 
 class Writer:
@@ -37,6 +38,11 @@ class Parser:
         return "ended"
 
 
+def intake(take, batch):
+    """An intake whose parser hands each chunk to a function."""
+    return Intake(Parser(take), batch, Budget(Resting()), None)
+
+
 async def rounds(count):
     """Let the event loop run so many rounds."""
     for _ in range(count):
@@ -54,12 +60,12 @@ async def test_what_one_piece_of_input_causes_leaves_in_one_write():
             other.write(character.upper())
         assert one.written == other.written == []
 
-    intake = Intake(Parser(take), batch)
-    asyncio.get_running_loop().call_soon(intake.feed_data, "abc")
+    taken = intake(take, batch)
+    asyncio.get_running_loop().call_soon(taken.feed_data, "abc")
     await rounds(3)
     assert (one.written, other.written) == ([["a", "b", "c"]], [["A", "B", "C"]])
-    assert intake.feed_eof() == "ended"
-    assert Intake(Parser(lambda data: None), batch).feed_data("d") == (False, "d")
+    assert taken.feed_eof() == "ended"
+    assert intake(lambda data: None, batch).feed_data("d") == (False, "d")
 
 
 async def test_what_arrives_in_one_round_leaves_in_one_write():
@@ -68,7 +74,7 @@ async def test_what_arrives_in_one_round_leaves_in_one_write():
     writer = Writer(batch)
     loop = asyncio.get_running_loop()
     for data in "abc":
-        loop.call_soon(Intake(Parser(writer.write), batch).feed_data, data)
+        loop.call_soon(intake(writer.write, batch).feed_data, data)
     await rounds(4)
     assert writer.written == [["a", "b", "c"]]
 
@@ -97,7 +103,7 @@ async def test_a_parser_that_fails_keeps_nothing_back():
 
     def feed():
         try:
-            Intake(Parser(take), batch).feed_data("a")
+            intake(take, batch).feed_data("a")
         except ValueError as err:
             failed.append(err.args)
 

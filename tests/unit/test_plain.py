@@ -23,7 +23,7 @@ def test_other_packets_that_cannot_be_read_are_errors():
 
 async def test_nobody_waits_for_answers_of_a_client_that_left():
     """What still waits is let go; what was answered or given up stays as it is."""
-    link = PlainLink("s1")
+    link = PlainLink("s1", list)
     waiting, answered, given_up = (asyncio.get_running_loop().create_future() for _ in range(3))
     link.unanswered |= {waiting, answered, given_up}
     link.ack(None, answered, b"[null,1]")
@@ -42,7 +42,7 @@ async def test_events_leave_in_order_for_all_but_one(monkeypatch):
         told.append((name, arguments, to, namespace))
 
     monkeypatch.setattr(server, "emit", emit)
-    alice, bob = PlainLink("alice"), PlainLink("bob")
+    alice, bob = PlainLink("alice", list), PlainLink("bob", list)
     server.deliver([alice, bob], None, "/todos", b'["synced",1]')
     server.deliver([alice], alice, "/todos", b'["synced",2]')
     server.deliver([alice, bob], alice, "/todos", b'["synced",3]')

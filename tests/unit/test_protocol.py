@@ -1,5 +1,6 @@
 """The wire: what clients may send is checked, and what they are sent has its form."""
 
+import gc
 import json
 
 import pytest
@@ -335,3 +336,70 @@ def test_an_unlisten_names_channels():
     """None and the empty string are the default channel; none at all asks whether the server is there."""
     assert protocol.read_unlisten([["x", None, ""]]) == ["x", None, None]
     assert protocol.read_unlisten([[]]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a":"]]]]"}' + " " * 400, None),
+        ("[" * 40 + '"' + "]" * 40 + '"' + "]" * 40, "nested too deep"),
+        ('["' + "[" * 400 + '"]', None),
+        ('["' + '\\"[' * 400 + '"]', None),
+        ('["' + "\\\\" * 400 + '"]', None),
+        ('["' + "x" * 400 + '\\u0000"]', "cannot travel"),
+        ('["' + "x" * 400 + '\\\\u0000"]', None),
+        ('{"x":"' + "x" * 400 + '","__proto__" \n:1}', "__proto__"),
+        ('{"x":"' + "x" * 400 + '","\\u005f_proto__":1}', "__proto__"),
+        ('["' + "x" * 400 + '","__proto__"]', None),
+        ('{"' + "x" * 400 + '":1,"__pro\\"to__":1}', None),
+        ("[" + "1" * 400 + "]", "too large"),
+        ("[-" + "9" * 309 + "]", "too large"),
+        ("[" + "1" * 309 + "]", None),
+        ("[0." + "0" * 400 + "1]", None),
+        ('["' + "1" * 400 + '"]', None),
+    ],
+)
+def test_a_long_text_is_checked_by_its_bytes(text, expected):
+    """What is in its strings is no nesting and no number; what is escaped is what it stands for."""
+    if expected is None:
+        parse(text)
+        protocol.check_text(text)
+    else:
+        with pytest.raises(BadRequest, match=expected):
+            protocol.check_text(text)
+
+
+def test_no_value_of_a_long_text_is_looked_at_by_itself(monkeypatch):
+    """A megabyte of arrays or numbers costs what its bytes cost."""
+    monkeypatch.setattr(protocol, "check", None)
+    assert len(parse("[" + ",".join(["0"] * 400_000) + "]")) == 400_000
+    assert decode_sync(wire_sync(model={"a": [[]] * 90_000}), MAX_DEPTH + 2) is not None
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_large_packet_is_decoded_without_looking_for_garbage(enabled, monkeypatch):
+    """Python would look through all of its arrays again and again; whether it looks at all is as it was."""
+    found = []
+    monkeypatch.setattr(gc, "callbacks", [lambda phase, info: found.append(phase)])
+    (gc.enable if enabled else gc.disable)()
+    try:
+        value = protocol._decode_large(lambda text: found.clear() or [[] for _ in range(9_000)], "[]")
+        assert (len(value), len(found) < 3, gc.isenabled()) == (9_000, True, enabled)
+    finally:
+        gc.enable()
+
+
+def test_a_packet_has_a_bound_of_arrays_and_objects():
+    """More are refused, whichever way the packet is read; brackets in a text are none."""
+    many = {"a": [[]] * protocol.MAX_NESTED}
+    assert decode_sync(wire_sync(model=many), MAX_DEPTH + 2) is None
+    with pytest.raises(BadRequest, match="arrays and objects"):
+        parse(protocol.encode(many))
+    assert parse(protocol.encode(["[" * (protocol.MAX_NESTED + 1)]))
+
+
+@pytest.mark.parametrize("auth", [{"a": "\ud800"}, {"a": object()}])
+def test_an_auth_that_is_no_json_is_refused(auth):
+    """Another library has decoded it."""
+    with pytest.raises(BadRequest):
+        protocol.check_auth(auth, 100)

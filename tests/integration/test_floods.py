@@ -1,0 +1,92 @@
+"""One connection that sends as much as it can: it is closed, and what it costs is bounded, on real sockets."""
+
+import contextlib
+
+import pytest
+
+from bbio import Limits
+from tests.support.servers import eventually
+from tests.support.websocket import PING, TEXT, frame
+from tests.support.wire import encode
+
+RATE = 50
+LIMITS = Limits(requests_per_second=RATE)
+FLOODS = {
+    "pongs": frame(TEXT, b"3"),
+    "pings": frame(PING, b"x"),
+    "acks": frame(TEXT, b"43/todos,1[]"),
+    "events": frame(TEXT, b'42/todos,["x"]'),
+    "requests": frame(TEXT, b'42/todos,1["sync",{"method":"read","model":{}}]'),
+    "bad requests": frame(TEXT, b'42/todos,1["sync",{"method":"nonsense"}]'),
+    "unreadable requests": frame(TEXT, b'42/todos,1["sync",[1]'),
+    "listens": frame(TEXT, b'42/todos,1["listen",7]'),
+    "leaving and joining": frame(TEXT, b"41/todos,") + frame(TEXT, b"40/todos,"),
+}
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_who_goes_on_is_closed(serve, join, todos, flood):
+    """Many times the packets of a second end the connection, of whatever kind they are; another goes on."""
+    app = await serve(todos, limits=LIMITS)
+    alice, mallory = await join(app, "todos"), await join(app, "todos")
+    with contextlib.suppress(ConnectionError):
+        await mallory.wire.socket.write(FLOODS[flood] * RATE * 5)
+    await mallory.wire.ended(5)
+    assert await alice.sync("read") == []
+
+
+@pytest.mark.parametrize("engine", ["plain"], indirect=True)
+@pytest.mark.parametrize("flood", ["requests", "bad requests", "unreadable requests", "listens"])
+async def test_who_goes_on_is_disconnected_by_the_plain_engine(serve, join, todos, flood):
+    """It has left the backend, and another goes on."""
+    app = await serve(todos, limits=LIMITS)
+    alice, mallory = await join(app, "todos"), await join(app, "todos")
+    await mallory.wire.socket.write(FLOODS[flood] * RATE * 5)
+
+    async def gone():
+        return mallory.namespace.sid not in {sid for sid, _ in app.sio.manager.get_participants("/todos", None)}
+
+    await eventually(gone, 5)
+    assert await alice.sync("read") == []
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_a_pong_that_nobody_has_asked_for_sets_no_timer(serve, join, todos):
+    """One heartbeat is due, however many are answered."""
+    app = await serve(todos)
+    alice = await join(app, "todos")
+    (socket,) = app.sio.eio.sockets.values()
+    timer = socket._timer
+    await alice.wire.socket.write(frame(TEXT, b"3") * 100)
+    assert await alice.sync("read") == []
+    assert socket._timer is timer
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_pings_are_answered_where_they_arrive(serve, join, todos):
+    """Each with what it brought, and none waits in the library's queue."""
+    app = await serve(todos)
+    alice = await join(app, "todos")
+    await alice.wire.socket.write(frame(PING, b"hello"))
+    assert await alice.sync("read") == []
+    assert alice.wire.socket.pongs == [b"hello"]
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_what_has_waited_keeps_its_order(serve, join, todos):
+    """A burst of more than a share, of kinds that go different ways, is answered in the order in which it was sent."""
+    app = await serve(todos)
+    alice = await join(app, "todos")
+    (socket,) = app.sio.eio.sockets.values()
+    create = [
+        frame(TEXT, f"42/todos,{n}{encode(['sync', {'method': 'create', 'model': {'n': n}}])}".encode())
+        for n in range(1000, 2500)
+    ]
+    unknown = frame(TEXT, b'42/todos,["x"]')
+    socket.budget.spend(1.0)
+    await alice.wire.socket.write(b"".join(one + unknown for one in create))
+    for n in range(1000, 2500):
+        error, model = await alice.namespace.reply(n)
+        assert (error, model["n"]) == (None, n)
+    assert [model["n"] for model in await alice.sync("read")] == list(range(1000, 2500))

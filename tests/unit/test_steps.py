@@ -1,0 +1,91 @@
+"""Work in memory in steps: nobody waits for the whole of it, and it has a deadline."""
+
+import asyncio
+import random
+
+import pytest
+
+from bbio.comparison import STEP_CHARACTERS, Like
+from bbio.errors import Timeout
+from bbio.query import RUN, Query
+from bbio.steps import STEP_SECONDS, _AtWork, run, run_in_turns
+
+
+def counted(steps):
+    """What work returns, and how many steps it took."""
+    count = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value, count
+        count += 1
+
+
+class Clock:
+    """Each look at it takes so many seconds."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self):
+        self.now += self.seconds
+        return self.now
+
+
+def work(steps):
+    for _ in range(steps):
+        yield
+    return "done"
+
+
+async def test_short_work_is_done_at_once():
+    """It ends before others have their turn."""
+    task = asyncio.ensure_future(run_in_turns(work(10), 1.0, Clock(STEP_SECONDS / 100)))
+    await asyncio.sleep(0)
+    assert task.done()
+    assert await task == "done"
+
+
+async def test_long_work_lets_others_have_their_turn():
+    """It pauses after each step, for longer when more is being done, and counts as done at the end."""
+    tasks = [asyncio.ensure_future(run_in_turns(work(10), 9.0, Clock(2 * STEP_SECONDS))) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+    assert _AtWork.count == 2
+    assert await asyncio.gather(*tasks) == ["done", "done"]
+    assert _AtWork.count == 0
+
+
+async def test_work_has_a_deadline():
+    """What takes longer is a Timeout."""
+    with pytest.raises(Timeout, match="ask for less"):
+        await run_in_turns(work(100), 0.01, Clock(0.02))
+    assert _AtWork.count == 0
+
+
+def test_a_query_may_be_interrupted_wherever_it_takes_long():
+    """Between models, within a long text, and while it sorts; what it finds is the same."""
+    shuffled = random.Random(1)
+    models = [{"id": n, "rank": shuffled.randrange(9), "name": "x"} for n in range(3 * RUN + 7)]
+    query = Query.read({"sort": ["-rank", "name"], "limit": 1000, "rank": {"$gt": 0}})
+    page, steps = counted(query.steps(models))
+    assert steps > 2 * len(models)
+    expected = sorted((m for m in models if m["rank"]), key=lambda m: m["id"], reverse=False)
+    expected = sorted(expected, key=lambda m: m["rank"], reverse=True)
+    assert page.models == expected[:1000]
+    following = Query.read({"sort": ["-rank", "name"], "limit": 1000, "rank": {"$gt": 0}, "cursor": page.next})
+    assert run(following.steps(models)).models == expected[1000:]
+    long_text = {"id": 1, "t": "a" * STEP_CHARACTERS * 5}
+    assert counted(Query.read({"t": {"$like": "%_b"}}).steps([long_text]))[1] == 6
+
+
+def test_a_pattern_takes_one_step_for_so_many_characters_however_it_is_made():
+    """The steps are those of the text alone; plain patterns take none."""
+    text = "a" * STEP_CHARACTERS * 4
+    for pattern in ("%" + "_" * 250 + "b", "%a_" * 80 + "b", "%_"):
+        assert counted(Like(pattern).steps(text))[1] == 4
+    assert counted(Like("%a" * 120 + "%b").steps(text)) == (False, 0)
+    assert counted(Like("b_").steps(text)) == (False, 0)
+    for pattern, expected in (("a%a", True), ("%ab%", False), ("a" * 9, False), ("%a%a%", True), ("b%a", False)):
+        assert Like(pattern)(text) is expected
