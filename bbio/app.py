@@ -352,7 +352,8 @@ class App:
             self._binding = False
         self._runner = runner
         self.port = runner.addresses[0][1]
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+        # "::" takes IPv6 alone.
+        shown = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
         self.url = f"http://[{shown}]:{self.port}" if ":" in shown else f"http://{shown}:{self.port}"
 
     async def stop(self) -> None:

@@ -282,3 +282,10 @@ async def test_a_start_that_fails_cleans_up_the_application_it_is_mounted_on():
     with pytest.raises(OSError, match="no connection"):
         await app.start(application=host)
     assert happened == ["open", "closed"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.0.0.1", "::1"])
+async def test_the_url_can_be_asked_for(host):
+    """Whatever address it listens on: one of IPv6 takes IPv6 alone."""
+    async with App().running(host) as url, aiohttp.ClientSession() as http, http.get(f"{url}/healthz") as answer:
+        assert answer.status == 200
