@@ -1,13 +1,18 @@
 """A fault of the server is never taken for the client's: it is logged whole with an id."""
 
+import asyncio
+import json
 import logging
 
+import aiohttp
 import pytest
 
+from bbio import before
 from bbio.server.connection import Connection
 from bbio.server.engine import FastSocket
 from bbio.server.exchanges import Exchange
 from bbio.server.sockets import Gateway
+from tests.support.listeners import until
 from tests.support.wire import ConnectRefused, SyncFailed
 
 SYNC = {"method": "create", "model": {}}
@@ -140,3 +145,30 @@ async def test_the_text_of_an_error_can_travel_whatever_it_is(serve, join, caplo
     with pytest.raises(SyncFailed) as caught:
         await alice.sync("create", {})
     assert caught.value.error["message"] == "ValueError: half \\ud800"
+
+
+async def test_errors_that_a_client_causes_are_so_many_in_a_second(serve, join, todos, caplog):
+    """Each request is answered; the log holds ten a second, with the address."""
+    alice = await join(await serve(type("Todos", (todos,), {"fail": before("create")(lambda self: broken())})), "todos")
+    calls = [alice.namespace.call("sync", {"method": "create", "model": {"n": n}, "options": {}}) for n in range(60)]
+    replies = await asyncio.gather(*calls)
+    assert {reply["error"]["name"] for reply, *_ in replies} == {"InternalError"}
+    told = faults(caplog)
+    # They may fall into more than one second.
+    assert 0 < len(told) < 60
+    assert all(record.getMessage().startswith("todos create of 127.0.0.1 failed [") for record in told)
+
+
+async def test_a_post_that_is_broken_off_leaves_no_traceback(serve, todos, caplog):
+    """On the stock engine, what has arrived is all there is; on either, the log says whose it was."""
+    app = await serve(todos)
+    async with aiohttp.ClientSession() as http, http.get(f"{app.url}/socket.io/?EIO=4&transport=polling") as opened:
+        sid = json.loads((await opened.text())[1:])["sid"]
+    _, writer = await asyncio.open_connection("127.0.0.1", app.port)
+    path = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n40/".encode())
+    await writer.drain()
+    writer.transport.abort()
+    with caplog.at_level(logging.INFO, logger="bbio"):
+        await until(lambda: "127.0.0.1" in caplog.text)
+    assert not [record for record in caplog.records if record.exc_info]
