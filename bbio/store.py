@@ -23,7 +23,7 @@ from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request, Socket
 from bbio.schema import Schema
 from bbio.streams import Commit, Event, HistoryLimits, Kept, Log, Operation, Position, channel_stream
-from bbio.typed import audience_of, merged, public_json
+from bbio.typed import audience_of, merged, public_json, whole_json
 
 
 class Publisher(Protocol):
@@ -300,7 +300,8 @@ class Store:
             return Commit(record, body, event)
         event = self.log.append(stream, method, body, rev, None if req.op is None else req.op.public)
         if operation is not None:
-            self.log.keep(operation, req.payload, event)
+            whole = None if self.schema is None else whole_json(self.schema, record, body)
+            self.log.keep(operation, req.payload, event, whole)
         self._publish(event, req.socket)
         return Commit(record, body, event)
 

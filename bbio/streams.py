@@ -238,17 +238,20 @@ class Stream:
 
 
 class Reply(msgspec.Struct, eq=False, gc=False):
-    """What an operation came to: the operation, what was asked (a digest where that is long), and the event."""
+    """What an operation came to: the operation, what was asked (a digest where that is long), the event, and the record
+    where that holds more.
+    """
 
     who: str
     n: int
     asked: str | bytes
     event: Event
+    record: bytes | None = None
 
     @property
     def held(self) -> int:
         """The bytes that it takes."""
-        return REPLY_BYTES + len(self.asked) + len(self.event.body)
+        return REPLY_BYTES + len(self.asked) + len(self.event.body) + len(self.record or b"")
 
     def is_of(self, payload: str) -> bool:
         """Whether it is the reply to this request."""
@@ -297,10 +300,17 @@ class Operations:
         if not reply.is_of(payload):
             raise Conflict("this operation id was already used for another request")
         event = reply.event
-        return Commit(msgspec.json.decode(event.body), event.body, event, duplicate=True)
+        return Commit(msgspec.json.decode(reply.record or event.body), event.body, event, duplicate=True)
 
-    def keep(self, operation: Operation, payload: str, event: Event) -> None:
-        """Remember what an operation came to, and forget what is too old or too much."""
+    def keep(self, operation: Operation, payload: str, event: Event, record: bytes | None = None) -> None:
+        """Remember what an operation came to, and forget what is too old or too much.
+
+        Parameters:
+            operation: the operation.
+            payload: what was asked.
+            event: the event.
+            record: the record as JSON, where it holds more than the event tells.
+        """
         who, n = operation
         replies = self._replies.get(who)
         if replies is None:
@@ -309,9 +319,11 @@ class Operations:
         if not in_order:
             self._due = event.when + self._age
         asked = payload if len(payload) <= SHORT else _digest(payload)
-        replies[n] = reply = Reply(who, n, asked, event)
+        replies[n] = reply = Reply(who, n, asked, event, record)
         in_order.append(reply)
-        self.held = held = self.held + REPLY_BYTES + len(asked) + len(event.body)
+        self.held = held = (
+            self.held + REPLY_BYTES + len(asked) + len(event.body) + (0 if record is None else len(record))
+        )
         if len(in_order) > self._most or held > self._limit or event.when > self._due:
             self.forget(event.when)
 
@@ -418,11 +430,11 @@ class Log:
         self._grow(stream.append(event, self.limits))
         return event
 
-    def keep(self, operation: Operation, payload: str, event: Event) -> None:
+    def keep(self, operation: Operation, payload: str, event: Event, record: bytes | None = None) -> None:
         """Remember what an operation came to."""
         operations = self.operations
         before = operations.held
-        operations.keep(operation, payload, event)
+        operations.keep(operation, payload, event, record)
         self._account(operations.held - before)
 
     def _grow(self, size: int) -> None:

@@ -282,3 +282,9 @@ def public_json(schema: Schema) -> Callable[[Any], bytes]:
         return encode(schema.shown(record, schema.public))
 
     return body
+
+
+def whole_json(schema: Schema, record: Any, body: bytes) -> bytes | None:
+    """A record as JSON with all that layers may see of it; None where what is told of it is all of it."""
+    whole = encode(as_json(schema, record))
+    return None if whole == body else whole

@@ -27,18 +27,58 @@ from bbio.ratelimit import RateLimitedLog
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, Position, channel_stream
-from bbio.typed import as_json
+from bbio.typed import as_json, whole_json
 
 logger = logging.getLogger("bbio.store")
 # Writes that break a rule of the database: clients can cause any number of them.
 refusals = RateLimitedLog(logger)
 
 Key = tuple[str, Any]
+# Of an operation: the digest of what was asked, the event it came to, and the record where that holds more.
+Found = tuple[int, Event, bytes | None]
 
 OPERATION_AGE = 86_400.0
 OPERATION_COUNT = 1_000_000
+# Seconds that a process has seen an operation itself before it forgets it, whatever time stands beside it.
+SEEN_SECONDS = 3_600.0
 MAX_BATCH = 500
 MAX_WAITING = 10_000
+
+
+_began = time.time() - time.monotonic()
+
+
+def now() -> float:
+    """Seconds since 1970 that never jump: the wall clock when the process began, and what has passed since."""
+    return _began + time.monotonic()
+
+
+class Seen:
+    """What of a table that grows there was some time ago, by this process's own clock.
+
+    Parameters:
+        seconds: how long ago.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, seconds: float = SEEN_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._since = 0.0
+        self._next: int | None = None
+        self._long_ago = 0
+
+    def through(self, newest: int) -> int:
+        """The id up to which all was there so long ago, 0 when that is not known yet.
+
+        Parameters:
+            newest: the greatest id at the moment.
+        """
+        now = self._clock()
+        if self._next is None or now - self._since >= self._seconds:
+            self._long_ago = self._next or 0
+            self._next, self._since = newest, now
+        return self._long_ago
 
 
 class Job(msgspec.Struct, eq=False):
@@ -163,6 +203,7 @@ class DocumentStore(Store):
     event_clock = staticmethod(time.time)
 
     _ids: Iterator[Any]
+    _seen: Seen
 
     def __init__(
         self,
@@ -192,6 +233,7 @@ class DocumentStore(Store):
         opened = super().open(backend, publisher)
         del opened.log
         opened.table = self.table or backend.name
+        opened._seen = Seen()
         opened._initial = [as_json(opened.schema, model) for model in self._initial]
         if any(self.key(model) is None for model in opened._initial):
             raise ConfigurationError(f"{type(self).__name__}(models=[...]): each needs an {self.id_attribute!r}")
@@ -353,11 +395,11 @@ class Batch:
         self.epoch = ""
         self.positions: dict[str, Position] = {}
         self.models: dict[Key, tuple[int, bytes]] = {}
-        self.replies: dict[bytes, tuple[int, Event]] = {}
+        self.replies: dict[bytes, Found] = {}
         # To be written by the store: models (None when deleted), events, and the replies of operations.
         self.changed: dict[Key, tuple[int, bytes] | None] = {}
         self.events: list[Event] = []
-        self.kept: list[tuple[bytes, int, Event]] = []
+        self.kept: list[tuple[bytes, int, Event, bytes | None]] = []
 
     @property
     def streams(self) -> list[str]:
@@ -376,11 +418,11 @@ class Batch:
 
     def apply(self) -> None:
         """Decide what every write comes to. One that is refused changes nothing."""
-        now = time.time()
+        at = now()
         for change in self.changes:
             change.error = None
             try:
-                change.result = self._earlier(change) or self._apply(change, now)
+                change.result = self._earlier(change) or self._apply(change, at)
             except Exception as err:
                 change.error = err
 
@@ -388,7 +430,7 @@ class Batch:
         found = None if change.operation is None else self.replies.get(change.operation)
         return None if found is None else repeated(found, change.req)
 
-    def _apply(self, change: Change, now: float) -> Commit:
+    def _apply(self, change: Change, when: float) -> Commit:
         req, key, record, body = change.req, change.key, change.model, change.body
         rev, method = None, change.method
         if key is not None:
@@ -408,12 +450,14 @@ class Batch:
                 body = self.store.encode(record)
         at = self.positions.get(change.stream) or Position(self.epoch, 0)
         op = None if req is None or req.op is None else req.op.public
-        event = Event(change.stream, at.epoch, at.offset + 1, method, body, rev, op, now, self.stamp)
+        event = Event(change.stream, at.epoch, at.offset + 1, method, body, rev, op, when, self.stamp)
         self.positions[change.stream] = Position(at.epoch, event.offset, self.stamp)
         self.events.append(event)
         if change.operation is not None and req is not None:
-            self.replies[change.operation] = (req.digest, event)
-            self.kept.append((change.operation, req.digest, event))
+            schema = self.store.schema
+            whole = None if schema is None else whole_json(schema, record, body)
+            self.replies[change.operation] = (req.digest, event, whole)
+            self.kept.append((change.operation, req.digest, event, whole))
         return Commit(record, body, event)
 
 
@@ -439,20 +483,30 @@ def event_of(
     return Event(stream, epoch, offset, method, body.encode(), rev, op, at, stamp)
 
 
-def repeated(found: tuple[int, Event], req: Request | None) -> Commit:
+def record_text(whole: bytes | None) -> str | None:
+    """A record as it is kept with the reply of an operation."""
+    return None if whole is None else whole.decode()
+
+
+def found_of(digest: int, record: str | None, *event: Any) -> Found:
+    """What was kept of an operation."""
+    return digest, event_of(*event), None if record is None else record.encode()
+
+
+def repeated(found: Found, req: Request | None) -> Commit:
     """The commit of an operation that was applied before.
 
     Parameters:
-        found: the digest of what was asked then, and the event it came to.
+        found: what is known of it.
         req: what is asked now.
 
     Raises:
         Conflict: it is something else.
     """
-    digest, event = found
+    digest, event, whole = found
     if req is not None and digest != req.digest:
         raise Conflict("this operation id was already used for another request")
-    return Commit(decode(event.body), event.body, event, duplicate=True)
+    return Commit(decode(event.body if whole is None else whole), event.body, event, duplicate=True)
 
 
 def digest_of(operation: Operation | None) -> bytes | None:

@@ -35,7 +35,10 @@ from bbio.builtin.documents import (
     Queue,
     event_of,
     event_row,
+    found_of,
     logger,
+    now,
+    record_text,
     refusals,
 )
 from bbio.builtin.postgres_database import (
@@ -67,6 +70,7 @@ from bbio.builtin.postgres_statements import (
     KEEP_OPERATIONS,
     LOCK_STREAMS,
     LOG,
+    NEWEST_OPERATION,
     OUTGROWN,
     SHRINK,
     SINCE,
@@ -582,7 +586,7 @@ class PostgresStore(DocumentStore):
         rev = batch.rev
         if batch.operations:
             for operation, *rest in await connection.fetch(FIND_OPERATIONS, self.backend_id, batch.operations):
-                batch.replies[operation] = _reply(rest)
+                batch.replies[operation] = found_of(*rest)
         return Known(rev, set(batch.models), streams)
 
     async def _models(self, fetch: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
@@ -600,7 +604,7 @@ class PostgresStore(DocumentStore):
             missing = [name for name in names if name not in streams]
             if not missing:
                 return found[0][0], found[0][1], streams
-            await connection.execute(ADD_STREAMS, self.backend_id, missing, time.time())
+            await connection.execute(ADD_STREAMS, self.backend_id, missing, now())
 
     async def _save(self, connection: Any, batch: Batch, known: Known, told: bool) -> None:
         table = self.definition
@@ -644,7 +648,10 @@ class PostgresStore(DocumentStore):
                 self.backend_id,
                 at,
                 *zip(
-                    *[(operation, digest, *event_row(event)) for operation, digest, event in batch.kept],
+                    *[
+                        (operation, digest, *event_row(event), record_text(whole))
+                        for operation, digest, event, whole in batch.kept
+                    ],
                     strict=True,
                 ),
                 batch.stamp,
@@ -685,12 +692,14 @@ class PostgresStore(DocumentStore):
             self._database.note(err)
 
     async def _trim(self, connection: Any) -> None:
-        history, now, backend = self.history, time.time(), self.backend_id
+        history, at, backend = self.history, now(), self.backend_id
         for id, top in await connection.fetch(OUTGROWN, backend, TRIM_EVERY, history.size):
-            size = await connection.fetchval(TRIM, id, top, top - history.events, now - history.age)
+            size = await connection.fetchval(TRIM, id, top, top - history.events, at - history.age)
             if size > history.size:
                 await connection.execute(SHRINK, id, history.size)
-        await connection.execute(FORGET_OPERATIONS, 2 * TRIM_EVERY, now - OPERATION_AGE, OPERATION_COUNT)
+        newest = await connection.fetchval(NEWEST_OPERATION)
+        seen = self._seen.through(newest)
+        await connection.execute(FORGET_OPERATIONS, 2 * TRIM_EVERY, at - OPERATION_AGE, seen, newest - OPERATION_COUNT)
         if await connection.fetchval(FORGET_STREAMS, backend, history.streams):
             # Should a forgotten stream begin again, its positions must not be taken for the earlier ones.
             await connection.execute("UPDATE bbio_backends SET epoch = $2 WHERE id = $1", backend, secrets.token_hex(6))
@@ -708,7 +717,7 @@ class PostgresStore(DocumentStore):
                 models = await self._models(self._database.ask, keys)
             if operations:
                 rows = await self._database.ask(FIND_LASTING_OPERATIONS, self.backend_id, operations)
-                replies = {operation: _reply(rest) for operation, *rest in rows}
+                replies = {operation: found_of(*rest) for operation, *rest in rows}
         except Exception as err:
             for job in jobs:
                 job.error = err
@@ -751,12 +760,6 @@ class PostgresStore(DocumentStore):
             return None
         events = [event_of(stream, epoch, *rest) for _, _, _, *rest in rows if rest[0] is not None]
         return events if len(events) == top - offset else None
-
-
-def _reply(row: list[Any]) -> tuple[int, Event]:
-    """The digest and event of an operation, from its row."""
-    digest, *event = row
-    return digest, event_of(*event)
 
 
 def _ids() -> Iterator[str]:

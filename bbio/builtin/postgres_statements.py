@@ -21,7 +21,7 @@ ADD_STREAMS = """
     ON CONFLICT DO NOTHING
 """
 FIND_OPERATIONS = """
-    SELECT operation, digest, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations
+    SELECT operation, digest, record, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations
     WHERE backend = $1 AND operation = ANY ($2::bytea[])
 """
 # A lock is written to the disk, and to standbys that are waited for, and all that was there before it is then too.
@@ -38,9 +38,10 @@ LOG = """
     SELECT pg_notify($11, $12) WHERE $11 <> ''
 """
 KEEP_OPERATIONS = """
-    INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op, at, stamp)
-    SELECT $1::integer, u.*, $2::double precision, $12::bigint FROM unnest($3::bytea[], $4::bigint[], $5::text[],
-        $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::text[]) AS u
+    INSERT INTO bbio_operations
+        (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
+    SELECT $1::integer, u.*, $2::double precision, $13::bigint FROM unnest($3::bytea[], $4::bigint[], $5::text[],
+        $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::text[], $12::text[]) AS u
 """
 # Past the revisions that models brought along from elsewhere.
 CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"
@@ -88,10 +89,11 @@ SHRINK = """
     )
     UPDATE bbio_streams SET size = size - (SELECT coalesce(sum(length), 0) FROM gone) WHERE id = $1
 """
+NEWEST_OPERATION = "SELECT coalesce(max(id), 0) FROM bbio_operations"
 FORGET_OPERATIONS = """
     DELETE FROM bbio_operations WHERE id IN (
         SELECT id FROM bbio_operations ORDER BY id LIMIT $1
-    ) AND (at < $2 OR id <= (SELECT max(id) FROM bbio_operations) - $3::bigint)
+    ) AND ((at < $2 AND id <= $3) OR id <= $4)
 """
 FORGET_STREAMS = """
     WITH late AS (

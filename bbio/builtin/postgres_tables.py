@@ -138,6 +138,8 @@ MIGRATIONS = (
         PERFORM pg_notify('{CHANNEL}', json_build_array('', told.backend, json_build_array(stream_name))::text);
     END $$;
     """,
+    # What layers saw of a record, where events tell less: a repeated write shows them the same.
+    "ALTER TABLE bbio_operations ADD record text",
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.

@@ -24,9 +24,12 @@ from bbio.builtin.documents import (
     Batch,
     Change,
     DocumentStore,
+    Found,
     Key,
     event_of,
     event_row,
+    found_of,
+    record_text,
 )
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
 from bbio.builtin.sql import SQLite, Table
@@ -308,16 +311,13 @@ class SQLiteStore(DocumentStore):
         stream = self._streams[name] = StreamRow(*row)
         return stream
 
-    def _operation(self, connection: sqlite3.Connection, operation: bytes) -> tuple[int, Event] | None:
+    def _operation(self, connection: sqlite3.Connection, operation: bytes) -> Found | None:
         row = connection.execute(
-            "SELECT digest, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations"
+            "SELECT digest, record, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations"
             " WHERE backend = ? AND operation = ?",
             (self._backend_id, operation),
         ).fetchone()
-        if row is None:
-            return None
-        digest, *event = row
-        return digest, event_of(*event)
+        return None if row is None else found_of(*row)
 
     def _save(self, connection: sqlite3.Connection, batch: Batch, last: int) -> None:
         execute, many, backend = connection.execute, connection.executemany, self._backend_id
@@ -349,10 +349,10 @@ class SQLiteStore(DocumentStore):
         )
         many(
             "INSERT INTO bbio_operations (backend, operation, digest, stream, epoch, position, method, body, rev, op,"
-            " at, stamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " at, stamp, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (backend, operation, digest, *event_row(event), at, event.stamp)
-                for operation, digest, event in batch.kept
+                (backend, operation, digest, *event_row(event), at, event.stamp, record_text(whole))
+                for operation, digest, event, whole in batch.kept
             ],
         )
         execute("UPDATE bbio_backends SET rev = ? WHERE id = ?", (batch.rev, backend))
@@ -393,11 +393,17 @@ class SQLiteStore(DocumentStore):
         self._trimmed = 0 if last is None or last >= newest else last + 1
 
     def _forget_operations(self, connection: sqlite3.Connection, now: float) -> None:
+        (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM bbio_operations").fetchone()
         # More than have come since the last time, so that it ends, but not all at once, which would hold up writers.
         connection.execute(
             "DELETE FROM bbio_operations WHERE id IN (SELECT id FROM bbio_operations ORDER BY id LIMIT ?)"
-            " AND (at < ? OR id <= (SELECT max(id) FROM bbio_operations) - ?)",
-            (MAX_BATCH + 2 * TRIM_EVERY, now - OPERATION_AGE, OPERATION_COUNT),
+            " AND ((at < ? AND id <= ?) OR id <= ?)",
+            (
+                MAX_BATCH + 2 * TRIM_EVERY,
+                now - OPERATION_AGE,
+                self._seen.through(newest),
+                newest - OPERATION_COUNT,
+            ),
         )
 
     def _forget_streams(self, connection: sqlite3.Connection) -> None:

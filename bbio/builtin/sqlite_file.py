@@ -65,6 +65,8 @@ MIGRATIONS = (
         "ALTER TABLE bbio_log ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE bbio_operations ADD COLUMN stamp INTEGER NOT NULL DEFAULT 0",
     ),
+    # What layers saw of a record, where events tell less: a repeated write shows them the same.
+    ("ALTER TABLE bbio_operations ADD COLUMN record TEXT",),
 )
 
 # How tables and their indexes were made, tables first.

@@ -451,6 +451,32 @@ async def test_errors_carry_no_more_than_replies(serve, join):
     assert caught.value.error["current"] == shown
 
 
+async def test_layers_see_the_same_record_at_a_second_attempt(serve, join, users):
+    """Private fields included: a retry ends as the first attempt did, also when it comes to another process."""
+    seen = []
+
+    class Mailed(users):
+        name = "users"
+
+        @use("create", "patch", "delete")
+        async def mail(self, req, next):
+            record = await next()
+            seen.append((record["hash"], record["notes"], dict(record)))
+            return record
+
+    app = await serve(Mailed)
+    ann = await join(app, "users", ...)
+    model = {"name": "Ann"}
+    for n, method in enumerate(("create", "patch", "delete")):
+        request = {"method": method, "model": model, "op": {"c": "ann", "n": n}}
+        reply = await ann.namespace.call("sync", request)
+        assert await ann.namespace.call("sync", request) == reply
+        model = {"id": reply[1]["id"], "low": 1}
+    assert [seen[n] for n in (0, 2, 4)] == [seen[n] for n in (1, 3, 5)]
+    assert {each[0] for each in seen} == {"h-secret"}
+    assert "secret" not in "".join(ann.wire.frames)
+
+
 @attrs.define
 class Pair:
     """What an error may hold a record in."""

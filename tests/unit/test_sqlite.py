@@ -5,6 +5,7 @@ import contextlib
 import resource
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 
 import pytest
@@ -371,9 +372,30 @@ async def test_operations_are_forgotten_in_time(path, monkeypatch):
         monkeypatch.setattr(sqlite_store, "OPERATION_COUNT", 100)
         await fill(0, 300)
         assert [await known(n) for n in (0, 199, 200, 299)] == [False, False, True, True]
+        clock = [0.0]
+        models.store._seen = documents.Seen(clock=lambda: clock[0])
+        monkeypatch.setattr(sqlite_store, "OPERATION_COUNT", 10_000)
         monkeypatch.setattr(sqlite_store, "OPERATION_AGE", -1.0)
         await fill(300, 500)
-        assert not await known(499)
+        assert await known(499)  # however old it says that it is, it came just now
+        clock[0] = documents.SEEN_SECONDS
+        await fill(500, 700)
+        assert [await known(n) for n in (420, 699)] == [False, True]
+
+
+async def test_a_jump_of_the_clock_forgets_no_operation(path, monkeypatch):
+    """Neither while the process runs, nor where it begins again: a retry some seconds later has no second effect."""
+    wall = time.time
+    async with opened(SQLiteStore(path)) as models:
+        first = await models.write("create", {"n": 1}, op="page:1")
+        monkeypatch.setattr(time, "time", lambda: wall() + 2 * 86_400)
+        await asyncio.gather(*(models.create({}, op=f"others:{n}") for n in range(300)))
+        assert (await models.write("create", {"n": 1}, op="page:1")).event.offset == first.event.offset
+        assert documents.now() < wall() + 86_400
+    monkeypatch.setattr(documents, "_began", time.time() - time.monotonic())
+    async with opened(SQLiteStore(path)) as models:
+        await asyncio.gather(*(models.create({}, op=f"later:{n}") for n in range(300)))
+        assert (await models.write("create", {"n": 1}, op="page:1")).event.offset == first.event.offset
 
 
 async def test_many_channels_do_not_keep_many_operations(path, monkeypatch):
@@ -590,7 +612,8 @@ async def test_stamps_that_an_earlier_version_did_not_write_are_not_known(path):
         "ALTER TABLE bbio_log DROP COLUMN stamp",
         "ALTER TABLE bbio_streams DROP COLUMN stamp",
         "ALTER TABLE bbio_operations DROP COLUMN stamp",
-        f"UPDATE bbio_database SET version = {len(sqlite_file.MIGRATIONS) - 1}",
+        "ALTER TABLE bbio_operations DROP COLUMN record",
+        f"UPDATE bbio_database SET version = {len(sqlite_file.MIGRATIONS) - 2}",
     )
     async with opened(SQLiteStore(path)) as models:
         assert await models.top() == Position(known.epoch, 2)
