@@ -19,6 +19,7 @@ from aiohttp import WSCloseCode, web
 
 from bbio.errors import ConfigurationError
 from bbio.protocol import encode
+from bbio.ratelimit import IndentingFormatter
 from bbio.registry import Registry
 from bbio.server.admission import Admission, Handler
 from bbio.server.connect import attach
@@ -398,7 +399,9 @@ class App:
         level = log_level or os.environ.get("BBIO_LOG_LEVEL") or "info"
         if level.lower() not in LOG_LEVELS:
             raise ConfigurationError(f"{level!r} is no log level; it is one of {', '.join(LOG_LEVELS)}")
-        logging.basicConfig(level=level.upper(), format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(IndentingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        logging.basicConfig(level=level.upper(), handlers=[handler])
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(self._run(host, port, application))
 

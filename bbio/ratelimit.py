@@ -67,3 +67,17 @@ class RateLimitedLog:
     def _write(self, level: int, text: str, args: tuple[object, ...]) -> None:
         if self.admits(level):
             self._logger.log(level, "%s", one_line(text % args))
+
+
+class IndentingFormatter(logging.Formatter):
+    """Indents all but the first line of what is logged: what a client has sent never looks like an entry of its own.
+
+    Example:
+        >>> record = logging.LogRecord("bbio", 30, "", 0, "no %s", ("milk\\nbbio ERROR forged",), None)
+        >>> print(IndentingFormatter("%(name)s %(levelname)s %(message)s").format(record))
+        bbio WARNING no milk
+            bbio ERROR forged
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n    ".join(super().format(record).splitlines())

@@ -1,11 +1,12 @@
 """Log lines that clients cause: few in a second, and no tracebacks."""
 
 import logging
+import sys
 
 import pytest
 
 from bbio import ratelimit
-from bbio.ratelimit import LINE_LENGTH, LINES_PER_SECOND, RateLimitedLog
+from bbio.ratelimit import LINE_LENGTH, LINES_PER_SECOND, IndentingFormatter, RateLimitedLog
 
 
 @pytest.fixture
@@ -62,3 +63,15 @@ def test_errors_are_written_whole_but_not_all_of_them(log):
     wait()
     assert written.admits(logging.INFO)
     assert lines[-1] == "5 more lines such as the next were left out"
+
+
+def test_no_text_makes_a_second_entry():
+    """Neither of a message nor of an error's text, whatever ends a line somewhere."""
+    formatter = IndentingFormatter("%(levelname)s %(message)s")
+    try:
+        raise ValueError("a\nERROR forged\r\nERROR forged\u2028ERROR forged")
+    except ValueError:
+        record = logging.LogRecord("bbio", logging.ERROR, "", 0, "%s", ("b\nERROR forged",), sys.exc_info())
+    lines = formatter.format(record).splitlines()
+    assert len(lines) > 5
+    assert [line for line in lines if not line.startswith("    ")] == ["ERROR b"]
