@@ -248,7 +248,7 @@ export class CollectionMirror extends Mirror {
     const unknown = err.name === 'NotFound' && this.replica.truth(model.id) === undefined;
     if (method === 'create' ? model.isNew() : method !== 'delete' && unknown) target.remove(model, REMOTE);
     const index = places.get(this);
-    if (method !== 'delete' || index === undefined || index < 0 || err.name === 'NotFound') return;
+    if (method !== 'delete' || model.isNew() || index === undefined || index < 0 || err.name === 'NotFound') return;
     const known = this.replica.rev(model.id) !== undefined || this.replica.truth(model.id) !== undefined;
     if ((known && this.replica.truth(model.id) === undefined) || target.get(model.id)) return;
     destroyed.delete(model);
@@ -379,7 +379,7 @@ export class CollectionMirror extends Mirror {
     replica.hold();
     try {
       const parts = await this.#read();
-      if (turn === this.reading) this.#renew(parts);
+      if (turn === this.reading) delivering(() => this.#renew(parts));
     } finally {
       this.release();
     }
@@ -416,11 +416,11 @@ export class CollectionMirror extends Mirror {
         for (const raw of raws) guarded(() => this.#renewOne(clone(raw), revs, ids, items));
       });
     }
-    delivering(() => this.#set(items));
+    this.#set(items);
     const gone = target.filter((/** @type {any} */ model) => !model.isNew() && !ids.has(String(model.id)));
     replica.forget(ids);
     if (this.query === undefined) for (const model of gone) this.destroy(model);
-    else if (gone.length > 0) delivering(() => target.remove(gone, REMOTE));
+    else if (gone.length > 0) target.remove(gone, REMOTE);
     for (const end of ends) end();
     turnPage(target, {}, joined(parts, this.asked.data).meta);
     this.trigger('reset', Object.fromEntries(Object.entries(result).map(([name, models]) => [name, [...models]])));

@@ -187,9 +187,12 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
   const sent = travellingModel(payload(model, options, handle));
   const creation = many ? undefined : creationOf(model, handle);
   const made = options.wait ? undefined : begin();
+  let creates = false;
   if (method === 'create') destroyed.delete(model);
   if (method === 'delete' && !options.wait) destroyed.add(model);
   const extras = travelling(options);
+  // Whoever makes a change has made it, however long it waits.
+  const { user } = handle.session.connection;
   if (creation) follow(creation, { method, sent, send, failed, spared: () => succeeded('delete', sent, undefined, undefined, true) });
   else {
     if (method === 'create' && !many) creating(model, handle, sent);
@@ -198,6 +201,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
 
   /** @param {string} how @param {any} what @param {number | undefined} rev */
   function send(how, what, rev) {
+    creates = how === 'create';
     const key = how === 'create' || model.id === undefined || model.id === null ? undefined : String(model.id);
     if (how !== 'create' && isRounded(model.id)) {
       const message = `${how} of "${handle.name}": ${ROUNDED}, and ${model.id} may be the id of another model`;
@@ -205,7 +209,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
       return;
     }
     const origins = [...its, ...hearers];
-    handle.request({ method: how, model: what, options: extras, timeout: options.timeout, rev, key, origins }, (err, result, meta, passed) => {
+    handle.request({ method: how, model: what, options: extras, timeout: options.timeout, rev, key, origins, user }, (err, result, meta, passed) => {
       if (err) failed(err);
       else succeeded(how, what, result, meta, passed);
     });
@@ -251,7 +255,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
       for (const mirror of its) guarded(() => mirror.place(model, how, passed));
     });
     if (how !== 'delete') look([model]);
-    if (method === 'create' && !creation) created(model, { raw });
+    if (creates) created(model, { raw });
     resolve(result);
   }
 
@@ -272,7 +276,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
         if (target !== model && !target.get(model)) target.trigger('error', model, err, options);
       }
     });
-    if (method === 'create' && !creation) created(model, { err });
+    if (creates) created(model, { err });
     reject(err);
   }
 

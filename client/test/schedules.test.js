@@ -1,4 +1,7 @@
-/** Random schedules of writes, cuts, lost and late packets and lost history: every collection ends up like the store. */
+/**
+ * Random schedules of writes, cuts, lost and late packets, lost history, links that die silently, log-ins, listeners that
+ * throw, and writes of models that have no id yet: every collection ends up like the store.
+ */
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
 import { attach } from '../src/backbone.js';
@@ -16,23 +19,35 @@ const settle = async () => {
 /** A page: collections of some channels over one socket. */
 function page(world, channels) {
   const Backbone = loadBackbone();
-  const connection = attach(Backbone, () => world.io).connect('sim');
+  const api = attach(Backbone, () => world.io);
+  const user = { name: 'ann' };
+  api.connect('sim', { auth: { user: user.name } });
+  const { connection } = api;
   const collections = channels.map((channel) => new Backbone.Collection([], { backend: { name: 'things', channel } }).bindBackend());
   const fetch = (collection) => collection.fetch({ error: () => fetch(collection) });
+  for (const collection of collections) {
+    collection.on('all', (event, ...args) => {
+      const remote = event.startsWith('backend') || args.at(-1)?.remote;
+      if (remote && world.random() < 0.05) throw new Error('listener');
+    });
+  }
   collections.forEach(fetch);
-  return { connection, collections };
+  const login = (name) => {
+    user.name = name;
+    api.connect('sim', { auth: { user: name }, queue: world.random() < 0.5 ? 'keep' : 'drop' });
+  };
+  return { connection, collections, user, login };
 }
 
 /** One write, chosen at random; every write must be answered exactly once. */
-function write(random, collection, answers) {
+function write(random, { user }, collection, answers) {
   const answer = { times: 0 };
   answers.push(answer);
   const options = { wait: random() < 0.3, success: () => (answer.times += 1), error: () => (answer.times += 1) };
   const title = random() < 0.1 ? 'bad' : `t${Math.floor(random() * 1000)}`;
-  const saved = collection.filter((model) => !model.isNew());
-  const model = saved[Math.floor(random() * saved.length)];
+  const model = collection.at(Math.floor(random() * collection.length));
   const kind = random();
-  if (!model || kind < 0.4) collection.create({ title, n: random() }, options);
+  if (!model || kind < 0.4) collection.create({ title, n: random(), by: user.name }, options);
   else if (kind < 0.6) model.save({ title }, options);
   else if (kind < 0.8) model.save({ title }, { ...options, patch: true });
   else model.destroy(options);
@@ -42,8 +57,9 @@ function write(random, collection, answers) {
 function step(random, world, pages, answers) {
   const kind = random();
   const link = world.links[Math.floor(random() * world.links.length)];
-  const { collections } = pages[Math.floor(random() * pages.length)];
-  if (kind < 0.12) write(random, collections[Math.floor(random() * collections.length)], answers);
+  const chosen = pages[Math.floor(random() * pages.length)];
+  const { collections } = chosen;
+  if (kind < 0.12) write(random, chosen, collections[Math.floor(random() * collections.length)], answers);
   else if (kind < 0.4) world.serve(link);
   else if (kind < 0.7) link.receive();
   else if (kind < 0.76) link.up();
@@ -51,6 +67,8 @@ function step(random, world, pages, answers) {
   else if (kind < 0.82) link.cut(random() < 0.3 ? 'io server disconnect' : 'transport close');
   else if (kind < 0.86) world.broadcast(`shared${Math.floor(random() * 3)}`);
   else if (kind < 0.865) world.renew(['*', 'c:x', 'c:'][Math.floor(random() * 3)]);
+  else if (kind < 0.872) link.connected && link.die();
+  else if (kind < 0.876) chosen.login(random() < 0.5 ? 'ann' : 'bob');
   else if (kind < 0.95) mock.timers.tick(Math.floor(random() * 1500));
 }
 
@@ -59,6 +77,8 @@ async function heal(world) {
   world.late = 0;
   world.lossy = false;
   for (let round = 0; round < 60; round += 1) {
+    // The library finds out in the end.
+    if (round === 20) for (const link of world.links) if (link.dead) link.cut('ping timeout');
     // A lost packet shows when the next one comes.
     if (round % 20 === 5) world.broadcast('last', true);
     for (const channel of world.channels) if (round % 20 === 5) world.publish(`c:${channel}`, 'delete', { id: 'never' }, undefined, undefined, { certain: true });
@@ -79,13 +99,21 @@ async function heal(world) {
 async function run(seed) {
   const random = seeded(seed);
   const world = new World(random);
+  world.reports = [];
+  globalThis.reportError = (err) => err.message === 'listener' || world.reports.push(err);
   const pages = [page(world, ['x']), page(world, ['x', '']), page(world, [''])];
   const answers = [];
   for (let n = 0; n < STEPS; n += 1) {
     step(random, world, pages, answers);
     await settle();
   }
-  await heal(world);
+  // Who had left comes back, so that nothing is kept for them.
+  for (const name of ['bob', 'ann']) {
+    for (const { user, login } of pages) if (name !== user.name) login(name);
+    await heal(world);
+  }
+  assert.equal(world.strangers, 0, 'writes as somebody else');
+  assert.deepEqual(world.reports, [], 'what was thrown besides');
   for (const { collections } of pages) {
     for (const collection of collections) {
       const held = [...world.store(collection.backend.channel).values()].map(({ model }) => model);
@@ -112,6 +140,36 @@ test(`collections equal the store after any of ${SCHEDULES} schedules`, async ()
     }
   } finally {
     Math.random = random;
+    mock.timers.reset();
+    delete globalThis.reportError;
+  }
+});
+
+test('a collection of 20,000 models is fetched and read anew, page by page, while others write', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  try {
+    const random = seeded(1);
+    const world = new World(random);
+    Object.assign(world, { most: 10_000, page: 1000, history: 3, late: 0, lossy: false });
+    const fill = (from, to) => {
+      for (let n = from; n < to; n += 1) world.store('x').set(`s${n}`, { rev: n + 1, model: { id: `s${n}`, n } });
+    };
+    fill(0, 20_000);
+    const one = page(world, ['x']);
+    one.collections[0].off('all');
+    await heal(world);
+    assert.equal(one.collections[0].length, 20_001);
+    for (const link of world.links) link.die();
+    world.store('x').clear();
+    fill(10_000, 30_000);
+    world.renew('c:x');
+    one.collections[0].at(0).save({ n: 'gone' });
+    await heal(world);
+    const held = [...world.store('x').values()].map(({ model }) => model);
+    const byId = (a, b) => (a.id < b.id ? -1 : 1);
+    assert.deepEqual(one.collections[0].toJSON().sort(byId), held.sort(byId));
+    one.connection.close();
+  } finally {
     mock.timers.reset();
   }
 });

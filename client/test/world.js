@@ -30,8 +30,12 @@ class Link {
   channels = new Set();
   #handlers = new Map();
 
-  constructor(world) {
+  /** Whether it has died without a sign: what is sent over it arrives nowhere. */
+  dead = false;
+
+  constructor(world, user) {
     this.world = world;
+    this.user = user;
     world.links.push(this);
   }
 
@@ -58,12 +62,20 @@ class Link {
 
   emit(event, ...args) {
     const ack = args.pop();
-    this.toServer.push([event, clone(args), ack]);
+    if (!this.dead) this.toServer.push([event, clone(args), ack]);
+  }
+
+  /** The network forgets it, and neither side is told. */
+  die() {
+    this.dead = true;
+    this.toServer = [];
+    this.toClient = [];
+    this.late = [];
   }
 
   cut(reason) {
     if (!this.connected) return;
-    this.connected = false;
+    this.connected = this.dead = false;
     this.toServer = [];
     this.toClient = [];
     this.late = [];
@@ -85,12 +97,13 @@ class Link {
 
   send(...args) {
     const copy = clone(args);
-    this.toClient.push(() => this.tell(...copy));
+    if (!this.dead) this.toClient.push(() => this.tell(...copy));
   }
 
   /** Answer now, or at some later time that the schedule chooses. */
   answer(ack, args, late) {
     const copy = clone(args);
+    if (this.dead) return;
     (late ? this.late : this.toClient).push(() => ack(...copy));
   }
 }
@@ -99,6 +112,11 @@ export class World {
   links = [];
   /** Effects by operation id, and by what only one create carries; each must be 1. */
   effects = new Map();
+  /** Creates that were applied as somebody else's. */
+  strangers = 0;
+  /** Models that a read without a limit may find, and models of a page. */
+  most = 10_000;
+  page = 1000;
   #stores = new Map();
   #logs = new Map();
   #ops = new Map();
@@ -113,10 +131,11 @@ export class World {
     this.lossy = random() < 0.3;
     this.busy = random() < 0.3 ? 0.5 : 0;
     this.late = random() < 0.5 ? 0 : 0.3;
+    if (random() < 0.3) [this.most, this.page] = [3, 2];
   }
 
   /** What Socket.IO's `io` is to a client. */
-  io = () => ({ io: { uri: 'sim', socket: () => new Link(this) } });
+  io = () => ({ io: { uri: 'sim', socket: (_, options) => new Link(this, options?.auth?.user) } });
 
   store(channel) {
     if (!this.#stores.has(channel)) this.#stores.set(channel, new Map());
@@ -190,17 +209,17 @@ export class World {
     link.answer(ack, [null]);
   }
 
-  #sync(link, { method, model, channel, op, rev }, ack) {
+  #sync(link, { method, model, channel, op, rev, options }, ack) {
     if (!link.channels.has(`c:${channel ?? ''}`)) throw new Error('a sync came before the listen had succeeded, and is refused for good');
     const store = this.store(channel ?? '');
     const late = this.random() < this.late;
     if (method === 'read') {
-      const all = [...store.values()];
-      link.answer(ack, [null, all.map((one) => one.model), { r: all.map((one) => one.rev) }], late);
+      link.answer(ack, this.#read([...store.values()], options?.data ?? {}), late);
       return;
     }
     const key = `${op.c}:${op.n}`;
-    const stored = this.#ops.get(key);
+    // Who the client is counts, too.
+    const stored = this.#ops.get(`${link.user}/${key}`);
     if (stored) {
       link.answer(ack, stored, late);
       return;
@@ -211,6 +230,15 @@ export class World {
     else if (rev !== undefined && rev < known.rev) {
       link.answer(ack, refuse('Conflict', { code: 409, current: known.model, rev: known.rev }), late);
     } else this.#commit(link, store, { method, model, channel, op, key }, ack, late);
+  }
+
+  #read(all, { $limit, $cursor }) {
+    if ($limit === undefined && all.length > this.most) return refuse('BadRequest', { code: 400, page_limit: this.page });
+    if ($limit === undefined) return [null, all.map((one) => one.model), { r: all.map((one) => one.rev) }];
+    const rest = all.filter(({ model }) => $cursor === undefined || model.id > $cursor).sort((a, b) => (a.model.id < b.model.id ? -1 : 1));
+    const found = rest.slice(0, $limit);
+    const next = rest.length > found.length ? found.at(-1).model.id : null;
+    return [null, found.map((one) => one.model), { r: found.map((one) => one.rev), next }];
   }
 
   #commit(link, store, { method, model, channel, op, key }, ack, late) {
@@ -228,7 +256,8 @@ export class World {
     const told = method === 'patch' ? 'update' : method;
     const meta = this.publish(`c:${channel ?? ''}`, told, record, rev, op, { skip: inPlace ? link : undefined });
     const reply = [null, record, meta];
-    this.#ops.set(key, clone(reply));
+    this.#ops.set(`${link.user}/${key}`, clone(reply));
+    if (method === 'create' && model.by !== link.user) this.strangers += 1;
     link.answer(ack, reply, late);
     if (!late && link.toClient.length > before + 1) link.toClient.splice(before, 0, link.toClient.pop());
   }

@@ -28,6 +28,7 @@ import { guarded } from './report.js';
  * @property {number} [timeout] milliseconds until the sync fails, online or not
  * @property {number} [rev] revision the write builds on
  * @property {string} [key] the model's id
+ * @property {string} [user] who makes it, the connection's user by default
  * @property {Mirror[]} [origins] the mirrors that made it, and need no telling
  */
 
@@ -120,7 +121,7 @@ export class Handle extends Emitter {
    * @param {(err: any, result?: any, meta?: any, passed?: boolean) => void} done
    * @returns {{abort: (err: any) => void}} `abort`: fail with an error, unless it is answered
    */
-  request({ method, model, options = {}, timeout, rev, key, origins = [] }, done) {
+  request({ method, model, options = {}, timeout, rev, key, user, origins = [] }, done) {
     const { timeout: _, ...extras } = options;
     let sent;
     let size = 0;
@@ -134,7 +135,7 @@ export class Handle extends Emitter {
     }
     const request = { method, model: sent, options: plain(extras), channel: this.channel, rev };
     if (rev === undefined) delete request.rev;
-    return this.session.request({ handle: this, request, timeout, key, origins, size, done });
+    return this.session.request({ handle: this, request, timeout, key, origins, size, user, done });
   }
 
   /**

@@ -176,13 +176,14 @@ export class Session {
   }
 
   /**
-   * @param {{handle: Handle, request: Record<string, any>, timeout?: number, key?: string, origins: any[], size: number,
+   * @param {{handle: Handle, request: Record<string, any>, timeout?: number, key?: string, origins: any[], size: number, user?: string,
    *   done: import('./outbox.js').Entry['done']}} fields
    * @returns {{abort: (err: any) => void}}
    */
-  request({ handle: asked, request, timeout: strict, key, origins, size, done }) {
+  request({ handle: asked, request, timeout: strict, key, origins, size, user: maker, done }) {
     const handle = this.join(asked);
-    const { deadline, queueLimit, user } = this.connection;
+    const { deadline, queueLimit, queue } = this.connection;
+    const user = maker || this.connection.user;
     if (/** @type {Timed[]} */ (this.outbox.entries).filter((entry) => entry.user === user).length >= queueLimit) {
       const message = `${queueLimit} requests to "${this.name}" wait for an answer already`;
       setTimeout(() => done(new SyncError({ name: 'Busy', message, code: 429, retry_after: 1 })));
@@ -191,6 +192,10 @@ export class Session {
     const entry = /** @type {Timed} */ (this.outbox.add({ handle, request, key, done }));
     Object.assign(entry, { origins, left: strict ?? deadline, strict: strict !== undefined, user, size });
     this.#arm(entry);
+    if (user !== this.connection.user && queue !== 'keep') {
+      setTimeout(() => this.#drop([entry]));
+      return { abort() {} };
+    }
     if (this.#socket && !this.#socket.active) this.#socket.connect();
     this.#flush();
     return { abort: (/** @type {any} */ err) => void this.#settle(entry, err) };
