@@ -239,7 +239,7 @@ export class CollectionMirror extends Mirror {
 
   /** @param {any} id @param {boolean} [passed] whether all was told that was true at the answer's place @returns {boolean} */
   #isGone(id, passed) {
-    return this.replica.truth(id) === undefined && (passed || this.replica.rev(id) !== undefined);
+    return this.replica.isGone(id) || (Boolean(passed) && this.replica.truth(id) === undefined);
   }
 
   /** @param {import('./writes.js').Write} write @param {any} err */
@@ -249,10 +249,10 @@ export class CollectionMirror extends Mirror {
     if (method === 'create' ? model.isNew() : method !== 'delete' && unknown) target.remove(model, REMOTE);
     const index = places.get(this);
     if (method !== 'delete' || model.isNew() || index === undefined || index < 0 || err.name === 'NotFound') return;
-    const known = this.replica.rev(model.id) !== undefined || this.replica.truth(model.id) !== undefined;
-    if ((known && this.replica.truth(model.id) === undefined) || target.get(model.id)) return;
+    if (this.replica.isGone(model.id) || target.get(model.id)) return;
     destroyed.delete(model);
-    if (known) guarded(() => this.show(model, this.replica.truth(model.id), this.replica.rev(model.id)));
+    const truth = this.replica.truth(model.id);
+    if (truth !== undefined) guarded(() => this.show(model, truth, this.replica.rev(model.id)));
     target.add(model, { ...(!target.comparator && { at: Math.min(index, target.length) }), ...REMOTE });
   }
 

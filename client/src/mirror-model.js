@@ -30,7 +30,7 @@ export class ModelMirror extends Mirror {
 
   /** @param {any} model @param {string} method @param {boolean} [passed] */
   place({ id }, method, passed) {
-    const gone = this.replica.truth(id) === undefined && (passed || this.replica.rev(id) !== undefined);
+    const gone = this.replica.isGone(id) || (passed && this.replica.truth(id) === undefined);
     if (method !== 'delete' && gone) this.destroy(this.target);
   }
 

@@ -3,7 +3,7 @@ import { Replica } from './core/replica.js';
 import { guarded } from './core/report.js';
 import { delivering } from './deliver.js';
 import { note, shownBy } from './shown.js';
-import { isPending, writesOf } from './writes.js';
+import { isPending, pendingOn, writesOf } from './writes.js';
 
 /**
  * A bound collection or model: it takes what the backend tells, knows what the server holds, and undoes local changes
@@ -244,6 +244,7 @@ export function unset(model, gone) {
  */
 export function restore(model, mine, base) {
   for (const key of Object.keys(mine)) {
-    if (same(model.get(key), mine[key]) && !isPending(model, key)) assign(model, key, base);
+    // Another change of it may still wait, if this one was refused out of turn.
+    if (same(model.get(key), mine[key])) assign(model, key, pendingOn(model, key)?.mine ?? base);
   }
 }

@@ -26,11 +26,15 @@ export function ended(write) {
   waiting.get(write.model)?.delete(write);
 }
 
-/** @param {any} model @param {string} key @returns {boolean} whether a change of the attribute waits for its answer */
-export function isPending(model, key) {
-  for (const write of writesOf(model)) if (key in write.mine) return true;
-  return false;
+/** @param {any} model @param {string} key @returns {Write | undefined} the latest change of the attribute that waits for its answer */
+export function pendingOn(model, key) {
+  let latest;
+  for (const write of writesOf(model)) if (key in write.mine) latest = write;
+  return latest;
 }
+
+/** @param {any} model @param {string} key @returns {boolean} whether a change of the attribute waits for its answer */
+export const isPending = (model, key) => pendingOn(model, key) !== undefined;
 
 /** @param {any} model @returns {boolean} whether it is being deleted */
 export function isLeaving(model) {

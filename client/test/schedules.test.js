@@ -41,11 +41,13 @@ function page(world, channels) {
 
 /** One write, chosen at random; every write must be answered exactly once. */
 function write(random, { user }, collection, answers) {
+  const model = collection.at(Math.floor(random() * collection.length));
+  // Who saves what another has made but not saved, makes it.
+  if (model?.isNew()) model.set('by', user.name);
   const answer = { times: 0 };
   answers.push(answer);
   const options = { wait: random() < 0.3, success: () => (answer.times += 1), error: () => (answer.times += 1) };
   const title = random() < 0.1 ? 'bad' : `t${Math.floor(random() * 1000)}`;
-  const model = collection.at(Math.floor(random() * collection.length));
   const kind = random();
   if (!model || kind < 0.4) collection.create({ title, n: random(), by: user.name }, options);
   else if (kind < 0.6) model.save({ title }, options);
@@ -108,7 +110,7 @@ async function run(seed) {
     await settle();
   }
   // Who had left comes back, so that nothing is kept for them.
-  for (const name of ['bob', 'ann']) {
+  for (const name of ['bob', 'ann', 'bob', 'ann']) {
     for (const { user, login } of pages) if (name !== user.name) login(name);
     await heal(world);
   }

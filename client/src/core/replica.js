@@ -27,6 +27,11 @@ export class Replica {
     return this.#known.get(String(id))?.rev;
   }
 
+  /** @param {any} id @returns {boolean} whether the model was there once and is deleted */
+  isGone(id) {
+    return this.#known.has(String(id)) && this.truth(id) === undefined;
+  }
+
   /** @param {any} id @returns {any} the model as the server sent it last; undefined when it is not known, or deleted */
   truth(id) {
     return this.#known.get(String(id))?.model;
