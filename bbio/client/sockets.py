@@ -138,13 +138,16 @@ class Wire:
             Exception: something could not be sent, such as an `auth` that a function failed to return.
         """
         writing = asyncio.create_task(self._write())
+        dropped = asyncio.create_task(self._dropped.wait())
         try:
-            await asyncio.wait([self.socket.eio.read_loop_task, writing], return_when=asyncio.FIRST_COMPLETED)
+            ends = [self.socket.eio.read_loop_task, writing, dropped]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if writing.done():
                 writing.result()
         finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            for task in (writing, dropped):
+                task.cancel()
+            await asyncio.gather(writing, dropped, return_exceptions=True)
 
     def drop(self) -> None:
         """End it at once: the other side does not answer."""

@@ -63,5 +63,8 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
         async def listen(sid: str, *arguments: Any) -> Any:
             return await receive("listen", sid, arguments)
 
-        handlers |= {"sync": sync, "listen": listen}
+        async def unlisten(sid: str, *arguments: Any) -> Any:
+            return await receive("unlisten", sid, arguments)
+
+        handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten}
     sio.keep(namespace, **handlers)

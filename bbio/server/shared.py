@@ -15,6 +15,7 @@ from typing import Any
 
 import socketio
 
+from bbio import protocol
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
 from bbio.server.admission import REMOTE
@@ -25,7 +26,7 @@ logger = logging.getLogger("bbio")
 Handler = Callable[..., Any]
 
 # Events of a backend's namespace that the backend alone answers.
-OWN_EVENTS = ("sync", "listen")
+OWN_EVENTS = protocol.EVENTS
 
 
 class SharedServer(socketio.AsyncServer):
@@ -178,6 +179,6 @@ def _answers_for_backend(namespace_handler: Any) -> bool:
 
 def _refusal(namespace: str) -> ConfigurationError:
     return ConfigurationError(
-        f"app.sio: {' and '.join(OWN_EVENTS)} of the namespace {namespace!r} are answered by the backend "
+        f"app.sio: {', '.join(OWN_EVENTS)} of the namespace {namespace!r} are answered by the backend "
         f"{namespace[1:]!r}; write a handler or a layer in its class, or give the event another name"
     )

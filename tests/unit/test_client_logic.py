@@ -718,9 +718,6 @@ class Failing:
         raise ZeroDivisionError(method)
 
     def failed(self, error):
-        """Nothing more comes."""
-
-    def failed(self, error):
         """The connection is closed; there is nothing to end."""
 
 
