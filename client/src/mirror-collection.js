@@ -292,15 +292,15 @@ export class CollectionMirror extends Mirror {
       entries = new Map(raws.map((/** @type {any} */ raw) => [raw, { raw: clone(raw), rev: revs.get(raw) }]));
       return Array.isArray(list) ? this.#withOwn(list, staying, entries) : list;
     };
-    const parsed = (/** @type {any} */ model, /** @type {any} */ raw, /** @type {any} */ outcome) => {
+    const parsed = (/** @type {any} */ model, /** @type {any} */ raw, /** @type {any} */ outcome, /** @type {boolean} */ plain) => {
       const entry = entries.get(raw);
       if (!entry) return;
       entry.model = model;
       const known = shownBy(model, handle);
       entry.made = !known;
       const before = known?.names ?? [];
-      note(model, handle, { ...entry, parsed: outcome });
-      unset(model, before.filter((key) => !(key in outcome) && key in model.attributes));
+      note(model, handle, { raw: entry.raw, rev: entry.rev, parsed: outcome, plain });
+      if (before.length > 0) unset(model, before.filter((key) => !(key in outcome) && key in model.attributes));
     };
     try {
       this.#receive(() => watchingParse(target.models, target.model, parsed, succeed));

@@ -16,8 +16,15 @@ import { isPending } from './writes.js';
 /** @type {WeakMap<object, Shown>} */
 const shown = new WeakMap();
 
-/** @param {import('./core/handle.js').Handle} handle */
-const placeOf = ({ name, channel }) => JSON.stringify([name, channel]);
+/** @type {WeakMap<object, string>} */
+const places = new WeakMap();
+
+/** @param {import('./core/handle.js').Handle} handle @returns {string} */
+function placeOf(handle) {
+  let place = places.get(handle);
+  if (place === undefined) places.set(handle, (place = JSON.stringify([handle.name, handle.channel])));
+  return place;
+}
 
 /**
  * @param {any} model
@@ -33,17 +40,30 @@ export function shownBy(model, handle) {
  * Note what a model shows, or is about to.
  * @param {any} model
  * @param {import('./core/handle.js').Handle} handle
- * @param {{rev?: number, raw?: any, parsed?: any}} told `parsed`: what `parse` has made of it, where that is known
+ * @param {{rev?: number, raw?: any, parsed?: any, plain?: boolean}} told `parsed`: what `parse` has made of it, where that is
+ *   known; `plain`: that is what was said
  */
-export function note(model, handle, { rev, raw, parsed }) {
+export function note(model, handle, { rev, raw, parsed, plain = false }) {
   const { attributes } = model;
   const names = Object.keys(parsed ?? raw ?? attributes);
   const own = parsed ? names : names.filter((name) => name in attributes);
   const before = shown.get(model);
-  const base = snapshot({ ...(parsed ?? attributes) });
-  shown.set(model, { place: placeOf(handle), rev, raw, base, names: own });
+  const base = plain ? raw : copied(parsed ?? attributes);
+  const now = { place: placeOf(handle), rev, raw, base, names: own };
+  shown.set(model, now);
   if (!before) complete(model);
-  else for (const name of Object.keys(before.base)) if (!(name in base) && !before.names.includes(name)) base[name] = before.base[name];
+  else if (Object.keys(before.base).length > before.names.length) {
+    const extra = Object.keys(before.base).filter((name) => !(name in base) && !before.names.includes(name));
+    if (extra.length > 0) now.base = { ...base, ...Object.fromEntries(extra.map((name) => [name, before.base[name]])) };
+  }
+}
+
+/** @param {Record<string, any>} attributes @returns {Record<string, any>} */
+function copied(attributes) {
+  /** @type {Record<string, any>} */
+  const made = {};
+  for (const name of Object.keys(attributes)) made[name] = snapshot(attributes[name]);
+  return made;
 }
 
 /**
@@ -51,10 +71,9 @@ export function note(model, handle, { rev, raw, parsed }) {
  * @param {any} model that was just made
  */
 export function complete(model) {
-  const { base } = /** @type {Shown} */ (shown.get(model));
-  for (const name of Object.keys(model.attributes)) {
-    if (!(name in base) && !isPending(model, name)) base[name] = snapshot(model.attributes[name]);
-  }
+  const known = /** @type {Shown} */ (shown.get(model));
+  const added = Object.keys(model.attributes).filter((name) => !(name in known.base) && !isPending(model, name));
+  if (added.length > 0) known.base = { ...known.base, ...Object.fromEntries(added.map((name) => [name, snapshot(model.attributes[name])])) };
 }
 
 /** Revisions have begun anew. @param {any} model */
@@ -63,22 +82,32 @@ export function outdate(model) {
   if (known) known.rev = undefined;
 }
 
+/** @param {any} prototype @returns {any} the first of those it inherits from, which is Backbone's */
+function first(prototype) {
+  const next = Object.getPrototypeOf(prototype);
+  return next === null || Object.getPrototypeOf(next) === null ? prototype : first(next);
+}
+
 /**
  * Run what has models parsed, and tell of each as soon as its `parse` is done.
  * @param {any[]} models
  * @param {any} Kind the class that new ones are made of
- * @param {(model: any, given: any, outcome: any) => void} parsed
+ * @param {(model: any, given: any, outcome: any, plain: boolean) => void} parsed `plain`: by Backbone's own, which gives back
+ *   what it is given
  * @param {() => void} run
  */
 export function watchingParse(models, Kind, parsed, run) {
   const kinds = new Set([Kind?.prototype, ...models.map((model) => Object.getPrototypeOf(model))]);
-  const kept = [...kinds].filter((prototype) => typeof prototype?.parse === 'function').map((prototype) => {
+  const found = [...kinds].filter((prototype) => typeof prototype?.parse === 'function');
+  const owns = new Map(found.map((prototype) => [prototype, first(prototype).parse]));
+  const kept = found.map((prototype) => {
     const own = Object.getOwnPropertyDescriptor(prototype, 'parse');
     const { parse } = prototype;
+    const plain = parse === owns.get(prototype);
     /** @this {any} @param {...any} args */
     const value = function watched(...args) {
       const outcome = parse.apply(this, args);
-      if (typeof outcome === 'object' && outcome !== null) parsed(this, args[0], outcome);
+      if (typeof outcome === 'object' && outcome !== null) parsed(this, args[0], outcome, plain);
       return outcome;
     };
     Object.defineProperty(prototype, 'parse', { value, configurable: true, writable: true });

@@ -175,3 +175,38 @@ test('a collection of 20,000 models is fetched and read anew, page by page, whil
     mock.timers.reset();
   }
 });
+
+test('an edit made on a link that has died is stored within fifteen seconds, and nothing is taken back', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  try {
+    const world = new World(seeded(1));
+    Object.assign(world, { history: 40, late: 0, lossy: false, busy: 0 });
+    const { connection, collections: [collection] } = page(world, ['x']);
+    collection.off('all');
+    const work = async () => {
+      for (const link of world.links) {
+        link.up();
+        for (let n = 0; n < 20; n += 1) {
+          world.serve(link);
+          link.receive();
+          await settle();
+        }
+      }
+    };
+    await work();
+    for (const link of world.links) link.die();
+    const removed = [];
+    collection.on('remove error', (model) => removed.push(model));
+    const model = collection.create({ title: 't1', n: 1, by: 'ann' });
+    for (let second = 0; second < 15; second += 1) {
+      mock.timers.tick(1000);
+      await settle();
+      await work();
+    }
+    assert.equal(model.isNew(), false);
+    assert.deepEqual([world.store('x').size, removed], [1, []]);
+    connection.close();
+  } finally {
+    mock.timers.reset();
+  }
+});
