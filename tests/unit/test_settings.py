@@ -30,7 +30,7 @@ def ran(monkeypatch):
 def test_an_application_runs_where_nothing_is_said(ran):
     """On this machine, on port 3000."""
     App().run()
-    assert ran == [{"level": "INFO", "format": ANY}, (ANY, "127.0.0.1", 3000)]
+    assert ran == [{"level": "INFO", "handlers": [ANY]}, (ANY, "127.0.0.1", 3000)]
 
 
 def test_an_application_runs_where_the_environment_says(ran, monkeypatch):
@@ -39,9 +39,9 @@ def test_an_application_runs_where_the_environment_says(ran, monkeypatch):
     monkeypatch.setenv("BBIO_PORT", "8080")
     monkeypatch.setenv("BBIO_LOG_LEVEL", "Warning")
     App().run()
-    assert ran == [{"level": "WARNING", "format": ANY}, (ANY, "0.0.0.0", 8080)]
+    assert ran == [{"level": "WARNING", "handlers": [ANY]}, (ANY, "0.0.0.0", 8080)]
     App().run("127.0.0.2", 0, "debug")
-    assert ran[2:] == [{"level": "DEBUG", "format": ANY}, (ANY, "127.0.0.2", 0)]
+    assert ran[2:] == [{"level": "DEBUG", "handlers": [ANY]}, (ANY, "127.0.0.2", 0)]
 
 
 @pytest.mark.parametrize(
