@@ -11,7 +11,7 @@ from bbio import protocol
 from bbio.errors import Busy
 from bbio.handshake import read_cookies
 from bbio.server.budget import Rate
-from bbio.server.memory import Budget
+from bbio.server.memory import ByteBudget
 from bbio.streams import BACKEND_WIDE
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ class Connection(Rate):
         remote: str,
         limits: Limits,
         clock: Callable[[], float],
-        waiting: Budget | None = None,
+        waiting: ByteBudget | None = None,
     ) -> None:
         self.headers = headers
         self.remote = remote
-        self.waiting = Budget(limits.memory / 4) if waiting is None else waiting
+        self.waiting = ByteBudget(limits.memory / 4) if waiting is None else waiting
         self.sockets: dict[str, ClientSocket] = {}
         self.closed = False
         self.running = 0

@@ -37,7 +37,7 @@ def weigh(text: str | bytes) -> int:
     return len(text) * wide + values * VALUE_BYTES + lists * LIST_BYTES + objects * OBJECT_BYTES
 
 
-class Budget:
+class ByteBudget:
     """Bytes that may be held, of which one always may: what is too large by itself is for other limits to refuse.
 
     Parameters:
@@ -47,7 +47,7 @@ class Budget:
 
     __slots__ = ("held", "limit", "whole")
 
-    def __init__(self, limit: float, whole: Budget | None = None) -> None:
+    def __init__(self, limit: float, whole: ByteBudget | None = None) -> None:
         self.limit = limit
         self.whole = whole
         self.held = 0
@@ -65,12 +65,12 @@ class Budget:
             self.whole.add(size)
 
 
-class Address(Budget):
+class Address(ByteBudget):
     """What the clients of one address hold together, and how many connections they have."""
 
     __slots__ = ("__weakref__", "connections", "name")
 
-    def __init__(self, name: str, limit: float, whole: Budget) -> None:
+    def __init__(self, name: str, limit: float, whole: ByteBudget) -> None:
         super().__init__(limit, whole)
         self.name = name
         self.connections = 0
@@ -94,7 +94,7 @@ class Addresses:
         self._known: WeakValueDictionary[str, Address] = WeakValueDictionary()
         self._connections = 0
         # What all clients hold that waits: requests, and what they have not read.
-        self.waiting = Budget(limits.memory / 2)
+        self.waiting = ByteBudget(limits.memory / 2)
 
     def of(self, remote: str) -> Address:
         """An address; all that one customer of a provider has, which of IPv6 is a whole network."""

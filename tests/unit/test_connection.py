@@ -7,7 +7,7 @@ from bbio import Backend
 from bbio.errors import Busy
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
-from bbio.server.memory import Budget, weigh
+from bbio.server.memory import ByteBudget, weigh
 from tests.support.stacks import Recorder
 
 
@@ -189,8 +189,8 @@ def test_what_waits_or_runs_may_hold_so_much():
 
 def test_the_connections_of_an_address_share_what_may_be_held():
     """And all addresses share what all may hold: each has a half of it."""
-    whole = Budget(100)
-    one, other = Budget(50, whole), Budget(50, whole)
+    whole = ByteBudget(100)
+    one, other = ByteBudget(50, whole), ByteBudget(50, whole)
     one.add(40)
     assert (one.has_room(10), one.has_room(11)) == (True, False)
     other.add(60)
