@@ -248,7 +248,9 @@ def check_auth(auth: Any, max_bytes: int, max_depth: int = MAX_DEPTH) -> bytes |
         raise BadRequest("auth must be a JSON object, such as {token}")
     try:
         encoded = encode(auth)
-    except (UnicodeEncodeError, RecursionError, TypeError, ValueError):
+    except UnicodeEncodeError:
+        raise BadRequest("a string holds a character that cannot travel") from None
+    except (RecursionError, TypeError, ValueError):
         raise BadRequest("auth must be JSON") from None
     if len(encoded) > max_bytes:
         raise BadRequest(f"auth may have {max_bytes} bytes as JSON: send less, or raise Limits.auth on the server")

@@ -379,9 +379,16 @@ def _conceal(res: Response, given: frozenset[str]) -> None:
             for name, value in failure.values.items()
             if value is None or isinstance(value, (str, int, float)) or isinstance(failure, Invalid)
         }
-    elif isinstance(res.result, dict):
+    else:
         res.body = None
-        res.result = {name: value for name, value in res.result.items() if name in given}
+        res.result = _only(res.result, given)
+
+
+def _only(result: Any, names: frozenset[str]) -> Any:
+    """Return a record, or each of several, with these fields alone; anything else as it is."""
+    if isinstance(result, dict):
+        return {name: value for name, value in result.items() if name in names}
+    return [_only(each, names) for each in result] if isinstance(result, (list, tuple)) else result
 
 
 class Stack:

@@ -731,13 +731,15 @@ class PostgresStore(DocumentStore):
     async def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Any:
         """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
         statement, values = self._queries.select(query, scope, "id")
-        total = None
         async with self._database.listing(self, client):
             rows = await self._database.ask(statement, *values, timeout=query.limits.seconds)
-            if query.count:
-                statement, values = self._queries.count(query, scope)
-                ((total,),) = await self._database.ask(statement, *values, timeout=query.limits.seconds)
+            total = await self._count(query, scope) if query.count else None
         return [decode(body) for _, body in rows], [rev for rev, _ in rows], total
+
+    async def _count(self, query: Query, scope: tuple[str, ...]) -> int:
+        statement, values = self._queries.count(query, scope)
+        ((total,),) = await self._database.ask(statement, *values, timeout=query.limits.seconds)
+        return int(total)
 
     def look_up_operation(self, operation: bytes) -> Awaitable[Any]:
         """The digest and event of an operation, None when it is new."""

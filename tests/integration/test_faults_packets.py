@@ -53,6 +53,9 @@ PACKETS = {
     "a number that is no packet": ["9"],
     "no number": ["x"],
     "an ack id of 100 digits": [f'42/todos,{"1" * 100}["x"]'],
+    "an event with attachments and 40 KB": [
+        f'451-/todos,["x",{{"_placeholder":true,"num":0}},"{"long" * 10_000}"]',
+    ],
     "a namespace of 900 KB": [f"40/{'long' * 225_000},"],
     **{
         f"the event {name}": [f"42/todos,{encode([name, 'forged'])}"]

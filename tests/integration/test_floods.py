@@ -6,7 +6,7 @@ import pytest
 
 from bbio import Limits
 from tests.support.servers import eventually
-from tests.support.websocket import PING, TEXT, frame
+from tests.support.websocket import PING, PONG, TEXT, frame
 from tests.support.wire import encode
 
 RATE = 50
@@ -71,6 +71,28 @@ async def test_pings_are_answered_where_they_arrive(serve, join, todos):
     await alice.wire.socket.write(frame(PING, b"hello"))
     assert await alice.sync("read") == []
     assert alice.wire.socket.pongs == [b"hello"]
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_pongs_of_the_websocket_are_answered_by_nothing(serve, join, todos):
+    """They are heartbeats that nobody has asked for."""
+    app = await serve(todos)
+    alice = await join(app, "todos")
+    await alice.wire.socket.write(frame(PONG, b"hello"))
+    assert await alice.sync("read") == []
+    assert alice.wire.socket.pongs == []
+
+
+@pytest.mark.parametrize("acked", [False, True])
+async def test_an_unlisten_of_nothing(serve, join, todos, acked):
+    """It asks whether the server is there; who wants no answer gets none."""
+    app = await serve(todos)
+    alice = await join(app, "todos")
+    if acked:
+        assert await alice.namespace.call("unlisten", []) == [None]
+    else:
+        await alice.namespace.emit("unlisten", [])
+        assert await alice.sync("read") == []
 
 
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)

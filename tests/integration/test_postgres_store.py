@@ -412,6 +412,14 @@ async def test_a_fault_of_the_server_is_no_outage(database_url, caplog, monkeypa
         await models.create({})
 
 
+async def test_who_gets_no_connection_in_time_is_told_so(database_url):
+    """All are in use for longer than a request may take."""
+    async with opened(database_url, connections=1, timeout=0.2) as models:
+        async with models.store._database.connections.one():
+            await refused(models.create({}), "Busy")
+        await models.create({})
+
+
 # The database goes away
 
 

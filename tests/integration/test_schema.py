@@ -24,6 +24,7 @@ from bbio import (
     create,
     field,
     patch,
+    update,
     use,
 )
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
@@ -518,6 +519,24 @@ async def test_records_in_errors_are_known_by_their_shape(serve, join):
     assert (told["current"]["current"], told["current"]["rev"]) == ({"name": "Ann"}, 2)
     assert told["fields"]["fields"] == {"hash": "is too short"}
     assert "secret" not in "".join(client.wire.frames)
+
+
+async def test_who_may_not_read_is_shown_no_record_by_a_handler(serve, join):
+    """Nor several; what is no record is shown."""
+    answers = iter([{"id": 1, "own": 2, "other": 3}, [{"id": 1, "own": 2, "other": 3}], "done"])
+
+    class Notes(Backend):
+        @before("read")
+        def nobody(self):
+            raise Unauthorized("for nobody")
+
+        @update
+        def put(self, req):
+            return next(answers)
+
+    guest = await join(await serve(Notes), "notes", ...)
+    told = [await guest.sync("update", {"id": 1, "own": 2}) for _ in range(3)]
+    assert told == [{"id": 1, "own": 2}, [{"id": 1, "own": 2}], "done"]
 
 
 @pytest.mark.parametrize("model", [None, User])

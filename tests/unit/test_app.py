@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+import bbio.app
 from bbio import App, Backend, ConfigurationError, Middleware, Unavailable
 from bbio.app import _why_not
 from bbio.builtin import MemoryStore
@@ -289,3 +290,18 @@ async def test_the_url_can_be_asked_for(host):
     """Whatever address it listens on: one of IPv6 takes IPv6 alone."""
     async with App().running(host) as url, aiohttp.ClientSession() as http, http.get(f"{url}/healthz") as answer:
         assert answer.status == 200
+
+
+async def test_what_does_not_close_in_time_is_given_up(monkeypatch):
+    """A stop waits for nobody any longer."""
+    monkeypatch.setattr(bbio.app, "CLOSE_TIME", 0.01)
+    ended = []
+
+    async def hang():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    await bbio.app._finish([hang(), hang()])
+    assert ended == [True, True]

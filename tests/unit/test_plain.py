@@ -33,6 +33,16 @@ async def test_nobody_waits_for_answers_of_a_client_that_left():
     assert (waiting.result(), answered.result(), given_up.cancelled()) == (None, (None, 1), True)
 
 
+def test_a_client_is_dropped_once(caplog):
+    """Whoever finds it behind first."""
+    caplog.set_level("INFO", logger="bbio")
+    gone = []
+    link = PlainLink("s1", lambda: gone.append(1))
+    link.drop("slow consumer")
+    link.drop("slow consumer")
+    assert (gone, caplog.messages) == ([1], ["ending s1: slow consumer"])
+
+
 async def test_events_leave_in_order_for_all_but_one(monkeypatch):
     """One after another; an event that only its writer listens to is told to nobody."""
     server, told = PlainServer(async_mode="aiohttp"), []

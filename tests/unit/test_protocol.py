@@ -325,6 +325,14 @@ def test_revisions_follow_what_was_read():
     assert json.loads(protocol.read_reply_v1(b"[]", many, "id", revs)) == [None, [], {"r": [5, None, None, None]}]
 
 
+@pytest.mark.parametrize("value", [[[]], {"a": []}, [{"a": 1}], {"a": {}}])
+def test_what_is_decoded_already_is_nested_so_deep_at_most(value):
+    """Value by value."""
+    protocol.check(value, 2)
+    with pytest.raises(BadRequest, match="nested too deep"):
+        protocol.check(value, 1)
+
+
 @pytest.mark.parametrize("args", [None, [], [None], ["x"], [{}], [["x"], 1], [[1]], [["x" * 256]], [["x"] * 1001]])
 def test_an_unlisten_that_makes_no_sense(args):
     """It takes a list of channels."""

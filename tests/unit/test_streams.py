@@ -12,6 +12,7 @@ from bbio.streams import (
     HistoryLimits,
     Kept,
     Log,
+    Op,
     Operations,
     Position,
     Stream,
@@ -337,3 +338,10 @@ def test_a_log_may_share_from_now_on():
     log.forget("c:")
     shared.held = int(shared.limit) + 1
     shared.trim()  # there is nothing to give up
+
+
+def test_an_operation_id_is_shown_by_its_public_part():
+    """What it is known by to its client alone is in no log and no traceback."""
+    op = Op("a secret", 7)
+    assert repr(op) == f"<Op {op.public}>"
+    assert "secret" not in repr(op)
