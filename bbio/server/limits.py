@@ -61,7 +61,7 @@ class Limits:
     replay: int = attrs.field(default=1 << 19, validator=_positive)
     send_buffer: int = attrs.field(default=1 << 20, validator=_positive)
     reply: int = attrs.field(default=16 << 20, validator=_positive)
-    stall_time: float = attrs.field(default=4.0, validator=_positive)
+    stall_time: float = attrs.field(default=3.0, validator=_positive)
     memory: int = attrs.field(default=160 << 20, validator=_positive)
     connections: int = attrs.field(default=20_000, validator=_positive)
     connections_per_address: int = attrs.field(default=1_000, validator=_positive)

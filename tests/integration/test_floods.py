@@ -1,13 +1,15 @@
 """One connection that sends as much as it can: it is closed, and what it costs is bounded, on real sockets."""
 
+import asyncio
 import contextlib
 
 import pytest
 
-from bbio import Limits
+from bbio import Backend, Limits, before
+from bbio.builtin import MemoryStore
 from tests.support.servers import eventually
 from tests.support.websocket import PING, PONG, TEXT, frame
-from tests.support.wire import encode
+from tests.support.wire import SyncFailed, encode
 
 RATE = 50
 LIMITS = Limits(requests_per_second=RATE)
@@ -93,6 +95,26 @@ async def test_an_unlisten_of_nothing(serve, join, todos, acked):
     else:
         await alice.namespace.emit("unlisten", [])
         assert await alice.sync("read") == []
+
+
+async def test_an_unlisten_comes_after_the_listen_before_it(serve, join):
+    """However long that takes: in the end the channel is left."""
+    go = asyncio.Event()
+
+    class Slow(Backend):
+        store = MemoryStore()
+
+        @before("read")
+        async def wait(self):
+            await go.wait()
+
+    alice = await join(await serve(Slow), "slow", ...)
+    asked = [await alice.namespace.start("listen", "x"), await alice.namespace.start("unlisten", ["x"])]
+    go.set()
+    assert [await alice.namespace.reply(id) for id in asked] == [[{"event": "backend"}], [None]]
+    with pytest.raises(SyncFailed) as refused:
+        await alice.sync("create", {}, channel="x")
+    assert refused.value.name == "Forbidden"
 
 
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)
