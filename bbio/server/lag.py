@@ -23,6 +23,8 @@ class Session(Protocol):
     """A session as this module sees it."""
 
     lag: Lag | None
+    # Whether the answer to a poll is being written.
+    polling: bool
 
     def count_unread(self, size: int) -> None:
         """So many bytes wait for the client now."""
@@ -68,11 +70,12 @@ class Lag:
 
     def _look(self) -> None:
         waiting = self._transport.get_write_buffer_size()
-        if waiting < LAGGING // 2:
+        # The answer to a poll may not be written yet.
+        if waiting < LAGGING // 2 and not self._session.polling:
             self.end()
             return
         loop = asyncio.get_running_loop()
-        if waiting < self._unmoved:
+        if waiting < self._unmoved or waiting < LAGGING // 2:
             self._moved = loop.time()
         elif loop.time() - self._moved >= self._patience(waiting):
             self._session.drop(SLOW)
