@@ -692,12 +692,15 @@ class PollWatch(asyncio.Protocol):
 class PollAnswer(web.Response):
     """The answer to a poll, that tells its session when it is written."""
 
-    def __init__(self, response: web.Response, socket: FastSocket) -> None:
+    def __init__(self, response: web.Response, socket: FastSocket, transport: asyncio.Transport | None) -> None:
         super().__init__(body=response.body, status=response.status, headers=response.headers)
         self._socket = socket
+        self._transport = transport
 
     async def write_eof(self, data: bytes = b"") -> None:
         socket = self._socket
+        if socket._ended and self._transport is not None:
+            self._transport.abort()  # dropped meanwhile: nobody looks after it any more
         socket.look_after_poll(len(cast(bytes, self.body)))
         try:
             await super().write_eof(data)
@@ -773,7 +776,10 @@ class FastEngine(engineio.AsyncServer):
     async def _make_response(self, response_dict: dict[str, Any], environ: dict[str, Any]) -> web.Response:
         response = cast(web.Response, await super()._make_response(response_dict, environ))
         if POLL in environ:
-            return PollAnswer(response, environ[POLL])
+            response = PollAnswer(response, environ[POLL], environ["aiohttp.request"].transport)
+        if response.status >= 400:
+            # Who is refused, such as for a session that has ended, begins anew: its connection is not kept for it.
+            response.force_close()
         return response
 
 

@@ -58,8 +58,6 @@ async def test_what_waits_for_a_client_has_a_bound(spawn):
             (waiting,) = await alice.namespace.call("waiting", mallory.wire.sid)
 
 
-# An open fault: on a slow server (as under coverage) a few of the 50 sessions are never dropped.
-@pytest.mark.xfail(strict=False, reason="a few unread polls are kept by a slow server")
 async def test_polls_that_are_not_read_cost_little_and_are_dropped(spawn):
     """50 clients whose polls are not read, TCP held open: 2 MB each at most, and within 5 s nothing."""
     async with attacked(spawn, memory=256 << 20) as target:
