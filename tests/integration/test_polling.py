@@ -4,8 +4,10 @@ import asyncio
 import json
 
 import pytest
+from engineio import packet as engine_packet
 
 from bbio import Backend, update
+from bbio.server.engine import FastEngine
 from tests.support.servers import heard
 from tests.support.wire import LegacyClient, SyncFailed
 
@@ -105,3 +107,35 @@ async def test_large_models_cross_both_transports(serve, join, todos):
     assert (await bob.synced())[1]["text"] == text
     assert (await bob.sync("create", {"text": text}))["text"] == text
     assert (await alice.synced())[1]["text"] == text
+
+
+async def poll(app, sid):
+    """What comes over a connection that asks once, until the server ends it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+    query = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
+    writer.write(f"GET {query} HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\n\r\n".encode())
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_who_polls_for_no_session_is_not_kept_connected(serve, todos):
+    """A session that has ended leaves no connection behind."""
+    assert (await poll(await serve(todos), "unknown")).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_a_poll_for_a_session_that_was_dropped_is_not_answered(serve, dial, todos, monkeypatch):
+    """Nobody would look after the answer any more: who reads nothing of it would keep it for ever."""
+    app = await serve(todos)
+    wire = await dial(app, transport="polling")
+    wire._reader.cancel()
+    (socket,) = app.sio.eio.sockets.values()
+    socket.enqueue(engine_packet.Packet(engine_packet.MESSAGE, "x" * 100_000))
+    monkeypatch.setattr(FastEngine, "dropped", lambda *_: None)  # as it is until the loop comes to it
+    socket.drop("slow consumer")
+    assert b"xxx" not in await poll(app, wire.sid)
