@@ -73,6 +73,11 @@ class Exchange(msgspec.Struct, eq=False):
         """Begin; True when it goes on after this step, and will call `finished` of its connection."""
         if self.replied:
             return False  # its deadline passed while it waited
+        if self.timer is not None and asyncio.get_running_loop().time() >= self.timer.when():
+            # The event loop was busy for so long that the deadline has not been told yet.
+            self.timer.cancel()
+            self.refuse(Timeout())
+            return False
         stepper = self.gateway.stepper
         bare = self.req.backend.stacks[self.req.method].bare
         task = stepper.start_bare(self.work()) if bare else stepper.start(self.work(), self.context)

@@ -117,6 +117,15 @@ async def test_an_unlisten_comes_after_the_listen_before_it(serve, join):
     assert refused.value.name == "Forbidden"
 
 
+async def test_an_unlisten_of_a_client_that_waits_for_nothing(serve, join, todos):
+    """It is answered at once, and the channel is left."""
+    alice = await join(await serve(todos), "todos", "x")
+    assert await alice.namespace.call("unlisten", ["x"]) == [None]
+    with pytest.raises(SyncFailed) as refused:
+        await alice.sync("create", {}, channel="x")
+    assert refused.value.name == "Forbidden"
+
+
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)
 async def test_what_has_waited_keeps_its_order(serve, join, todos):
     """A burst of more than a share, of kinds that go different ways, is answered in the order in which it was sent."""

@@ -526,6 +526,19 @@ async def test_an_operation_that_has_just_come_is_kept(database_url, psql):
         assert (again.duplicate, again.event.offset) == (True, first.event.offset)
 
 
+async def test_one_process_trims_at_a_time(database_url, psql):
+    """Another one leaves it to the first, and does not wait for it."""
+    async with opened(database_url, history=HistoryLimits(events=10)) as models:
+        epoch = (await models.store.positions(["*"]))["*"].epoch
+        await psql.execute("SELECT bbio_tell('models', '*', 'create', '{}', NULL) FROM generate_series(1, 300)")
+        async with psql.transaction():
+            await psql.execute("SELECT FROM bbio_backends FOR UPDATE")
+            await models.store.tidy()
+        assert len(await models.store.since("*", epoch, 0)) == 300
+        await models.store.tidy()
+        assert await models.store.since("*", epoch, 0) is None
+
+
 async def test_history_that_cannot_be_trimmed_holds_up_no_write(database_url, psql, caplog):
     """The write is acknowledged, the log says what is wrong, and the next time it is trimmed."""
     async with opened(database_url, history=HistoryLimits(events=10)) as models:
