@@ -7,7 +7,7 @@ import pytest
 
 from bbio import Backend, Limits, before
 from bbio.builtin import MemoryStore
-from tests.support.servers import eventually
+from tests.support.servers import eventually, heard
 from tests.support.websocket import PING, PONG, TEXT, frame
 from tests.support.wire import SyncFailed, encode
 
@@ -124,6 +124,16 @@ async def test_an_unlisten_of_a_client_that_waits_for_nothing(serve, join, todos
     with pytest.raises(SyncFailed) as refused:
         await alice.sync("create", {}, channel="x")
     assert refused.value.name == "Forbidden"
+
+
+async def test_an_unlisten_leaves_the_other_channels(serve, join, todos):
+    """What was named is left, and only that; writes that name no channel go to the last one as before."""
+    app = await serve(todos)
+    alice, bob = await join(app, "todos", "x"), await join(app, "todos", "y")
+    await alice.namespace.call("listen", "y")
+    assert await alice.namespace.call("unlisten", ["x"]) == [None]
+    mine, his = await alice.sync("create", {"a": 1}), await bob.sync("create", {"b": 1})
+    assert await heard(app.backends["todos"], alice, bob) == [[("create", his)], [("create", mine)]]
 
 
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)

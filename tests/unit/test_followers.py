@@ -189,6 +189,20 @@ async def test_history_that_is_gone_is_told_as_such(server):
     assert len(bob.events) == 2
 
 
+async def test_what_was_published_before_the_newest_is_told_where_history_is_gone(server):
+    """It is told for those who cannot resync; the position is the newest one's all the same."""
+    ann = await listening(server)
+    events = [server.store.written_by_others() for _ in range(6)]
+    stream = server.store.log.stream("c:")
+    stream.before = stream.events.popleft().stamp
+    publish(server, events[2])
+    await settled()
+    assert (ann.offsets, ann.resyncs) == ([3], ["c:"])
+    publish(server, server.store.written_by_others())
+    await settled()
+    assert ann.offsets == [3, 7]
+
+
 async def test_a_new_epoch_is_told_as_such(server):
     """An event of a new epoch means that history was lost; the event itself is told."""
     ann, bob = await listening(server), await listening(server, version=0)
