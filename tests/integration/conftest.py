@@ -11,7 +11,8 @@ import pytest
 
 from bbio import App, Backend
 from bbio.builtin import MemoryStore
-from tests.support.servers import ServerProcess, free_port
+from tests.support.servers import ServerProcess
+from tests.support.services import free_port
 from tests.support.wire import LegacyClient, Wire
 
 Serve = Callable[..., Awaitable[App]]

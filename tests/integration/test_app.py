@@ -10,7 +10,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from bbio import App, Backend, ConfigurationError, FrozenError
 from bbio.builtin import Logger, MemoryStore
-from tests.support.servers import ServerProcess, bbio, eventually, free_port, heard
+from tests.support.servers import ServerProcess, bbio, eventually, heard
+from tests.support.services import free_port
 from tests.support.wire import Closed, ConnectRefused, LegacyClient
 
 MODULE = '''

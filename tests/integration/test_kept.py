@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import ServerProcess, free_port
+from tests.support.servers import ServerProcess
+from tests.support.services import free_port
 from tests.support.wire import LegacyClient
 
 ROOT = Path(__file__).parents[2]

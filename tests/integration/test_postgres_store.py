@@ -20,7 +20,8 @@ from bbio.protocol import decode
 from bbio.ratelimit import RateLimitedLog
 from bbio.streams import HistoryLimits, Op
 from tests.support.postgres import Relay, log, opened, processes
-from tests.support.servers import eventually, free_port
+from tests.support.servers import eventually
+from tests.support.services import free_port
 
 
 @pytest.fixture

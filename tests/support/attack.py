@@ -119,13 +119,14 @@ class Attacked:
 
 
 @asynccontextmanager
-async def witnessed(port: int) -> AsyncIterator[dict[str, float]]:
+async def witnessed(port: int, pid: int) -> AsyncIterator[dict[str, float]]:
     """A witness works during the block; afterwards the result says how long its requests took (ms)."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tests.support.witness",
         str(port),
+        str(pid),
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -155,7 +156,7 @@ async def attacked(spawn: Spawn, engine: str = "fast", **limits: float) -> Async
         stack.push_async_callback(probe.close)
         await server.said("Ctrl-C")
         said = len(server.output)
-        async with witnessed(server.port or 0) as witness:
+        async with witnessed(server.port or 0, server.process.pid) as witness:
             target = Attacked(server, probe, stack)
             await target.note_base()
             yield target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,13 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # Seconds; for what takes a moment on a machine that has nothing else to do.
 DEADLINE = 60.0
 _markers: list[tuple[str, Any]] = []
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 async def heard(backend: Any, *clients: LegacyClient) -> list[list[tuple[str, Any]]]:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -28,14 +29,24 @@ import redis
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
+SERVER_PORTS = (10_000, 32_000)
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listens on.
+
+    It is below those that the system gives to whoever asks for any port: nobody else gets it before it is used, or
+    while its server is started anew.
+    """
+    while True:
+        with socket.socket() as probe:
+            try:
+                # Not the module's own generator: hypothesis seeds it, so that every process would draw the same.
+                probe.bind(("127.0.0.1", SystemRandom().randrange(*SERVER_PORTS)))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
 
 
 def package_folder(name: str) -> Path | None:

@@ -1,10 +1,11 @@
 """A client that goes on working while a server is attacked, and measures how long its requests take.
 
-    python -m tests.support.witness PORT
+    python -m tests.support.witness PORT PID
 
-It is a process of its own, so that what the attackers' side computes does not count. So that what a busy machine
-computes does not count either, it measures beside each request a *control*: a byte to another process and back, which
-takes as long as the machine takes to wake two processes up. It goes on until its input ends, then prints its result.
+It is a process of its own, so that what the attackers' side computes does not count. What a busy machine computes does
+not count either: from each request is taken off how long the server (PID) and the witness have waited for a processor
+meanwhile, as Linux tells it (/proc/PID/schedstat). Beside each request it measures a *control*: a byte to another
+process and back. It goes on until its input ends, then prints its result.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import select
 import socket
 import sys
 import time
+from pathlib import Path
 
 from tests.support.websocket import TEXT, frame
 
@@ -71,7 +73,12 @@ def p99(values: list[float]) -> float:
     return 1000 * sorted(values)[int(len(values) * 0.99)]
 
 
-def main(port: int) -> None:
+def waited(*pids: int | str) -> float:
+    """Seconds for which these processes were ready to run, but something else ran on every processor."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in pids) / 1e9
+
+
+def main(port: int, pid: int) -> None:
     echo = control()
     connection = Connection(port)
     connection.until(b'"sid"')
@@ -82,11 +89,12 @@ def main(port: int) -> None:
     print("ready", flush=True)
     while len(taken) < FEWEST or not select.select([sys.stdin], [], [], PAUSE)[0]:
         id = len(taken)
+        before = waited(pid, "self")
         began = time.perf_counter()
         connection.send(f'42/quiet,{id}["sync",{{"method":"create","model":{{"id":{id}}},"options":{{}}}}]')
         connection.until(b"43/quiet,%d[" % id)
         answered = time.perf_counter()
-        taken.append(answered - began)
+        taken.append(max(0.0, answered - began - (waited(pid, "self") - before)))
         echo.sendall(b"x")
         echo.recv(1)
         controls.append(time.perf_counter() - answered)
@@ -94,4 +102,4 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))
