@@ -108,7 +108,7 @@ class BadRequest(SyncError, ValueError):
     """
 
     code = 400
-    details = ("page_limit",)
+    details: ClassVar[tuple[str, ...]] = ("page_limit",)
 
 
 class Unauthorized(SyncError, PermissionError):

@@ -23,12 +23,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bbio.client.collection import Changes, Collection
+from bbio.client.errors import TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
 from bbio.client.session import Settings
 from bbio.client.sockets import Auth, Connection
 
-__all__ = ["Changes", "Collection", "Connection", "Event", "Events", "Handle", "connect"]
+__all__ = ["Changes", "Collection", "Connection", "Event", "Events", "Handle", "TooLarge", "connect"]
 
 
 def connect(

@@ -6,9 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from bbio import errors
-from bbio.errors import SyncError
+from bbio.errors import BadRequest, SyncError
 
 KNOWN = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, SyncError)}
+
+
+class TooLarge(BadRequest):
+    """The request is larger than the server takes; `size` and `limit` say it in bytes. It was not sent."""
+
+    code = 413
+    details = ("page_limit", "size", "limit")
+    size: int
+    limit: int
 
 
 def error_of(told: Any) -> SyncError:

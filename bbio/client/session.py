@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from bbio.client.errors import error_of, passing
+from bbio import protocol
+from bbio.client.errors import TooLarge, error_of, passing
 from bbio.client.follower import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.client.handle import Handle, copied
 from bbio.client.outbox import Done, Entry, Outbox
@@ -25,6 +26,8 @@ PATIENCE = 8.0
 LOSS = 2.0
 # Seconds in which a link shows that it lives.
 PROBE = 4.0
+# Bytes around a request in its packet, without the backend's name.
+ENVELOPE = 32
 # Seconds in which what a reply told of should have arrived.
 OVERDUE = 2.0
 
@@ -45,6 +48,10 @@ class Clock(Protocol):
 
 class Link(Protocol):
     """A connection to the backend's namespace."""
+
+    @property
+    def max_payload(self) -> int | None:
+        """Bytes of the largest message that the server takes, if it has said so."""
 
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
         """Send an event, in order; `answer` is called with the arguments of its ack, if one comes."""
@@ -265,7 +272,20 @@ class Session:
         if link is None:
             return
         for entry in self.outbox.due(lambda entry: entry.handle.follower.ready):
-            link.emit("sync", (entry.request,), self._answer(entry, link))
+            excess = self._excess(entry, link.max_payload)
+            if excess is None:
+                link.emit("sync", (entry.request,), self._answer(entry, link))
+            else:
+                self._settle(entry, excess)
+
+    def _excess(self, entry: Entry, limit: int | None) -> TooLarge | None:
+        """What is wrong with a request that is larger than the server takes: it would close the connection."""
+        size = 0 if limit is None else len(protocol.encode(entry.request)) + len(self.name) + ENVELOPE
+        if limit is None or size <= limit:
+            return None
+        method = entry.request["method"]
+        message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
+        return TooLarge(message, size=size, limit=limit)
 
     def probe(self) -> None:
         """Find out whether the server is there; if it does not show, the connection is opened again."""

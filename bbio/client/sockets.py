@@ -19,7 +19,8 @@ from socketio.exceptions import SocketIOError
 
 from bbio import protocol
 from bbio.client.handle import Handle
-from bbio.client.session import Session, Settings
+from bbio.client.opener import Opener
+from bbio.client.session import ENVELOPE, Session, Settings
 from bbio.errors import ConfigurationError, Unavailable
 
 Credentials = Mapping[str, Any] | None
@@ -61,26 +62,6 @@ class ClientPacket(socketio.packet.Packet):
     json = WireJSON
 
 
-class Opener:
-    """An HTTP session that remembers the websocket it has opened: the library forgets one whose opening breaks off.
-
-    Parameters:
-        http: the session.
-    """
-
-    def __init__(self, http: aiohttp.ClientSession) -> None:
-        self._http = http
-        self.websocket: Any = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._http, name)
-
-    async def ws_connect(self, url: str, **options: Any) -> Any:
-        """Open a websocket."""
-        self.websocket = await self._http.ws_connect(url, **options)
-        return self.websocket
-
-
 class Wire:
     """One Socket.IO connection, from its opening to its end.
 
@@ -106,7 +87,13 @@ class Wire:
             **given,
         )
         self._outgoing: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
+        self._gathered = 0  # bytes that may wait for the next POST
         self._dropped = asyncio.Event()
+
+    @property
+    def max_payload(self) -> int | None:
+        """Bytes of the largest message that the server takes, if it has said so."""
+        return self._opener.max_payload
 
     async def credentials(self) -> dict[str, Any]:
         """What to join a namespace with, asked for anew each time."""
@@ -120,7 +107,23 @@ class Wire:
 
     def emit(self, event: str, arguments: tuple[Any, ...], namespace: str, answer: Callable[..., None]) -> None:
         """Send an event after those before it."""
-        self._outgoing.put_nowait(lambda: self.socket.emit(event, arguments, namespace, answer))
+
+        async def send() -> None:
+            await self._make_room(namespace, arguments)
+            await self.socket.emit(event, arguments, namespace, answer)
+
+        self._outgoing.put_nowait(send)
+
+    async def _make_room(self, namespace: str, arguments: tuple[Any, ...]) -> None:
+        """Polling sends all that waits as one message, which must not be larger than the server takes."""
+        limit = self.max_payload
+        if limit is None or self.socket.transport() != "polling":
+            return
+        size = len(protocol.encode(arguments)) + len(namespace) + ENVELOPE
+        if self._gathered + size > limit:
+            await self.socket.eio.queue.join()
+            self._gathered = 0
+        self._gathered += size
 
     def join(self, namespace: str) -> None:
         """Join one more namespace; the library knows only those that it was opened with."""
@@ -182,6 +185,10 @@ class SocketLink:
     def __init__(self, wire: Wire, namespace: str) -> None:
         self._wire = wire
         self._namespace = namespace
+
+    @property
+    def max_payload(self) -> int | None:
+        return self._wire.max_payload
 
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
         self._wire.emit(event, arguments, self._namespace, answer)

@@ -113,6 +113,11 @@ class Cable:
         return f"<Cable {state}, {on_the_way} packets on their way, unanswered {asked}, behind in {behind}>"
 
     @property
+    def max_payload(self) -> int:
+        """Bytes of the largest message that the server takes."""
+        return self._harness.limits.frame
+
+    @property
     def connected(self) -> bool:
         """Whether there is a connection at the moment."""
         return self._connection is not None
@@ -251,7 +256,7 @@ class Cable:
         """The server takes an event."""
         socket = self._sockets[name]
         gateway, depth = self._harness.gateway, self._harness.limits.depth + 2
-        if len(text) > self._harness.limits.frame:
+        if len(text) > self.max_payload:
             self._harness.cut_later(self)
             return
         fields = protocol.decode_sync(text, depth) if event == "sync" else None
@@ -295,6 +300,10 @@ class Plug:
     def __init__(self, cable: Cable, session: Session) -> None:
         self._cable = cable
         self._session = session
+
+    @property
+    def max_payload(self) -> int:
+        return self._cable.max_payload
 
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
         self._cable.emit(self._session, event, arguments, answer)

@@ -30,7 +30,7 @@ from bbio import (
     update,
 )
 from bbio.builtin import MemoryStore, SQLiteStore
-from bbio.client import Changes, Event, connect
+from bbio.client import Changes, Event, TooLarge, connect
 from tests.support.proxy import Proxy
 from tests.support.servers import eventually
 
@@ -643,3 +643,37 @@ async def test_a_link_that_is_dropped_is_opened_again(proxied, io):
     await eventually(opened_again)
     made = await handle.create({"title": "milk"})
     assert await handle.read() == [made]
+
+
+@pytest.mark.parametrize("transports", [("websocket",), ("polling",), ("polling", "websocket")], ids="+".join)
+async def test_what_is_larger_than_the_server_takes_is_refused_at_once(serve, todos, io, transports):
+    """It is not sent, as it would close the connection, and whatever waits behind it goes on."""
+    app = await serve(todos, limits=Limits(frame=20_000))
+    connection = io(app, transports=transports)
+    ann = connection.backend("todos")
+    await ann.ready()
+    large = asyncio.create_task(ann.create({"text": "ä" * 10_000}))
+    small = asyncio.create_task(ann.create({"text": "x" * 19_000}))
+    with pytest.raises(
+        TooLarge, match=r"the create of 'todos' is too large: 201.. bytes, and the server takes 20000"
+    ) as caught:
+        await large
+    assert caught.value.to_json() == {
+        "name": "TooLarge",
+        "message": str(caught.value),
+        "code": 413,
+        "size": caught.value.size,
+        "limit": 20_000,
+    }
+    assert isinstance(caught.value, BadRequest)
+    assert len((await small)["text"]) == 19_000
+    assert connection.connected
+    assert len(await ann.read()) == 1
+
+
+async def test_polling_sends_no_more_at_once_than_the_server_takes(serve, todos, io):
+    """Each of many writes is small enough; together they are several messages."""
+    app = await serve(todos, limits=Limits(frame=20_000))
+    ann = io(app, transports=["polling"], deadline=10).backend("todos")
+    made = await asyncio.gather(*(ann.create({"n": n, "text": "x" * 3_000}) for n in range(60)))
+    assert [todo["n"] for todo in made] == list(range(60))

@@ -22,7 +22,7 @@ from bbio import (
     update,
 )
 from bbio.builtin import MemoryStore, SQLiteStore
-from bbio.client import Changes, connect
+from bbio.client import Changes, TooLarge, connect
 
 
 @pytest.fixture
@@ -303,8 +303,12 @@ async def test_limits_are_the_real_ones(engine, todos):
             await ann.create({"a": {"b": {"c": {"d": 1}}}})
         with pytest.raises(BadRequest, match="may listen to 1 channels"):
             await t.cables[0].backend("todos", channel="second").ready()
-        with pytest.raises(Timeout):
+        with pytest.raises(TooLarge, match="the server takes 1000"):
             await ann.create({"text": "x" * 1000})
+        with pytest.raises(Timeout):
+            await t.connect().backend("todos", channel="x" * 1000).ready()
+        assert not t.cables[2].connected
+        t.cables[2].close()
         await t.settle()
         t.hold(bob)
         for n in range(6):

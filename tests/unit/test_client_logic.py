@@ -323,6 +323,8 @@ class TestErrors:
 class Wire:
     """A link that keeps what is sent, with its answer."""
 
+    max_payload = None
+
     def __init__(self):
         self.sent = []
         self.dropped = False

@@ -13,7 +13,7 @@ import { Session } from './session.js';
  * @property {number} [jitter] milliseconds over which clients that lost the same connection spread, 1,000 by default
  */
 
-/** After these events of the page a connection may be dead, or be had again. */
+/** After these events of the page its connection is dead or may be, and one can be had at once. */
 const WAKING = ['online', 'pageshow'];
 
 /** How many milliseconds the opening of a connection may take. */
@@ -93,9 +93,8 @@ export class Connection {
 
   /** @param {any} event the network is there again, or a page that the browser had kept */
   #wake = ({ type, persisted }) => {
-    if (!this.#manager || (type === 'pageshow' && !persisted)) return;
-    if (this.connected) for (const session of this.#sessions.values()) session.probe();
-    else this.reopen();
+    // A network that went takes connections along without a sign; to ask them first would cost seconds.
+    if (type !== 'pageshow' || persisted) this.reopen();
   };
 
   /** @param {boolean} again whether nobody else can have come */
