@@ -8,7 +8,7 @@ each audience. A backend without a model has none of this.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -25,6 +25,7 @@ from bbio.values import MAX_WRONG, Wrong
 
 UNKNOWN = "is not a known field"
 MAX_PATH = 255
+_sorted = msgspec.json.Encoder(order="sorted").encode
 # Between an epoch and the mark of an audience.
 MARK = "~"
 
@@ -38,6 +39,8 @@ class Entry(msgspec.Struct, eq=False):
         claims: read-only fields that the client sent along; right if they say what is stored.
         untouched: fields that the client cannot give, with the defaults that they have in the typed object.
         whole: whether the record is what an instance was, so that it lacks nothing but what is untouched.
+        defaults: what the client has not given of a new model, with the defaults that it has in the typed object.
+        unset: the fields of a new model that nobody has set.
     """
 
     id: Any
@@ -45,6 +48,8 @@ class Entry(msgspec.Struct, eq=False):
     claims: dict[str, Any]
     untouched: dict[str, Any]
     whole: bool = False
+    defaults: dict[str, Any] = {}
+    unset: Collection[str] = ()
 
 
 def roles_of(user: Any) -> tuple[Any, ...]:
@@ -130,6 +135,8 @@ def enter(schema: Schema, req: Request) -> None:
         typed, errors = _read(schema, given)
     if wrong or errors:
         raise invalid({**wrong, **errors})
+    if method == "create":
+        entry.defaults = {name: getattr(typed, name) for name in schema.fields if name not in given}
     if method == "update":
         entry.untouched = {
             each.name: getattr(typed, each.name)
@@ -151,6 +158,31 @@ def _is_default(schema: Schema, name: str, value: Any) -> bool:
     return not field.required and _same(field, value, field.write(field.make_default()))
 
 
+def _is_as_made(field: Field, value: Any) -> bool:
+    """Whether the default of a new model is as it was made: a layer may have changed it."""
+    return not isinstance(value, (list, dict)) or value == field.make_default()
+
+
+def unset_in(req: Request | None) -> Collection[str]:
+    """The fields of a new model that nobody has set."""
+    return () if req is None or req.entry is None else req.entry.unset
+
+
+def given_in(req: Request | None, record: dict[str, Any]) -> Collection[str]:
+    """The fields of a record that an update or patch gives."""
+    assert req is not None
+    if req.method == "patch":
+        return [name for name in req.model if name in record]
+    return record.keys() - (() if req.entry is None else req.entry.untouched)
+
+
+def is_same(value: Any, stored: Any) -> bool:
+    """Whether two values are the same in JSON, where 1, 1.0 and true are three, and the order of keys means nothing."""
+    if type(value) is not type(stored):
+        return False
+    return bool(value == stored) and (not isinstance(value, (dict, list)) or _sorted(value) == _sorted(stored))
+
+
 def _same(field: Field, value: Any, stored: Any) -> bool:
     try:
         return bool(field.read(value) == field.read(stored))
@@ -166,7 +198,11 @@ def plain(schema: Schema, req: Request) -> Any:
         record = {name: fields[name].write(each) if name in fields else each for name, each in model.items()}
         if key not in record and entry is not None and entry.id is not None:
             record[key] = entry.id
-        return {**record, **schema.complete(record)} if req.method == "create" else record
+        if req.method != "create":
+            return record
+        if entry is not None:
+            entry.unset = fields.keys() - record.keys()
+        return {**record, **schema.complete(record)}
     if not isinstance(model, schema.cls):
         return model
     record = schema.unstructure(model)
@@ -176,6 +212,11 @@ def plain(schema: Schema, req: Request) -> Any:
         del record[key]
     if entry is not None:
         entry.whole = True
+        entry.unset = {
+            name
+            for name, value in entry.defaults.items()
+            if getattr(model, name) is value and _is_as_made(schema.fields[name], value)
+        }
         for name, value in entry.untouched.items():
             if getattr(model, name) is value:
                 del record[name]

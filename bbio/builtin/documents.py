@@ -12,7 +12,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextvars import copy_context
 from typing import Any, Self
 
@@ -350,8 +350,8 @@ class DocumentStore(Store):
             raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
         return self.channel_of(req), key
 
-    def result(self, req: Request, key: Any, current: tuple[int, bytes] | None) -> dict[str, Any]:
-        """The record that a write comes to; of a delete, as it was.
+    def plan(self, req: Request, key: Any, current: tuple[int, bytes] | None) -> tuple[dict[str, Any], Any]:
+        """The record that a write comes to, as far as can be told before it is stored, and the record as it was.
 
         Raises:
             NotFound: there is no such model.
@@ -359,21 +359,45 @@ class DocumentStore(Store):
         """
         model: dict[str, Any] = req.model
         if req.method == "create":
-            return {**model, self.id_attribute: key}
+            return {**model, self.id_attribute: key}, None
         if current is None:
             if self._upsert and req.method != "delete":
-                return self.merged(req, None)
+                return self.merged(req, None), None
             raise self.unknown(key)
         rev, body = current
+        stored: dict[str, Any] = decode(body)
         if req.rev is not None and req.rev < rev:
-            raise Conflict("the model was changed by someone else", current=decode(body), rev=rev)
-        if req.method == "update" and self.schema is None:
-            return model
-        record: dict[str, Any] = decode(body)
-        return record if req.method == "delete" else self.merged(req, record)
+            raise Conflict("the model was changed by someone else", current=stored, rev=rev)
+        if req.method == "delete":
+            return stored, stored
+        return model if req.method == "update" and self.schema is None else self.merged(req, stored), stored
 
     def unknown(self, key: Any) -> NotFound:
         return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
+
+
+class Write(msgspec.Struct, eq=False):
+    """What a change is to do to its model.
+
+    Parameters:
+        change: the change.
+        key: the channel and id of the model.
+        rev: the revision that the model gets.
+        record: what it comes to, as far as can be told before it is stored; of a delete, the model as it was.
+        stored: the model as it was, None where there was none.
+    """
+
+    change: Change
+    key: Key
+    rev: int
+    record: dict[str, Any]
+    stored: dict[str, Any] | None
+
+    @property
+    def method(self) -> str:
+        """What happens to the model: `create`, `update` or `delete`."""
+        # An upsert is a create: who holds the whole collection must get the model.
+        return "create" if self.stored is None else self.change.method
 
 
 class Batch:
@@ -400,6 +424,12 @@ class Batch:
         self.changed: dict[Key, tuple[int, bytes] | None] = {}
         self.events: list[Event] = []
         self.kept: list[tuple[bytes, int, Event, bytes | None]] = []
+        self._waiting = changes
+        for change in changes:
+            change.error = None
+        # The writes that were made, with what they came to and that as JSON; the operations that they belong to.
+        self._made: dict[Change, tuple[Write, dict[str, Any], bytes]] = {}
+        self._operations: set[bytes] = set()
 
     @property
     def streams(self) -> list[str]:
@@ -416,36 +446,100 @@ class Batch:
         """The operations that may have been applied before."""
         return [change.operation for change in self.changes if change.operation is not None]
 
+    def leave_out(self, keys: Collection[Key], error: Exception) -> None:
+        """Refuse the writes of some models."""
+        for change in self.changes:
+            if change.key in keys:
+                change.error = error
+        self.changes = self._waiting = [change for change in self.changes if change.error is None]
+
     def apply(self) -> None:
-        """Decide what every write comes to. One that is refused changes nothing."""
+        """Decide what every write comes to, for a store that keeps a record just as it is given."""
+        for change in self.changes:
+            if not self._is_repeated(change):
+                write = self._plan(change)
+                if write is not None:
+                    self.made(write, write.record, encode(write.record))
+        self.number()
+
+    def turn(self) -> list[Write]:
+        """The writes to be made next, no two of one model; none when all are made.
+
+        Before the next turn, each is `made` or its change has an error. What cannot be is refused here.
+        """
+        writes: list[Write] = []
+        while self._waiting and not writes:
+            waiting: list[Change] = []
+            # What is about the same model, or repeats an operation, comes after what was there first.
+            before: set[Any] = set()
+            for change in self._waiting:
+                about = {change.key, change.operation} - {None}
+                if not about.isdisjoint(before):
+                    waiting.append(change)
+                elif not self._is_repeated(change):
+                    write = self._plan(change)
+                    if write is not None:
+                        writes.append(write)
+                before |= about
+            self._waiting = waiting
+        return writes
+
+    def _is_repeated(self, change: Change) -> bool:
+        return change.operation in self.replies or change.operation in self._operations
+
+    def _plan(self, change: Change) -> Write | None:
+        """What a change is to do; None when it cannot be, or no model is stored."""
+        req, key = change.req, change.key
+        if key is None:
+            return None
+        assert req is not None
+        current = self.models.get(key)
+        try:
+            record, stored = self.store.plan(req, key[1], current)
+        except Exception as err:
+            change.error = err
+            return None
+        # Counters fall back where tables are brought in from elsewhere; a model's revision never does.
+        self.rev = max(self.rev, 0 if current is None else current[0]) + 1
+        return Write(change, key, self.rev, record, stored)
+
+    def made(self, write: Write, record: dict[str, Any], body: bytes) -> None:
+        """A write is made.
+
+        Parameters:
+            write: the write.
+            record: what is stored now; of a delete, what was.
+            body: that as JSON.
+        """
+        change, key = write.change, write.key
+        if write.method == "delete":
+            self.models.pop(key, None)
+            self.changed[key] = None
+        else:
+            self.models[key] = self.changed[key] = (write.rev, body)
+        self._made[change] = (write, record, body)
+        if change.operation is not None:
+            self._operations.add(change.operation)
+
+    def number(self) -> None:
+        """Give the writes that are made their places in their streams."""
         at = now()
         for change in self.changes:
-            change.error = None
-            try:
-                change.result = self._earlier(change) or self._apply(change, at)
-            except Exception as err:
-                change.error = err
+            if change.error is None:
+                try:
+                    change.result = self._earlier(change) or self._commit(change, at)
+                except Exception as err:
+                    change.error = err
 
     def _earlier(self, change: Change) -> Commit | None:
         found = None if change.operation is None else self.replies.get(change.operation)
         return None if found is None else repeated(found, change.req)
 
-    def _apply(self, change: Change, when: float) -> Commit:
-        req, key, record, body = change.req, change.key, change.model, change.body
-        rev, method = None, change.method
-        if key is not None:
-            assert req is not None
-            if method == "update" and self.models.get(key) is None:
-                method = "create"  # an upsert: who holds the whole collection must get the model
-            record = self.store.result(req, key[1], self.models.get(key))
-            body = encode(record)
-            # Counters fall back where tables are brought in from elsewhere; a model's revision never does.
-            self.rev = rev = max(self.rev, self.models.get(key, (0,))[0]) + 1
-            if req.method == "delete":
-                self.models.pop(key, None)
-                self.changed[key] = None
-            else:
-                self.models[key] = self.changed[key] = (rev, body)
+    def _commit(self, change: Change, when: float) -> Commit:
+        req, record, body, method, rev = change.req, change.model, change.body, change.method, None
+        if change in self._made:
+            write, record, body = self._made[change]
+            method, rev = write.method, write.rev
             if self.store.schema is not None:
                 body = self.store.encode(record)
         at = self.positions.get(change.stream) or Position(self.epoch, 0)

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import msgspec
 
-from bbio import BadRequest, Conflict, Request, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio import Request, Timeout, Unavailable, UnknownOutcome
 from bbio.builtin import sql
 from bbio.builtin.documents import (
     OPERATION_AGE,
@@ -33,6 +33,7 @@ from bbio.builtin.documents import (
     Job,
     Key,
     Queue,
+    Write,
     event_of,
     event_row,
     found_of,
@@ -45,6 +46,7 @@ from bbio.builtin.postgres_database import (
     Aborted,
     Database,
     InDoubt,
+    NotMade,
     commit,
     driver,
     is_in_the_way,
@@ -52,7 +54,6 @@ from bbio.builtin.postgres_database import (
     is_refused,
     is_slow,
     is_untold,
-    words_of,
 )
 from bbio.builtin.postgres_queries import queries_of
 from bbio.builtin.postgres_scratch import copy_table, schema
@@ -60,6 +61,8 @@ from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
     CATCH_UP_REVISIONS,
     DRAW,
+    DRAW_REVISIONS,
+    DRAW_REVISIONS_AND_FIND,
     FIND_LASTING_OPERATIONS,
     FIND_OPERATIONS,
     FIND_STAMP,
@@ -72,6 +75,7 @@ from bbio.builtin.postgres_statements import (
     LOG,
     NEWEST_OPERATION,
     OUTGROWN,
+    OWNERS,
     SHRINK,
     SINCE,
     TIDY,
@@ -84,6 +88,7 @@ from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, Event, Position
+from bbio.typed import given_in, is_same, unset_in
 
 # Seconds for a change of a table, which may be a large one.
 LONG = 3600.0
@@ -101,6 +106,8 @@ DRAWN = 100
 MOST_BLOCKS = 10_000
 
 LOCK = "FOR UPDATE OF t"
+# What is otherwise found at the commit is found with the write that it is about.
+CAREFUL = "; SET CONSTRAINTS ALL IMMEDIATE"
 # The columns of a table, with their types.
 COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
@@ -122,14 +129,6 @@ class StreamRow(msgspec.Struct):
     @property
     def position(self) -> Position:
         return Position(self.epoch, self.top, self.stamp)
-
-
-class Known(msgspec.Struct):
-    """What a transaction has found: its first revision, the models that are there, and its streams."""
-
-    rev: int
-    keys: set[Key]
-    streams: dict[str, StreamRow]
 
 
 class Lookup(Job, kw_only=True):
@@ -363,6 +362,12 @@ class PostgresStore(DocumentStore):
             )
         for statement in statements:
             await connection.execute(statement, timeout=LONG)
+        owners = await connection.fetch(OWNERS, name)
+        generated = {column for column, always, *_ in owners if always}
+        # In a table that bbio made, the class of the models says what their defaults are.
+        is_own = any(own for *_, own in owners)
+        defaults = set() if is_own else {column for column, _, default, _ in owners if default}
+        self.definition = self.definition.with_owners(generated, defaults)
         await self._choose_ids(connection)
         if statements and await connection.fetchval(HAS_TRIGGERS, name):
             await connection.execute(self.definition.triggers())
@@ -401,7 +406,7 @@ class PostgresStore(DocumentStore):
             rows = [(("", self.key(model)), base + n, encode(model)) for n, model in enumerate(self._initial)]
             await connection.execute(self.definition.insert(), *self._arrays(rows))
 
-    def _columns_of(self, keys: Iterable[Key]) -> list[list[str]]:
+    def _columns_of(self, keys: Iterable[Key]) -> list[list[Any]]:
         """Keys as the arrays that a statement takes."""
         keys = list(keys)
         ids = [id_text(key) for _, key in keys]
@@ -448,42 +453,38 @@ class PostgresStore(DocumentStore):
         """Have a change made in the next batch."""
         return self._writer.submit(change)
 
-    async def _write(self, changes: list[Change], lock: str = LOCK) -> None:
+    async def _write(self, changes: list[Change], lock: str = LOCK, careful: bool = False) -> None:
         """Make changes in one transaction; those that PostgreSQL refuses, without the others."""
         try:
             try:
-                await self._try(changes, lock)
-            except driver().PostgresError as err:
+                await self._try(changes, lock, careful)
+            except Exception as err:
                 if not is_refused(err):
                     raise
-                if len(changes) == 1:
-                    changes[0].error = self._refusal(err)
+                if not careful:
+                    await self._write(changes, lock, careful=True)
+                elif len(changes) == 1:
+                    changes[0].error = self._database.error(err, self.table)
                 else:
-                    # One of them breaks a rule: find it in few steps, and let the others pass, in their order.
+                    # It is not a model that was refused. Find out whose write it is, and let the others pass.
                     half = len(changes) // 2
-                    await self._write(changes[:half], lock)
-                    await self._write(changes[half:], lock)
+                    await self._write(changes[:half], lock, careful)
+                    await self._write(changes[half:], lock, careful)
         except Exception as err:
             if is_slow(err) and lock == LOCK:
                 # Perhaps another program holds some of the models: leave those out, and let the others pass.
-                await self._write(changes, LOCK + " SKIP LOCKED")
+                await self._write(changes, LOCK + " SKIP LOCKED", careful)
                 return
-            error = self._database.error(err)
+            error = self._database.error(err, self.table)
             for change in changes:
                 change.error = error
 
-    def _refusal(self, err: Exception) -> SyncError:
-        refusals.warning("%s: a write was refused: %s", self.table, words_of(err))
-        if isinstance(err, driver().DataError):
-            return BadRequest("the model holds a value that the database cannot keep")
-        return Conflict("the model breaks a rule of the database, such as one of uniqueness")
-
-    async def _try(self, changes: list[Change], lock: str) -> None:
+    async def _try(self, changes: list[Change], lock: str, careful: bool) -> None:
         attempt, told = 0, True
         while True:
             attempt += 1
             try:
-                await self._transact(changes, lock, told)
+                await self._transact(changes, lock, told, careful)
                 return
             except Exception as err:
                 if told and is_untold(err):
@@ -492,34 +493,136 @@ class PostgresStore(DocumentStore):
                     refusals.warning("%s: PostgreSQL has no place for notifications: %s", self.table, err)
                     continue
                 again = is_in_the_way(err) or self._appeared(err) or (is_lost(err) and attempt == 1)
-                if isinstance(err, driver().UniqueViolationError):
+                cause = err.__cause__ if isinstance(err, Aborted) else err
+                if isinstance(cause, driver().UniqueViolationError):
                     again = await self._draw_again(changes) or again
                 if not again or attempt == ATTEMPTS:
-                    raise
+                    raise cause or err from None
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
 
     def _appeared(self, err: Exception) -> bool:
         """Whether another process has just added the model that was to be added."""
         return isinstance(err, driver().UniqueViolationError) and err.constraint_name == f"{self.table}_pkey"
 
-    async def _transact(self, changes: list[Change], lock: str, told: bool) -> None:
+    async def _transact(self, changes: list[Change], lock: str, told: bool, careful: bool) -> None:
         batch = Batch(self, changes)
         try:
             async with self._database.connections.one() as connection:
-                await connection.execute(self._begin)
-                known = await self._load(connection, batch, lock)
-                batch.apply()
+                await connection.execute(self._begin + (CAREFUL if careful else ""))
+                await self._load(connection, batch, lock)
+                rev = batch.rev
+                while writes := batch.turn():
+                    await self._make(connection, batch, writes, careful)
                 if all(change.error for change in batch.changes):
                     await connection.execute("ROLLBACK")
                     return
+                # Last, as all writers wait for them. A repeated operation waits too: what it came to may be on no disk,
+                # or on no standby, yet.
+                batch.epoch, streams = await self._lock_streams(connection, batch.streams)
+                batch.positions = {name: row.position for name, row in streams.items()}
+                batch.number()
                 if batch.events:
-                    await self._save(connection, batch, known, told)
-                # Without events too: what a repeated operation came to may be on no disk, or on no standby, yet.
+                    await self._save(connection, batch, rev, streams, told)
                 await commit(connection)
+                self._database.works(writing=True)
         except InDoubt:
             await self._settle_outcome(batch)
-        if self._outgrown(batch, known):
+        if self._outgrown(batch, streams):
             await self.tidy()
+
+    async def _make(self, connection: Any, batch: Batch, writes: list[Write], careful: bool) -> None:
+        """Make writes, no two of one model. With care, those that PostgreSQL refuses are left out."""
+        if not careful:
+            await self._store(connection, batch, writes)
+            return
+        await connection.execute("SAVEPOINT bbio")
+        try:
+            await self._store(connection, batch, writes)
+        except Exception as err:
+            if not is_refused(err):
+                raise
+            await connection.execute("ROLLBACK TO bbio; RELEASE bbio")
+            if len(writes) > 1:
+                # Found in few steps.
+                half = len(writes) // 2
+                await self._make(connection, batch, writes[:half], careful)
+                await self._make(connection, batch, writes[half:], careful)
+            elif not await self._is_applied(connection, batch, writes[0].change):
+                if self._appeared(err):
+                    raise Aborted from err
+                writes[0].change.error = self._database.error(err, self.table)
+        else:
+            await connection.execute("RELEASE bbio")
+
+    async def _is_applied(self, connection: Any, batch: Batch, change: Change) -> bool:
+        """Whether what was refused is an operation that another process has just applied."""
+        if change.operation is not None:
+            for operation, *rest in await connection.fetch(FIND_OPERATIONS, self.backend_id, [change.operation]):
+                batch.replies[operation] = found_of(*rest)
+        return change.operation in batch.replies
+
+    async def _store(self, connection: Any, batch: Batch, writes: list[Write]) -> None:
+        """Make writes. What a batch is told of them is what PostgreSQL has stored.
+
+        Raises:
+            NotMade: PostgreSQL has not made one of them, and has not said why.
+        """
+        made: dict[Write, str] = {}
+        # Those of one statement.
+        alike: dict[str, list[tuple[Write, list[Any]]]] = {}
+        for write in writes:
+            statement, values = self._statement(write)
+            alike.setdefault(statement, []).append((write, values))
+        for statement, asked in alike.items():
+            made |= await self._returned(connection, statement, asked)
+        gone = [write for write in writes if write.method == "delete" and write not in made]
+        if gone:
+            # A trigger may only mark a row: where a policy or a view then hides it, the model is deleted.
+            left = await self._models(connection.fetch, [write.key for write in gone])
+            made |= {write: encode(write.stored).decode() for write in gone if write.key not in left}
+        if len(made) < len(writes):
+            raise NotMade("the database did not make this write: a trigger, a rule or a policy of its table stops it")
+        for write in writes:
+            stored = decode(made[write])
+            # In the order in which its fields were given, as far as they were.
+            record = {name: stored[name] for name in write.record if name in stored} | stored
+            if write.method == "create":
+                write.key = (write.key[0], record[self.id_attribute])
+            batch.made(write, record, encode(record))
+
+    def _statement(self, write: Write) -> tuple[str, list[Any]]:
+        """The statement that makes a write, and what it takes beside the key."""
+        table, req, record, stored = self.definition, write.change.req, write.record, write.stored
+        if write.method == "delete":
+            return table.delete(), []
+        if stored is None:
+            unset = unset_in(req)
+            left = {column.name for column in table.columns if column.defaults and column.name in unset}
+            return table.insert(left), [write.rev, body_text(encode(record))]
+        changed = {
+            name: record[name]
+            for name in given_in(req, record)
+            if name not in stored or not is_same(record[name], stored[name])
+        }
+        changed |= {name: value for name, value in record.items() if name not in stored}
+        changed.pop(self.id_attribute, None)
+        # Of fields that the schema does not know, a later version of it may.
+        lost = [] if self.schema is not None else [name for name in stored if name not in record]
+        names = lost if table.is_document else changed
+        return table.update(names), [write.rev, body_text(encode(changed)), encode(lost).decode()]
+
+    async def _returned(
+        self, connection: Any, statement: str, asked: list[tuple[Write, list[Any]]]
+    ) -> dict[Write, str]:
+        """Have a statement make writes; the models that it returns."""
+        writes = [write for write, _ in asked]
+        keys = self._columns_of(write.key for write in writes)
+        known = dict(zip(zip(*keys, strict=True), writes, strict=True))
+        rows = await connection.fetch(statement, *keys, *map(list, zip(*(values for _, values in asked), strict=True)))
+        if len(rows) == len(writes) and writes[0].method == "create":
+            # In the order in which they were given, whatever ids a trigger has given them.
+            return {write: row[-1] for write, row in zip(writes, rows, strict=True)}
+        return {known[key]: body for *texts, body in rows if (key := tuple(texts)) in known}
 
     async def _settle_outcome(self, batch: Batch) -> None:
         """Find out what has become of a commit; if that cannot be, say so to those whose writes it held.
@@ -561,7 +664,7 @@ class PostgresStore(DocumentStore):
         event = batch.events[-1]
         await connection.execute(self._begin)
         # This waits for a transaction that is still open.
-        *_, streams = await self._lock_streams(connection, batch.streams)
+        _, streams = await self._lock_streams(connection, batch.streams)
         row = streams[event.stream]
         if row.epoch != event.epoch:
             return None
@@ -570,24 +673,22 @@ class PostgresStore(DocumentStore):
         stamp = await connection.fetchval(FIND_STAMP, row.id, event.offset)
         return None if stamp is None else bool(stamp == event.stamp)
 
-    async def _load(self, connection: Any, batch: Batch, lock: str) -> Known:
-        """Tell a batch what it needs to know, and lock its models and streams."""
+    async def _load(self, connection: Any, batch: Batch, lock: str) -> None:
+        """Tell a batch what it needs to know, and lock its models."""
         keys = batch.keys
         if keys:
             batch.models = await self._models(connection.fetch, keys, lock)
             if lock != LOCK:
                 held = (await self._models(connection.fetch, keys)).keys() - batch.models.keys()
-                for change in batch.changes:
-                    if change.key in held:
-                        change.error = Timeout("another program holds the model")
-                batch.changes = [change for change in batch.changes if change.key not in held]
-        batch.rev, batch.epoch, streams = await self._lock_streams(connection, batch.streams)
-        batch.positions = {name: row.position for name, row in streams.items()}
-        rev = batch.rev
-        if batch.operations:
-            for operation, *rest in await connection.fetch(FIND_OPERATIONS, self.backend_id, batch.operations):
-                batch.replies[operation] = found_of(*rest)
-        return Known(rev, set(batch.models), streams)
+                batch.leave_out(held, Timeout("another program holds the model"))
+        # Only now, so that the revisions of each model grow.
+        operations = batch.operations
+        if operations:
+            rows = await connection.fetch(DRAW_REVISIONS_AND_FIND, self.backend_id, operations)
+            batch.replies = {operation: found_of(*rest) for _, operation, *rest in rows if operation is not None}
+        else:
+            rows = await connection.fetch(DRAW_REVISIONS)
+        batch.rev = rows[0][0]
 
     async def _models(self, fetch: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
         """The revision and body of those models that are there."""
@@ -596,31 +697,29 @@ class PostgresStore(DocumentStore):
         rows = await fetch(self.definition.select(lock), *columns)
         return {texts[tuple(key)]: (rev, body.encode()) for *key, rev, body in rows}
 
-    async def _lock_streams(self, connection: Any, names: list[str]) -> tuple[int, str, dict[str, StreamRow]]:
-        """A new revision, the epoch of new streams, and these streams, which nobody else may write to."""
+    async def _lock_streams(self, connection: Any, names: list[str]) -> tuple[str, dict[str, StreamRow]]:
+        """The epoch of new streams, and these streams, which nobody else may write to."""
         while True:
             found = await connection.fetch(LOCK_STREAMS, self.backend_id, names)
-            streams = {row["name"]: StreamRow(*row[3:]) for row in found if row["name"] is not None}
+            streams = {row["name"]: StreamRow(*row[2:]) for row in found if row["name"] is not None}
             missing = [name for name in names if name not in streams]
             if not missing:
-                return found[0][0], found[0][1], streams
+                return found[0][0], streams
             await connection.execute(ADD_STREAMS, self.backend_id, missing, now())
 
-    async def _save(self, connection: Any, batch: Batch, known: Known, told: bool) -> None:
-        table = self.definition
-        changed = [(key, *row) for key, row in batch.changed.items() if row]
-        added = [row for row in changed if row[0] not in known.keys]
-        changed = [row for row in changed if row[0] in known.keys]
-        deleted = [key for key, row in batch.changed.items() if row is None and key in known.keys]
-        if added:
-            await connection.execute(table.insert(), *self._arrays(added))
-        if changed:
-            await connection.execute(table.update(), *self._arrays(changed))
-        if deleted:
-            await connection.execute(table.delete(), *self._columns_of(deleted))
+    async def _save(self, connection: Any, batch: Batch, drawn: int, known: dict[str, StreamRow], told: bool) -> None:
+        """Log the events of a batch, and keep what its operations came to.
+
+        Parameters:
+            connection: the connection, in the transaction that has made the writes.
+            batch: the batch.
+            drawn: the first of the revisions that were drawn for it.
+            known: its streams as they were.
+            told: whether other processes are told.
+        """
         events = batch.events
         at = events[-1].when
-        streams = {event.stream: known.streams[event.stream] for event in events}
+        streams = {event.stream: known[event.stream] for event in events}
         for event in events:
             streams[event.stream].added += len(event.body)
         await connection.execute(
@@ -639,7 +738,7 @@ class PostgresStore(DocumentStore):
             self._payload(list(streams)),
             batch.stamp,
         )
-        behind = (batch.rev - known.rev) // REVISIONS
+        behind = (batch.rev - drawn) // REVISIONS
         if behind:
             await connection.execute(CATCH_UP_REVISIONS, min(behind, MOST_BLOCKS))
         if batch.kept:
@@ -671,13 +770,13 @@ class PostgresStore(DocumentStore):
 
     # History
 
-    def _outgrown(self, batch: Batch, known: Known) -> bool:
+    def _outgrown(self, batch: Batch, known: dict[str, StreamRow]) -> bool:
         """Whether a stream has grown by so many events since it was trimmed, or too big, or there are many new ones."""
-        self._untidy += len(known.streams)
+        self._untidy += len(known)
         return self._untidy >= TRIM_EVERY or any(
             batch.positions[name].offset - row.trimmed >= TRIM_EVERY
             or (row.added and row.size + row.added > self.history.size * 5 // 4)
-            for name, row in known.streams.items()
+            for name, row in known.items()
         )
 
     async def tidy(self) -> None:

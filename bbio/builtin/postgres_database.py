@@ -7,6 +7,7 @@ the next time; the connection that listens to other programs comes back by itsel
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 from collections import deque
@@ -18,10 +19,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bbio import Busy, SyncError, Timeout, Unavailable
-from bbio.builtin.documents import logger
+from bbio import BadRequest, Busy, Conflict, Forbidden, SyncError, Timeout, Unavailable
+from bbio.builtin.documents import logger, refusals
 from bbio.builtin.postgres_tables import CHANNEL, LOCK, MIGRATIONS, ORIGIN, recheck_channel
 from bbio.errors import ConfigurationError
+from bbio.ratelimit import RateLimitedLog
 
 if TYPE_CHECKING:
     from bbio.builtin.postgres import PostgresStore
@@ -31,6 +33,9 @@ BACKOFF = (0.1, 5.0)
 PULSE = 15.0
 TIDY = 60.0
 
+
+# What is wrong with a database, and that it is over.
+outages = RateLimitedLog(logger)
 
 # Whatever the settings of the role are: `commit` hears of warnings, and who has waited for a lock sees what was
 # committed meanwhile.
@@ -60,7 +65,8 @@ def is_lost(err: BaseException) -> bool:
     names = driver()
     lost = (OSError, names.PostgresConnectionError, names.OperatorInterventionError, names.TooManyConnectionsError)
     # The last two are asyncpg's own, of a connection that is in no state to be used.
-    return isinstance(err, (*lost, names.InterfaceError, names.InternalClientError)) and not is_slow(err)
+    own = (names.InterfaceError, names.InternalClientError)
+    return isinstance(err, (*lost, *own)) and not is_slow(err) and not is_refused(err)
 
 
 def is_of_database(err: BaseException) -> bool:
@@ -83,37 +89,76 @@ def is_untold(err: BaseException) -> bool:
     return isinstance(err, driver().ProgramLimitExceededError) and "NOTIFY" in str(err)
 
 
+# Beginnings of SQLSTATE that are about the connection, the server or what it needs, others that write at the same time,
+# or who may connect to what.
+OF_DATABASE = ("08", "25", "28", "3D", "40", "53", "57", "58", "F0", "XX", "55P03")
+# Of the others, those that are about the tables themselves: no client has caused them.
+OF_TABLES = ("0A", "2F", "38", "39", "3F", "42", "HV")
+# Of those whose messages name tables and columns, and no values.
+WITHOUT_VALUES = ("0A", "42", "54", "55")
+
+
 def is_refused(err: BaseException) -> bool:
-    """Whether an error says that a value breaks a rule of the table, or is none that PostgreSQL can keep."""
+    """Whether an error is about the very statement, so that without it the others of a transaction would pass."""
     names = driver()
-    return isinstance(err, (names.IntegrityConstraintViolationError, names.DataError, names.RaiseError))
+    if isinstance(err, names.PostgresError):
+        return not (err.sqlstate or "XX").startswith(OF_DATABASE)
+    # The last is the driver's own, about a value.
+    return isinstance(err, NotMade) or (isinstance(err, names.InterfaceError) and isinstance(err, ValueError))
+
+
+def refusal_of(err: BaseException) -> SyncError | None:
+    """What a client is told of an error that is about the very statement; None when it cannot be the client's fault."""
+    if isinstance(err, NotMade):
+        return Conflict(str(err))
+    state = getattr(err, "sqlstate", None) or "22"
+    if state == "42501":
+        return Forbidden("the database does not allow this")
+    if state.startswith("54"):
+        return BadRequest("the model, or a part of it, is too large for the database")
+    if state.startswith("22"):
+        return BadRequest("the model holds a value that the database cannot keep")
+    if state.startswith(OF_TABLES):
+        return None
+    return Conflict("the model breaks a rule of the database, such as one of uniqueness")
 
 
 def words_of(err: BaseException) -> str:
-    """What the log is told of an error: its kind, the rule that is broken, what the rule is about.
+    """What the log is told of an error: its kind and code, the table and the rule that is broken.
 
-    PostgreSQL repeats values in the messages and details of errors about values, which are left out.
+    PostgreSQL repeats values in the details of errors, and in the messages of some, which are left out.
     """
     names = driver()
     kind = type(err).__name__
     if not isinstance(err, names.PostgresError):
         # The driver's own error about a value is a ValueError too.
         return kind if isinstance(err, names.InterfaceError) and isinstance(err, ValueError) else f"{kind}: {err}"
-    if not is_refused(err):
-        return f"{kind}: {err.args[0]}"
-    about = [
-        f"{what} {getattr(err, attribute)}"
-        for what, attribute in (("rule", "constraint_name"), ("column", "column_name"), ("type", "data_type_name"))
-        if getattr(err, attribute, None)
-    ]
+    state = err.sqlstate or ""
     # The innermost function comes first: the trigger that has raised it.
     lines = (getattr(err, "context", None) or "").splitlines()
     functions = [line for line in lines if line.startswith("PL/pgSQL function ")]
-    return ", ".join([kind, *about, *functions[:1]])
+    # A function may have put a value into a name.
+    if not is_refused(err) or (state.startswith(WITHOUT_VALUES) and not lines):
+        return f"{kind} {state}: {err.args[0]}"
+    about = [
+        f"{what} {getattr(err, attribute)}"
+        for what, attribute in (
+            ("table", "table_name"),
+            ("rule", "constraint_name"),
+            ("column", "column_name"),
+            ("type", "data_type_name"),
+        )
+        if getattr(err, attribute, None)
+    ]
+    return ", ".join([f"{kind} {state}", *about, *functions[:1]])
 
 
 class Aborted(Exception):
     """A transaction was not committed."""
+
+
+class NotMade(Exception):
+    """A write was neither made nor refused."""
 
 
 class InDoubt(Exception):
@@ -205,13 +250,14 @@ class Connections:
             connection = self._reuse() or await self._database.connect()
             yield connection
             usable = True
+            self._database.works()
         except Exception as err:
             if is_lost(err):
                 # So may all the others be, without having noticed yet.
                 while self._idle:
                     self._discard(self._idle.pop())
-            elif connection is not None and isinstance(err, driver().PostgresError):
-                # It has refused something: that ends a transaction, not the connection.
+            elif connection is not None and (isinstance(err, (driver().PostgresError, Aborted)) or is_refused(err)):
+                # Something was refused: that ends a transaction, not the connection.
                 if connection.is_in_transaction():
                     await connection.execute("ROLLBACK")
                 usable = True
@@ -275,7 +321,8 @@ class Database:
         self._ready: list[PostgresStore] = []
         # Tells what this process has written from what others have.
         self.process = secrets.token_hex(6)
-        self._failing = False
+        # Whether something was wrong; and whether only a write can tell that it is over.
+        self._failing = self._failing_writes = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -355,9 +402,7 @@ class Database:
         except BaseException:
             await close(connection)
             raise
-        if self._failing:
-            self._failing = False
-            logger.warning("%s works again", self.place)
+        self.works()
         return connection
 
     async def ask(self, statement: str, *values: Any, timeout: float | None = None) -> list[Any]:
@@ -531,19 +576,40 @@ class Database:
         if self.error(err) is err and not isinstance(err, SyncError):
             logger.error("%s: a fault of the server itself", self.place, exc_info=err)
 
-    def error(self, err: Exception) -> Exception:
+    def error(self, err: Exception, table: str = "") -> Exception:
         """Return what a client is told of an error of the database; the log is told once.
 
         A fault of the server itself is returned as it is: whoever asked logs it whole.
+
+        Parameters:
+            err: the error.
+            table: the table that was written to; empty where something was read.
         """
-        if isinstance(err, SyncError) or not is_of_database(err):
+        if isinstance(err, SyncError) or not (is_of_database(err) or is_refused(err)):
             return err
         if is_slow(err):
             return Timeout("the database took too long")
+        refusal = refusal_of(err) if is_refused(err) else None
+        if refusal is not None:
+            refusals.warning("%s: a request was refused: %s", table or self.place, words_of(err))
+            return refusal
         if not self._failing:
             self._failing = True
-            logger.error("%s", self.explain(err))
+            if outages.admits(logging.ERROR):
+                logger.error("%s", self.explain(err))
+        # A full disk, or a table that is not what it was, is no hindrance to all that reads.
+        self._failing_writes |= not is_lost(err) and (bool(table) or is_refused(err))
         return Unavailable("the database cannot be used at the moment", retry_after=1.0)
+
+    def works(self, writing: bool = False) -> None:
+        """Something went well; the log is told, where it was told of something wrong.
+
+        Parameters:
+            writing: whether it was a write.
+        """
+        if self._failing and (writing or not self._failing_writes):
+            self._failing = self._failing_writes = False
+            outages.warning("%s works again", self.place)
 
     def explain(self, err: BaseException) -> str:
         """What is wrong with a database, and how to mend it."""

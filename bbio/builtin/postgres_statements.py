@@ -4,13 +4,25 @@ from __future__ import annotations
 
 # A write
 
+FIND_OPERATIONS = """
+    SELECT operation, digest, record, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations
+    WHERE backend = $1 AND operation = ANY ($2::bytea[])
+"""
+# A lock is written to the disk, and to standbys that are waited for, and all that was there before it is then too.
+FIND_LASTING_OPERATIONS = FIND_OPERATIONS + "ORDER BY id FOR KEY SHARE"
+# The first of a block of revisions, and the operations that were applied before.
+DRAW_REVISIONS = "SELECT nextval('bbio_revisions') AS revision"
+DRAW_REVISIONS_AND_FIND = f"""
+    SELECT drawn.revision, found.* FROM ({DRAW_REVISIONS} OFFSET 0) AS drawn
+    LEFT JOIN ({FIND_OPERATIONS}) AS found ON true
+"""
 # Whoever is told of a commit must be able to rely on it, whatever the settings of the role are.
 LOCK_STREAMS = """
     WITH found AS MATERIALIZED (
         SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
         WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
     )
-    SELECT (SELECT nextval('bbio_revisions')), (SELECT epoch FROM bbio_backends WHERE id = $1),
+    SELECT (SELECT epoch FROM bbio_backends WHERE id = $1),
         CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', true) END,
         found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
 """
@@ -20,12 +32,6 @@ ADD_STREAMS = """
     FROM (SELECT id, epoch FROM bbio_backends WHERE id = $1 FOR SHARE) b, unnest($2::text[]) AS u(name) ORDER BY u.name
     ON CONFLICT DO NOTHING
 """
-FIND_OPERATIONS = """
-    SELECT operation, digest, record, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations
-    WHERE backend = $1 AND operation = ANY ($2::bytea[])
-"""
-# A lock is written to the disk, and to standbys that are waited for, and all that was there before it is then too.
-FIND_LASTING_OPERATIONS = FIND_OPERATIONS + "ORDER BY id FOR KEY SHARE"
 LOG = """
     WITH changed AS (
         UPDATE bbio_streams s SET top = u.top, size = s.size + u.size, at = $1::double precision, stamp = $13::bigint
@@ -108,6 +114,13 @@ FORGET_STREAMS = """
 
 # The table of models
 
+# The columns that get their values from PostgreSQL: always, or when nobody sets them; and whether bbio made the table.
+OWNERS = """
+    SELECT a.attname, a.attgenerated <> '' OR a.attidentity = 'a',
+        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attname = 'id' AND c.collname = 'C'
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation c ON c.oid = a.attcollation
+    WHERE a.attrelid = to_regclass(quote_ident($1)) AND a.attnum > 0 AND NOT a.attisdropped
+"""
 HAS_TRIGGERS = """
     SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(quote_ident($1)) AND tgname = 'bbio_tell')
 """

@@ -7,6 +7,7 @@ here alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import attrs
@@ -223,6 +224,8 @@ class Column:
         required: whether a model cannot be without it, and has no default.
         read: the value as JSON, in SQL with `{}` for the column.
         write: the value from the model `u.body`, in SQL.
+        generated: whether PostgreSQL alone gives it its value.
+        defaults: whether its owner has given it a default, for models of which nobody sets it.
     """
 
     name: str
@@ -233,6 +236,8 @@ class Column:
     required: bool = False
     read: str = "{}"
     write: str = "u.body"
+    generated: bool = False
+    defaults: bool = False
 
     @classmethod
     def of(cls, field: Field) -> Column:
@@ -467,23 +472,55 @@ class Table:
         drawn = "SELECT nextval($1::text::regclass) AS id FROM generate_series(1, $2::integer)"
         return f"SELECT id FROM ({drawn}) d WHERE NOT EXISTS (SELECT FROM {quote(self.name)} t WHERE t.id = d.id)"
 
-    def insert(self) -> str:
-        """Add models: arrays of keys, revisions and models."""
-        names = ", ".join([*self.key, "rev", *(quote(column.name) for column in self.columns)])
-        values = ", ".join([*self._key_of("u"), "u.rev", *(column.write for column in self.columns)])
-        rows = f"{self._arrays('bigint', 'jsonb')} AS u({', '.join(self.key)}, rev, body)"
-        return f"INSERT INTO {quote(self.name)} ({names}) SELECT {values} FROM {rows}"
+    def with_owners(self, generated: Collection[str], defaults: Collection[str]) -> Table:
+        """The table, knowing which columns get their values from PostgreSQL: always, or when nobody sets them."""
+        columns = tuple(
+            attrs.evolve(column, generated=column.name in generated, defaults=column.name in defaults)
+            for column in self.columns
+        )
+        return attrs.evolve(self, columns=columns)
 
-    def update(self) -> str:
-        """Change models: arrays of keys, revisions and models."""
-        values = ", ".join(["rev = u.rev", *(f"{quote(column.name)} = {column.write}" for column in self.columns)])
+    def insert(self, left: Collection[str] = ()) -> str:
+        """Add models: arrays of keys, revisions and models.
+
+        Parameters:
+            left: the columns that are left to their defaults.
+        """
+        written = [column for column in self.columns if not column.generated and column.name not in left]
+        names = ", ".join([*self.key, "rev", *(quote(column.name) for column in written)])
+        values = ", ".join([*self._key_of("u"), "u.rev", *(column.write for column in written)])
         rows = f"{self._arrays('bigint', 'jsonb')} AS u({', '.join(self.key)}, rev, body)"
-        return f"UPDATE {quote(self.name)} AS t SET {values} FROM {rows} WHERE {self._is_key()}"
+        # An id that is always the table's own to give was drawn from its sequence.
+        return (
+            f"INSERT INTO {quote(self.name)} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {rows}"
+            + self._returning("t")
+        )
+
+    def update(self, names: Collection[str]) -> str:
+        """Change models: arrays of keys, revisions, what is new of the models, and the fields that they lose.
+
+        Parameters:
+            names: the columns to be changed; of documents, all that it says is whether there are fields to be lost.
+        """
+        changes = {
+            column.name: column.write for column in self.columns if column.name in names and not column.generated
+        }
+        if self.is_document:
+            changes = {
+                "body": "(t.body || u.body)" + (" - ARRAY(SELECT jsonb_array_elements_text(u.lost))" * any(names))
+            }
+        values = ", ".join(["rev = u.rev", *(f"{quote(name)} = {value}" for name, value in changes.items())])
+        rows = f"{self._arrays('bigint', 'jsonb', 'jsonb')} AS u({', '.join(self.key)}, rev, body, lost)"
+        return f"UPDATE {quote(self.name)} AS t SET {values} FROM {rows} WHERE {self._is_key()}{self._returning('u')}"
 
     def delete(self) -> str:
         """Remove models: arrays of keys."""
         rows = f"{self._arrays()} AS u({', '.join(self.key)})"
-        return f"DELETE FROM {quote(self.name)} AS t USING {rows} WHERE {self._is_key()}"
+        return f"DELETE FROM {quote(self.name)} AS t USING {rows} WHERE {self._is_key()}{self._returning('u')}"
+
+    def _returning(self, keys: str) -> str:
+        """What a statement says of each row that it has written: its key, as a row has it, and the model."""
+        return f" RETURNING {', '.join(f'{keys}.{name}::text' for name in self.key)}, {self.whole('t')}"
 
     def triggers(self) -> str:
         """Have what other programs write told to clients; running it again changes nothing.

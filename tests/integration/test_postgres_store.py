@@ -340,8 +340,7 @@ async def test_rules_of_the_table_refuse_one_write_and_not_the_others(database_u
 
 async def test_a_write_that_is_refused_leaves_no_value_in_the_log(database_url, psql, caplog, monkeypatch):
     """The kind of the error, the rule and the trigger are told, in so many lines a second at most."""
-    monkeypatch.setattr(documents, "refusals", RateLimitedLog(documents.logger))
-    monkeypatch.setattr(postgres, "refusals", documents.refusals)
+    monkeypatch.setattr(postgres_database, "refusals", RateLimitedLog(documents.logger))
     async with opened(database_url) as models:
         await psql.execute("ALTER TABLE models ADD CONSTRAINT polite CHECK (body ->> 'name' <> 'secret-bad')")
         await psql.execute("""
@@ -362,9 +361,9 @@ async def test_a_write_that_is_refused_leaves_no_value_in_the_log(database_url, 
                 await models.write("create", {"name": name, "age": age})
             assert type(caught.value).__name__ == kind
         assert [message.partition("refused: ")[2] for message in caplog.messages] == [
-            "CheckViolationError, rule polite",
-            "RaiseError, PL/pgSQL function grumble() line 3 at RAISE",
-            "InvalidTextRepresentationError, PL/pgSQL function grumble() line 4 at PERFORM",
+            "CheckViolationError 23514, table models, rule polite",
+            "RaiseError P0001, PL/pgSQL function grumble() line 3 at RAISE",
+            "InvalidTextRepresentationError 22P02, PL/pgSQL function grumble() line 4 at PERFORM",
         ]
         for _ in range(20):
             with pytest.raises(SyncError):
@@ -380,7 +379,9 @@ def test_what_the_log_is_told_of_an_error():
     assert words_of(OSError("no route")) == "OSError: no route"
     error = asyncpg.exceptions.UndefinedTableError("there is none")
     error.detail = "secret"
-    assert words_of(error) == "UndefinedTableError: there is none"
+    assert words_of(error) == "UndefinedTableError 42P01: there is none"
+    error.context = "PL/pgSQL function grumble() line 3 at EXECUTE"
+    assert words_of(error) == "UndefinedTableError 42P01, PL/pgSQL function grumble() line 3 at EXECUTE"
 
 
 async def test_a_table_that_vanished_is_unavailable(database_url, psql, caplog):

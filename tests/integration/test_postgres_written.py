@@ -1,0 +1,327 @@
+"""What PostgreSQL makes of a row is what is acknowledged, told and kept; what it refuses is refused alone."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import attrs
+import pytest
+
+import bbio
+from bbio import typed as typing
+from bbio.builtin import postgres_database
+from bbio.builtin.documents import logger
+from bbio.conformance.cases import refused
+from bbio.protocol import decode
+from bbio.ratelimit import RateLimitedLog
+from tests.support.postgres import log, opened
+
+
+@attrs.define
+class Product:
+    name: str = ""
+    price: Decimal = Decimal(0)
+    weight: float = 0.0
+    at: datetime.datetime | None = None
+
+
+@attrs.define
+class Film:
+    title: str = ""
+    slug: str = bbio.field(read_only=True, default="")
+    changes: int = bbio.field(read_only=True, default=0)
+
+
+@attrs.define
+class Line:
+    price: float = 0.0
+    quantity: int = 0
+    total: float | None = bbio.field(read_only=True, default=None)
+
+
+@attrs.define
+class Todo:
+    title: str = ""
+    done: bool = False
+    tags: list[str] = attrs.field(factory=list)
+    plan: dict[str, int] = attrs.field(factory=lambda: {"a": 1})
+    at: datetime.datetime | None = None
+    rank: int | None = None
+
+
+@pytest.fixture
+async def psql(database_url):
+    """A connection of another program."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture(autouse=True)
+def fresh_logs(monkeypatch):
+    """No test has the lines of another counted."""
+    for name in ("refusals", "outages"):
+        monkeypatch.setattr(postgres_database, name, RateLimitedLog(logger))
+
+
+async def same_everywhere(models, commit) -> Any:
+    """The record that is acknowledged, told, kept of the operation, and read."""
+    record = commit.record
+    assert record == await models.read(record["id"])
+    events = await log(models)
+    assert decode(events[commit.event.offset - 1].body) == decode(commit.body) == record
+    assert decode(models.published[-1][0].body) == record
+    return record
+
+
+async def test_what_a_column_makes_of_a_value_is_told(database_url, psql):
+    """Rounded, cut, padded: record, event and reply of the operation are what is stored."""
+    await psql.execute(
+        "CREATE TABLE models (id serial PRIMARY KEY, name varchar(5), price numeric(10, 2), weight real,"
+        " at timestamptz(0))"
+    )
+    given = {"name": "abc    ", "price": "19.999", "weight": 1.23456789, "at": "2026-01-31T09:30:00.700000Z"}
+    stored = {"name": "abc  ", "price": "20.00", "weight": 1.2345679, "at": "2026-01-31T09:30:01.000000Z"}
+    async with opened(database_url, Product) as models:
+        made = await models.write("create", given, op="c:1")
+        assert await same_everywhere(models, made) == {"id": 1, **stored}
+        assert (await models.write("create", given, op="c:1")).record == made.record
+        changed = await models.write("update", {"id": 1, **given, "price": "0.005"})
+        assert await same_everywhere(models, changed) == {"id": 1, **stored, "price": "0.01"}
+        patched = await models.write("patch", {"id": 1, "price": "7.777"})
+        assert await same_everywhere(models, patched) == {"id": 1, **stored, "price": "7.78"}
+        assert (await models.write("delete", {"id": 1})).record == patched.record
+
+
+async def typed(models, method, model, layer=lambda req: None, **fields) -> Any:
+    """The record that a write comes to on its way through the stack of a backend."""
+    schema, req = models.store.schema, models.request(method, model, **fields)
+    typing.enter(schema, req)
+    layer(req)
+    req.model = typing.plain(schema, req)
+    return (await models.store.write(req)).record
+
+
+TOUCH = """
+    CREATE TABLE models (id serial PRIMARY KEY, title text, slug text, changes integer);
+    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        NEW.slug = replace(lower(NEW.title), ' ', '-');
+        NEW.changes = CASE TG_OP WHEN 'INSERT' THEN 0 ELSE OLD.changes + 1 END;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON models FOR EACH ROW EXECUTE FUNCTION touch()
+"""
+
+
+async def test_what_a_trigger_makes_of_a_row_is_told(database_url, psql):
+    """Of every write, also of several of one model that share a transaction; what was told may be sent again."""
+    await psql.execute(TOUCH)
+    async with opened(database_url, Film) as models:
+        made = await models.write("create", {"title": "Big Fish"})
+        assert await same_everywhere(models, made) == {"id": 1, "title": "Big Fish", "slug": "big-fish", "changes": 0}
+        commits = await asyncio.gather(
+            *(models.write("patch", {"id": 1, "title": f"Fish {n}"}) for n in range(5)),
+            models.write("create", {"title": "Other"}),
+            models.write("delete", {"id": 1}),
+            models.write("patch", {"id": 1, "title": "gone"}),
+            return_exceptions=True,
+        )
+        *patches, other, deleted, late = commits
+        assert [patch.record["changes"] for patch in patches] == [1, 2, 3, 4, 5]
+        assert [patch.record["slug"] for patch in patches] == [f"fish-{n}" for n in range(5)]
+        assert deleted.record == patches[-1].record
+        assert type(late).__name__ == "NotFound"
+        assert [event.offset for event, _ in models.published] == list(range(1, 9))
+        assert [event.method for event, _ in models.published[1:]] == ["update"] * 5 + ["create", "delete"]
+        again = await models.write("update", {**other.record, "title": "Another"})
+        assert again.record == {"id": 2, "title": "Another", "slug": "another", "changes": 1}
+
+
+async def test_generated_columns_are_postgresql_s_own(database_url, psql):
+    """They are never written, and their values are told; so is an id that is always generated."""
+    await psql.execute(
+        "CREATE TABLE models (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, price double precision,"
+        " quantity integer, total double precision GENERATED ALWAYS AS (price * quantity) STORED)"
+    )
+    async with opened(database_url, Line) as models:
+        line = await same_everywhere(models, await models.write("create", {"price": 2.5, "quantity": 4}))
+        assert line == {"id": 1, "price": 2.5, "quantity": 4, "total": 10.0}
+        assert (await models.write("patch", {"id": 1, "quantity": 2})).record["total"] == 5.0
+        assert (await models.write("update", {"id": 1, "price": 1.0, "quantity": 3})).record["total"] == 3.0
+
+
+async def test_what_nobody_sets_has_the_column_s_default(database_url, psql):
+    """In a table of somebody else; what a client or a layer sets is written, also if it is the class's default."""
+    await psql.execute("""
+        CREATE TABLE models (id serial PRIMARY KEY, title text NOT NULL DEFAULT 'untitled', done boolean DEFAULT true,
+            tags jsonb, plan jsonb DEFAULT '{"b": 2}', at timestamptz NOT NULL DEFAULT now(), rank bigint DEFAULT 7)
+    """)
+    async with opened(database_url, Todo) as models:
+        todo = await typed(models, "create", {})
+        assert {**todo, "at": ""} == {
+            "id": 1,
+            "title": "untitled",
+            "done": True,
+            "tags": [],
+            "plan": {"b": 2},
+            "at": "",
+            "rank": 7,
+        }
+        assert todo["at"] is not None
+        made = await asyncio.gather(
+            typed(models, "create", {"title": "", "done": False, "rank": None}), typed(models, "create", {"title": "x"})
+        )
+        told = [(record["title"], record["done"], record["rank"]) for record in made]
+        assert told == [("", False, None), ("x", True, 7)]
+
+
+async def test_what_layers_set_is_no_default(database_url, psql):
+    """Of an instance, what is another value than it was made with, or was changed within; of a dict, what it has."""
+    await psql.execute(
+        "CREATE TABLE models (id serial PRIMARY KEY, title text DEFAULT 't', done boolean DEFAULT true,"
+        """ tags jsonb DEFAULT '["d"]', plan jsonb DEFAULT '{"b": 2}', at timestamptz, rank bigint DEFAULT 7)"""
+    )
+
+    def of_instance(req):
+        req.model.rank = 1
+        req.model.plan["c"] = 3
+
+    def as_dict(req):
+        req.model = {"title": "given"}
+
+    async with opened(database_url, Todo) as models:
+        todo = {"title": "t", "done": True, "tags": ["d"], "plan": {"b": 2}, "at": None, "rank": 7}
+        assert await typed(models, "create", {}, of_instance) == {"id": 1, **todo, "rank": 1, "plan": {"a": 1, "c": 3}}
+        assert await typed(models, "create", {}, as_dict) == {"id": 2, **todo, "title": "given"}
+
+
+async def test_in_a_table_of_bbio_s_own_the_class_says_the_defaults(database_url):
+    """Also when they are others than at the time when the table was made."""
+    async with opened(database_url, attrs.make_class("Todo", {"done": attrs.field(type=bool, default=False)})):
+        pass
+    async with opened(database_url, attrs.make_class("Todo", {"done": attrs.field(type=bool, default=True)})) as models:
+        assert (await typed(models, "create", {}))["done"] is True
+
+
+async def test_ids_that_a_trigger_gives_are_told(database_url, psql):
+    """A row may get another id than the one that it was given."""
+    await psql.execute("""
+        CREATE TABLE models (id text PRIMARY KEY, title text);
+        CREATE FUNCTION named() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            NEW.id = 'id-' || NEW.title; RETURN NEW;
+        END $$;
+        CREATE TRIGGER named BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION named()
+    """)
+    cls = attrs.make_class("Todo", {"title": attrs.field(type=str)})
+    async with opened(database_url, cls) as models:
+        made = await asyncio.gather(*(models.create({"title": f"{n}"}) for n in range(3)))
+        assert made == [{"id": f"id-{n}", "title": f"{n}"} for n in range(3)]
+        assert await models.read("id-1") == made[1]
+
+
+STOP = """
+    CREATE TABLE models (id serial PRIMARY KEY, title text, hidden boolean NOT NULL DEFAULT false);
+    CREATE TABLE noted (title text);
+    CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF TG_OP = 'DELETE' THEN
+            IF OLD.title = 'soft' THEN UPDATE models SET hidden = true WHERE id = OLD.id; RETURN NULL; END IF;
+            RETURN OLD;
+        END IF;
+        IF NEW.title = 'elsewhere' THEN INSERT INTO noted VALUES (NEW.title); RETURN NULL; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER stop BEFORE INSERT OR UPDATE OR DELETE ON models FOR EACH ROW EXECUTE FUNCTION stop()
+"""
+
+
+async def test_a_write_that_was_not_made_is_no_success(database_url, psql, caplog):
+    """What a trigger swallows is a conflict for that write alone, and leaves nothing behind."""
+    await psql.execute(STOP)
+    cls = attrs.make_class("Todo", {"title": attrs.field(type=str)})
+    async with opened(database_url, cls) as models:
+        soft, other = [await models.create({"title": title}) for title in ("soft", "other")]
+        outcomes = await asyncio.gather(
+            models.write("create", {"title": "elsewhere"}),
+            models.write("create", {"title": "a"}, op="c:1"),
+            models.write("patch", {**other, "title": "elsewhere"}),
+            models.write("delete", soft),
+            models.write("create", {"title": "b"}),
+            models.write("create", {"title": "a"}, op="c:1"),
+            return_exceptions=True,
+        )
+        assert [type(outcome).__name__ for outcome in outcomes] == [
+            "Conflict",
+            "Commit",
+            "Conflict",
+            "Conflict",
+            "Commit",
+            "Commit",
+        ]
+        assert outcomes[5].duplicate
+        assert "stops it" in str(outcomes[0])
+        assert [model["title"] for model in await models.all()] == ["soft", "other", "a", "b"]
+        assert [event.offset for event, _ in models.published] == [1, 2, 3, 4]
+        assert await psql.fetchval("SELECT count(*) FROM noted") == 0
+        assert not await psql.fetchval("SELECT bool_or(hidden) FROM models")
+        assert caplog.text.count("NotMade") == 3
+
+
+async def test_a_row_that_is_hidden_when_it_is_deleted_is_deleted(database_url, psql):
+    """A soft delete, where a policy hides the rows that are marked."""
+    role = f"role{id(psql)}"
+    await psql.execute(STOP.replace("LANGUAGE plpgsql AS", "LANGUAGE plpgsql SECURITY DEFINER AS"))
+    cls = attrs.make_class("Todo", {"title": attrs.field(type=str)})
+    async with opened(database_url, cls):
+        pass
+    await psql.execute(f"""
+        CREATE ROLE {role} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
+        GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}; ALTER TABLE models ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY kept ON models USING (NOT hidden)
+    """)
+    try:
+        async with opened(database_url.replace("://bbio@", f"://{role}@"), cls) as models:
+            soft = await models.create({"title": "soft"})
+            deleted = await models.write("delete", soft)
+            assert deleted.record == soft
+            assert models.published[-1][0].method == "delete"
+            assert await models.all() == []
+            assert await psql.fetchval("SELECT hidden FROM models") is True
+            await refused(models.write("delete", soft), "NotFound")
+    finally:
+        await psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_what_a_policy_forbids_is_forbidden(database_url, psql, caplog):
+    """For that write alone; a model that may be seen and not changed is not found by who would change it."""
+    role = f"role{id(psql)}"
+    await psql.execute(
+        "CREATE TABLE models (id serial PRIMARY KEY, title text); INSERT INTO models (title) VALUES ('b')"
+    )
+    cls = attrs.make_class("Todo", {"title": attrs.field(type=str)})
+    async with opened(database_url, cls):
+        pass
+    await psql.execute(f"""
+        CREATE ROLE {role} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
+        GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}; ALTER TABLE models ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY see ON models FOR SELECT USING (true);
+        CREATE POLICY edit ON models FOR UPDATE USING (title <> 'b');
+        CREATE POLICY add ON models FOR INSERT WITH CHECK (title <> 'no')
+    """)
+    try:
+        async with opened(database_url.replace("://bbio@", f"://{role}@"), cls) as models:
+            outcomes = await asyncio.gather(
+                *(models.write("create", {"title": title}) for title in ("x", "no", "y")), return_exceptions=True
+            )
+            assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Forbidden", "Commit"]
+            assert "no" not in str(outcomes[1]).split()
+            await refused(models.write("update", {"id": 1, "title": "c"}), "NotFound")
+            await refused(models.write("delete", {"id": outcomes[0].record["id"]}), "Conflict")
+            assert [event.offset for event, _ in models.published] == [1, 2]
+            assert "cannot be used" not in caplog.text
+            assert "InsufficientPrivilegeError 42501" in caplog.text
+    finally:
+        await psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
