@@ -9,7 +9,7 @@ from bbio import Backend, Limits, before
 from bbio.builtin import MemoryStore
 from tests.support.servers import eventually, heard
 from tests.support.websocket import PING, PONG, TEXT, frame
-from tests.support.wire import SyncFailed, encode
+from tests.support.wire import LegacyClient, SyncFailed, encode
 
 RATE = 50
 LIMITS = Limits(requests_per_second=RATE)
@@ -153,3 +153,52 @@ async def test_what_has_waited_keeps_its_order(serve, join, todos):
         error, model = await alice.namespace.reply(n)
         assert (error, model["n"]) == (None, n)
     assert [model["n"] for model in await alice.sync("read")] == list(range(1000, 2500))
+
+
+@pytest.mark.parametrize("engine", ["plain"], indirect=True)
+async def test_who_sends_without_a_pause_rests(serve, join, todos):
+    """Pings, too, which the library of the plain engine answers itself: each gets its pong all the same, in the end."""
+    app = await serve(todos)
+    alice, mallory = await join(app, "todos"), await join(app, "todos")
+    await mallory.wire.socket.write(frame(PING, b"hello") * 20_000)
+
+    async def rests():
+        return app.sio._resting.count == 1
+
+    await eventually(rests, 10)
+    assert await alice.sync("read") == []
+
+    async def answered():
+        return len(mallory.wire.socket.pongs) == 20_000
+
+    await eventually(answered, 30)
+    assert app.sio._resting.count == 0
+
+
+async def test_a_post_of_many_packets(serve, todos):
+    """As many as a page has bound collections, and more than Engine.IO takes: each is answered."""
+    app = await serve(todos)
+    alice = await LegacyClient.open(app.url, "todos", transport="polling")
+    sync = "\x1e".join(f'42/todos,{n}["sync",{{"method":"create","model":{{}}}}]' for n in range(100, 200))
+    assert (await alice.wire.transport.post(sync))[0] == 200
+    for n in range(100, 200):
+        error, _ = await alice.namespace.reply(n)
+        assert error is None
+    await alice.close()
+
+
+@pytest.mark.parametrize("engine", ["plain"], indirect=True)
+async def test_a_post_of_very_many_packets(serve, join, todos):
+    """Others have their turn meanwhile."""
+    app = await serve(todos)
+    alice, mallory = await join(app, "todos"), await LegacyClient.open(app.url, "todos", transport="polling")
+    post = asyncio.create_task(mallory.wire.transport.post("\x1e".join(["3"] * 2_000)))
+
+    async def rests():
+        return app.sio._resting.count == 1
+
+    await eventually(rests, 10)
+    assert await alice.sync("read") == []
+    assert not post.done()
+    assert (await post)[0] == 200
+    await mallory.close()
