@@ -175,18 +175,6 @@ async def test_who_sends_without_a_pause_rests(serve, join, todos):
     assert app.sio._resting.count == 0
 
 
-async def test_a_post_of_many_packets(serve, todos):
-    """As many as a page has bound collections, and more than Engine.IO takes: each is answered."""
-    app = await serve(todos)
-    alice = await LegacyClient.open(app.url, "todos", transport="polling")
-    sync = "\x1e".join(f'42/todos,{n}["sync",{{"method":"create","model":{{}}}}]' for n in range(100, 200))
-    assert (await alice.wire.transport.post(sync))[0] == 200
-    for n in range(100, 200):
-        error, _ = await alice.namespace.reply(n)
-        assert error is None
-    await alice.close()
-
-
 @pytest.mark.parametrize("engine", ["plain"], indirect=True)
 async def test_a_post_of_very_many_packets(serve, join, todos):
     """Others have their turn meanwhile."""
