@@ -7,6 +7,8 @@ import pytest
 
 from bbio import Backend, Limits, before
 from bbio.builtin import MemoryStore
+from bbio.server.budget import FLOOD, JOIN_SECONDS, PACKET_SECONDS, Budget
+from bbio.server.payload import PART
 from tests.support.servers import eventually, heard
 from tests.support.websocket import PING, PONG, TEXT, frame
 from tests.support.wire import LegacyClient, SyncFailed, encode
@@ -189,4 +191,44 @@ async def test_a_post_of_very_many_packets(serve, join, todos):
     assert await alice.sync("read") == []
     assert not post.done()
     assert (await post)[0] == 200
+    await mallory.close()
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+@pytest.mark.parametrize(
+    ("packet", "price"), [('42/todos,["x"]', PACKET_SECONDS), ("40/none,", JOIN_SECONDS), ("41/none,", JOIN_SECONDS)]
+)
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_what_the_library_handles_has_a_price(serve, todos, monkeypatch, transport, packet, price):
+    """It is paid for each packet, and before each the connection waits its turn."""
+    app = await serve(todos)
+    alice = await LegacyClient.open(app.url, "todos", transport=transport)
+    paid, turns = [], []
+
+    async def take_turn(self):
+        turns.append(self)
+
+    monkeypatch.setattr(Budget, "take_turn", take_turn)
+    monkeypatch.setattr(Budget, "spend", lambda self, seconds: paid.append(seconds))
+    for _ in range(5):
+        await alice.wire.transport.send(packet)
+
+    async def handled():
+        return len(paid) == 5
+
+    await eventually(handled, 5)
+    assert paid == [price] * 5
+    assert len(turns) >= 5
+    await alice.close()
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_nothing_is_read_of_a_post_once_its_session_has_ended(serve, todos):
+    """Who sends far too many packets is closed; the others of the same POST are let go."""
+    app = await serve(todos, limits=LIMITS)
+    mallory = await LegacyClient.open(app.url, "todos", transport="polling")
+    (socket,) = app.sio.eio.sockets.values()
+    await mallory.wire.transport.post("\x1e".join(["3"] * RATE * 100))
+    assert socket._ended
+    assert socket.rate._counted <= FLOOD * RATE + 2 * PART
     await mallory.close()
