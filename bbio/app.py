@@ -122,7 +122,9 @@ class App:
             "engineio_logger": socket_logger,
         }
         self.sio: FastServer | PlainServer
-        self.sio = server = _fast_server(self.limits, options) if engine == "fast" else PlainServer(**options)
+        self.sio = server = (
+            _fast_server(self.limits, options) if engine == "fast" else PlainServer(self.limits, **options)
+        )
         self._admission.sessions = server.environ
         self._gateway = server.gateway = Gateway(self.backends, self.limits, server, _public(event, public or {}))
         server.eio.addresses, server.eio.remote = self._gateway.addresses, self._admission.remote

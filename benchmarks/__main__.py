@@ -76,10 +76,12 @@ def run(options: argparse.Namespace) -> dict:
         if contestant.install is not None:
             print(f"preparing {contestant.label}", file=sys.stderr, flush=True)
             contestant.install()
-    total = options.rounds * sum(len(cases) for _, cases in plan)
+    total = sum(min(options.rounds, scenario.rounds or options.rounds) * len(cases) for scenario, cases in plan)
     done = 0
     for number in range(options.rounds):
         for scenario, cases in plan:
+            if scenario.rounds is not None and number >= scenario.rounds:
+                continue
             # What runs first finds the machine in another state than what runs last: all take turns.
             turned = cases[number % len(cases) :] + cases[: number % len(cases)]
             for case in turned:

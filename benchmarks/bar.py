@@ -1,5 +1,6 @@
 """What bbio is held to: ratios and differences of servers measured in turn in one run."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,16 @@ def value(scenario: str, metric: str, case: str) -> Callable[[Values], list[floa
 
 def shortfall(scenario: str, metric: str, case: str) -> Callable[[Values], list[float]]:
     return lambda values: [1 - a for (a,) in rounds(values, scenario, metric, case)]
+
+
+def worst(scenario: str, metric: str, ending: str) -> Callable[[Values], list[float]]:
+    """The greatest of all cases whose names end so, in each round."""
+
+    def compute(values: Values) -> list[float]:
+        measured = [figures[metric] for case, figures in values.get(scenario, {}).items() if case.endswith(ending)]
+        return [max(math.inf if each is None else each for each in row) for row in zip(*measured, strict=False)]
+
+    return compute
 
 
 # What must not grow is still measured with some noise.
@@ -99,4 +110,8 @@ BAR = [
     Line("us that 100 missed events add to a resume", 1000, added("storm", "100 missed", "none missed")),
     Line("seconds until 2,000 clients have resumed", 30, value("storm", "seconds", "100 missed")),
     Line("share of 2,000 clients not recovered", 0, shortfall("storm", "recovered", "100 missed")),
+    Line("ms, others' p99 beside the worst flood", 50, worst("floods", "p99_ms", ", fast")),
+    Line('ms, the same with engine="plain"', 50, worst("floods", "p99_ms", ", plain")),
+    # It is 1 % at most; the rest is for noise.
+    Line("sync with a budget of time: x without", 1.03, ratio("budget", "bbio-no-budget")),
 ]

@@ -173,6 +173,7 @@ VARIANTS = {
     "feathers-signed-in": node_peer(
         "feathers", "Feathers 5, users signed in", FEATHERS_SIGNED_IN, "--signed-in", SECRET
     ),
+    "bbio-no-budget": bbio("bbio, no budget of time", "--no-budget"),
     "bbio-no-history": bbio("bbio, no history", "--history", "1"),
     "bbio-sqlite": bbio("bbio, SQLiteStore", "--store", "sqlite", DATABASE, "--"),
     "bbio-postgres": on_postgres("bbio, PostgresStore", "bbio_app.py", "--store", "postgres"),

@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,6 +126,28 @@ def measure_alone(command: list[str], seconds: float, cores: tuple[int, int]) ->
     return json.loads(done.stdout) | {"foreign": max(0.0, foreign)}
 
 
+@contextmanager
+def flooded(name: str, port: int, core: int) -> Iterator[None]:
+    """A hostile client floods the server during the block, unless the flood has no name."""
+    if not name:
+        yield
+        return
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, {core})
+        os.nice(19)  # those whose requests are timed must not wait for it
+
+    command = [sys.executable, "-m", "benchmarks.flood", name, str(port)]
+    process = subprocess.Popen(command, cwd=HERE.parent, preexec_fn=prepare)
+    try:
+        yield
+        if process.poll() is not None:
+            raise Failed(f"the flood of {name} ended by itself")
+    finally:
+        process.kill()
+        process.wait()
+
+
 def measure(scenario: Scenario, case: str, seconds: float, cores: tuple[int, int]) -> Figures:
     """The load generator's figures for one contestant in one scenario.
 
@@ -138,6 +161,7 @@ def measure(scenario: Scenario, case: str, seconds: float, cores: tuple[int, int
         **scenario.settings,
         **scenario.cases[case].settings,
     }
+    flood = str(settings.pop("flood", ""))
     if contestant.alone:
         return measure_alone(contestant.command(), seconds, cores)
     with server(contestant.command(), server_core) as (port, pid):
@@ -146,13 +170,14 @@ def measure(scenario: Scenario, case: str, seconds: float, cores: tuple[int, int
             return busy_seconds({server_core, load_core}) - process_seconds(pid) - children_seconds()
 
         start, before = time.monotonic(), others()
-        done = subprocess.run(
-            [LOADGEN, f"port={port}", f"pid={pid}", *(f"{key}={value}" for key, value in settings.items())],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            preexec_fn=lambda: os.sched_setaffinity(0, {load_core}),
-        )
+        with flooded(flood, port, load_core):
+            done = subprocess.run(
+                [LOADGEN, f"port={port}", f"pid={pid}", *(f"{key}={value}" for key, value in settings.items())],
+                capture_output=True,
+                text=True,
+                timeout=300,
+                preexec_fn=lambda: os.sched_setaffinity(0, {load_core}),
+            )
         foreign = (others() - before) / (time.monotonic() - start)
     complaint = done.stderr.strip()[-500:]
     if done.returncode:

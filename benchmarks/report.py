@@ -18,6 +18,8 @@ HEADINGS = {
     "per_second": "per second",
     "p50_us": "p50 us",
     "p99_us": "p99 us",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
     "busy": "busy",
     "foreign": "others",
     "kib": "KiB",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.contestants import CONTESTANTS, PEERS, RECORD, Settings
+from benchmarks.flood import FLOODS
 
 Figures = dict[str, float]
 
@@ -56,6 +57,24 @@ STORM = {
 }
 
 
+# Requests a second of those who share a server with a flood.
+VICTIMS_RATE = 200
+
+
+def beside_flood(name: str) -> Callable[[Figures], float]:
+    """A percentile in ms; where requests were not answered in time, all of the time that was measured."""
+
+    def milliseconds(figures: Figures) -> float:
+        if figures["acks"] < 0.9 * VICTIMS_RATE * figures["seconds"]:
+            return figures["seconds"] * 1e3
+        return figures[name] / 1e3
+
+    return milliseconds
+
+
+VICTIM = {"p99_ms": beside_flood("ack_p99_us"), "p50_ms": beside_flood("ack_p50_us"), "rss_mib": figure("rss_mib")}
+
+
 @dataclass(frozen=True)
 class Case:
     """A contestant in a scenario, with settings of the load that differ from the scenario's."""
@@ -74,6 +93,8 @@ class Scenario:
     settings: Settings
     metrics: dict[str, Callable[[Figures], float]]
     cases: dict[str, Case]
+    # How often it is measured at most; None for as often as was asked for.
+    rounds: int | None = None
 
 
 EVERYONE = {name: Case(name) for name in ("bbio", *PEERS)}
@@ -90,9 +111,16 @@ def variants(*names: str) -> dict[str, Case]:
 
 
 def scenario(
-    name: str, title: str, unit: str, metrics: dict, cases: dict[str, Case], **settings: str | int
+    name: str,
+    title: str,
+    unit: str,
+    metrics: dict,
+    cases: dict[str, Case],
+    *,
+    rounds: int | None = None,
+    **settings: str | int,
 ) -> Scenario:
-    return Scenario(name, title, unit, settings, metrics, cases)
+    return Scenario(name, title, unit, settings, metrics, cases, rounds)
 
 
 SCENARIOS = {
@@ -280,6 +308,31 @@ SCENARIOS = {
             mode="storm",
             clients=2001,
             warm=0,
+        ),
+        scenario(
+            "floods",
+            "Requests of others beside one client that floods the server",
+            "ms, 99th percentile",
+            VICTIM,
+            {
+                f"{flood}, {engine}": Case(contestant, {"flood": flood})
+                for flood in FLOODS
+                for engine, contestant in (("fast", "bbio"), ("plain", "bbio-plain"))
+            },
+            rounds=1,
+            mode="sync",
+            clients=4,
+            channels=4,
+            rate=VICTIMS_RATE,
+            seconds=2,
+        ),
+        scenario(
+            "budget",
+            "Sync with and without a budget of time",
+            US_SYNC,
+            SYNC,
+            variants("bbio", "bbio-no-budget"),
+            mode="sync",
         ),
     )
 }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.base_protocol import BaseProtocol
 from engineio import async_socket, exceptions
 from engineio import packet as engine_packet
-from engineio import payload as engine_payload
+from engineio.payload import Payload
 
 from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError, InternalError
@@ -36,6 +35,7 @@ from bbio.server.connection import ClientSocket
 from bbio.server.lag import LAGGING, SLOW, Lag, bound_buffers
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses
+from bbio.server.payload import ATTACHED_CHARACTERS, parts
 from bbio.server.shared import SharedServer
 
 INTERNALS: tuple[tuple[Any, str], ...] = (
@@ -79,8 +79,6 @@ JOINS = (str(socketio.packet.CONNECT), str(socketio.packet.DISCONNECT))
 BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_ACK))
 FROM_CLIENTS = (engine_packet.MESSAGE, engine_packet.PONG, engine_packet.CLOSE)
 POLL = "bbio.poll"
-# An event with attachments is looked at value by value, to find where they belong.
-ATTACHED_CHARACTERS = 32_768
 # Frames of more bytes are not worth copying to save a system call.
 LARGE = 8_192
 
@@ -124,12 +122,6 @@ def frame(payload: bytes) -> bytes:
     if size < 65_536:
         return struct.pack("!BBH", 0x81, 126, size) + payload
     return struct.pack("!BBQ", 0x81, 127, size) + payload
-
-
-class Payload(engine_payload.Payload):
-    """The packets of one POST: as many as its bytes are, for whose number there is a limit."""
-
-    max_decode_packets = sys.maxsize
 
 
 def pong_frame(payload: bytes) -> bytes:
@@ -466,15 +458,18 @@ class FastSocket(async_socket.AsyncSocket):
         request = environ["aiohttp.request"]
         # All of it: the library takes what has arrived so far for the whole.
         body = await request.content.readexactly(request.content_length or 0)
-        try:
-            with decoding():
-                packets = Payload(encoded_payload=body.decode()).packets
-        except BadPacket as err:
-            self.server.bad_packet(self, err)
-            raise exceptions.ContentTooLongError() from None
-        for packet in packets:
-            await self.budget.take_turn()
-            await self.take(packet)
+        for part in parts(body):
+            try:
+                with decoding():
+                    packets = Payload(encoded_payload=part.decode()).packets
+            except BadPacket as err:
+                self.server.bad_packet(self, err)
+                raise exceptions.ContentTooLongError() from None
+            for packet in packets:
+                await self.budget.take_turn()
+                await self.take(packet)
+            if self._ended:
+                break
 
     async def _upgrade_websocket(self, environ: dict[str, Any]) -> Any:
         if self.upgraded or self.upgrading:

@@ -4,49 +4,84 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import msgspec
 import socketio
 from aiohttp import web
-from engineio.payload import Payload
 
 from bbio import protocol
 from bbio.errors import BadRequest
 from bbio.ratelimit import RateLimitedLog
+from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
-from bbio.server.shared import SharedServer
+from bbio.server.limits import Limits
+from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
+from bbio.server.shared import OWN_EVENTS, SharedServer
+from bbio.server.turnstile import Turnstile
 
+# What stands for the arguments of an event that cannot be read.
 UNREADABLE = object()
+
+# The values of an array, each as JSON: what the library sends it looks through, value by value.
+raw_values = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 logger = logging.getLogger("bbio")
 
 
 class PlainJSON:
-    """The JSON of this server alone: what cannot be read becomes an argument that the gateway refuses, or an error."""
+    """The JSON of one server: what cannot be read becomes an argument that the gateway refuses, or an error.
 
-    @staticmethod
-    def loads(text: str) -> Any:
+    Parameters:
+        depth: how deep arrays and objects may be nested, in a packet's array.
+    """
+
+    def __init__(self, depth: int = protocol.MAX_DEPTH + 2) -> None:
+        self._depth = depth
+
+    def loads(self, text: str) -> Any:
         try:
-            return protocol.parse(text, protocol.MAX_DEPTH + 2)
+            return protocol.parse(text, self._depth)
         except BadRequest as err:
             if text.startswith("{"):  # what a client joins with
                 return err
-            for event in protocol.EVENTS:
+            for event in OWN_EVENTS:
                 if text.startswith(f'["{event}"'):
                     return [event, UNREADABLE]
             raise
 
-    @staticmethod
-    def dumps(value: Any, **options: Any) -> str:
+    def dumps(self, value: Any, **options: Any) -> str:
         return protocol.encode(value).decode()
 
 
-class PlainPacket(socketio.packet.Packet):
-    """A packet read and written with `PlainJSON`."""
+def packet_class(limits: Limits, is_backend: Callable[[str], bool]) -> type[socketio.packet.Packet]:
+    """Return the class of a server's packets, read and written with `PlainJSON`.
 
-    json = PlainJSON
+    Parameters:
+        limits: the application's limits.
+        is_backend: whether a namespace is a backend's, which takes no attachments.
+    """
+
+    class PlainPacket(socketio.packet.Packet):
+        json = PlainJSON(limits.depth + 2)
+        data: Any
+
+        def decode(self, encoded_packet: str) -> int:
+            attachments: int = super().decode(encoded_packet)
+            if attachments and len(encoded_packet) > ATTACHED_CHARACTERS:
+                raise BadRequest("too long an event with attachments")
+            return attachments
+
+        def add_attachment(self, attachment: bytes) -> bool:
+            complete: bool = super().add_attachment(attachment)
+            data = self.data
+            if complete and type(data) is list and data and data[0] in OWN_EVENTS and is_backend(self.namespace):
+                self.data = [data[0], UNREADABLE]
+            return complete
+
+    return PlainPacket
 
 
 class PlainLink:
@@ -78,7 +113,7 @@ class PlainLink:
 
     def ack(self, socket: ClientSocket, ack_id: asyncio.Future[tuple[Any, ...] | None], arguments: bytes) -> None:
         if not ack_id.done():
-            ack_id.set_result(tuple(protocol.decode(arguments)))
+            ack_id.set_result(tuple(raw_values(arguments)))
 
 
 class WholeRequest:
@@ -103,12 +138,18 @@ class WholeRequest:
 
 
 class PlainServer(SharedServer):
-    """An unmodified Socket.IO server with the lane the gateway needs."""
+    """An unmodified Socket.IO server with the lane the gateway needs.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(serializer=PlainPacket, **options)
-        # Of all of the process, as the library knows no other: as many as fit into a body, whose bytes are limited.
-        Payload.max_decode_packets = sys.maxsize
+    Parameters:
+        limits: what a client may ask for.
+        options: passed on to `socketio.AsyncServer`.
+    """
+
+    def __init__(self, limits: Limits, **options: Any) -> None:
+        super().__init__(serializer=packet_class(limits, lambda namespace: namespace in self._backends), **options)
+        self._resting = Resting()
+        # Of clients that poll.
+        self._budgets: WeakKeyDictionary[Any, Budget] = WeakKeyDictionary()
         self._quiet = RateLimitedLog(logger)
         self._outgoing: asyncio.Queue[tuple[str, list[str], list[Any]]] = asyncio.Queue()
         self._sender: asyncio.Task[None] | None = None
@@ -116,7 +157,8 @@ class PlainServer(SharedServer):
 
     def deliver(self, links: Iterable[PlainLink], skip: PlainLink | None, namespace: str, text: bytes) -> None:
         sids = [link.sid for link in links if link is not skip]
-        self._outgoing.put_nowait((namespace, sids, protocol.decode(text)))
+        name, *arguments = raw_values(text)
+        self._outgoing.put_nowait((namespace, sids, [protocol.decode(bytes(name)), *arguments]))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.get_running_loop().create_task(self._send_all())
 
@@ -133,9 +175,24 @@ class PlainServer(SharedServer):
             self._quiet.warning("refused a connection: there are %d; Limits(connections=...) says how many", limit)
             return web.Response(status=503, text="too many connections")
         if request.method == "POST":
-            body = await request.content.readexactly(request.content_length or 0)
-            return await super().handle_request(WholeRequest(request, body))
+            return await self._take_post(request)
+        transport = request.transport
+        if "Upgrade" in request.headers and transport is not None:
+            Turnstile(transport, Budget(self._resting))
         return await super().handle_request(request)
+
+    async def _take_post(self, request: web.Request) -> Any:
+        body = await request.content.readexactly(request.content_length or 0)
+        session = self.eio.sockets.get(request.query.get("sid"))
+        for part in parts(body):
+            if session is not None:
+                budget = self._budgets.setdefault(session, Budget(self._resting))
+                await budget.take_turn()
+                budget.spend(PART * PACKET_SECONDS)
+            response = await super().handle_request(WholeRequest(request, part))
+            if response.status != 200:
+                break
+        return response
 
     def link_of(self, sid: str, namespace: str) -> PlainLink:
         """The link of a socket that joins a namespace."""
@@ -151,10 +208,8 @@ class PlainServer(SharedServer):
         answer: asyncio.Future[tuple[Any, ...] | None] = asyncio.get_running_loop().create_future()
         socket.link.unanswered.add(answer)
         answer.add_done_callback(socket.link.unanswered.discard)
-        try:
-            protocol.check(arguments, self.gateway.limits.depth + 2)
-        except BadRequest as err:
-            self.gateway.refuse(socket, answer, err)
+        if any(argument is UNREADABLE for argument in arguments):
+            self.gateway.refuse(socket, answer, BadRequest("not valid JSON, or with attachments"))
         else:
             self.gateway.receive(socket, event, answer, arguments)
         arguments_of_ack = await answer

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bbio import App, Backend, Middleware, Unauthorized, before
 from bbio.builtin import MemoryStore, PostgresStore, Session, SQLiteStore
+from bbio.server import engine
 from bbio.streams import HistoryLimits
 
 FILES = ("", "-wal", "-shm")
@@ -21,6 +22,20 @@ def make_store(options):
     for end in FILES:
         Path(path + end).unlink(missing_ok=True)
     return SQLiteStore(path, history=limits)
+
+
+class Unlimited(engine.Intake):
+    """Handles all that arrives, at once."""
+
+    __slots__ = ()
+
+    def feed_data(self, data):
+        batch = self._batch
+        batch.holding = True
+        try:
+            return self._feed(data)
+        finally:
+            batch.release()
 
 
 class UsersOnly(Middleware):
@@ -45,7 +60,10 @@ def main() -> None:
         "--store", nargs="+", default=["memory"], help="memory, sqlite and a file, or postgres and a DSN"
     )
     parser.add_argument("--signed-in", metavar="SECRET", help="for users alone, by a cookie that this signed")
+    parser.add_argument("--no-budget", action="store_true", help="connections may take all the time they like")
     options = parser.parse_args()
+    if options.no_budget:
+        engine.Intake = Unlimited
 
     guards = [Session(options.signed_in), UsersOnly()] if options.signed_in else []
 

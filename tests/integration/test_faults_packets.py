@@ -24,6 +24,7 @@ FRAMES = {
 PACKETS = {
     "10^6 attachments": [f"451000000-/todos,{ATTACHED}"],
     "17 attachments": [f"4517-/todos,{ATTACHED}"],
+    "a long event with an attachment": [f"451-/todos,{ATTACHED[:-1]},{'0,' * 17_000}0]", b"a"],
     "0 attachments": [f"450-/todos,{ATTACHED}"],
     "no number of attachments": [f"45/todos,{ATTACHED}"],
     "-1 attachments": [f"45-1-/todos,{ATTACHED}"],

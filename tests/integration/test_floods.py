@@ -7,9 +7,11 @@ import pytest
 
 from bbio import Backend, Limits, before
 from bbio.builtin import MemoryStore
+from bbio.server.budget import FLOOD, JOIN_SECONDS, PACKET_SECONDS, Budget
+from bbio.server.payload import PART
 from tests.support.servers import eventually, heard
 from tests.support.websocket import PING, PONG, TEXT, frame
-from tests.support.wire import SyncFailed, encode
+from tests.support.wire import LegacyClient, SyncFailed, encode
 
 RATE = 50
 LIMITS = Limits(requests_per_second=RATE)
@@ -153,3 +155,80 @@ async def test_what_has_waited_keeps_its_order(serve, join, todos):
         error, model = await alice.namespace.reply(n)
         assert (error, model["n"]) == (None, n)
     assert [model["n"] for model in await alice.sync("read")] == list(range(1000, 2500))
+
+
+@pytest.mark.parametrize("engine", ["plain"], indirect=True)
+async def test_who_sends_without_a_pause_rests(serve, join, todos):
+    """Pings, too, which the library of the plain engine answers itself: each gets its pong all the same, in the end."""
+    app = await serve(todos)
+    alice, mallory = await join(app, "todos"), await join(app, "todos")
+    await mallory.wire.socket.write(frame(PING, b"hello") * 20_000)
+
+    async def rests():
+        return app.sio._resting.count == 1
+
+    await eventually(rests, 10)
+    assert await alice.sync("read") == []
+
+    async def answered():
+        return len(mallory.wire.socket.pongs) == 20_000
+
+    await eventually(answered, 30)
+    assert app.sio._resting.count == 0
+
+
+@pytest.mark.parametrize("engine", ["plain"], indirect=True)
+async def test_a_post_of_very_many_packets(serve, join, todos):
+    """Others have their turn meanwhile."""
+    app = await serve(todos)
+    alice, mallory = await join(app, "todos"), await LegacyClient.open(app.url, "todos", transport="polling")
+    post = asyncio.create_task(mallory.wire.transport.post("\x1e".join(["3"] * 2_000)))
+
+    async def rests():
+        return app.sio._resting.count == 1
+
+    await eventually(rests, 10)
+    assert await alice.sync("read") == []
+    assert not post.done()
+    assert (await post)[0] == 200
+    await mallory.close()
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+@pytest.mark.parametrize(
+    ("packet", "price"), [('42/todos,["x"]', PACKET_SECONDS), ("40/none,", JOIN_SECONDS), ("41/none,", JOIN_SECONDS)]
+)
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_what_the_library_handles_has_a_price(serve, todos, monkeypatch, transport, packet, price):
+    """It is paid for each packet, and before each the connection waits its turn."""
+    app = await serve(todos)
+    alice = await LegacyClient.open(app.url, "todos", transport=transport)
+    paid, turns = [], []
+
+    async def take_turn(self):
+        turns.append(self)
+
+    monkeypatch.setattr(Budget, "take_turn", take_turn)
+    monkeypatch.setattr(Budget, "spend", lambda self, seconds: paid.append(seconds))
+    for _ in range(5):
+        await alice.wire.transport.send(packet)
+
+    async def handled():
+        return len(paid) == 5
+
+    await eventually(handled, 5)
+    assert paid == [price] * 5
+    assert len(turns) >= 5
+    await alice.close()
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+async def test_nothing_is_read_of_a_post_once_its_session_has_ended(serve, todos):
+    """Who sends far too many packets is closed; the others of the same POST are let go."""
+    app = await serve(todos, limits=LIMITS)
+    mallory = await LegacyClient.open(app.url, "todos", transport="polling")
+    (socket,) = app.sio.eio.sockets.values()
+    await mallory.wire.transport.post("\x1e".join(["3"] * RATE * 100))
+    assert socket._ended
+    assert socket.rate._counted <= FLOOD * RATE + 2 * PART
+    await mallory.close()

@@ -56,6 +56,22 @@ def test_the_address_behind_trusted_proxies(remote, lines, told):
     assert admission(proxies=["10.0.0.0/8"]).remote(request(*forwarded(*lines), remote=remote)) == told
 
 
+async def test_a_request_is_handled_in_a_round_of_its_own():
+    """Many may arrive together on one connection: between two of them others have their turn."""
+    handled = []
+
+    async def handle(request):
+        handled.append(request)
+        return web.Response()
+
+    answer = admission().guard(handle)(request())
+    answer.send(None)
+    assert handled == []
+    with pytest.raises(StopIteration):
+        answer.send(None)
+    assert len(handled) == 1
+
+
 def test_a_proxy_must_be_an_address_or_network():
     """The message shows what to write."""
     with pytest.raises(ConfigurationError, match=r"10\.0\.0\.0/8"):
