@@ -247,6 +247,14 @@ class Schema:
         }
         return self._stored.write(self.cls, self._stored.read(self.cls, known))
 
+    def can_have(self, name: str, value: Any) -> bool:
+        """Whether a field can be read of a value that is stored, be it allowed or not."""
+        try:
+            self._stored.reader(self.fields[name].shape)(value)
+        except Wrong:
+            return False
+        return True
+
     def shown(self, value: Any, visible: frozenset[str]) -> Any:
         """What may be seen of a model, or of a list of them: declared fields alone.
 

@@ -16,14 +16,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from msgspec import UNSET
+
 from bbio.decorators import check_hidden
 from bbio.errors import BadRequest, ConfigurationError, DefinitionError
-from bbio.protocol import encode
+from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request, Socket
 from bbio.schema import Schema
 from bbio.streams import Commit, Event, HistoryLimits, Kept, Log, Operation, Position, channel_stream
 from bbio.typed import audience_of, merged, public_json, whole_json
+from bbio.values import is_same
 
 
 class Publisher(Protocol):
@@ -59,6 +62,28 @@ class Publisher(Protocol):
         Parameters:
             channel: only the listeners of this channel ("" is the default channel); all when None.
         """
+
+
+def is_overtaken(req: Request, stored: dict[str, Any], base: bytes | None, id_attribute: str) -> bool:
+    """Whether a write builds on what was changed since the revision that it names.
+
+    A patch builds on the fields that it gives: it is overtaken when one of them was changed, to another value than it
+    gives. Any other write builds on the whole model.
+
+    Parameters:
+        req: the request, whose `rev` is older than the model's.
+        stored: the model as it is.
+        base: the model as it was at that revision, as JSON; None where that is not known.
+        id_attribute: the name of the id.
+    """
+    if req.method != "patch" or base is None:
+        return True
+    before = decode(base)
+    return any(
+        not is_same(stored.get(name, UNSET), before.get(name, UNSET)) and not is_same(stored.get(name, UNSET), value)
+        for name, value in req.model.items()
+        if name != id_attribute
+    )
 
 
 class Scratch:

@@ -12,7 +12,7 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, Self
@@ -504,6 +504,11 @@ class Log:
         """The top of each named stream; nothing is kept of one that has had no event."""
         streams, none = self._streams, Position(self._epoch, 0)
         return {name: streams[name].position if name in streams else none for name in names}
+
+    def revised(self, name: str, rev: int) -> Iterator[Event]:
+        """The events of a stream that made a revision, while it keeps them."""
+        stream = self._streams.get(name)
+        return iter(()) if stream is None else (event for event in stream.events if event.rev == rev)
 
     def since(self, name: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
         """The events of a stream after a position, oldest first; None when the history cannot tell."""

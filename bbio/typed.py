@@ -21,11 +21,10 @@ from bbio.protocol import decode, encode
 from bbio.requests import Request, Response
 from bbio.schema import Field, Schema
 from bbio.streams import Event, Position
-from bbio.values import MAX_WRONG, Wrong
+from bbio.values import MAX_WRONG, Wrong, is_same
 
 UNKNOWN = "is not a known field"
 MAX_PATH = 255
-_sorted = msgspec.json.Encoder(order="sorted").encode
 # Between an epoch and the mark of an audience.
 MARK = "~"
 
@@ -176,14 +175,9 @@ def given_in(req: Request | None, record: dict[str, Any]) -> Collection[str]:
     return record.keys() - (() if req.entry is None else req.entry.untouched)
 
 
-def is_same(value: Any, stored: Any) -> bool:
-    """Whether two values are the same in JSON, where 1, 1.0 and true are three, and the order of keys means nothing."""
-    if type(value) is not type(stored):
-        return False
-    return bool(value == stored) and (not isinstance(value, (dict, list)) or _sorted(value) == _sorted(stored))
-
-
 def _same(field: Field, value: Any, stored: Any) -> bool:
+    if is_same(value, stored):
+        return True
     try:
         return bool(field.read(value) == field.read(stored))
     except Wrong:
@@ -252,15 +246,35 @@ def merged(schema: Schema, req: Request, current: dict[str, Any] | None) -> dict
     else:
         kept = entry.untouched if entry is not None else ()
         record = {**{name: stored[name] for name in kept if name in stored}, **model}
-    try:
-        whole = schema.complete(record)
-    except Wrong as err:
-        for path, message in err.fields.items():
-            seen = not path or path.split(".")[0] in visible or path.split(".")[0] in model
-            wrong[path if seen else ""] = message if seen else "the model as a whole is not valid"
+    whole, errors = _completed(schema, record)
+    if errors:
+        given = given_in(req, record)
+        # What another program has written, and the model cannot have, stays as it is.
+        kept = stored.keys() - given
+        odd = {name for name in map(_top, errors) if name in kept and not schema.can_have(name, stored[name])}
+        if odd:
+            whole, errors = _completed(schema, {name: value for name, value in record.items() if name not in odd})
+            whole = {name: value for name, value in whole.items() if name not in odd}
+            errors = {path: message for path, message in errors.items() if _top(path) not in odd}
+    for path, message in errors.items():
+        seen = not path or _top(path) in visible or _top(path) in model
+        wrong[path if seen else ""] = message if seen else "the model as a whole is not valid"
     if wrong:
         raise invalid(wrong)
     return {**record, **whole}
+
+
+def _completed(schema: Schema, record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A record with all of its fields, and what is wrong with it."""
+    try:
+        return schema.complete(record), {}
+    except Wrong as err:
+        return {}, err.fields
+
+
+def _top(path: str) -> str:
+    """The field that a path leads into."""
+    return path.split(".")[0]
 
 
 def as_json(schema: Schema | None, model: Any) -> Any:

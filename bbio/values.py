@@ -15,11 +15,14 @@ from enum import Enum
 from typing import Any
 
 import attrs
+import msgspec
 
 from bbio.errors import EncodingError
 from bbio.shapes import WANTED, Shape
 
 Convert = Callable[[Any], Any]
+
+_sorted = msgspec.json.Encoder(order="sorted").encode
 
 MAX_DIGITS = 100
 # Of more mistakes than these in one model nobody is told.
@@ -175,6 +178,13 @@ def refusal(shape: Shape) -> Convert:
         raise Wrong({"": f"{' or '.join([shape.options[0].wanted, *(o.wanted[8:] for o in shape.options[1:])])}"})
 
     return refuse
+
+
+def is_same(value: Any, stored: Any) -> bool:
+    """Whether two values are the same in JSON, where 1, 1.0 and true are three, and the order of keys means nothing."""
+    if type(value) is not type(stored):
+        return False
+    return bool(value == stored) and (not isinstance(value, (dict, list)) or _sorted(value) == _sorted(stored))
 
 
 # To JSON

@@ -25,7 +25,7 @@ from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import NOTIFIED_AS
-from bbio.store import Publisher
+from bbio.store import Publisher, is_overtaken
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, Position, channel_stream
 from bbio.typed import as_json, whole_json
 
@@ -350,12 +350,20 @@ class DocumentStore(Store):
             raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
         return self.channel_of(req), key
 
-    def plan(self, req: Request, key: Any, current: tuple[int, bytes] | None) -> tuple[dict[str, Any], Any]:
+    def plan(
+        self, req: Request, key: Any, current: tuple[int, bytes] | None, base: bytes | None
+    ) -> tuple[dict[str, Any], Any]:
         """The record that a write comes to, as far as can be told before it is stored, and the record as it was.
+
+        Parameters:
+            req: the request.
+            key: the id of the model.
+            current: the revision of the model and the model as JSON, None where there is none.
+            base: the model as it was at the revision that the request builds on; None where that is not known.
 
         Raises:
             NotFound: there is no such model.
-            Conflict: it is newer than the one the client has seen.
+            Conflict: what the request builds on was changed.
         """
         model: dict[str, Any] = req.model
         if req.method == "create":
@@ -366,7 +374,7 @@ class DocumentStore(Store):
             raise self.unknown(key)
         rev, body = current
         stored: dict[str, Any] = decode(body)
-        if req.rev is not None and req.rev < rev:
+        if req.rev is not None and req.rev < rev and is_overtaken(req, stored, base, self.id_attribute):
             raise Conflict("the model was changed by someone else", current=stored, rev=rev)
         if req.method == "delete":
             return stored, stored
@@ -420,6 +428,8 @@ class Batch:
         self.positions: dict[str, Position] = {}
         self.models: dict[Key, tuple[int, bytes]] = {}
         self.replies: dict[bytes, Found] = {}
+        # Models as they were at revisions that writes build on, by `stale`, as far as they were told.
+        self.bases: dict[tuple[Key, int | None], bytes] = {}
         # To be written by the store: models (None when deleted), events, and the replies of operations.
         self.changed: dict[Key, tuple[int, bytes] | None] = {}
         self.events: list[Event] = []
@@ -445,6 +455,19 @@ class Batch:
     def operations(self) -> list[bytes]:
         """The operations that may have been applied before."""
         return [change.operation for change in self.changes if change.operation is not None]
+
+    @property
+    def stale(self) -> dict[tuple[str, int], Key]:
+        """The streams and revisions of which must be known what they said of a model."""
+        return {
+            (change.stream, change.req.rev): change.key
+            for change in self.changes
+            if change.key in self.models
+            and change.req is not None
+            and change.req.rev is not None
+            and change.req.method == "patch"
+            and change.req.rev < self.models[change.key][0]
+        }
 
     def leave_out(self, keys: Collection[Key], error: Exception) -> None:
         """Refuse the writes of some models."""
@@ -495,7 +518,7 @@ class Batch:
         assert req is not None
         current = self.models.get(key)
         try:
-            record, stored = self.store.plan(req, key[1], current)
+            record, stored = self.store.plan(req, key[1], current, self.bases.get((key, req.rev)))
         except Exception as err:
             change.error = err
             return None
@@ -512,6 +535,9 @@ class Batch:
             body: that as JSON.
         """
         change, key = write.change, write.key
+        before = self.models.get(key)
+        if before is not None:
+            self.bases[key, before[0]] = before[1]
         if write.method == "delete":
             self.models.pop(key, None)
             self.changed[key] = None

@@ -12,7 +12,7 @@ from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS
 from bbio.steps import Steps, run_in_turns
-from bbio.store import Publisher, Scratch
+from bbio.store import Publisher, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 
@@ -165,12 +165,23 @@ class MemoryStore(Store):
         if self._upsert and req.method != "delete" and key not in models:
             return self.merged(req, None)
         rev, body = self._known(models, key)
-        if req.rev is not None and req.rev < rev:
-            raise Conflict("the model was changed by someone else", current=decode(body), rev=rev)
+        current: dict[str, Any] = decode(body)
+        if (
+            req.rev is not None
+            and req.rev < rev
+            and is_overtaken(req, current, self._base(req, key), self.id_attribute)
+        ):
+            raise Conflict("the model was changed by someone else", current=current, rev=rev)
         if req.method == "update" and self.schema is None:
             return model
-        current: dict[str, Any] = decode(body)
         return current if req.method == "delete" else self.merged(req, current)
+
+    def _base(self, req: Request, key: Any) -> bytes | None:
+        """A model as it was at the revision that a request names, None where that is forgotten."""
+        for event in self.log.revised(channel_stream(req.channel), req.rev or 0):
+            if event.method != "delete" and decode(event.body)[self.id_attribute] == key:
+                return event.body
+        return None
 
     def _key(self, model: dict[str, Any]) -> Any:
         key = model.get(self.id_attribute)

@@ -65,6 +65,7 @@ from bbio.builtin.postgres_statements import (
     DRAW_REVISIONS_AND_FIND,
     FIND_LASTING_OPERATIONS,
     FIND_OPERATIONS,
+    FIND_REVISIONS,
     FIND_STAMP,
     FORGET_OPERATIONS,
     FORGET_STREAMS,
@@ -82,13 +83,14 @@ from bbio.builtin.postgres_statements import (
     TOPS,
     TRIM,
 )
-from bbio.builtin.postgres_tables import CHANNEL, REVISIONS, Table, body_text, id_text, quote, recheck_channel
+from bbio.builtin.postgres_tables import CHANNEL, REVISIONS, Table, body_text, decoded, id_text, quote, recheck_channel
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, Event, Position
-from bbio.typed import given_in, is_same, unset_in
+from bbio.typed import given_in, unset_in
+from bbio.values import is_same
 
 # Seconds for a change of a table, which may be a large one.
 LONG = 3600.0
@@ -583,7 +585,7 @@ class PostgresStore(DocumentStore):
         if len(made) < len(writes):
             raise NotMade("the database did not make this write: a trigger, a rule or a policy of its table stops it")
         for write in writes:
-            stored = decode(made[write])
+            stored = decoded(made[write])
             # In the order in which its fields were given, as far as they were.
             record = {name: stored[name] for name in write.record if name in stored} | stored
             if write.method == "create":
@@ -681,6 +683,13 @@ class PostgresStore(DocumentStore):
             if lock != LOCK:
                 held = (await self._models(connection.fetch, keys)).keys() - batch.models.keys()
                 batch.leave_out(held, Timeout("another program holds the model"))
+        stale = batch.stale
+        if stale:
+            places = list(map(list, zip(*stale, strict=True)))
+            for name, rev, body in await connection.fetch(FIND_REVISIONS, self.backend_id, *places):
+                key = stale[name, rev]
+                if decode(body)[self.id_attribute] == key[1]:
+                    batch.bases[key, rev] = body.encode()
         # Only now, so that the revisions of each model grow.
         operations = batch.operations
         if operations:
@@ -695,7 +704,7 @@ class PostgresStore(DocumentStore):
         columns = self._columns_of(keys)
         texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
         rows = await fetch(self.definition.select(lock), *columns)
-        return {texts[tuple(key)]: (rev, body.encode()) for *key, rev, body in rows}
+        return {texts[tuple(key)]: (rev, encode(decoded(body))) for *key, rev, body in rows}
 
     async def _lock_streams(self, connection: Any, names: list[str]) -> tuple[str, dict[str, StreamRow]]:
         """The epoch of new streams, and these streams, which nobody else may write to."""
@@ -833,7 +842,7 @@ class PostgresStore(DocumentStore):
         async with self._database.listing(self, client):
             rows = await self._database.ask(statement, *values, timeout=query.limits.seconds)
             total = await self._count(query, scope) if query.count else None
-        return [decode(body) for _, body in rows], [rev for rev, _ in rows], total
+        return [decoded(body) for _, body in rows], [rev for rev, _ in rows], total
 
     async def _count(self, query: Query, scope: tuple[str, ...]) -> int:
         statement, values = self._queries.count(query, scope)

@@ -51,6 +51,13 @@ KEEP_OPERATIONS = """
 """
 # Past the revisions that models brought along from elsewhere.
 CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"
+# What was told of models at revisions, in their streams or by triggers in the one of all.
+FIND_REVISIONS = """
+    SELECT u.name, u.rev, l.body FROM unnest($2::text[], $3::bigint[]) AS u(name, rev)
+    JOIN bbio_streams s ON s.backend = $1 AND s.name IN (u.name, '*')
+    JOIN bbio_log l ON l.stream = s.id AND l.rev = u.rev
+    WHERE l.method <> 'delete'
+"""
 FIND_STAMP = "SELECT stamp FROM bbio_log WHERE stream = $1 AND position = $2"
 
 # Reads of streams

@@ -6,6 +6,7 @@ here alone.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from typing import Any
@@ -141,6 +142,22 @@ MIGRATIONS = (
     """,
     # What layers saw of a record, where events tell less: a repeated write shows them the same.
     "ALTER TABLE bbio_operations ADD record text",
+    # Infinity, and years before the first, which the first of these texts could not tell from others.
+    """
+    CREATE OR REPLACE FUNCTION bbio_text(value timestamptz)
+    RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+        SELECT CASE WHEN isfinite(value)
+            THEN to_char(value AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+                || CASE WHEN value < '0001-01-01Z' THEN ' BC' ELSE '' END
+            WHEN value > '2000-01-01Z' THEN 'infinity' ELSE '-infinity' END
+    $$;
+    CREATE OR REPLACE FUNCTION bbio_text(value date)
+    RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+        SELECT CASE WHEN isfinite(value)
+            THEN to_char(value, 'YYYY-MM-DD') || CASE WHEN value < '0001-01-01' THEN ' BC' ELSE '' END
+            WHEN value > '2000-01-01' THEN 'infinity' ELSE '-infinity' END
+    $$;
+    """,
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.
@@ -153,6 +170,9 @@ ORIGIN = """
 Factory: Any = type(attrs.Factory(list))
 
 _LIKE_A_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+# A double has no more digits before the point.
+MAX_DOUBLE_DIGITS = 309
+_HUGE = re.compile(rf"[0-9]{{{MAX_DOUBLE_DIGITS}}}")
 _WITH_EXPONENT = re.compile(rb"[0-9]e\+?[0-9]")
 
 
@@ -193,6 +213,23 @@ def id_text(key: Any) -> str:
 def body_text(body: bytes) -> str:
     """The JSON of a model as it is sent to PostgreSQL, which takes 1e300 for a whole number, unlike 1000...0.0."""
     return (encode(_spelled_out(decode(body))) if _WITH_EXPONENT.search(body) else body).decode()
+
+
+def decoded(text: str) -> Any:
+    """A model as PostgreSQL tells it; numbers that no reader of JSON can hold are their digits, as texts.
+
+    Example:
+        >>> decoded('{"n": 1.5}'), decoded('{"n": -1' + 400 * "0" + "}")["n"][:5]
+        ({'n': 1.5}, '-1000')
+    """
+    if len(text) > MAX_DOUBLE_DIGITS and _HUGE.search(text):
+        return json.loads(text, parse_int=_held_number, parse_float=_held_number)
+    return decode(text)
+
+
+def _held_number(text: str) -> Any:
+    value = decode(text) if len(text.partition(".")[0]) < MAX_DOUBLE_DIGITS else None
+    return text if value is None else value
 
 
 def _spelled_out(value: Any) -> Any:

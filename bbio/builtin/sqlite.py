@@ -58,6 +58,16 @@ WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at, stamp)
     WHERE l.stream = :stream AND l.position = m.position - 1 AND l.position >= :first
 ) SELECT position, method, body, rev, op, at, stamp FROM missed"""
 
+# From the last event of a stream back to the one that made a revision.
+REVISED = """
+WITH RECURSIVE earlier (id, previous, position, method, body, rev) AS (
+    SELECT id, previous, position, method, body, rev FROM bbio_log WHERE id = :last AND stream = :stream
+    UNION ALL
+    SELECT l.id, l.previous, l.position, l.method, l.body, l.rev
+    FROM earlier e JOIN bbio_log l ON l.id = e.previous
+    WHERE e.rev IS NOT :rev AND l.stream = :stream AND l.position > :oldest
+) SELECT body FROM earlier WHERE rev = :rev AND method <> 'delete'"""
+
 # Of so many events from a place on: those that no stream's limits allow any more, and those of streams that are gone.
 TRIM = """
 DELETE FROM bbio_log WHERE id IN (
@@ -295,6 +305,10 @@ class SQLiteStore(DocumentStore):
         for key in batch.keys:
             for rev, body in execute(self._select, self._columns_of(key)):
                 batch.models[key] = (rev, body)
+        for (name, rev), key in batch.stale.items():
+            base = self._base(connection, name, rev, key)
+            if base is not None:
+                batch.bases[key, rev] = base
         for operation in batch.operations:
             found = self._operation(connection, operation)
             if found is not None:
@@ -310,6 +324,17 @@ class SQLiteStore(DocumentStore):
             return None
         stream = self._streams[name] = StreamRow(*row)
         return stream
+
+    def _base(self, connection: sqlite3.Connection, name: str, rev: int, key: Key) -> bytes | None:
+        """What a stream said of a model at a revision; None where that is forgotten."""
+        stream = self._streams.get(name)
+        if stream is not None:
+            oldest = stream.top - self.history.events
+            place = {"last": stream.last, "stream": stream.id, "rev": rev, "oldest": oldest}
+            for (body,) in connection.execute(REVISED, place):
+                if decode(body)[self.id_attribute] == key[1]:
+                    return bytes(body.encode())
+        return None
 
     def _operation(self, connection: sqlite3.Connection, operation: bytes) -> Found | None:
         row = connection.execute(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
 from bbio.conformance.cases import Cases, case, refused
 from bbio.protocol import decode
+from bbio.streams import HistoryLimits
 
 MISSING = ("update", "patch", "delete")
 
@@ -303,6 +305,32 @@ class Revisions(Cases):
             assert await models.read(milk[models.key]) == current
             assert len(models.published) == 2
             assert (await models.write("update", {**milk, "n": 3}, rev=rev)).record["n"] == 3
+
+    @case("revisions")
+    async def test_a_patch_builds_on_the_fields_that_it_gives(self) -> None:
+        """Patches of different fields apply; one of a field that was changed is refused, unless it says the same."""
+        async with self.opened() as models:
+            milk = await models.create({"a": 0, "b": 0})
+            id = {models.key: milk[models.key]}
+            seen = await models.revision(milk[models.key])
+            await asyncio.gather(*(models.write("patch", {**id, field: 1}, rev=seen) for field in "abc"))
+            assert await models.read(milk[models.key]) == {**milk, "a": 1, "b": 1, "c": 1}
+            rev = await models.revision(milk[models.key])
+            for fields in ({"a": 2}, {"a": 0}, {"b": 1, "c": 2}):
+                err = await refused(models.write("patch", {**id, **fields}, rev=seen), "Conflict")
+                assert err.values == {"current": {**milk, "a": 1, "b": 1, "c": 1}, "rev": rev}
+            await models.write("patch", {**id, "d": 2, "a": 1}, rev=seen)
+            await models.write("delete", milk)
+            await refused(models.write("patch", {**id, "d": 3}, rev=seen), "NotFound")
+
+    @case("revisions", "history")
+    async def test_a_patch_that_builds_on_what_is_forgotten_is_a_conflict(self) -> None:
+        """Nobody knows which fields were changed since."""
+        async with self.opened(history=HistoryLimits(age=0.0, size=1, events=2)) as models:
+            milk = await models.create({"a": 0, "b": 0})
+            seen = await models.revision(milk[models.key])
+            await asyncio.gather(*(models.write("patch", {**milk, "a": n}) for n in range(300)))
+            await refused(models.write("patch", {models.key: milk[models.key], "b": 1}, rev=seen), "Conflict")
 
     @case("revisions")
     async def test_a_list_has_the_revision_of_each(self) -> None:

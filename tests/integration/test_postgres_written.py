@@ -18,7 +18,7 @@ from bbio.builtin.documents import logger
 from bbio.conformance.cases import refused
 from bbio.protocol import decode
 from bbio.ratelimit import RateLimitedLog
-from tests.support.postgres import log, opened
+from tests.support.postgres import install_triggers, log, opened
 
 
 @attrs.define
@@ -325,3 +325,115 @@ async def test_what_a_policy_forbids_is_forbidden(database_url, psql, caplog):
             assert "InsufficientPrivilegeError 42501" in caplog.text
     finally:
         await psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+# A write changes what it was given
+
+
+@attrs.define
+class Offer:
+    name: str = ""
+    until: datetime.datetime | None = None
+    day: datetime.date = datetime.date(2026, 1, 1)
+    price: Decimal = Decimal(0)
+    ratio: float = 0.0
+    data: dict[str, Any] | None = None
+    code: int = bbio.field(read_only=True, default=1)
+
+
+ODD = [
+    ("until", "'infinity'", "infinity"),
+    ("until", "'-infinity'", "-infinity"),
+    ("until", "'0044-03-15 12:00Z BC'", "0044-03-15T12:00:00.000000Z BC"),
+    ("day", "'infinity'", "infinity"),
+    ("day", "'-infinity'", "-infinity"),
+    ("day", "'0044-03-15 BC'", "0044-03-15 BC"),
+    ("day", "'12026-01-01'", "12026-01-01"),
+    ("day", "NULL", None),
+    ("price", "'NaN'", "NaN"),
+    ("ratio", "'NaN'", "NaN"),
+    ("ratio", "'-Infinity'", "-Infinity"),
+    ("data", "'[1]'", [1]),
+    ("data", "('{\"n\": 1' || repeat('0', 400) || '}')::jsonb", {"n": "1" + 400 * "0"}),
+    ("data", "('{\"n\": 1' || repeat('0', 400) || '.5}')::jsonb", {"n": "1" + 400 * "0" + ".5"}),
+    ("data", "('{\"n\": \"' || repeat('0', 400) || '\", \"m\": 1.5}')::jsonb", {"n": 400 * "0", "m": 1.5}),
+    ("code", "NULL", None),
+]
+
+
+async def test_what_json_cannot_tell_survives_a_write_of_another_field(database_url, psql):
+    """It is told as a text, lists go on, and a patch or an update of the rest leaves it alone."""
+    columns = "until timestamptz, day date, price numeric, ratio double precision, data jsonb, code bigint"
+    await psql.execute(f"CREATE TABLE models (id serial PRIMARY KEY, name text, {columns})")
+    await psql.execute(
+        "INSERT INTO models (day, price, ratio, code) SELECT now(), 1, 1, 1 FROM generate_series(1, $1)", 99
+    )
+    async with opened(database_url, Offer) as models:
+        for id, (field, value, told) in enumerate(ODD, 1):
+            await psql.execute(f"UPDATE models SET {field} = {value} WHERE id = $1", id)
+            kept = await psql.fetchval(f"SELECT {field}::text FROM models WHERE id = $1", id)
+            assert (await models.read(id))[field] == told
+            patched = await typed(models, "patch", {"id": id, "name": "renamed"})
+            assert (patched["name"], patched[field]) == ("renamed", told)
+            assert await psql.fetchval(f"SELECT {field}::text FROM models WHERE id = $1", id) == kept
+            assert {model["id"]: model for model in await models.all()}[id] == patched
+        odd = await models.read(1)
+        assert (await typed(models, "update", {**odd, "until": None}))["until"] is None
+        # What is read-only may be sent along as it was told.
+        assert (await typed(models, "update", {**await models.read(len(ODD)), "name": "x"}))["code"] is None
+        err = await refused(typed(models, "update", await models.read(2)), "Invalid")
+        assert err.fields.keys() == {"until"}
+        err = await refused(typed(models, "patch", {"id": 2, "name": "x", "code": 2}), "Invalid")
+        assert err.fields == {"code": "cannot be changed"}
+
+
+async def test_a_write_touches_no_column_but_those_that_differ(database_url, psql):
+    """A trigger on a column is fired by who changes it; what changed meanwhile stays."""
+    await psql.execute("""
+        CREATE TABLE models (id serial PRIMARY KEY, title text, done boolean, tags jsonb, plan jsonb, at timestamptz,
+            rank bigint, fired text DEFAULT '');
+        CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            NEW.fired = NEW.fired || TG_ARGV[0]; RETURN NEW;
+        END $$;
+        CREATE TRIGGER note_title BEFORE UPDATE OF title ON models FOR EACH ROW EXECUTE FUNCTION note('t');
+        CREATE TRIGGER note_done BEFORE UPDATE OF done ON models FOR EACH ROW EXECUTE FUNCTION note('d')
+    """)
+    async with opened(database_url, Todo) as models:
+        todo = await typed(models, "create", {"title": "a"})
+        await typed(models, "patch", {"id": 1, "title": "a", "done": True})
+        await typed(models, "update", {**todo, "done": True, "rank": 1})
+        await typed(models, "update", {**todo, "title": "b", "done": True})
+        await asyncio.gather(*(typed(models, "patch", {"id": 1, field: value}) for field, value in todo.items()))
+        assert await psql.fetchval("SELECT fired FROM models") == "dttd"
+        assert await models.read(1) == {**todo, "done": False, "rank": None}
+
+
+async def test_a_document_keeps_the_keys_that_a_write_does_not_give(database_url, psql):
+    """Numbers past a double among them; an update drops what it lacks, but with a model what that does not know."""
+    huge = "1" + 30 * "0" + "." + 30 * "1"
+    async with opened(database_url) as models:
+        milk = await models.create({"title": "milk", "n": 1, "gone": True})
+        await psql.execute(f"UPDATE models SET body = body || '{{\"n\": {huge}}}'")
+        await models.write("patch", {"id": milk["id"], "title": "oat milk"})
+        assert await psql.fetchval("SELECT body ->> 'n' FROM models") == huge
+        stored = await models.read(milk["id"])
+        del stored["gone"]
+        assert (await models.write("update", {**stored, "title": "soy milk"})).record == {**stored, "title": "soy milk"}
+        assert await psql.fetchval("SELECT body ->> 'n' FROM models") == huge
+    cls = attrs.make_class("Todo", {"title": attrs.field(type=str), "done": attrs.field(type=bool, default=False)})
+    async with opened(database_url, cls) as models:
+        updated = await typed(models, "update", {"id": milk["id"], "title": "milk"})
+        assert (updated["title"], updated["done"]) == ("milk", False)
+        assert await psql.fetchval("SELECT body ->> 'n' FROM models") == huge
+
+
+async def test_a_patch_builds_on_what_a_trigger_has_told(database_url, psql):
+    """Its events are in the stream of all channels."""
+    await install_triggers(database_url, Todo)
+    async with opened(database_url, Todo) as models:
+        todo = await typed(models, "create", {})
+        await psql.execute("UPDATE models SET title = 'a'")
+        seen = await models.revision(todo["id"])
+        await psql.execute("UPDATE models SET rank = 7")
+        assert (await typed(models, "patch", {"id": todo["id"], "title": "b"}, rev=seen))["rank"] == 7
+        await refused(typed(models, "patch", {"id": todo["id"], "rank": 8}, rev=seen), "Conflict")
