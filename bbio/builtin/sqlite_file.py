@@ -390,6 +390,7 @@ class Database:
                     self._apply_alone(connection, change)
             committing = True
             connection.execute("COMMIT")
+            self._check_place()  # what was deleted meanwhile has taken the commit with it
         except Exception as err:
             self._forget()
             # What could not be synced may be there after a crash, or not. An operation may be repeated, and is told

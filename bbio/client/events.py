@@ -17,7 +17,7 @@ class Event:
 
     Parameters:
         method: `create`, `update` or `delete`; `reset` says that events are missing here: read everything again.
-        model: the whole model; of a delete, as it was; None of a reset.
+        model: the whole model; of a delete its id alone; None of a reset.
         rev: the model's revision; None where no store keeps one.
     """
 

@@ -110,6 +110,7 @@ class Delivery:
 
     def fan_out(self, followed: Followed, event: Event, origin: Any, replied: bool = False) -> None:
         """Send an event, not to its writer when that has just had it as its reply."""
+        event = followed.told(event)
         if followed.narrowed:
             self._fan_out_narrowed(followed, event, origin, replied)
             return

@@ -298,7 +298,9 @@ class Followers:
                 log, limits = self._backend.log, self._gateway.limits
                 most = limits.memory / 8 / len(self._gateway.followers)
                 self._rings = Rings(log.history, limits.replay, most, log.event_clock)
-            followed = self._streams[name] = Followed(name, self._rings, self._namespace, self._narrowed)
+            followed = self._streams[name] = Followed(
+                name, self._rings, self._namespace, self._narrowed, self._backend.id_attribute
+            )
             self._check_later(self._backend.log.check_interval)
             self._recheck_later()
         return followed

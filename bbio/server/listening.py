@@ -113,6 +113,8 @@ class ListenExchange(Exchange, kw_only=True):
         answer = {}
         for followed, claimed in zip(streams, missed, strict=True):
             position, events = followed.merge(*claimed, self.gateway.limits.replay)
+            if events is not None:
+                events = [followed.told(event) for event in events]
             if followed.narrowed:
                 position, events = self._as_seen(followed, position, events)
             answer[followed.name] = protocol.stream_reply(position, events)

@@ -92,12 +92,14 @@ export class Mirror {
   /** @param {any} id @param {News} news @param {boolean} again */
   #weigh(id, news, again) {
     const { method, raw, meta, maker } = news;
+    // Of a delete the id alone is told; what was there is known here.
+    const gone = method === 'delete' && id !== undefined ? this.replica.truth(id) : undefined;
     const isNews = id === undefined || this.replica.accept(id, method === 'delete' ? undefined : raw, meta?.r);
     // Streams overtake each other: an update may come before the create that lets the model in.
     if (!isNews && !again && method !== 'create') return undefined;
     const truth = id === undefined ? raw : this.replica.truth(id);
     const turn = { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker };
-    return { turn, told: isNews && !maker ? news : undefined };
+    return { turn, told: isNews && !maker ? { ...news, raw: gone ? { ...gone, ...raw } : raw } : undefined };
   }
 
   /** @param {Map<any, {turn: Turn, told: News | undefined}>} round */

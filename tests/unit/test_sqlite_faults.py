@@ -439,3 +439,25 @@ async def test_a_commit_whose_sync_failed_is_of_unknown_outcome(path, caplog):
         assert sorted(model["n"] for model in await models.all()) == [1, 2, 3]
         again = await models.write("create", {"n": 3}, op="c:3")
         assert (again.duplicate, again.event.offset) == (True, 3)
+
+
+@pytest.mark.parametrize("name", ["models.db", "models.db-wal"])
+async def test_a_file_that_is_deleted_during_a_commit_is_noticed_before_the_answer(path, caplog, monkeypatch, name):
+    """Looked at before the transaction alone, the commit would be acknowledged, and be gone with the file."""
+    async with opened(SQLiteStore(path)) as models:
+        await models.create({"n": 1})
+        begin = Database._begin
+
+        def begin_and_lose(database, connection):
+            begin(database, connection)
+            (path.parent / name).unlink()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "_begin", begin_and_lose)
+            writes = (models.create({"n": 2}), models.write("create", {"n": 3}, op="c:3"))
+            plain, known = await asyncio.gather(*writes, return_exceptions=True)
+        assert (type(plain), type(known)) == (UnknownOutcome, Unavailable)
+        assert len(models.published) == 1
+        with pytest.raises(Unavailable):
+            await models.create({"n": 4})
+    assert caplog.text.count("it was moved, deleted or replaced while in use") == 1
