@@ -14,7 +14,7 @@ FEWEST_PYTHONS ?= 1
 export UV_PYTHON_DOWNLOADS = never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test schedules crash lint format types docs bench clean
+.PHONY: help setup demo test schedules crash lint format types docs backbone bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -57,8 +57,11 @@ docs: $(SET_UP) ## build the documentation
 	@$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(SET_UP) ## measure, beside peers
-	@$(BIN)/python -m benchmarks $(ARGS)
+backbone: $(SET_UP) ## run Backbone's own tests with bbio's scripts loaded (BACKBONE=folders with its versions)
+	@$(BIN)/python -m tools.backbone_suite $(BACKBONE)
+
+bench: $(SET_UP) ## measure, beside peers, and the collections of pages
+	@$(BIN)/python -m benchmarks $(ARGS); status=$$?; $(BIN)/python tools/npm.py client run bench && exit $$status
 
 clean: ## remove all that was set up or built
 	rm -rf .venv .venvs .*_cache .hypothesis .coverage* build dist docs/_build bbio/static client/dist client/node_modules
