@@ -53,6 +53,7 @@ def connect(
         headers: of the handshake, such as cookies.
         auth: what layers see as `req.socket.auth`, an object such as `{"token": ...}` of 8 KB at most; or a function,
             async or not, that returns one: it is called whenever backends are joined, so after each lost connection.
+            It speaks for one user; another user needs another connection.
         transports: `("polling", "websocket")` begins with polling, for networks that let no websocket through.
         path: where the server has Socket.IO.
         deadline: seconds until a sync without an answer fails with `Timeout`. Once connected, the clock stands still

@@ -344,9 +344,18 @@ class Handle:
             try:
                 mirror.apply(method, copied(model), meta)
             except Exception as err:
-                # It costs nobody else an event, nor this client its place.
-                context = {"message": f"a mirror of {self.name!r} failed", "exception": err}
-                asyncio.get_running_loop().call_exception_handler(context)
+                self._report(err)
+
+    def _report(self, err: BaseException) -> None:
+        """A mirror raised: that costs nobody else an event, nor this client its place."""
+        context = {"message": f"a mirror of {self.name!r} failed", "exception": err}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+    def _end(self, mirror: Mirror, error: SyncError) -> None:
+        try:
+            mirror.failed(error)
+        except Exception as err:
+            self._report(err)
 
     def online(self) -> None:
         """The listen is answered."""
@@ -374,7 +383,7 @@ class Handle:
             if not waiter.done():
                 waiter.set_exception(error)
         for mirror in list(self.mirrors.values()):
-            mirror.failed(error)
+            self._end(mirror, error)
 
     def reread(self, renewed: bool) -> None:
         """History is gone: have every mirror read everything again, for as long as it takes."""
@@ -396,7 +405,9 @@ class Handle:
                 if isinstance(outcome, SyncError):
                     again = again or passing(outcome)
                     if not passing(outcome):
-                        mirror.failed(outcome)
+                        self._end(mirror, outcome)
+                elif outcome is not None:
+                    self._report(outcome)
             if not again:
                 break
             await self._sleep(pause)

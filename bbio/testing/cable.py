@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Seconds, half to one and a half times, after which a client whose connection was lost connects again.
 RECONNECT = 1.0
+# Seconds after which the heartbeat of a link that has died is missed: by default one comes every 25 s, and may take 20.
+HEARTBEAT = 45.0
 
 
 @attrs.define
@@ -65,6 +67,8 @@ class Cable:
         self.online = True
         self.held = False
         self.latency = 0.0
+        # Whether the connection has died and neither side knows.
+        self.silent = False
         self.sessions: dict[str, Session] = {}
         self._harness = harness
         self._headers = CIMultiDictProxy(CIMultiDict(headers))
@@ -105,7 +109,7 @@ class Cable:
         return session.handle(channel or None, id_attribute)
 
     def __repr__(self) -> str:
-        state = "held" if self.held else "connected" if self.connected else "not connected"
+        state = "held" if self.held else "silent" if self.silent else "connected" if self.connected else "not connected"
         asked = [entry.request["method"] for session in self.sessions.values() for entry in session.outbox.entries]
         handles = [handle for session in self.sessions.values() for handle in session.handles.values()]
         behind = [f"{handle.name} {handle.channel or ''}".strip() for handle in handles if not handle.settled]
@@ -129,7 +133,8 @@ class Cable:
             return True
         sessions = [session for session in self.sessions.values() if session.wanted]
         return (
-            not self._up
+            not self.silent
+            and not self._up
             and not self._down
             and all(session.link is not None and not session.outbox for session in sessions)
             and all(handle.settled for session in sessions for handle in session.handles.values())
@@ -140,7 +145,7 @@ class Cable:
         if self.closed:
             return
         self.closed = True
-        self.online = False
+        self.online = self.held = False
         for session in self.sessions.values():
             session.close()
         self._end()
@@ -175,6 +180,18 @@ class Cable:
             session.disconnected()
         self.reconnect()
 
+    def silence(self) -> None:
+        """Let the connection die without a sign; the client finds out by what is not answered, or by the heartbeat."""
+        if self._connection is not None:
+            self.silent = True
+            self._up.clear()
+            self._down.clear()
+            self._harness.clock.call_later(HEARTBEAT, self._missed, self._connection)
+
+    def _missed(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self.cut()
+
     def reconnect(self) -> None:
         """Connect again in a while."""
         if self.online and self._harness.running and not self._reconnecting:
@@ -183,6 +200,7 @@ class Cable:
 
     def _end(self) -> None:
         self._connection = None
+        self.silent = False
         self._up.clear()
         self._down.clear()
         self._answers.clear()
@@ -218,6 +236,8 @@ class Cable:
         self._put(self._down, kind, size, arrive)
 
     def _put(self, queue: deque[Packet], kind: str, size: int, arrive: Callable[[], None]) -> None:
+        if self.silent:
+            return
         due = self._harness.clock.time() + self.latency
         for _ in range(self._harness.copies(self, kind)):
             queue.append(Packet(kind, due, size, arrive))

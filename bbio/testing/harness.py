@@ -289,6 +289,14 @@ class Harness:
         for cable in self._of(clients):
             cable.cut()
 
+    def silence(self, *clients: Client) -> None:
+        """Have connections die without a sign: nothing passes any more, and neither side is told.
+
+        A client finds out by a write that has no answer within twelve seconds, or after 45 by the heartbeat.
+        """
+        for cable in self._of(clients):
+            cable.silence()
+
     def offline(self, *clients: Client) -> None:
         """Cut connections; the clients cannot connect again until `online` or `heal`."""
         for cable in self._of(clients):

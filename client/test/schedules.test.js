@@ -1,6 +1,6 @@
 /**
  * Random schedules of writes, cuts, lost and late packets, lost history, links that die silently, log-ins, listeners that
- * throw, and writes of models that have no id yet: every collection ends up like the store.
+ * and callbacks that throw, and writes of models that have no id yet: every collection ends up like the store.
  */
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
@@ -16,6 +16,11 @@ const settle = async () => {
   for (let n = 0; n < 8; n += 1) await Promise.resolve();
 };
 
+/** What applications do at times. */
+function stumble(random) {
+  if (random() < 0.05) throw new Error('listener');
+}
+
 /** A page: collections of some channels over one socket. */
 function page(world, channels) {
   const Backbone = loadBackbone();
@@ -25,10 +30,11 @@ function page(world, channels) {
   const { connection } = api;
   const collections = channels.map((channel) => new Backbone.Collection([], { backend: { name: 'things', channel } }).bindBackend());
   const fetch = (collection) => collection.fetch({ error: () => fetch(collection) });
-  for (const collection of collections) {
+  for (const [n, collection] of collections.entries()) {
+    connection.backend('things', { channel: channels[n] }).on('synced', () => stumble(world.random));
     collection.on('all', (event, ...args) => {
       const remote = event.startsWith('backend') || args.at(-1)?.remote;
-      if (remote && world.random() < 0.05) throw new Error('listener');
+      if (remote) stumble(world.random);
     });
   }
   collections.forEach(fetch);
@@ -46,7 +52,11 @@ function write(random, { user }, collection, answers) {
   if (model?.isNew()) model.set('by', user.name);
   const answer = { times: 0 };
   answers.push(answer);
-  const options = { wait: random() < 0.3, success: () => (answer.times += 1), error: () => (answer.times += 1) };
+  const answered = () => {
+    answer.times += 1;
+    stumble(random);
+  };
+  const options = { wait: random() < 0.3, success: answered, error: answered };
   const title = random() < 0.1 ? 'bad' : `t${Math.floor(random() * 1000)}`;
   const kind = random();
   if (!model || kind < 0.4) collection.create({ title, n: random(), by: user.name }, options);

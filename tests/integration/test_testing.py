@@ -185,6 +185,39 @@ async def test_offline(app):
         assert len(mine) == 2
 
 
+async def test_a_connection_that_dies_silently(app):
+    """A write finds it out within fifteen seconds, the heartbeat in 45; nothing is lost. A cut is found out at once."""
+    async with app.test() as t:
+        ann, bob, mine, theirs = await pair(t)
+        cable = t.cables[1]
+        t.silence()
+        milk = await ann.create({"title": "milk"})
+        assert t.clock.time() < 15
+        assert repr(cable).startswith("<Cable silent")
+        await t.settle()
+        assert t.clock.time() >= 45
+        assert mine == theirs == {milk["id"]: milk}
+        t.silence(bob)
+        t.offline(bob)
+        t.silence(bob)
+        t.online(bob)
+        await t.settle()
+        wire = bob.session.link
+        await t.advance(60)
+        assert bob.session.link is wire
+
+
+async def test_a_client_that_is_closed_while_it_is_held(app):
+    """Keeps nobody's time from passing."""
+    async with app.test() as t:
+        ann, bob = await t.clients(2)
+        t.hold(ann)
+        t.cables[0].close()
+        await t.advance(60)
+        t.cut(bob)
+        await t.settle()
+
+
 async def test_delays(app):
     """Packets take their time, in order; everything is simulated."""
     async with app.test() as t:

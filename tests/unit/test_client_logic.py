@@ -719,8 +719,11 @@ class Failing:
     def apply(self, method, model, meta):
         raise ZeroDivisionError(method)
 
+    async def reread(self, renewed):
+        raise ZeroDivisionError(renewed)
+
     def failed(self, error):
-        """The connection is closed; there is nothing to end."""
+        raise ZeroDivisionError(type(error))
 
 
 class TestPromises:
@@ -739,6 +742,30 @@ class TestPromises:
         assert [(await anext(events)).method for _ in range(2)] == ["create", "update"]
         assert handle.follower.since == {"c:": ["e", 2]}
         assert [type(failure) for failure in failures] == [ZeroDivisionError] * 2
+
+    async def test_a_mirror_that_fails_costs_nobody_else_a_reading_or_its_end(self, session):
+        """What it raises when everything is read anew, or can no more be followed, is told to the loop's handler."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        failing = Failing()
+        handle.mirrors[id(failing)] = failing
+        opening = await asking(session, handle.collection().open())
+        session.wire.answer(None, [], {"r": []})
+        mirror = await opening
+        failures = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        session.received("resync", ("c:",))
+        session.clock.turn()
+        session.wire.answer(reply(9, recovered=False))
+        await rounds()
+        session.wire.answer(None, [{"id": 1}], {"r": [1]})
+        await rounds()
+        assert (mirror, handle.follower.since) == ({1: {"id": 1}}, {"c:": ["e", 9]})
+        session.refused({"data": {"name": "Forbidden", "code": 403}})
+        with pytest.raises(Forbidden):
+            await mirror.until(lambda _: False)
+        assert [failure.args for failure in failures] == [(True,), (Forbidden,)]
 
     async def test_a_link_that_does_not_answer_is_probed_and_dropped(self, session):
         """Once; one that lives stays."""
