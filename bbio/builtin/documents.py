@@ -138,12 +138,16 @@ class Queue:
         if len(self._waiting) >= MAX_WAITING:
             raise Busy("too many requests wait for the database", retry_after=1.0)
         job.future = future = self._loop.create_future()
+        self.add(job)
+        return future
+
+    def add(self, job: Job) -> None:
+        """Have a job done that has its future already."""
         self._waiting.append(job)
         if not self._busy:
             # Not at once: what arrives in the same turn of the loop shares the batch.
             self._busy = True
             self._loop.call_soon(self._next, context=self._context)
-        return future
 
     def _next(self) -> None:
         waiting = self._waiting
@@ -166,6 +170,10 @@ class Queue:
     def settle(self, batch: list[Any]) -> None:
         """Take back a batch that is done."""
         self._next()
+        self.tell(batch)
+
+    def tell(self, batch: list[Any]) -> None:
+        """Tell those who wait for a batch what came of it."""
         for job in batch:
             future = job.future
             if future.cancelled():

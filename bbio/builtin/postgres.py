@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -97,6 +98,11 @@ LONG = 3600.0
 
 # A stream's history is trimmed each time it has grown by so many events.
 TRIM_EVERY = 250
+# Seconds that a client's writes are made apart from those of others, after one was refused; the part of the time in
+# which that may be done, and seconds between two turns of it at most.
+SUSPECT_SECONDS = 10.0
+SHARE_OF_SUSPECTS = 0.05
+LONGEST_REST_SECONDS = 0.5
 # How often a batch is tried when others write at the same time, or the connection is lost before its commit.
 ATTEMPTS = 5
 # What a process tells the others is at most so many bytes; PostgreSQL allows 8,000.
@@ -145,21 +151,72 @@ class Worker:
 
     Parameters:
         work: awaited with the jobs, to put into each what came of it; it must not raise.
+        divert: asked of each job before; the worker leaves those alone of which it is true.
+        share: the part of the time in which it may work: it rests after each turn.
     """
 
-    def __init__(self, work: Callable[[list[Any]], Any]) -> None:
+    def __init__(
+        self,
+        work: Callable[[list[Any]], Any],
+        divert: Callable[[Any], bool] = lambda job: False,
+        share: float = 1.0,
+    ) -> None:
         self._work = work
+        self._divert = divert
+        self._share = share
         self._queue = Queue(self._begin)
         self._task: asyncio.Task[None] | None = None
         self.submit = self._queue.submit
+        self.add = self._queue.add
         self.finish = self._queue.finish
 
     def _begin(self, jobs: list[Any]) -> None:
-        self._task = asyncio.ensure_future(self._run(jobs))
+        self._task = asyncio.ensure_future(self._run([job for job in jobs if not self._divert(job)]))
 
     async def _run(self, jobs: list[Any]) -> None:
-        await self._work(jobs)
+        began = time.perf_counter()
+        if jobs:
+            await self._work(jobs)
+        if self._share < 1.0:
+            self._queue.tell(jobs)
+            jobs = []
+            await asyncio.sleep(min((time.perf_counter() - began) / self._share, LONGEST_REST_SECONDS))
         self._queue.settle(jobs)
+
+
+class Suspects:
+    """Clients whose writes the database has refused: for a while theirs are made apart, and keep others waiting less.
+
+    Parameters:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # Until when, and how many of their writes are being made apart.
+        self._until: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self._apart: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+    def accuse(self, change: Change) -> None:
+        """A write of a client was refused."""
+        client = _client_of(change)
+        if client is not None:
+            self._until[client] = self._clock() + SUSPECT_SECONDS
+
+    def take(self, change: Change) -> bool:
+        """Whether a write is to be made apart. As long as one is, later ones of the same client are, in their order."""
+        client = _client_of(change)
+        if client is None or not (self._apart.get(client) or self._until.get(client, 0.0) > self._clock()):
+            return False
+        assert change.future is not None
+        self._apart[client] = self._apart.get(client, 0) + 1
+        change.future.add_done_callback(lambda _: self._apart.update({client: self._apart[client] - 1}))
+        return True
+
+
+def _client_of(change: Change) -> Any:
+    """The connection that a write came over, None for what the server itself writes."""
+    return None if change.req is None else getattr(change.req.socket, "connection", None)
 
 
 class PostgresStore(DocumentStore):
@@ -204,6 +261,8 @@ class PostgresStore(DocumentStore):
     _sequence: str | None = None
     _database: Database
     _writer: Worker
+    _writer_apart: Worker
+    _suspects: Suspects
     _reader: Worker
 
     def __init__(
@@ -279,7 +338,9 @@ class PostgresStore(DocumentStore):
         Raises:
             ConfigurationError: the database or the table cannot be used; the text says how to mend it.
         """
-        self._writer = Worker(self._write)
+        self._suspects = Suspects()
+        self._writer = Worker(self._write, self._set_apart)
+        self._writer_apart = Worker(partial(self._write, careful=True), share=SHARE_OF_SUSPECTS)
         self._reader = Worker(self._look_up)
         self._untidy = 0
         self._database = await Database.open(self)
@@ -296,6 +357,7 @@ class PostgresStore(DocumentStore):
     async def stop(self) -> None:
         """Finish what is being written and let go of the database."""
         await self._writer.finish()
+        await self._writer_apart.finish()
         await self._reader.finish()
         await self._database.close(self)
 
@@ -466,7 +528,7 @@ class PostgresStore(DocumentStore):
                 if not careful:
                     await self._write(changes, lock, careful=True)
                 elif len(changes) == 1:
-                    changes[0].error = self._database.error(err, self.table)
+                    self._refuse(changes[0], err)
                 else:
                     # It is not a model that was refused. Find out whose write it is, and let the others pass.
                     half = len(changes) // 2
@@ -480,6 +542,17 @@ class PostgresStore(DocumentStore):
             error = self._database.error(err, self.table)
             for change in changes:
                 change.error = error
+
+    def _refuse(self, change: Change, err: Exception) -> None:
+        change.error = self._database.error(err, self.table)
+        self._suspects.accuse(change)
+
+    def _set_apart(self, change: Change) -> bool:
+        """Whether a write was handed over to be made apart from others."""
+        if not self._suspects.take(change):
+            return False
+        self._writer_apart.add(change)
+        return True
 
     async def _try(self, changes: list[Change], lock: str, careful: bool) -> None:
         attempt, told = 0, True
@@ -552,7 +625,7 @@ class PostgresStore(DocumentStore):
             elif not await self._is_applied(connection, batch, writes[0].change):
                 if self._appeared(err):
                     raise Aborted from err
-                writes[0].change.error = self._database.error(err, self.table)
+                self._refuse(writes[0].change, err)
         else:
             await connection.execute("RELEASE bbio")
 

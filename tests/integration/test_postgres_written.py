@@ -15,10 +15,12 @@ import bbio
 from bbio import typed as typing
 from bbio.builtin import postgres_database
 from bbio.builtin.documents import logger
+from bbio.builtin.postgres_database import is_lost, is_refused, refusal_of
 from bbio.conformance.cases import refused
 from bbio.protocol import decode
 from bbio.ratelimit import RateLimitedLog
-from tests.support.postgres import install_triggers, log, opened
+from tests.support.postgres import install_triggers, log, opened, processes
+from tests.support.servers import eventually
 
 
 @attrs.define
@@ -437,3 +439,196 @@ async def test_a_patch_builds_on_what_a_trigger_has_told(database_url, psql):
         await psql.execute("UPDATE models SET rank = 7")
         assert (await typed(models, "patch", {"id": todo["id"], "title": "b"}, rev=seen))["rank"] == 7
         await refused(typed(models, "patch", {"id": todo["id"], "rank": 8}, rev=seen), "Conflict")
+
+
+# Who is refused keeps nobody else waiting
+
+
+class Client:
+    """A connection, as a request's socket has it."""
+
+    def __init__(self) -> None:
+        self.connection = self
+
+
+async def test_a_client_that_is_refused_is_written_apart(database_url, psql, monkeypatch):
+    """Its writes share no transaction with those of others, in their order, and for a while alone."""
+    async with opened(database_url) as models:
+        await psql.execute("ALTER TABLE models ADD CHECK ((body ->> 'n')::integer <> 13)")
+        now = 0.0
+        store, mallory, ann = models.store, Client(), Client()
+        store._suspects._clock = lambda: now
+        batches, transact = [], store._transact
+
+        async def noted(changes, lock, told, careful):
+            batches.append([change.req.socket for change in changes])
+            await transact(changes, lock, told, careful)
+
+        monkeypatch.setattr(store, "_transact", noted)
+
+        async def write(client, n, **options):
+            return await models.write("create", {"n": n}, socket=client, **options)
+
+        # The first time, it is tried again, with care.
+        outcomes = await asyncio.gather(write(mallory, 13), write(ann, 1), write(None, 13), return_exceptions=True)
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Conflict", "Commit", "Conflict"]
+        assert batches == [[mallory, ann, None]] * 2
+        batches.clear()
+        outcomes = await asyncio.gather(
+            *(write(client, n) for client, n in ((mallory, 13), (ann, 2), (mallory, 3), (None, 4), (mallory, 5))),
+            return_exceptions=True,
+        )
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Conflict"] + ["Commit"] * 4
+        assert sorted(batches, key=len) == [[ann, None], [mallory] * 3]
+        offsets = [outcome.event.offset for outcome in outcomes[1:]]
+        assert offsets[1] < offsets[3]
+        batches.clear()
+        # As long as one of its writes waits, later ones come after it, whatever the time is.
+        async with psql.transaction():
+            await psql.execute("SELECT FROM bbio_streams FOR UPDATE")
+            first = asyncio.ensure_future(write(mallory, 6))
+            await waiting(psql, 1)
+            now = 100.0
+            later = asyncio.gather(first, write(mallory, 7), write(ann, 8))
+        await later
+        assert [mallory, ann] not in batches
+        batches.clear()
+        await asyncio.gather(write(mallory, 9), write(ann, 10))
+        assert batches == [[mallory, ann]]
+        assert len(await models.all()) == 10
+
+
+async def waiting(psql, count):
+    """Wait until so many transactions wait for others."""
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    async def waits():
+        return await psql.fetchval(blocked) == count
+
+    await eventually(waits)
+
+
+async def test_an_operation_that_another_process_applies_is_no_refusal(database_url, psql):
+    """Where a unique value is taken by the very operation, its reply is the answer, also of who is written apart."""
+    await psql.execute("CREATE TABLE models (id text PRIMARY KEY, title text UNIQUE)")
+    cls = attrs.make_class("Todo", {"title": attrs.field(type=str)})
+    async with processes(database_url, 2, model=cls) as (one, two):
+        client = Client()
+        await one.create({"title": "taken"})
+        await refused(two.write("create", {"title": "taken"}, socket=client, op="c:1"), "Conflict")
+        async with psql.transaction():
+            await psql.execute("SELECT FROM bbio_streams FOR UPDATE")
+            first = asyncio.ensure_future(one.write("create", {"title": "new"}, op="c:2"))
+            await waiting(psql, 1)
+            again = asyncio.ensure_future(two.write("create", {"title": "new"}, op="c:2", socket=client))
+            await waiting(psql, 2)
+        assert (await again).duplicate
+        assert (await again).record == (await first).record
+
+
+async def test_a_model_that_has_just_appeared_is_changed_also_apart(database_url, psql):
+    """With `upsert`, an update of a model that another program is adding waits for it."""
+    async with opened(database_url, upsert=True) as models:
+        await psql.execute("ALTER TABLE models ADD CHECK (body ->> 'n' IS NULL OR (body ->> 'n')::integer <> 13)")
+        client = Client()
+        await refused(models.write("update", {"id": "x", "n": 13}, socket=client), "Conflict")
+        async with psql.transaction():
+            await psql.execute("""INSERT INTO models (id, rev, body) VALUES ('x', 0, '{"a": 1}')""")
+            write = asyncio.ensure_future(models.write("patch", {"id": "x", "n": 1}, socket=client))
+            await waiting(psql, 1)
+        assert (await write).record == {"id": "x", "a": 1, "n": 1}
+        assert models.published[-1][0].method == "update"
+
+
+async def test_what_is_no_refusal_is_none_to_who_is_written_apart(database_url, psql):
+    """An outage is one; and what breaks a rule elsewhere than in the table of models is found as well."""
+    async with opened(database_url) as models:
+        await psql.execute("ALTER TABLE models ADD CHECK (body ->> 'n' <> '13')")
+        await psql.execute("ALTER TABLE bbio_log ADD CHECK (body NOT LIKE '%evil%')")
+        client = Client()
+        writes = [{"n": "1"}, {"n": "evil"}, {"n": "13"}, {"n": "2"}]
+        outcomes = await asyncio.gather(
+            *(models.write("create", each, socket=client) for each in writes), return_exceptions=True
+        )
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Conflict", "Conflict", "Commit"]
+        await psql.execute("""
+            CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE 'could not extend file' USING ERRCODE = 'disk_full';
+            END $$;
+            CREATE TRIGGER fill BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION fill()
+        """)
+        await refused(models.write("create", {"n": "3"}, socket=client), "Unavailable")
+
+
+def test_errors_are_named_by_their_class():
+    """What is about the connection, the server or others is no refusal; what is about the tables is no client's."""
+    names = asyncpg.exceptions
+    for error, told in (
+        (names.UniqueViolationError, "Conflict"),
+        (names.RaiseError, "Conflict"),
+        (names.WithCheckOptionViolationError, "Conflict"),
+        (names.CardinalityViolationError, "Conflict"),
+        (names.ObjectNotInPrerequisiteStateError, "Conflict"),
+        (names.NumericValueOutOfRangeError, "BadRequest"),
+        (names.ProgramLimitExceededError, "BadRequest"),
+        (names._base.DataError, "BadRequest"),
+        (names.InsufficientPrivilegeError, "Forbidden"),
+        (names.UndefinedColumnError, "NoneType"),
+        (names.FeatureNotSupportedError, "NoneType"),
+    ):
+        assert is_refused(error("x"))
+        assert not is_lost(error("x"))
+        assert type(refusal_of(error("x"))).__name__ == told
+    for error in (
+        names.ConnectionDoesNotExistError,
+        names.DiskFullError,
+        names.AdminShutdownError,
+        names.DeadlockDetectedError,
+        names.LockNotAvailableError,
+        names.ReadOnlySQLTransactionError,
+        names.PostgresIOError,
+        names.DataCorruptedError,
+        names.PostgresError,
+        names.InterfaceError,
+        OSError,
+    ):
+        assert not is_refused(error("x"))
+
+
+async def test_it_works_again_is_told_at_the_first_success(database_url, psql, caplog):
+    """Of a write, where only a write failed; the next trouble is told again."""
+    async with opened(database_url) as models:
+        for _ in range(2):
+            caplog.clear()
+            await psql.execute("""
+                CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    RAISE 'could not extend file' USING ERRCODE = 'disk_full';
+                END $$;
+                CREATE TRIGGER fill BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION fill()
+            """)
+            for _ in range(2):
+                await refused(models.create({}), "Unavailable")
+                await models.all()
+            assert [("its disk is full" in line, "works again" in line) for line in caplog.messages] == [(True, False)]
+            await psql.execute("DROP FUNCTION fill CASCADE")
+            await models.create({})
+            await models.create({})
+            assert "works again" in caplog.messages[-1]
+            assert len(caplog.messages) == 2
+
+
+async def test_a_wrong_function_of_a_trigger_is_an_outage_of_its_writes_alone(database_url, psql, caplog):
+    """The others of the batch pass."""
+    async with opened(database_url) as models:
+        await psql.execute("""
+            CREATE FUNCTION wrong() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.body ? 'odd' THEN EXECUTE 'SELECT ' || (NEW.body ->> 'odd'); END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER wrong BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION wrong()
+        """)
+        writes = [{"n": 1}, {"odd": "hunter2"}, {"n": 2}]
+        outcomes = await asyncio.gather(*(models.write("create", each) for each in writes), return_exceptions=True)
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Unavailable", "Commit"]
+        assert "UndefinedColumnError 42703, PL/pgSQL function wrong()" in caplog.text
+        assert "hunter2" not in caplog.text
