@@ -84,7 +84,7 @@ function cpu(run) {
 function refetch(changing) {
   const worlds = { ours: world(range(0, MODELS, record), true), theirs: world(range(0, MODELS, record), false) };
   const measure = ({ server, collection }, round) => {
-    server.hold(range(0, MODELS, (n) => record(n, changing ? n + round : undefined)));
+    if (changing) server.hold(range(0, MODELS, (n) => record(n, n + round)));
     return cpu(() => collection.fetch());
   };
   return { ours: (round) => measure(worlds.ours, round), theirs: (round) => measure(worlds.theirs, round) };
