@@ -230,10 +230,13 @@ export class CollectionMirror extends Mirror {
       this.destroy(target.get(model.id) ?? model);
     } else if (method === 'create') {
       if (!there && !isLeaving(model)) this.#receive(() => target.add(model, REMOTE));
-    } else if (query !== undefined && truth !== undefined) {
+    } else if (query === undefined) {
+      // A form's model with an id of the page's own making, that the server took.
+      if (!there && model.collection === target && !isLeaving(model)) this.#receive(() => target.add(model, REMOTE));
+    } else if (truth !== undefined) {
       const fits = matches(query, truth);
       if (there && !fits) target.remove(model, REMOTE);
-      else if (!there && fits && !isPaged(query) && this.taken.has(model)) target.add(model, REMOTE);
+      else if (!there && fits && !isPaged(query) && (this.taken.has(model) || model.collection === target)) target.add(model, REMOTE);
     }
   }
 

@@ -222,6 +222,17 @@ test('a setting that a page saves by its name enters the lists of other pages, a
   assert.deepEqual(theirs.pluck('id'), ['theme']);
 });
 
+test('what a form saves under a name of its own is in the list that it names, unless that is bound by another query', async () => {
+  const Backbone = openPage(server.url);
+  const [all, drafts, others] = [1, 2, 3].map(() => new Backbone.Collection([], { backend: 'upserts' }).bindBackend());
+  await Promise.all([all.fetch(), drafts.fetch({ data: { kind: 'mine' } }), others.fetch({ data: { kind: 'other' } })]);
+  for (const [list, id] of [[all, 'f1'], [drafts, 'f2'], [others, 'f3']]) {
+    await new list.model({ id, kind: 'mine' }, { collection: list }).save();
+  }
+  const has = [all.get('f1'), drafts.get('f2'), others.get('f3')].map(Boolean);
+  assert.deepEqual(has, [true, true, false]);
+});
+
 test('handlers by hand are told of an upsert as of a create, then of an update', async () => {
   const Backbone = openPage(server.url);
   const list = new Backbone.Collection([], { backend: 'upserts' });
