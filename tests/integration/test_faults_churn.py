@@ -20,6 +20,8 @@ pytestmark = pytest.mark.once  # what is asked is what a server does, not a Pyth
 
 MINUTES = float(os.environ.get("BBIO_SOAK_MINUTES", "0"))
 AT_ONCE = 8
+# By then histories are full, and an allocator has what it keeps.
+WARM_UP_SECONDS = 300
 
 
 async def visit(target, n):
@@ -87,7 +89,7 @@ async def test_nothing_grows_with_clients_that_come_and_go(spawn):
 async def soak(spawn):
     """Honest clients are all served beside as many hostile ones, and a witness as fast as ever.
 
-    Memory grows by less than 1 MB in 10 minutes; afterwards nothing is left of anybody.
+    Memory grows by less than 1 MB in 10 minutes, after the first five; afterwards nothing is left of anybody.
     """
     async with attacked(spawn) as target:
         tasks = target.held["tasks"]
@@ -98,11 +100,10 @@ async def soak(spawn):
                 samples.append((time.monotonic() - began, target.server.rss()))
                 print(f"{samples[-1][0]:6.0f} s {samples[-1][1]:8} KiB", flush=True)
         print(f"{target.bad_packets} bad packets", flush=True)
-        # The history of the room, 1,000 events, is full by then, and what an allocator keeps is kept.
-        later = samples[len(samples) // 5 :]
-        assert slope(later) * 600 < MIB, later
         await target.back_to_base(15)
         assert (await target.look())["tasks"] <= tasks
+    later = [sample for sample in samples if sample[0] > WARM_UP_SECONDS]
+    assert len(later) < 2 or slope(later) * 600 < MIB, later
 
 
 if MINUTES:
