@@ -20,6 +20,7 @@ from bbio.attempts import Attempts
 from bbio.decorators import Marked, check_hidden, check_methods, check_undecorated, collect, own_classes
 from bbio.errors import ConfigurationError, DefinitionError, EncodingError, FrozenError
 from bbio.protocol import MAX_NAME
+from bbio.ratelimit import RateLimitedLog
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
 from bbio.schema import Schema
 from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
@@ -48,6 +49,7 @@ RESERVED = (
     "use",
 )
 logger = logging.getLogger("bbio")
+listener_failures = RateLimitedLog(logger)
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
@@ -421,8 +423,8 @@ class Backend:
                 continue
             try:
                 listener(model)
-            except Exception:
-                logger.exception("a listener to %r of %s failed", event, self.name)
+            except Exception as err:
+                listener_failures.error(err, "a listener to %r of %s failed", event, self.name)
 
     def on(self, event: str, listener: Callable[[Any], Any]) -> Self:
         """Call a function whenever this backend emits, as in backbone.io: clients' own writes are for `@after` layers.

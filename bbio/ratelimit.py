@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 LINES_PER_SECOND = 10
 LINE_LENGTH = 400
+# Characters of an entry with all its lines: its beginning and its end are kept.
+ENTRY_LENGTH = 16_000
 
 # The address of the client whose HTTP request is being handled.
 peer: ContextVar[str] = ContextVar("bbio.peer", default="")
@@ -72,6 +74,8 @@ class RateLimitedLog:
 class IndentingFormatter(logging.Formatter):
     """Indents all but the first line of what is logged: what a client has sent never looks like an entry of its own.
 
+    An entry has `ENTRY_LENGTH` characters at most, its traceback too: of a longer one the middle is left out.
+
     Example:
         >>> record = logging.LogRecord("bbio", 30, "", 0, "no %s", ("milk\\nbbio ERROR forged",), None)
         >>> print(IndentingFormatter("%(name)s %(levelname)s %(message)s").format(record))
@@ -80,4 +84,8 @@ class IndentingFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n    ".join(super().format(record).splitlines())
+        text = super().format(record)
+        if len(text) > ENTRY_LENGTH:
+            half = ENTRY_LENGTH // 2
+            text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+        return "\n    ".join(text.splitlines())

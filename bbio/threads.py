@@ -10,11 +10,13 @@ from contextvars import copy_context
 from typing import Any
 
 from bbio.errors import Busy
+from bbio.ratelimit import RateLimitedLog
 
 MAX_THREADS = 32
 MAX_WAITING = 1_000
 
 logger = logging.getLogger("bbio")
+failures = RateLimitedLog(logger)
 
 
 class Threads:
@@ -76,7 +78,7 @@ def _work(call: Callable[..., Any], name: str, args: tuple[Any, ...], given_up: 
         return call(*args)
     except Exception as err:
         if given_up:
-            logger.exception("%s failed in its thread, after its request had been answered", name)
+            failures.error(err, "%s failed in its thread, after its request had been answered", name)
         if isinstance(err, StopIteration):
             raise RuntimeError(f"{name} raised StopIteration") from err  # which no future can hold
         raise

@@ -9,23 +9,13 @@ from bbio import Backend, Limits, before
 from bbio.builtin import MemoryStore
 from bbio.server.budget import FLOOD, JOIN_SECONDS, PACKET_SECONDS, Budget
 from bbio.server.payload import PART
+from tests.support.floods import FLOODS
 from tests.support.servers import eventually, heard
 from tests.support.websocket import PING, PONG, TEXT, frame
 from tests.support.wire import LegacyClient, SyncFailed, encode
 
 RATE = 50
 LIMITS = Limits(requests_per_second=RATE)
-FLOODS = {
-    "pongs": frame(TEXT, b"3"),
-    "pings": frame(PING, b"x"),
-    "acks": frame(TEXT, b"43/todos,1[]"),
-    "events": frame(TEXT, b'42/todos,["x"]'),
-    "requests": frame(TEXT, b'42/todos,1["sync",{"method":"read","model":{}}]'),
-    "bad requests": frame(TEXT, b'42/todos,1["sync",{"method":"nonsense"}]'),
-    "unreadable requests": frame(TEXT, b'42/todos,1["sync",[1]'),
-    "listens": frame(TEXT, b'42/todos,1["listen",7]'),
-    "leaving and joining": frame(TEXT, b"41/todos,") + frame(TEXT, b"40/todos,"),
-}
 
 
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)

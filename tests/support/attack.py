@@ -163,6 +163,7 @@ async def attacked(spawn: Spawn, engine: str = "fast", **limits: float) -> Async
             await target.look()
         assert server.process.returncode is None, server.output
         # Where two processes take long to wake up, a server with work to do takes a few times as long.
+        print(f"witness: {witness}", flush=True)
         assert witness["p99"] <= P99 + 4 * witness["control"], witness
         logged = server.output[said:]
         if "COVERAGE_PROCESS_CONFIG" in os.environ:  # what the server ran is counted when it ends by itself

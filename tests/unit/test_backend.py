@@ -29,6 +29,7 @@ from bbio import (
 )
 from bbio.backend import check_name, default_name
 from bbio.builtin import Logger, MemoryStore
+from bbio.ratelimit import LINES_PER_SECOND
 from bbio.registry import Registry
 from bbio.requests import METHODS
 from tests.support.stacks import Recorder, Served
@@ -723,6 +724,22 @@ async def test_listeners_hear_what_is_emitted(caplog):
     assert heard[2:] == [("later", 1)]
     assert "a bad listener" in caplog.text
     assert [method for method, _ in served.published] == ["create", "update", "delete"]
+
+
+async def test_a_listener_that_fails_again_and_again_fills_no_log(caplog):
+    """So many lines are written in a second, however often a client has the application emit."""
+
+    class Todos(Backend): ...
+
+    def broken(model):
+        raise RuntimeError("a bad listener")
+
+    served = Served(Todos)
+    served.backend.on("created", broken)
+    for n in range(10 * LINES_PER_SECOND):
+        served.backend.emit("created", {"id": n})
+    await asyncio.gather(*served.tasks)
+    assert caplog.text.count("a listener to") <= 3 * LINES_PER_SECOND  # should two seconds begin meanwhile
 
 
 def test_listeners_are_checked_when_they_are_given():

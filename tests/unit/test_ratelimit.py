@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bbio import ratelimit
-from bbio.ratelimit import LINE_LENGTH, LINES_PER_SECOND, IndentingFormatter, RateLimitedLog
+from bbio.ratelimit import ENTRY_LENGTH, LINE_LENGTH, LINES_PER_SECOND, IndentingFormatter, RateLimitedLog
 
 
 @pytest.fixture
@@ -75,3 +75,17 @@ def test_no_text_makes_a_second_entry():
     lines = formatter.format(record).splitlines()
     assert len(lines) > 5
     assert [line for line in lines if not line.startswith("    ")] == ["ERROR b"]
+
+
+def test_an_entry_has_a_bounded_length():
+    """However long a message or a traceback is: its beginning and its end are there."""
+    formatter = IndentingFormatter("%(levelname)s %(message)s")
+    try:
+        raise ValueError("x" * 10_000_000 + " the end")
+    except ValueError:
+        record = logging.LogRecord("bbio", logging.ERROR, "", 0, "%s", ("failed",), sys.exc_info())
+    entry = formatter.format(record)
+    assert len(entry) < ENTRY_LENGTH + 1_000
+    assert entry.startswith("ERROR failed")
+    assert "characters left out" in entry
+    assert entry.endswith("the end")

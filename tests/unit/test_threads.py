@@ -8,6 +8,7 @@ import pytest
 
 from bbio import threads as module
 from bbio.errors import Busy
+from bbio.ratelimit import LINES_PER_SECOND
 from bbio.threads import Threads
 
 who = contextvars.ContextVar("who", default="nobody")
@@ -80,6 +81,18 @@ async def test_what_is_given_up_goes_on(threads, caplog):
     assert ended.is_set()
     assert not never
     assert caplog.messages == ["Slow.hold failed in its thread, after its request had been answered"]
+
+
+def test_what_fails_afterwards_again_and_again_fills_no_log(caplog):
+    """A client that leaves each time causes so many lines in a second."""
+
+    def fail():
+        raise KeyError("too late")
+
+    for _ in range(10 * LINES_PER_SECOND):
+        with pytest.raises(KeyError):
+            module._work(fail, "Slow.fail", (), [True])
+    assert caplog.text.count("failed in its thread") <= 3 * LINES_PER_SECOND  # should two seconds begin meanwhile
 
 
 async def test_so_many_wait_and_no_more(threads, monkeypatch, caplog):
