@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from bbio.server.budget import LONGEST_SECONDS, PIECE_BYTES, REST, SHARE_SECONDS, Budget, Resting
-from bbio.server.turnstile import Turnstile
+from bbio.server.turnstile import put_before
 
 
 class Clock:
@@ -51,7 +51,8 @@ class Library:
         self.budget = Budget(Resting(), self.clock)
         self.arriving, self.woken, self.taken, self.lost, self.full = arriving, woken, [], False, False
         self.transport = Transport(self)
-        self.turnstile = Turnstile(self.transport, self.budget)
+        put_before(self.transport, self.budget)
+        self.turnstile = self.transport.protocol
 
     def data_received(self, data):
         self.taken.append(data)
@@ -191,6 +192,13 @@ async def test_a_connection_that_ends(woken):
     await library.settle()
     assert library.lost
     assert (len(library.taken), library.turnstile._timer, library.budget._resting.count) == (1, None, 0)
+
+
+async def test_a_connection_has_one_turnstile():
+    """However many requests on it ask for a websocket, and are refused."""
+    library = Library()
+    put_before(library.transport, library.budget)
+    assert library.transport.protocol is library.turnstile
 
 
 async def test_a_connection_that_is_closing_is_passed_nothing():
