@@ -20,7 +20,7 @@ from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
 from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
 from bbio.server.shared import OWN_EVENTS, SharedServer
-from bbio.server.turnstile import Turnstile
+from bbio.server.turnstile import put_before
 
 # What stands for the arguments of an event that cannot be read.
 UNREADABLE = object()
@@ -177,8 +177,8 @@ class PlainServer(SharedServer):
         if request.method == "POST":
             return await self._take_post(request)
         transport = request.transport
-        if "Upgrade" in request.headers and transport is not None:
-            Turnstile(transport, Budget(self._resting))
+        if request.headers.get("Upgrade", "").lower() == "websocket" and transport is not None:
+            put_before(transport, Budget(self._resting))
         return await super().handle_request(request)
 
     async def _take_post(self, request: web.Request) -> Any:

@@ -8,6 +8,12 @@ from typing import Any, cast
 from bbio.server.budget import PIECE_BYTES, SHARE_SECONDS, Budget
 
 
+def put_before(transport: asyncio.Transport, budget: Budget) -> None:
+    """Put a turnstile before the protocol of a connection, unless an earlier request has."""
+    if not isinstance(transport.get_protocol(), Turnstile):
+        transport.set_protocol(Turnstile(transport, budget))
+
+
 class Turnstile(asyncio.Protocol):
     """Stands between a transport and the protocol behind it: what arrives goes on in pieces, within a budget.
 
@@ -35,7 +41,6 @@ class Turnstile(asyncio.Protocol):
         self._is_full = False
         self._begun = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
         """Pass on a piece; what is over it, or over the budget, waits."""

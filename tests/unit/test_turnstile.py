@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from bbio.server.budget import LONGEST_SECONDS, PIECE_BYTES, REST, SHARE_SECONDS, Budget, Resting
-from bbio.server.turnstile import Turnstile
+from bbio.server.turnstile import put_before
 
 
 class Clock:
@@ -16,6 +16,16 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+class Loop:
+    """The running loop, whose timers are left to the test."""
+
+    def __init__(self):
+        self.call_soon = asyncio.get_running_loop().call_soon
+
+    def call_later(self, seconds, go_on):
+        return asyncio.get_running_loop().call_later(3600, go_on)
 
 
 class Transport:
@@ -51,7 +61,9 @@ class Library:
         self.budget = Budget(Resting(), self.clock)
         self.arriving, self.woken, self.taken, self.lost, self.full = arriving, woken, [], False, False
         self.transport = Transport(self)
-        self.turnstile = Turnstile(self.transport, self.budget)
+        put_before(self.transport, self.budget)
+        self.turnstile = self.transport.protocol
+        self.turnstile._loop = Loop()
 
     def data_received(self, data):
         self.taken.append(data)
@@ -171,7 +183,6 @@ async def test_the_library_may_read_again_before_the_rest_has_begun():
     library.full = True
     asyncio.get_running_loop().call_soon(library.transport.resume_reading)
     library.turnstile.data_received(numbered(2))
-    asyncio.get_running_loop().call_soon(library.transport.resume_reading)
     library.full = False
     await library.settle()
     await library.rest()
@@ -191,6 +202,13 @@ async def test_a_connection_that_ends(woken):
     await library.settle()
     assert library.lost
     assert (len(library.taken), library.turnstile._timer, library.budget._resting.count) == (1, None, 0)
+
+
+async def test_a_connection_has_one_turnstile():
+    """However many requests on it ask for a websocket, and are refused."""
+    library = Library()
+    put_before(library.transport, library.budget)
+    assert library.transport.protocol is library.turnstile
 
 
 async def test_a_connection_that_is_closing_is_passed_nothing():
