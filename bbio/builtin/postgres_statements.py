@@ -24,7 +24,10 @@ LOCK_STREAMS = """
     )
     SELECT (SELECT epoch FROM bbio_backends WHERE id = $1),
         CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', true) END,
-        found.*, EXISTS (SELECT FROM bbio_pending WHERE backend = $1 AND stream = ANY ($2::text[])) AS pending
+        found.*, EXISTS (
+            SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
+            AND p.stamp IS DISTINCT FROM nullif(current_setting('bbio.stamp', true), '')::bigint
+        ) AS pending
     FROM (VALUES (1)) AS one LEFT JOIN found ON true
 """
 # What triggers have left for these streams, to be numbered.

@@ -214,25 +214,30 @@ MIGRATIONS = (
         stream_id bigint;
         taken bigint;
         is_left boolean := false;
+        -- What this transaction has set off itself comes after it.
+        own bigint := nullif(current_setting('bbio.stamp', true), '')::bigint;
         seconds double precision := extract(epoch FROM clock_timestamp());
     BEGIN
         PERFORM set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';
         INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
             SELECT b.id, u.name, b.epoch, 0, 0, 0, seconds
             FROM (SELECT n.name FROM unnest(names) AS n(name) WHERE
-                EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = n.name)
+                EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = n.name
+                    AND p.stamp IS DISTINCT FROM own)
                 AND NOT EXISTS (SELECT FROM bbio_streams s WHERE s.backend = backend_id AND s.name = n.name)) AS u,
                 (SELECT k.id, k.epoch FROM bbio_backends k WHERE k.id = backend_id FOR SHARE) AS b
             ORDER BY u.name COLLATE "C" ON CONFLICT DO NOTHING;
         FOR stream_id, stream_name IN
             SELECT s.id, s.name FROM bbio_streams s WHERE s.backend = backend_id AND s.name = ANY (names)
-                AND EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = s.name)
+                AND EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = s.name
+                    AND p.stamp IS DISTINCT FROM own)
             ORDER BY s.name FOR UPDATE
         LOOP
             -- A look of its own: what this stream was locked for meanwhile is seen.
             WITH gone AS (
                 DELETE FROM bbio_pending p USING (
                     SELECT f.id FROM bbio_pending f WHERE f.backend = backend_id AND f.stream = stream_name
+                        AND f.stamp IS DISTINCT FROM own
                     ORDER BY f.id LIMIT {MOST_TOLD} + 1
                 ) AS first WHERE p.backend = backend_id AND p.stream = stream_name AND p.id = first.id
                 RETURNING p.id, p.method, p.body, p.rev, p.stamp

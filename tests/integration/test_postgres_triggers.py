@@ -282,6 +282,21 @@ async def test_what_is_set_off_is_numbered_before_the_next_write(database_url, p
         assert events[0].rev < events[1].rev
 
 
+async def test_what_a_write_sets_off_in_its_own_stream_comes_after_it(database_url, psql):
+    """A trigger of the owner's that writes the row once more: what is told last is what is there."""
+    await install_triggers(database_url, per_channel=True)
+    async with opened(database_url, per_channel=True) as models:
+        await psql.execute("""
+            CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN UPDATE models SET body = body || '{"n": 2}' WHERE id = NEW.id; RETURN NULL; END $$;
+            CREATE TRIGGER counted AFTER INSERT ON models FOR EACH ROW EXECUTE FUNCTION counted();
+        """)
+        milk = await models.create({"n": 1})
+        events = await log(models)
+        assert [(event.method, decode(event.body)["n"]) for event in events] == [("create", 1), ("update", 2)]
+        assert await models.revision(milk["id"]) == events[1].rev > events[0].rev
+
+
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
 async def test_transactions_that_touch_different_rows_are_not_in_each_others_way(database_url, psql, isolation):
     """At any isolation: no row is shared. One that is rolled back leaves no hole."""
