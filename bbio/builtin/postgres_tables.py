@@ -235,11 +235,12 @@ MIGRATIONS = (
         LOOP
             -- A look of its own: what this stream was locked for meanwhile is seen.
             WITH gone AS (
-                DELETE FROM bbio_pending p USING (
-                    SELECT f.id FROM bbio_pending f WHERE f.backend = backend_id AND f.stream = stream_name
-                        AND f.stamp IS DISTINCT FROM own
-                    ORDER BY f.id LIMIT {MOST_TOLD} + 1
-                ) AS first WHERE p.backend = backend_id AND p.stream = stream_name AND p.id = first.id
+                DELETE FROM bbio_pending p
+                WHERE p.backend = backend_id AND p.stream = stream_name AND p.stamp IS DISTINCT FROM own AND p.id <= (
+                    SELECT max(first.id) FROM (
+                        SELECT f.id FROM bbio_pending f WHERE f.backend = backend_id AND f.stream = stream_name
+                        AND f.stamp IS DISTINCT FROM own ORDER BY f.id LIMIT {MOST_TOLD} + 1
+                    ) AS first)
                 RETURNING p.id, p.method, p.body, p.rev, p.stamp
             ), counted AS (
                 SELECT count(*) AS count, count(*) > {MOST_TOLD} OR bool_or(g.method IS NULL) AS is_lost,
