@@ -359,15 +359,12 @@ class PostgresStore(DocumentStore):
         self._database = Database(self.dsn, 1, self.timeout)
         try:
             async with self._database.connections.one() as connection:
+                # After an error the connection is given up, or what is open on it is rolled back.
                 transaction = connection.transaction()
                 await transaction.start()
-                try:
-                    await self._database.migrate(connection)
-                    await self._database.set_up(self, connection)
-                    yield connection
-                except BaseException:
-                    await transaction.rollback()
-                    raise
+                await self._database.migrate(connection)
+                await self._database.set_up(self, connection)
+                yield connection
                 await (transaction.commit() if kept else transaction.rollback())
         except Exception as err:
             raise ConfigurationError(self._database.explain(err)) from None
