@@ -248,23 +248,31 @@ def _in_database(stores: list[PostgresStore], action: Callable[[PostgresStore], 
 @main.command()
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--print", "shown", is_flag=True, help="Only print the SQL, for somebody else to run.")
-def triggers(target: str, shown: bool) -> None:
+@click.option("--remove", "removed", is_flag=True, help="Have it told no more: take the triggers away.")
+def triggers(target: str, shown: bool, removed: bool) -> None:
     """Have what other programs write told to clients.
 
-    Adds triggers to the table of each PostgresStore of the application APP of MODULE. They number and log every change
-    in the writer's own transaction, and wake the servers when it commits. The tables are made if they are not there.
-    Run it as the owner of the tables, as often as you like: again, it changes nothing.
+    Adds triggers to the table of each PostgresStore of the application APP of MODULE. What a program writes is then
+    told when it commits. The tables are made if they are not there. Run it as the owner of the tables, as often as you
+    like: again, it changes nothing.
 
-    With --print, nothing is changed, and no connection made. The SQL is for a database in which the application has
-    been started once.
+    With --print, nothing is changed: the SQL is tried in a transaction that is rolled back. It is for a database in
+    which the application has been started once.
     """
     stores = _postgres_stores(target)
     if shown:
-        for store in stores:
-            click.echo(store.definition.triggers())
+
+        async def show(store: PostgresStore) -> None:
+            statement, untried = await store.try_triggers(removed=removed)
+            if untried:
+                click.echo(f"{store.table}: this user may not, so the SQL was not tried: {untried}", err=True)
+            click.echo(statement)
+
+        _in_database(stores, show)
         return
-    _in_database(stores, PostgresStore.install_triggers)
-    click.echo(f"what others write is told to clients: {', '.join(store.table for store in stores)}")
+    _in_database(stores, PostgresStore.remove_triggers if removed else PostgresStore.install_triggers)
+    tables = ", ".join(store.table for store in stores)
+    click.echo(f"what others write is told to clients{' no more' * removed}: {tables}")
 
 
 @main.command("new-epoch")

@@ -55,12 +55,14 @@ from bbio.builtin.postgres_database import (
     is_refused,
     is_slow,
     is_untold,
+    words_of,
 )
 from bbio.builtin.postgres_queries import queries_of
 from bbio.builtin.postgres_scratch import copy_table, schema
 from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
     CATCH_UP_REVISIONS,
+    COLLECT,
     DRAW,
     DRAW_REVISIONS,
     DRAW_REVISIONS_AND_FIND,
@@ -70,7 +72,6 @@ from bbio.builtin.postgres_statements import (
     FIND_STAMP,
     FORGET_OPERATIONS,
     FORGET_STREAMS,
-    HAS_TRIGGERS,
     INDEXES,
     KEEP_OPERATIONS,
     LOCK_STREAMS,
@@ -82,9 +83,11 @@ from bbio.builtin.postgres_statements import (
     SINCE,
     TIDY,
     TOPS,
+    TRIGGERS,
     TRIM,
 )
 from bbio.builtin.postgres_tables import CHANNEL, REVISIONS, Table, body_text, decoded, id_text, quote, recheck_channel
+from bbio.builtin.postgres_triggers import made_of, triggers, without_triggers
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
@@ -368,7 +371,36 @@ class PostgresStore(DocumentStore):
             ConfigurationError: the database cannot be used; the text says how to mend it.
         """
         async with self._at_hand() as connection:
-            await connection.execute(self.definition.triggers())
+            await connection.execute(triggers(self.definition))
+
+    async def remove_triggers(self) -> None:
+        """Have what other programs write told no more. Where it is not told, it changes nothing.
+
+        Raises:
+            ConfigurationError: the database cannot be used; the text says how to mend it.
+        """
+        async with self._at_hand() as connection:
+            await connection.execute(without_triggers(self.definition))
+
+    async def try_triggers(self, *, removed: bool = False) -> tuple[str, str]:
+        """The SQL that `install_triggers` would run, tried in a transaction that is rolled back.
+
+        Parameters:
+            removed: whether it is that of `remove_triggers`.
+
+        Returns: the SQL, and why it could not be tried: an empty text when it was.
+
+        Raises:
+            ConfigurationError: the database cannot be used, or the SQL fails; the text says how to mend it.
+        """
+        untried = ""
+        async with self._at_hand(kept=False) as connection:
+            statement = without_triggers(self.definition) if removed else triggers(self.definition)
+            try:
+                await connection.execute(statement)
+            except driver().InsufficientPrivilegeError as err:
+                untried = words_of(err)
+        return statement, untried
 
     async def begin_epoch(self) -> None:
         """Have all clients read everything anew: a backup may lack writes that they have seen.
@@ -380,15 +412,22 @@ class PostgresStore(DocumentStore):
             await connection.execute("SELECT bbio_begin_epoch($1)", self.table)
 
     @asynccontextmanager
-    async def _at_hand(self) -> AsyncIterator[Any]:
-        """A connection in a transaction, beside a running application or without one."""
+    async def _at_hand(self, *, kept: bool = True) -> AsyncIterator[Any]:
+        """A connection in a transaction, beside a running application or without one.
+
+        Parameters:
+            kept: whether what is done is committed; else it is rolled back.
+        """
         self._database = Database(self.dsn, 1, self.timeout)
         try:
             async with self._database.connections.one() as connection:
+                # After an error the connection is given up, or what is open on it is rolled back.
+                transaction = connection.transaction()
+                await transaction.start()
                 await self._database.migrate(connection)
-                async with connection.transaction():
-                    await self._database.set_up(self, connection)
-                    yield connection
+                await self._database.set_up(self, connection)
+                yield connection
+                await (transaction.commit() if kept else transaction.rollback())
         except Exception as err:
             raise ConfigurationError(self._database.explain(err)) from None
         finally:
@@ -433,8 +472,15 @@ class PostgresStore(DocumentStore):
         defaults = set() if is_own else {column for column, _, default, _ in owners if default}
         self.definition = self.definition.with_owners(generated, defaults)
         await self._choose_ids(connection)
-        if statements and await connection.fetchval(HAS_TRIGGERS, name):
-            await connection.execute(self.definition.triggers())
+        made = await connection.fetchval(TRIGGERS, name)
+        if made is not None and statements:
+            await connection.execute(triggers(self.definition))
+        elif made is not None and not made.startswith(made_of(self.definition)):
+            logger.warning(
+                "%s: the triggers of its table were made by another version of bbio, or for other fields; "
+                "run `bbio triggers MODULE:APP` again",
+                name,
+            )
 
     async def _choose_ids(self, connection: Any) -> None:
         """See where the ids of new models come from."""
@@ -783,11 +829,15 @@ class PostgresStore(DocumentStore):
         """The epoch of new streams, and these streams, which nobody else may write to."""
         while True:
             found = await connection.fetch(LOCK_STREAMS, self.backend_id, names)
-            streams = {row["name"]: StreamRow(*row[2:]) for row in found if row["name"] is not None}
+            streams = {row["name"]: StreamRow(*row[2:-1]) for row in found if row["name"] is not None}
             missing = [name for name in names if name not in streams]
-            if not missing:
+            if found[0]["pending"]:
+                # Before what is to be written, which may build on it.
+                await connection.execute(COLLECT, self.backend_id, names)
+            elif not missing:
                 return found[0][0], streams
-            await connection.execute(ADD_STREAMS, self.backend_id, missing, now())
+            else:
+                await connection.execute(ADD_STREAMS, self.backend_id, missing, now())
 
     async def _save(self, connection: Any, batch: Batch, drawn: int, known: dict[str, StreamRow], told: bool) -> None:
         """Log the events of a batch, and keep what its operations came to.
@@ -928,8 +978,17 @@ class PostgresStore(DocumentStore):
 
     async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
         """The top of each stream."""
-        rows = await self._database.ask(TOPS, self.backend_id, list(streams))
-        return {name: Position(epoch, top, stamp) for name, epoch, top, stamp in rows}
+        names = list(streams)
+        rows = await self._database.ask(TOPS, self.backend_id, names)
+        if any(row[-1] for row in rows):
+            await self._collect(names)
+            rows = await self._database.ask(TOPS, self.backend_id, names)
+        return {name: Position(epoch, top, stamp) for name, epoch, top, stamp, _ in rows}
+
+    async def _collect(self, streams: list[str]) -> None:
+        """Number what other programs have left for these streams. Whoever reads them does so, again and again."""
+        while (await self._database.ask(COLLECT, self.backend_id, streams))[0][0]:
+            pass
 
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: Any = 0) -> list[Event] | None:
         """The events after a position, None when they are no longer all there, or the log holds another one there."""
@@ -938,10 +997,13 @@ class PostgresStore(DocumentStore):
         if "\0" in epoch or not epoch.isascii():
             return None
         rows = await self._database.ask(SINCE, self.backend_id, stream, epoch, offset)
-        at, top, found = rows[0][:3]
+        if rows[0][0]:
+            await self._collect([stream])
+            rows = await self._database.ask(SINCE, self.backend_id, stream, epoch, offset)
+        _, at, top, found = rows[0][:4]
         if at != epoch or offset > top or (stamp and stamp != found):
             return None
-        events = [event_of(stream, epoch, *rest) for _, _, _, *rest in rows if rest[0] is not None]
+        events = [event_of(stream, epoch, *rest) for _, _, _, _, *rest in rows if rest[0] is not None]
         return events if len(events) == top - offset else None
 
 

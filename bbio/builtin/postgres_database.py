@@ -483,7 +483,8 @@ class Database:
         if await connection.fetchval("SELECT to_regclass('bbio_streams')") is None:
             return  # still to be made
         try:
-            origin = await connection.fetchval(ORIGIN)
+            async with connection.transaction():
+                origin = await connection.fetchval(ORIGIN)
         except driver().PostgresError:
             return  # a service that keeps this from its users
         if await connection.fetchval("SELECT origin FROM bbio_database") == origin:

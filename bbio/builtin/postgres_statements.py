@@ -24,8 +24,14 @@ LOCK_STREAMS = """
     )
     SELECT (SELECT epoch FROM bbio_backends WHERE id = $1),
         CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', true) END,
-        found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
+        found.*, EXISTS (
+            SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
+            AND p.stamp IS DISTINCT FROM nullif(current_setting('bbio.stamp', true), '')::bigint
+        ) AS pending
+    FROM (VALUES (1)) AS one LEFT JOIN found ON true
 """
+# What triggers have left for these streams, to be numbered.
+COLLECT = "SELECT bbio_collect($1::integer, $2::text[])"
 ADD_STREAMS = """
     INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
     SELECT b.id, u.name, b.epoch, 0, 0, 0, $3::double precision
@@ -63,13 +69,15 @@ FIND_STAMP = "SELECT stamp FROM bbio_log WHERE stream = $1 AND position = $2"
 # Reads of streams
 
 TOPS = """
-    SELECT u.name, coalesce(s.epoch, b.epoch), coalesce(s.top, 0), coalesce(s.stamp, 0) FROM bbio_backends b
+    SELECT u.name, coalesce(s.epoch, b.epoch), coalesce(s.top, 0), coalesce(s.stamp, 0),
+        EXISTS (SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = u.name)
+    FROM bbio_backends b
     CROSS JOIN unnest($2::text[]) AS u(name) LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = u.name
     WHERE b.id = $1
 """
 SINCE = """
-    SELECT coalesce(s.epoch, b.epoch), coalesce(s.top, 0),
-        coalesce(k.stamp, CASE s.top WHEN $4 THEN s.stamp END),
+    SELECT EXISTS (SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = $2),
+        coalesce(s.epoch, b.epoch), coalesce(s.top, 0), coalesce(k.stamp, CASE s.top WHEN $4 THEN s.stamp END),
         l.position, l.method, l.body, l.rev, l.op, l.at, l.stamp
     FROM bbio_backends b LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = $2
     LEFT JOIN bbio_log k ON k.stream = s.id AND k.position = $4
@@ -128,8 +136,10 @@ OWNERS = """
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation c ON c.oid = a.attcollation
     WHERE a.attrelid = to_regclass(quote_ident($1)) AND a.attnum > 0 AND NOT a.attisdropped
 """
-HAS_TRIGGERS = """
-    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(quote_ident($1)) AND tgname = 'bbio_tell')
+# What the triggers on a table were made of; an empty text where an earlier version made them, which did not say so.
+TRIGGERS = """
+    SELECT coalesce(obj_description(oid, 'pg_trigger'), '') FROM pg_trigger
+    WHERE tgrelid = to_regclass(quote_ident($1)) AND tgname IN ('bbio_tell', 'bbio_insert') ORDER BY tgname DESC LIMIT 1
 """
 DRAW = "SELECT nextval($1::text::regclass) FROM generate_series(1, $2::integer)"
 INDEXES = """

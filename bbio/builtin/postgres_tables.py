@@ -28,6 +28,9 @@ LOCK = 0x6262696F
 # model, and no two writers wait for each other. A block has more numbers than a transaction has writes.
 REVISIONS = 1_000
 
+# What triggers of one transaction tell of more rows than so many is that there were: clients read everything anew.
+MOST_TOLD = 1_000
+
 # Whether the column `id` holds a number.
 NUMBER_ID = "id ~ '^(0|-?[1-9][0-9]{0,18})$'"
 
@@ -157,6 +160,143 @@ MIGRATIONS = (
             THEN to_char(value, 'YYYY-MM-DD') || CASE WHEN value < '0001-01-01' THEN ' BC' ELSE '' END
             WHEN value > '2000-01-01' THEN 'infinity' ELSE '-infinity' END
     $$;
+    """,
+    # Triggers leave what they tell without a number, so that no program waits for another one's; whoever reads a
+    # stream, or writes to it, numbers first what is there.
+    f"""
+    CREATE TABLE bbio_pending (
+        backend integer NOT NULL, stream text COLLATE "C" NOT NULL, id bigint GENERATED ALWAYS AS IDENTITY,
+        method text, body text, rev bigint, stamp bigint NOT NULL, PRIMARY KEY (backend, stream, id));
+
+    -- The number of this transaction.
+    CREATE FUNCTION bbio_stamp() RETURNS bigint LANGUAGE plpgsql AS $$
+    DECLARE
+        number bigint := nullif(current_setting('bbio.stamp', true), '');
+    BEGIN
+        IF number IS NULL THEN
+            -- Drawn as a UUID is: random() repeats itself for whoever sets its seed.
+            number := greatest(1, ('x' || right(gen_random_uuid()::text, 12))::bit(48)::bigint);
+            PERFORM set_config('bbio.stamp', number::text, true);
+            -- Clients are told of it, so a crash must not take it back.
+            PERFORM set_config('synchronous_commit', 'local', true)
+                WHERE current_setting('synchronous_commit') = 'off';
+        END IF;
+        RETURN number;
+    END $$;
+
+    -- Whether this transaction may tell of so many rows more one by one.
+    CREATE FUNCTION bbio_has_room(added bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+    DECLARE
+        told bigint := added + coalesce(nullif(current_setting('bbio.told', true), ''), '0')::bigint;
+    BEGIN
+        PERFORM set_config('bbio.told', told::text, true);
+        RETURN told <= {MOST_TOLD};
+    END $$;
+
+    -- The columns that a trigger reads, as they are.
+    CREATE FUNCTION bbio_shape(relation oid, names text[]) RETURNS text LANGUAGE sql STABLE AS $$
+        SELECT string_agg(a.attname || ' ' || t.typname, ', ' ORDER BY a.attname)
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = relation AND a.attname = ANY (names) AND NOT a.attisdropped
+    $$;
+
+    -- Wake the servers; where there is no place left to say so, they look by themselves a little later.
+    CREATE FUNCTION bbio_wake(backend_id integer, stream_name text) RETURNS void LANGUAGE sql AS $$
+        SELECT pg_notify('{CHANNEL}', json_build_array('', backend_id, json_build_array(stream_name))::text)
+        WHERE pg_notification_queue_usage() < 0.5
+    $$;
+
+    -- Number and log what waits for these streams, in the order of commits; whether more of it is left. Where there is
+    -- too much to be told one by one the log has a gap, and clients read everything anew.
+    CREATE FUNCTION bbio_collect(backend_id integer, names text[]) RETURNS boolean LANGUAGE plpgsql AS $$
+    DECLARE
+        stream_name text;
+        stream_id bigint;
+        taken bigint;
+        is_left boolean := false;
+        -- What this transaction has set off itself comes after it.
+        own bigint := nullif(current_setting('bbio.stamp', true), '')::bigint;
+        seconds double precision := extract(epoch FROM clock_timestamp());
+    BEGIN
+        PERFORM set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';
+        INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
+            SELECT b.id, u.name, b.epoch, 0, 0, 0, seconds
+            FROM (SELECT n.name FROM unnest(names) AS n(name) WHERE
+                EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = n.name
+                    AND p.stamp IS DISTINCT FROM own)
+                AND NOT EXISTS (SELECT FROM bbio_streams s WHERE s.backend = backend_id AND s.name = n.name)) AS u,
+                (SELECT k.id, k.epoch FROM bbio_backends k WHERE k.id = backend_id FOR SHARE) AS b
+            ORDER BY u.name COLLATE "C" ON CONFLICT DO NOTHING;
+        FOR stream_id, stream_name IN
+            SELECT s.id, s.name FROM bbio_streams s WHERE s.backend = backend_id AND s.name = ANY (names)
+                AND EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = s.name
+                    AND p.stamp IS DISTINCT FROM own)
+            ORDER BY s.name FOR UPDATE
+        LOOP
+            -- A look of its own: what this stream was locked for meanwhile is seen.
+            WITH gone AS (
+                DELETE FROM bbio_pending p
+                WHERE p.backend = backend_id AND p.stream = stream_name AND p.stamp IS DISTINCT FROM own AND p.id <= (
+                    SELECT max(first.id) FROM (
+                        SELECT f.id FROM bbio_pending f WHERE f.backend = backend_id AND f.stream = stream_name
+                        AND f.stamp IS DISTINCT FROM own ORDER BY f.id LIMIT {MOST_TOLD} + 1
+                    ) AS first)
+                RETURNING p.id, p.method, p.body, p.rev, p.stamp
+            ), counted AS (
+                SELECT count(*) AS count, count(*) > {MOST_TOLD} OR bool_or(g.method IS NULL) AS is_lost,
+                    sum(octet_length(g.body)) AS size, (array_agg(g.stamp ORDER BY g.id DESC))[1] AS stamp FROM gone g
+            ), logged AS (
+                INSERT INTO bbio_log (stream, position, method, body, rev, at, stamp)
+                SELECT stream_id, s.top + row_number() OVER (ORDER BY g.id), g.method, g.body, g.rev, seconds, g.stamp
+                FROM gone g, counted c, bbio_streams s WHERE NOT c.is_lost AND s.id = stream_id
+            )
+            UPDATE bbio_streams s SET top = s.top + c.count, stamp = c.stamp, at = seconds,
+                size = s.size + CASE WHEN c.is_lost THEN 0 ELSE c.size END
+            FROM counted c WHERE s.id = stream_id AND c.count > 0 RETURNING c.count INTO taken;
+            is_left := is_left OR coalesce(taken > {MOST_TOLD}, false);
+            PERFORM bbio_wake(backend_id, stream_name) WHERE taken > 0;
+        END LOOP;
+        RETURN is_left;
+    END $$;
+
+    CREATE OR REPLACE FUNCTION bbio_begin_epoch(backend_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE
+        begun integer[];
+    BEGIN
+        WITH changed AS (
+            UPDATE bbio_backends SET epoch = left(md5(epoch || clock_timestamp() || random()), 12)
+            WHERE backend_name IS NULL OR name = backend_name RETURNING id
+        ) SELECT array_agg(id) INTO begun FROM changed;
+        DELETE FROM bbio_log WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ANY (begun));
+        DELETE FROM bbio_streams WHERE backend = ANY (begun);
+        DELETE FROM bbio_pending WHERE backend = ANY (begun);
+        PERFORM pg_notify('{CHANNEL}', '["",null,null]');
+    END $$;
+
+    -- Give a row that another program writes its revision, before it is written. It runs with the rights of its owner
+    -- and, as it is for each row, without a search path of its own: so each name says where it is.
+    DO $do$ BEGIN EXECUTE format($sql$
+        CREATE FUNCTION bbio_revise() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+        BEGIN
+            IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+                IF NEW OPERATOR(pg_catalog.*=) OLD THEN
+                    RETURN NEW;
+                END IF;
+                -- The arguments name columns that are no part of the model.
+                IF TG_NARGS OPERATOR(pg_catalog.>) 0 THEN
+                    IF pg_catalog.to_jsonb(NEW) OPERATOR(pg_catalog.-) TG_ARGV::pg_catalog.text[] OPERATOR(pg_catalog.=)
+                        (pg_catalog.to_jsonb(OLD) OPERATOR(pg_catalog.-) TG_ARGV::pg_catalog.text[])
+                    THEN
+                        RETURN NEW;
+                    END IF;
+                END IF;
+                NEW.rev := greatest(pg_catalog.nextval(%1$L), OLD.rev OPERATOR(pg_catalog.+) 1);
+            ELSE
+                NEW.rev := pg_catalog.nextval(%1$L);
+            END IF;
+            RETURN NEW;
+        END $$
+    $sql$, format('%I.bbio_revisions', current_schema())); END $do$;
     """,
 )
 
@@ -456,7 +596,8 @@ class Table:
             for column in self.columns
             if column.name not in hidden
         )
-        return f"row_to_json((SELECT w FROM (SELECT {id} AS {quote(self.id_attribute)}{fields}) w))::text"
+        # `w.*` is the row whatever its columns are called, `w` would be the column of that name.
+        return f"(SELECT row_to_json(w.*) FROM (SELECT {id} AS {quote(self.id_attribute)}{fields}) w)::text"
 
     def _arrays(self, *types: str) -> str:
         """Arrays bound as parameters, the columns of the key first, as rows."""
@@ -558,64 +699,3 @@ class Table:
     def _returning(self, keys: str) -> str:
         """What a statement says of each row that it has written: its key, as a row has it, and the model."""
         return f" RETURNING {', '.join(f'{keys}.{name}::text' for name in self.key)}, {self.whole('t')}"
-
-    def triggers(self) -> str:
-        """Have what other programs write told to clients; running it again changes nothing.
-
-        Events are made when a transaction commits, so that nobody waits long for the positions that it takes.
-        """
-        table, backend = quote(self.name), literal(self.name)
-        tell, truncated = quote(f"bbio_tell_{self.name}"[:63]), quote(f"bbio_truncated_{self.name}"[:63])
-        stream = "'c:' || {}.channel" if self.per_channel else "'*'"
-        moved = " OR ".join(f"OLD.{name} <> NEW.{name}" for name in self.key)
-        this = " AND ".join(f"t.{name} = NEW.{name}" for name in self.key)
-        settings = "LANGUAGE plpgsql SECURITY DEFINER"
-        changed = f"{self.whole('OLD')} <> {self.whole('NEW')}"
-        return f"""
-INSERT INTO bbio_backends (name, epoch)
-VALUES ({backend}, left(md5(clock_timestamp()::text || random()), 12)) ON CONFLICT DO NOTHING;
-CREATE OR REPLACE FUNCTION {tell}() RETURNS trigger {settings} SET bbio.own = '1' AS $bbio$
-DECLARE
-    revision bigint := nextval('bbio_revisions');
-    appeared boolean := TG_OP = 'INSERT';
-BEGIN
-    IF TG_OP <> 'INSERT' THEN
-        revision := greatest(revision, OLD.rev + 1);
-    END IF;
-    IF TG_OP = 'UPDATE' THEN
-        appeared := {moved};
-        IF NOT (appeared OR {changed}) THEN
-            RETURN NULL;
-        END IF;
-    END IF;
-    IF TG_OP = 'DELETE' OR (appeared AND TG_OP = 'UPDATE') THEN
-        PERFORM bbio_tell({backend}, {stream.format("OLD")}, 'delete', {self.whole("OLD", True)}, revision);
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
-        UPDATE {table} AS t SET rev = revision WHERE {this};
-        PERFORM bbio_tell({backend}, {stream.format("NEW")}, CASE WHEN appeared THEN 'create' ELSE 'update' END,
-            {self.whole("NEW", True)}, revision);
-    END IF;
-    RETURN NULL;
-END $bbio$;
-CREATE OR REPLACE FUNCTION {truncated}() RETURNS trigger {settings} AS $bbio$
-BEGIN
-    PERFORM bbio_begin_epoch({backend});
-    RETURN NULL;
-END $bbio$;
-DO $bbio$ DECLARE
-    -- As they run with the rights of their owner, they must find what they found when they were made.
-    path text := (SELECT string_agg(quote_ident(name), ', ') || ', pg_temp' FROM unnest(current_schemas(false)) name);
-BEGIN
-    EXECUTE 'ALTER FUNCTION {tell.replace("'", "''")}() SET search_path = ' || path;
-    EXECUTE 'ALTER FUNCTION {truncated.replace("'", "''")}() SET search_path = ' || path;
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = {literal(table)}::regclass AND tgname = 'bbio_tell') THEN
-        CREATE CONSTRAINT TRIGGER bbio_tell AFTER INSERT OR UPDATE OR DELETE ON {table}
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-            WHEN (current_setting('bbio.own', true) IS DISTINCT FROM '1') EXECUTE FUNCTION {tell}();
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = {literal(table)}::regclass AND tgname = 'bbio_truncated') THEN
-        CREATE TRIGGER bbio_truncated AFTER TRUNCATE ON {table} EXECUTE FUNCTION {truncated}();
-    END IF;
-END $bbio$;
-"""

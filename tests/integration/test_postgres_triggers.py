@@ -7,9 +7,11 @@ import sys
 import uuid
 
 import asyncpg
+import attrs
 import pytest
 from click.testing import CliRunner
 
+from bbio.builtin.postgres_tables import MOST_TOLD
 from bbio.cli import main
 from bbio.protocol import decode
 from tests.support.postgres import install_triggers, log, opened
@@ -178,6 +180,240 @@ async def test_names_are_quoted(database_url, psql, name):
         assert plain(await log(models, "*")) == [(1, "create", {name: "a"})]
 
 
+async def test_a_row_is_written_once(database_url, psql):
+    """The owner's triggers fire once for each write, and what they make of it is told."""
+    await psql.execute("""
+        CREATE TABLE models (id serial PRIMARY KEY, title text, version integer DEFAULT 0, seen integer DEFAULT 0);
+        CREATE TABLE audit (op text);
+        CREATE FUNCTION audited() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN INSERT INTO audit VALUES (TG_OP); RETURN NULL; END $$;
+        CREATE TRIGGER audited AFTER INSERT OR UPDATE OR DELETE ON models FOR EACH ROW EXECUTE FUNCTION audited();
+        CREATE FUNCTION versioned() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN NEW.version = OLD.version + 1; RETURN NEW; END $$;
+        CREATE TRIGGER versioned BEFORE UPDATE OF title ON models FOR EACH ROW EXECUTE FUNCTION versioned();
+    """)
+    await install_triggers(database_url, Versioned)
+    async with opened(database_url, Versioned) as models:
+        await psql.execute("INSERT INTO models (title) VALUES ('a')")
+        await psql.execute("UPDATE models SET title = 'b'")
+        assert await psql.fetch("SELECT op FROM audit") == [("INSERT",), ("UPDATE",)]
+        await psql.execute("UPDATE models SET seen = 1")
+        rev = await models.revision(1)
+        await psql.execute("DELETE FROM models")
+        events = await log(models, "*")
+        assert plain(events) == [
+            (1, "create", {"id": 1, "title": "a", "version": 0}),
+            (2, "update", {"id": 1, "title": "b", "version": 1}),
+            (3, "delete", {"id": 1, "title": "b", "version": 1}),
+        ]
+        assert events[1].rev == rev, "a column that is no part of the model changes none"
+
+
+async def test_generated_columns_are_told(database_url, psql):
+    """They have no value yet when a row gets its revision."""
+    await psql.execute(
+        "CREATE TABLE models (id serial PRIMARY KEY, a integer,"
+        " title text GENERATED ALWAYS AS (CASE a WHEN 1 THEN 'one' ELSE 'more' END) STORED)"
+    )
+    await install_triggers(database_url, Title)
+    async with opened(database_url, Title) as models:
+        await psql.execute("INSERT INTO models (a) VALUES (1); UPDATE models SET a = a; UPDATE models SET a = 2")
+        assert plain(await log(models, "*")) == [
+            (1, "create", {"id": 1, "title": "one"}),
+            (2, "update", {"id": 1, "title": "more"}),
+        ]
+
+
+async def test_columns_may_have_any_name(database_url, psql):
+    """Those of the model, and those of the host beside them."""
+    names = ["w", "o", "n", "r", "e", "l", "t", "u", "revision", "stream", "bbio_place", "bbio_new", "old", "new"]
+    columns = ", ".join(f'"{name}" text' for name in names)
+    host = "backend_id text, stream_name text, body text, place text, p text, stamp text, tg_op text"
+    await psql.execute(f"CREATE TABLE models (id serial PRIMARY KEY, {columns}, {host})")
+    model = attrs.make_class("Model", {name: attrs.field(type=str, default="") for name in names})
+    await install_triggers(database_url, model)
+    async with opened(database_url, model) as models:
+        await psql.execute(f"INSERT INTO models ({', '.join(names)}) VALUES ({', '.join(map(repr, names))})")
+        await psql.execute("UPDATE models SET w = 'x'")
+        await psql.execute("DELETE FROM models")
+        whole = {"id": 1, **{name: name for name in names}}
+        assert plain(await log(models, "*")) == [
+            (1, "create", whole),
+            (2, "update", {**whole, "w": "x"}),
+            (3, "delete", {**whole, "w": "x"}),
+        ]
+
+
+async def test_what_a_write_of_bbio_sets_off_is_told(database_url, psql):
+    """Cascades, and what triggers write to other rows; not what bbio wrote itself."""
+    await psql.execute("""
+        CREATE TABLE parents (id serial PRIMARY KEY, title text);
+        CREATE TABLE models (id serial PRIMARY KEY, title text, parent integer REFERENCES parents ON DELETE CASCADE);
+        INSERT INTO parents (title) VALUES ('one'), ('two');
+        INSERT INTO models (title, parent) VALUES ('a', 1), ('b', 1), ('c', 2);
+        CREATE FUNCTION renamed() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN UPDATE models SET title = NEW.title WHERE parent = NEW.id; RETURN NULL; END $$;
+        CREATE TRIGGER renamed AFTER UPDATE ON parents FOR EACH ROW EXECUTE FUNCTION renamed();
+    """)
+    for table in ("models", "parents"):
+        await install_triggers(database_url, Title, table=table)
+    async with opened(database_url, Title) as models, opened(database_url, Title, table="parents") as parents:
+        await parents.write("patch", {"id": 2, "title": "x"})
+        await parents.write("delete", {"id": 1})
+        assert ["*"] in await models.published.checked()
+        events = await log(models, "*")
+        assert plain(events) == [
+            (1, "update", {"id": 3, "title": "x"}),
+            (2, "delete", {"id": 1, "title": "a"}),
+            (3, "delete", {"id": 2, "title": "b"}),
+        ]
+        assert await models.revision(3) == events[0].rev
+        assert await log(parents, "*") == []
+
+
+async def test_what_is_set_off_is_numbered_before_the_next_write(database_url, psql):
+    """In a stream that both are in, what a write builds on comes first."""
+    await install_triggers(database_url, per_channel=True)
+    async with opened(database_url, per_channel=True) as models:
+        await psql.execute("INSERT INTO models (channel, id, body) VALUES ('', '1', '{}')")
+        await models.write("patch", {"id": 1, "n": 1})
+        events = await log(models)
+        assert [(event.offset, event.method) for event in events] == [(1, "create"), (2, "update")]
+        assert events[0].rev < events[1].rev
+
+
+async def test_what_a_write_sets_off_in_its_own_stream_comes_after_it(database_url, psql):
+    """A trigger of the owner's that writes the row once more: what is told last is what is there."""
+    await install_triggers(database_url, per_channel=True)
+    async with opened(database_url, per_channel=True) as models:
+        await psql.execute("""
+            CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN UPDATE models SET body = body || '{"n": 2}' WHERE id = NEW.id; RETURN NULL; END $$;
+            CREATE TRIGGER counted AFTER INSERT ON models FOR EACH ROW EXECUTE FUNCTION counted();
+        """)
+        milk = await models.create({"n": 1})
+        events = await log(models)
+        assert [(event.method, decode(event.body)["n"]) for event in events] == [("create", 1), ("update", 2)]
+        assert await models.revision(milk["id"]) == events[1].rev > events[0].rev
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
+async def test_transactions_that_touch_different_rows_are_not_in_each_others_way(database_url, psql, isolation):
+    """At any isolation: no row is shared. One that is rolled back leaves no hole."""
+    await install_triggers(database_url)
+    other, third = [await asyncpg.connect(database_url) for _ in range(2)]
+    connections = [psql, other, third]
+    async with opened(database_url) as models:
+        await psql.execute("INSERT INTO models (id, body) VALUES ('a', '{}'), ('b', '{}'), ('c', '{}')")
+        begun = [connection.transaction(isolation=isolation) for connection in connections]
+        for transaction in begun:
+            await transaction.start()
+        for name, connection in zip("abc", connections, strict=True):
+            await connection.execute("""UPDATE models SET body = '{"n": 1}' WHERE id = $1""", name)
+        await begun[1].rollback()
+        assert len(await log(models, "*")) == 3, "those that are open hold nobody up"
+        await begun[2].commit()
+        await begun[0].commit()
+        assert [(event.offset, decode(event.body)["id"]) for event in await log(models, "*")] == [
+            *enumerate("abc", 1),
+            (4, "a"),
+            (5, "c"),
+        ]
+    for connection in connections[1:]:
+        await connection.close()
+
+
+async def test_too_many_rows_are_not_told_one_by_one(database_url, psql):
+    """Clients read everything anew: after one statement, after many of one transaction, after many transactions."""
+    await install_triggers(database_url, per_channel=True)
+    insert = (
+        "INSERT INTO models (channel, id, body) SELECT 'home', $1 || n, '{}' FROM generate_series(1, $2::integer) n"
+    )
+    async with opened(database_url, per_channel=True) as models:
+        await psql.execute(insert, "a", MOST_TOLD + 1)
+        top = await models.top("home")
+        assert (top.offset, await models.store.since("c:home", top.epoch, 0)) == (1, None)
+        assert await models.store.since("c:home", top.epoch, 1, top.stamp) == []
+        async with psql.transaction():
+            await psql.execute("UPDATE models SET channel = 'work'")
+            await psql.execute("DELETE FROM models WHERE channel = 'work'")
+        for channel, before in (("home", 1), ("work", 0)):
+            after = await models.top(channel)
+            assert after.offset > before
+            assert await models.store.since(f"c:{channel}", after.epoch, before) is None
+        before = await models.top("home")
+        for name in "bc":
+            await psql.execute(insert, name, MOST_TOLD)
+        last = await models.top("home")
+        assert last.offset == before.offset + 2 * MOST_TOLD
+        assert await models.store.since("c:home", last.epoch, before.offset) is None
+        assert await psql.fetchval("SELECT count(*) FROM bbio_pending") == 0
+        milk = await models.write("create", {}, channel="home")
+        (event,) = await models.store.since("c:home", last.epoch, last.offset, last.stamp)
+        assert event.body == milk.body
+
+
+async def test_a_table_that_has_changed_since_is_written_to_all_the_same(database_url, psql, caplog):
+    """Its programs do not suffer; clients read anew, and the next start names the command that mends it."""
+    await psql.execute("CREATE TABLE models (id serial PRIMARY KEY, title text)")
+    await install_triggers(database_url, Title)
+    async with opened(database_url, Title) as models:
+        top = (await models.store.positions(["*"]))["*"]
+        await psql.execute("ALTER TABLE models RENAME title TO name")
+        await psql.execute("INSERT INTO models (name) VALUES ('a')")
+        await psql.execute("UPDATE models SET name = 'b'; DELETE FROM models")
+        assert await models.store.since("*", top.epoch, top.offset) is None
+    assert "bbio triggers" not in caplog.text
+    await psql.execute("ALTER TABLE models RENAME name TO title")
+    title = attrs.make_class("Title", {"title": attrs.field(type=str), "id": attrs.field(type=int, default=0)})
+    await psql.execute("COMMENT ON TRIGGER bbio_insert ON models IS 'another version'")
+    async with opened(database_url, title) as models:
+        assert "run `bbio triggers MODULE:APP` again" in caplog.text
+        await install_triggers(database_url, title)
+        top = (await models.store.positions(["*"]))["*"]
+        await psql.execute("INSERT INTO models (title) VALUES ('c')")
+        (event,) = await models.store.since("*", top.epoch, top.offset)
+        assert decode(event.body) == {"id": 2, "title": "c"}
+    caplog.clear()
+    async with opened(database_url, title):
+        assert caplog.text == ""
+
+
+OLDER = """
+CREATE FUNCTION bbio_tell_models() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET bbio.own = '1' AS $bbio$
+BEGIN
+    PERFORM bbio_tell('models', '*', 'create', (NEW.body || jsonb_build_object('id', bbio_id(NEW.id::text)))::text, 7);
+    RETURN NULL;
+END $bbio$;
+CREATE CONSTRAINT TRIGGER bbio_tell AFTER INSERT ON models DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (current_setting('bbio.own', true) IS DISTINCT FROM '1') EXECUTE FUNCTION bbio_tell_models();
+"""
+
+
+async def test_triggers_of_an_earlier_version_go_on(database_url, psql, caplog):
+    """The start names the command that brings new ones, which take their place."""
+    async with opened(database_url):
+        await psql.execute(OLDER)
+    async with opened(database_url) as models:
+        assert "run `bbio triggers MODULE:APP` again" in caplog.text
+        await psql.execute("INSERT INTO models (id, body) VALUES ('a', '{}')")
+        assert plain(await log(models, "*")) == [(1, "create", {"id": "a"})]
+        await install_triggers(database_url)
+        await psql.execute("INSERT INTO models (id, body) VALUES ('b', '{}')")
+        assert plain(await log(models, "*"))[1:] == [(2, "create", {"id": "b"})]
+
+
+@attrs.define
+class Versioned:
+    title: str = ""
+    version: int = 0
+
+
+@attrs.define
+class Title:
+    title: str = ""
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """`await command(source, "triggers", "app")`: runs `bbio` for a module of that source; exit status and output."""
@@ -199,16 +435,42 @@ async def test_the_command_installs_the_triggers(database_url, psql, command):
     for _ in range(2):
         status, said = await command(source, "triggers", "app")
         assert (status, "todos" in said) == (0, True)
-    triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'bbio%'"
-    assert await psql.fetchval(triggers) == 2
-    await psql.execute("DROP TRIGGER bbio_tell ON todos; DROP TRIGGER bbio_truncated ON todos")
+    triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%bbio%'"
+    functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'bbio_%todos'"
+    assert (await psql.fetchval(triggers), await psql.fetchval(functions)) == (6, 2)
+    status, removing = await command(source, "triggers", "app", "--remove", "--print")
+    assert (status, await psql.fetchval(triggers)) == (0, 6)
+    status, said = await command(source, "triggers", "app", "--remove")
+    assert (status, "no more: todos" in said) == (0, True)
+    assert (await psql.fetchval(triggers), await psql.fetchval(functions)) == (0, 0)
+    await psql.execute(removing)  # again changes nothing
     status, sql = await command(source, "triggers", "app", "--print")
-    assert (status, await psql.fetchval(triggers)) == (0, 0)
+    assert (status, await psql.fetchval(triggers)) == (0, 0), "it is tried, and rolled back"
     for _ in range(2):
         await psql.execute(sql)
-    assert await psql.fetchval(triggers) == 2
+    assert await psql.fetchval(triggers) == 6
     status, said = await command(source, "triggers", "without")
     assert (status, "no backend" in said) == (1, True)
+
+
+async def test_sql_that_may_not_be_tried_is_printed_all_the_same(database_url, psql, command):
+    """The owner of the table is somebody else, who is to run it."""
+    role = f"app{id(psql)}"
+    async with opened(database_url, table="todos"):
+        pass
+    await psql.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA public TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA public"
+        f" TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
+    )
+    try:
+        source = SERVED.format(dsn=database_url.replace("://bbio@", f"://{role}@"), options="")
+        status, said = await command(source, "triggers", "app", "--print")
+        assert "so the SQL was not tried: " in said
+        assert status == 0
+        await psql.execute(said[said.index("INSERT INTO bbio_backends") :])
+        assert await psql.fetchval("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%bbio%'") == 6
+    finally:
+        await psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 async def test_the_command_says_what_is_wrong(command):
