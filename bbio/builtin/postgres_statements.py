@@ -124,15 +124,15 @@ FORGET_STREAMS = """
 # The columns that get their values from PostgreSQL: always, or when nobody sets them; and whether bbio made the table.
 OWNERS = """
     SELECT a.attname, a.attgenerated <> '' OR a.attidentity = 'a',
-        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attname = 'id' AND c.collname = 'C'
+        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attname = $2 AND c.collname = 'C'
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation c ON c.oid = a.attcollation
-    WHERE a.attrelid = to_regclass(quote_ident($1)) AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 """
 HAS_TRIGGERS = """
-    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(quote_ident($1)) AND tgname = 'bbio_tell')
+    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'bbio_tell')
 """
-DRAW = "SELECT nextval($1::text::regclass) FROM generate_series(1, $2::integer)"
+SEQUENCE = "SELECT pg_get_serial_sequence($1, $2)"
 INDEXES = """
-    SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid
-    WHERE indrelid = to_regclass(quote_ident($1)) AND relname ~ '^bbio_[0-9a-f]{16}$'
+    SELECT relname, format('%I.%I', relnamespace::regnamespace, relname) FROM pg_index JOIN pg_class ON oid = indexrelid
+    WHERE indrelid = to_regclass($1) AND relname ~ '^bbio_[0-9a-f]{16}$'
 """
