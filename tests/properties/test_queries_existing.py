@@ -30,7 +30,7 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "price": ("numeric(30, 10)", float),
     "exact": ("numeric", Decimal),
     "any": ("jsonb", dict[str, Any]),
-    "text": ('text COLLATE "C.UTF-8"', str),
+    "text": ('text COLLATE "und-x-icu"', str),
     "fixed": ("char(6)", str),
     "at": ("timestamp(3)", datetime.datetime),
 }
