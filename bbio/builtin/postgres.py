@@ -14,16 +14,17 @@ import random
 import secrets
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import repeat
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
+import attrs
 import msgspec
 
-from bbio import Request, Timeout, Unavailable, UnknownOutcome
+from bbio import Timeout, Unavailable, UnknownOutcome
 from bbio.builtin import sql
 from bbio.builtin.documents import (
     OPERATION_AGE,
@@ -57,13 +58,13 @@ from bbio.builtin.postgres_database import (
     is_untold,
     words_of,
 )
+from bbio.builtin.postgres_found import Found, adapted, undeclared
 from bbio.builtin.postgres_queries import queries_of
 from bbio.builtin.postgres_scratch import copy_table, schema
 from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
     CATCH_UP_REVISIONS,
     COLLECT,
-    DRAW,
     DRAW_REVISIONS,
     DRAW_REVISIONS_AND_FIND,
     FIND_LASTING_OPERATIONS,
@@ -79,6 +80,7 @@ from bbio.builtin.postgres_statements import (
     NEWEST_OPERATION,
     OUTGROWN,
     OWNERS,
+    SEQUENCE,
     SHRINK,
     SINCE,
     TIDY,
@@ -86,7 +88,18 @@ from bbio.builtin.postgres_statements import (
     TRIGGERS,
     TRIM,
 )
-from bbio.builtin.postgres_tables import CHANNEL, REVISIONS, Table, body_text, decoded, id_text, quote, recheck_channel
+from bbio.builtin.postgres_tables import (
+    CHANNEL,
+    ID_TYPES,
+    REVISIONS,
+    Table,
+    body_text,
+    decoded,
+    id_text,
+    literal,
+    quote,
+    recheck_channel,
+)
 from bbio.builtin.postgres_triggers import made_of, triggers, without_triggers
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
@@ -112,17 +125,16 @@ ATTEMPTS = 5
 MAX_PAYLOAD = 7_000
 
 
-# Ids that are drawn from a sequence at once; blocks of revisions that a transaction skips at most.
+# Ids that are drawn at once where some are taken; blocks of revisions that a transaction skips at most.
 DRAWN = 100
 MOST_BLOCKS = 10_000
 
 LOCK = "FOR UPDATE OF t"
 # What is otherwise found at the commit is found with the write that it is about.
 CAREFUL = "; SET CONSTRAINTS ALL IMMEDIATE"
-# The columns of a table, with their types.
-COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
-WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped"""
+
+# How no table of models begins.
+TAKEN = ("bbio_", "pg_")
 
 
 class StreamRow(msgspec.Struct):
@@ -230,13 +242,15 @@ class PostgresStore(DocumentStore):
 
     Parameters:
         dsn: where the database is, `postgresql://user:password@host:5432/database`; $BBIO_DATABASE_URL by default.
-        table: the table of the models; named like the backend by default. It has the columns `id`, `rev` and `body`.
+        table: the table of the models, `"sales.orders"` where it is in another schema; named like the backend by
+            default. A new one has the columns `id`, `rev` and `body`.
         connections: how many connections requests may use at once; all stores of one DSN share them.
         timeout: seconds that a connection or a query may take; then the answer is `Timeout`.
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
         models: the models to begin with, when the table is new; each needs an id.
+        zone: the time zone of times that an existing table keeps without one, in columns of the type `timestamp`.
         history: how much of each stream is kept for clients that come back.
         index: the fields that queries ask for: names, or tuples of names that are asked for together.
         queries: how much a query of a client may ask for.
@@ -260,8 +274,8 @@ class PostgresStore(DocumentStore):
     backend_id: int
     _begin: str
     _ids: Iterator[Any]
-    # What numbers the models, where the ids are numbers.
-    _sequence: str | None = None
+    # What numbers the models in SQL, where the ids are numbers.
+    _source: str | None = None
     _database: Database
     _writer: Worker
     _writer_apart: Worker
@@ -275,10 +289,12 @@ class PostgresStore(DocumentStore):
         *,
         connections: int = 10,
         timeout: float = 5.0,
+        zone: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(table, **options)
         driver()
+        self.zone = zone
         self.dsn = dsn or os.environ.get("BBIO_DATABASE_URL", "")
         self.connections = connections
         self.timeout = timeout
@@ -303,11 +319,14 @@ class PostgresStore(DocumentStore):
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
         name = opened.table
-        if "\0" in name or name.startswith(("bbio_", "pg_")) or len(name.encode()) > 48:
+        parts = name.split(".", 1)
+        if "\0" in name or len(name.encode()) > 48 or any(not part or part.startswith(TAKEN) for part in parts):
             raise ConfigurationError(
                 f"{name!r} is no name for a table of models; name another: PostgresStore(..., table='models')"
             )
-        opened.definition = Table.of(name, self.id_attribute, self._per_channel, backend.schema)
+        table = Table.of(name, self.id_attribute, self._per_channel, backend.schema)
+        # A test keeps its tables in a schema of its own.
+        opened.definition = attrs.evolve(table, is_apart=self._originals is not None)
         opened._ids = _ids()
         milliseconds = int(self.timeout * 1000)
         opened._begin = (
@@ -440,39 +459,64 @@ class PostgresStore(DocumentStore):
             "INSERT INTO bbio_backends (name, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, secrets.token_hex(6)
         )
         self.backend_id = await connection.fetchval("SELECT id FROM bbio_backends WHERE name = $1", name)
-        found = await connection.fetch(COLUMNS, name)
-        is_new = not found
+        table = self.definition
+        found = await Found.look(connection, table)
+        is_new = found is None
         if is_new and self._originals is not None:
-            await copy_table(connection, name, self._originals)
-            found = await connection.fetch(COLUMNS, name)
-        if found:
-            await self._adapt(connection, dict(found))
+            original = attrs.evolve(table, is_apart=False)
+            await copy_table(connection, name, self._originals, original.place if original.schema else None)
+            found = await Found.look(connection, table)
+        if found is not None:
+            await self._adapt(connection, found)
         else:
-            await connection.execute(self.definition.create())
+            await self._create(connection)
         if is_new:
             await self._insert_initial(connection)
         self._queries = queries_of(self.definition, self.indexes)
         await self._index(connection)
 
-    async def _adapt(self, connection: Any, found: dict[str, str]) -> None:
+    async def _create(self, connection: Any) -> None:
+        schema = self.definition.schema
+        if schema and not await connection.fetchval("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL", schema):
+            raise ConfigurationError(
+                f"there is no schema {schema!r} for the table {self.table!r}; make it: CREATE SCHEMA {quote(schema)}"
+            )
+        await connection.execute(self.definition.create())
+
+    async def _adapt(self, connection: Any, found: Found) -> None:
         """Bring a table that is there up to date; what it holds stays."""
-        name = self.table
-        self.definition, statements = self.definition.adapted(found)
-        missing = {column.name for column in self.definition.columns if column.required} - found.keys()
-        if missing and await connection.fetchval(f"SELECT EXISTS (SELECT FROM {quote(name)})"):
+        name, zone = self.table, self.zone
+        if zone and not await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1)", zone
+        ):
+            raise ConfigurationError(
+                f"PostgreSQL knows no time zone {zone!r}; name one: PostgresStore(..., zone='UTC')"
+            )
+        self.definition, statements = adapted(self.definition, found, zone)
+        place, id_name = self.definition.place, self.definition.id_name
+        missing = {column.name for column in self.definition.columns if column.required} - found.columns.keys()
+        if missing and await connection.fetchval(f"SELECT EXISTS (SELECT FROM {place})"):
             raise ConfigurationError(
                 f"the table {name!r} holds models without {', '.join(sorted(missing))}: give what is new a default"
             )
         for statement in statements:
             await connection.execute(statement, timeout=LONG)
-        owners = await connection.fetch(OWNERS, name)
+        owners = await connection.fetch(OWNERS, place, id_name)
         generated = {column for column, always, *_ in owners if always}
         # In a table that bbio made, the class of the models says what their defaults are.
         is_own = any(own for *_, own in owners)
         defaults = set() if is_own else {column for column, _, default, _ in owners if default}
         self.definition = self.definition.with_owners(generated, defaults)
-        await self._choose_ids(connection)
-        made = await connection.fetchval(TRIGGERS, name)
+        unset = [column for column in undeclared(self.definition, found) if column not in generated | defaults]
+        if unset:
+            logger.warning(
+                "%s: no model can be created, for nothing gives a value to %s: give each a default in the table, "
+                "or declare it in the model",
+                name,
+                ", ".join(unset),
+            )
+        await self._choose_ids(connection, found)
+        made = await connection.fetchval(TRIGGERS, place)
         if made is not None and statements:
             await connection.execute(triggers(self.definition))
         elif made is not None and not made.startswith(made_of(self.definition)):
@@ -482,21 +526,23 @@ class PostgresStore(DocumentStore):
                 name,
             )
 
-    async def _choose_ids(self, connection: Any) -> None:
+    async def _choose_ids(self, connection: Any, found: Found) -> None:
         """See where the ids of new models come from."""
-        if self.definition.id_type == "uuid":
+        table = self.definition
+        if table.id_type == "uuid":
             self._ids = map(str, iter(uuid.uuid4, None))
-        elif self.definition.id_type != "text":
-            self._sequence = await connection.fetchval(
-                "SELECT pg_get_serial_sequence(quote_ident($1), 'id')", self.table
-            )
-            if self._sequence is None:
+        elif table.id_type in ID_TYPES:
+            sequence = await connection.fetchval(SEQUENCE, table.place, table.id_name)
+            default = found.columns[table.id_name].default
+            self._source = default if "(" in default else f"nextval({literal(sequence)})" if sequence else None
+            if self._source is None:
+                top = await connection.fetchval(f"SELECT coalesce(max({table.id_column}), 0) FROM {table.place}")
                 raise ConfigurationError(
-                    f"nothing gives numbers to the column 'id' of the table {self.table!r}; have PostgreSQL do so: "
-                    f"ALTER TABLE {quote(self.table)} ALTER id ADD GENERATED BY DEFAULT AS IDENTITY"
+                    f"nothing gives numbers to the column {table.id_name!r} of the table {self.table!r}; have "
+                    f"PostgreSQL do so: ALTER TABLE {table.place} ALTER {table.id_column} "
+                    f"ADD GENERATED BY DEFAULT AS IDENTITY (START {max(top, 0) + 1})"
                 )
-            self._drawn: deque[int] = deque()
-            self._ids = iter(self._drawn.popleft, None)
+            self._ids = repeat(None)
 
     async def _index(self, connection: Any) -> None:
         """Make the indexes that are declared, and drop those that are no more."""
@@ -504,11 +550,11 @@ class PostgresStore(DocumentStore):
         for expressions in self._queries.index_expressions().values():
             digest = hashlib.blake2b(f"{self.table} {expressions}".encode(), digest_size=8).hexdigest()
             declared[f"bbio_{digest}"] = expressions
-        found = {row[0] for row in await connection.fetch(INDEXES, self.table)}
-        for name in found - declared.keys():
-            await connection.execute(f"DROP INDEX {name}")
-        for name in declared.keys() - found:
-            await connection.execute(f"CREATE INDEX {name} ON {quote(self.table)} ({declared[name]})", timeout=LONG)
+        found = dict(await connection.fetch(INDEXES, self.definition.place))
+        for name in found.keys() - declared.keys():
+            await connection.execute(f"DROP INDEX {found[name]}")
+        for name in declared.keys() - found.keys():
+            await connection.execute(f"CREATE INDEX {name} ON {self.definition.place} ({declared[name]})", timeout=LONG)
 
     async def _insert_initial(self, connection: Any) -> None:
         if self._initial:
@@ -531,32 +577,31 @@ class PostgresStore(DocumentStore):
 
     # Writes
 
-    async def write(self, req: Request) -> Commit:
-        """Apply a write in the next batch: model, event and operation in one transaction."""
-        if self._sequence is not None and req.method == "create":
-            while not self._drawn:
-                rows = await self._database.ask(DRAW, self._sequence, DRAWN)
-                self._drawn.extend(row[0] for row in rows)
-        return await super().write(req)
+    async def _draw(self, changes: list[Change]) -> None:
+        """Give numbers to new models, in their order, where the table numbers them."""
+        new = [(change, change.key[0]) for change in changes if change.key is not None and change.key[1] is None]
+        if new and self._source is not None:
+            rows = await self._database.ask(self.definition.draw(self._source), len(new))
+            for (change, channel), (id,) in zip(new, rows, strict=True):
+                change.key = (channel, id)
 
     async def _draw_again(self, changes: list[Change]) -> bool:
         """Give other ids to new models whose ids are taken; whether there were any.
 
         A sequence falls behind where models are brought in with their ids, or where a crash takes back what was drawn.
         """
-        if self._sequence is None:
+        if self._source is None:
             return False
         new = {change.key: change for change in changes if change.req and change.req.method == "create" and change.key}
         taken = await self._models(self._database.ask, list(new))
-        if taken:
-            self._drawn.clear()  # perhaps they are taken too
+        free: list[int] = []
         count = DRAWN
-        while len(self._drawn) < len(taken):
-            rows = await self._database.ask(self.definition.draw_free(), self._sequence, count)
-            self._drawn.extend(row[0] for row in rows)
+        while len(free) < len(taken):
+            rows = await self._database.ask(self.definition.draw_free(self._source), count)
+            free += [row[0] for row in rows]
             count *= 2
-        for key in taken:
-            new[key].key = (key[0], next(self._ids))
+        for key, id in zip(taken, free, strict=False):
+            new[key].key = (key[0], id)
         return bool(taken)
 
     def submit(self, change: Change) -> asyncio.Future[Commit]:
@@ -567,6 +612,7 @@ class PostgresStore(DocumentStore):
         """Make changes in one transaction; those that PostgreSQL refuses, without the others."""
         try:
             try:
+                await self._draw(changes)
                 await self._try(changes, lock, careful)
             except Exception as err:
                 if not is_refused(err):
@@ -623,7 +669,7 @@ class PostgresStore(DocumentStore):
 
     def _appeared(self, err: Exception) -> bool:
         """Whether another process has just added the model that was to be added."""
-        return isinstance(err, driver().UniqueViolationError) and err.constraint_name == f"{self.table}_pkey"
+        return isinstance(err, driver().UniqueViolationError) and err.constraint_name == self.definition.rule
 
     async def _transact(self, changes: list[Change], lock: str, told: bool, careful: bool) -> None:
         batch = Batch(self, changes)
@@ -961,7 +1007,7 @@ class PostgresStore(DocumentStore):
 
     async def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Any:
         """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
-        statement, values = self._queries.select(query, scope, "id")
+        statement, values = self._queries.select(query, scope, self.definition.id_column)
         async with self._database.listing(self, client):
             rows = await self._database.ask(statement, *values, timeout=query.limits.seconds)
             total = await self._count(query, scope) if query.count else None

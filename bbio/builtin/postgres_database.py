@@ -31,11 +31,19 @@ if TYPE_CHECKING:
 # Seconds: between attempts to connect again; between looks at whether the listening connection lives; between tidyings.
 BACKOFF = (0.1, 5.0)
 PULSE = 15.0
+# Seconds that a connection may take to hear what another one says, at the start.
+HEARING = 10.0
 TIDY = 60.0
 
 
 # What is wrong with a database, and that it is over.
 outages = RateLimitedLog(logger)
+
+# What is wrong where a session is not one's own.
+POOLED = (
+    "a pooler such as PgBouncer in transaction mode is between, which keeps no session: name PostgreSQL itself, "
+    "or have the pooler use its session mode"
+)
 
 # Whatever the settings of the role are: `commit` hears of warnings, and who has waited for a lock sees what was
 # committed meanwhile.
@@ -514,6 +522,7 @@ class Database:
                 if listening.done():
                     self._check_all()  # what was said meanwhile
                 else:
+                    await self._hear(connection)
                     listening.set_result(None)
                 delay = BACKOFF[0]
                 await self._stay(connection, ended)
@@ -527,6 +536,23 @@ class Database:
                     await asyncio.shield(close(connection))
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, BACKOFF[1])
+
+    async def _hear(self, connection: Any) -> None:
+        """See that a connection hears what others say: a pooler may take its session from it after each transaction.
+
+        Raises:
+            ConfigurationError: it does not.
+        """
+        heard = asyncio.Event()
+        channel = f"{self.channel}_{self.process}"
+        await connection.add_listener(channel, lambda *_: heard.set())
+        async with self.connections.one() as other:
+            await other.execute("SELECT pg_notify($1, '')", channel)
+        try:
+            async with asyncio.timeout(HEARING):
+                await heard.wait()
+        except TimeoutError:
+            raise ConfigurationError(f"{self.place} cannot be used: {POOLED} (LISTEN hears nothing)") from None
 
     async def _stay(self, connection: Any, ended: asyncio.Future[None]) -> None:
         """Wait until a connection ends; one that is silent may have died unnoticed, so it is asked."""
@@ -630,6 +656,7 @@ class Database:
             (OSError, "nothing answers there: start PostgreSQL, or correct host and port"),
             ((names.InterfaceError, names.InternalClientError), "the connection was lost"),
             (names.PostgresConnectionError, "the connection was lost"),
+            ((names.InvalidSQLStatementNameError, names.DuplicatePreparedStatementError), POOLED),
             (names.OperatorInterventionError, "it is being stopped, or ended the connection"),
         ]
         hint = next((text for kind, text in hints if isinstance(err, kind)), "look at what PostgreSQL says")

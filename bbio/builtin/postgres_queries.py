@@ -29,6 +29,7 @@ class Rows(PostgreSQL):
         self._columns = {} if table.is_document else {column.name: column for column in table.columns}
         self._is_document = table.is_document
         self._id_type = table.id_type
+        self._id = table.id_column
 
     def key(self, path: Path, bind: Bind) -> list[str]:
         if self._is_document:
@@ -48,21 +49,21 @@ class Rows(PostgreSQL):
         kind = NUMBER if column.is_number else TEXT
         rank = f"(CASE WHEN {name} IS NULL THEN {NULL} ELSE {kind} END)"
         if column.is_number:
-            # What it is compared with is numeric, which is taken for a float where need be, but not for an integer.
-            kept = "float8" if column.type == "double precision" else "numeric"
-            return [rank, f"(coalesce({name}, 0)::{kept})", _NO_TEXT]
+            return [rank, f"({column.number.format(name)})", _NO_TEXT]
         return [rank, _NO_NUMBER, _COLLATED.format(f"coalesce(left({column.text.format(name)}, {MAX_TEXT + 1}), '')")]
 
     def id_key(self) -> list[str]:
         if self._id_type == "uuid":
-            return [_IS_TEXT, _NO_NUMBER, _COLLATED.format("id::text")]
-        if self._id_type != "text":
-            return [_IS_NUMBER, "(id::numeric)", _NO_TEXT]
+            return [_IS_TEXT, _NO_NUMBER, _COLLATED.format(f"{self._id}::text")]
+        if self._id_type not in ("text", "bpchar"):
+            return [_IS_NUMBER, f"({self._id}::numeric)", _NO_TEXT]
+        id = self._id if self._id_type == "text" else f"{self._id}::text"
+        is_number = NUMBER_ID.format(id)
         return [
-            f"(CASE WHEN {NUMBER_ID} THEN {NUMBER} ELSE {TEXT} END)",
-            f"(CASE WHEN {NUMBER_ID} THEN id::numeric ELSE 0 END)",
+            f"(CASE WHEN {is_number} THEN {NUMBER} ELSE {TEXT} END)",
+            f"(CASE WHEN {is_number} THEN {id}::numeric ELSE 0 END)",
             _COLLATED.format(
-                f"(CASE WHEN {NUMBER_ID} THEN '' WHEN left(id, 1) = '\"' THEN id::jsonb #>> '{{}}' ELSE id END)"
+                f"(CASE WHEN {is_number} THEN '' WHEN left({id}, 1) = '\"' THEN {id}::jsonb #>> '{{}}' ELSE {id} END)"
             ),
         ]
 
@@ -79,14 +80,14 @@ class Rows(PostgreSQL):
     def _at(self, path: Path, bind: Bind) -> str:
         if self._is_document:
             return super()._at(path, bind)
-        column = quote(path[0])
+        column = self._columns[path[0]].read.format(quote(path[0]))
         whole = f"coalesce({column}, 'null'::jsonb)" if len(path) == 1 else column
         return f"({whole}{''.join(f' -> {bind(name)}' for name in path[1:])})"
 
 
 def queries_of(table: Table, indexes: Sequence[tuple[Path, ...]]) -> sql.Table:
     """What makes the statements that answer queries from a table; they find revisions and models."""
-    name = quote(table.name)
+    name = table.place
     scope = ("channel",) if table.per_channel else ()
     # By the id, as lists are read page by page.
     paths = [((table.id_attribute,),), *indexes]

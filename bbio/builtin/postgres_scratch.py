@@ -98,15 +98,19 @@ async def _check(dsn: str, name: str, timeout: float) -> None:
         await close(connection)
 
 
-async def copy_table(connection: Any, name: str, path: list[str]) -> None:
+async def copy_table(connection: Any, name: str, path: list[str], place: str | None = None) -> None:
     """Make a table like the one of that name in other schemas, if there is one: empty, with columns, rules and indexes.
 
     Parameters:
         connection: a connection, in whose schema the table is made.
         name: the name of the table.
         path: the schemas to look in.
+        place: the table in SQL, where its name says the schema.
     """
-    original = await connection.fetchval(ORIGINAL, name, path)
+    if place is None:
+        original = await connection.fetchval(ORIGINAL, name, path)
+    else:
+        original = await connection.fetchval("SELECT $1 WHERE to_regclass($1) IS NOT NULL", place)
     if original is None:
         return
     table = quote(name)

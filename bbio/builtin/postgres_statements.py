@@ -59,10 +59,15 @@ KEEP_OPERATIONS = """
 CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"
 # What was told of models at revisions, in their streams or by triggers in the one of all.
 FIND_REVISIONS = """
-    SELECT u.name, u.rev, l.body FROM unnest($2::text[], $3::bigint[]) AS u(name, rev)
+    WITH u AS (SELECT * FROM unnest($2::text[], $3::bigint[]) AS u(name, rev))
+    SELECT u.name, u.rev, l.body FROM u
     JOIN bbio_streams s ON s.backend = $1 AND s.name IN (u.name, '*')
     JOIN bbio_log l ON l.stream = s.id AND l.rev = u.rev
     WHERE l.method <> 'delete'
+    UNION ALL
+    SELECT u.name, u.rev, p.body FROM u
+    JOIN bbio_pending p ON p.backend = $1 AND p.stream IN (u.name, '*') AND p.rev = u.rev
+    WHERE p.method <> 'delete'
 """
 FIND_STAMP = "SELECT stamp FROM bbio_log WHERE stream = $1 AND position = $2"
 
@@ -132,17 +137,17 @@ FORGET_STREAMS = """
 # The columns that get their values from PostgreSQL: always, or when nobody sets them; and whether bbio made the table.
 OWNERS = """
     SELECT a.attname, a.attgenerated <> '' OR a.attidentity = 'a',
-        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attname = 'id' AND c.collname = 'C'
+        a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attname = $2 AND c.collname = 'C'
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation c ON c.oid = a.attcollation
-    WHERE a.attrelid = to_regclass(quote_ident($1)) AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 """
 # What the triggers on a table were made of; an empty text where an earlier version made them, which did not say so.
 TRIGGERS = """
     SELECT coalesce(obj_description(oid, 'pg_trigger'), '') FROM pg_trigger
-    WHERE tgrelid = to_regclass(quote_ident($1)) AND tgname IN ('bbio_tell', 'bbio_insert') ORDER BY tgname DESC LIMIT 1
+    WHERE tgrelid = to_regclass($1) AND tgname IN ('bbio_tell', 'bbio_insert') ORDER BY tgname DESC LIMIT 1
 """
-DRAW = "SELECT nextval($1::text::regclass) FROM generate_series(1, $2::integer)"
+SEQUENCE = "SELECT pg_get_serial_sequence($1, $2)"
 INDEXES = """
-    SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid
-    WHERE indrelid = to_regclass(quote_ident($1)) AND relname ~ '^bbio_[0-9a-f]{16}$'
+    SELECT relname, format('%I.%I', relnamespace::regnamespace, relname) FROM pg_index JOIN pg_class ON oid = indexrelid
+    WHERE indrelid = to_regclass($1) AND relname ~ '^bbio_[0-9a-f]{16}$'
 """

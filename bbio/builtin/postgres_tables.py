@@ -31,8 +31,8 @@ REVISIONS = 1_000
 # What triggers of one transaction tell of more rows than so many is that there were: clients read everything anew.
 MOST_TOLD = 1_000
 
-# Whether the column `id` holds a number.
-NUMBER_ID = "id ~ '^(0|-?[1-9][0-9]{0,18})$'"
+# Whether the column of ids holds a number, in SQL with `{}` for the column.
+NUMBER_ID = "{} ~ '^(0|-?[1-9][0-9]{{0,18}})$'"
 
 # Each entry brings a database one version further; what is here is never changed, only added to.
 MIGRATIONS = (
@@ -63,7 +63,7 @@ MIGRATIONS = (
 
     -- The id of a model as JSON: a number is kept as its digits, a string that looks like one in quotes.
     CREATE FUNCTION bbio_id(id text) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-        SELECT CASE WHEN {NUMBER_ID} OR left(id, 1) = '"' THEN id::jsonb ELSE to_jsonb(id) END
+        SELECT CASE WHEN {NUMBER_ID.format("id")} OR left(id, 1) = '"' THEN id::jsonb ELSE to_jsonb(id) END
     $$;
 
     -- Number an event, log it and wake the servers: what a trigger does for a write that another program made.
@@ -401,6 +401,11 @@ class Column:
         required: whether a model cannot be without it, and has no default.
         read: the value as JSON, in SQL with `{}` for the column.
         write: the value from the model `u.body`, in SQL.
+        kind: what it holds: a kind or format of JSON, as `TYPES` has them, or `any`.
+        elements: the kind of the elements of a list, None where it is none.
+        wanted: what a value must be, for a message.
+        number: the number that it is compared as, 0 where there is none, in SQL with `{}` for the column; empty for
+            what is no number.
         generated: whether PostgreSQL alone gives it its value.
         defaults: whether its owner has given it a default, for models of which nobody sets it.
     """
@@ -413,6 +418,10 @@ class Column:
     required: bool = False
     read: str = "{}"
     write: str = "u.body"
+    kind: str = "any"
+    elements: str | None = None
+    wanted: str = "must be an object"
+    number: str = ""
     generated: bool = False
     defaults: bool = False
 
@@ -421,7 +430,8 @@ class Column:
         """The column of a field of a schema."""
         shape = field.shape
         kind = (kinds_of(shape)[0] if len(kinds_of(shape)) == 1 else "any") if shape.choices else shape.kind
-        type, fits, read = TYPES.get(shape.format or kind, ("jsonb", (), "{}"))
+        kind = shape.format or kind
+        type, fits, read = TYPES.get(kind, ("jsonb", (), "{}"))
         value = literal(field.name)
         write = f"(u.body ->> {value})::{type}" if type != "jsonb" else f"nullif(u.body -> {value}, 'null')"
         default = _default(field)
@@ -434,12 +444,17 @@ class Column:
             default is None and not shape.nullable,
             read,
             write,
+            kind,
+            None if shape.kind != "array" or shape.items is None else shape.items.format or shape.items.kind,
+            shape.wanted.removeprefix("must be "),
+            # What it is compared with is numeric, which is taken for a float where need be, but not for an integer.
+            {"bigint": "coalesce({}, 0)::numeric", "double precision": "coalesce({}, 0)::float8"}.get(type, ""),
         )
 
     @property
     def is_number(self) -> bool:
         """Whether it holds numbers that are numbers in JSON."""
-        return self.type in ("bigint", "double precision")
+        return bool(self.number)
 
     @property
     def text(self) -> str:
@@ -474,12 +489,15 @@ TYPES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "string": ("text", ("character varying",), "{}"),
     "boolean": ("boolean", (), "{}"),
     "integer": ("bigint", ("integer", "smallint"), "{}"),
-    "number": ("double precision", ("real",), "{}"),
+    "number": ("double precision", (), "{}"),
     "decimal": ("numeric", (), "{}::text"),
     "date-time": ("timestamp with time zone", (), "bbio_text({})"),
     "date": ("date", (), "bbio_text({})"),
     "uuid": ("uuid", (), "{}::text"),
 }
+
+# Names that every table has for something else.
+TAKEN = ("rev", "channel", "ctid", "tableoid", "xmin", "xmax", "cmin", "cmax")
 
 DOCUMENT = Column("body", "jsonb", ("jsonb",))
 
@@ -495,6 +513,9 @@ class Table:
         columns: what it has beside the id, the revision and, with `per_channel`, the channel.
         private: fields that never leave the server.
         id_type: the type of the column of ids, where the table was made by somebody else: `text`, `uuid`, `bigint`, ...
+        id_name: the name of that column.
+        rule: the name of the rule that makes the key one.
+        is_apart: whether the name is taken as it is, though there is a dot in it.
     """
 
     name: str
@@ -503,6 +524,9 @@ class Table:
     columns: tuple[Column, ...] = (DOCUMENT,)
     private: tuple[str, ...] = ()
     id_type: str = "text"
+    id_name: str = "id"
+    rule: str = ""
+    is_apart: bool = False
 
     @classmethod
     def of(cls, name: str, id_attribute: str, per_channel: bool, schema: Schema | None) -> Table:
@@ -511,68 +535,57 @@ class Table:
         Raises:
             ConfigurationError: a field has a name that no column can have.
         """
+        rule = f"{name.rpartition('.')[2]}_pkey"
         if schema is None:
-            return cls(name, id_attribute, per_channel)
+            return cls(name, id_attribute, per_channel, rule=rule)
         columns = tuple(Column.of(field) for field in schema.fields.values() if field.name != id_attribute)
         for column in columns:
-            if column.name in ("id", "rev", "channel") or len(column.name.encode()) > 63:
+            if column.name in TAKEN or len(column.name.encode()) > 63:
                 raise ConfigurationError(
                     f"{schema.cls.__name__}.{column.name} cannot be a column of the table {name!r}, which has its own "
-                    f"id, rev and channel, and names of at most 63 bytes; rename the field"
+                    f"{', '.join(TAKEN)}, and names of at most 63 bytes; rename the field"
                 )
         private = tuple(field.name for field in schema.fields.values() if field.private)
-        return cls(name, id_attribute, per_channel, columns, private)
+        id_name = id_attribute if "id" in schema.fields else "id"
+        return cls(name, id_attribute, per_channel, columns, private, id_name=id_name, rule=rule)
+
+    @property
+    def schema(self) -> str | None:
+        """The schema that its name says, None where that is left to the `search_path`."""
+        schema, dot, _ = self.name.partition(".")
+        return schema if dot and not self.is_apart else None
+
+    @property
+    def place(self) -> str:
+        """Its name in SQL."""
+        if self.schema is None:
+            return quote(self.name)
+        return f"{quote(self.schema)}.{quote(self.name.partition('.')[2])}"
+
+    @property
+    def id_column(self) -> str:
+        """The column of ids, in SQL."""
+        return "id" if self.id_name == "id" else quote(self.id_name)
 
     @property
     def key(self) -> list[str]:
-        """The columns of the primary key."""
+        """What the primary key is made of; the columns are named so, but for that of ids."""
         return ["channel", "id"] if self.per_channel else ["id"]
+
+    @property
+    def key_columns(self) -> list[str]:
+        """The columns of the primary key, in SQL."""
+        return ["channel", self.id_column] if self.per_channel else [self.id_column]
 
     def create(self) -> str:
         """Make the table."""
         columns = [
-            *(f'{name} text COLLATE "C" NOT NULL' for name in self.key),
+            *(f'{name} text COLLATE "C" NOT NULL' for name in self.key_columns),
             "rev bigint NOT NULL DEFAULT 0",
             *(column.declared(column.lasting) for column in self.columns),
-            f"CONSTRAINT {quote(self.name + '_pkey')} PRIMARY KEY ({', '.join(self.key)})",
+            f"CONSTRAINT {quote(self.rule)} PRIMARY KEY ({', '.join(self.key_columns)})",
         ]
-        return f"CREATE TABLE {quote(self.name)} ({', '.join(columns)})"
-
-    def adapted(self, found: dict[str, str]) -> tuple[Table, list[str]]:
-        """The table as it is kept where it is there already, and the statements that bring it up to date.
-
-        Nothing that is there is changed: columns are added.
-
-        Parameters:
-            found: the columns that are there, with their types.
-
-        Raises:
-            ConfigurationError: it cannot hold these models; the text says how to mend it.
-        """
-        if found.get("body") == "jsonb" and not any(column.name in found for column in self.columns):
-            return attrs.evolve(self, columns=(DOCUMENT,)), []  # it was begun without a schema
-        texts = ("text", "character varying")
-        keys = [Column(name, "text", (*texts, *ID_TYPES) if name == "id" else texts) for name in self.key]
-        if not {*self.key} <= found.keys() or ("channel" in found) != self.per_channel:
-            raise ConfigurationError(
-                f"the table {self.name!r} has the columns {', '.join(sorted(found))}, and not, beside those of the "
-                f"model, {', '.join(self.key)}; name another: PostgresStore(..., table='models')"
-            )
-        for column in (*keys, *self.columns):
-            kept = found.get(column.name, column.type)
-            if re.sub(r"\(.*\)", "", kept) not in column.fits:
-                raise ConfigurationError(
-                    f"the column {column.name!r} of the table {self.name!r} is {kept}, but {column.type} is needed; "
-                    f"change it: ALTER TABLE {quote(self.name)} ALTER {quote(column.name)} TYPE {column.type}"
-                )
-        table = f"ALTER TABLE {quote(self.name)}"
-        added = [column for column in self.columns if column.name not in found]
-        statements = [f"{table} ADD {column.declared(True)}" for column in added]
-        statements += [f"{table} ALTER {quote(column.name)} DROP DEFAULT" for column in added if not column.lasting]
-        if "rev" not in found:
-            statements.append(f"{table} ADD rev bigint NOT NULL DEFAULT 0")
-        id_type = re.sub(r"\(.*\)", "", found["id"])
-        return attrs.evolve(self, id_type=id_type if id_type in ID_TYPES else "text"), statements
+        return f"CREATE TABLE {self.place} ({', '.join(columns)})"
 
     @property
     def is_document(self) -> bool:
@@ -586,7 +599,7 @@ class Table:
             row: the name of the row.
             public: whether private fields are left out.
         """
-        id = f"bbio_id({row}.id::text)"
+        id = f"bbio_id({row}.{self.id_column}::text)"
         hidden = self.private if public else ()
         if self.is_document:
             body = "".join([f"{row}.body", *(f" - {literal(name)}" for name in hidden)])
@@ -609,7 +622,11 @@ class Table:
         return [f"{row}.{name}{f'::{self.id_type}' if name == 'id' else ''}" for name in self.key]
 
     def _is_key(self) -> str:
-        return " AND ".join(f"t.{name} = {value}" for name, value in zip(self.key, self._key_of("u"), strict=True))
+        return " AND ".join(map("{} = {}".format, self._columns_of_key("t"), self._key_of("u")))
+
+    def _columns_of_key(self, row: str) -> list[str]:
+        """The columns of the key in a row of the table."""
+        return [f"{row}.{column}" for column in self.key_columns]
 
     def held(self, key: Any) -> Any:
         """An id as the column of ids would hold it, None when it never could.
@@ -619,9 +636,10 @@ class Table:
         Raises:
             BadRequest: PostgreSQL has no such text.
         """
-        if self.id_type == "text":
+        if self.id_type in ("text", "bpchar"):
             id_text(key)
-            return key
+            # A text of a fixed length ends with spaces that are none of its own.
+            return key.rstrip(" ") if type(key) is str and self.id_type == "bpchar" else key
         if self.id_type == "uuid":
             key = key.lower() if type(key) is str else ""
             return key if _UUID.fullmatch(key) else None
@@ -638,17 +656,32 @@ class Table:
         Parameters:
             lock: `FOR UPDATE OF t`, so that nobody else may write them; in an order that all processes share.
         """
-        found = ", ".join(f"t.{name}::text" for name in self.key)
-        order = ", ".join(f"t.{name}" for name in self.key)
+        columns = self._columns_of_key("t")
+        found, order = ", ".join(f"{column}::text" for column in columns), ", ".join(columns)
         return (
             f"SELECT {found}, t.rev, {self.whole('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
-            f" JOIN {quote(self.name)} t ON {self._is_key()}" + (f" ORDER BY {order} {lock}" if lock else "")
+            f" JOIN {self.place} t ON {self._is_key()}" + (f" ORDER BY {order} {lock}" if lock else "")
         )
 
-    def draw_free(self) -> str:
-        """Draw ids from a sequence, those that no model has: the sequence and a count."""
-        drawn = "SELECT nextval($1::text::regclass) AS id FROM generate_series(1, $2::integer)"
-        return f"SELECT id FROM ({drawn}) d WHERE NOT EXISTS (SELECT FROM {quote(self.name)} t WHERE t.id = d.id)"
+    def draw(self, source: str) -> str:
+        """Draw ids for new models: a count.
+
+        Parameters:
+            source: what gives one, in SQL.
+        """
+        return f"SELECT {source} AS id FROM generate_series(1, $1::integer)"
+
+    def draw_free(self, source: str) -> str:
+        """Draw ids for new models, those that no model has: a count.
+
+        Parameters:
+            source: what gives one, in SQL.
+        """
+        # OFFSET, so that none is drawn twice.
+        return (
+            f"SELECT id FROM ({self.draw(source)} OFFSET 0) d"
+            f" WHERE NOT EXISTS (SELECT FROM {self.place} t WHERE t.{self.id_column} = d.id)"
+        )
 
     def with_owners(self, generated: Collection[str], defaults: Collection[str]) -> Table:
         """The table, knowing which columns get their values from PostgreSQL: always, or when nobody sets them."""
@@ -665,12 +698,12 @@ class Table:
             left: the columns that are left to their defaults.
         """
         written = [column for column in self.columns if not column.generated and column.name not in left]
-        names = ", ".join([*self.key, "rev", *(quote(column.name) for column in written)])
+        names = ", ".join([*self.key_columns, "rev", *(quote(column.name) for column in written)])
         values = ", ".join([*self._key_of("u"), "u.rev", *(column.write for column in written)])
         rows = f"{self._arrays('bigint', 'jsonb')} AS u({', '.join(self.key)}, rev, body)"
         # An id that is always the table's own to give was drawn from its sequence.
         return (
-            f"INSERT INTO {quote(self.name)} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {rows}"
+            f"INSERT INTO {self.place} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {rows}"
             + self._returning("t")
         )
 
@@ -689,13 +722,14 @@ class Table:
             }
         values = ", ".join(["rev = u.rev", *(f"{quote(name)} = {value}" for name, value in changes.items())])
         rows = f"{self._arrays('bigint', 'jsonb', 'jsonb')} AS u({', '.join(self.key)}, rev, body, lost)"
-        return f"UPDATE {quote(self.name)} AS t SET {values} FROM {rows} WHERE {self._is_key()}{self._returning('u')}"
+        return f"UPDATE {self.place} AS t SET {values} FROM {rows} WHERE {self._is_key()}{self._returning('u')}"
 
     def delete(self) -> str:
         """Remove models: arrays of keys."""
         rows = f"{self._arrays()} AS u({', '.join(self.key)})"
-        return f"DELETE FROM {quote(self.name)} AS t USING {rows} WHERE {self._is_key()}{self._returning('u')}"
+        return f"DELETE FROM {self.place} AS t USING {rows} WHERE {self._is_key()}{self._returning('u')}"
 
     def _returning(self, keys: str) -> str:
         """What a statement says of each row that it has written: its key, as a row has it, and the model."""
-        return f" RETURNING {', '.join(f'{keys}.{name}::text' for name in self.key)}, {self.whole('t')}"
+        columns = self._columns_of_key("t") if keys == "t" else [f"{keys}.{name}" for name in self.key]
+        return f" RETURNING {', '.join(f'{column}::text' for column in columns)}, {self.whole('t')}"

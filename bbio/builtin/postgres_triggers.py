@@ -39,9 +39,8 @@ def _events(table: Table, row: str, method: str, rev: str, place: str) -> str:
 
 def _numbered(table: Table, rows: str, place: str, order: str) -> str:
     """The rows that a statement has found or left, each key once."""
-    names = {*table.key, "rev", *(column.name for column in table.columns)}
-    columns = ", ".join(f"w.{quote(name)}" for name in sorted(names))
-    key = ", ".join(f"r.{name}" for name in table.key)
+    columns = ", ".join(f"w.{quote(name)}" for name in sorted({*_declared(table)}))
+    key = ", ".join(f"r.{column}" for column in table.key_columns)
     return (
         f"SELECT DISTINCT ON ({key}) r.* FROM (SELECT {columns}, row_number() OVER () AS {place} FROM {rows} w) r"
         f" ORDER BY {key}, r.{place}{order}"
@@ -53,13 +52,13 @@ def _changes(table: Table) -> dict[str, str]:
     place = "bbio_place"
     while any(column.name == place for column in table.columns):
         place += "_"
-    same = " AND ".join(f"o.{name} = n.{name}" for name in table.key)
+    same = " AND ".join(f"o.{column} = n.{column}" for column in table.key_columns)
     first, last = (
         _numbered(table, "bbio_old", place, ""),
         _numbered(table, "bbio_new", place, " DESC"),
     )
     gone = _events(table, "o", "'delete'", "o.rev + 1", f"o.{place}")
-    id = table.key[-1]
+    id = table.id_column
     method = f"CASE WHEN o.{id} IS NULL THEN 'create' ELSE 'update' END"
     # Those whose key is new come after those whose key is gone.
     left = _events(table, "n", method, "n.rev", f"{{}} + n.{place}")
@@ -115,7 +114,7 @@ def triggers(table: Table) -> str:
     Parameters:
         table: the table, as it is.
     """
-    name, backend = quote(table.name), literal(table.name)
+    name, backend = table.place, literal(table.name)
     tell, truncated = _functions(table)
     written = literal(made_of(table))
     declared = f"ARRAY[{', '.join(literal(column) for column in _declared(table))}]"
@@ -168,7 +167,7 @@ END $bbio$;
 
 
 def _declared(table: Table) -> list[str]:
-    return [*table.key, "rev", *(column.name for column in table.columns)]
+    return [*table.key[:-1], table.id_name, "rev", *(column.name for column in table.columns)]
 
 
 def _function(table: Table) -> str:
@@ -191,7 +190,7 @@ def made_of(table: Table) -> str:
 
 def _drops(table: Table, indent: str = "") -> str:
     names = (*REVISING, *TELLING, "bbio_truncated", "bbio_tell")
-    return "\n".join(f"{indent}DROP TRIGGER IF EXISTS {trigger} ON {quote(table.name)};" for trigger in names)
+    return "\n".join(f"{indent}DROP TRIGGER IF EXISTS {trigger} ON {table.place};" for trigger in names)
 
 
 def without_triggers(table: Table) -> str:

@@ -35,6 +35,12 @@ from bbio.query import NAME, Comparison, Condition, Either, Order, Query
 Bind = Callable[[Any], str]
 Parameters = list[Any] | dict[str, Any]
 
+# Whole numbers below are compared as they are, even where JSON writes them with a point. Numbers beyond the others have
+# no double, or are none but 0.
+MAX_EXACT = 9e18
+MAX_DOUBLE = "1.7976931348623158e308"
+MIN_DOUBLE = "2.5e-324"
+
 _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
@@ -157,7 +163,8 @@ class PostgreSQL(Dialect):
         return f"${number}::{'text' if type(value) is str else 'numeric'}"
 
     def number(self, value: float) -> Any:
-        return Decimal(repr(value))
+        is_whole = type(value) is int or (abs(value) < MAX_EXACT and value == int(value))
+        return Decimal(int(value) if is_whole else repr(value))
 
     def key(self, path: Path, bind: Bind) -> list[str]:
         return self._key(self._at(path, bind), f"left({{}}, {MAX_TEXT + 1})")
@@ -187,9 +194,20 @@ class PostgreSQL(Dialect):
             f" CASE WHEN {value} = 'true'::jsonb THEN {TRUE} ELSE {FALSE} END"
             f" WHEN 'number' THEN {NUMBER} WHEN 'string' THEN {TEXT}"
             f" WHEN 'object' THEN {OTHER} WHEN 'array' THEN {OTHER} ELSE {MISSING} END)",
-            f"(CASE {kind} WHEN 'number' THEN {value}::numeric ELSE 0 END)",
+            f"(CASE {kind} WHEN 'number' THEN {_told(f'{value}::numeric')} ELSE 0 END)",
             f"""((CASE {kind} WHEN 'string' THEN {text} ELSE '' END) COLLATE "C")""",
         ]
+
+
+def _told(number: str) -> str:
+    """A number of JSON as those who are told of it have it, in SQL: with a point or fraction, it is a double there."""
+    double = f"({number})::float8"
+    return (
+        f"CASE WHEN scale({number}) = 0 OR abs({number}) > {MAX_DOUBLE} THEN {number}"
+        f" WHEN abs({number}) < {MIN_DOUBLE} THEN 0"
+        f" WHEN abs({number}) < {MAX_EXACT:.0f} AND {double} = trunc({double}) THEN {double}::bigint::numeric"
+        f" ELSE {double}::text::numeric END"
+    )
 
 
 def _globbed(character: str) -> str:

@@ -255,6 +255,29 @@ async def test_a_table_that_is_there_is_there_in_tests(database_url, numbering):
     assert (await tables_of(database_url, "office"), await tables_of(database_url)) == before
 
 
+async def test_a_table_in_another_schema_is_there_in_tests(database_url):
+    """One that its name says: the test has a copy, the table itself is not touched."""
+    await execute(
+        database_url,
+        "CREATE SCHEMA office; CREATE TABLE office.tickets (id serial PRIMARY KEY, title text UNIQUE, state text)",
+        "INSERT INTO office.tickets (title, state) VALUES ('kept', 'open')",
+    )
+
+    class Tickets(Backend):
+        model = Ticket
+        store = PostgresStore(database_url, "office.tickets")
+
+    class Others(Backend):
+        store = PostgresStore(database_url, "office.others")
+
+    before = await tables_of(database_url, "office"), await tables_of(database_url)
+    async with App().serve(Tickets, Others).test() as t:
+        ann = await t.client(backend="tickets")
+        assert await ann.create({"title": "kept"}) == {"id": 1, "title": "kept", "state": "open"}
+        assert (await (await t.client(backend="others")).create({"n": 1}))["n"] == 1
+    assert (await tables_of(database_url, "office"), await tables_of(database_url)) == before
+
+
 async def test_who_may_not_make_a_schema_is_told_what_to_do(database_url):
     """Nothing is written instead; another store does."""
     await execute(

@@ -86,7 +86,8 @@ class Relay:
 
     `on_send` is asked of everything that a client sends; when it answers "cut", that still arrives, and no answer comes
     back; when it answers "drop", it does not arrive; when it answers "leave", it does not arrive either, and the server
-    does not learn that the client is gone. While `is_open` is not set, nobody gets through.
+    does not learn that the client is gone. `on_answer` says whether what the server sends arrives. While `is_open` is
+    not set, nobody gets through.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -94,6 +95,7 @@ class Relay:
         self.is_open = asyncio.Event()
         self.is_open.set()
         self.on_send: Callable[[bytes], str] = lambda data: ""
+        self.on_answer: Callable[[bytes], bool] = lambda data: True
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -153,7 +155,7 @@ class Relay:
     async def _answer(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, muted: Any) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
-                if not muted.is_set():
+                if not muted.is_set() and self.on_answer(data):
                     target.write(data)
                     await target.drain()
         target.close()
