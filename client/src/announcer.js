@@ -33,8 +33,10 @@ export class Announcer {
       // What is triggered on a model comes to its collection too, which need not be told twice.
       const others = !target.models && String(raw?.[target.idAttribute]) !== String(target.id);
       if (others || (!target.models && this.#isTold(target.collection))) continue;
-      delivering(() => target.trigger(this.#handle.prefix, method, clone(raw)));
-      delivering(() => target.trigger(`${this.#handle.prefix}:${method}`, clone(raw)));
+      // Of a delete the id alone is told; what was there, the page may know.
+      const told = method === 'delete' ? { ...knownTo(target, raw)?.attributes, ...raw } : raw;
+      delivering(() => target.trigger(this.#handle.prefix, method, clone(told)));
+      delivering(() => target.trigger(`${this.#handle.prefix}:${method}`, clone(told)));
     }
   }
 
@@ -48,4 +50,14 @@ export class Announcer {
     if (event === 'listening' || event === 'error') return;
     delivering(() => this.#target.deref()?.trigger(`${this.#handle.prefix}:${event}`));
   }
+}
+
+/**
+ * @param {any} target a collection, or a model
+ * @param {any} raw what was told
+ * @returns {any} the model that it is about, where there is one
+ */
+function knownTo(target, raw) {
+  if (!target.models) return target;
+  return target.get(raw?.[target.model.prototype?.idAttribute ?? 'id']);
 }
