@@ -323,6 +323,15 @@ class Revisions(Cases):
             await models.write("delete", milk)
             await refused(models.write("patch", {**id, "d": 3}, rev=seen), "NotFound")
 
+    @case("revisions")
+    async def test_a_patch_that_builds_on_another_model_is_a_conflict(self) -> None:
+        """The revision that it names says nothing of the model."""
+        async with self.opened() as models:
+            milk, bread = await models.create({"a": 0}), await models.create({"a": 0})
+            seen = await models.revision(bread[models.key])
+            await models.write("patch", {**milk, "a": 1})
+            await refused(models.write("patch", {models.key: milk[models.key], "b": 1}, rev=seen), "Conflict")
+
     @case("revisions", "history")
     async def test_a_patch_that_builds_on_what_is_forgotten_is_a_conflict(self) -> None:
         """Nobody knows which fields were changed since."""

@@ -88,7 +88,7 @@ async def test_syncs_and_events(serve, todos, io, transports):
         Event("create", milk, 1),
         Event("update", oat, 2),
         Event("update", done, 3),
-        Event("delete", done, 4),
+        Event("delete", {"id": milk["id"]}, 4),
     ]
     bread = await bob.create({"title": "bread"})
     assert await anext(mine) == Event("create", bread, 5)

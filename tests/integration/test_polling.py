@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from aiohttp import ClientSession
 from engineio import packet as engine_packet
 
 from bbio import Backend, update
@@ -126,6 +127,16 @@ async def poll(app, sid):
 async def test_who_polls_for_no_session_is_not_kept_connected(serve, todos):
     """A session that has ended leaves no connection behind."""
     assert (await poll(await serve(todos), "unknown")).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_packets_for_no_session_are_refused(serve, todos):
+    """However many they are, the first is the last that is looked at."""
+    app = await serve(todos)
+    async with ClientSession() as http:
+        answer = await http.post(
+            f"{app.url}/socket.io/?EIO=4&transport=polling&sid=unknown", data="\x1e".join("3" * 40)
+        )
+        assert answer.status == 400
 
 
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)

@@ -20,6 +20,8 @@ from bbio.errors import ConfigurationError
 from bbio.protocol import decode
 from tests.support.postgres import install_triggers, log, opened
 
+pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
+
 
 class Color(enum.Enum):
     RED = "red"

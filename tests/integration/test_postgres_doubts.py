@@ -19,6 +19,8 @@ from tests.support.postgres import Relay, install_triggers, log, opened
 from tests.support.servers import eventually
 from tests.support.services import PostgresServer
 
+pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
+
 LAZY = {"wal_writer_delay": "10s", "autovacuum": "off", "checkpoint_timeout": "1h", "bgwriter_lru_maxpages": 0}
 
 

@@ -26,6 +26,8 @@ from bbio.query import WORDS
 from tests.support.postgres import Relay, install_triggers, log, opened, processes
 from tests.support.servers import eventually
 
+pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
+
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "existing-database.md"
 
 # Shapes that such applications have, in short.

@@ -21,6 +21,8 @@ SERVED = """
 from bbio import App, Backend
 from bbio.builtin import MemoryStore, PostgresStore
 
+pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
+
 class Todos(Backend):
     store = PostgresStore("{dsn}", {options})
 

@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 import bbio
+from bbio import ratelimit
 from bbio import typed as typing
 from bbio.builtin import postgres_database
 from bbio.builtin.documents import logger
@@ -21,6 +22,8 @@ from bbio.protocol import decode
 from bbio.ratelimit import RateLimitedLog
 from tests.support.postgres import install_triggers, log, opened, processes
 from tests.support.servers import eventually
+
+pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
 
 
 @attrs.define
@@ -615,6 +618,17 @@ async def test_it_works_again_is_told_at_the_first_success(database_url, psql, c
             await models.create({})
             assert "works again" in caplog.messages[-1]
             assert len(caplog.messages) == 2
+
+
+async def test_an_outage_that_comes_and_goes_fills_no_log(database_url, psql, caplog, monkeypatch):
+    """Its lines are counted like those of clients, who may cause it."""
+    async with opened(database_url) as models:
+        monkeypatch.setattr(ratelimit, "LINES_PER_SECOND", 0)
+        await psql.execute("ALTER TABLE models RENAME TO elsewhere")
+        await refused(models.create({}), "Unavailable")
+        await psql.execute("ALTER TABLE elsewhere RENAME TO models")
+        await models.create({})
+        assert caplog.messages == []
 
 
 async def test_a_wrong_function_of_a_trigger_is_an_outage_of_its_writes_alone(database_url, psql, caplog):

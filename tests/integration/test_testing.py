@@ -441,7 +441,7 @@ async def test_conflicts_and_refusals(engine):
         await t.settle()
         rev = mirror.rev(milk["id"])
         outcomes = await asyncio.gather(
-            *(handle.patch({"id": milk["id"], "by": handle.session.name}, rev=rev) for handle in (ann, bob)),
+            *(handle.patch({"id": milk["id"], "by": name}, rev=rev) for handle, name in ((ann, "ann"), (bob, "bob"))),
             return_exceptions=True,
         )
         assert sorted(type(outcome) for outcome in outcomes if isinstance(outcome, Conflict)) == [Conflict]

@@ -15,7 +15,8 @@ from typing_extensions import TypeAliasType
 
 from bbio import Backend, DefinitionError, EncodingError, Schema, field
 from bbio.builtin import MemoryStore
-from bbio.typed import invalid
+from bbio.requests import Request
+from bbio.typed import invalid, plain
 from bbio.values import Wrong
 from tests.support.stacks import Recorder
 
@@ -645,3 +646,15 @@ def test_a_rule_may_be_an_assertion():
         with pytest.raises(Wrong) as caught:
             schema.structure(model)
         assert caught.value.fields == fields
+
+
+def test_a_model_that_no_client_has_sent_gets_its_defaults():
+    """Such as one of the server's own."""
+
+    @attrs.define
+    class Todo:
+        title: str
+        done: bool = False
+
+    record = plain(Schema(Todo), Request("create", {"title": "milk"}))
+    assert record == {"title": "milk", "done": False}

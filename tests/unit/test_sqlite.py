@@ -244,6 +244,13 @@ async def test_a_table_that_was_made_before_is_used(path):
     assert execute(path, "SELECT at FROM models") != [(None,)]
 
 
+async def test_a_patch_that_builds_on_what_was_never_told_is_a_conflict(path):
+    """Nothing was written to a model that the store began with."""
+    async with opened(SQLiteStore(path, models=[{"id": "a"}])) as models:
+        with pytest.raises(Conflict):
+            await models.write("patch", {"id": "a", "n": 1}, rev=0)
+
+
 async def test_a_table_that_is_made_again_begins_a_new_epoch(path):
     """Of one that was dropped no history is told, and revisions go on."""
     async with opened(SQLiteStore(path, models=[{"id": "a"}])) as models:
