@@ -17,11 +17,11 @@ from bbio.protocol import decode
 from tests.support.postgres import install_triggers, log, opened
 from tests.support.servers import eventually
 
+pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
+
 SERVED = """
 from bbio import App, Backend
 from bbio.builtin import MemoryStore, PostgresStore
-
-pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
 
 class Todos(Backend):
     store = PostgresStore("{dsn}", {options})
