@@ -155,8 +155,8 @@ def adapted(table: Table, found: Found, zone: str | None) -> tuple[Table, list[s
     if "rev" in columns and not found.has_revisions:
         raise ConfigurationError(
             f"the table {table.name!r} has a column 'rev' of its own, {columns['rev'].declared}, and bbio numbers what "
-            f"happens to a model in a column of that name; rename it: "
-            f"ALTER TABLE {table.place} RENAME rev TO revision"
+            f"happens to a model in a column of that name; it can be served once its owner has given that column "
+            f"another name, in the programs that use it too"
         )
     if _is_document(table, columns):
         return attrs.evolve(table, columns=(DOCUMENT,)), []
