@@ -1,17 +1,24 @@
 """The wall clock of a server jumps, as that of a machine that gets the time from the net: a retry is still a retry."""
 
+import os
+
 import pytest
+
+from tests.support.servers import ROOT
 
 DAY = 86_400.0
 
-# The clock is set for the whole process, from a file; that of the system stays as it is.
-SERVED = """
-import os
+# Python runs it before all else: the clock of the process is set by a file, that of the system stays as it is.
+CLOCK = """
 import time
 from pathlib import Path
 
-wall, ahead = time.time, Path("clock")
+wall, ahead = time.time, Path(__file__).with_name("clock")
 time.time = lambda: wall() + float(ahead.read_text())
+"""
+SERVED = """
+import os
+import time
 
 from bbio import App, Backend, before
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
@@ -55,7 +62,8 @@ async def many(client, first):
 @pytest.mark.parametrize("store", STORES)
 async def test_a_retry_after_a_jump_of_the_clock_is_applied_once(spawn, join, tmp_path, database_url, store):
     """Two days ahead, a day back, and, where there is a database, in a process that has begun at the later time."""
-    env = {"STORED_AT": database_url}
+    env = {"STORED_AT": database_url, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
     clock = tmp_path / "clock"
     clock.write_text("0")
     source = SERVED.format(store=STORES[store])
