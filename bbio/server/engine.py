@@ -923,8 +923,10 @@ class FastServer(SharedServer):
             raise BadPacket("joined twice")
         if len(socket.clients) >= self._limits.namespaces:
             raise BadPacket("too many namespaces")
-        if not (namespace in self.handlers or namespace in self.namespace_handlers or namespace in self.namespaces):
-            await self._refuse(socket, namespace)
+        if not self.has_namespace(namespace):
+            told = {"message": self.refuse_namespace(namespace)}
+            packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=told, namespace=namespace)
+            await self._send_packet(eio_sid, packet)
         else:
             try:
                 await super()._handle_connect(eio_sid, namespace, data)
@@ -939,15 +941,6 @@ class FastServer(SharedServer):
         await self._send_packet(eio_sid, packet)
         sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
         await self.manager.disconnect(sid, namespace, ignore_queue=True)
-
-    async def _refuse(self, socket: FastSocket, namespace: str) -> None:
-        """Say that there is no such backend; which ones there are is for the log, and for clients in debug mode."""
-        registry = self.gateway.registry
-        text, served = f"no backend is named {namespace[1:]!r}", ", ".join(registry) or "none"
-        self.eio.quiet.info("refused the namespace %r: app.serve(...) serves it; served: %s", namespace, served)
-        told = {"message": f"{text}; served: {served}" if registry.debug else text}
-        packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=told, namespace=namespace)
-        await self._send_packet(socket.sid, packet)
 
     def _count_refusal(self, socket: FastSocket) -> None:
         socket.refusals += 1

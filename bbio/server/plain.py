@@ -14,10 +14,11 @@ from aiohttp import web
 
 from bbio import protocol
 from bbio.errors import BadRequest
-from bbio.ratelimit import RateLimitedLog
+from bbio.server.admission import REMOTE
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
+from bbio.server.memory import Address
 from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
 from bbio.server.shared import OWN_EVENTS, SharedServer
 from bbio.server.turnstile import put_before
@@ -146,14 +147,40 @@ class PlainServer(SharedServer):
     """
 
     def __init__(self, limits: Limits, **options: Any) -> None:
-        super().__init__(serializer=packet_class(limits, lambda namespace: namespace in self._backends), **options)
+        serializer = packet_class(limits, lambda namespace: namespace in self._backends)
+        # Of any namespace the library asks the handlers below, which refuse what is not served.
+        super().__init__(serializer=serializer, namespaces="*", **options)
+        self._dispatch("*")
+        # By session: the address that it counts for.
+        self._addresses: dict[str, Address] = {}
+        self._count_sessions()
         self._resting = Resting()
         # Of clients that poll.
         self._budgets: WeakKeyDictionary[Any, Budget] = WeakKeyDictionary()
-        self._quiet = RateLimitedLog(logger)
         self._outgoing: asyncio.Queue[tuple[str, list[str], list[Any]]] = asyncio.Queue()
         self._sender: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
+
+    def _count_sessions(self) -> None:
+        """Have sessions counted to their addresses, beside what the library does when one begins and ends."""
+        begin, end = self.eio.handlers["connect"], self.eio.handlers["disconnect"]
+
+        async def begun(sid: str, environ: dict[str, Any]) -> Any:
+            address = self._addresses[sid] = self.gateway.addresses.of(environ["aiohttp.request"][REMOTE])
+            self.gateway.addresses.enter(address)
+            return await begin(sid, environ)
+
+        async def ended(sid: str, reason: str) -> None:
+            self.gateway.addresses.leave(self._addresses.pop(sid))
+            await end(sid, reason)
+
+        self.eio.on("connect", begun)
+        self.eio.on("disconnect", ended)
+
+    async def _connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
+        if not self.has_namespace(namespace):
+            raise socketio.exceptions.ConnectionRefusedError(self.refuse_namespace(namespace))
+        return await super()._connect(namespace, sid, environ, auth)
 
     def deliver(self, links: Iterable[PlainLink], skip: PlainLink | None, namespace: str, text: bytes) -> None:
         sids = [link.sid for link in links if link is not skip]
@@ -170,10 +197,13 @@ class PlainServer(SharedServer):
 
     async def handle_request(self, request: web.Request) -> Any:
         """Handle an HTTP request, with the whole of its body: the library takes what has arrived so far for that."""
-        limit = self.gateway.limits.connections
-        if "sid" not in request.query and len(self.eio.sockets) >= limit:
-            self._quiet.warning("refused a connection: there are %d; Limits(connections=...) says how many", limit)
-            return web.Response(status=503, text="too many connections")
+        if "sid" not in request.query:
+            addresses = self.gateway.addresses
+            address = addresses.of(request[REMOTE])
+            refusal = addresses.refusal(address)
+            if refusal is not None:
+                self._quiet.warning("refused a connection from %s: %s", address.name, refusal)
+                return web.Response(status=503, text="too many connections")
         if request.method == "POST":
             return await self._take_post(request)
         transport = request.transport

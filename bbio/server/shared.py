@@ -46,6 +46,8 @@ class SharedServer(socketio.AsyncServer):
         self._backends: dict[str, dict[str, Handler]] = {}
         self._functions: dict[tuple[str, str], Handler] = {}
         self._log = RateLimitedLog(logger)
+        # What clients do, apart from errors.
+        self._quiet = RateLimitedLog(logger)
         super().__init__(**options)
 
     def keep(self, namespace: str, **handlers: Handler) -> None:
@@ -101,6 +103,21 @@ class SharedServer(socketio.AsyncServer):
         several = namespace == "*"
         super().on("connect", self._connect if several else partial(self._connect, namespace), namespace)
         super().on("disconnect", self._disconnect if several else partial(self._disconnect, namespace), namespace)
+
+    def has_namespace(self, namespace: str) -> bool:
+        """Whether clients may join a namespace, that of a backend or of the application."""
+        return namespace == "/" or namespace in self.handlers or namespace in self.namespace_handlers
+
+    def refuse_namespace(self, namespace: str) -> str:
+        """Log that there is no such backend, and which there are; return what the client is told, those in debug mode.
+
+        Parameters:
+            namespace: what a client wanted to join.
+        """
+        registry = self.gateway.registry
+        text, served = f"no backend is named {namespace[1:]!r}", ", ".join(registry) or "none"
+        self._quiet.info("refused the namespace %r: app.serve(...) serves it; served: %s", namespace, served)
+        return f"{text}; served: {served}" if registry.debug else text
 
     async def _connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
         try:

@@ -78,16 +78,38 @@ async def test_connections_are_limited(serve, join, dial, todos, transport, capl
     await eventually(joined)
 
 
-@pytest.mark.parametrize("engine", ["fast"], indirect=True)
 async def test_the_connections_of_one_address_are_limited(serve, join, dial, todos, caplog):
-    """Others have theirs."""
+    """Others have theirs, and whoever leaves makes room."""
     app = await serve(todos, limits=Limits(connections_per_address=1), proxies=["127.0.0.1"])
-    await join(app, "todos", headers={"X-Forwarded-For": "192.0.2.1"})
+    first = await join(app, "todos", headers={"X-Forwarded-For": "192.0.2.1"})
     await join(app, "todos", headers={"X-Forwarded-For": "192.0.2.2"})
     for transport in ("websocket", "polling"):
         with pytest.raises(Exception, match=r"503|no OPEN packet"):
             await dial(app, transport=transport, headers={"X-Forwarded-For": "192.0.2.1"})
     assert "a connection from 192.0.2.1: too many" in caplog.text
+    await first.close()
+
+    async def joined():
+        try:
+            return await join(app, "todos", headers={"X-Forwarded-For": "192.0.2.1"})
+        except Exception:
+            return None
+
+    await eventually(joined)
+
+
+async def test_who_polls_no_more_makes_room(serve, join, todos):
+    """Its session ends when it answers no ping."""
+    app = await serve(todos, limits=Limits(connections_per_address=1), ping_interval=0.5, ping_timeout=0.5)
+    await (await join(app, "todos", transport="polling")).close()
+
+    async def joined():
+        try:
+            return await join(app, "todos", transport="polling")
+        except Exception:
+            return None
+
+    await eventually(joined)
 
 
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)

@@ -109,11 +109,13 @@ def test_what_is_public_is_json_and_no_word_of_the_protocol(public):
         App(public=public)
 
 
+@pytest.mark.parametrize("engine", ["fast", "plain"])
 @pytest.mark.parametrize("debug", [False, True])
-async def test_a_backend_that_does_not_exist_is_named(debug, caplog):
+async def test_a_backend_that_does_not_exist_is_named(debug, engine, caplog):
     """The client hears what it asked for and the log which there are; the client only in debug mode."""
     with caplog.at_level(logging.INFO, "bbio"):
-        async with App(debug=debug).serve(Notes, others=Notes).running() as url, connect(url) as io:
+        served = App(debug=debug, engine=engine).serve(Notes, others=Notes)
+        async with served.running() as url, connect(url) as io:
             with pytest.raises(Unavailable, match="no backend is named 'note'") as refused:
                 await io.backend("note").read()
     assert ("served: notes, others" in str(refused.value)) == debug
