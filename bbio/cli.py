@@ -177,7 +177,8 @@ def _changes(folder: Path) -> dict[Path, float]:
 def _reload(command: list[str]) -> NoReturn:
     """Run a command again whenever a file changes."""
     folder = Path.cwd()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     seen = _changes(folder)
     child = subprocess.Popen(command)
     try:
@@ -190,8 +191,6 @@ def _reload(command: list[str]) -> NoReturn:
                 child.terminate()
                 child.wait()
                 child = subprocess.Popen(command)
-    except KeyboardInterrupt:
-        sys.exit(0)
     finally:
         child.terminate()
         child.wait()

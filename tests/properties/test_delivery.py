@@ -38,8 +38,8 @@ from bbio.streams import Event, HistoryLimits
 from tests.support.examples import examples
 from tests.support.proxy import Proxy
 
-# Schedules of each engine with each store: more than 1,000 in all, ten times as many with BBIO_SCHEDULES=2600.
-SCHEDULES = int(os.environ.get("BBIO_SCHEDULES", examples(260)))
+# Schedules of each engine with each store: more than 500 in all, twenty times as many with BBIO_SCHEDULES=2600.
+SCHEDULES = int(os.environ.get("BBIO_SCHEDULES", examples(130)))
 STEPS = 25
 HEALED = 20.0
 CHANNELS = (None, "x")
