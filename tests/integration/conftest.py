@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from bbio import App, Backend
@@ -88,6 +89,14 @@ async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[ServerP
             return await server.start()
 
         yield spawn
+
+
+@pytest.fixture
+async def psql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of another program to the database."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import uuid
 from decimal import Decimal
 from typing import Any, Literal
 
-import asyncpg
 import attrs
 import pytest
 
@@ -101,14 +100,6 @@ class TodoLater:
 class TodoWithSecret:
     title: str = ""
     secret: str = bbio.field(private=True, default="")
-
-
-@pytest.fixture
-async def psql(database_url):
-    """A connection of another program."""
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
 
 
 async def test_every_kind_of_value_comes_back_as_it_was(database_url, psql):

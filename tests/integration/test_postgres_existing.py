@@ -60,14 +60,6 @@ class Title:
     title: str = ""
 
 
-@pytest.fixture
-async def psql(database_url):
-    """A connection of another program."""
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
-
-
 def model(**fields: Any) -> type:
     """A class with optional fields of these types."""
     return attrs.make_class("M", {name: attrs.field(type=type | None, default=None) for name, type in fields.items()})

@@ -24,14 +24,6 @@ from tests.support.servers import eventually
 from tests.support.services import free_port
 
 
-@pytest.fixture
-async def psql(database_url):
-    """A connection of another program."""
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Nothing waits long for the next attempt."""

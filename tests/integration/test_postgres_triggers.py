@@ -34,14 +34,6 @@ without = App().serve(Others)
 """
 
 
-@pytest.fixture
-async def psql(database_url):
-    """A connection of another program."""
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
-
-
 def plain(events):
     return [(event.offset, event.method, decode(event.body)) for event in events]
 

@@ -58,14 +58,6 @@ class Todo:
     rank: int | None = None
 
 
-@pytest.fixture
-async def psql(database_url):
-    """A connection of another program."""
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
-
-
 @pytest.fixture(autouse=True)
 def fresh_logs(monkeypatch):
     """No test has the lines of another counted."""
