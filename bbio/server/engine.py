@@ -811,6 +811,8 @@ class FastServer(SharedServer):
         super().__init__(monitor_clients=False, **options)
         self._limits = limits
         self._depth = limits.depth + 2  # the packet's array and the sync's object
+        # One log, so that a refused backend and a bad packet count together.
+        self.eio.quiet = self.quiet
         self.eio.limits = limits
         self.eio.receive_event = self._receive_event
         self.eio.joined_elsewhere = self._joined_anywhere

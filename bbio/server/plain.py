@@ -202,7 +202,7 @@ class PlainServer(SharedServer):
             address = addresses.of(request[REMOTE])
             refusal = addresses.refusal(address)
             if refusal is not None:
-                self._quiet.warning("refused a connection from %s: %s", address.name, refusal)
+                self.quiet.warning("refused a connection from %s: %s", address.name, refusal)
                 return web.Response(status=503, text="too many connections")
         if request.method == "POST":
             return await self._take_post(request)

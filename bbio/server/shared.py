@@ -47,7 +47,7 @@ class SharedServer(socketio.AsyncServer):
         self._functions: dict[tuple[str, str], Handler] = {}
         self._log = RateLimitedLog(logger)
         # What clients do, apart from errors.
-        self._quiet = RateLimitedLog(logger)
+        self.quiet = RateLimitedLog(logger)
         super().__init__(**options)
 
     def keep(self, namespace: str, **handlers: Handler) -> None:
@@ -116,7 +116,7 @@ class SharedServer(socketio.AsyncServer):
         """
         registry = self.gateway.registry
         text, served = f"no backend is named {namespace[1:]!r}", ", ".join(registry) or "none"
-        self._quiet.info("refused the namespace %r: app.serve(...) serves it; served: %s", namespace, served)
+        self.quiet.info("refused the namespace %r: app.serve(...) serves it; served: %s", namespace, served)
         return f"{text}; served: {served}" if registry.debug else text
 
     async def _connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
