@@ -12,7 +12,7 @@ from tests.support.examples import examples
 # The assertions of the store suite are shown as those of a test module are.
 pytest.register_assert_rewrite("bbio.conformance")
 
-pytest_plugins = ["tests.support.browser", "tests.support.lists", "tests.support.services"]
+pytest_plugins = ["tests.support.browser", "tests.support.services", "tests.support.lists"]
 
 # Examples bind sockets and run beside other tests, so how long one takes says nothing.
 settings.register_profile(

@@ -126,7 +126,8 @@ test('when the server was restarted everything is read again, and what is not ye
     const heard = listen(mine);
     await disconnect(heard);
     await other.stop();
-    const again = await startServer(other.port);
+    const again = await startServer();
+    proxy.target = again.port;
     const observer = openPage(again.url);
     const theirs = new observer.Collection([], { backend: mine.backend }).bindBackend();
     await theirs.fetch();

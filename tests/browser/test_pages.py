@@ -6,6 +6,7 @@ from playwright.async_api import Page
 
 from bbio import App
 from tests.support.lists import Open, lists, shows, stored
+from tests.support.services import free_port
 
 
 async def test_another_page_sees_each_change(app: App, visit: Open) -> None:
@@ -88,7 +89,7 @@ async def test_pages_listen_again_after_a_restart(app: App, visit: Open) -> None
 async def test_a_server_that_remembers_nothing_is_read_anew(visit: Open) -> None:
     """When another server takes over the port, pages show its models, and tell that they were reset."""
     old = lists({"id": "1", "title": "milk"}, {"id": "2", "title": "bread"})
-    async with old.running():
+    async with old.running(port=free_port()):
         page = await visit(old)
         await shows(page, {"title": "bread"}, {"title": "milk"})
         reset = "lists.home.once('backend:reset', (how) => { lists.home.how = _.mapObject(how, (all) => all.length); })"

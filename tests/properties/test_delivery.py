@@ -99,7 +99,7 @@ class Delivery(RuleBasedStateMachine):
 
     # The server
 
-    async def _start(self, port: int = 0) -> None:
+    async def _start(self) -> None:
         if self.store == "memory":
             declared: Any = MemoryStore(per_channel=True, history=self.history)
         else:
@@ -119,7 +119,7 @@ class Delivery(RuleBasedStateMachine):
             publish(event, origin)
 
         self.log._publish = record
-        await self.app.start(port=port)
+        await self.app.start()
 
     async def _stop(self) -> None:
         self.network.refuse(cut=False)
@@ -222,9 +222,9 @@ class Delivery(RuleBasedStateMachine):
         """The server stops and starts again; what is on disk is there."""
 
         async def restart() -> None:
-            port = self.app.port
             await self._stop()
-            await self._start(port)
+            await self._start()
+            self.network.port = self.app.port
             self.network.admit()
 
         self.run(restart())

@@ -12,6 +12,7 @@ from playwright.async_api import Browser, Page
 from bbio import App, Backend, Invalid, Request, before
 from bbio.builtin import MemoryStore
 from tests.support.browser import NewPage
+from tests.support.services import free_port
 from tests.support.wire import LegacyClient
 
 PAGE = Path(__file__).parents[1] / "browser" / "page.html"
@@ -34,9 +35,9 @@ def lists(*models: dict[str, Any], **options: Any) -> App:
 
 @pytest.fixture
 async def app() -> AsyncIterator[App]:
-    """A running application whose lists are empty."""
+    """A running application whose lists are empty, on a port that is still free when it starts anew."""
     app = lists()
-    async with app.running():
+    async with app.running(port=free_port()):
         yield app
 
 
