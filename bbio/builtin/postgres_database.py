@@ -34,6 +34,8 @@ PULSE = 15.0
 # Seconds that a connection may take to hear what another one says, at the start.
 HEARING = 10.0
 TIDY = 60.0
+# The oldest PostgreSQL whose SQL has all that is used here.
+OLDEST = 13
 
 
 # What is wrong with a database, and that it is over.
@@ -462,7 +464,16 @@ class Database:
             return rows
 
     async def migrate(self, connection: Any) -> None:
-        """Make the tables of bbio, or bring them to this version. Several processes may do so at once."""
+        """Make the tables of bbio, or bring them to this version. Several processes may do so at once.
+
+        Raises:
+            ConfigurationError: PostgreSQL is too old, or the tables are of a newer version of bbio.
+        """
+        server = connection.get_server_version()
+        if server.major < OLDEST:
+            raise ConfigurationError(
+                f"{self.place} is PostgreSQL {server.major}, and bbio needs {OLDEST} or newer: update PostgreSQL"
+            )
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             if await connection.fetchval("SELECT to_regclass('bbio_database')") is None:
