@@ -147,8 +147,8 @@ def words_of(err: BaseException) -> str:
     # The innermost function comes first: the trigger that has raised it.
     lines = (getattr(err, "context", None) or "").splitlines()
     functions = [line for line in lines if line.startswith("PL/pgSQL function ")]
-    # A function may have put a value into a name.
-    if not is_refused(err) or (state.startswith(WITHOUT_VALUES) and not lines):
+    # A function may have put a value into a name, and words of its own are not PostgreSQL's.
+    if not functions and (not is_refused(err) or (state.startswith(WITHOUT_VALUES) and not lines)):
         return f"{kind} {state}: {err.args[0]}"
     about = [
         f"{what} {getattr(err, attribute)}"
@@ -623,6 +623,10 @@ class Database:
             err: the error.
             table: the table that was written to; empty where something was read.
         """
+        if is_in_the_way(err):
+            # Again and again.
+            refusals.warning("%s: a request was refused, as others wrote: %s", table or self.place, words_of(err))
+            return Unavailable("others wrote the same at the same time", retry_after=1.0)
         if isinstance(err, SyncError) or not (is_of_database(err) or is_refused(err)):
             return err
         if is_slow(err):

@@ -374,6 +374,9 @@ def test_what_the_log_is_told_of_an_error():
     assert words_of(error) == "UndefinedTableError 42P01: there is none"
     error.context = "PL/pgSQL function grumble() line 3 at EXECUTE"
     assert words_of(error) == "UndefinedTableError 42P01, PL/pgSQL function grumble() line 3 at EXECUTE"
+    error = asyncpg.exceptions.SerializationError("somebody has changed secret")
+    error.context = "PL/pgSQL function grumble() line 3 at RAISE"
+    assert words_of(error) == "SerializationError 40001, PL/pgSQL function grumble() line 3 at RAISE"
 
 
 async def test_a_table_that_vanished_is_unavailable(database_url, psql, caplog):
