@@ -627,6 +627,9 @@ class Database:
             # Again and again.
             refusals.warning("%s: a request was refused, as others wrote: %s", table or self.place, words_of(err))
             return Unavailable("others wrote the same at the same time", retry_after=1.0)
+        if is_untold(err):
+            refusals.warning("%s: PostgreSQL has no place for notifications: %s", self.place, words_of(err))
+            return Unavailable("the database cannot tell other processes at the moment", retry_after=1.0)
         if isinstance(err, SyncError) or not (is_of_database(err) or is_refused(err)):
             return err
         if is_slow(err):

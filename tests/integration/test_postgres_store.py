@@ -684,3 +684,17 @@ async def test_a_full_queue_of_notifications_stops_no_write(database_url, psql, 
             return len(told) == 1
 
         await eventually(is_told)
+
+
+async def test_a_recheck_that_cannot_be_told_is_no_fault_of_a_client(database_url, psql, caplog):
+    """Whoever asked for it is told to come again."""
+    async with opened(f"{database_url}?search_path=public,full,pg_catalog") as models:
+        await psql.execute("""
+            CREATE SCHEMA "full";
+            CREATE FUNCTION "full".pg_notify(text, text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+                RAISE 'too many notifications in the NOTIFY queue' USING ERRCODE = 'program_limit_exceeded';
+            END $$
+        """)
+        error = await refused(models.store.tell_recheck("home"), "Unavailable")
+        assert "other processes" in str(error)
+        assert "no place for notifications" in caplog.text
