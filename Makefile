@@ -14,7 +14,7 @@ FEWEST_PYTHONS ?= 1
 export UV_PYTHON_DOWNLOADS = never
 unexport VIRTUAL_ENV
 
-.PHONY: help setup demo test schedules crash lint format types docs backbone bench clean
+.PHONY: help setup demo test postgres schedules crash lint format types docs backbone bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,10 @@ test: $(SET_UP) ## run all tests, in JavaScript and on every Python that is foun
 	@$(BIN)/python tools/npm.py client test
 	@echo "== Python tests"
 	@$(BIN)/python tools/pythons.py $(FEWEST_PYTHONS) $(ARGS)
+
+postgres: $(SET_UP) ## run the tests of PostgreSQL, on another than the system's (POSTGRES=/usr/lib/postgresql/18/bin)
+	@BBIO_POSTGRES_BIN=$(POSTGRES) $(BIN)/pytest -n 2 --dist loadgroup --no-cov \
+		$$(grep -lErw "database_url|postgres_server|PostgresServer" --include="test_*.py" tests) $(ARGS)
 
 schedules: $(SET_UP) ## drive real servers and clients through 10,000 random schedules (about 15 minutes)
 	@BBIO_SCHEDULES=2600 $(BIN)/pytest -n 2 --no-cov tests/properties/test_delivery.py

@@ -502,12 +502,12 @@ class PostgresStore(DocumentStore):
         for statement in statements:
             await connection.execute(statement, timeout=LONG)
         owners = await connection.fetch(OWNERS, place, id_name)
-        generated = {column for column, always, *_ in owners if always}
+        generated = {column: how for column, always, how, *_ in owners if always}
         # In a table that bbio made, the class of the models says what their defaults are.
         is_own = any(own for *_, own in owners)
-        defaults = set() if is_own else {column for column, _, default, _ in owners if default}
+        defaults = set() if is_own else {column for column, *_, default, _ in owners if default}
         self.definition = self.definition.with_owners(generated, defaults)
-        unset = [column for column in undeclared(self.definition, found) if column not in generated | defaults]
+        unset = [column for column in undeclared(self.definition, found) if column not in generated.keys() | defaults]
         if unset:
             logger.warning(
                 "%s: no model can be created, for nothing gives a value to %s: give each a default in the table, "
@@ -547,14 +547,30 @@ class PostgresStore(DocumentStore):
     async def _index(self, connection: Any) -> None:
         """Make the indexes that are declared, and drop those that are no more."""
         declared = {}
-        for expressions in self._queries.index_expressions().values():
+        for fields, expressions in self._queries.index_expressions().items():
             digest = hashlib.blake2b(f"{self.table} {expressions}".encode(), digest_size=8).hexdigest()
-            declared[f"bbio_{digest}"] = expressions
+            declared[f"bbio_{digest}"] = fields, expressions
         found = dict(await connection.fetch(INDEXES, self.definition.place))
         for name in found.keys() - declared.keys():
             await connection.execute(f"DROP INDEX {found[name]}")
+        names = driver()
+        unfit = (
+            names.FeatureNotSupportedError,
+            names.InvalidObjectDefinitionError,
+            names.UndefinedObjectError,
+            names.ProgramLimitExceededError,
+        )
         for name in declared.keys() - found.keys():
-            await connection.execute(f"CREATE INDEX {name} ON {self.definition.place} ({declared[name]})", timeout=LONG)
+            fields, expressions = declared[name]
+            try:
+                await connection.execute(
+                    f"CREATE INDEX {name} ON {self.definition.place} ({expressions})", timeout=LONG
+                )
+            except unfit as err:
+                raise ConfigurationError(
+                    f"PostgreSQL cannot index the table {self.table!r} by {fields!r}, so leave that out of "
+                    f"PostgresStore(..., index=[...]) ({words_of(err)})"
+                ) from None
 
     async def _insert_initial(self, connection: Any) -> None:
         if self._initial:

@@ -34,6 +34,8 @@ PULSE = 15.0
 # Seconds that a connection may take to hear what another one says, at the start.
 HEARING = 10.0
 TIDY = 60.0
+# The oldest PostgreSQL whose SQL has all that is used here.
+OLDEST = 13
 
 
 # What is wrong with a database, and that it is over.
@@ -145,8 +147,8 @@ def words_of(err: BaseException) -> str:
     # The innermost function comes first: the trigger that has raised it.
     lines = (getattr(err, "context", None) or "").splitlines()
     functions = [line for line in lines if line.startswith("PL/pgSQL function ")]
-    # A function may have put a value into a name.
-    if not is_refused(err) or (state.startswith(WITHOUT_VALUES) and not lines):
+    # A function may have put a value into a name, and words of its own are not PostgreSQL's.
+    if not functions and (not is_refused(err) or (state.startswith(WITHOUT_VALUES) and not lines)):
         return f"{kind} {state}: {err.args[0]}"
     about = [
         f"{what} {getattr(err, attribute)}"
@@ -462,7 +464,16 @@ class Database:
             return rows
 
     async def migrate(self, connection: Any) -> None:
-        """Make the tables of bbio, or bring them to this version. Several processes may do so at once."""
+        """Make the tables of bbio, or bring them to this version. Several processes may do so at once.
+
+        Raises:
+            ConfigurationError: PostgreSQL is too old, or the tables are of a newer version of bbio.
+        """
+        server = connection.get_server_version()
+        if server.major < OLDEST:
+            raise ConfigurationError(
+                f"{self.place} is PostgreSQL {server.major}, and bbio needs {OLDEST} or newer: update PostgreSQL"
+            )
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             if await connection.fetchval("SELECT to_regclass('bbio_database')") is None:
@@ -612,6 +623,13 @@ class Database:
             err: the error.
             table: the table that was written to; empty where something was read.
         """
+        if is_in_the_way(err):
+            # Again and again.
+            refusals.warning("%s: a request was refused, as others wrote: %s", table or self.place, words_of(err))
+            return Unavailable("others wrote the same at the same time", retry_after=1.0)
+        if is_untold(err):
+            refusals.warning("%s: PostgreSQL has no place for notifications: %s", self.place, words_of(err))
+            return Unavailable("the database cannot tell other processes at the moment", retry_after=1.0)
         if isinstance(err, SyncError) or not (is_of_database(err) or is_refused(err)):
             return err
         if is_slow(err):

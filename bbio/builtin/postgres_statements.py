@@ -134,11 +134,14 @@ FORGET_STREAMS = """
 
 # The table of models
 
-# The columns that get their values from PostgreSQL: always, or when nobody sets them; and whether bbio made the table.
+# The columns that get their values from PostgreSQL: always, and how where rows hold none, or when nobody sets them; and
+# whether bbio made the table.
 OWNERS = """
     SELECT a.attname, a.attgenerated <> '' OR a.attidentity = 'a',
+        CASE a.attgenerated WHEN 'v' THEN pg_get_expr(d.adbin, d.adrelid) ELSE '' END,
         a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attname = $2 AND c.collname = 'C'
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation c ON c.oid = a.attcollation
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 """
 # What the triggers on a table were made of; an empty text where an earlier version made them, which did not say so.

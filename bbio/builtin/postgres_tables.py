@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -407,6 +407,7 @@ class Column:
         number: the number that it is compared as, 0 where there is none, in SQL with `{}` for the column; empty for
             what is no number.
         generated: whether PostgreSQL alone gives it its value.
+        virtual: how PostgreSQL works it out whenever it is read, in SQL; empty where rows have a value.
         defaults: whether its owner has given it a default, for models of which nobody sets it.
     """
 
@@ -423,6 +424,7 @@ class Column:
     wanted: str = "must be an object"
     number: str = ""
     generated: bool = False
+    virtual: str = ""
     defaults: bool = False
 
     @classmethod
@@ -683,10 +685,20 @@ class Table:
             f" WHERE NOT EXISTS (SELECT FROM {self.place} t WHERE t.{self.id_column} = d.id)"
         )
 
-    def with_owners(self, generated: Collection[str], defaults: Collection[str]) -> Table:
-        """The table, knowing which columns get their values from PostgreSQL: always, or when nobody sets them."""
+    def with_owners(self, generated: Mapping[str, str], defaults: Collection[str]) -> Table:
+        """The table, knowing which columns get their values from PostgreSQL.
+
+        Parameters:
+            generated: those that always do, and how it works out those of which rows have no value.
+            defaults: those that do when nobody sets them.
+        """
         columns = tuple(
-            attrs.evolve(column, generated=column.name in generated, defaults=column.name in defaults)
+            attrs.evolve(
+                column,
+                generated=column.name in generated,
+                virtual=generated.get(column.name, ""),
+                defaults=column.name in defaults,
+            )
             for column in self.columns
         )
         return attrs.evolve(self, columns=columns)

@@ -42,9 +42,25 @@ def _numbered(table: Table, rows: str, place: str, order: str) -> str:
     columns = ", ".join(f"w.{quote(name)}" for name in sorted({*_declared(table)}))
     key = ", ".join(f"r.{column}" for column in table.key_columns)
     return (
-        f"SELECT DISTINCT ON ({key}) r.* FROM (SELECT {columns}, row_number() OVER () AS {place} FROM {rows} w) r"
+        f"SELECT DISTINCT ON ({key}) r.* FROM"
+        f" (SELECT {columns}, row_number() OVER () AS {place} FROM {_worked_out(table, rows)} w) r"
         f" ORDER BY {key}, r.{place}{order}"
     )
+
+
+def _worked_out(table: Table, rows: str) -> str:
+    """The rows that a statement has found or left. Virtual columns are NULL in them, and are worked out."""
+    virtual = _virtual(table)
+    if not virtual:
+        return rows
+    others = [f"w.{quote(name)}" for name in sorted({*_declared(table)} - virtual.keys())]
+    columns = ", ".join([*others, *(f"({how}) AS {quote(name)}" for name, how in virtual.items())])
+    return f"(SELECT {columns} FROM {rows} w)"
+
+
+def _virtual(table: Table) -> dict[str, str]:
+    """The virtual columns, and how each is worked out from others of its row, in the order of their names."""
+    return dict(sorted((column.name, column.virtual) for column in table.columns if column.virtual))
 
 
 def _changes(table: Table) -> dict[str, str]:
@@ -62,14 +78,16 @@ def _changes(table: Table) -> dict[str, str]:
     method = f"CASE WHEN o.{id} IS NULL THEN 'create' ELSE 'update' END"
     # Those whose key is new come after those whose key is gone.
     left = _events(table, "n", method, "n.rev", f"{{}} + n.{place}")
+    made = _events(table, "n", "'create'", "n.rev", "row_number() OVER ()")
+    lost = _events(table, "o", "'delete'", "o.rev + 1", "row_number() OVER ()")
     return {
-        "INSERT": _events(table, "n", "'create'", "n.rev", "row_number() OVER ()") + " FROM bbio_new n",
+        "INSERT": f"{made} FROM {_worked_out(table, 'bbio_new')} n",
         "UPDATE": (
             f"WITH o AS ({first}), n AS ({last}) {gone} FROM o WHERE NOT EXISTS (SELECT FROM n WHERE {same})"
             f" UNION ALL {left.format('(SELECT count(*) FROM o)')} FROM n LEFT JOIN o ON {same}"
             f" WHERE o.{id} IS NULL OR o.rev <> n.rev"
         ),
-        "DELETE": _events(table, "o", "'delete'", "o.rev + 1", "row_number() OVER ()") + " FROM bbio_old o",
+        "DELETE": f"{lost} FROM {_worked_out(table, 'bbio_old')} o",
     }
 
 
@@ -172,11 +190,22 @@ def _declared(table: Table) -> list[str]:
 
 def _function(table: Table) -> str:
     """What tells of rows. Where a column that it reads is gone or another one, it tells that there were some."""
+    fit = f"bbio_shape(TG_RELID, ARRAY[{', '.join(map(literal, _declared(table)))}]) = TG_ARGV[0]"
+    option = ""
+    virtual = _virtual(table)
+    if virtual:
+        # The names in what they are worked out from are columns.
+        option = "\n#variable_conflict use_column"
+        names, hows = (", ".join(map(literal, each)) for each in (virtual, virtual.values()))
+        fit += f""" AND ARRAY(
+        SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+        JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+        WHERE a.attrelid = TG_RELID AND a.attname IN ({names}) ORDER BY a.attname) = ARRAY[{hows}]"""
     return f"""CREATE OR REPLACE FUNCTION {_functions(table)[0]}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER AS $bbio$
+LANGUAGE plpgsql SECURITY DEFINER AS $bbio${option}
 DECLARE
     backend_id integer := (SELECT b.id FROM bbio_backends b WHERE b.name = {literal(table.name)});
-    is_fit boolean := bbio_shape(TG_RELID, ARRAY[{", ".join(map(literal, _declared(table)))}]) = TG_ARGV[0];
+    is_fit boolean := {fit};
     stream_name text;
 BEGIN{_telling(table)}
     RETURN NULL;

@@ -98,6 +98,13 @@ async def test_a_pooler_that_keeps_no_session_is_refused(database_url, psql, mon
         assert "PgBouncer in transaction mode is between" in explained
 
 
+async def test_an_old_postgresql_is_refused(database_url, monkeypatch):
+    """With the version that it has, and the one that it needs."""
+    monkeypatch.setattr(postgres_database, "OLDEST", 99)
+    told = await refusal(database_url, Title)
+    assert told.endswith("and bbio needs 99 or newer: update PostgreSQL")
+
+
 async def test_a_table_of_films(database_url, psql):
     """A key of another name, a sequence that it does not own, an enum, a domain, arrays, a time without a zone."""
     await psql.execute(SHOP)
@@ -207,6 +214,14 @@ async def test_what_cannot_be_a_table_of_models_is_refused(database_url, psql):
     async with opened(database_url, Title, table="unnumbered") as models:
         assert (await models.create({"title": "b"}))["id"] == 42
     assert "knows no time zone 'Mars'" in await refusal(database_url, Title, "plans", zone="Mars")
+
+
+async def test_what_cannot_be_indexed_is_refused(database_url, psql):
+    """By name, with what PostgreSQL says."""
+    await psql.execute("CREATE TYPE hue AS ENUM ('red'); CREATE TABLE models (id serial PRIMARY KEY, title hue)")
+    told = await refusal(database_url, Title, index=["id", "title"])
+    assert "PostgreSQL cannot index the table 'models' by 'title', so leave that out of PostgresStore(..., " in told
+    assert "IMMUTABLE" in told
 
 
 async def test_a_column_that_holds_something_else_is_refused(database_url, psql):

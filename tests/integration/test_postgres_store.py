@@ -374,6 +374,9 @@ def test_what_the_log_is_told_of_an_error():
     assert words_of(error) == "UndefinedTableError 42P01: there is none"
     error.context = "PL/pgSQL function grumble() line 3 at EXECUTE"
     assert words_of(error) == "UndefinedTableError 42P01, PL/pgSQL function grumble() line 3 at EXECUTE"
+    error = asyncpg.exceptions.SerializationError("somebody has changed secret")
+    error.context = "PL/pgSQL function grumble() line 3 at RAISE"
+    assert words_of(error) == "SerializationError 40001, PL/pgSQL function grumble() line 3 at RAISE"
 
 
 async def test_a_table_that_vanished_is_unavailable(database_url, psql, caplog):
@@ -681,3 +684,17 @@ async def test_a_full_queue_of_notifications_stops_no_write(database_url, psql, 
             return len(told) == 1
 
         await eventually(is_told)
+
+
+async def test_a_recheck_that_cannot_be_told_is_no_fault_of_a_client(database_url, psql, caplog):
+    """Whoever asked for it is told to come again."""
+    async with opened(f"{database_url}?search_path=public,full,pg_catalog") as models:
+        await psql.execute("""
+            CREATE SCHEMA "full";
+            CREATE FUNCTION "full".pg_notify(text, text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+                RAISE 'too many notifications in the NOTIFY queue' USING ERRCODE = 'program_limit_exceeded';
+            END $$
+        """)
+        error = await refused(models.store.tell_recheck("home"), "Unavailable")
+        assert "other processes" in str(error)
+        assert "no place for notifications" in caplog.text

