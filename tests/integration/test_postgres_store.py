@@ -640,8 +640,9 @@ async def test_lists_leave_connections_to_others(database_url, psql):
 
 async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
     """Each has a share of those of a backend; the server itself has none of its own."""
-    async with opened(database_url, timeout=0.2) as models:
+    async with opened(database_url) as models:
         database, store = models.store._database, models.store
+        database.timeout = 0.2
         async with database.listing(store, "mallory"):
             with pytest.raises(Busy, match="too many lists"):
                 async with database.listing(store, "mallory"):
