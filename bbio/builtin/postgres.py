@@ -569,9 +569,13 @@ class PostgresStore(DocumentStore):
                     f"CREATE INDEX {name} ON {self.definition.place} ({expressions})", timeout=LONG
                 )
             except unfit as err:
+                advice = (
+                    "name a table whose ids are short, and compared character by character"
+                    if fields == self.id_attribute
+                    else "leave that out of PostgresStore(..., index=[...])"
+                )
                 raise ConfigurationError(
-                    f"PostgreSQL cannot index the table {self.table!r} by {fields!r}, so leave that out of "
-                    f"PostgresStore(..., index=[...]) ({words_of(err)})"
+                    f"PostgreSQL cannot index the table {self.table!r} by {fields!r}: {advice} ({words_of(err)})"
                 ) from None
 
     async def _insert_initial(self, connection: Any) -> None:
