@@ -77,12 +77,14 @@ from bbio.builtin.postgres_statements import (
     KEEP_OPERATIONS,
     LOCK_STREAMS,
     LOG,
+    MAKE_ROOM,
     NEWEST_OPERATION,
     OUTGROWN,
     OWNERS,
     SEQUENCE,
     SHRINK,
     SINCE,
+    TELL,
     TIDY,
     TOPS,
     TRIGGERS,
@@ -567,9 +569,13 @@ class PostgresStore(DocumentStore):
                     f"CREATE INDEX {name} ON {self.definition.place} ({expressions})", timeout=LONG
                 )
             except unfit as err:
+                advice = (
+                    "name a table whose ids are short, and compared character by character"
+                    if fields == self.id_attribute
+                    else "leave that out of PostgresStore(..., index=[...])"
+                )
                 raise ConfigurationError(
-                    f"PostgreSQL cannot index the table {self.table!r} by {fields!r}, so leave that out of "
-                    f"PostgresStore(..., index=[...]) ({words_of(err)})"
+                    f"PostgreSQL cannot index the table {self.table!r} by {fields!r}: {advice} ({words_of(err)})"
                 ) from None
 
     async def _insert_initial(self, connection: Any) -> None:
@@ -674,6 +680,7 @@ class PostgresStore(DocumentStore):
                     # Other processes find it in the log all the same, a little later.
                     told = False
                     refusals.warning("%s: PostgreSQL has no place for notifications: %s", self.table, err)
+                    await self._database.ask(MAKE_ROOM)
                     continue
                 again = is_in_the_way(err) or self._appeared(err) or (is_lost(err) and attempt == 1)
                 cause = err.__cause__ if isinstance(err, Aborted) else err
@@ -960,7 +967,7 @@ class PostgresStore(DocumentStore):
     async def tell_recheck(self, channel: str | None) -> None:
         """Have the other processes that serve the backend ask again who may listen."""
         payload = encode((self._database.process, self.backend_id, channel)).decode()
-        await self._database.ask("SELECT pg_notify($1, $2)", recheck_channel(self.channel), payload)
+        await self._database.ask(TELL, recheck_channel(self.channel), payload)
 
     # History
 

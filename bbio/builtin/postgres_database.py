@@ -89,9 +89,15 @@ def is_of_database(err: BaseException) -> bool:
 def is_in_the_way(err: BaseException) -> bool:
     """Whether an error says that others wrote at the same time, so that it may pass when it is tried again."""
     names = driver()
-    return isinstance(err, (names.SerializationError, names.DeadlockDetectedError, Aborted)) or (
-        isinstance(err, names.UniqueViolationError) and err.constraint_name == "bbio_operations_once"
-    )
+    if isinstance(err, names.UniqueViolationError):
+        return bool(err.constraint_name == "bbio_operations_once")
+    return isinstance(err, (names.SerializationError, names.DeadlockDetectedError, Aborted)) and not is_raised(err)
+
+
+def is_raised(err: BaseException) -> bool:
+    """Whether a function of the table's owner has raised an error by a code of its own choice."""
+    context = getattr(err, "context", None) or ""
+    return context.partition("\n")[0].endswith(" RAISE")
 
 
 def is_untold(err: BaseException) -> bool:
@@ -112,7 +118,8 @@ def is_refused(err: BaseException) -> bool:
     """Whether an error is about the very statement, so that without it the others of a transaction would pass."""
     names = driver()
     if isinstance(err, names.PostgresError):
-        return not (err.sqlstate or "XX").startswith(OF_DATABASE)
+        state = err.sqlstate or "XX"
+        return not state.startswith(OF_DATABASE) or (state.startswith("40") and is_raised(err))
     # The last is the driver's own, about a value.
     return isinstance(err, NotMade) or (isinstance(err, names.InterfaceError) and isinstance(err, ValueError))
 

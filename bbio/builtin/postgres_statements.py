@@ -69,6 +69,10 @@ FIND_REVISIONS = """
     JOIN bbio_pending p ON p.backend = $1 AND p.stream IN (u.name, '*') AND p.rev = u.rev
     WHERE p.method <> 'delete'
 """
+# PostgreSQL drops notifications that all have heard when others follow. Once no place is left for others, it does
+# so only when it is asked how many there are.
+MAKE_ROOM = "SELECT pg_notification_queue_usage()"
+TELL = "SELECT pg_notify($1, $2) FROM pg_notification_queue_usage()"
 FIND_STAMP = "SELECT stamp FROM bbio_log WHERE stream = $1 AND position = $2"
 
 # Reads of streams

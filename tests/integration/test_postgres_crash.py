@@ -134,6 +134,8 @@ class Program:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 connection = await asyncpg.connect(self.dsn, timeout=5.0, command_timeout=10.0)
                 try:
+                    # Where it would let a crash take commits back, the triggers do not.
+                    await connection.execute(f"SET synchronous_commit = {self.chance.choice(['on', 'off'])}")
                     while running.is_set():
                         await self._transact(connection)
                 finally:

@@ -218,10 +218,14 @@ async def test_what_cannot_be_a_table_of_models_is_refused(database_url, psql):
 
 async def test_what_cannot_be_indexed_is_refused(database_url, psql):
     """By name, with what PostgreSQL says."""
-    await psql.execute("CREATE TYPE hue AS ENUM ('red'); CREATE TABLE models (id serial PRIMARY KEY, title hue)")
+    await psql.execute("CREATE TYPE hue AS ENUM ('red'); CREATE TABLE models (id text PRIMARY KEY, title hue)")
     told = await refusal(database_url, Title, index=["id", "title"])
-    assert "PostgreSQL cannot index the table 'models' by 'title', so leave that out of PostgresStore(..., " in told
+    assert "cannot index the table 'models' by 'title': leave that out of PostgresStore(..., index=[...]) (" in told
     assert "IMMUTABLE" in told
+    # As long as its own key can be.
+    await psql.execute("INSERT INTO models VALUES ($1)", "".join(map(chr, range(0x4E00, 0x4E00 + 895))))
+    told = await refusal(database_url, Title)
+    assert "cannot index the table 'models' by 'id': name a table whose ids are short" in told
 
 
 async def test_a_column_that_holds_something_else_is_refused(database_url, psql):

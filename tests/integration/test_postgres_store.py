@@ -640,8 +640,9 @@ async def test_lists_leave_connections_to_others(database_url, psql):
 
 async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
     """Each has a share of those of a backend; the server itself has none of its own."""
-    async with opened(database_url, timeout=0.2) as models:
+    async with opened(database_url) as models:
         database, store = models.store._database, models.store
+        database.timeout = 0.2
         async with database.listing(store, "mallory"):
             with pytest.raises(Busy, match="too many lists"):
                 async with database.listing(store, "mallory"):
@@ -658,9 +659,12 @@ async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
 async def test_a_full_queue_of_notifications_stops_no_write(database_url, psql, monkeypatch, caplog):
     """A session that listens in a transaction that stays open fills it; other processes look at the log then."""
     monkeypatch.setattr(postgres, "refusals", RateLimitedLog(documents.logger))
-    async with opened(database_url) as models:
+    async with opened(f"{database_url}?search_path=public,asked,pg_catalog") as models:
         # What PostgreSQL says at the commit of a transaction that has something to tell.
         await psql.execute("""
+            CREATE SCHEMA asked; CREATE TABLE asked.times (at timestamptz);
+            CREATE FUNCTION asked.pg_notification_queue_usage() RETURNS double precision LANGUAGE sql AS
+                'INSERT INTO asked.times VALUES (now()); SELECT pg_catalog.pg_notification_queue_usage()';
             CREATE SEQUENCE commits;
             CREATE FUNCTION full_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF nextval('commits') = 1 THEN
@@ -676,7 +680,7 @@ async def test_a_full_queue_of_notifications_stops_no_write(database_url, psql, 
         milk = await models.create({"title": "milk"})
         assert await models.all() == [milk]
         assert "has no place for notifications" in caplog.text
-        await psql.execute("SELECT 1")
+        assert await psql.fetchval("SELECT count(*) FROM asked.times") == 1, "so that there is one the next time"
         assert told == []
         await models.create({"title": "bread"})
 

@@ -638,3 +638,20 @@ async def test_a_wrong_function_of_a_trigger_is_an_outage_of_its_writes_alone(da
         assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Unavailable", "Commit"]
         assert "UndefinedColumnError 42703, PL/pgSQL function wrong()" in caplog.text
         assert "hunter2" not in caplog.text
+
+
+async def test_a_trigger_that_says_that_others_wrote_refuses_one_write(database_url, psql, caplog):
+    """It says so by a code, of which PostgreSQL would mean the whole transaction."""
+    async with opened(database_url) as models:
+        await psql.execute("""
+            CREATE FUNCTION stale() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.body ? 'odd' THEN RAISE 'it holds %', NEW.body USING ERRCODE = 'serialization_failure'; END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER stale BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION stale()
+        """)
+        writes = [{"n": 1}, {"odd": "hunter2"}, {"n": 2}]
+        outcomes = await asyncio.gather(*(models.write("create", each) for each in writes), return_exceptions=True)
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Conflict", "Commit"]
+        assert "SerializationError 40001, PL/pgSQL function stale() line 2 at RAISE" in caplog.text
+        assert "hunter2" not in caplog.text

@@ -29,7 +29,7 @@ import pytest
 import redis
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 SERVER_PORTS = (10_000, 32_000)
 
 
