@@ -28,7 +28,7 @@ from engineio.payload import Payload
 from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError, InternalError
 from bbio.ratelimit import RateLimitedLog
-from bbio.server.admission import REMOTE
+from bbio.server.admission import BODY, REMOTE
 from bbio.server.batch import Batch
 from bbio.server.budget import JOIN_SECONDS, PACKET_SECONDS, Budget, Flooded, Intake, Rate, Resting
 from bbio.server.connection import ClientSocket
@@ -455,10 +455,7 @@ class FastSocket(async_socket.AsyncSocket):
             self.drop("aborted poll")
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
-        request = environ["aiohttp.request"]
-        # All of it: the library takes what has arrived so far for the whole.
-        body = await request.content.readexactly(request.content_length or 0)
-        for part in parts(body):
+        for part in parts(environ["aiohttp.request"][BODY]):
             try:
                 with decoding():
                     packets = Payload(encoded_payload=part.decode()).packets

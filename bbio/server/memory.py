@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 from weakref import WeakValueDictionary
 
 from bbio.server.limits import Limits
@@ -66,14 +67,16 @@ class ByteBudget:
 
 
 class Address(ByteBudget):
-    """What the clients of one address hold together, and how many connections they have."""
+    """What the clients of one address hold together, how many sessions they have, and who is in the lobby."""
 
-    __slots__ = ("__weakref__", "connections", "name")
+    __slots__ = ("__weakref__", "connections", "name", "waiting")
 
     def __init__(self, name: str, limit: float, whole: ByteBudget) -> None:
         super().__init__(limit, whole)
         self.name = name
         self.connections = 0
+        # Connections without a whole request, longest first.
+        self.waiting: dict[Any, None] = {}
 
     @property
     def is_over(self) -> bool:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from bbio import protocol
 from bbio.errors import BadRequest
-from bbio.server.admission import REMOTE
+from bbio.server.admission import BODY, REMOTE
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
@@ -212,9 +212,8 @@ class PlainServer(SharedServer):
         return await super().handle_request(request)
 
     async def _take_post(self, request: web.Request) -> Any:
-        body = await request.content.readexactly(request.content_length or 0)
         session = self.eio.sockets.get(request.query.get("sid"))
-        for part in parts(body):
+        for part in parts(request[BODY]):
             if session is not None:
                 budget = self._budgets.setdefault(session, Budget(self._resting))
                 await budget.take_turn()
