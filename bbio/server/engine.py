@@ -208,9 +208,9 @@ class FastSocket(async_socket.AsyncSocket):
     def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         payload = b"43%b,%d%b" % (socket.namespace, ack_id, arguments)
         if self.transport is None:
-            text = payload.decode()
-            self._queued_answers += getsizeof(text)
-            self.enqueue(engine_packet.Packet(encoded_packet=text))
+            packet = engine_packet.Packet(encoded_packet=payload.decode())
+            self._queued_answers += getsizeof(packet.data)
+            self.enqueue(packet)
             return
         data = frame(payload)
         if self.lag is not None:
