@@ -24,8 +24,9 @@ from bbio.registry import Registry
 from bbio.server.admission import Admission, Handler
 from bbio.server.connect import attach
 from bbio.server.health import Readiness, health
-from bbio.server.http import asset_routes, hide_version, http_logger, quieten, socket_logger
+from bbio.server.http import asset_routes, hide_version, http_logger, own, socket_logger
 from bbio.server.limits import Limits
+from bbio.server.lobby import Lobby
 from bbio.server.plain import PlainServer
 from bbio.server.routes import Endpoint, Fallback, check_alone, check_mountable
 from bbio.server.sockets import Gateway
@@ -127,7 +128,8 @@ class App:
         )
         self._admission.sessions = server.environ
         self._gateway = server.gateway = Gateway(self.backends, self.limits, server, _public(event, public or {}))
-        server.eio.addresses, server.eio.remote = self._gateway.addresses, self._admission.remote
+        self._admission.addresses = server.eio.addresses = self._gateway.addresses
+        server.eio.remote = self._admission.remote
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Work] | None = []  # what waits for the start; None once that has been
         self._starting = threading.Lock()
@@ -346,7 +348,7 @@ class App:
         self._binding = True
         try:
             await runner.setup()
-            quieten(runner)
+            own(runner, Lobby(self.limits, self._gateway.addresses, self._admission.is_proxy))
             await _listen(runner, host, port)
         except BaseException:
             await runner.cleanup()

@@ -29,11 +29,25 @@ STAMPS = 2**48
 # What Python holds at most for an event besides its body, for a stream, and for the reply of an operation.
 EVENT_BYTES = 400
 STREAM_BYTES = 1_400
-REPLY_BYTES = 650
+REPLY_BYTES = 750
+# Characters of a stream's name that are counted with its events.
+NAME = 32
+# Bytes that each character of a text takes at most: one wide one has all take four, and what was decoded has a copy.
+WIDE = 8
 # Characters of a request that take less room than its digest would save.
 SHORT = 512
 # Bytes of histories and operations where nothing else is said.
 KEPT_BYTES = 40 << 20
+
+
+def room_of(text: str) -> int:
+    """Return the bytes that Python holds at most for the characters of a text.
+
+    Example:
+        >>> room_of("milk"), room_of("M\u00fcsli")
+        (4, 40)
+    """
+    return len(text) if text.isascii() else WIDE * len(text)
 
 
 def channel_stream(channel: str | None) -> str:
@@ -267,7 +281,12 @@ class Reply(msgspec.Struct, eq=False, gc=False):
     @property
     def held(self) -> int:
         """The bytes that it takes."""
-        return REPLY_BYTES + len(self.asked) + len(self.event.body) + len(self.record or b"")
+        asked = self.asked
+        size = len(asked) if isinstance(asked, bytes) else room_of(asked)
+        name = self.event.stream
+        if len(name) > NAME:
+            size += room_of(name)
+        return REPLY_BYTES + size + len(self.event.body) + len(self.record or b"")
 
     def is_of(self, payload: str) -> bool:
         """Whether it is the reply to this request."""
@@ -275,6 +294,19 @@ class Reply(msgspec.Struct, eq=False, gc=False):
         if isinstance(asked, bytes):
             return asked == _digest(payload)
         return asked == payload or canonical(asked) == canonical(payload)
+
+
+class Replies(dict[int, Reply]):
+    """The replies to one who asked, by number.
+
+    Parameters:
+        who: who that is.
+    """
+
+    __slots__ = ("who",)
+
+    def __init__(self, who: str) -> None:
+        self.who = who
 
 
 class Operations:
@@ -294,7 +326,7 @@ class Operations:
         self._limit = size
         self.held = 0
         # By who asked and then by number: numbers that follow each other lie side by side in memory.
-        self._replies: dict[str, dict[int, Reply]] = {}
+        self._replies: dict[str, Replies] = {}
         self._in_order: deque[Reply] = deque()
         # When the oldest is too old, at the earliest.
         self._due = 0.0
@@ -330,16 +362,24 @@ class Operations:
         who, n = operation
         replies = self._replies.get(who)
         if replies is None:
-            replies = self._replies[who] = {}
+            replies = self._replies[who] = Replies(who)
+            self.held += room_of(who)
         in_order = self._in_order
         if not in_order:
             self._due = event.when + self._age
-        asked = payload if len(payload) <= SHORT else _digest(payload)
-        replies[n] = reply = Reply(who, n, asked, event, record)
+        asked: str | bytes = payload
+        size = len(payload)
+        if size > SHORT:
+            asked = _digest(payload)
+            size = len(asked)
+        elif not payload.isascii():
+            size *= WIDE
+        if len(event.stream) > NAME:
+            size += room_of(event.stream)  # it may outlive its stream
+        # All replies to one have the same text of who that is.
+        replies[n] = reply = Reply(replies.who, n, asked, event, record)
         in_order.append(reply)
-        self.held = held = (
-            self.held + REPLY_BYTES + len(asked) + len(event.body) + (0 if record is None else len(record))
-        )
+        self.held = held = self.held + REPLY_BYTES + size + len(event.body) + (0 if record is None else len(record))
         if len(in_order) > self._most or held > self._limit or event.when > self._due:
             self.forget(event.when)
 
@@ -363,6 +403,7 @@ class Operations:
             del of_one[oldest.n], in_order[0]
             if not of_one:
                 del replies[oldest.who]
+                held -= room_of(oldest.who)
         self.held = held
 
 
@@ -429,7 +470,7 @@ class Log:
         stream = self._streams.get(name)
         if stream is None:
             stream = self._streams[name] = Stream(name, self._epoch)
-            self._grow(STREAM_BYTES + len(name))
+            self._grow(STREAM_BYTES + room_of(name))
             if len(self._streams) > self.limits.streams:
                 self.forget(next(iter(self._streams)))
         return stream
@@ -442,7 +483,8 @@ class Log:
         # No history in memory falls back by itself, but a machine's may, as it was, with all its generators of random
         # numbers; the time does not. It costs a fifth of a random number of the system.
         stamp = (self._stamps_from + time.time_ns()) % STAMPS or 1
-        event = Event(name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock(), stamp)
+        # All events of a stream have the same text of its name.
+        event = Event(stream.name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock(), stamp)
         self._grow(stream.append(event, self.limits))
         return event
 
@@ -512,7 +554,7 @@ class Log:
         """Lose a stream's history: its next event begins a new epoch."""
         stream = self._streams.pop(name, None)
         if stream is not None:
-            self._shrink(stream.held + STREAM_BYTES + len(name))
+            self._shrink(stream.held + STREAM_BYTES + room_of(name))
         # Its positions must not be taken for those of one that begins again.
         self._epoch = secrets.token_hex(6)
 

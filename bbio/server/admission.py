@@ -19,6 +19,8 @@ from bbio.handshake import FORWARDED, is_loopback, names_loopback
 from bbio.ratelimit import RateLimitedLog, peer
 from bbio.server.binding import Binding, cookies_of
 from bbio.server.limits import Limits
+from bbio.server.lobby import address_of
+from bbio.server.memory import LIGHT, Addresses
 
 # Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
 LINGER = 1.0
@@ -29,6 +31,8 @@ UNIX = "unix"
 MAX_STRANGERS = 100
 # Where a request has the client's address.
 REMOTE = web.RequestKey("remote", str)
+# Where a POST has its body.
+BODY = web.RequestKey("bbio.body", bytes)
 # Headers that browsers add by themselves, whatever site has asked them to connect.
 CREDENTIALS = ("Cookie", "Authorization")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -77,6 +81,8 @@ class Admission:
                 f'or "unix" for a proxy that connects through a Unix socket'
             ) from None
         self._limits = limits
+        # Those of the clients.
+        self.addresses = Addresses(limits)
         self._log = RateLimitedLog(logger)
         self._strangers: set[str] = set()
         # By session: what the request that opened it came with, Socket.IO's `environ`.
@@ -95,9 +101,13 @@ class Admission:
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in proxy for proxy in self._proxies)
 
+    def is_proxy(self, transport: asyncio.BaseTransport | None) -> bool:
+        """Whether a proxy that is believed is at the other end of a connection."""
+        return self._unix if _is_unix(transport) else self._trusted(address_of(transport))
+
     def _is_proxied(self, request: web.BaseRequest) -> bool:
         """Whether a proxy that is believed has sent the request."""
-        return self._unix if _is_unix(request) else self._trusted(request.remote)
+        return self._unix if _is_unix(request.transport) else self._trusted(request.remote)
 
     def remote(self, request: web.BaseRequest) -> str:
         """The client's address: of X-Forwarded-For the last that is no trusted proxy's, if such a proxy sent it."""
@@ -248,7 +258,7 @@ class Admission:
         deadline = asyncio.timeout(self._limits.body_time if request.method == "POST" else None)
         try:
             async with deadline:
-                return await handle(request)
+                return await (self._with_body(handle, request) if request.method == "POST" else handle(request))
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -257,6 +267,22 @@ class Admission:
             if request.transport is not None and not request.transport.is_closing():
                 raise
             return web.Response(status=499, text="the client is gone")  # no error of the server, and nobody reads it
+
+    async def _with_body(self, handle: Handler, request: web.Request) -> web.StreamResponse:
+        """Handle a request once all of its body is there; what there is of it counts to its address until then."""
+        address, blocks, held = self.addresses.of(request[REMOTE]), [], 0
+        try:
+            async for block in request.content.iter_any():
+                if held + len(block) > LIGHT and not address.has_room(len(block)):
+                    return web.Response(status=503, text="the bodies that arrive are too large, and too many")
+                address.add(len(block))
+                held += len(block)
+                blocks.append(block)
+            request[BODY] = b"".join(blocks)
+            blocks.clear()
+            return await handle(request)
+        finally:
+            address.add(-held)
 
 
 def _each(names: str | Iterable[str]) -> Iterable[str]:
@@ -340,14 +366,13 @@ def _ascii(host: str) -> str:
     return host if host.isascii() else host.encode("idna").decode()
 
 
-def _is_unix(request: web.BaseRequest) -> bool:
-    transport = request.transport
+def _is_unix(transport: asyncio.BaseTransport | None) -> bool:
     connection = None if transport is None else transport.get_extra_info("socket")
     return connection is not None and connection.family == getattr(socket, "AF_UNIX", None)
 
 
 def _name_of_peer(request: web.BaseRequest) -> str:
-    return UNIX if _is_unix(request) else request.remote or ""
+    return UNIX if _is_unix(request.transport) else request.remote or ""
 
 
 def _is_over_loopback(request: web.BaseRequest) -> bool:

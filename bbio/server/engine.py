@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from sys import getsizeof
 from typing import Any, cast
 
 import engineio
@@ -28,7 +29,7 @@ from engineio.payload import Payload
 from bbio import protocol
 from bbio.errors import BadRequest, ConfigurationError, InternalError
 from bbio.ratelimit import RateLimitedLog
-from bbio.server.admission import REMOTE
+from bbio.server.admission import BODY, REMOTE
 from bbio.server.batch import Batch
 from bbio.server.budget import JOIN_SECONDS, PACKET_SECONDS, Budget, Flooded, Intake, Rate, Resting
 from bbio.server.connection import ClientSocket
@@ -207,8 +208,9 @@ class FastSocket(async_socket.AsyncSocket):
     def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         payload = b"43%b,%d%b" % (socket.namespace, ack_id, arguments)
         if self.transport is None:
-            self._queued_answers += len(payload)
-            self.enqueue(engine_packet.Packet(encoded_packet=payload.decode()))
+            packet = engine_packet.Packet(encoded_packet=payload.decode())
+            self._queued_answers += getsizeof(packet.data)
+            self.enqueue(packet)
             return
         data = frame(payload)
         if self.lag is not None:
@@ -279,7 +281,7 @@ class FastSocket(async_socket.AsyncSocket):
         """Keep a packet for the next poll; only while not `live`."""
         if self.closed:
             return
-        self._queued_bytes += len(pkt.data) if isinstance(pkt.data, (str, bytes)) else 64
+        self._queued_bytes += getsizeof(pkt.data)  # a text with one wide character takes four bytes for each
         events = self._queued_bytes - self._queued_answers
         if events > self.server.limits.send_buffer and self.queue.qsize() > 0:
             self.drop(SLOW)
@@ -455,10 +457,7 @@ class FastSocket(async_socket.AsyncSocket):
             self.drop("aborted poll")
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
-        request = environ["aiohttp.request"]
-        # All of it: the library takes what has arrived so far for the whole.
-        body = await request.content.readexactly(request.content_length or 0)
-        for part in parts(body):
+        for part in parts(environ["aiohttp.request"][BODY]):
             try:
                 with decoding():
                     packets = Payload(encoded_payload=part.decode()).packets

@@ -136,6 +136,7 @@ class Followed:
         """The next event is told."""
         self.offset = event.offset
         self.stamp = event.stamp
+        event.stream = self.name  # the same text for all, however many the ring holds
         recent, rings, size = self.recent, self.rings, len(event.body)
         recent.append(event)
         self.size += size
@@ -172,7 +173,9 @@ class Followed:
             and size <= self.rings.size
             and self.fits(position, events)
         ):
-            self.recent.extendleft(reversed(events[:older]))
+            for event in reversed(events[:older]):
+                event.stream = self.name
+                self.recent.appendleft(event)
             self.rings.bytes += size - self.size + EVENT_BYTES * older
             self.size = size
             self.base = position.stamp

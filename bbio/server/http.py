@@ -7,6 +7,7 @@ import hashlib
 import logging
 from http import HTTPStatus
 from pathlib import Path
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http import SERVER_SOFTWARE
@@ -15,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog, peer
 from bbio.server.admission import Handler
+from bbio.server.lobby import Lobby
 
 STATIC = Path(__file__).parent.parent / "static"
 MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".map": "application/json"}
@@ -77,19 +79,32 @@ class QuietHandler(web.RequestHandler):
         return response
 
 
-class QuietServer(web.Server):
-    """An HTTP server whose connections are handled by `QuietHandler`."""
+class OwnServer(web.Server):
+    """An HTTP server whose connections are handled by `QuietHandler`, and wait for their requests in a lobby."""
+
+    lobby: Lobby
 
     def __call__(self) -> web.RequestHandler:
         handler = super().__call__()
         handler.__class__ = QuietHandler
         return handler
 
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self.lobby.came(handler, transport)
 
-def quieten(runner: web.AppRunner) -> None:
-    """Have a runner that is set up answer requests that are no HTTP without a word of what was sent."""
-    assert runner.server is not None
-    runner.server.__class__ = QuietServer
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.lobby.left(handler)
+
+
+def own(runner: web.AppRunner, lobby: Lobby) -> None:
+    """Have a runner that is set up bound its connections, and answer no HTTP without a word of what was sent."""
+    server = runner.server
+    assert server is not None
+    server.__class__ = OwnServer
+    cast(OwnServer, server).lobby = lobby
+    server.request_handler = lobby.around(server.request_handler)
 
 
 def hide_version(response: web.StreamResponse) -> None:

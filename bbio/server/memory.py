@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 from weakref import WeakValueDictionary
 
 from bbio.server.limits import Limits
 
 # Requests of less text are not weighed: what the places of one connection hold of them is bounded by their number.
 LIGHT = 4_096
-# What Python holds at most for a value, a list and an object of JSON, besides the text itself.
+# What Python holds at most for a number, a text, a list and an object of JSON, besides the characters.
 VALUE_BYTES = 40
-LIST_BYTES = 64
+TEXT_BYTES = 52
+LIST_BYTES = 90
 OBJECT_BYTES = 240
 # Bits of an IPv6 address that one customer of a provider cannot choose.
 NETWORK_BITS = 64
@@ -25,16 +27,16 @@ def weigh(text: str | bytes) -> int:
 
     Example:
         >>> weigh('{"id": 1}'), weigh("[" + "[]," * 2_000 + "[]]")
-        (0, 214132)
+        (0, 272188)
     """
     if len(text) <= LIGHT:
         return 0
     if isinstance(text, bytes):
         text = text.decode()
-    values, lists, objects = text.count(","), text.count("["), text.count("{")
-    # Texts with one wide character take up to four bytes for each.
-    wide = 1 if text.isascii() else 4
-    return len(text) * wide + values * VALUE_BYTES + lists * LIST_BYTES + objects * OBJECT_BYTES
+    values, quotes, lists, objects = text.count(","), text.count('"'), text.count("["), text.count("{")
+    # The text, which has a copy in UTF-8 once it was decoded unless it is ASCII, and the characters of its values.
+    characters = len(text) * (2 if text.isascii() else 12)
+    return characters + values * VALUE_BYTES + quotes // 2 * TEXT_BYTES + lists * LIST_BYTES + objects * OBJECT_BYTES
 
 
 class ByteBudget:
@@ -66,14 +68,16 @@ class ByteBudget:
 
 
 class Address(ByteBudget):
-    """What the clients of one address hold together, and how many connections they have."""
+    """What the clients of one address hold together, how many sessions they have, and who is in the lobby."""
 
-    __slots__ = ("__weakref__", "connections", "name")
+    __slots__ = ("__weakref__", "connections", "name", "waiting")
 
     def __init__(self, name: str, limit: float, whole: ByteBudget) -> None:
         super().__init__(limit, whole)
         self.name = name
         self.connections = 0
+        # Connections without a whole request, longest first.
+        self.waiting: dict[Any, None] = {}
 
     @property
     def is_over(self) -> bool:

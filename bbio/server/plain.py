@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from bbio import protocol
 from bbio.errors import BadRequest
-from bbio.server.admission import REMOTE
+from bbio.server.admission import BODY, REMOTE
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
 from bbio.server.limits import Limits
@@ -25,6 +25,8 @@ from bbio.server.turnstile import put_before
 
 # What stands for the arguments of an event that cannot be read.
 UNREADABLE = object()
+# Where a session's environ counts the joins that were refused.
+REFUSALS = "bbio.refusals"
 
 # The values of an array, each as JSON: what the library sends it looks through, value by value.
 raw_values = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -151,6 +153,7 @@ class PlainServer(SharedServer):
         # Of any namespace the library asks the handlers below, which refuse what is not served.
         super().__init__(serializer=serializer, namespaces="*", **options)
         self._dispatch("*")
+        self._limits = limits
         # By session: the address that it counts for.
         self._addresses: dict[str, Address] = {}
         self._count_sessions()
@@ -178,9 +181,21 @@ class PlainServer(SharedServer):
         self.eio.on("disconnect", ended)
 
     async def _connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
-        if not self.has_namespace(namespace):
-            raise socketio.exceptions.ConnectionRefusedError(self.refuse_namespace(namespace))
-        return await super()._connect(namespace, sid, environ, auth)
+        accepted = False
+        try:
+            if not self.has_namespace(namespace):
+                raise socketio.exceptions.ConnectionRefusedError(self.refuse_namespace(namespace))
+            accepted = await super()._connect(namespace, sid, environ, auth)
+            return accepted
+        finally:
+            if accepted is False:
+                self._count_refusal(environ, self.manager.eio_sid_from_sid(sid, namespace))
+
+    def _count_refusal(self, environ: dict[str, Any], eio_sid: str) -> None:
+        environ[REFUSALS] = refusals = environ.get(REFUSALS, 0) + 1
+        if refusals > self._limits.bad_namespaces:
+            self.quiet.info("ending %s: too many namespaces that it may not join", eio_sid)
+            self._do(self.eio.disconnect(eio_sid))
 
     def deliver(self, links: Iterable[PlainLink], skip: PlainLink | None, namespace: str, text: bytes) -> None:
         sids = [link.sid for link in links if link is not skip]
@@ -212,9 +227,8 @@ class PlainServer(SharedServer):
         return await super().handle_request(request)
 
     async def _take_post(self, request: web.Request) -> Any:
-        body = await request.content.readexactly(request.content_length or 0)
         session = self.eio.sockets.get(request.query.get("sid"))
-        for part in parts(body):
+        for part in parts(request[BODY]):
             if session is not None:
                 budget = self._budgets.setdefault(session, Budget(self._resting))
                 await budget.take_turn()
@@ -229,7 +243,10 @@ class PlainServer(SharedServer):
         return PlainLink(sid, lambda: self._end(sid, namespace))
 
     def _end(self, sid: str, namespace: str) -> None:
-        task = asyncio.get_running_loop().create_task(self.disconnect(sid, namespace=namespace))
+        self._do(self.disconnect(sid, namespace=namespace))
+
+    def _do(self, ending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(ending)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 

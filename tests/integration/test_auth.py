@@ -109,14 +109,14 @@ async def test_how_large_it_may_be_is_a_limit(serve, dial):
     assert await told(await wire.connect("/other", nested(2))) == nested(2)
 
 
-# The plain engine counts no refusals.
-@pytest.mark.parametrize("engine", ["fast"], indirect=True)
-async def test_who_is_refused_too_often_is_gone(serve, dial):
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_who_is_refused_too_often_is_gone(serve, dial, transport):
     """Joins that are refused count as those of backends that do not exist."""
-    wire = await dial(await serve(Mirror, limits=Limits(bad_namespaces=2)))
-    for _ in range(2):
-        with pytest.raises(ConnectRefused):
-            await wire.connect("/mirror", [1])
+    wire = await dial(await serve(Mirror, limits=Limits(bad_namespaces=2)), transport=transport)
+    with pytest.raises(ConnectRefused):
+        await wire.connect("/none")
+    with pytest.raises(ConnectRefused):
+        await wire.connect("/mirror", [1])
     await wire.send(f"{MESSAGE}{CONNECT}/mirror,[1]")
     await wire.ended()
 

@@ -5,6 +5,7 @@ import asyncio
 import inspect
 import subprocess
 import sys
+from sys import getsizeof
 from unittest.mock import Mock
 
 import attrs
@@ -131,6 +132,20 @@ async def test_twice_the_buffer_is_the_bound(socket, waiting, dropped):
         socket.write(b"4" + b"x" * 80)
         socket.flush()
     assert transport.aborted is dropped
+
+
+@pytest.mark.parametrize(("texts", "dropped"), [(["x" * 600] * 2, False), (["\U0001f600" * 150] * 2, True)])
+async def test_what_waits_for_a_poll_is_counted_as_python_holds_it(socket, texts, dropped):
+    """Wide characters take four bytes each, in events and in answers alike: answers do not count."""
+    socket.transport = None
+    client = Mock(namespace=b"/todos")
+    for text in texts * 3:
+        socket.ack(client, 7, text.encode())
+    assert not socket._ended
+    assert socket._queued_bytes == socket._queued_answers
+    for text in (texts[0][: 600 if dropped else 500], texts[1][: 600 if dropped else 300]):
+        socket.write(b"4" + text.encode())
+    assert socket._ended is dropped
 
 
 async def test_what_a_client_asked_for_does_not_count_like_a_broadcast(socket):
@@ -265,7 +280,7 @@ async def test_what_waits_for_a_poll_has_a_bound(socket):
     assert not socket._ended, "what it has asked for is none of that"
     await socket.poll()
     socket.enqueue(packet)
-    assert (socket._ended, socket.address.held) == (False, 1_500)
+    assert (socket._ended, socket.address.held) == (False, getsizeof("x" * 1_500))
     socket.enqueue(packet)
     assert (socket._ended, socket.address.held) == (True, 0)
 

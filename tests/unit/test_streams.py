@@ -249,7 +249,7 @@ def test_a_long_request_is_kept_as_a_digest():
     operations = Operations()
     long = '["sync",{"a":1,"b":"%s"}]' % ("x" * SHORT)
     operations.keep(("c", 1), long, event(body=b"1"))
-    assert operations.held == REPLY_BYTES + 16 + 1
+    assert operations.held == len("c") + REPLY_BYTES + 16 + 1
     assert operations.find(("c", 1), long).duplicate
     assert operations.find(("c", 1), long.replace('"a":1,', "").replace("}]", ',"a":1,"channel":null}]')).duplicate
     with pytest.raises(Conflict):
@@ -283,7 +283,7 @@ def test_what_is_too_old_is_dropped_without_another_write():
     clock.now = 86_402.0
     log.kept.expire()
     assert (kept(log), len(log.operations)) == ([], 1)
-    assert log.kept.held == log.held == STREAM_BYTES + 2 + REPLY_BYTES + len(ASKED) + 2
+    assert log.kept.held == log.held == STREAM_BYTES + 2 + len("c") + REPLY_BYTES + len(ASKED) + 2
     assert log.stream("c:").position.offset == 2
 
 
