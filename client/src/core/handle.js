@@ -218,7 +218,7 @@ export class Handle extends Emitter {
    * @param {Mirror[]} origins
    */
   wrote(request, result, meta, origins) {
-    const method = NOTIFIED_AS.get(request.method);
+    const method = meta?.m ?? NOTIFIED_AS.get(request.method);
     if (!method) return;
     const raw = typeof result === 'object' && result !== null ? result : request.model;
     this.#told.add(placeOf(meta));

@@ -220,7 +220,7 @@ export class Session {
       if (kind === 'moved' && effect !== effects.at(-1)) continue;
       this.#tell(handle, news.splice(0));
       // The event of a write whose answer has not come yet.
-      if (answered) this.#succeed(/** @type {Timed} */ (answered), model, meta);
+      if (answered) this.#succeed(/** @type {Timed} */ (answered), model, { ...meta, m: method });
       else if (effect.do === 'listen') this.#listen(handle, effect);
       else if (effect.do === 'read') handle.reread(effect.renewed);
       else if (effect.do === 'moved') handle.moved();
