@@ -423,9 +423,15 @@ def reply(body: bytes) -> bytes:
     return b"[null,%b]" % body
 
 
-def reply_v1(body: bytes, event: Event) -> bytes:
-    """The same with the position of the write. Whose operation it was, the writer knows."""
-    return b"[null,%b,%b]" % (body, _position(event, None))
+def reply_v1(body: bytes, event: Event, method: str) -> bytes:
+    """The same with the position of the write. Whose operation it was, the writer knows.
+
+    Where others are told of a create and `method`, the request's, is another, the writer is told that as well.
+    """
+    place = _position(event, None)
+    if event.method == "create" and method != "create":
+        place = place[:-1] + b',"m":"create"}'
+    return b"[null,%b,%b]" % (body, place)
 
 
 def read_reply_v1(

@@ -10,7 +10,7 @@ const { version } = JSON.parse(readFileSync(`${here}package.json`, 'utf8'));
 const shared = {
   absWorkingDir: here,
   bundle: true,
-  target: 'es2020',
+  target: 'es2022',
   charset: 'utf8',
   banner: { js: `/*! bbio-client ${version} | MIT */` },
   external: ['socket.io-client'],

@@ -186,7 +186,7 @@ class SyncExchange(Exchange):
             followed = delivery.take(event)
         audience = socket.audiences.get(event.stream)
         place = event if audience is None else structs.replace(event, epoch=marked(event.epoch, audience))
-        self.reply(protocol.reply_v1(body, place))
+        self.reply(protocol.reply_v1(body, place, self.req.method))
         if followed is not None and (
             followed.legacy or len(followed.version_1) > 1 or socket not in followed.version_1
         ):

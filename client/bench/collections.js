@@ -36,7 +36,7 @@ function pageOf(server) {
     emit(event, ...args) {
       const ack = args.pop();
       if (event === 'sync') ack(...JSON.parse(server.read));
-      else if (event === 'listen') ack(JSON.parse(server.listen()));
+      else if (event === 'listen') ack(JSON.parse(server.listened));
     },
     become(connected) {
       socket.connected = connected;
@@ -48,7 +48,7 @@ function pageOf(server) {
   return { Backbone, socket };
 }
 
-const reply = (events = [], offset = 0) => ({
+const reply = (events, offset) => ({
   v: 1,
   event: 'backend',
   streams: { 'c:': { epoch: 'e', offset, recovered: true, events }, '*': { epoch: 'e', offset: 0, recovered: true, events: [] } },
@@ -57,12 +57,13 @@ const reply = (events = [], offset = 0) => ({
 /** A server that holds `models`, and a collection of a page that is connected to it. */
 function world(models, bound) {
   let rev = 0;
-  const server = { offset: 0, events: [], hold: (held) => { server.read = JSON.stringify([null, held, { r: held.map(() => (rev += 1)) }]); } };
+  const server = { offset: 0, hold: (held) => { server.read = JSON.stringify([null, held, { r: held.map(() => (rev += 1)) }]); } };
   server.hold(models);
-  server.listen = () => JSON.stringify(reply(server.events, server.offset));
-  server.miss = (method, held) => {
-    server.events = held.map((model) => [method, model, { s: 'c:', e: 'e', o: (server.offset += 1), r: (rev += 1) }]);
+  const tell = (events) => {
+    server.listened = JSON.stringify(reply(events, server.offset));
   };
+  tell([]);
+  server.miss = (method, held) => tell(held.map((model) => [method, model, { s: 'c:', e: 'e', o: (server.offset += 1), r: (rev += 1) }]));
   const { Backbone, socket } = pageOf(server);
   const collection = new (Backbone.Collection.extend({ backend: 'things' }))();
   if (bound) collection.bindBackend();

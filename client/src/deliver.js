@@ -27,20 +27,24 @@ export function delivering(change) {
  * @returns {(...args: any[]) => any} one that does the same, except while something is delivered
  */
 export function delivered(original) {
-  /** @this {any} @param {string} name @param {...any} args */
-  return function trigger(name, ...args) {
-    if (depth === 0 || typeof name !== 'string' || name.includes(' ')) return original.apply(this, [name, ...args]);
-    const { [name]: own, all } = this._events ?? {};
-    const rest = all && [...all];
-    if (own) each(own, args);
-    if (rest) each(rest, [name, ...args]);
+  /** @this {any} @param {...any} args the event's name first */
+  return function trigger(...args) {
+    const [name] = args;
+    if (depth === 0 || typeof name !== 'string' || name.includes(' ')) return original.apply(this, args);
+    if (!this._events) return this;
+    const { [name]: own, all } = this._events;
+    // Who begins to listen meanwhile is not called; for who stops, Backbone makes another list.
+    const count = all?.length;
+    if (own) each(own, own.length, args.slice(1));
+    if (all) each(all, count, args);
     return this;
   };
 }
 
-/** @param {{callback: Function, ctx: any}[]} listeners @param {any[]} args */
-function each(listeners, args) {
-  for (const { callback, ctx } of [...listeners]) {
+/** @param {{callback: Function, ctx: any}[]} listeners @param {number} count how many of them @param {any[]} args */
+function each(listeners, count, args) {
+  for (let n = 0; n < count; n += 1) {
+    const { callback, ctx } = listeners[n];
     try {
       callback.apply(ctx, args);
     } catch (err) {

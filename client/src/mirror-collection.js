@@ -6,7 +6,7 @@ import { delivering } from './deliver.js';
 import { homes } from './homes.js';
 import { Mirror, REMOTE, destroyed, unset } from './mirror.js';
 import { turnPage } from './page.js';
-import { complete, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
+import { complete, isPlain, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
 import { isLeaving } from './writes.js';
 
 /** Words of a query that say which page of it is meant. */
@@ -49,7 +49,7 @@ export class CollectionMirror extends Mirror {
   idOf(raw) {
     const { target } = this;
     const name = target.model.prototype?.idAttribute ?? 'id';
-    const id = target.modelId ? target.modelId({ ...raw }, name) : raw[name];
+    const id = target.modelId ? target.modelId(isPlain(target, 'modelId') ? raw : { ...raw }, name) : raw[name];
     if (id !== undefined && id !== null) return id;
     const named = raw[this.#idName ?? name];
     if (named !== undefined && named !== null) return named;
@@ -108,7 +108,8 @@ export class CollectionMirror extends Mirror {
     const merged = this.merged(model, raw, rev);
     if (!merged) return undefined;
     unset(model, merged.gone);
-    return { ...merged.attributes, [model.idAttribute]: model.id };
+    merged.attributes[model.idAttribute] = model.id;
+    return merged.attributes;
   }
 
   /** @param {any} raw @param {number | undefined} rev @returns {any} a new model that shows it */
@@ -278,11 +279,10 @@ export class CollectionMirror extends Mirror {
     this.#remember(asked, options);
     const { data } = this.asked;
     // A server may give its own meaning to `data`; then it says nothing of what others write.
-    const fits = Array.isArray(response) && response.every((/** @type {any} */ raw) => matches(data, raw));
-    this.query = meta?.next !== undefined && fits ? data : undefined;
+    const isQuery = meta?.next !== undefined && Array.isArray(response);
+    this.query = isQuery && response.every((/** @type {any} */ raw) => matches(data, raw)) ? data : undefined;
     const { target, handle } = this;
-    const revs = new Map(Array.isArray(response) ? response.map((raw, n) => [raw, meta?.r?.[n] ?? undefined]) : []);
-    /** @type {Map<any, Entry>} */
+    /** What is news to the page. @type {Map<any, Entry>} */
     let entries = new Map();
     const creating = [...this.pending].filter(({ method, model }) => method === 'create' && this.#has(model));
     const staying = new Map(creating.map(({ model }) => [model, target.indexOf(model)]));
@@ -292,7 +292,7 @@ export class CollectionMirror extends Mirror {
     target.parse = (/** @type {any[]} */ ...args) => {
       const list = parse.apply(target, args);
       const raws = Array.isArray(list) ? list : list ? [list] : [];
-      entries = new Map(raws.map((/** @type {any} */ raw) => [raw, { raw: clone(raw), rev: revs.get(raw) }]));
+      entries = this.#news(raws, response, Array.isArray(meta?.r) ? meta.r : []);
       return Array.isArray(list) ? this.#withOwn(list, staying, entries) : list;
     };
     const parsed = (/** @type {any} */ model, /** @type {any} */ raw, /** @type {any} */ outcome, /** @type {boolean} */ plain) => {
@@ -317,6 +317,35 @@ export class CollectionMirror extends Mirror {
   }
 
   /**
+   * @param {any[]} raws models that were read
+   * @param {any} response where they were
+   * @param {(number | null)[]} revs in its order
+   * @returns {Map<any, Entry>} those that the page does not show just like that
+   */
+  #news(raws, response, revs) {
+    const list = Array.isArray(response) ? response : [];
+    const revOf = raws === list ? undefined : new Map(list.map((raw, n) => [raw, revs[n]]));
+    const isPlainly = isPlain(this.target, 'modelId');
+    const news = new Map();
+    for (let n = 0; n < raws.length; n += 1) {
+      const raw = raws[n];
+      const rev = (revOf ? revOf.get(raw) : revs[n]) ?? undefined;
+      if (!isPlainly || !this.#isShown(raw, rev)) news.set(raw, { raw: clone(raw), rev });
+    }
+    return news;
+  }
+
+  /** @param {any} raw @param {number | undefined} rev @returns {boolean} whether its model shows just that */
+  #isShown(raw, rev) {
+    const { target, handle, replica } = this;
+    const model = rev === undefined ? undefined : target._byId[target.modelId(raw, target.model.prototype?.idAttribute)];
+    const shown = model && shownBy(model, handle);
+    if (!shown?.plain || shown.rev !== rev || replica.truth(model.id) !== shown.raw) return false;
+    // A server may tell the same revision otherwise, to another user.
+    return same(shown.raw, raw);
+  }
+
+  /**
    * Backbone drops what the server does not have; what is on its way there stays where it is, and what is on its way out
    * does not come back.
    * @param {any[]} list models read
@@ -328,7 +357,8 @@ export class CollectionMirror extends Mirror {
     const kept = leaving.size === 0 ? list : list.filter((raw) => !leaving.has(String(this.idOf(raw))));
     // Before 1.2 Backbone parses models that it is given.
     if (!this.target.modelId) return kept;
-    const all = kept.map((raw) => this.#renamed(raw, entries) ?? raw);
+    const name = this.target.model.prototype?.idAttribute ?? 'id';
+    const all = this.#idName && this.#idName !== name ? kept.map((raw) => this.#renamed(raw, name, entries) ?? raw) : [...kept];
     for (const [model, index] of staying) all.splice(Math.min(index, all.length), 0, model);
     return all;
   }
@@ -336,14 +366,14 @@ export class CollectionMirror extends Mirror {
   /**
    * Backbone does not know a model again whose id has another name in the page.
    * @param {any} raw
+   * @param {string} name what the page calls the id
    * @param {Map<any, Entry>} entries
    * @returns {any} the model, set to what was read
    */
-  #renamed(raw, entries) {
+  #renamed(raw, name, entries) {
     const { target } = this;
-    const name = target.model.prototype?.idAttribute ?? 'id';
-    if (!this.#idName || this.#idName === name || (target.modelId({ ...raw }, name) ?? undefined) !== undefined) return undefined;
-    const model = target.get(raw[this.#idName]);
+    if ((target.modelId({ ...raw }, name) ?? undefined) !== undefined) return undefined;
+    const model = target.get(raw[/** @type {string} */ (this.#idName)]);
     const entry = entries.get(raw);
     if (!model || !entry) return undefined;
     entry.model = model;

@@ -1,9 +1,9 @@
-import { clone, same } from './core/json.js';
+import { clone, same, snapshot } from './core/json.js';
 import { Replica } from './core/replica.js';
 import { guarded } from './core/report.js';
 import { delivering } from './deliver.js';
-import { note, shownBy } from './shown.js';
-import { isPending, pendingOn, writesOf } from './writes.js';
+import { isPlain, note, shownBy } from './shown.js';
+import { isPending, isWaiting, pendingOn, writesOf } from './writes.js';
 
 /**
  * A bound collection or model: it takes what the backend tells, knows what the server holds, and undoes local changes
@@ -18,6 +18,7 @@ import { isPending, pendingOn, writesOf } from './writes.js';
  * @property {any} truth the model as it is
  * @property {number | undefined} rev its revision
  * @property {any} [maker]
+ * @property {News | undefined} told what the application is to hear
  */
 
 /** Passed with every change that comes from the server, for listeners that tell the two apart. */
@@ -73,23 +74,23 @@ export class Mirror {
    * @param {boolean} [again] make changes even when they are known: a read may have undone them
    */
   take(list, again = false) {
-    /** @type {Map<any, {turn: Turn, told: News | undefined}>} */
+    /** @type {Map<any, Turn>} */
     let round = new Map();
     for (const news of list) {
       const id = guarded(() => this.idOf(news.raw));
       if (!this.concerns(id)) continue;
       const key = id === undefined ? news : String(id);
       if (round.has(key)) {
-        this.#carryOut(round);
+        this.#carryOut([...round.values()]);
         round = new Map();
       }
       const turn = this.#weigh(id, news, again);
       if (turn) round.set(key, turn);
     }
-    if (round.size > 0) this.#carryOut(round);
+    if (round.size > 0) this.#carryOut([...round.values()]);
   }
 
-  /** @param {any} id @param {News} news @param {boolean} again */
+  /** @param {any} id @param {News} news @param {boolean} again @returns {Turn | undefined} */
   #weigh(id, news, again) {
     const { method, raw, meta, maker } = news;
     // Of a delete the id alone is told; what was there is known here.
@@ -98,19 +99,25 @@ export class Mirror {
     // Streams overtake each other: an update may come before the create that lets the model in.
     if (!isNews && !again && method !== 'create') return undefined;
     const truth = id === undefined ? raw : this.replica.truth(id);
-    const turn = { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker };
-    return { turn, told: isNews && !maker ? { ...news, raw: gone ? { ...gone, ...raw } : raw } : undefined };
+    const told = !isNews || maker ? undefined : gone ? { method, raw: { ...gone, ...raw } } : news;
+    return { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker, told };
   }
 
-  /** @param {Map<any, {turn: Turn, told: News | undefined}>} round */
-  #carryOut(round) {
-    delivering(() => this.change([...round.values()].map(({ turn }) => turn)));
+  /** @param {Turn[]} turns */
+  #carryOut(turns) {
+    delivering(() => this.change(turns));
     const { prefix } = this.handle;
-    for (const { told } of round.values()) {
-      if (!told || !this.target._events) continue;
-      delivering(() => this.target.trigger(prefix, told.method, clone(told.raw)));
-      this.trigger(told.method, clone(told.raw));
+    for (const { told } of turns) {
+      if (!told) continue;
+      this.#announce(prefix, told, [told.method]);
+      this.#announce(`${prefix}:${told.method}`, told, []);
     }
+  }
+
+  /** @param {string} event @param {News} told @param {any[]} args what comes before the record, a copy of which each listener may change */
+  #announce(event, { raw }, args) {
+    const { target } = this;
+    if (target._events?.[event] || target._events?.all) delivering(() => target.trigger(event, ...args, clone(raw)));
   }
 
   /**
@@ -155,11 +162,19 @@ export class Mirror {
   merged(model, raw, rev, keep) {
     const known = shownBy(model, this.handle);
     if (known && (known.raw === raw || (rev !== undefined && known.rev !== undefined && rev <= known.rev))) return undefined;
-    const parsed = model.parse(clone(raw), { ...REMOTE }) ?? {};
-    note(model, this.handle, { rev, raw, parsed });
-    const stays = (/** @type {string} */ key) => isPending(model, key) || keep?.(key);
-    const gone = (known?.names ?? []).filter((key) => !(key in parsed) && !stays(key) && key in model.attributes);
-    return { attributes: Object.fromEntries(Object.entries(parsed).filter(([key]) => !stays(key))), gone };
+    const given = clone(raw);
+    const parsed = model.parse(given, { ...REMOTE }) ?? {};
+    const plain = parsed === given && isPlain(model, 'parse');
+    note(model, this.handle, { rev, raw, parsed, plain });
+    // What the application's own gives may be kept by it.
+    const attributes = plain ? parsed : { ...parsed };
+    let gone = known ? known.names.filter((key) => !(key in parsed) && key in model.attributes) : [];
+    if (keep || isWaiting(model)) {
+      const stays = (/** @type {string} */ key) => isPending(model, key) || keep?.(key);
+      gone = gone.filter((key) => !stays(key));
+      for (const key of Object.keys(attributes)) if (stays(key)) delete attributes[key];
+    }
+    return { attributes, gone };
   }
 
   /**
@@ -229,7 +244,7 @@ export class Mirror {
 
 /** @param {any} model @param {string} key @param {Record<string, any>} attributes where to find its value, if it has one */
 export function assign(model, key, attributes) {
-  if (attributes[key] !== undefined) model.set(key, attributes[key], REMOTE);
+  if (attributes[key] !== undefined) model.set(key, snapshot(attributes[key]), REMOTE);
   else if (key in model.attributes) model.unset(key, REMOTE);
 }
 

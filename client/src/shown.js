@@ -11,20 +11,11 @@ import { isPending } from './writes.js';
  * @property {any} raw what was said, to know it again
  * @property {Record<string, any>} base the attributes it came to, and those that the page had added before
  * @property {string[]} names those of them that came from the server
+ * @property {boolean} plain whether that is all of what was said, as it was said
  */
 
 /** @type {WeakMap<object, Shown>} */
 const shown = new WeakMap();
-
-/** @type {WeakMap<object, string>} */
-const places = new WeakMap();
-
-/** @param {import('./core/handle.js').Handle} handle @returns {string} */
-function placeOf(handle) {
-  let place = places.get(handle);
-  if (place === undefined) places.set(handle, (place = JSON.stringify([handle.name, handle.channel])));
-  return place;
-}
 
 /**
  * @param {any} model
@@ -33,7 +24,7 @@ function placeOf(handle) {
  */
 export function shownBy(model, handle) {
   const known = shown.get(model);
-  return known?.place === placeOf(handle) ? known : undefined;
+  return known?.place === handle.place ? known : undefined;
 }
 
 /**
@@ -49,7 +40,7 @@ export function note(model, handle, { rev, raw, parsed, plain = false }) {
   const own = parsed ? names : names.filter((name) => name in attributes);
   const before = shown.get(model);
   const base = plain ? raw : copied(parsed ?? attributes);
-  const now = { place: placeOf(handle), rev, raw, base, names: own };
+  const now = { place: handle.place, rev, raw, base, names: own, plain };
   shown.set(model, now);
   if (!before) complete(model);
   else if (Object.keys(before.base).length > before.names.length) {
@@ -88,6 +79,20 @@ function first(prototype) {
   return next === null || Object.getPrototypeOf(next) === null ? prototype : first(next);
 }
 
+/** Methods of Backbone's own that have another in their place for now. @type {WeakMap<Function, Function>} */
+const watched = new WeakMap();
+
+/**
+ * @param {any} object a model or collection
+ * @param {string} name of a method
+ * @returns {boolean} whether that is Backbone's own
+ */
+export function isPlain(object, name) {
+  const its = first(object)[name];
+  const found = object[name];
+  return (watched.get(found) ?? found) === (watched.get(its) ?? its);
+}
+
 /**
  * Run what has models parsed, and tell of each as soon as its `parse` is done.
  * @param {any[]} models
@@ -97,19 +102,20 @@ function first(prototype) {
  * @param {() => void} run
  */
 export function watchingParse(models, Kind, parsed, run) {
-  const kinds = new Set([Kind?.prototype, ...models.map((model) => Object.getPrototypeOf(model))]);
+  const kinds = new Set([Kind?.prototype]);
+  for (const model of models) kinds.add(Object.getPrototypeOf(model));
   const found = [...kinds].filter((prototype) => typeof prototype?.parse === 'function');
-  const owns = new Map(found.map((prototype) => [prototype, first(prototype).parse]));
   const kept = found.map((prototype) => {
     const own = Object.getOwnPropertyDescriptor(prototype, 'parse');
     const { parse } = prototype;
-    const plain = parse === owns.get(prototype);
-    /** @this {any} @param {...any} args */
-    const value = function watched(...args) {
-      const outcome = parse.apply(this, args);
-      if (typeof outcome === 'object' && outcome !== null) parsed(this, args[0], outcome, plain);
+    const plain = isPlain(prototype, 'parse');
+    /** @this {any} @param {any} given @param {any} options */
+    const value = function watching(given, options) {
+      const outcome = parse.call(this, given, options);
+      if (typeof outcome === 'object' && outcome !== null) parsed(this, given, outcome, plain && outcome === given);
       return outcome;
     };
+    watched.set(value, watched.get(parse) ?? parse);
     Object.defineProperty(prototype, 'parse', { value, configurable: true, writable: true });
     return { prototype, own };
   });

@@ -26,6 +26,9 @@ export function ended(write) {
   waiting.get(write.model)?.delete(write);
 }
 
+/** @param {any} model @returns {boolean} whether any change of it has no answer yet */
+export const isWaiting = (model) => (waiting.get(model)?.size ?? 0) > 0;
+
 /** @param {any} model @param {string} key @returns {Write | undefined} the latest change of the attribute that waits for its answer */
 export function pendingOn(model, key) {
   let latest;

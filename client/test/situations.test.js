@@ -233,6 +233,19 @@ test('what a form saves under a name of its own is in the list that it names, un
   assert.deepEqual(has, [true, true, false]);
 });
 
+test('a setting that one list of a page saves by its name is in the page\'s other lists of all, and of those like it', async () => {
+  const Backbone = openPage(server.url);
+  const [forms, all, settings, drafts] = [1, 2, 3, 4].map(() => new Backbone.Collection([], { backend: { name: 'upserts', channel: 'two lists' } }).bindBackend());
+  await Promise.all([forms.fetch(), all.fetch(), settings.fetch({ data: { kind: 'setting' } }), drafts.fetch({ data: { kind: 'draft' } })]);
+  const saved = new forms.model({ id: 'size', kind: 'setting' }, { collection: forms });
+  await saved.save();
+  assert.deepEqual([forms, all, settings, drafts].map((list) => Boolean(list.get('size'))), [true, true, true, false]);
+  // To a list that has it not, an update of what is there brings nothing in.
+  all.remove('size');
+  await saved.save({ value: 2 });
+  assert.deepEqual([all.get('size'), settings.get('size').get('value')], [undefined, 2]);
+});
+
 test('handlers by hand are told of an upsert as of a create, then of an update', async () => {
   const Backbone = openPage(server.url);
   const list = new Backbone.Collection([], { backend: 'upserts' });

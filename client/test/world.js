@@ -117,6 +117,8 @@ export class World {
   /** Models that a read without a limit may find, and models of a page. */
   most = 10_000;
   page = 1000;
+  /** Whether nobody is ever told by Socket.IO that a link has died. */
+  silent = false;
   #stores = new Map();
   #logs = new Map();
   #ops = new Map();
@@ -132,6 +134,7 @@ export class World {
     this.busy = random() < 0.3 ? 0.5 : 0;
     this.late = random() < 0.5 ? 0 : 0.3;
     if (random() < 0.3) [this.most, this.page] = [3, 2];
+    this.silent = random() < 0.5;
   }
 
   /** What Socket.IO's `io` is to a client. */

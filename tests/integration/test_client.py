@@ -518,6 +518,20 @@ async def test_pages(serve, todos, io):
         await handle.query({"n": {"$near": 1}})
 
 
+async def test_a_model_that_an_update_creates_is_in_all_collections(serve, io):
+    """Those of the writer itself, too, and such as keep to a query that finds it."""
+
+    class Settings(Backend):
+        store = MemoryStore(upsert=True)
+
+    ann = io(await serve(Settings)).backend("settings")
+    async with ann.collection() as first, ann.collection() as second, ann.collection(data={"kind": "draft"}) as drafts:
+        theme = await ann.update({"id": "theme", "kind": "color"})
+        await second.until(lambda mirror: "theme" in mirror)
+        assert dict(first) == dict(second) == {"theme": theme}
+        assert dict(drafts) == {}
+
+
 async def test_a_collection_keeps_to_its_query(serve, todos, io):
     """What others write comes in while it fits; a page takes in nothing, and lets go of what does not fit."""
     app = await serve(todos)

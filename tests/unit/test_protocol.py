@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bbio import protocol
 from bbio.errors import BadRequest, NotFound
@@ -305,8 +306,12 @@ def test_replies_have_their_form():
     """Success and error are told apart by the first argument; streams say whether they were recovered."""
     assert json.loads(protocol.reply(b"1")) == [None, 1]
     place = {"s": 'c:"room"', "e": "e1", "o": 3, "k": 5}
-    assert json.loads(protocol.reply_v1(b"1", event(0, "~c:1"))) == [None, 1, {**place, "r": 0}]
-    assert json.loads(protocol.reply_v1(b"1", event())) == [None, 1, place]
+    assert json.loads(protocol.reply_v1(b"1", event(0, "~c:1"), "update")) == [None, 1, {**place, "r": 0}]
+    assert json.loads(protocol.reply_v1(b"1", event(), "patch")) == [None, 1, place]
+    made = structs.replace(event(0), method="create")
+    assert json.loads(protocol.reply_v1(b"1", made, "create")) == [None, 1, {**place, "r": 0}]
+    for method in ("update", "patch"):
+        assert json.loads(protocol.reply_v1(b"1", made, method)) == [None, 1, {**place, "r": 0, "m": "create"}]
     assert json.loads(protocol.error_reply(NotFound("gone"))) == [
         {"error": {"name": "NotFound", "message": "gone", "code": 404}}
     ]

@@ -7,7 +7,8 @@
  * `{do: 'ready', first, resumed}` the listen is answered; `{do: 'read', renewed}` history is gone: read everything, then
  * call `complete` (`renewed`: revisions may have begun anew); `{do: 'watch'}` call `overdue` a little later; `{do: 'moved'}` the position changed.
  *
- * @typedef {{s: string, e: string, o: number, k?: number, r?: number, op?: any}} Meta stream, epoch, offset, stamp, revision, operation
+ * @typedef {{s: string, e: string, o: number, k?: number, r?: number, op?: any, m?: string}} Meta stream, epoch, offset, stamp,
+ *   revision, operation; of a reply: what others are told has happened, where that is something else
  * @typedef {{do: string, [field: string]: any}} Effect
  * @typedef {{epoch: string, offset: number, stamp?: number, recovered: boolean, events: [string, any, Meta][]}} StreamReply
  * @typedef {{epoch: string, offset: number, stamp: number, stale: boolean, ahead: Map<number, number>}} Place

@@ -13,8 +13,8 @@ import { guarded } from './report.js';
  * @property {(renewed: boolean) => Promise<void>} reread read everything again and replace what is held
  * @property {(event: string, ...args: any[]) => void} tell trigger an event of the connection
  *
- * @typedef {{method: string, raw: any, meta?: import('./follower.js').Meta, acked?: boolean}} News a notification; `raw` is
- *   not to be changed; `acked`: of a write of this client that was answered before
+ * @typedef {{method: string, raw: any, meta?: import('./follower.js').Meta, own?: boolean, acked?: boolean}} News a notification;
+ *   `raw` is not to be changed; `own`: of a write of this client; `acked`: of one that was answered before
  *
  * @typedef {object} Page
  * @property {any[]} models
@@ -79,6 +79,8 @@ export class Handle extends Emitter {
     this.session = session;
     this.name = session.name;
     this.channel = channel;
+    /** The same for handles of the same backend and channel, one after the other. */
+    this.place = JSON.stringify([this.name, channel]);
     this.follower = new Follower();
   }
 
@@ -198,14 +200,14 @@ export class Handle extends Emitter {
 
   /**
    * Notifications came.
-   * @param {(News & {own: boolean})[]} list `own`: whether this client made the write
+   * @param {News[]} list
    */
   notified(list) {
-    const told = list.map((one) => ({ ...one, acked: one.own && this.#told.has(placeOf(one.meta)) }));
-    for (const { method, raw, meta, own } of told) {
-      if (!own && this.listeners('synced').length > 0) this.emit('synced', method, clone(raw), meta);
+    for (const one of list) if (one.own) one.acked = this.#told.has(placeOf(one.meta));
+    if (this.listeners('synced').length > 0) {
+      for (const { method, raw, meta, own } of list) if (!own) this.emit('synced', method, clone(raw), meta);
     }
-    for (const mirror of [...this.mirrors]) guarded(() => mirror.apply(told));
+    for (const mirror of [...this.mirrors]) guarded(() => mirror.apply(list));
   }
 
   /**
@@ -216,7 +218,7 @@ export class Handle extends Emitter {
    * @param {Mirror[]} origins
    */
   wrote(request, result, meta, origins) {
-    const method = NOTIFIED_AS.get(request.method);
+    const method = meta?.m ?? NOTIFIED_AS.get(request.method);
     if (!method) return;
     const raw = typeof result === 'object' && result !== null ? result : request.model;
     this.#told.add(placeOf(meta));

@@ -213,14 +213,14 @@ export class Session {
       const { do: kind, method, model, meta } = effect;
       const answered = kind === 'apply' ? this.outbox.find(meta?.op) : undefined;
       if (kind === 'apply' && answered?.handle !== handle) {
-        news.push({ method, raw: model, meta });
+        news.push({ method, raw: model, meta, own: this.outbox.owns(meta?.op) });
         continue;
       }
       // The position is not kept before what it stands for has been applied.
       if (kind === 'moved' && effect !== effects.at(-1)) continue;
       this.#tell(handle, news.splice(0));
       // The event of a write whose answer has not come yet.
-      if (answered) this.#succeed(/** @type {Timed} */ (answered), model, meta);
+      if (answered) this.#succeed(/** @type {Timed} */ (answered), model, { ...meta, m: method });
       else if (effect.do === 'listen') this.#listen(handle, effect);
       else if (effect.do === 'read') handle.reread(effect.renewed);
       else if (effect.do === 'moved') handle.moved();
@@ -348,7 +348,7 @@ export class Session {
 
   /** @param {Handle} handle @param {import('./handle.js').News[]} news */
   #tell(handle, news) {
-    if (news.length > 0) handle.notified(news.map((one) => ({ ...one, own: this.outbox.owns(one.meta?.op) })));
+    if (news.length > 0) handle.notified(news);
   }
 
   #flush() {
