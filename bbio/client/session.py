@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
+import msgspec
 
 from bbio import protocol
 from bbio.client.errors import TooLarge, error_of, passing
@@ -54,7 +55,10 @@ class Link(Protocol):
         """Bytes of the largest message that the server takes, if it has said so."""
 
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
-        """Send an event, in order; `answer` is called with the arguments of its ack, if one comes."""
+        """Send an event, in order; `answer` is called with the arguments of its ack, if one comes.
+
+        A request is encoded already, as `msgspec.Raw`: what encodes the packet around it copies it.
+        """
 
     def drop(self) -> None:
         """Close the connection, which is dead; another will be opened."""
@@ -272,20 +276,14 @@ class Session:
         if link is None:
             return
         for entry in self.outbox.due(lambda entry: entry.handle.follower.ready):
-            excess = self._excess(entry, link.max_payload)
-            if excess is None:
-                link.emit("sync", (entry.request,), self._answer(entry, link))
-            else:
-                self._settle(entry, excess)
-
-    def _excess(self, entry: Entry, limit: int | None) -> TooLarge | None:
-        """What is wrong with a request that is larger than the server takes: it would close the connection."""
-        size = 0 if limit is None else len(protocol.encode(entry.request)) + len(self.name) + ENVELOPE
-        if limit is None or size <= limit:
-            return None
-        method = entry.request["method"]
-        message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
-        return TooLarge(message, size=size, limit=limit)
+            body = protocol.encode(entry.request)
+            size, limit = len(body) + len(self.name) + ENVELOPE, link.max_payload
+            if limit is None or size <= limit:
+                link.emit("sync", (msgspec.Raw(body),), self._answer(entry, link))
+            else:  # it would close the connection
+                method = entry.request["method"]
+                message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
+                self._settle(entry, TooLarge(message, size=size, limit=limit))
 
     def probe(self) -> None:
         """Find out whether the server is there; if it does not show, the connection is opened again."""

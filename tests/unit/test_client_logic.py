@@ -3,6 +3,7 @@
 import asyncio
 import gc
 
+import msgspec
 import pytest
 
 from bbio import Busy, Conflict, Forbidden, NotFound, SyncError, Timeout, Unavailable, UnknownOutcome
@@ -16,6 +17,7 @@ from bbio.client.follower import Apply, Follower, Listen, Meta, Read, Ready, Wat
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
 from bbio.client.session import PATIENCE, PROBE, Session, Settings
+from bbio.protocol import decode, encode
 from bbio.testing import Clock
 
 
@@ -333,7 +335,9 @@ class Wire:
         self.dropped = True
 
     def emit(self, event, arguments, answer):
-        self.sent.append((event, arguments, answer))
+        if event == "sync":
+            assert isinstance(arguments[0], msgspec.Raw), "a request is encoded once"
+        self.sent.append((event, tuple(decode(encode(arguments))), answer))
 
     def answer(self, *arguments):
         """Answer what was sent first."""
