@@ -458,14 +458,21 @@ class Connection:
         """Have a session told of what happens in its namespace."""
         namespace = "/" + session.name
 
+        def current(handler: Callable[..., None]) -> Callable[..., None]:
+            """Make a handler that is called until another connection takes the place of this one."""
+
+            def handle(*told: Any) -> None:
+                if self._current is wire:
+                    handler(*told)
+
+            return handle
+
         def joined() -> None:
-            if self._current is wire:
-                self._pause = self._first_pause
-                session.connected(SocketLink(wire, namespace))
+            self._pause = self._first_pause
+            session.connected(SocketLink(wire, namespace))
 
         def left(reason: str) -> None:
-            if self._current is wire:
-                session.disconnected()
+            session.disconnected()
             if self._wire is wire and reason == wire.socket.reason.SERVER_DISCONNECT:
                 pause = REJOIN_PAUSE + random.random() * self._settings.jitter
                 asyncio.get_running_loop().call_later(pause, rejoin)
@@ -480,12 +487,11 @@ class Connection:
                 session.refused(told)
 
         def received(event: str, *arguments: Any) -> None:
-            if self._current is wire:
-                session.received(event, arguments)
+            session.received(event, arguments)
 
         on = wire.socket.on
-        on("connect", joined, namespace=namespace)
-        on("disconnect", left, namespace=namespace)
-        on("connect_error", refused, namespace=namespace)
+        on("connect", current(joined), namespace=namespace)
+        on("disconnect", current(left), namespace=namespace)
+        on("connect_error", current(refused), namespace=namespace)
         for event in ("synced", "resync"):
-            on(event, partial(received, event), namespace=namespace)
+            on(event, current(partial(received, event)), namespace=namespace)
