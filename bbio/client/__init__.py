@@ -23,13 +23,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bbio.client.collection import Changes, Collection
-from bbio.client.errors import TooLarge
+from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
 from bbio.client.session import Settings
 from bbio.client.sockets import Auth, Connection
 
-__all__ = ["Changes", "Collection", "Connection", "Event", "Events", "Handle", "TooLarge", "connect"]
+__all__ = ["Changes", "Collection", "Connection", "Dropped", "Event", "Events", "Handle", "TooLarge", "connect"]
 
 
 def connect(
@@ -37,6 +37,7 @@ def connect(
     *,
     headers: Mapping[str, str] | None = None,
     auth: Auth = None,
+    user: str | None = None,
     transports: Iterable[str] = ("websocket",),
     path: str = "socket.io",
     deadline: float = 30.0,
@@ -53,7 +54,8 @@ def connect(
         headers: of the handshake, such as cookies.
         auth: what layers see as `req.socket.auth`, an object such as `{"token": ...}` of 8 KB at most; or a function,
             async or not, that returns one: it is called whenever backends are joined, so after each lost connection.
-            It speaks for one user; another user needs another connection.
+            It speaks for one user; `connection.connect` is for another.
+        user: who makes the requests; other `auth` or `headers` are another user where no name is given.
         transports: `("polling", "websocket")` begins with polling, for networks that let no websocket through.
         path: where the server has Socket.IO.
         deadline: seconds until a sync without an answer fails with `Timeout`. Once connected, the clock stands still
@@ -74,6 +76,7 @@ def connect(
         url,
         headers=headers or {},
         auth=auth,
+        user=user,
         transports=transports,
         path=path,
         reconnect=reconnect,

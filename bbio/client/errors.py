@@ -20,6 +20,12 @@ class TooLarge(BadRequest):
     limit: int
 
 
+class Dropped(SyncError):
+    """It waited to be sent when another user connected. It was not sent."""
+
+    code = 409
+
+
 def error_of(told: Any) -> SyncError:
     """The exception for what the server sent in `error`.
 

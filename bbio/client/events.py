@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import attrs
@@ -42,8 +43,9 @@ class Events:
         'reset'
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, closed: Callable[[Events], None] | None = None) -> None:
         self._limit = limit
+        self._closed = closed
         self._waiting: deque[Event] = deque()
         self._error: SyncError | None = None
         self._ended = False
@@ -65,9 +67,11 @@ class Events:
         self._news.set()
 
     def close(self) -> None:
-        """End, after what waits has been read."""
+        """End, after what waits has been read; who closes the last that follows a channel leaves it."""
         self._ended = True
         self._news.set()
+        if self._closed is not None:
+            self._closed(self)
 
     def __aiter__(self) -> Self:
         return self

@@ -258,7 +258,7 @@ class Handle:
             ...     async for event in todos.events():
             ...         print(event.method, event.model)
         """
-        reader = Events(self.session.settings.event_limit)
+        reader = Events(self.session.settings.event_limit, self._let_go)
         self.session.join(self)
         if self.session.closed:
             reader.close()
@@ -310,8 +310,18 @@ class Handle:
 
     def release(self, mirror: Mirror) -> None:
         """A mirror is closed; the last thing that follows the channel leaves it."""
-        self.released = self.mirrors.pop(id(mirror), None) is not None and not self.mirrors
-        if self.released and not self.is_followed:
+        if self.mirrors.pop(id(mirror), None) is not None:
+            self._release()
+
+    def _let_go(self, reader: Events) -> None:
+        """A reader is closed."""
+        if reader in self._readers:
+            self._readers.remove(reader)
+            self._release()
+
+    def _release(self) -> None:
+        self.released = not self.mirrors
+        if not self.is_followed:
             self.session.leave(self)
 
     @property

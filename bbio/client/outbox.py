@@ -12,7 +12,7 @@ import attrs
 
 if TYPE_CHECKING:
     from bbio.client.handle import Handle
-    from bbio.client.session import Timer
+    from bbio.client.session import Link, Timer
     from bbio.errors import SyncError
 
 # How many requests are under way at once; servers bound what one connection may ask for at a time.
@@ -32,9 +32,11 @@ class Entry:
         done: called once, with an error or None, the result and its third argument.
         left: seconds until it fails.
         strict: whether the time also passes while a write waits for a connection.
+        user: who made it, as far as the application has said so.
         sent: whether it was ever sent.
         retried: whether it was sent more than once.
         waiting: whether it was sent on the present connection.
+        old: the connection that it is under way on, which another has taken the place of: it is not sent again.
         timer: when to look at it again.
     """
 
@@ -44,9 +46,11 @@ class Entry:
     done: Done
     left: float
     strict: bool
+    user: str = ""
     sent: bool = False
     retried: bool = False
     waiting: bool = False
+    old: Link | None = None
     timer: Timer | None = None
 
     @property
@@ -78,10 +82,12 @@ class Outbox:
         """The requests without an answer, oldest first."""
         return list(self._entries.values())
 
-    def add(self, handle: Handle, request: dict[str, Any], done: Done, left: float, strict: bool) -> Entry:
+    def add(
+        self, handle: Handle, request: dict[str, Any], done: Done, left: float, strict: bool, user: str = ""
+    ) -> Entry:
         """Take a request; a write gets its operation id."""
         self._counter += 1
-        entry = self._entries[self._counter] = Entry(self._counter, handle, request, done, left, strict)
+        entry = self._entries[self._counter] = Entry(self._counter, handle, request, done, left, strict, user)
         if entry.writes:
             request["op"] = {"c": self.client, "n": entry.n}
         return entry
@@ -97,8 +103,12 @@ class Outbox:
         if room <= 0 or waits <= 0:
             return []
         due = []
+        # Who has writes under way on an old connection, and where: what they write next comes after those.
+        busy = set()
         for entry in self._entries.values():
-            if not entry.waiting and may(entry):
+            if entry.old is not None:
+                busy.add((entry.handle, entry.user))
+            elif not entry.waiting and not (entry.writes and (entry.handle, entry.user) in busy) and may(entry):
                 entry.retried = entry.sent
                 entry.waiting = entry.sent = True
                 due.append(entry)
@@ -111,6 +121,11 @@ class Outbox:
         """There was no answer to what was sent: it is due again."""
         entry.waiting = False
         self._under_way -= 1
+
+    def leave(self, entry: Entry, link: Link) -> None:
+        """What was sent stays with the connection that it was sent on."""
+        self.repeat(entry)
+        entry.old = link
 
     def disconnected(self) -> list[Entry]:
         """The connection is gone: what had been sent is due again. Returns it."""

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
+import msgspec
 
 from bbio import protocol
-from bbio.client.errors import TooLarge, error_of, passing
+from bbio.client.errors import Dropped, TooLarge, error_of, passing
 from bbio.client.follower import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.client.handle import Handle, copied
 from bbio.client.outbox import Done, Entry, Outbox
@@ -54,7 +55,10 @@ class Link(Protocol):
         """Bytes of the largest message that the server takes, if it has said so."""
 
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
-        """Send an event, in order; `answer` is called with the arguments of its ack, if one comes."""
+        """Send an event, in order; `answer` is called with the arguments of its ack, if one comes.
+
+        A request is encoded already, as `msgspec.Raw`: what encodes the packet around it copies it.
+        """
 
     def drop(self) -> None:
         """Close the connection, which is dead; another will be opened."""
@@ -93,6 +97,7 @@ class Session:
         settings: limits and times.
         client: this client's id, part of every operation id.
         chance: a random number from 0 to 1.
+        user: who makes the requests, as far as the application has said so.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class Session:
         settings: Settings,
         client: str | None = None,
         chance: Callable[[], float] = random.random,
+        user: str = "",
     ) -> None:
         self.name = name
         self.clock = clock
@@ -111,6 +117,8 @@ class Session:
         self.outbox = Outbox(client or secrets.token_hex(12))
         self.handles: dict[str | None, Handle] = {}
         self.link: Link | None = None
+        # Who makes the requests, as far as the application has said so.
+        self.user = user
         self.closed = False
         self._join = join
         self.wanted = True  # whether there is a connection, or should be
@@ -173,6 +181,46 @@ class Session:
             handle.follower.disconnected()
             handle.offline()
 
+    def replaced(self, user: str, *, keep: bool) -> Callable[[], None]:
+        """Another connection takes over, perhaps another user's.
+
+        What is under way stays with the old one; what that cannot answer is not sent again. What has not been sent goes
+        out as whoever made it, or not at all.
+
+        Parameters:
+            user: who makes the requests from now on.
+            keep: whether what others have not sent waits for them.
+
+        Returns:
+            to be called when the old connection has ended.
+        """
+        old = self.link
+        for entry in self.outbox.entries:
+            if not entry.writes:
+                entry.user = user
+            elif entry.waiting:
+                assert old is not None, "what waits for an answer was sent on a connection"
+                self.outbox.leave(entry, old)
+        self.disconnected()
+        self.user = user
+        self.wanted = True
+        for entry in self.outbox.entries:
+            if entry.old is not None or not entry.writes:
+                continue
+            if entry.sent:
+                self._settle(entry, self._unknown(entry))
+            elif entry.user != user and not keep:
+                method = entry.request["method"]
+                error = Dropped(f"the {method} waited to be sent to {self.name!r} when another user connected")
+                self._settle(entry, error)
+
+        def ended() -> None:
+            for entry in self.outbox.entries:
+                if old is not None and entry.old is old:
+                    self._settle(entry, self._unknown(entry))
+
+        return ended
+
     def refused(self, told: Any) -> None:
         """The server does not let this client into the namespace; the next request tries again."""
         self.wanted = False
@@ -182,7 +230,7 @@ class Session:
         message = f"the server refused the backend {self.name!r}: {fields.get('message') or 'it gave no reason'}"
         known = isinstance(fields.get("name"), str)
         error = error_of({**fields, "message": message}) if known else Unavailable(message)
-        self.fail(error)
+        self._fail(error, [entry for entry in self.outbox.entries if entry.old is None and entry.user == self.user])
         for handle in self.handles.values():
             handle.refused(error)
 
@@ -199,9 +247,9 @@ class Session:
             for handle in self._following(arguments[0] if arguments else None):
                 self.run(handle, handle.follower.gap())
 
-    def fail(self, error: SyncError) -> None:
-        """Fail all requests that have no answer."""
-        for entry in self.outbox.entries:
+    def _fail(self, error: SyncError, entries: list[Entry]) -> None:
+        """Fail requests that have no answer."""
+        for entry in entries:
             self._settle(entry, self._unknown(entry) if entry.writes and entry.sent else error)
 
     def _unknown(self, entry: Entry) -> UnknownOutcome:
@@ -216,7 +264,7 @@ class Session:
         self.link = None
         self._forget_timers()
         error = Unavailable("the connection was closed")
-        self.fail(error)
+        self._fail(error, self.outbox.entries)
         for handle in self.handles.values():
             handle.close(error)
 
@@ -231,11 +279,12 @@ class Session:
         """
         if self.closed:
             raise Unavailable("the connection was closed")
-        if len(self.outbox) >= self.settings.queue_limit:
-            raise Busy(f"{len(self.outbox)} requests to {self.name!r} wait for an answer already", retry_after=1.0)
+        limit = self.settings.queue_limit
+        if len(self.outbox) >= limit and sum(entry.user == self.user for entry in self.outbox.entries) >= limit:
+            raise Busy(f"{limit} requests to {self.name!r} wait for an answer already", retry_after=1.0)
         self.join(handle)
         left = self.settings.deadline if timeout is None else timeout
-        entry = self.outbox.add(handle, request, done, left, strict=timeout is not None)
+        entry = self.outbox.add(handle, request, done, left, strict=timeout is not None, user=self.user)
         self._arm(entry)
         if not self.wanted:
             self.wanted = True
@@ -271,21 +320,15 @@ class Session:
         link = self.link
         if link is None:
             return
-        for entry in self.outbox.due(lambda entry: entry.handle.follower.ready):
-            excess = self._excess(entry, link.max_payload)
-            if excess is None:
-                link.emit("sync", (entry.request,), self._answer(entry, link))
-            else:
-                self._settle(entry, excess)
-
-    def _excess(self, entry: Entry, limit: int | None) -> TooLarge | None:
-        """What is wrong with a request that is larger than the server takes: it would close the connection."""
-        size = 0 if limit is None else len(protocol.encode(entry.request)) + len(self.name) + ENVELOPE
-        if limit is None or size <= limit:
-            return None
-        method = entry.request["method"]
-        message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
-        return TooLarge(message, size=size, limit=limit)
+        for entry in self.outbox.due(lambda entry: entry.handle.follower.ready and entry.user == self.user):
+            body = protocol.encode(entry.request)
+            size, limit = len(body) + len(self.name) + ENVELOPE, link.max_payload
+            if limit is None or size <= limit:
+                link.emit("sync", (msgspec.Raw(body),), self._answer(entry, link))
+            else:  # it would close the connection
+                method = entry.request["method"]
+                message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
+                self._settle(entry, TooLarge(message, size=size, limit=limit))
 
     def probe(self) -> None:
         """Find out whether the server is there; if it does not show, the connection is opened again."""
@@ -378,7 +421,7 @@ class Session:
 
     def _answer(self, entry: Entry, link: Link) -> Callable[..., None]:
         def answer(error: Any = None, result: Any = None, told: Any = None, *_: Any) -> None:
-            if self.link is not link:
+            if link is not self.link and link is not entry.old:
                 return
             if error is not None:
                 self._settle(entry, error_of(error.get("error", error) if isinstance(error, Mapping) else error))
@@ -389,7 +432,8 @@ class Session:
                 return
             follower = entry.handle.follower
             self._succeed(entry, result, meta, passed=follower.passed(meta, entry.retried))
-            self.run(entry.handle, follower.acked(meta))
+            if self.link is not None:  # else the next listen tells
+                self.run(entry.handle, follower.acked(meta))
 
         return answer
 
@@ -416,7 +460,8 @@ class Session:
     def _waited(self, entry: Entry, step: float) -> None:
         """An entry has had no answer for a while: the time counts, unless a write merely waits for a connection."""
         repeatable = entry.writes and bool(entry.handle.follower.positioned)
-        if repeatable and not entry.strict and self.link is None and self._reached and self.wanted:
+        is_away = entry.old is None and (entry.user != self.user or (self.link is None and self.wanted))
+        if repeatable and not entry.strict and self._reached and is_away:
             entry.timer = None  # until there is one
             return
         entry.left -= step

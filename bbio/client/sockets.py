@@ -6,11 +6,11 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from inspect import isawaitable
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -32,12 +32,15 @@ library_logger = logging.getLogger("bbio.client.socketio")
 library_logger.setLevel(logging.ERROR)
 
 TRANSPORTS = ("polling", "websocket")
+QUEUES = ("drop", "keep")
 # Options that are the library's own; its others are about what is done here, such as connecting again.
 OPTIONS = ("http_session", "request_timeout", "ssl_verify", "timestamp_requests", "websocket_extra_options")
 
 # Seconds that opening a connection may take, and closing one.
 OPEN_TIME = 10.0
 CLOSE_TIME = 1.0
+# Seconds that a connection has for its answers when another takes its place.
+GRACE = 5.0
 # Bytes of one message from the server.
 MAX_MESSAGE = 64 << 20
 # Seconds after which a namespace that the server closed is joined again, besides the jitter.
@@ -88,7 +91,12 @@ class Wire:
         )
         self._outgoing: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
         self._gathered = 0  # bytes that may wait for the next POST
+        self._writing: asyncio.Task[None] | None = None
         self._dropped = asyncio.Event()
+        self._unanswered = 0
+        self._answered = asyncio.Event()
+        # What is to be called when it has ended, once another has taken its place.
+        self.ends: list[Callable[[], None]] | None = None
 
     @property
     def max_payload(self) -> int | None:
@@ -107,10 +115,17 @@ class Wire:
 
     def emit(self, event: str, arguments: tuple[Any, ...], namespace: str, answer: Callable[..., None]) -> None:
         """Send an event after those before it."""
+        self._unanswered += 1
+
+        def answered(*told: Any) -> None:
+            self._unanswered -= 1
+            if not self._unanswered:
+                self._answered.set()
+            answer(*told)
 
         async def send() -> None:
             await self._make_room(namespace, arguments)
-            await self.socket.emit(event, arguments, namespace, answer)
+            await self.socket.emit(event, arguments, namespace, answered)
 
         self._outgoing.put_nowait(send)
 
@@ -140,17 +155,28 @@ class Wire:
         Raises:
             Exception: something could not be sent, such as an `auth` that a function failed to return.
         """
-        writing = asyncio.create_task(self._write())
-        dropped = asyncio.create_task(self._dropped.wait())
+        self._writing = asyncio.create_task(self._write())
+        await self._until(self._writing, self._dropped)
+        if self._writing.done():
+            self._writing.result()
+
+    async def drain(self) -> None:
+        """Go on until everything is answered, for a while."""
+        if self._writing is not None and self._unanswered:
+            self._answered.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE):
+                    await self._until(self._writing, self._answered)
+
+    async def _until(self, writing: asyncio.Task[None], event: asyncio.Event) -> None:
+        """Wait until something happened, or the connection ended."""
+        waiting = asyncio.create_task(event.wait())
         try:
-            ends = [self.socket.eio.read_loop_task, writing, dropped]
+            ends = [self.socket.eio.read_loop_task, writing, waiting]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if writing.done():
-                writing.result()
         finally:
-            for task in (writing, dropped):
-                task.cancel()
-            await asyncio.gather(writing, dropped, return_exceptions=True)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
     def drop(self) -> None:
         """End it at once: the other side does not answer."""
@@ -167,7 +193,8 @@ class Wire:
         eio = self.socket.eio
         closing = asyncio.ensure_future(self.socket.disconnect())
         await asyncio.wait([closing], timeout=CLOSE_TIME)
-        tasks = [task for task in (closing, eio.read_loop_task, eio.write_loop_task) if task is not None]
+        begun = (closing, self._writing, eio.read_loop_task, eio.write_loop_task)
+        tasks = [task for task in begun if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -206,6 +233,7 @@ class Connection:
         *,
         headers: Mapping[str, str],
         auth: Auth,
+        user: str | None,
         transports: Iterable[str],
         path: str,
         reconnect: tuple[float, float],
@@ -214,8 +242,6 @@ class Connection:
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https", "ws", "wss") or not urlsplit(url).netloc:
             raise ConfigurationError(f"connect({url!r}): give the server's address, such as http://localhost:3000")
-        if not (auth is None or callable(auth) or isinstance(auth, Mapping)):
-            raise ConfigurationError('connect(auth=...): give an object such as {"token": ...}, or a function for one')
         if unknown := set(options) - set(OPTIONS):
             raise ConfigurationError(
                 f"connect() has no option {min(unknown)!r}; of Socket.IO's it has {', '.join(OPTIONS)}"
@@ -226,8 +252,7 @@ class Connection:
                 f"connect(transports={transports!r}): give one of {', '.join(TRANSPORTS)}, or both"
             )
         self.url = url
-        self._headers = headers
-        self._auth = auth
+        self._speak_for(auth, headers, user)
         self._transports = transports
         self._path = path
         self._settings = settings
@@ -237,7 +262,12 @@ class Connection:
         self._client = secrets.token_hex(12)
         self._sessions: dict[str, Session] = {}
         self._wanted = asyncio.Event()
+        # Set when whatever is being done for the connection there is, or was, is void.
+        self._anew = asyncio.Event()
         self._wire: Wire | None = None
+        # The latest, open or not.
+        self._current: Wire | None = None
+        self._draining: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -272,8 +302,61 @@ class Connection:
             raise Unavailable("the connection was closed")
         session = self._sessions.get(name)
         if session is None:
-            session = Session(name, self._join, asyncio.get_running_loop(), self._settings, self._client)
+            loop = asyncio.get_running_loop()
+            session = Session(name, self._join, loop, self._settings, self._client, user=self._user)
         return session.handle(channel or None, id_attribute)
+
+    def connect(
+        self,
+        *,
+        auth: Auth = None,
+        headers: Mapping[str, str] | None = None,
+        user: str | None = None,
+        queue: Literal["drop", "keep"] = "drop",
+    ) -> Self:
+        """Connect anew, as another user or with other credentials; handles and collections move along.
+
+        The old connection has 5 seconds for the writes that are under way: what it cannot answer fails with
+        `UnknownOutcome`. Writes that wait to be sent go out as the user who made them, or not at all.
+
+        Parameters:
+            auth: see `bbio.client.connect`; none logs out.
+            headers: of the handshake.
+            user: who makes the requests from now on. Without a name, other `auth` or `headers` are another user; what a
+                function for `auth` returns cannot be seen.
+            queue: what becomes of writes that wait to be sent when another user connects: they fail with `Dropped`, or
+                wait until their user connects again.
+
+        Raises:
+            ConfigurationError: an argument is none of these.
+            Unavailable: the connection was closed.
+
+        Example:
+            >>> def log_in(io: Connection, token: str) -> None:
+            ...     io.connect(auth={"token": token}, user="ann")
+        """
+        if queue not in QUEUES:
+            raise ConfigurationError(f"connect(queue={queue!r}): give one of {', '.join(QUEUES)}")
+        if self._closed:
+            raise Unavailable("the connection was closed")
+        self._speak_for(auth, headers or {}, user)
+        ends = [session.replaced(self._user, keep=queue == "keep") for session in self._sessions.values()]
+        if self._current is not None:
+            self._current.ends = ends
+        self._wire = self._current = None
+        self._pause = self._first_pause
+        self._anew.set()
+        self._wanted.set()
+        return self
+
+    def _speak_for(self, auth: Auth, headers: Mapping[str, str], user: str | None) -> None:
+        if not (auth is None or callable(auth) or isinstance(auth, Mapping)):
+            raise ConfigurationError('connect(auth=...): give an object such as {"token": ...}, or a function for one')
+        if not (user is None or isinstance(user, str)):
+            raise ConfigurationError(f"connect(user={user!r}): give the user's name, a string")
+        self._auth = auth if auth is None or callable(auth) else dict(auth)
+        self._headers = dict(headers)
+        self._user = repr((None if callable(auth) else self._auth, self._headers) if user is None else user)
 
     async def close(self) -> None:
         """Disconnect. Requests that have no answer yet fail with `Unavailable`; `events()` end."""
@@ -299,16 +382,31 @@ class Connection:
         async with AsyncExitStack() as stack:
             options = dict(self._options)
             http = options.pop("http_session", None) or await stack.enter_async_context(aiohttp.ClientSession())
+            stack.push_async_callback(self._end_draining)
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
                 while wanted := [session for session in self._sessions.values() if session.wanted]:
-                    await self._connect(Wire(http, self._auth, options), wanted)
-                    await asyncio.sleep(self._pause * (0.5 + random.random()))
+                    self._anew.clear()
+                    await self._unless_anew(self._connect(Wire(http, self._auth, options), wanted))
+                    await self._unless_anew(asyncio.sleep(self._pause * (0.5 + random.random())))
                     self._pause = min(2 * self._pause, self._longest_pause)
+
+    async def _unless_anew(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something, and stop as soon as another connection is asked for."""
+        tasks = [asyncio.create_task(work), asyncio.create_task(self._anew.wait())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connect(self, wire: Wire, sessions: list[Session]) -> None:
         """One connection, from its opening to its end."""
+        self._current = wire
         for session in sessions:
             self._bind(wire, session)
         try:
@@ -316,7 +414,7 @@ class Connection:
             async with asyncio.timeout(OPEN_TIME):
                 await wire.socket.connect(
                     self.url,
-                    headers=dict(self._headers),
+                    headers=self._headers,
                     auth=auth,
                     transports=self._transports,
                     namespaces=["/" + session.name for session in sessions],
@@ -332,14 +430,42 @@ class Connection:
             # Whatever it is: the library also stumbles over connections that end while they are being opened.
             logger.debug("no connection to %s: %r", self.url, err)
         finally:
-            self._wire = None
+            if wire.ends is None:
+                self._wire = self._current = None
+                await wire.close()
+                for session in self._sessions.values():
+                    session.disconnected()
+            else:
+                draining = asyncio.create_task(self._drain(wire, wire.ends))
+                self._draining.add(draining)
+                draining.add_done_callback(self._draining.discard)
+
+    async def _drain(self, wire: Wire, ends: list[Callable[[], None]]) -> None:
+        """Have a connection that another has taken the place of answer what it can, and end it."""
+        try:
+            await wire.drain()
+        finally:
+            for end in ends:
+                end()
             await wire.close()
-            for session in self._sessions.values():
-                session.disconnected()
+
+    async def _end_draining(self) -> None:
+        for task in self._draining:
+            task.cancel()
+        await asyncio.gather(*self._draining, return_exceptions=True)
 
     def _bind(self, wire: Wire, session: Session) -> None:
         """Have a session told of what happens in its namespace."""
         namespace = "/" + session.name
+
+        def current(handler: Callable[..., None]) -> Callable[..., None]:
+            """Make a handler that is called until another connection takes the place of this one."""
+
+            def handle(*told: Any) -> None:
+                if self._current is wire:
+                    handler(*told)
+
+            return handle
 
         def joined() -> None:
             self._pause = self._first_pause
@@ -360,13 +486,12 @@ class Connection:
             if self._wire is wire:
                 session.refused(told)
 
+        def received(event: str, *arguments: Any) -> None:
+            session.received(event, arguments)
+
         on = wire.socket.on
-        on("connect", joined, namespace=namespace)
-        on("disconnect", left, namespace=namespace)
-        on("connect_error", refused, namespace=namespace)
+        on("connect", current(joined), namespace=namespace)
+        on("disconnect", current(left), namespace=namespace)
+        on("connect_error", current(refused), namespace=namespace)
         for event in ("synced", "resync"):
-            on(event, partial(_received, session, event), namespace=namespace)
-
-
-def _received(session: Session, event: str, *arguments: Any) -> None:
-    session.received(event, arguments)
+            on(event, current(partial(received, event)), namespace=namespace)

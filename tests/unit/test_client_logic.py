@@ -3,6 +3,7 @@
 import asyncio
 import gc
 
+import msgspec
 import pytest
 
 from bbio import Busy, Conflict, Forbidden, NotFound, SyncError, Timeout, Unavailable, UnknownOutcome
@@ -16,6 +17,7 @@ from bbio.client.follower import Apply, Follower, Listen, Meta, Read, Ready, Wat
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
 from bbio.client.session import PATIENCE, PROBE, Session, Settings
+from bbio.protocol import decode, encode
 from bbio.testing import Clock
 
 
@@ -333,7 +335,9 @@ class Wire:
         self.dropped = True
 
     def emit(self, event, arguments, answer):
-        self.sent.append((event, arguments, answer))
+        if event == "sync":
+            assert isinstance(arguments[0], msgspec.Raw), "a request is encoded once"
+        self.sent.append((event, tuple(decode(encode(arguments))), answer))
 
     def answer(self, *arguments):
         """Answer what was sent first."""
@@ -472,6 +476,68 @@ class TestSession:
         assert handle.follower.since == {"c:": ["e", 1]}
         session.received("synced", ("create", {"id": 2}, told(2)))
         assert handle.settled
+
+    async def test_an_old_connection_answers_before_another_is_there(self, session):
+        """Its writes are not sent again; where they stand in the stream the next listen tells."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        first, second, read = await asking(session, handle.create({}), handle.create({}), handle.read())
+        ended = session.replaced("bob", keep=False)
+        session.wire.answer(None, {"id": 1}, told(1))
+        assert await first == {"id": 1}
+        assert handle.follower.since == {"c:": ["e", 0]}
+        session.connected(wire := Wire())
+        wire.answer(reply(1, events=[["create", {"id": 1}, told(1, op="me:1")]]))
+        assert [given["method"] for _, (given,), _ in wire.sent] == ["read"]
+        wire.answer(None, [])
+        assert await read == []
+        ended()
+        with pytest.raises(UnknownOutcome):
+            await second
+        session.wire.answer(None, {"id": 2}, told(2))
+
+    async def test_what_another_user_keeps_waits_without_end(self, session):
+        """It costs those who are there no room in the queue, and does not fail when they are refused."""
+        session.settings = Settings(queue_limit=1)
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.disconnected()
+        kept, strict = await asking(session, handle.create({}), handle.read(timeout=1000.0))
+        strict.cancel()
+        session.replaced("bob", keep=True)
+        session.refused("no")
+        session.connected(wire := Wire())
+        wire.answer(reply(0))
+        write = await asking(session, handle.create({"by": "bob"}))
+        with pytest.raises(Busy, match="1 requests to 'todos' wait"):
+            await handle.create({})
+        wire.answer(None, {"id": 1}, told(1))
+        await write
+        while session.clock.turn():
+            pass
+        assert (kept.done(), wire.sent) == (False, [])
+        session.replaced("", keep=True)
+        session.connected(wire)
+        wire.answer(reply(1))
+        wire.answer(None, {"id": 2}, told(2))
+        assert await kept == {"id": 2}
+
+    async def test_a_users_writes_come_after_those_on_an_old_connection(self, session):
+        """Reads, and what others write, do not wait for them."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        await asking(session, handle.create({"n": 1}))
+        session.replaced("", keep=True)
+        session.connected(wire := Wire())
+        wire.answer(reply(0))
+        second, _ = await asking(session, handle.create({"n": 2}), handle.read())
+        assert [given["method"] for _, (given,), _ in wire.sent] == ["read"]
+        session.wire.answer({"name": "Invalid"})
+        assert wire.sent[-1][1][0]["model"] == {"n": 2}
+        second.cancel()
 
     async def test_an_answer_that_has_been_overtaken(self, session):
         """What a repeated write came to long ago does not undo what has happened since."""
