@@ -2,6 +2,9 @@
 
 import gc
 import json
+import time
+from functools import partial
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import example, given
@@ -396,10 +399,40 @@ def test_a_large_packet_is_decoded_without_looking_for_garbage(enabled, monkeypa
     monkeypatch.setattr(gc, "callbacks", [lambda phase, info: found.append(phase)])
     (gc.enable if enabled else gc.disable)()
     try:
-        value = protocol._decode_large(lambda text: found.clear() or [[] for _ in range(9_000)], "[]")
+        decoder = Mock(decode=lambda text: found.clear() or [[] for _ in range(9_000)])
+        value = protocol._decode_large(decoder, decoder, "[]")
         assert (len(value), len(found) < 3, gc.isenabled()) == (9_000, True, enabled)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("number", ["1e300", "1E+300", "5e-324", "123e290"])
+def test_numbers_that_are_slow_to_read_cost_no_more_than_others(number):
+    """Of a large exponent msgspec makes a number of very many digits: a megabyte of them took over a second."""
+    numbers = [number] * (200_000 // (len(number) + 1))
+    text = f'["sync",{{"method":"create","model":{{"a":[{",".join(numbers)}]}}}}]'
+
+    def seconds(read):
+        took = []
+        for _ in range(3):
+            began = time.process_time()
+            read(text)
+            took.append(time.process_time() - began)
+        return min(took)
+
+    fields = decode_sync(text, MAX_DEPTH + 2)
+    assert fields.model["a"] == [float(number)] * len(numbers) == parse(text)[1]["model"]["a"]
+    assert seconds(partial(decode_sync, max_depth=MAX_DEPTH + 2)) < 4 * seconds(json.loads)
+    assert seconds(parse) < 4 * seconds(json.loads)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e309"])
+def test_numbers_past_a_double_are_refused_among_many(number):
+    """As they are alone."""
+    many = [*["1"] * 10_000, number]
+    assert decode_sync(f'["sync",{{"method":"create","model":{{"a":[{",".join(many)}]}}}}]', MAX_DEPTH) is None
+    with pytest.raises(BadRequest):
+        parse(f"[{','.join(many)}]")
 
 
 def test_a_packet_has_a_bound_of_arrays_and_objects():
