@@ -203,12 +203,16 @@ class Database:
         connection = self._connect(timeout)
         try:
             connection.execute("PRAGMA query_only = 1")
+            if timeout is None:
+                # Its log is opened with the first read, and may have been taken away until then.
+                connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
         except BaseException:
             connection.close()
             raise
         return connection
 
     def _prepare(self) -> sqlite3.Connection:
+        look_beside(self.path)
         connection = self._connect()
         try:
             self._configure(connection)
@@ -379,6 +383,37 @@ def stand_in(path: str, folder: Path) -> tuple[str, dict[str, list[str]]]:
     return other, made
 
 
+def look_beside(path: Path) -> None:
+    """Look for what a file that was deleted has left behind.
+
+    Raises:
+        ConfigurationError: its log is there without it. SQLite would begin a new file, and delete that.
+    """
+    size, log, index = (_size(f"{path}{end}") for end in ("", "-wal", "-shm"))
+    if log and not size:
+        raise ConfigurationError(
+            f"{path} is {'not there' if size is None else 'empty'}, but {path.name}-wal beside it holds what was "
+            f"written last: the file was deleted, moved or emptied. Put it back; to bring back a backup or to begin "
+            f"anew, end all programs that use it, and remove {path.name}-wal and {path.name}-shm first"
+        )
+    if size and index and log is None:
+        logger.warning(
+            "%s: %s-shm is beside it, and %s-wal is not: if that was deleted, what was written last is gone with it; "
+            "bring back a backup if it is missed",
+            path,
+            path.name,
+            path.name,
+        )
+
+
+def _size(path: str) -> int | None:
+    """The bytes of a file, None when there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
 def explain(err: Exception, path: Path) -> str:
     """What is wrong with a file, and how to mend it."""
     if isinstance(err, ConfigurationError):
@@ -400,6 +435,11 @@ def explain(err: Exception, path: Path) -> str:
         sqlite3.SQLITE_IOERR: "the disk fails: look at it",
     }
     hint = hints.get(_code(err))
+    if getattr(err, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ:
+        hint = (
+            f"it, or {path.name}-wal, was deleted, replaced or cut off while a program used it: end that program, such "
+            "as an earlier server, and start again; bring back a backup if something is missing then"
+        )
     return f"{path} cannot be used: {hint} ({err!s:.200})" if hint else f"{path} cannot be used: {err!s:.200}"
 
 
