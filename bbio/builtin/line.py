@@ -87,10 +87,6 @@ class Line:
         self._addresses: Counter[object] = Counter()
         self._number = count()
 
-    def has_others(self, group: Group) -> bool:
-        """Whether somebody waits who is not of a group."""
-        return self._all.waiting > group.waiting
-
     def has_turn(self) -> bool:
         """Whether something waits, and a turn may be left for it."""
         return self._all.waiting > 0 and self._all.running < self._all.turns

@@ -140,8 +140,8 @@ class Listing(InLine, kw_only=True):
 class Lister:
     """Threads that read lists, in an order that is fair to backends, addresses and connections.
 
-    A list begins as a short one, one at a time. One that takes longer becomes a long one if those who ask for it have a
-    turn left; else it goes on as long as it is in nobody's way, and then has to wait, and is read anew.
+    A list begins as a short one, one at a time. One that takes longer goes on as a long one if those who ask for it
+    have a turn left; else it waits for one, and is read anew.
 
     Parameters:
         connect: opens a thread's connection; called in the thread.
@@ -244,15 +244,14 @@ class Lister:
         return self._is_ending
 
     def may_go_on(self, listing: Listing, seconds: float) -> bool:
-        """Whether one that is not short after all may go on, as a long one or as it is in nobody's way."""
+        """Whether one that is not short after all has a turn as a long one."""
         with self._lock:
             group = self._long.enter(listing.path)
-            if group is None:
-                return not self._short.has_others(listing.group)
-            self._short.leave(listing.group, seconds)
-            listing.group, listing.is_long = group, True
-            self._call_for(self._short)
-            return True
+            if group is not None:
+                self._short.leave(listing.group, seconds)
+                listing.group, listing.is_long = group, True
+                self._call_for(self._short)
+            return group is not None
 
     def postpone(self, listing: Listing, seconds: float) -> None:
         """One that was read for so long has to wait until it may be a long one."""

@@ -111,8 +111,8 @@ async def test_a_long_list_is_in_nobodys_way():
     assert lists.begun == ["long"] + ["short"] * 10
 
 
-async def test_a_list_that_has_no_turn_as_a_long_one_lets_others_pass():
-    """It goes on while nobody else waits; then it waits for the other long one of its address, and is read anew."""
+async def test_a_list_that_has_no_turn_as_a_long_one_waits_for_it():
+    """It waits for the other long one of its address, and is read anew."""
     async with Lists() as lists:
         long = lists.endless("long", ATTACKER)
         await lists.has_begun("long")
@@ -188,10 +188,10 @@ async def test_a_list_that_nobody_waits_for_is_not_begun():
 
 
 async def test_a_list_ends_at_its_deadline():
-    """Whether it has become a long one, or goes on as it is."""
+    """Whether it is a long one, has waited to be one, or may take no longer than a short one."""
     async with Lists() as lists:
-        long, second = lists.endless("long", ATTACKER, 0.05), lists.endless("second", ATTACKER, 0.05)
-        for listing in (long, second):
+        asked = [lists.endless("long", ATTACKER, seconds) for seconds in (0.05, 0.05, 0.001)]
+        for listing in asked:
             with pytest.raises(Timeout, match="ask for less"):
                 await listing
 
