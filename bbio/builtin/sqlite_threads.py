@@ -298,6 +298,8 @@ class Reader:
         while True:
             listing = self._lister.take(after_long, None if self._done else self._bell)
             if listing is not None:
+                if listing.is_long and self._done:
+                    self._hand_back()
                 self._read(connection, listing)
                 after_long = listing.is_long
             elif self._done:

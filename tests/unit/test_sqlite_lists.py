@@ -3,13 +3,16 @@
 import asyncio
 import sqlite3
 import threading
+import time
+from contextlib import closing
 from itertools import groupby
+from typing import ClassVar
 
 import pytest
 
 from bbio import Busy, Timeout
 from bbio.builtin import SQLiteStore, sqlite_threads
-from bbio.builtin.sqlite_threads import Lister
+from bbio.builtin.sqlite_threads import Lister, Listing, Reader
 from bbio.conformance import opened
 from bbio.query import Query
 
@@ -155,6 +158,37 @@ async def test_what_is_read_is_not_kept_for_a_long_list(monkeypatch):
         await short
         assert not long.done()
         long.cancel()
+
+
+def test_what_is_read_does_not_wait_for_a_long_list_that_had_to_wait(monkeypatch):
+    """The thread that takes it hands back first."""
+    monkeypatch.setattr(sqlite_threads, "TOGETHER_SECONDS", 1_000.0)
+    handed_back = []
+    short = Listing(path=OTHER, seconds=1.0, function=lambda connection: None)
+    long = Listing(path=ATTACKER, seconds=1.0, function=lambda connection: list(handed_back), is_long=True)
+
+    class Script:
+        """A lister that gives out one after the other."""
+
+        clock = staticmethod(time.monotonic)
+        left: ClassVar = [short, long]
+
+        def take(self, after_long, bell):
+            return self.left.pop(0) if self.left else None
+
+        def leave(self, listing, seconds):
+            """Nobody counts."""
+
+        def hand_back(self, listings):
+            handed_back.extend(listings)
+
+        def is_ending(self):
+            return True
+
+    with closing(connect()) as connection:
+        Reader(Script()).serve(connection)
+    assert long.result == [short]
+    assert handed_back == [short, long]
 
 
 @pytest.mark.parametrize("seconds", [1_000.0, -1.0])
