@@ -88,6 +88,11 @@ class Job(msgspec.Struct, eq=False):
     result: Any = None
     error: Exception | None = None
 
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits any longer."""
+        return self.future is not None and self.future.cancelled()
+
 
 class Change(Job, kw_only=True):
     """A write that waits for its batch.
@@ -172,14 +177,15 @@ class Queue:
         self._next()
         self.tell(batch)
 
-    def tell(self, batch: list[Any]) -> None:
+    @staticmethod
+    def tell(batch: list[Any]) -> None:
         """Tell those who wait for a batch what came of it."""
         for job in batch:
             future = job.future
             if future.cancelled():
                 if isinstance(job, Change) and job.error is None:
                     # At its place among those that are told when their writers wake up.
-                    self._loop.call_soon(job.store.tell, job)
+                    future.get_loop().call_soon(job.store.tell, job)
             elif job.error is None:
                 future.set_result(job.result)
             else:

@@ -451,8 +451,9 @@ class SQLiteStore(DocumentStore):
 
     def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Awaitable[Any]:
         """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
+        path = (self, getattr(client, "address", None), client)
         return self._database.lister.call(
-            lambda connection: _answer(connection, self._queried, query, scope), query.limits.seconds
+            lambda connection: _answer(connection, self._queried, query, scope), query.limits.seconds, path
         )
 
     def look_up_operation(self, operation: bytes) -> Awaitable[Any]:

@@ -1,6 +1,6 @@
 """One SQLite file: the threads that use it, its tables and their versions, and what can be wrong with it.
 
-A file has a thread that writes, one that looks up and one that reads lists, so that nobody waits for a long read but
+A file has a thread that writes, one that looks up and some that read lists, so that nobody waits for a long read but
 who asked for one. A single model is looked up at once.
 """
 
@@ -10,16 +10,14 @@ import asyncio
 import hashlib
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bbio import Conflict, Timeout, Unavailable, UnknownOutcome
-from bbio.builtin.documents import Job, Queue, logger, refusals
+from bbio import Conflict, Unavailable, UnknownOutcome
+from bbio.builtin.documents import Job, logger, refusals
+from bbio.builtin.sqlite_threads import Call, Lister, Worker
 from bbio.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -79,113 +77,12 @@ WAL_SIZE = 64 << 20
 # Seconds after which a look-up was too long for the event loop, and how long others then go to the thread.
 LONG = 0.005
 BUSY_TIME = 0.1
-# Steps of SQLite between two looks at the clock.
-STEPS = 10_000
 
 # A commit that fails so has not reached the disk.
 SAFE_FAILURES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
 
 # What is wrong with the database, not with one write.
 FAILURES = (sqlite3.DatabaseError, sqlite3.OperationalError, sqlite3.InternalError)
-
-
-class Call(Job, kw_only=True):
-    """A function to be called with a connection, in its thread.
-
-    Parameters:
-        function: the function.
-        seconds: how long it may take, None for as long as it takes.
-    """
-
-    function: Callable[[sqlite3.Connection], Any]
-    seconds: float | None = None
-
-    def run(self, connection: sqlite3.Connection) -> Any:
-        """Call the function.
-
-        Raises:
-            Timeout: it took too long.
-        """
-        if self.seconds is None:
-            return self.function(connection)
-        end = time.monotonic() + self.seconds
-        connection.set_progress_handler(lambda: self.given_up or time.monotonic() > end, STEPS)
-        try:
-            return self.function(connection)
-        except sqlite3.OperationalError as err:
-            if _code(err) == sqlite3.SQLITE_INTERRUPT:
-                raise Timeout("the query takes too long: ask for less, or have its fields indexed") from None
-            raise
-        finally:
-            connection.set_progress_handler(None, 0)
-
-    @property
-    def given_up(self) -> bool:
-        """Whether nobody waits any longer."""
-        return self.future is not None and self.future.cancelled()
-
-
-class Worker:
-    """A thread with a connection of its own.
-
-    Parameters:
-        connect: opens the connection; called in the thread.
-        work: does a batch of jobs, and puts into each what came of it; called in the thread.
-    """
-
-    def __init__(
-        self, connect: Callable[[], sqlite3.Connection], work: Callable[[sqlite3.Connection, list[Any]], None]
-    ) -> None:
-        self._connect = connect
-        self._work = work
-        self._inbox: SimpleQueue[list[Job] | None] = SimpleQueue()
-        self._loop = asyncio.get_running_loop()
-        self._queue = Queue(self._inbox.put)
-        self._thread = threading.Thread(target=self._run, name="bbio-sqlite", daemon=True)
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self.submit = self._queue.submit
-
-    async def start(self) -> None:
-        """Connect."""
-        self._thread.start()
-        try:
-            await self._ready
-        except Exception:
-            self._thread.join()
-            raise
-
-    async def call(self, function: Callable[[sqlite3.Connection], Any], seconds: float | None = None) -> Any:
-        """The result of a function called in the thread.
-
-        Raises:
-            Timeout: it took longer than `seconds`.
-        """
-        return await self.submit(Call(function=function, seconds=seconds))
-
-    async def stop(self) -> None:
-        """Finish what waits and end the thread."""
-        await self._queue.finish()
-        self._inbox.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
-
-    def _run(self) -> None:
-        wake = self._loop.call_soon_threadsafe
-        try:
-            connection = self._connect()
-        except Exception as err:
-            wake(self._ready.set_exception, err)
-            return
-        wake(self._ready.set_result, None)
-        with closing(connection):
-            while (batch := self._inbox.get()) is not None:
-                try:
-                    self._work(connection, batch)
-                except Exception as err:
-                    # Whatever happens, nobody may wait for ever.
-                    logger.exception("the database's thread failed")
-                    for job in batch:
-                        job.error = err
-                wake(self._queue.settle, batch)
 
 
 class Database:
@@ -215,7 +112,7 @@ class Database:
         self._version = 0
         self.writer = Worker(self._prepare, self._write)
         self.reader = Worker(self._connect_reading, self._read)
-        self.lister = Worker(self._connect_reading, self._read)
+        self.lister = Lister(self._connect_reading, self._error)
 
     @classmethod
     async def open(cls, store: SQLiteStore) -> Database:
@@ -247,7 +144,7 @@ class Database:
         return database
 
     async def _start(self) -> None:
-        started: list[Worker] = []
+        started: list[Worker | Lister] = []
         try:
             for worker in (self.writer, self.reader, self.lister):
                 await worker.start()
@@ -306,12 +203,16 @@ class Database:
         connection = self._connect(timeout)
         try:
             connection.execute("PRAGMA query_only = 1")
+            if timeout is None:
+                # Its log is opened with the first read, and may have been taken away until then.
+                connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
         except BaseException:
             connection.close()
             raise
         return connection
 
     def _prepare(self) -> sqlite3.Connection:
+        look_beside(self.path)
         connection = self._connect()
         try:
             self._configure(connection)
@@ -356,7 +257,7 @@ class Database:
             if job.given_up:
                 continue
             try:
-                job.result = job.run(connection)
+                job.result = job.function(connection)
             except Exception as err:
                 job.error = self._error(err)
 
@@ -482,6 +383,37 @@ def stand_in(path: str, folder: Path) -> tuple[str, dict[str, list[str]]]:
     return other, made
 
 
+def look_beside(path: Path) -> None:
+    """Look for what a file that was deleted has left behind.
+
+    Raises:
+        ConfigurationError: its log is there without it. SQLite would begin a new file, and delete that.
+    """
+    size, log, index = (_size(f"{path}{end}") for end in ("", "-wal", "-shm"))
+    if log and not size:
+        raise ConfigurationError(
+            f"{path} is {'not there' if size is None else 'empty'}, but {path.name}-wal beside it holds what was "
+            f"written last: the file was deleted, moved or emptied. Put it back; to bring back a backup or to begin "
+            f"anew, end all programs that use it, and remove {path.name}-wal and {path.name}-shm first"
+        )
+    if size and index and log is None:
+        logger.warning(
+            "%s: %s-shm is beside it, and %s-wal is not: if that was deleted, what was written last is gone with it; "
+            "bring back a backup if it is missed",
+            path,
+            path.name,
+            path.name,
+        )
+
+
+def _size(path: str) -> int | None:
+    """The bytes of a file, None when there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
 def explain(err: Exception, path: Path) -> str:
     """What is wrong with a file, and how to mend it."""
     if isinstance(err, ConfigurationError):
@@ -503,6 +435,11 @@ def explain(err: Exception, path: Path) -> str:
         sqlite3.SQLITE_IOERR: "the disk fails: look at it",
     }
     hint = hints.get(_code(err))
+    if getattr(err, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ:
+        hint = (
+            f"it, or {path.name}-wal, was deleted, replaced or cut off while a program used it: end that program, such "
+            "as an earlier server, and start again; bring back a backup if something is missing then"
+        )
     return f"{path} cannot be used: {hint} ({err!s:.200})" if hint else f"{path} cannot be used: {err!s:.200}"
 
 

@@ -79,6 +79,11 @@ class Connection(Rate):
         """The cookies of the handshake."""
         return read_cookies(self.headers)
 
+    @property
+    def address(self) -> object:
+        """What it shares with all connections of its address."""
+        return self.waiting
+
     def count_request(self) -> None:
         """Count one request.
 

@@ -13,7 +13,8 @@ import pytest
 from bbio import BadRequest, Busy, ConfigurationError, Conflict, HistoryLimits, Timeout, Unavailable
 from bbio.builtin import SQLiteStore, documents, sqlite_file
 from bbio.builtin import sqlite as sqlite_store
-from bbio.builtin.sqlite_file import Call, Database, Worker
+from bbio.builtin.sqlite_file import Database
+from bbio.builtin.sqlite_threads import Call, Worker
 from bbio.conformance import opened
 from bbio.protocol import decode
 from bbio.streams import Position
@@ -755,9 +756,9 @@ async def test_look_ups_that_take_long_go_to_the_thread(path, monkeypatch):
     asked = []
     call = Worker.call
 
-    async def counted(self, function, seconds=None):
+    async def counted(self, function):
         asked.append(function)
-        return await call(self, function, seconds)
+        return await call(self, function)
 
     async with opened(SQLiteStore(path)) as models:
         milk = await models.create({"title": "milk"})

@@ -201,6 +201,69 @@ def test_a_place_that_may_not_be_entered_is_told(path):
     assert explain(err, path).endswith(text)
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_a_log_without_its_file_is_not_destroyed(path, emptied):
+    """SQLite would delete it, and begin a new file; put back beside its log, the file has all that was written."""
+    async with opened(SQLiteStore(path)) as models:
+        for n in range(3):
+            await models.create({"n": n})
+        after = await crashed(path)
+    log = after.with_name("models.db-wal")
+    elsewhere, written = after.rename(after.with_suffix(".moved")), log.read_bytes()
+    if emptied:
+        after.touch()
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"models\.db-wal beside it holds what was written last") as told:
+            await start(SQLiteStore(after))
+        assert ("is empty" in str(told.value)) == emptied
+        assert log.read_bytes() == written
+    elsewhere.rename(after)
+    async with opened(SQLiteStore(after)) as models:
+        assert sorted(model["n"] for model in await models.all()) == [0, 1, 2]
+
+
+async def test_a_file_whose_log_was_deleted_is_told(path, caplog):
+    """What is there is served; the index of the log, which is of no use without it, gives it away."""
+    async with opened(SQLiteStore(path)) as models:
+        await models.create({"n": 1})
+        after = await crashed(path)
+    after.with_name("models.db-wal").unlink()
+    await start(SQLiteStore(after))
+    assert caplog.text == ""
+    after.with_name("models.db-shm").write_bytes(b"\0" * 32_768)
+    await start(SQLiteStore(after))
+    assert caplog.text.count("if that was deleted, what was written last is gone with it") == 1
+
+
+USE = """
+import asyncio, sys
+from bbio import App, Backend
+from bbio.builtin import SQLiteStore
+
+class Models(Backend):
+    store = SQLiteStore(sys.argv[1])
+
+async def main():
+    async with App().serve(Models).running():
+        print("opened", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_still_uses_a_deleted_log_is_told(path):
+    """It is not the disk that fails; when the program has ended, all is well."""
+    with subprocess.Popen(
+        [sys.executable, "-c", USE, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout.readline() == "opened\n"
+        path.with_name("models.db-wal").unlink()
+        with pytest.raises(ConfigurationError, match="was deleted, replaced or cut off while a program used it: end"):
+            asyncio.run(start(SQLiteStore(path)))
+    asyncio.run(start(SQLiteStore(path)))
+
+
 # Later
 
 

@@ -1,0 +1,353 @@
+"""Threads with a connection to an SQLite file: one that does what it is handed in batches, and some that read lists."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from queue import SimpleQueue
+from typing import Any
+
+from bbio import Timeout
+from bbio.builtin.documents import MAX_WAITING, Job, Queue, logger
+from bbio.builtin.line import InLine, Line, Path
+
+# Steps of SQLite between two looks at the clock.
+STEPS = 10_000
+# Seconds after which a list is a long one: others are read beside it.
+LONG_SECONDS = 0.01
+# Seconds that a list which was read may wait for the next, to be handed back with it: a hand-over costs as much as one.
+TOGETHER_SECONDS = 0.002
+# Lists that are read at once and are not long: one, since short ones are through sooner after each other.
+SHORT_LISTS = (1, 1, 1, 1)
+# Long lists that are read at once: of all, of a backend, of an address there, of a connection. Like `PostgresStore`:
+# those of one backend leave one turn for others, those of one address one to others of its backend.
+LONG_LISTS = (3, 2, 1, 1)
+# Those of one address in all backends leave one turn for other addresses.
+LONG_LISTS_OF_ADDRESS = 2
+# Lists that may wait, of the same.
+MAX_LISTS = (MAX_WAITING, MAX_WAITING, MAX_WAITING // 2, MAX_WAITING // 2)
+
+
+class Call(Job, kw_only=True):
+    """A function to be called with a connection, in its thread.
+
+    Parameters:
+        function: the function.
+    """
+
+    function: Callable[[sqlite3.Connection], Any]
+
+
+class ConnectionThread:
+    """A thread with a connection of its own.
+
+    Parameters:
+        connect: opens the connection; called in the thread.
+        serve: what the thread does until its end.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], serve: Callable[[sqlite3.Connection], None]) -> None:
+        self._connect = connect
+        self._serve = serve
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="bbio-sqlite", daemon=True)
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+
+    async def start(self) -> None:
+        """Connect."""
+        self._thread.start()
+        try:
+            await self._ready
+        except Exception:
+            self._thread.join()
+            raise
+
+    async def join(self) -> None:
+        """Wait for its end."""
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    def _run(self) -> None:
+        wake = self._loop.call_soon_threadsafe
+        try:
+            connection = self._connect()
+        except Exception as err:
+            wake(self._ready.set_exception, err)
+            return
+        wake(self._ready.set_result, None)
+        with closing(connection):
+            self._serve(connection)
+
+
+class Worker:
+    """A thread that does what has come together, batch by batch.
+
+    Parameters:
+        connect: opens the thread's connection; called in the thread.
+        work: does a batch of jobs, and puts into each what came of it; called in the thread.
+    """
+
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], work: Callable[[sqlite3.Connection, list[Any]], None]
+    ) -> None:
+        self._work = work
+        self._inbox: SimpleQueue[list[Job] | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._queue = Queue(self._inbox.put)
+        self._thread = ConnectionThread(connect, self._serve)
+        self.submit = self._queue.submit
+        self.start = self._thread.start
+
+    async def call(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
+        """The result of a function called in the thread."""
+        return await self.submit(Call(function=function))
+
+    async def stop(self) -> None:
+        """Finish what waits and end the thread."""
+        await self._queue.finish()
+        self._inbox.put(None)
+        await self._thread.join()
+
+    def _serve(self, connection: sqlite3.Connection) -> None:
+        while (batch := self._inbox.get()) is not None:
+            try:
+                self._work(connection, batch)
+            except Exception as err:
+                # Whatever happens, nobody may wait for ever.
+                logger.exception("the database's thread failed")
+                for job in batch:
+                    job.error = err
+            self._loop.call_soon_threadsafe(self._queue.settle, batch)
+
+
+class Listing(InLine, kw_only=True):
+    """A list to be read.
+
+    Parameters:
+        function: reads it with a connection, in a thread.
+        seconds: how long that may take.
+        is_long: whether it has turned out to be a long one.
+    """
+
+    function: Callable[[sqlite3.Connection], Any]
+    seconds: float
+    is_long: bool = False
+
+
+class Lister:
+    """Threads that read lists, in an order that is fair to backends, addresses and connections.
+
+    A list begins as a short one, one at a time. One that takes longer goes on as a long one if those who ask for it
+    have a turn left; else it waits for one, and is read anew.
+
+    Parameters:
+        connect: opens a thread's connection; called in the thread.
+        explain: makes of an error what the client is told.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        explain: Callable[[Exception], Exception],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.explain = explain
+        self.clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._short = Line(SHORT_LISTS, MAX_LISTS)
+        self._long = Line(LONG_LISTS, turns_of_address=LONG_LISTS_OF_ADDRESS)
+        # What each thread without work waits for; who has waited least is called, as it has most in its memory.
+        self._bells: list[threading.Lock] = []
+        self._is_calling = False
+        self._is_ending = False
+        self._threads = [ConnectionThread(connect, Reader(self).serve) for _ in range(1 + LONG_LISTS[0])]
+
+    async def start(self) -> None:
+        """Connect."""
+        threads, self._threads = self._threads, []
+        try:
+            for thread in threads:
+                await thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def call(
+        self,
+        function: Callable[[sqlite3.Connection], Any],
+        seconds: float,
+        path: Path = (None, None, None),
+    ) -> asyncio.Future[Any]:
+        """Have a list read by a function in a thread; the future then has its result.
+
+        Parameters:
+            function: reads it.
+            seconds: how long that may take, once it has begun; then it is a `Timeout`.
+            path: who asks: the backend, the client's address, its connection.
+
+        Raises:
+            Busy: too many lists wait, or too many of this address do.
+        """
+        future = self._loop.create_future()
+        listing = Listing(function=function, seconds=seconds, path=path, future=future)
+        with self._lock:
+            self._short.put(listing)
+        if not self._is_calling:
+            # Not at once: what arrives in the same turn of the loop is read, and handed back, together.
+            self._is_calling = True
+            self._loop.call_soon(self._call_reader)
+        return future
+
+    async def stop(self) -> None:
+        """Finish what waits and end the threads."""
+        with self._lock:
+            self._is_ending = True
+            while self._bells:
+                self._bells.pop().release()
+        for thread in self._threads:
+            await thread.join()
+
+    def _call_reader(self) -> None:
+        self._is_calling = False
+        with self._lock:
+            self._call_for(self._short)
+
+    def _call_for(self, line: Line) -> None:
+        """Call a thread that has no work, if there is work for it."""
+        if self._bells and line.has_turn():
+            self._bells.pop().release()
+
+    # In the threads
+
+    def take(self, after_long: bool, bell: threading.Lock | None) -> Listing | None:
+        """The list to be read next, None when there is none.
+
+        Parameters:
+            after_long: whether the thread has just read a long one: whose turn that was is taken by one that waits.
+            bell: what the thread will wait for if there is none; None if it will not wait.
+        """
+        with self._lock:
+            first, second = (self._long, self._short) if after_long else (self._short, self._long)
+            listing: Listing | None = first.take() or second.take()
+            if listing is None and bell is not None and not self._is_ending:
+                self._bells.append(bell)
+            return listing
+
+    def is_ending(self) -> bool:
+        """Whether a thread that finds nothing to be read is to end. What waits for a turn has a thread that runs."""
+        return self._is_ending
+
+    def may_go_on(self, listing: Listing, seconds: float) -> bool:
+        """Whether one that is not short after all has a turn as a long one."""
+        with self._lock:
+            group = self._long.enter(listing.path)
+            if group is not None:
+                self._short.leave(listing.group, seconds)
+                listing.group, listing.is_long = group, True
+                self._call_for(self._short)
+            return group is not None
+
+    def postpone(self, listing: Listing, seconds: float) -> None:
+        """One that was read for so long has to wait until it may be a long one."""
+        with self._lock:
+            self._short.leave(listing.group, seconds)
+            listing.is_long = True
+            self._long.put(listing)
+            # A turn may have become free meanwhile.
+            self._call_for(self._long)
+
+    def leave(self, listing: Listing, seconds: float) -> None:
+        """One was read, in so many seconds."""
+        with self._lock:
+            (self._long if listing.is_long else self._short).leave(listing.group, seconds)
+
+    def hand_back(self, listings: list[Listing]) -> None:
+        """Tell those who wait for lists what came of them."""
+        self._loop.call_soon_threadsafe(Queue.tell, listings)
+
+
+class Reader:
+    """What one of the threads does that read lists.
+
+    Parameters:
+        lister: whose.
+    """
+
+    _listing: Listing
+    _begun: float
+
+    def __init__(self, lister: Lister) -> None:
+        self._lister = lister
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        # What was read and is to be handed back, and since when the first of it waits for that.
+        self._done: list[Listing] = []
+        self._since = 0.0
+        self._is_postponed = False
+
+    def serve(self, connection: sqlite3.Connection) -> None:
+        """Read lists until the end."""
+        after_long = False
+        connection.set_progress_handler(self._is_over, STEPS)
+        while True:
+            listing = self._lister.take(after_long, None if self._done else self._bell)
+            if listing is not None:
+                if listing.is_long and self._done:
+                    self._hand_back()
+                self._read(connection, listing)
+                after_long = listing.is_long
+            elif self._done:
+                self._hand_back()
+            elif self._lister.is_ending():
+                return
+            else:
+                self._bell.acquire()
+
+    def _read(self, connection: sqlite3.Connection, listing: Listing) -> None:
+        clock = self._lister.clock
+        self._listing, self._begun, self._is_postponed = listing, clock(), False
+        try:
+            if not listing.given_up:
+                listing.result = listing.function(connection)
+        except Exception as err:
+            if not is_interrupted(err):
+                listing.error = self._lister.explain(err)
+            elif self._is_postponed:
+                self._lister.postpone(listing, clock() - self._begun)
+                return
+            else:
+                listing.error = Timeout("the query takes too long: ask for less, or have its fields indexed")
+        now = clock()
+        self._lister.leave(listing, now - self._begun)
+        if not self._done:
+            self._since = now
+        self._done.append(listing)
+        if listing.is_long or now - self._since > TOGETHER_SECONDS:
+            self._hand_back()
+
+    def _is_over(self) -> bool:
+        """Whether the list that is read is to end; SQLite asks now and then."""
+        listing = self._listing
+        seconds = self._lister.clock() - self._begun
+        if listing.given_up or seconds > listing.seconds:
+            return True
+        if seconds > LONG_SECONDS and not listing.is_long:
+            if self._done:
+                self._hand_back()
+            self._is_postponed = not self._lister.may_go_on(listing, seconds)
+        return self._is_postponed
+
+    def _hand_back(self) -> None:
+        done, self._done = self._done, []
+        self._lister.hand_back(done)
+
+
+def is_interrupted(err: Exception) -> bool:
+    """Whether SQLite was told to end a statement."""
+    return getattr(err, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT
