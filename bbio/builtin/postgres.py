@@ -1073,7 +1073,7 @@ class PostgresStore(DocumentStore):
         if at != epoch or offset > top or (stamp and stamp != found):
             return None
         events = [event_of(stream, epoch, *rest) for _, _, _, _, *rest in rows if rest[0] is not None]
-        return events if len(events) == top - offset else None
+        return await self._all_in_full(events) if len(events) == top - offset else None
 
 
 def _ids() -> Iterator[str]:
