@@ -313,9 +313,7 @@ class DocumentStore(Store):
             return events
         records = await asyncio.gather(*starmap(self._completed, partial))
         bodies = {event: self.encode(record) for (event, _), record in zip(partial, records, strict=True)}
-        return [
-            msgspec.structs.replace(event, body=bodies[event]) if event in bodies else event for event in events
-        ]
+        return [msgspec.structs.replace(event, body=bodies[event]) if event in bodies else event for event in events]
 
     def _is_partial(self, event: Event, record: Any) -> bool:
         """Whether a record that was written lacks fields that clients here are told of."""
@@ -433,7 +431,9 @@ class DocumentStore(Store):
         record = self.merged(req, stored)
         # Of fields that the schema does not know, a later version of it may.
         fields = self.schema.fields
-        return record | {name: each for name, each in stored.items() if name not in fields and name not in record}, stored
+        return record | {
+            name: each for name, each in stored.items() if name not in fields and name not in record
+        }, stored
 
     def unknown(self, key: Any) -> NotFound:
         return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
