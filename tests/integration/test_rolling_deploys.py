@@ -107,3 +107,18 @@ async def test_what_is_gone_is_told_as_it_was(database_url):
         assert [decode(event.body).get("price") for event in events] == [7, None, None, 7]
         assert not any(b"secret" in event.body for event in events)
         assert events[-1].body == new.published[-1][0].body
+
+
+async def test_a_write_that_the_old_store_has_applied_is_repeated_in_full(database_url):
+    """Before it waits for a batch and after."""
+    async with AsyncExitStack() as stack:
+        old, new = [
+            await stack.enter_async_context(opened(f"{database_url}?application_name={n}", model))
+            for n, model in enumerate((Old, New))
+        ]
+        made = await old.write("create", {"title": "a"}, op="c:1")
+        found = await new.store.find(new.request("create", {"title": "a"}, op="c:1"))
+        again = await new.write("create", {"title": "a"}, op="c:1")
+        for commit in (found, again):
+            assert commit.duplicate
+            assert decode(commit.body) == {**made.record, "price": 5}
