@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextvars import copy_context
+from itertools import starmap
 from typing import Any, Self
 
 import msgspec
@@ -299,7 +300,46 @@ class DocumentStore(Store):
         """What an operation already came to, None when it is new."""
         operation = digest_of(req.operation)
         found = None if operation is None else await self.look_up_operation(operation)
-        return None if found is None else repeated(found, req)
+        return None if found is None else await self._in_full(repeated(found, req))
+
+    async def _in_full(self, commit: Commit) -> Commit:
+        """The commit of an operation that was applied before, maybe by a server with another model."""
+        if self._is_partial(commit.event, commit.record):
+            record = await self._completed(commit.event, commit.record)
+            return Commit(record, self.encode(record), commit.event, duplicate=True)
+        return commit
+
+    async def _all_in_full(self, events: list[Event] | None) -> list[Event] | None:
+        """Events of the log as clients here are to be told of them: servers with another model may have logged them."""
+        if self.schema is None or not events:
+            return events
+        told = [(event, decode(event.body)) for event in events]
+        partial = [(event, record) for event, record in told if self._is_partial(event, record)]
+        if not partial:
+            return events
+        records = await asyncio.gather(*starmap(self._completed, partial))
+        bodies = {event: self.encode(record) for (event, _), record in zip(partial, records, strict=True)}
+        return [msgspec.structs.replace(event, body=bodies[event]) if event in bodies else event for event in events]
+
+    def _is_partial(self, event: Event, record: Any) -> bool:
+        """Whether a record that was written lacks fields that clients here are told of."""
+        schema = self.schema
+        return (
+            schema is not None
+            and event.rev is not None
+            and event.method != "delete"
+            and not schema.public <= record.keys()
+        )
+
+    async def _completed(self, event: Event, record: dict[str, Any]) -> dict[str, Any]:
+        """A record that an event tells of, with the fields that it lacks as they are stored now.
+
+        Those may be newer than the event: then another one follows that tells them too.
+        """
+        channel = event.stream.partition(":")[2] if self._per_channel else ""
+        row = await self.look_up((channel, record[self.id_attribute]))
+        stored: dict[str, Any] = {} if row is None else decode(row[1])
+        return record | {name: value for name, value in stored.items() if name not in record}
 
     def tell(self, change: Change) -> None:
         """Publish the event of a change that is committed."""
@@ -318,7 +358,7 @@ class DocumentStore(Store):
         # Writers wake up in the order of their offsets, and each publishes its event in its own step,
         # which lets a reply take the event's place.
         self.tell(change)
-        return commit
+        return await self._in_full(commit) if commit.duplicate else commit
 
     async def write(self, req: Request) -> Commit:
         """Apply a write in the next batch: model, event and operation in one transaction."""
@@ -392,7 +432,14 @@ class DocumentStore(Store):
             raise Conflict("the model was changed by someone else", current=stored, rev=rev)
         if req.method == "delete":
             return stored, stored
-        return model if req.method == "update" and self.schema is None else self.merged(req, stored), stored
+        if self.schema is None:
+            return model if req.method == "update" else self.merged(req, stored), stored
+        record = self.merged(req, stored)
+        # Of fields that the schema does not know, a later version of it may.
+        fields = self.schema.fields
+        return record | {
+            name: each for name, each in stored.items() if name not in fields and name not in record
+        }, stored
 
     def unknown(self, key: Any) -> NotFound:
         return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")

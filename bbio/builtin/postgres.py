@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import repeat
@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 import attrs
 import msgspec
 
-from bbio import Timeout, Unavailable, UnknownOutcome
+from bbio import Request, Timeout, Unavailable, UnknownOutcome
 from bbio.builtin import sql
 from bbio.builtin.documents import (
     OPERATION_AGE,
@@ -81,6 +81,7 @@ from bbio.builtin.postgres_statements import (
     NEWEST_OPERATION,
     OUTGROWN,
     OWNERS,
+    RULES,
     SEQUENCE,
     SHRINK,
     SINCE,
@@ -275,6 +276,8 @@ class PostgresStore(DocumentStore):
     _queries: sql.Table
     backend_id: int
     _begin: str
+    # The columns that each rule of the table is about.
+    _rules: dict[str, list[str]]
     _ids: Iterator[Any]
     # What numbers the models in SQL, where the ids are numbers.
     _source: str | None = None
@@ -474,6 +477,7 @@ class PostgresStore(DocumentStore):
             await self._create(connection)
         if is_new:
             await self._insert_initial(connection)
+        self._rules = dict(await connection.fetch(RULES, self.definition.place))
         self._queries = queries_of(self.definition, self.indexes)
         await self._index(connection)
 
@@ -658,8 +662,24 @@ class PostgresStore(DocumentStore):
                 change.error = error
 
     def _refuse(self, change: Change, err: Exception) -> None:
-        change.error = self._database.error(err, self.table)
+        req = change.req
+        change.error = self._database.error(
+            err, self.table, self._named_in(err, req), is_delete=req is not None and req.method == "delete"
+        )
         self._suspects.accuse(change)
+
+    def _named_in(self, err: Any, req: Request | None) -> Sequence[str]:
+        """The fields that an error is about, or columns beside the model; none if the client may not see them all."""
+        table = self.definition
+        if getattr(err, "table_name", None) != table.relation:
+            return ()
+        columns = [err.column_name] if err.column_name else self._rules.get(err.constraint_name, ())
+        names = [self.id_attribute if name == table.id_name else name for name in columns]
+        hidden = {"rev", "channel"} | ({"body"} if table.is_document else set())
+        if self.schema is not None:
+            visible = self.schema.public if req is None or req.entry is None else req.entry.visible
+            hidden |= self.schema.fields.keys() - visible
+        return () if hidden.intersection(names) else names
 
     def _set_apart(self, change: Change) -> bool:
         """Whether a write was handed over to be made apart from others."""
@@ -1073,7 +1093,7 @@ class PostgresStore(DocumentStore):
         if at != epoch or offset > top or (stamp and stamp != found):
             return None
         events = [event_of(stream, epoch, *rest) for _, _, _, _, *rest in rows if rest[0] is not None]
-        return events if len(events) == top - offset else None
+        return await self._all_in_full(events) if len(events) == top - offset else None
 
 
 def _ids() -> Iterator[str]:

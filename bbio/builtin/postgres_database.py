@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -124,8 +124,24 @@ def is_refused(err: BaseException) -> bool:
     return isinstance(err, NotMade) or (isinstance(err, names.InterfaceError) and isinstance(err, ValueError))
 
 
-def refusal_of(err: BaseException) -> SyncError | None:
-    """What a client is told of an error that is about the very statement; None when it cannot be the client's fault."""
+RULE = "the model breaks a rule of the database"
+# How a client is told which rule of the database a write breaks, by SQLSTATE: with the names of fields, and without.
+BROKEN = {
+    "23502": ("the database needs a value for {}", "the database needs a value that the model does not give"),
+    "23503": ("there is nothing that {} could refer to", "the model refers to what is not there"),
+    "23505": ("another model has the same {}", "another model has the same, where each has its own"),
+    "23514": ("the database does not allow this {}", "the database does not allow this value"),
+}
+
+
+def refusal_of(err: BaseException, names: Sequence[str] = (), *, is_delete: bool = False) -> SyncError | None:
+    """What a client is told of an error that is about the very statement; None when it cannot be the client's fault.
+
+    Parameters:
+        err: the error.
+        names: the fields that it is about, as far as that is known and the client may know it.
+        is_delete: whether it is about a delete.
+    """
     if isinstance(err, NotMade):
         return Conflict(str(err))
     state = getattr(err, "sqlstate", None) or "22"
@@ -137,7 +153,10 @@ def refusal_of(err: BaseException) -> SyncError | None:
         return BadRequest("the model holds a value that the database cannot keep")
     if state.startswith(OF_TABLES):
         return None
-    return Conflict("the model breaks a rule of the database, such as one of uniqueness")
+    if is_delete and state == "23503":
+        return Conflict("something in the database still refers to this model")
+    named, nameless = BROKEN.get(state, (RULE, RULE))
+    return Conflict(named.format(", ".join(map(repr, names))) if names else nameless)
 
 
 def words_of(err: BaseException) -> str:
@@ -621,7 +640,9 @@ class Database:
         if self.error(err) is err and not isinstance(err, SyncError):
             logger.error("%s: a fault of the server itself", self.place, exc_info=err)
 
-    def error(self, err: Exception, table: str = "") -> Exception:
+    def error(
+        self, err: Exception, table: str = "", names: Sequence[str] = (), *, is_delete: bool = False
+    ) -> Exception:
         """Return what a client is told of an error of the database; the log is told once.
 
         A fault of the server itself is returned as it is: whoever asked logs it whole.
@@ -629,6 +650,8 @@ class Database:
         Parameters:
             err: the error.
             table: the table that was written to; empty where something was read.
+            names: the fields that it is about, as far as that is known and the client may know it.
+            is_delete: whether it is about a delete.
         """
         if is_in_the_way(err):
             # Again and again.
@@ -641,7 +664,7 @@ class Database:
             return err
         if is_slow(err):
             return Timeout("the database took too long")
-        refusal = refusal_of(err) if is_refused(err) else None
+        refusal = refusal_of(err, names, is_delete=is_delete) if is_refused(err) else None
         if refusal is not None:
             refusals.warning("%s: a request was refused: %s", table or self.place, words_of(err))
             return refusal

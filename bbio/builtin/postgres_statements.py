@@ -153,6 +153,18 @@ TRIGGERS = """
     SELECT coalesce(obj_description(oid, 'pg_trigger'), '') FROM pg_trigger
     WHERE tgrelid = to_regclass($1) AND tgname IN ('bbio_tell', 'bbio_insert') ORDER BY tgname DESC LIMIT 1
 """
+# The columns that each rule is about.
+RULES = """
+    SELECT r.name, array_agg(a.attname::text ORDER BY u.n) FROM (
+        SELECT conname::text, conkey, conrelid FROM pg_constraint
+        WHERE conrelid = to_regclass($1) AND contype IN ('c', 'f')
+        UNION ALL
+        SELECT relname::text, (indkey::int2[])[0:indnkeyatts - 1], indrelid
+        FROM pg_index JOIN pg_class ON oid = indexrelid
+        WHERE indrelid = to_regclass($1) AND indisunique AND indexprs IS NULL
+    ) AS r(name, key, relation), unnest(r.key) WITH ORDINALITY AS u(number, n), pg_attribute a
+    WHERE a.attrelid = r.relation AND a.attnum = u.number GROUP BY r.name
+"""
 SEQUENCE = "SELECT pg_get_serial_sequence($1, $2)"
 INDEXES = """
     SELECT relname, format('%I.%I', relnamespace::regnamespace, relname) FROM pg_index JOIN pg_class ON oid = indexrelid

@@ -558,11 +558,14 @@ class Table:
         return schema if dot and not self.is_apart else None
 
     @property
+    def relation(self) -> str:
+        """Its name, without that of its schema."""
+        return self.name if self.schema is None else self.name.partition(".")[2]
+
+    @property
     def place(self) -> str:
         """Its name in SQL."""
-        if self.schema is None:
-            return quote(self.name)
-        return f"{quote(self.schema)}.{quote(self.name.partition('.')[2])}"
+        return quote(self.relation) if self.schema is None else f"{quote(self.schema)}.{quote(self.relation)}"
 
     @property
     def id_column(self) -> str:

@@ -508,7 +508,7 @@ class SQLiteStore(DocumentStore):
                 return None
             return events[1:] if stamp else events
 
-        return await self._database.reader.call(look)  # type: ignore[no-any-return]
+        return await self._all_in_full(await self._database.reader.call(look))
 
     def _stream(self, connection: sqlite3.Connection, name: str) -> tuple[int, Position, int]:
         """The id of a stream, its top, and the id of its last event."""

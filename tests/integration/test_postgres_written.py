@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -553,6 +554,75 @@ async def test_what_is_no_refusal_is_none_to_who_is_written_apart(database_url, 
             CREATE TRIGGER fill BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION fill()
         """)
         await refused(models.write("create", {"n": "3"}, socket=client), "Unavailable")
+
+
+@attrs.define
+class Member:
+    email: str = ""
+    age: int = 18
+    group_id: int | None = None
+    badge: int = bbio.field(private=True, default=1)
+    born: str | None = None
+
+
+async def test_a_broken_rule_is_told_by_the_names_of_its_fields(database_url, psql, caplog):
+    """As far as the client sees these, and never with values; rules that came later are told without names."""
+    await psql.execute("""
+        CREATE TABLE groups (id integer PRIMARY KEY);
+        INSERT INTO groups VALUES (1);
+        CREATE TABLE models (id serial PRIMARY KEY, email text NOT NULL, age bigint CHECK (age > 0), born text,
+            group_id bigint REFERENCES groups, badge bigint UNIQUE, CONSTRAINT grown CHECK (born <> 'x' OR age > 17));
+        CREATE UNIQUE INDEX each_email ON models (email) INCLUDE (age);
+        CREATE TABLE visits (member integer REFERENCES models);
+    """)
+    async with opened(database_url, Member) as models:
+        store = models.store
+
+        async def said(method, model):
+            write = models.write if method == "delete" else partial(typed, models)
+            return str(await refused(write(method, model), "Conflict"))
+
+        ann = await models.create({"email": "ann", "badge": 1, "born": ""})
+        assert await said("create", {"email": "ann", "badge": 2}) == "another model has the same 'email'"
+        patch = {"id": ann["id"]}
+        assert await said("patch", {**patch, "age": 0}) == "the database does not allow this 'age'"
+        assert await said("patch", {**patch, "age": 9, "born": "x"}) == "the database does not allow this 'born', 'age'"
+        assert await said("patch", {**patch, "group_id": 2}) == "there is nothing that 'group_id' could refer to"
+        # Nobody is to know of the field.
+        assert await said("create", {"email": "bob", "badge": 1}) == (
+            "another model has the same, where each has its own"
+        )
+        await psql.execute("INSERT INTO visits VALUES ($1)", ann["id"])
+        assert await said("delete", patch) == "something in the database still refers to this model"
+        await psql.execute("ALTER TABLE models ADD CHECK (email <> 'bad'); ALTER TABLE models ALTER born SET NOT NULL")
+        assert await said("create", {"email": "bad", "badge": 2, "born": ""}) == (
+            "the database does not allow this value"
+        )
+        assert await said("create", {"email": "bob", "badge": 2}) == "the database needs a value for 'born'"
+        # Of a write of the server itself, or of another table, there is less to say.
+        err = asyncpg.exceptions.NotNullViolationError("x")
+        assert store._named_in(err, None) == ()
+        err.table_name, err.column_name = "models", "badge"
+        assert store._named_in(err, None) == ()
+        err.column_name = "id"
+        assert store._named_in(err, None) == ["id"]
+    async with opened(database_url) as models:
+        err.column_name = "body"
+        assert models.store._named_in(err, None) == ()
+    assert "ann" not in caplog.text
+
+
+async def test_what_no_field_gives_is_named_where_it_is_missed(database_url, psql):
+    """A column without a default: nothing can be created, and the rest goes on."""
+    await psql.execute(
+        "CREATE TABLE models (id serial PRIMARY KEY, title text, made date NOT NULL);"
+        "INSERT INTO models (title, made) VALUES ('a', '2026-01-01')"
+    )
+    async with opened(database_url, attrs.make_class("M", {"title": attrs.field(type=str, default="")})) as models:
+        missed = await refused(models.create({"title": "b"}), "Conflict")
+        assert str(missed) == "the database needs a value for 'made'"
+        await models.write("patch", {"id": 1, "title": "c"})
+        await models.write("delete", {"id": 1})
 
 
 def test_errors_are_named_by_their_class():
