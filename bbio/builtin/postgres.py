@@ -97,6 +97,7 @@ from bbio.builtin.postgres_tables import (
     Table,
     body_text,
     decoded,
+    id_of,
     id_text,
     literal,
     quote,
@@ -757,38 +758,37 @@ class PostgresStore(DocumentStore):
         Raises:
             NotMade: PostgreSQL has not made one of them, and has not said why.
         """
-        made: dict[Write, str] = {}
+        made: dict[Write, dict[str, Any]] = {}
         # Those of one statement.
-        alike: dict[str, list[tuple[Write, list[Any]]]] = {}
+        alike: dict[Any, list[tuple[Write, list[Any]]]] = {}
         for write in writes:
-            statement, values = self._statement(write)
-            alike.setdefault(statement, []).append((write, values))
-        for statement, asked in alike.items():
-            made |= await self._returned(connection, statement, asked)
-        gone = [write for write in writes if write.method == "delete" and write not in made]
+            kind, values = self._kind(write)
+            alike.setdefault(kind, []).append((write, values))
+        for kind, asked in alike.items():
+            made |= await self._returned(connection, self._statement(*kind), asked)
+        gone = [write for write in writes if write not in made and write.method == "delete"]
         if gone:
             # A trigger may only mark a row: where a policy or a view then hides it, the model is deleted.
             left = await self._models(connection.fetch, [write.key for write in gone])
-            made |= {write: encode(write.stored).decode() for write in gone if write.key not in left}
+            made |= {write: write.record for write in gone if write.key not in left}
         if len(made) < len(writes):
             raise NotMade("the database did not make this write: a trigger, a rule or a policy of its table stops it")
         for write in writes:
-            stored = decoded(made[write])
-            # In the order in which its fields were given, as far as they were.
-            record = {name: stored[name] for name in write.record if name in stored} | stored
-            if write.method == "create":
+            record = made[write]
+            if write.stored is None:
                 write.key = (write.key[0], record[self.id_attribute])
             batch.made(write, record, encode(record))
 
-    def _statement(self, write: Write) -> tuple[str, list[Any]]:
-        """The statement that makes a write, and what it takes beside the key."""
+    def _kind(self, write: Write) -> tuple[tuple[str, frozenset[str]], list[Any]]:
+        """The kind of statement that makes a write, and what it takes beside the key."""
         table, req, record, stored = self.definition, write.change.req, write.record, write.stored
-        if write.method == "delete":
-            return table.delete(), []
+        method = write.method
+        if method == "delete":
+            return (method, frozenset()), []
         if stored is None:
             unset = unset_in(req)
-            left = {column.name for column in table.columns if column.defaults and column.name in unset}
-            return table.insert(left), [write.rev, body_text(encode(record))]
+            left = [column.name for column in table.columns if column.defaults and column.name in unset] if unset else ()
+            return (method, frozenset(left)), [write.rev, body_text(encode(record))]
         changed = {
             name: record[name]
             for name in given_in(req, record)
@@ -798,21 +798,35 @@ class PostgresStore(DocumentStore):
         changed.pop(self.id_attribute, None)
         # Of fields that the schema does not know, a later version of it may.
         lost = [] if self.schema is not None else [name for name in stored if name not in record]
-        names = lost if table.is_document else changed
-        return table.update(names), [write.rev, body_text(encode(changed)), encode(lost).decode()]
+        names = frozenset(changed) if not table.is_document else frozenset(["body"]) if lost else frozenset()
+        return ("update", names), [write.rev, body_text(encode(changed)), encode(lost).decode()]
+
+    def _statement(self, method: str, names: frozenset[str]) -> str:
+        """The statement of a kind: what it does, and to which columns."""
+        table = self.definition
+        return table.delete() if method == "delete" else (table.insert if method == "create" else table.update)(names)
 
     async def _returned(
         self, connection: Any, statement: str, asked: list[tuple[Write, list[Any]]]
-    ) -> dict[Write, str]:
+    ) -> dict[Write, dict[str, Any]]:
         """Have a statement make writes; the models that it returns."""
         writes = [write for write, _ in asked]
         keys = self._columns_of(write.key for write in writes)
-        known = dict(zip(zip(*keys, strict=True), writes, strict=True))
         rows = await connection.fetch(statement, *keys, *map(list, zip(*(values for _, values in asked), strict=True)))
-        if len(rows) == len(writes) and writes[0].method == "create":
+        if len(rows) == len(writes) and writes[0].stored is None:
             # In the order in which they were given, whatever ids a trigger has given them.
-            return {write: row[-1] for write, row in zip(writes, rows, strict=True)}
-        return {known[key]: body for *texts, body in rows if (key := tuple(texts)) in known}
+            return {write: self._record(write, *row[-2:]) for write, row in zip(writes, rows, strict=True)}
+        known = dict(zip(zip(*keys, strict=True), writes, strict=True))
+        return {known[key]: self._record(known[key], *row[-2:]) for row in rows if (key := row[: len(keys)]) in known}
+
+    def _record(self, write: Write, id: str, fields: str) -> dict[str, Any]:
+        """What a write has stored, in the order in which its fields were given, as far as they were."""
+        stored = decoded(fields)
+        stored[self.id_attribute] = id_of(id)
+        record = {**write.record, **stored}
+        if len(record) > len(stored):
+            record = {name: value for name, value in record.items() if name in stored}
+        return record
 
     async def _settle_outcome(self, batch: Batch) -> None:
         """Find out what has become of a commit; if that cannot be, say so to those whose writes it held.
@@ -892,7 +906,8 @@ class PostgresStore(DocumentStore):
         columns = self._columns_of(keys)
         texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
         rows = await fetch(self.definition.select(lock), *columns)
-        return {texts[tuple(key)]: (rev, encode(decoded(body))) for *key, rev, body in rows}
+        body = self.definition.body
+        return {key: (rev, body(key[1], fields)) for *text, rev, fields in rows for key in (texts[tuple(text)],)}
 
     async def _lock_streams(self, connection: Any, names: list[str]) -> tuple[str, dict[str, StreamRow]]:
         """The epoch of new streams, and these streams, which nobody else may write to."""
