@@ -12,7 +12,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from typing import Any, Self
 
@@ -430,7 +430,8 @@ class Batch:
         # The number of this attempt to write them, by which it is found again.
         self.stamp = secrets.randbits(48) or 1
         # Filled by the store from its tables: the counter of revisions, the epoch of new streams, the positions of
-        # `streams`, the revision and body of `keys`, the digest and event of `operations`.
+        # `streams` unless it will `place` what is numbered, the revision and body of `keys`, the digest and event of
+        # `operations`.
         self.rev = 0
         self.epoch = ""
         self.positions: dict[str, Position] = {}
@@ -565,6 +566,17 @@ class Batch:
                 except Exception as err:
                     change.error = err
 
+    def place(self, tops: Mapping[str, Any]) -> None:
+        """Put the events, which are numbered from 1 in each stream, after what is there.
+
+        Parameters:
+            tops: the epoch and the `top` of each of `streams`.
+        """
+        for event in self.events:
+            stream = tops[event.stream]
+            event.epoch = stream.epoch
+            event.offset += stream.top
+
     def _earlier(self, change: Change) -> Commit | None:
         found = None if change.operation is None else self.replies.get(change.operation)
         return None if found is None else repeated(found, change.req)
@@ -576,10 +588,11 @@ class Batch:
             method, rev = write.method, write.rev
             if self.store.schema is not None:
                 body = self.store.encode(record)
-        at = self.positions.get(change.stream) or Position(self.epoch, 0)
+        at = self.positions.get(change.stream)
+        epoch, offset = (self.epoch, 1) if at is None else (at.epoch, at.offset + 1)
         op = None if req is None or req.op is None else req.op.public
-        event = Event(change.stream, at.epoch, at.offset + 1, method, body, rev, op, when, self.stamp)
-        self.positions[change.stream] = Position(at.epoch, event.offset, self.stamp)
+        event = Event(change.stream, epoch, offset, method, body, rev, op, when, self.stamp)
+        self.positions[change.stream] = Position(epoch, offset, self.stamp)
         self.events.append(event)
         if change.operation is not None and req is not None:
             schema = self.store.schema

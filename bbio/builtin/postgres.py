@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import repeat
@@ -37,7 +37,6 @@ from bbio.builtin.documents import (
     Queue,
     Write,
     event_of,
-    event_row,
     found_of,
     logger,
     now,
@@ -74,8 +73,6 @@ from bbio.builtin.postgres_statements import (
     FORGET_OPERATIONS,
     FORGET_STREAMS,
     INDEXES,
-    KEEP_OPERATIONS,
-    LOCK_STREAMS,
     LOG,
     MAKE_ROOM,
     NEWEST_OPERATION,
@@ -132,6 +129,10 @@ MAX_PAYLOAD = 7_000
 DRAWN = 100
 MOST_BLOCKS = 10_000
 
+# What is added to streams that are only locked; and what is kept of an event that no operation has brought about.
+NOTHING = (None, None, 0.0, 0, *(None,) * 9, "", "")
+NONE = (None, None, None)
+
 LOCK = "FOR UPDATE OF t"
 # What is otherwise found at the commit is found with the write that it is about.
 CAREFUL = "; SET CONSTRAINTS ALL IMMEDIATE"
@@ -141,7 +142,7 @@ TAKEN = ("bbio_", "pg_")
 
 
 class StreamRow(msgspec.Struct):
-    """A stream as its row was when it was locked, and how many bytes are added to it."""
+    """A stream as its row was when it was locked, and how many events and bytes are added to it."""
 
     id: int
     name: str
@@ -150,6 +151,7 @@ class StreamRow(msgspec.Struct):
     size: int
     trimmed: int
     stamp: int
+    count: int = 0
     added: int = 0
 
     @property
@@ -284,6 +286,8 @@ class PostgresStore(DocumentStore):
     _writer_apart: Worker
     _suspects: Suspects
     _reader: Worker
+    # What is left of a block of revisions, each for the model that is given the next number.
+    _spare: range
 
     def __init__(
         self,
@@ -368,6 +372,7 @@ class PostgresStore(DocumentStore):
         self._writer_apart = Worker(partial(self._write, careful=True), share=SHARE_OF_SUSPECTS)
         self._reader = Worker(self._look_up)
         self._untidy = 0
+        self._spare = range(0)
         self._database = await Database.open(self)
         try:
             async with self._database.connections.one() as connection, connection.transaction():
@@ -707,18 +712,18 @@ class PostgresStore(DocumentStore):
                 if all(change.error for change in batch.changes):
                     await connection.execute("ROLLBACK")
                     return
-                # Last, as all writers wait for them. A repeated operation waits too: what it came to may be on no disk,
-                # or on no standby, yet.
-                batch.epoch, streams = await self._lock_streams(connection, batch.streams)
-                batch.positions = {name: row.position for name, row in streams.items()}
                 batch.number()
-                if batch.events:
-                    await self._save(connection, batch, rev, streams, told)
+                behind = (batch.rev - rev) // REVISIONS
+                if behind:
+                    await connection.execute(CATCH_UP_REVISIONS, min(behind, MOST_BLOCKS))
+                # Last, as all writers wait for the streams. A repeated operation waits too: what it came to may be on
+                # no disk, or on no standby, yet.
+                streams = await self._log(connection, batch, told)
                 await commit(connection)
                 self._database.works(writing=True)
         except InDoubt:
             await self._settle_outcome(batch)
-        if self._outgrown(batch, streams):
+        if self._outgrown(streams.values()):
             await self.tidy()
 
     async def _make(self, connection: Any, batch: Batch, writes: list[Write], careful: bool) -> None:
@@ -765,7 +770,8 @@ class PostgresStore(DocumentStore):
             kind, values = self._kind(write)
             alike.setdefault(kind, []).append((write, values))
         for kind, asked in alike.items():
-            made |= await self._returned(connection, self._statement(*kind), asked)
+            make, *about = kind
+            made |= await self._returned(connection, make(*about), asked)
         gone = [write for write in writes if write not in made and write.method == "delete"]
         if gone:
             # A trigger may only mark a row: where a policy or a view then hides it, the model is deleted.
@@ -779,16 +785,15 @@ class PostgresStore(DocumentStore):
                 write.key = (write.key[0], record[self.id_attribute])
             batch.made(write, record, encode(record))
 
-    def _kind(self, write: Write) -> tuple[tuple[str, frozenset[str]], list[Any]]:
-        """The kind of statement that makes a write, and what it takes beside the key."""
+    def _kind(self, write: Write) -> tuple[tuple[Any, ...], list[Any]]:
+        """What makes the statement of a write, which those that are alike share, and what it takes beside the key."""
         table, req, record, stored = self.definition, write.change.req, write.record, write.stored
-        method = write.method
-        if method == "delete":
-            return (method, frozenset()), []
+        if write.method == "delete":
+            return (table.delete,), []
         if stored is None:
             unset = unset_in(req)
             left = [column.name for column in table.columns if column.defaults and column.name in unset] if unset else ()
-            return (method, frozenset(left)), [write.rev, body_text(encode(record))]
+            return (table.insert, frozenset(left)), [write.rev, body_text(encode(record))]
         changed = {
             name: record[name]
             for name in given_in(req, record)
@@ -798,13 +803,8 @@ class PostgresStore(DocumentStore):
         changed.pop(self.id_attribute, None)
         # Of fields that the schema does not know, a later version of it may.
         lost = [] if self.schema is not None else [name for name in stored if name not in record]
-        names = frozenset(changed) if not table.is_document else frozenset(["body"]) if lost else frozenset()
-        return ("update", names), [write.rev, body_text(encode(changed)), encode(lost).decode()]
-
-    def _statement(self, method: str, names: frozenset[str]) -> str:
-        """The statement of a kind: what it does, and to which columns."""
-        table = self.definition
-        return table.delete() if method == "delete" else (table.insert if method == "create" else table.update)(names)
+        values = [write.rev, body_text(encode(changed))] + ([encode(lost).decode()] if lost else [])
+        return (table.update, frozenset() if table.is_document else frozenset(changed), bool(lost)), values
 
     async def _returned(
         self, connection: Any, statement: str, asked: list[tuple[Write, list[Any]]]
@@ -868,7 +868,7 @@ class PostgresStore(DocumentStore):
         event = batch.events[-1]
         await connection.execute(self._begin)
         # This waits for a transaction that is still open.
-        _, streams = await self._lock_streams(connection, batch.streams)
+        streams = await self._lock_streams(connection, batch.streams)
         row = streams[event.stream]
         if row.epoch != event.epoch:
             return None
@@ -897,9 +897,16 @@ class PostgresStore(DocumentStore):
         if operations:
             rows = await connection.fetch(DRAW_REVISIONS_AND_FIND, self.backend_id, operations)
             batch.replies = {operation: found_of(*rest) for _, operation, *rest in rows if operation is not None}
+            batch.rev = rows[0][0]
+        elif keys or self._source is not None:
+            batch.rev = await connection.fetchval(DRAW_REVISIONS)
         else:
-            rows = await connection.fetch(DRAW_REVISIONS)
-        batch.rev = rows[0][0]
+            # Of models that are new, with ids that none has had, no revision was told before.
+            count = len(batch.changes)
+            if len(self._spare) < count:
+                first = await connection.fetchval(DRAW_REVISIONS)
+                self._spare = range(first, first + REVISIONS - 1)
+            batch.rev, self._spare = self._spare.start, self._spare[count:]
 
     async def _models(self, fetch: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
         """The revision and body of those models that are there."""
@@ -909,68 +916,60 @@ class PostgresStore(DocumentStore):
         body = self.definition.body
         return {key: (rev, body(key[1], fields)) for *text, rev, fields in rows for key in (texts[tuple(text)],)}
 
-    async def _lock_streams(self, connection: Any, names: list[str]) -> tuple[str, dict[str, StreamRow]]:
-        """The epoch of new streams, and these streams, which nobody else may write to."""
+    async def _lock_streams(self, connection: Any, names: list[str], *added: Any) -> dict[str, StreamRow]:
+        """These streams as they were, which nobody else may write to; what is given is added to them."""
         while True:
-            found = await connection.fetch(LOCK_STREAMS, self.backend_id, names)
-            streams = {row["name"]: StreamRow(*row[2:-1]) for row in found if row["name"] is not None}
+            found = await connection.fetch(LOG, self.backend_id, names, *(added or NOTHING))
+            streams = {row["name"]: StreamRow(*row[3:]) for row in found if row["name"] is not None}
+            if found[0][0]:
+                return streams
             missing = [name for name in names if name not in streams]
-            if found[0]["pending"]:
+            if missing:
+                await connection.execute(ADD_STREAMS, self.backend_id, missing, now())
+            else:
                 # Before what is to be written, which may build on it.
                 await connection.execute(COLLECT, self.backend_id, names)
-            elif not missing:
-                return found[0][0], streams
-            else:
-                await connection.execute(ADD_STREAMS, self.backend_id, missing, now())
 
-    async def _save(self, connection: Any, batch: Batch, drawn: int, known: dict[str, StreamRow], told: bool) -> None:
+    async def _log(self, connection: Any, batch: Batch, told: bool) -> dict[str, StreamRow]:
         """Log the events of a batch, and keep what its operations came to.
 
         Parameters:
             connection: the connection, in the transaction that has made the writes.
-            batch: the batch.
-            drawn: the first of the revisions that were drawn for it.
-            known: its streams as they were.
+            batch: the batch, whose events are numbered within it.
             told: whether other processes are told.
+
+        Returns: its streams as they were.
         """
-        events = batch.events
-        at = events[-1].when
-        streams = {event.stream: known[event.stream] for event in events}
+        names, events = batch.streams, batch.events
+        counts, sizes = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         for event in events:
-            streams[event.stream].added += len(event.body)
-        await connection.execute(
-            LOG,
-            at,
-            [row.id for row in streams.values()],
-            [batch.positions[name].offset for name in streams],
-            [row.added for row in streams.values()],
-            [streams[event.stream].id for event in events],
+            counts[event.stream] += 1
+            sizes[event.stream] += len(event.body)
+        # What is nothing at all is no array.
+        ops = [event.op for event in events]
+        kept = {event: (operation, digest, record_text(whole)) for operation, digest, event, whole in batch.kept}
+        operations = zip(*(kept.get(event, NONE) for event in events), strict=True) if kept else NONE
+        streams = await self._lock_streams(
+            connection,
+            names,
+            list(counts.values()),
+            list(sizes.values()),
+            events[-1].when if events else 0.0,
+            batch.stamp,
+            [event.stream for event in events],
             [event.offset for event in events],
             [event.method for event in events],
             [event.body.decode() for event in events],
             [event.rev for event in events],
-            [event.op for event in events],
-            self.channel if told else "",
-            self._payload(list(streams)),
-            batch.stamp,
+            ops if any(ops) else None,
+            *operations,
+            self.channel if told and events else "",
+            self._payload([name for name, count in counts.items() if count]),
         )
-        behind = (batch.rev - drawn) // REVISIONS
-        if behind:
-            await connection.execute(CATCH_UP_REVISIONS, min(behind, MOST_BLOCKS))
-        if batch.kept:
-            await connection.execute(
-                KEEP_OPERATIONS,
-                self.backend_id,
-                at,
-                *zip(
-                    *[
-                        (operation, digest, *event_row(event), record_text(whole))
-                        for operation, digest, event, whole in batch.kept
-                    ],
-                    strict=True,
-                ),
-                batch.stamp,
-            )
+        for name, row in streams.items():
+            row.count, row.added = counts[name], sizes[name]
+        batch.place(streams)
+        return streams
 
     def _payload(self, streams: list[str]) -> str:
         """What other processes are told: whose write it was, of which backend, in which streams."""
@@ -986,13 +985,13 @@ class PostgresStore(DocumentStore):
 
     # History
 
-    def _outgrown(self, batch: Batch, known: dict[str, StreamRow]) -> bool:
+    def _outgrown(self, streams: Collection[StreamRow]) -> bool:
         """Whether a stream has grown by so many events since it was trimmed, or too big, or there are many new ones."""
-        self._untidy += len(known)
+        self._untidy += len(streams)
         return self._untidy >= TRIM_EVERY or any(
-            batch.positions[name].offset - row.trimmed >= TRIM_EVERY
+            row.top + row.count - row.trimmed >= TRIM_EVERY
             or (row.added and row.size + row.added > self.history.size * 5 // 4)
-            for name, row in known.items()
+            for row in streams
         )
 
     async def tidy(self) -> None:

@@ -16,20 +16,6 @@ DRAW_REVISIONS_AND_FIND = f"""
     SELECT drawn.revision, found.* FROM ({DRAW_REVISIONS} OFFSET 0) AS drawn
     LEFT JOIN ({FIND_OPERATIONS}) AS found ON true
 """
-# Whoever is told of a commit must be able to rely on it, whatever the settings of the role are.
-LOCK_STREAMS = """
-    WITH found AS MATERIALIZED (
-        SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
-        WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
-    )
-    SELECT (SELECT epoch FROM bbio_backends WHERE id = $1),
-        CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', true) END,
-        found.*, EXISTS (
-            SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
-            AND p.stamp IS DISTINCT FROM nullif(current_setting('bbio.stamp', true), '')::bigint
-        ) AS pending
-    FROM (VALUES (1)) AS one LEFT JOIN found ON true
-"""
 # What triggers have left for these streams, to be numbered.
 COLLECT = "SELECT bbio_collect($1::integer, $2::text[])"
 ADD_STREAMS = """
@@ -38,22 +24,43 @@ ADD_STREAMS = """
     FROM (SELECT id, epoch FROM bbio_backends WHERE id = $1 FOR SHARE) b, unnest($2::text[]) AS u(name) ORDER BY u.name
     ON CONFLICT DO NOTHING
 """
+# Streams are locked, in an order that all share, and events are added to them, with the operations that they belong to;
+# nothing is added while a stream is missing, or is to be told of what triggers have left. Whoever is told of a commit
+# must be able to rely on it, whatever the settings of the role are.
 LOG = """
-    WITH changed AS (
-        UPDATE bbio_streams s SET top = u.top, size = s.size + u.size, at = $1::double precision, stamp = $13::bigint
-        FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS u(id, top, size) WHERE s.id = u.id
+    WITH found AS MATERIALIZED (
+        SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
+        WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
+    ), ready AS MATERIALIZED (
+        SELECT FROM (SELECT count(*) AS count FROM found) AS locked
+        WHERE count = cardinality($2::text[]) AND NOT EXISTS (
+            SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
+            AND p.stamp IS DISTINCT FROM nullif(current_setting('bbio.stamp', true), '')::bigint
+        )
+    ), changed AS (
+        UPDATE bbio_streams s SET top = f.top + u.count, size = s.size + u.size, at = $5, stamp = $6
+        FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS u(name, count, size), found f, ready
+        WHERE f.name = u.name AND s.id = f.id AND u.count > 0
+    ), events AS MATERIALIZED (
+        SELECT f.id, f.name, f.epoch, f.top + u.place AS position, u.method, u.body, u.rev, u.op,
+            u.operation, u.digest, u.record
+        FROM unnest($7::text[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[],
+            $13::bytea[], $14::bigint[], $15::text[])
+            AS u(name, place, method, body, rev, op, operation, digest, record), found f, ready
+        WHERE f.name = u.name
     ), logged AS (
         INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
-        SELECT u.*, $1::double precision, $13::bigint FROM
-        unnest($5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::text[]) AS u
+        SELECT id, position, method, body, rev, op, $5::double precision, $6::bigint FROM events
+    ), kept AS (
+        INSERT INTO bbio_operations
+            (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
+        SELECT $1::integer, operation, digest, name, epoch, position, method, body, rev, op, record,
+            $5::double precision, $6::bigint
+        FROM events WHERE operation IS NOT NULL
     )
-    SELECT pg_notify($11, $12) WHERE $11 <> ''
-"""
-KEEP_OPERATIONS = """
-    INSERT INTO bbio_operations
-        (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
-    SELECT $1::integer, u.*, $2::double precision, $13::bigint FROM unnest($3::bytea[], $4::bigint[], $5::text[],
-        $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::text[], $12::text[]) AS u
+    SELECT EXISTS (SELECT FROM ready), (SELECT pg_notify($16, $17) FROM ready WHERE $16 <> ''),
+        (SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'),
+        found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
 """
 # Past the revisions that models brought along from elsewhere.
 CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"

@@ -759,21 +759,22 @@ class Table:
             + self._returning("t")
         )
 
-    def update(self, names: Collection[str]) -> str:
-        """Change models: arrays of keys, revisions, what is new of the models, and the fields that they lose.
+    def update(self, names: Collection[str], is_losing: bool = False) -> str:
+        """Change models: arrays of keys, revisions, what is new of the models, and the fields that they lose, if any.
 
         Parameters:
-            names: the columns to be changed; of documents, all that it says is whether there are fields to be lost.
+            names: the columns to be changed; nothing of documents.
+            is_losing: whether documents lose fields.
         """
         changes = {
             column.name: column.write for column in self.columns if column.name in names and not column.generated
         }
         if self.is_document:
-            changes = {
-                "body": "(t.body || u.body)" + (" - ARRAY(SELECT jsonb_array_elements_text(u.lost))" * any(names))
-            }
+            lost = " - ARRAY(SELECT jsonb_array_elements_text(u.lost))" if is_losing else ""
+            changes = {"body": f"(t.body || u.body){lost}"}
         values = ", ".join(["rev = u.rev", *(f"{quote(name)} = {value}" for name, value in changes.items())])
-        rows = f"{self._arrays('bigint', 'jsonb', 'jsonb')} AS u({', '.join(self.key)}, rev, body, lost)"
+        given = {"rev": "bigint", "body": "jsonb"} | ({"lost": "jsonb"} if is_losing else {})
+        rows = f"{self._arrays(*given.values())} AS u({', '.join([*self.key, *given])})"
         return f"UPDATE {self.place} AS t SET {values} FROM {rows} WHERE {self._is_key()}{self._returning('u')}"
 
     def delete(self) -> str:
