@@ -792,8 +792,8 @@ class PostgresStore(DocumentStore):
             return (table.delete,), []
         if stored is None:
             unset = unset_in(req)
-            left = [column.name for column in table.columns if column.defaults and column.name in unset] if unset else ()
-            return (table.insert, frozenset(left)), [write.rev, body_text(encode(record))]
+            left = frozenset(column.name for column in table.columns if column.defaults and column.name in unset)
+            return (table.insert, left), [write.rev, body_text(encode(record))]
         changed = {
             name: record[name]
             for name in given_in(req, record)
