@@ -26,7 +26,7 @@ from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher, is_overtaken
-from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, Position, channel_stream
+from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, channel_stream
 from bbio.typed import as_json, whole_json
 
 logger = logging.getLogger("bbio.store")
@@ -429,12 +429,12 @@ class Batch:
         self.changes = changes
         # The number of this attempt to write them, by which it is found again.
         self.stamp = secrets.randbits(48) or 1
-        # Filled by the store from its tables: the counter of revisions, the epoch of new streams, the positions of
+        # Filled by the store from its tables: the counter of revisions, the epoch of new streams, the epoch and top of
         # `streams` unless it will `place` what is numbered, the revision and body of `keys`, the digest and event of
         # `operations`.
         self.rev = 0
         self.epoch = ""
-        self.positions: dict[str, Position] = {}
+        self.tops: dict[str, tuple[str, int]] = {}
         self.models: dict[Key, tuple[int, bytes]] = {}
         self.replies: dict[bytes, Found] = {}
         # Models as they were at revisions that writes build on, by `stale`, as far as they were told.
@@ -570,7 +570,7 @@ class Batch:
         """Put the events, which are numbered from 1 in each stream, after what is there.
 
         Parameters:
-            tops: the epoch and the `top` of each of `streams`.
+            tops: each of `streams`, with its `epoch` and its `top`.
         """
         for event in self.events:
             stream = tops[event.stream]
@@ -588,11 +588,10 @@ class Batch:
             method, rev = write.method, write.rev
             if self.store.schema is not None:
                 body = self.store.encode(record)
-        at = self.positions.get(change.stream)
-        epoch, offset = (self.epoch, 1) if at is None else (at.epoch, at.offset + 1)
+        epoch, top = self.tops.get(change.stream) or (self.epoch, 0)
+        self.tops[change.stream] = epoch, top + 1
         op = None if req is None or req.op is None else req.op.public
-        event = Event(change.stream, epoch, offset, method, body, rev, op, when, self.stamp)
-        self.positions[change.stream] = Position(epoch, offset, self.stamp)
+        event = Event(change.stream, epoch, top + 1, method, body, rev, op, when, self.stamp)
         self.events.append(event)
         if change.operation is not None and req is not None:
             schema = self.store.schema

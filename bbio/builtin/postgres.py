@@ -64,8 +64,6 @@ from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
     CATCH_UP_REVISIONS,
     COLLECT,
-    DRAW_REVISIONS,
-    DRAW_REVISIONS_AND_FIND,
     FIND_LASTING_OPERATIONS,
     FIND_OPERATIONS,
     FIND_REVISIONS,
@@ -89,6 +87,7 @@ from bbio.builtin.postgres_statements import (
 )
 from bbio.builtin.postgres_tables import (
     CHANNEL,
+    DRAW_REVISIONS,
     ID_TYPES,
     REVISIONS,
     Table,
@@ -792,17 +791,15 @@ class PostgresStore(DocumentStore):
             return (table.delete,), []
         if stored is None:
             unset = unset_in(req)
-            left = frozenset(column.name for column in table.columns if column.defaults and column.name in unset)
-            return (table.insert, left), [write.rev, body_text(encode(record))]
-        changed = {
-            name: record[name]
-            for name in given_in(req, record)
-            if name not in stored or not is_same(record[name], stored[name])
-        }
-        changed |= {name: value for name, value in record.items() if name not in stored}
+            left = [column.name for column in table.columns if column.defaults and column.name in unset]
+            return (table.insert, frozenset(left)), [write.rev, body_text(encode(record))]
+        changed = {name: record[name] for name in record.keys() - stored.keys()}
+        for name in given_in(req, record):
+            if name in stored and not is_same(record[name], stored[name]):
+                changed[name] = record[name]
         changed.pop(self.id_attribute, None)
         # Of fields that the schema does not know, a later version of it may.
-        lost = [] if self.schema is not None else [name for name in stored if name not in record]
+        lost = [] if self.schema is not None else list(stored.keys() - record.keys())
         values = [write.rev, body_text(encode(changed))] + ([encode(lost).decode()] if lost else [])
         return (table.update, frozenset() if table.is_document else frozenset(changed), bool(lost)), values
 
@@ -813,16 +810,22 @@ class PostgresStore(DocumentStore):
         writes = [write for write, _ in asked]
         keys = self._columns_of(write.key for write in writes)
         rows = await connection.fetch(statement, *keys, *map(list, zip(*(values for _, values in asked), strict=True)))
-        if len(rows) == len(writes) and writes[0].stored is None:
-            # In the order in which they were given, whatever ids a trigger has given them.
-            return {write: self._record(write, *row[-2:]) for write, row in zip(writes, rows, strict=True)}
-        known = dict(zip(zip(*keys, strict=True), writes, strict=True))
-        return {known[key]: self._record(known[key], *row[-2:]) for row in rows if (key := row[: len(keys)]) in known}
+        texts: Iterable[Any] = zip(*keys, strict=True)
+        if len(rows) != len(writes) or writes[0].stored is not None:
+            known = dict(zip(texts, writes, strict=True))
+            rows = [row for row in rows if row[: len(keys)] in known]
+            texts = [row[: len(keys)] for row in rows]
+            writes = [known[text] for text in texts]
+        # Else in the order in which they were given, whatever ids a trigger has given them.
+        return {
+            write: self._record(write, text[-1] == row[-2], *row[-2:])
+            for write, text, row in zip(writes, texts, rows, strict=True)
+        }
 
-    def _record(self, write: Write, id: str, fields: str) -> dict[str, Any]:
+    def _record(self, write: Write, is_id: bool, id: str, fields: str) -> dict[str, Any]:
         """What a write has stored, in the order in which its fields were given, as far as they were."""
         stored = decoded(fields)
-        stored[self.id_attribute] = id_of(id)
+        stored[self.id_attribute] = write.key[1] if is_id else id_of(id)
         record = {**write.record, **stored}
         if len(record) > len(stored):
             record = {name: value for name, value in record.items() if name in stored}
@@ -881,10 +884,12 @@ class PostgresStore(DocumentStore):
         """Tell a batch what it needs to know, and lock its models."""
         keys = batch.keys
         if keys:
-            batch.models = await self._models(connection.fetch, keys, lock)
+            batch.rev, batch.models = await self._lock(connection, keys, lock)
             if lock != LOCK:
                 held = (await self._models(connection.fetch, keys)).keys() - batch.models.keys()
                 batch.leave_out(held, Timeout("another program holds the model"))
+        else:
+            batch.rev = await self._draw_revisions(connection, len(batch.changes))
         stale = batch.stale
         if stale:
             places = list(map(list, zip(*stale, strict=True)))
@@ -892,27 +897,35 @@ class PostgresStore(DocumentStore):
                 key = stale[name, rev]
                 if decode(body)[self.id_attribute] == key[1]:
                     batch.bases[key, rev] = body.encode()
-        # Only now, so that the revisions of each model grow.
         operations = batch.operations
         if operations:
-            rows = await connection.fetch(DRAW_REVISIONS_AND_FIND, self.backend_id, operations)
-            batch.replies = {operation: found_of(*rest) for _, operation, *rest in rows if operation is not None}
-            batch.rev = rows[0][0]
-        elif keys or self._source is not None:
-            batch.rev = await connection.fetchval(DRAW_REVISIONS)
-        else:
-            # Of models that are new, with ids that none has had, no revision was told before.
-            count = len(batch.changes)
-            if len(self._spare) < count:
-                first = await connection.fetchval(DRAW_REVISIONS)
-                self._spare = range(first, first + REVISIONS - 1)
-            batch.rev, self._spare = self._spare.start, self._spare[count:]
+            rows = await connection.fetch(FIND_OPERATIONS, self.backend_id, operations)
+            batch.replies = {operation: found_of(*rest) for operation, *rest in rows}
 
-    async def _models(self, fetch: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
+    async def _draw_revisions(self, connection: Any, count: int) -> int:
+        """What comes before the revisions of new models."""
+        # Where no model has had their ids, no revision was told before, and a block serves many batches.
+        if len(self._spare) < count or self._source is not None:
+            first = await connection.fetchval(DRAW_REVISIONS)
+            self._spare = range(first, first + REVISIONS - 1)
+        start, self._spare = self._spare.start, self._spare[count:]
+        return start
+
+    async def _lock(self, connection: Any, keys: list[Key], how: str) -> tuple[int, dict[Key, tuple[int, bytes]]]:
+        """Lock models: what comes before their next revisions, and the revision and body of those that are there."""
+        columns = self._columns_of(keys)
+        rows = await connection.fetch(self.definition.lock(how), *columns)
+        # Drawn when they are locked, so that the revisions of each model grow.
+        return rows[0][0], self._held(keys, columns, [row[1:] for row in rows if row[1] is not None])
+
+    async def _models(self, fetch: Any, keys: list[Key]) -> dict[Key, tuple[int, bytes]]:
         """The revision and body of those models that are there."""
         columns = self._columns_of(keys)
+        return self._held(keys, columns, await fetch(self.definition.select(), *columns))
+
+    def _held(self, keys: list[Key], columns: list[list[Any]], rows: list[Any]) -> dict[Key, tuple[int, bytes]]:
+        """The revision and body of each model in rows, by its key."""
         texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
-        rows = await fetch(self.definition.select(lock), *columns)
         body = self.definition.body
         return {key: (rev, body(key[1], fields)) for *text, rev, fields in rows for key in (texts[tuple(text)],)}
 

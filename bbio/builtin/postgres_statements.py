@@ -10,12 +10,6 @@ FIND_OPERATIONS = """
 """
 # A lock is written to the disk, and to standbys that are waited for, and all that was there before it is then too.
 FIND_LASTING_OPERATIONS = FIND_OPERATIONS + "ORDER BY id FOR KEY SHARE"
-# The first of a block of revisions, and the operations that were applied before.
-DRAW_REVISIONS = "SELECT nextval('bbio_revisions') AS revision"
-DRAW_REVISIONS_AND_FIND = f"""
-    SELECT drawn.revision, found.* FROM ({DRAW_REVISIONS} OFFSET 0) AS drawn
-    LEFT JOIN ({FIND_OPERATIONS}) AS found ON true
-"""
 # What triggers have left for these streams, to be numbered.
 COLLECT = "SELECT bbio_collect($1::integer, $2::text[])"
 ADD_STREAMS = """
@@ -32,7 +26,7 @@ LOG = """
         SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
         WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
     ), ready AS MATERIALIZED (
-        SELECT FROM (SELECT count(*) AS count FROM found) AS locked
+        SELECT true FROM (SELECT count(*) AS count FROM found) AS locked
         WHERE count = cardinality($2::text[]) AND NOT EXISTS (
             SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
             AND p.stamp IS DISTINCT FROM nullif(current_setting('bbio.stamp', true), '')::bigint

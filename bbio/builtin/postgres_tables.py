@@ -28,6 +28,8 @@ LOCK = 0x6262696F
 # model, and no two writers wait for each other. A block has more numbers than a transaction has writes.
 REVISIONS = 1_000
 
+DRAW_REVISIONS = "SELECT nextval('bbio_revisions')"
+
 # What triggers of one transaction tell of more rows than so many is that there were: clients read everything anew.
 MOST_TOLD = 1_000
 
@@ -692,17 +694,25 @@ class Table:
         bits = ID_TYPES[self.id_type]
         return key if -(1 << bits) <= key < 1 << bits else None
 
-    def select(self, lock: str = "") -> str:
-        """The models of some keys.
-
-        Parameters:
-            lock: `FOR UPDATE OF t`, so that nobody else may write them; in an order that all processes share.
-        """
-        columns = self._columns_of_key("t")
-        found, order = ", ".join(f"{column}::text" for column in columns), ", ".join(columns)
+    def select(self) -> str:
+        """The models of some keys."""
+        found = ", ".join(f"{column}::text" for column in self._columns_of_key("t"))
         return (
             f"SELECT {found}, t.rev, {self.fields('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
-            f" JOIN {self.place} t ON {self._is_key()}" + (f" ORDER BY {order} {lock}" if lock else "")
+            f" JOIN {self.place} t ON {self._is_key()}"
+        )
+
+    def lock(self, how: str) -> str:
+        """The models of some keys, locked in an order that all processes share, and a block of revisions drawn then.
+
+        Parameters:
+            how: `FOR UPDATE OF t`, so that nobody else may write them.
+        """
+        return (
+            f"WITH found AS MATERIALIZED ({self.select()} ORDER BY {', '.join(self._columns_of_key('t'))} {how})"
+            # All are counted before it is drawn.
+            f" SELECT ({DRAW_REVISIONS} FROM (SELECT count(*) FROM found) AS locked), found.*"
+            " FROM (VALUES (1)) AS one LEFT JOIN found ON true"
         )
 
     def draw(self, source: str) -> str:
