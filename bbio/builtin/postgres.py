@@ -72,6 +72,7 @@ from bbio.builtin.postgres_statements import (
     FORGET_STREAMS,
     INDEXES,
     LOG,
+    LOG_AND_KEEP,
     MAKE_ROOM,
     NEWEST_OPERATION,
     OUTGROWN,
@@ -129,7 +130,7 @@ DRAWN = 100
 MOST_BLOCKS = 10_000
 
 # What is added to streams that are only locked; and what is kept of an event that no operation has brought about.
-NOTHING = (None, None, 0.0, 0, *(None,) * 9, "", "")
+NOTHING = (None, None, 0.0, 0, "", "", *(None,) * 6)
 NONE = (None, None, None)
 
 LOCK = "FOR UPDATE OF t"
@@ -929,10 +930,12 @@ class PostgresStore(DocumentStore):
         body = self.definition.body
         return {key: (rev, body(key[1], fields)) for *text, rev, fields in rows for key in (texts[tuple(text)],)}
 
-    async def _lock_streams(self, connection: Any, names: list[str], *added: Any) -> dict[str, StreamRow]:
+    async def _lock_streams(
+        self, connection: Any, names: list[str], statement: str = LOG, added: Iterable[Any] = NOTHING
+    ) -> dict[str, StreamRow]:
         """These streams as they were, which nobody else may write to; what is given is added to them."""
         while True:
-            found = await connection.fetch(LOG, self.backend_id, names, *(added or NOTHING))
+            found = await connection.fetch(statement, self.backend_id, names, *added)
             streams = {row["name"]: StreamRow(*row[3:]) for row in found if row["name"] is not None}
             if found[0][0]:
                 return streams
@@ -958,27 +961,25 @@ class PostgresStore(DocumentStore):
         for event in events:
             counts[event.stream] += 1
             sizes[event.stream] += len(event.body)
-        # What is nothing at all is no array.
         ops = [event.op for event in events]
-        kept = {event: (operation, digest, record_text(whole)) for operation, digest, event, whole in batch.kept}
-        operations = zip(*(kept.get(event, NONE) for event in events), strict=True) if kept else NONE
-        streams = await self._lock_streams(
-            connection,
-            names,
+        added: list[Any] = [
             list(counts.values()),
             list(sizes.values()),
             events[-1].when if events else 0.0,
             batch.stamp,
+            self.channel if told and events else "",
+            self._payload([name for name, count in counts.items() if count]),
             [event.stream for event in events],
             [event.offset for event in events],
             [event.method for event in events],
             [event.body.decode() for event in events],
             [event.rev for event in events],
-            ops if any(ops) else None,
-            *operations,
-            self.channel if told and events else "",
-            self._payload([name for name, count in counts.items() if count]),
-        )
+            ops if any(ops) else None,  # nothing but NULL is no array
+        ]
+        kept = {event: (operation, digest, record_text(whole)) for operation, digest, event, whole in batch.kept}
+        if kept:
+            added += zip(*(kept.get(event, NONE) for event in events), strict=True)
+        streams = await self._lock_streams(connection, names, LOG_AND_KEEP if kept else LOG, added)
         for name, row in streams.items():
             row.count, row.added = counts[name], sizes[name]
         batch.place(streams)

@@ -18,10 +18,15 @@ ADD_STREAMS = """
     FROM (SELECT id, epoch FROM bbio_backends WHERE id = $1 FOR SHARE) b, unnest($2::text[]) AS u(name) ORDER BY u.name
     ON CONFLICT DO NOTHING
 """
-# Streams are locked, in an order that all share, and events are added to them, with the operations that they belong to;
-# nothing is added while a stream is missing, or is to be told of what triggers have left. Whoever is told of a commit
-# must be able to rely on it, whatever the settings of the role are.
-LOG = """
+
+
+def _log(names: str = "", types: str = "", kept: str = "") -> str:
+    """Lock streams, in an order that all share, and add events to them, whose places follow each stream's top.
+
+    Nothing is added while a stream is missing, or is to be told of what triggers have left. Whoever is told of a commit
+    must be able to rely on it, whatever the settings of the role are.
+    """
+    return f"""
     WITH found AS MATERIALIZED (
         SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
         WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
@@ -35,27 +40,34 @@ LOG = """
         UPDATE bbio_streams s SET top = f.top + u.count, size = s.size + u.size, at = $5, stamp = $6
         FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS u(name, count, size), found f, ready
         WHERE f.name = u.name AND s.id = f.id AND u.count > 0
-    ), events AS MATERIALIZED (
-        SELECT f.id, f.name, f.epoch, f.top + u.place AS position, u.method, u.body, u.rev, u.op,
-            u.operation, u.digest, u.record
-        FROM unnest($7::text[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[],
-            $13::bytea[], $14::bigint[], $15::text[])
-            AS u(name, place, method, body, rev, op, operation, digest, record), found f, ready
+    ), events AS (
+        SELECT f.id, f.epoch, f.top + u.place AS position, u.*
+        FROM unnest($9::text[], $10::bigint[], $11::text[], $12::text[], $13::bigint[], $14::text[]{types})
+            AS u(name, place, method, body, rev, op{names}), found f, ready
         WHERE f.name = u.name
     ), logged AS (
         INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
         SELECT id, position, method, body, rev, op, $5::double precision, $6::bigint FROM events
-    ), kept AS (
+    ){kept}
+    SELECT EXISTS (SELECT FROM ready), (SELECT pg_notify($7, $8) FROM ready WHERE $7 <> ''),
+        (SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'),
+        found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
+"""
+
+
+LOG = _log()
+# With the operations that have brought the events about.
+LOG_AND_KEEP = _log(
+    ", operation, digest, record",
+    ", $15::bytea[], $16::bigint[], $17::text[]",
+    """, kept AS (
         INSERT INTO bbio_operations
             (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
         SELECT $1::integer, operation, digest, name, epoch, position, method, body, rev, op, record,
             $5::double precision, $6::bigint
         FROM events WHERE operation IS NOT NULL
-    )
-    SELECT EXISTS (SELECT FROM ready), (SELECT pg_notify($16, $17) FROM ready WHERE $16 <> ''),
-        (SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'),
-        found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
-"""
+    )""",
+)
 # Past the revisions that models brought along from elsewhere.
 CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"
 # What was told of models at revisions, in their streams or by triggers in the one of all.

@@ -36,7 +36,8 @@ async def statements(models, *writes) -> list[str]:
 
 async def test_a_batch_goes_few_times_to_postgres(database_url):
     async with opened(database_url, connections=1) as models:
-        made = [await models.create({"n": 0}) for _ in range(3)]
+        # With this the connection learns the types that it is told of.
+        made = [await models.create({"n": 0}, op=f"cid:{n}") for n in range(3)]
         create = ["BEGIN;", "INSERT", "WITH", "COMMIT"]
         patch = ["BEGIN;", "WITH", "UPDATE", "WITH", "COMMIT"]
         assert await statements(models, *(models.create({"n": n}) for n in range(10))) == create
@@ -83,6 +84,17 @@ async def test_the_id_of_a_row_is_that_of_its_model(database_url, psql):
         gone = await models.write("delete", {"id": 7})
         assert gone.record == {"id": 7, "n": 3}
         assert await models.all() == [{"id": "7", "n": 3}, {"id": "a", "n": 3}]
+
+
+async def test_a_trigger_may_give_another_id_and_take_fields_away(database_url, psql):
+    async with opened(database_url) as models:
+        await psql.execute(
+            """CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN NEW.id := 7; NEW.body := NEW.body - 'secret'; RETURN NEW; END $$"""
+        )
+        await psql.execute("CREATE TRIGGER own BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION own()")
+        made = await models.create({"n": 1, "secret": "x"})
+        assert made == await models.read(7) == {"n": 1, "id": 7}
 
 
 async def test_a_model_may_be_nothing_but_its_id(database_url):
