@@ -12,7 +12,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from itertools import starmap
 from typing import Any, Self
@@ -27,7 +27,7 @@ from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import NOTIFIED_AS
 from bbio.store import Publisher, is_overtaken
-from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, Position, channel_stream
+from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, channel_stream
 from bbio.typed import as_json, whole_json
 
 logger = logging.getLogger("bbio.store")
@@ -482,11 +482,12 @@ class Batch:
         self.changes = changes
         # The number of this attempt to write them, by which it is found again.
         self.stamp = secrets.randbits(48) or 1
-        # Filled by the store from its tables: the counter of revisions, the epoch of new streams, the positions of
-        # `streams`, the revision and body of `keys`, the digest and event of `operations`.
+        # Filled by the store from its tables: the counter of revisions, the epoch of new streams, the epoch and top of
+        # `streams` unless it will `place` what is numbered, the revision and body of `keys`, the digest and event of
+        # `operations`.
         self.rev = 0
         self.epoch = ""
-        self.positions: dict[str, Position] = {}
+        self.tops: dict[str, tuple[str, int]] = {}
         self.models: dict[Key, tuple[int, bytes]] = {}
         self.replies: dict[bytes, Found] = {}
         # Models as they were at revisions that writes build on, by `stale`, as far as they were told.
@@ -618,6 +619,17 @@ class Batch:
                 except Exception as err:
                     change.error = err
 
+    def place(self, tops: Mapping[str, Any]) -> None:
+        """Put the events, which are numbered from 1 in each stream, after what is there.
+
+        Parameters:
+            tops: each of `streams`, with its `epoch` and its `top`.
+        """
+        for event in self.events:
+            stream = tops[event.stream]
+            event.epoch = stream.epoch
+            event.offset += stream.top
+
     def _earlier(self, change: Change) -> Commit | None:
         found = None if change.operation is None else self.replies.get(change.operation)
         return None if found is None else repeated(found, change.req)
@@ -629,10 +641,10 @@ class Batch:
             method, rev = write.method, write.rev
             if self.store.schema is not None:
                 body = self.store.encode(record)
-        at = self.positions.get(change.stream) or Position(self.epoch, 0)
+        epoch, top = self.tops.get(change.stream) or (self.epoch, 0)
+        self.tops[change.stream] = epoch, top + 1
         op = None if req is None or req.op is None else req.op.public
-        event = Event(change.stream, at.epoch, at.offset + 1, method, body, rev, op, when, self.stamp)
-        self.positions[change.stream] = Position(at.epoch, event.offset, self.stamp)
+        event = Event(change.stream, epoch, top + 1, method, body, rev, op, when, self.stamp)
         self.events.append(event)
         if change.operation is not None and req is not None:
             schema = self.store.schema

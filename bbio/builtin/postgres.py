@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import repeat
@@ -37,7 +37,6 @@ from bbio.builtin.documents import (
     Queue,
     Write,
     event_of,
-    event_row,
     found_of,
     logger,
     now,
@@ -65,8 +64,6 @@ from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
     CATCH_UP_REVISIONS,
     COLLECT,
-    DRAW_REVISIONS,
-    DRAW_REVISIONS_AND_FIND,
     FIND_LASTING_OPERATIONS,
     FIND_OPERATIONS,
     FIND_REVISIONS,
@@ -74,9 +71,8 @@ from bbio.builtin.postgres_statements import (
     FORGET_OPERATIONS,
     FORGET_STREAMS,
     INDEXES,
-    KEEP_OPERATIONS,
-    LOCK_STREAMS,
     LOG,
+    LOG_AND_KEEP,
     MAKE_ROOM,
     NEWEST_OPERATION,
     OUTGROWN,
@@ -93,11 +89,13 @@ from bbio.builtin.postgres_statements import (
 )
 from bbio.builtin.postgres_tables import (
     CHANNEL,
+    DRAW_REVISIONS,
     ID_TYPES,
     REVISIONS,
     Table,
     body_text,
     decoded,
+    id_of,
     id_text,
     literal,
     quote,
@@ -132,6 +130,10 @@ MAX_PAYLOAD = 7_000
 DRAWN = 100
 MOST_BLOCKS = 10_000
 
+# What is added to streams that are only locked; and what is kept of an event that no operation has brought about.
+NOTHING = (None, None, 0.0, 0, "", "", *(None,) * 6)
+NONE = (None, None, None)
+
 LOCK = "FOR UPDATE OF t"
 # What is otherwise found at the commit is found with the write that it is about.
 CAREFUL = "; SET CONSTRAINTS ALL IMMEDIATE"
@@ -141,7 +143,7 @@ TAKEN = ("bbio_", "pg_")
 
 
 class StreamRow(msgspec.Struct):
-    """A stream as its row was when it was locked, and how many bytes are added to it."""
+    """A stream as its row was when it was locked, and how many events and bytes are added to it."""
 
     id: int
     name: str
@@ -150,6 +152,7 @@ class StreamRow(msgspec.Struct):
     size: int
     trimmed: int
     stamp: int
+    count: int = 0
     added: int = 0
 
     @property
@@ -286,6 +289,8 @@ class PostgresStore(DocumentStore):
     _writer_apart: Worker
     _suspects: Suspects
     _reader: Worker
+    # What is left of a block of revisions, each for the model that is given the next number.
+    _spare: range
 
     def __init__(
         self,
@@ -370,6 +375,7 @@ class PostgresStore(DocumentStore):
         self._writer_apart = Worker(partial(self._write, careful=True), share=SHARE_OF_SUSPECTS)
         self._reader = Worker(self._look_up)
         self._untidy = 0
+        self._spare = range(0)
         self._database = await Database.open(self)
         try:
             async with self._database.connections.one() as connection, connection.transaction():
@@ -726,18 +732,18 @@ class PostgresStore(DocumentStore):
                 if all(change.error for change in batch.changes):
                     await connection.execute("ROLLBACK")
                     return
-                # Last, as all writers wait for them. A repeated operation waits too: what it came to may be on no disk,
-                # or on no standby, yet.
-                batch.epoch, streams = await self._lock_streams(connection, batch.streams)
-                batch.positions = {name: row.position for name, row in streams.items()}
                 batch.number()
-                if batch.events:
-                    await self._save(connection, batch, rev, streams, told)
+                behind = (batch.rev - rev) // REVISIONS
+                if behind:
+                    await connection.execute(CATCH_UP_REVISIONS, min(behind, MOST_BLOCKS))
+                # Last, as all writers wait for the streams. A repeated operation waits too: what it came to may be on
+                # no disk, or on no standby, yet.
+                streams = await self._log(connection, batch, told)
                 await commit(connection)
                 self._database.works(writing=True)
         except InDoubt:
             await self._settle_outcome(batch)
-        if self._outgrown(batch, streams):
+        if self._outgrown(streams.values()):
             await self.tidy()
 
     async def _make(self, connection: Any, batch: Batch, writes: list[Write], careful: bool) -> None:
@@ -777,62 +783,74 @@ class PostgresStore(DocumentStore):
         Raises:
             NotMade: PostgreSQL has not made one of them, and has not said why.
         """
-        made: dict[Write, str] = {}
+        made: dict[Write, dict[str, Any]] = {}
         # Those of one statement.
-        alike: dict[str, list[tuple[Write, list[Any]]]] = {}
+        alike: dict[Any, list[tuple[Write, list[Any]]]] = {}
         for write in writes:
-            statement, values = self._statement(write)
-            alike.setdefault(statement, []).append((write, values))
-        for statement, asked in alike.items():
-            made |= await self._returned(connection, statement, asked)
-        gone = [write for write in writes if write.method == "delete" and write not in made]
+            kind, values = self._kind(write)
+            alike.setdefault(kind, []).append((write, values))
+        for kind, asked in alike.items():
+            make, *about = kind
+            made |= await self._returned(connection, make(*about), asked)
+        gone = [write for write in writes if write not in made and write.method == "delete"]
         if gone:
             # A trigger may only mark a row: where a policy or a view then hides it, the model is deleted.
             left = await self._models(connection.fetch, [write.key for write in gone])
-            made |= {write: encode(write.stored).decode() for write in gone if write.key not in left}
+            made |= {write: write.record for write in gone if write.key not in left}
         if len(made) < len(writes):
             raise NotMade("the database did not make this write: a trigger, a rule or a policy of its table stops it")
         for write in writes:
-            stored = decoded(made[write])
-            # In the order in which its fields were given, as far as they were.
-            record = {name: stored[name] for name in write.record if name in stored} | stored
-            if write.method == "create":
+            record = made[write]
+            if write.stored is None:
                 write.key = (write.key[0], record[self.id_attribute])
             batch.made(write, record, encode(record))
 
-    def _statement(self, write: Write) -> tuple[str, list[Any]]:
-        """The statement that makes a write, and what it takes beside the key."""
+    def _kind(self, write: Write) -> tuple[tuple[Any, ...], list[Any]]:
+        """What makes the statement of a write, which those that are alike share, and what it takes beside the key."""
         table, req, record, stored = self.definition, write.change.req, write.record, write.stored
         if write.method == "delete":
-            return table.delete(), []
+            return (table.delete,), []
         if stored is None:
             unset = unset_in(req)
-            left = {column.name for column in table.columns if column.defaults and column.name in unset}
-            return table.insert(left), [write.rev, body_text(encode(record))]
-        changed = {
-            name: record[name]
-            for name in given_in(req, record)
-            if name not in stored or not is_same(record[name], stored[name])
-        }
-        changed |= {name: value for name, value in record.items() if name not in stored}
+            left = [column.name for column in table.columns if column.defaults and column.name in unset]
+            return (table.insert, frozenset(left)), [write.rev, body_text(encode(record))]
+        changed = {name: record[name] for name in record.keys() - stored.keys()}
+        for name in given_in(req, record):
+            if name in stored and not is_same(record[name], stored[name]):
+                changed[name] = record[name]
         changed.pop(self.id_attribute, None)
         # Of fields that the schema does not know, a later version of it may.
-        lost = [] if self.schema is not None else [name for name in stored if name not in record]
-        names = lost if table.is_document else changed
-        return table.update(names), [write.rev, body_text(encode(changed)), encode(lost).decode()]
+        lost = [] if self.schema is not None else list(stored.keys() - record.keys())
+        values = [write.rev, body_text(encode(changed))] + ([encode(lost).decode()] if lost else [])
+        return (table.update, frozenset() if table.is_document else frozenset(changed), bool(lost)), values
 
     async def _returned(
         self, connection: Any, statement: str, asked: list[tuple[Write, list[Any]]]
-    ) -> dict[Write, str]:
+    ) -> dict[Write, dict[str, Any]]:
         """Have a statement make writes; the models that it returns."""
         writes = [write for write, _ in asked]
         keys = self._columns_of(write.key for write in writes)
-        known = dict(zip(zip(*keys, strict=True), writes, strict=True))
         rows = await connection.fetch(statement, *keys, *map(list, zip(*(values for _, values in asked), strict=True)))
-        if len(rows) == len(writes) and writes[0].method == "create":
-            # In the order in which they were given, whatever ids a trigger has given them.
-            return {write: row[-1] for write, row in zip(writes, rows, strict=True)}
-        return {known[key]: body for *texts, body in rows if (key := tuple(texts)) in known}
+        texts: Iterable[Any] = zip(*keys, strict=True)
+        if len(rows) != len(writes) or writes[0].stored is not None:
+            known = dict(zip(texts, writes, strict=True))
+            rows = [row for row in rows if row[: len(keys)] in known]
+            texts = [row[: len(keys)] for row in rows]
+            writes = [known[text] for text in texts]
+        # Else in the order in which they were given, whatever ids a trigger has given them.
+        return {
+            write: self._record(write, text[-1] == row[-2], *row[-2:])
+            for write, text, row in zip(writes, texts, rows, strict=True)
+        }
+
+    def _record(self, write: Write, is_id: bool, id: str, fields: str) -> dict[str, Any]:
+        """What a write has stored, in the order in which its fields were given, as far as they were."""
+        stored = decoded(fields)
+        stored[self.id_attribute] = write.key[1] if is_id else id_of(id)
+        record = {**write.record, **stored}
+        if len(record) > len(stored):
+            record = {name: value for name, value in record.items() if name in stored}
+        return record
 
     async def _settle_outcome(self, batch: Batch) -> None:
         """Find out what has become of a commit; if that cannot be, say so to those whose writes it held.
@@ -874,7 +892,7 @@ class PostgresStore(DocumentStore):
         event = batch.events[-1]
         await connection.execute(self._begin)
         # This waits for a transaction that is still open.
-        _, streams = await self._lock_streams(connection, batch.streams)
+        streams = await self._lock_streams(connection, batch.streams)
         row = streams[event.stream]
         if row.epoch != event.epoch:
             return None
@@ -887,10 +905,12 @@ class PostgresStore(DocumentStore):
         """Tell a batch what it needs to know, and lock its models."""
         keys = batch.keys
         if keys:
-            batch.models = await self._models(connection.fetch, keys, lock)
+            batch.rev, batch.models = await self._lock(connection, keys, lock)
             if lock != LOCK:
                 held = (await self._models(connection.fetch, keys)).keys() - batch.models.keys()
                 batch.leave_out(held, Timeout("another program holds the model"))
+        else:
+            batch.rev = await self._draw_revisions(connection, len(batch.changes))
         stale = batch.stale
         if stale:
             places = list(map(list, zip(*stale, strict=True)))
@@ -898,84 +918,92 @@ class PostgresStore(DocumentStore):
                 key = stale[name, rev]
                 if decode(body)[self.id_attribute] == key[1]:
                     batch.bases[key, rev] = body.encode()
-        # Only now, so that the revisions of each model grow.
         operations = batch.operations
         if operations:
-            rows = await connection.fetch(DRAW_REVISIONS_AND_FIND, self.backend_id, operations)
-            batch.replies = {operation: found_of(*rest) for _, operation, *rest in rows if operation is not None}
-        else:
-            rows = await connection.fetch(DRAW_REVISIONS)
-        batch.rev = rows[0][0]
+            rows = await connection.fetch(FIND_OPERATIONS, self.backend_id, operations)
+            batch.replies = {operation: found_of(*rest) for operation, *rest in rows}
 
-    async def _models(self, fetch: Any, keys: list[Key], lock: str = "") -> dict[Key, tuple[int, bytes]]:
+    async def _draw_revisions(self, connection: Any, count: int) -> int:
+        """What comes before the revisions of new models."""
+        # Where no model has had their ids, no revision was told before, and a block serves many batches.
+        if len(self._spare) < count or self._source is not None:
+            first = await connection.fetchval(DRAW_REVISIONS)
+            self._spare = range(first, first + REVISIONS - 1)
+        start, self._spare = self._spare.start, self._spare[count:]
+        return start
+
+    async def _lock(self, connection: Any, keys: list[Key], how: str) -> tuple[int, dict[Key, tuple[int, bytes]]]:
+        """Lock models: what comes before their next revisions, and the revision and body of those that are there."""
+        columns = self._columns_of(keys)
+        rows = await connection.fetch(self.definition.lock(how), *columns)
+        # Drawn when they are locked, so that the revisions of each model grow.
+        return rows[0][0], self._held(keys, columns, [row[1:] for row in rows if row[1] is not None])
+
+    async def _models(self, fetch: Any, keys: list[Key]) -> dict[Key, tuple[int, bytes]]:
         """The revision and body of those models that are there."""
         columns = self._columns_of(keys)
-        texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
-        rows = await fetch(self.definition.select(lock), *columns)
-        return {texts[tuple(key)]: (rev, encode(decoded(body))) for *key, rev, body in rows}
+        return self._held(keys, columns, await fetch(self.definition.select(), *columns))
 
-    async def _lock_streams(self, connection: Any, names: list[str]) -> tuple[str, dict[str, StreamRow]]:
-        """The epoch of new streams, and these streams, which nobody else may write to."""
+    def _held(self, keys: list[Key], columns: list[list[Any]], rows: list[Any]) -> dict[Key, tuple[int, bytes]]:
+        """The revision and body of each model in rows, by its key."""
+        texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
+        body = self.definition.body
+        return {key: (rev, body(key[1], fields)) for *text, rev, fields in rows for key in (texts[tuple(text)],)}
+
+    async def _lock_streams(
+        self, connection: Any, names: list[str], statement: str = LOG, added: Iterable[Any] = NOTHING
+    ) -> dict[str, StreamRow]:
+        """These streams as they were, which nobody else may write to; what is given is added to them."""
         while True:
-            found = await connection.fetch(LOCK_STREAMS, self.backend_id, names)
-            streams = {row["name"]: StreamRow(*row[2:-1]) for row in found if row["name"] is not None}
+            found = await connection.fetch(statement, self.backend_id, names, *added)
+            streams = {row["name"]: StreamRow(*row[3:]) for row in found if row["name"] is not None}
+            if found[0][0]:
+                return streams
             missing = [name for name in names if name not in streams]
-            if found[0]["pending"]:
+            if missing:
+                await connection.execute(ADD_STREAMS, self.backend_id, missing, now())
+            else:
                 # Before what is to be written, which may build on it.
                 await connection.execute(COLLECT, self.backend_id, names)
-            elif not missing:
-                return found[0][0], streams
-            else:
-                await connection.execute(ADD_STREAMS, self.backend_id, missing, now())
 
-    async def _save(self, connection: Any, batch: Batch, drawn: int, known: dict[str, StreamRow], told: bool) -> None:
+    async def _log(self, connection: Any, batch: Batch, told: bool) -> dict[str, StreamRow]:
         """Log the events of a batch, and keep what its operations came to.
 
         Parameters:
             connection: the connection, in the transaction that has made the writes.
-            batch: the batch.
-            drawn: the first of the revisions that were drawn for it.
-            known: its streams as they were.
+            batch: the batch, whose events are numbered within it.
             told: whether other processes are told.
+
+        Returns: its streams as they were.
         """
-        events = batch.events
-        at = events[-1].when
-        streams = {event.stream: known[event.stream] for event in events}
+        names, events = batch.streams, batch.events
+        counts, sizes = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         for event in events:
-            streams[event.stream].added += len(event.body)
-        await connection.execute(
-            LOG,
-            at,
-            [row.id for row in streams.values()],
-            [batch.positions[name].offset for name in streams],
-            [row.added for row in streams.values()],
-            [streams[event.stream].id for event in events],
+            counts[event.stream] += 1
+            sizes[event.stream] += len(event.body)
+        ops = [event.op for event in events]
+        added: list[Any] = [
+            list(counts.values()),
+            list(sizes.values()),
+            events[-1].when if events else 0.0,
+            batch.stamp,
+            self.channel if told and events else "",
+            self._payload([name for name, count in counts.items() if count]),
+            [event.stream for event in events],
             [event.offset for event in events],
             [event.method for event in events],
             [event.body.decode() for event in events],
             [event.rev for event in events],
-            [event.op for event in events],
-            self.channel if told else "",
-            self._payload(list(streams)),
-            batch.stamp,
-        )
-        behind = (batch.rev - drawn) // REVISIONS
-        if behind:
-            await connection.execute(CATCH_UP_REVISIONS, min(behind, MOST_BLOCKS))
-        if batch.kept:
-            await connection.execute(
-                KEEP_OPERATIONS,
-                self.backend_id,
-                at,
-                *zip(
-                    *[
-                        (operation, digest, *event_row(event), record_text(whole))
-                        for operation, digest, event, whole in batch.kept
-                    ],
-                    strict=True,
-                ),
-                batch.stamp,
-            )
+            ops if any(ops) else None,  # nothing but NULL is no array
+        ]
+        kept = {event: (operation, digest, record_text(whole)) for operation, digest, event, whole in batch.kept}
+        if kept:
+            added += zip(*(kept.get(event, NONE) for event in events), strict=True)
+        streams = await self._lock_streams(connection, names, LOG_AND_KEEP if kept else LOG, added)
+        for name, row in streams.items():
+            row.count, row.added = counts[name], sizes[name]
+        batch.place(streams)
+        return streams
 
     def _payload(self, streams: list[str]) -> str:
         """What other processes are told: whose write it was, of which backend, in which streams."""
@@ -991,13 +1019,13 @@ class PostgresStore(DocumentStore):
 
     # History
 
-    def _outgrown(self, batch: Batch, known: dict[str, StreamRow]) -> bool:
+    def _outgrown(self, streams: Collection[StreamRow]) -> bool:
         """Whether a stream has grown by so many events since it was trimmed, or too big, or there are many new ones."""
-        self._untidy += len(known)
+        self._untidy += len(streams)
         return self._untidy >= TRIM_EVERY or any(
-            batch.positions[name].offset - row.trimmed >= TRIM_EVERY
+            row.top + row.count - row.trimmed >= TRIM_EVERY
             or (row.added and row.size + row.added > self.history.size * 5 // 4)
-            for name, row in known.items()
+            for row in streams
         )
 
     async def tidy(self) -> None:

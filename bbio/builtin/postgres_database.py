@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -201,26 +202,24 @@ class InDoubt(Exception):
     """It is not known whether a transaction was committed, or whether that will last."""
 
 
+# The last that PostgreSQL has said, beside its answers, over each connection.
+_said: WeakKeyDictionary[Any, deque[Any]] = WeakKeyDictionary()
+
+
 async def commit(connection: Any) -> None:
     """Commit the transaction that is open.
 
     Raises:
         InDoubt: the connection was lost, it took too long, or PostgreSQL warns: somebody ended the wait for a standby.
     """
-    said: list[Any] = []
-
-    def note(connection: Any, message: Any) -> None:
-        said.append(message)
-
-    connection.add_log_listener(note)
+    said = _said[connection]
+    said.clear()
     try:
         await connection.execute("COMMIT")
     except Exception as err:
         if is_lost(err) or is_slow(err):
             raise InDoubt from err
         raise
-    finally:
-        connection.remove_log_listener(note)
     if said:
         raise InDoubt(said[0])
 
@@ -432,6 +431,8 @@ class Database:
             statement_cache_size=500,
             max_cached_statement_lifetime=0,
         )
+        said = _said[connection] = deque[Any](maxlen=1)
+        connection.add_log_listener(lambda _, message: said.append(message))
         try:
             await connection.execute(SETTINGS)
             await self._check_origin(connection)
@@ -600,15 +601,17 @@ class Database:
             await connection.execute("SELECT 1")
 
     def _told(self, connection: Any, pid: int, channel: str, payload: str) -> None:
+        # What this process has said itself is most of it, and is not read.
+        if payload.startswith(f'["{self.process}",'):
+            return
         try:
-            process, backend, streams = msgspec.json.decode(payload, type=tuple[str, int | None, list[str] | None])
+            _, backend, streams = msgspec.json.decode(payload, type=tuple[str, int | None, list[str] | None])
         except msgspec.DecodeError:
             logger.warning("%s: something that is not bbio's was said in the channel %r", self.place, self.channel)
             return
-        if process != self.process:
-            for store in self._ready:
-                if backend is None or store.backend_id == backend:
-                    store.publisher.check(streams)
+        for store in self._ready:
+            if backend is None or store.backend_id == backend:
+                store.publisher.check(streams)
 
     def _told_to_recheck(self, connection: Any, pid: int, channel: str, payload: str) -> None:
         try:

@@ -10,26 +10,6 @@ FIND_OPERATIONS = """
 """
 # A lock is written to the disk, and to standbys that are waited for, and all that was there before it is then too.
 FIND_LASTING_OPERATIONS = FIND_OPERATIONS + "ORDER BY id FOR KEY SHARE"
-# The first of a block of revisions, and the operations that were applied before.
-DRAW_REVISIONS = "SELECT nextval('bbio_revisions') AS revision"
-DRAW_REVISIONS_AND_FIND = f"""
-    SELECT drawn.revision, found.* FROM ({DRAW_REVISIONS} OFFSET 0) AS drawn
-    LEFT JOIN ({FIND_OPERATIONS}) AS found ON true
-"""
-# Whoever is told of a commit must be able to rely on it, whatever the settings of the role are.
-LOCK_STREAMS = """
-    WITH found AS MATERIALIZED (
-        SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
-        WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
-    )
-    SELECT (SELECT epoch FROM bbio_backends WHERE id = $1),
-        CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'local', true) END,
-        found.*, EXISTS (
-            SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
-            AND p.stamp IS DISTINCT FROM nullif(current_setting('bbio.stamp', true), '')::bigint
-        ) AS pending
-    FROM (VALUES (1)) AS one LEFT JOIN found ON true
-"""
 # What triggers have left for these streams, to be numbered.
 COLLECT = "SELECT bbio_collect($1::integer, $2::text[])"
 ADD_STREAMS = """
@@ -38,23 +18,56 @@ ADD_STREAMS = """
     FROM (SELECT id, epoch FROM bbio_backends WHERE id = $1 FOR SHARE) b, unnest($2::text[]) AS u(name) ORDER BY u.name
     ON CONFLICT DO NOTHING
 """
-LOG = """
-    WITH changed AS (
-        UPDATE bbio_streams s SET top = u.top, size = s.size + u.size, at = $1::double precision, stamp = $13::bigint
-        FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS u(id, top, size) WHERE s.id = u.id
+
+
+def _log(names: str = "", types: str = "", kept: str = "") -> str:
+    """Lock streams, in an order that all share, and add events to them, whose places follow each stream's top.
+
+    Nothing is added while a stream is missing, or is to be told of what triggers have left. Whoever is told of a commit
+    must be able to rely on it, whatever the settings of the role are.
+    """
+    return f"""
+    WITH found AS MATERIALIZED (
+        SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
+        WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
+    ), ready AS MATERIALIZED (
+        SELECT true FROM (SELECT count(*) AS count FROM found) AS locked
+        WHERE count = cardinality($2::text[]) AND NOT EXISTS (
+            SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
+            AND p.stamp IS DISTINCT FROM nullif(current_setting('bbio.stamp', true), '')::bigint
+        )
+    ), changed AS (
+        UPDATE bbio_streams s SET top = f.top + u.count, size = s.size + u.size, at = $5, stamp = $6
+        FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS u(name, count, size), found f, ready
+        WHERE f.name = u.name AND s.id = f.id AND u.count > 0
+    ), events AS (
+        SELECT f.id, f.epoch, f.top + u.place AS position, u.*
+        FROM unnest($9::text[], $10::bigint[], $11::text[], $12::text[], $13::bigint[], $14::text[]{types})
+            AS u(name, place, method, body, rev, op{names}), found f, ready
+        WHERE f.name = u.name
     ), logged AS (
         INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
-        SELECT u.*, $1::double precision, $13::bigint FROM
-        unnest($5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::text[]) AS u
-    )
-    SELECT pg_notify($11, $12) WHERE $11 <> ''
+        SELECT id, position, method, body, rev, op, $5::double precision, $6::bigint FROM events
+    ){kept}
+    SELECT EXISTS (SELECT FROM ready), (SELECT pg_notify($7, $8) FROM ready WHERE $7 <> ''),
+        (SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'),
+        found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
 """
-KEEP_OPERATIONS = """
-    INSERT INTO bbio_operations
-        (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
-    SELECT $1::integer, u.*, $2::double precision, $13::bigint FROM unnest($3::bytea[], $4::bigint[], $5::text[],
-        $6::text[], $7::bigint[], $8::text[], $9::text[], $10::bigint[], $11::text[], $12::text[]) AS u
-"""
+
+
+LOG = _log()
+# With the operations that have brought the events about.
+LOG_AND_KEEP = _log(
+    ", operation, digest, record",
+    ", $15::bytea[], $16::bigint[], $17::text[]",
+    """, kept AS (
+        INSERT INTO bbio_operations
+            (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
+        SELECT $1::integer, operation, digest, name, epoch, position, method, body, rev, op, record,
+            $5::double precision, $6::bigint
+        FROM events WHERE operation IS NOT NULL
+    )""",
+)
 # Past the revisions that models brought along from elsewhere.
 CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"
 # What was told of models at revisions, in their streams or by triggers in the one of all.

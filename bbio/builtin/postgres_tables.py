@@ -28,6 +28,8 @@ LOCK = 0x6262696F
 # model, and no two writers wait for each other. A block has more numbers than a transaction has writes.
 REVISIONS = 1_000
 
+DRAW_REVISIONS = "SELECT nextval('bbio_revisions')"
+
 # What triggers of one transaction tell of more rows than so many is that there were: clients read everything anew.
 MOST_TOLD = 1_000
 
@@ -350,6 +352,18 @@ def id_text(key: Any) -> str:
     return text
 
 
+def id_of(text: str) -> Any:
+    """The id of a model whose column has this text.
+
+    Example:
+        >>> id_of("7f1"), id_of("7"), id_of('"7"')
+        ('7f1', 7, '7')
+    """
+    if _LIKE_A_NUMBER.fullmatch(text):
+        return int(text)
+    return decode(text) if text[:1] == '"' else text
+
+
 def body_text(body: bytes) -> str:
     """The JSON of a model as it is sent to PostgreSQL, which takes 1e300 for a whole number, unlike 1000...0.0."""
     return (encode(_spelled_out(decode(body))) if _WITH_EXPONENT.search(body) else body).decode()
@@ -362,9 +376,15 @@ def decoded(text: str) -> Any:
         >>> decoded('{"n": 1.5}'), decoded('{"n": -1' + 400 * "0" + "}")["n"][:5]
         ({'n': 1.5}, '-1000')
     """
-    if len(text) > MAX_DOUBLE_DIGITS and _HUGE.search(text):
-        return json.loads(text, parse_int=_held_number, parse_float=_held_number)
-    return decode(text)
+    return _spelled(text) if _is_huge(text) else decode(text)
+
+
+def _is_huge(text: str) -> bool:
+    return len(text) > MAX_DOUBLE_DIGITS and _HUGE.search(text) is not None
+
+
+def _spelled(text: str) -> Any:
+    return json.loads(text, parse_int=_held_number, parse_float=_held_number)
 
 
 def _held_number(text: str) -> Any:
@@ -609,13 +629,35 @@ class Table:
         if self.is_document:
             body = "".join([f"{row}.body", *(f" - {literal(name)}" for name in hidden)])
             return f"({body} || jsonb_build_object({literal(self.id_attribute)}, {id}))::text"
-        fields = "".join(
-            f", {column.read.format(f'{row}.{quote(column.name)}')} AS {quote(column.name)}"
+        return self._json([f"{id} AS {quote(self.id_attribute)}", *self._fields(row, hidden)])
+
+    def fields(self, row: str) -> str:
+        """The model in a row but for its id, as JSON text: `bbio_id` costs more than all else that is read."""
+        if self.is_document:
+            return f"{row}.body::text"
+        return self._json(self._fields(row)) if self.columns else "'{}'"
+
+    def _fields(self, row: str, hidden: Collection[str] = ()) -> list[str]:
+        return [
+            f"{column.read.format(f'{row}.{quote(column.name)}')} AS {quote(column.name)}"
             for column in self.columns
             if column.name not in hidden
-        )
+        ]
+
+    def _json(self, fields: list[str]) -> str:
         # `w.*` is the row whatever its columns are called, `w` would be the column of that name.
-        return f"(SELECT row_to_json(w.*) FROM (SELECT {id} AS {quote(self.id_attribute)}{fields}) w)::text"
+        return f"(SELECT row_to_json(w.*) FROM (SELECT {', '.join(fields)}) w)::text"
+
+    def body(self, id: Any, fields: str) -> bytes:
+        """A model as JSON.
+
+        Parameters:
+            id: its id.
+            fields: what `fields` has found; an id in there counts no more.
+        """
+        if _is_huge(fields):
+            fields = encode(_spelled(fields)).decode()
+        return f"{fields[:-1]}{', ' if len(fields) > 2 else ''}{encode({self.id_attribute: id}).decode()[1:]}".encode()
 
     def _arrays(self, *types: str) -> str:
         """Arrays bound as parameters, the columns of the key first, as rows."""
@@ -655,17 +697,25 @@ class Table:
         bits = ID_TYPES[self.id_type]
         return key if -(1 << bits) <= key < 1 << bits else None
 
-    def select(self, lock: str = "") -> str:
-        """The models of some keys.
+    def select(self) -> str:
+        """The models of some keys."""
+        found = ", ".join(f"{column}::text" for column in self._columns_of_key("t"))
+        return (
+            f"SELECT {found}, t.rev, {self.fields('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
+            f" JOIN {self.place} t ON {self._is_key()}"
+        )
+
+    def lock(self, how: str) -> str:
+        """The models of some keys, locked in an order that all processes share, and a block of revisions drawn then.
 
         Parameters:
-            lock: `FOR UPDATE OF t`, so that nobody else may write them; in an order that all processes share.
+            how: `FOR UPDATE OF t`, so that nobody else may write them.
         """
-        columns = self._columns_of_key("t")
-        found, order = ", ".join(f"{column}::text" for column in columns), ", ".join(columns)
         return (
-            f"SELECT {found}, t.rev, {self.whole('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
-            f" JOIN {self.place} t ON {self._is_key()}" + (f" ORDER BY {order} {lock}" if lock else "")
+            f"WITH found AS MATERIALIZED ({self.select()} ORDER BY {', '.join(self._columns_of_key('t'))} {how})"
+            # All are counted before it is drawn.
+            f" SELECT ({DRAW_REVISIONS} FROM (SELECT count(*) FROM found) AS locked), found.*"
+            " FROM (VALUES (1)) AS one LEFT JOIN found ON true"
         )
 
     def draw(self, source: str) -> str:
@@ -722,21 +772,22 @@ class Table:
             + self._returning("t")
         )
 
-    def update(self, names: Collection[str]) -> str:
-        """Change models: arrays of keys, revisions, what is new of the models, and the fields that they lose.
+    def update(self, names: Collection[str], is_losing: bool = False) -> str:
+        """Change models: arrays of keys, revisions, what is new of the models, and the fields that they lose, if any.
 
         Parameters:
-            names: the columns to be changed; of documents, all that it says is whether there are fields to be lost.
+            names: the columns to be changed; nothing of documents.
+            is_losing: whether documents lose fields.
         """
         changes = {
             column.name: column.write for column in self.columns if column.name in names and not column.generated
         }
         if self.is_document:
-            changes = {
-                "body": "(t.body || u.body)" + (" - ARRAY(SELECT jsonb_array_elements_text(u.lost))" * any(names))
-            }
+            lost = " - ARRAY(SELECT jsonb_array_elements_text(u.lost))" if is_losing else ""
+            changes = {"body": f"(t.body || u.body){lost}"}
         values = ", ".join(["rev = u.rev", *(f"{quote(name)} = {value}" for name, value in changes.items())])
-        rows = f"{self._arrays('bigint', 'jsonb', 'jsonb')} AS u({', '.join(self.key)}, rev, body, lost)"
+        given = {"rev": "bigint", "body": "jsonb"} | ({"lost": "jsonb"} if is_losing else {})
+        rows = f"{self._arrays(*given.values())} AS u({', '.join([*self.key, *given])})"
         return f"UPDATE {self.place} AS t SET {values} FROM {rows} WHERE {self._is_key()}{self._returning('u')}"
 
     def delete(self) -> str:
@@ -745,6 +796,7 @@ class Table:
         return f"DELETE FROM {self.place} AS t USING {rows} WHERE {self._is_key()}{self._returning('u')}"
 
     def _returning(self, keys: str) -> str:
-        """What a statement says of each row that it has written: its key, as a row has it, and the model."""
-        columns = self._columns_of_key("t") if keys == "t" else [f"{keys}.{name}" for name in self.key]
-        return f" RETURNING {', '.join(f'{column}::text' for column in columns)}, {self.whole('t')}"
+        """What a statement says of each row that it has written: its key, as a row has it, its id and its fields."""
+        id = f"t.{self.id_column}"
+        columns = self._columns_of_key("t") if keys == "t" else [*(f"{keys}.{name}" for name in self.key), id]
+        return f" RETURNING {', '.join(f'{column}::text' for column in columns)}, {self.fields('t')}"

@@ -301,7 +301,7 @@ class SQLiteStore(DocumentStore):
         for name in batch.streams:
             stream = streams.get(name) or self._find_stream(connection, name)
             if stream is not None:
-                batch.positions[name] = Position(stream.epoch, stream.top, stream.stamp)
+                batch.tops[name] = stream.epoch, stream.top
         for key in batch.keys:
             for rev, body in execute(self._select, self._columns_of(key)):
                 batch.models[key] = (rev, body)

@@ -14,29 +14,30 @@ import asyncpg
 import uvloop
 
 from bbio.builtin.postgres_database import Database
-from bbio.builtin.postgres_statements import ADD_STREAMS, LOCK_STREAMS, LOG
-from bbio.builtin.postgres_tables import CHANNEL, Table
+from bbio.builtin.postgres_statements import ADD_STREAMS, LOG
+from bbio.builtin.postgres_tables import CHANNEL, DRAW_REVISIONS, Table
 
 BODY = '{"text":"hello world","done":false,"n":7,"id":"%s"}'
 WRITERS = 50
 WARM = 0.5
-TABLE = Table("messages", "id", False)
+TABLE = Table.of("messages", "id", False, None)
 
 
 async def write(dsn: str, backend: int, stream: str, counts: list[int], until: float) -> None:
     connection = await asyncpg.connect(dsn)
     await connection.execute(ADD_STREAMS, backend, [stream], time.time())
     insert = TABLE.insert()
+    rev = await connection.fetchval(DRAW_REVISIONS)
+    told = CHANNEL, f'["x",1,["{stream}"]]'
     while time.monotonic() < until:
         id = secrets.token_hex(8)
         body = BODY % id
+        rev += 1
         await connection.execute("BEGIN; SET LOCAL bbio.own = '1'; SET LOCAL statement_timeout = 5000")
-        ((rev, _, _, row, _, _, top, *_),) = await connection.fetch(LOCK_STREAMS, backend, [stream])
-        await connection.execute(insert, [id], [rev + 1], [body])
-        event = ([row], [top + 1], ["create"], [body], [rev + 1], [None])
-        await connection.execute(
-            LOG, time.time(), [row], [top + 1], [len(body)], *event, CHANNEL, f'["x",1,["{stream}"]]'
-        )
+        await connection.fetch(insert, [id], [rev], [body])
+        growth = [stream], [1], [len(body)], time.time(), 1
+        event = [stream], [1], ["create"], [body], [rev], None
+        await connection.fetch(LOG, backend, *growth, *told, *event)
         await connection.execute("COMMIT")
         counts[0] += 1
     await connection.close()
