@@ -9,7 +9,7 @@ from typing import Any, Literal
 import attrs
 import pytest
 
-from bbio import App, Backend, BadRequest, Forbidden, Invalid, Limits, Middleware, before, field, patch
+from bbio import App, Backend, BadRequest, Conflict, Forbidden, Invalid, Limits, Middleware, before, field, patch
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.client import connect
 from tests.support.servers import heard
@@ -274,3 +274,49 @@ async def test_a_backend_that_keeps_nothing_counts_nothing(join):
         assert await io.backend("own").patch({"id": 1, "title": "x", "$inc": {"n": 1}}) is None
         assert counted == [{"n": 1}]
         assert await heard(app.backends["own"], listener) == [[("update", {"id": 1, "title": "x"})]]
+
+
+@attrs.define
+class Stock:
+    """A table of another program."""
+
+    name: str = ""
+    sold: int = 0
+    price: Decimal | None = None
+    left: int = 0
+    gross: Decimal | None = None
+    seen: int | None = None
+
+
+STOCK = """
+CREATE TABLE stock (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL DEFAULT '', sold integer,
+    price numeric(6,2) DEFAULT 1, "left" integer NOT NULL DEFAULT 7 CHECK ("left" >= 0), seen smallint,
+    gross numeric GENERATED ALWAYS AS (price * 2) STORED);
+CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN NEW.seen = coalesce(NEW.seen, 0) + 1; RETURN NEW; END $$;
+CREATE TRIGGER look BEFORE UPDATE ON stock FOR EACH ROW EXECUTE FUNCTION look();
+INSERT INTO stock (name) VALUES ('milk');
+"""
+
+
+async def test_counts_in_the_table_of_another_program(database_url, psql):
+    """They add up with what that program counts itself; what PostgreSQL makes of it, or refuses, is what is told."""
+    await psql.execute(STOCK)
+    app = App().serve(backend(PostgresStore(database_url, "stock"), model=Stock))
+    async with app.running() as url, connect(url) as io:
+        stock = io.backend("tallies")
+        # NULL, where the class has a default, counts from that.
+        record = await stock.patch({"id": 1, "$inc": {"sold": 2, "price": "0.255"}})
+        assert (record["sold"], record["price"], record["gross"], record["seen"]) == (2, "1.26", "2.52", 1)
+        # A rule of the table, and numbers that its columns cannot hold.
+        for counts in ({"left": -8}, {"sold": 2**31}, {"seen": 40_000}):
+            with pytest.raises((Invalid, BadRequest, Conflict)):
+                await stock.patch({"id": 1, "name": "bread", "$inc": counts})
+        assert await stock.read(1) == record
+
+        async def others():
+            for _ in range(20):
+                await psql.execute("UPDATE stock SET sold = sold + 1")
+
+        await asyncio.gather(others(), *(stock.patch({"id": 1, "$inc": {"sold": 1}}) for _ in range(30)))
+        assert (await stock.read(1))["sold"] == 52
