@@ -9,7 +9,7 @@ from typing import Any, Literal
 import attrs
 import pytest
 
-from bbio import App, Backend, BadRequest, Conflict, Forbidden, Invalid, Limits, Middleware, before, field, patch
+from bbio import App, Backend, BadRequest, Conflict, Forbidden, Invalid, Limits, Middleware, before, field, patch, read
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.client import connect
 from tests.support.servers import heard
@@ -260,6 +260,10 @@ async def test_a_backend_that_keeps_nothing_counts_nothing(join):
         pass
 
     class Own(Backend):
+        @read
+        def nothing(self):
+            return []
+
         @patch
         def count(self, req):
             counted.append(req.model["$inc"])
@@ -271,7 +275,9 @@ async def test_a_backend_that_keeps_nothing_counts_nothing(join):
         for method in ("create", "update", "patch"):
             with pytest.raises(BadRequest, match="'echo' keeps nothing that could be counted"):
                 await io.backend("echo").sync(method, {"id": 1, "$inc": {"n": 1}})
+        mirror = await io.backend("own").collection()
         assert await io.backend("own").patch({"id": 1, "title": "x", "$inc": {"n": 1}}) is None
+        assert dict(mirror) == {1: {"id": 1, "title": "x"}}
         assert counted == [{"n": 1}]
         assert await heard(app.backends["own"], listener) == [[("update", {"id": 1, "title": "x"})]]
 
