@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET
 
 from bbio.attempts import Attempts, refused
+from bbio.counts import COUNTS
 from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
 from bbio.errors import DefinitionError, EncodingError, Forbidden, Invalid, StackError, SyncError
 from bbio.ratelimit import RateLimitedLog
@@ -507,6 +508,14 @@ class Stack:
         result = None
         given = frozenset(req.model) if self._may_read is not None and isinstance(req.model, dict) else frozenset()
         try:
+            if (
+                self._may_read is not None
+                and self.method == "patch"
+                and COUNTS in given
+                and not await self._reads(req, self._may_read)
+            ):
+                # A refusal would tell something of what is stored.
+                raise Forbidden("who may not read a model cannot count in it")
             if self._direct is not None and (req.op is None or self._atomic):
                 if req.op is not None and not self._immediate:
                     await self._attempts.begin(req)
@@ -536,9 +545,14 @@ class Stack:
             await self._run_once(req)
         if self._show is not None:
             self._show_safely(req, res, unexpected)
-        if self._may_read is not None and req.socket is not None and not await self._may_read(req):
+        if self._may_read is not None and not await self._reads(req, self._may_read):
             _conceal(res, given | {req.backend.id_attribute})
         return res
+
+    @staticmethod
+    async def _reads(req: Request, may_read: Callable[[Request], Awaitable[bool]]) -> bool:
+        """Whether whoever asks may read what it writes; the server itself may."""
+        return req.socket is None or await may_read(req)
 
     def explain(self, err: EncodingError, req: Request, result: Any) -> None:
         """Say in an error where the value is that cannot be written, and which layers may have put it there."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 
 from msgspec import UNSET
 
+from bbio.counts import COUNTS, counted
 from bbio.decorators import check_hidden
 from bbio.errors import BadRequest, ConfigurationError, DefinitionError
 from bbio.protocol import decode, encode
@@ -67,8 +68,8 @@ class Publisher(Protocol):
 def is_overtaken(req: Request, stored: dict[str, Any], base: bytes | None, id_attribute: str) -> bool:
     """Whether a write builds on what was changed since the revision that it names.
 
-    A patch builds on the fields that it gives: it is overtaken when one of them was changed, to another value than it
-    gives. Any other write builds on the whole model.
+    A patch builds on the fields that it sets: it is overtaken when one of them was changed, to another value than it
+    sets. A field that it counts may be anything by then. Any other write builds on the whole model.
 
     Parameters:
         req: the request, whose `rev` is older than the model's.
@@ -76,13 +77,17 @@ def is_overtaken(req: Request, stored: dict[str, Any], base: bytes | None, id_at
         base: the model as it was at that revision, as JSON; None where that is not known.
         id_attribute: the name of the id.
     """
-    if req.method != "patch" or base is None:
+    if req.method != "patch":
+        return True
+    if COUNTS in req.model and req.model.keys() <= {COUNTS, id_attribute}:
+        return False
+    if base is None:
         return True
     before = decode(base)
     return any(
         not is_same(stored.get(name, UNSET), before.get(name, UNSET)) and not is_same(stored.get(name, UNSET), value)
         for name, value in req.model.items()
-        if name != id_attribute
+        if name not in (id_attribute, COUNTS)
     )
 
 
@@ -277,11 +282,15 @@ class Store:
 
         Raises:
             Invalid: the record would not be valid, or the client changes what it cannot change.
+            BadRequest: what a patch counts is no number.
         """
         if self.schema is not None:
             return merged(self.schema, req, current)
         model: dict[str, Any] = req.model
-        return {**current, **model} if req.method == "patch" and current else model
+        if req.method != "patch":
+            return model
+        stored = current or {}
+        return {**stored, **(counted(model, stored, self.id_attribute) if COUNTS in model else model)}
 
     async def find(self, req: Request) -> Commit | None:
         """What an operation already came to, None when it is new.

@@ -16,10 +16,12 @@ from typing import Any
 import attrs
 import msgspec
 
+from bbio.counts import COUNTS, PATCHES_ALONE, counts_in, decimal_total, total, uncounted
 from bbio.errors import Invalid, SyncError
 from bbio.protocol import decode, encode
 from bbio.requests import Request, Response
 from bbio.schema import Field, Schema
+from bbio.shapes import WANTED, kinds_of
 from bbio.streams import Event, Position
 from bbio.values import MAX_WRONG, Wrong, is_same
 
@@ -109,6 +111,13 @@ def enter(schema: Schema, req: Request) -> None:
     method, key = req.method, given.pop(schema.id_attribute, None)
     entry = req.entry = Entry(key, schema.visible(roles_of(req.user)), {}, {})
     wrong: dict[str, str] = {}
+    counts: dict[str, Any] | None = None
+    if COUNTS in given:
+        if method == "patch":
+            counts, wrong = _entered_counts(schema, given, entry.visible)
+        else:
+            wrong[COUNTS] = PATCHES_ALONE
+        del given[COUNTS]
     for each in schema.protected:
         name = each.name
         if name not in given:
@@ -130,6 +139,8 @@ def enter(schema: Schema, req: Request) -> None:
     if method == "patch":
         values, errors = schema.codec.examine(schema.cls, given, whole=False)
         typed: Any = values if key is None else {schema.id_attribute: key, **values}
+        if counts is not None:
+            typed[COUNTS] = counts
     else:
         typed, errors = _read(schema, given)
     if wrong or errors:
@@ -143,6 +154,62 @@ def enter(schema: Schema, req: Request) -> None:
             if each.name not in given and (each.read_only or each.name not in entry.visible)
         }
     req.model = typed
+
+
+def _entered_counts(
+    schema: Schema, given: dict[str, Any], visible: frozenset[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a client adds to fields that it may set and sees, and what is wrong with that."""
+    counts, wrong = counts_in(given, schema.id_attribute)
+    for name in list(counts):
+        field = schema.fields.get(name)
+        if field is None or (name not in visible and (field.roles or field.read_only)):
+            del counts[name]
+            if schema.unknown == "reject":
+                wrong[name] = UNKNOWN
+        elif field.read_only:
+            wrong[name] = "cannot be changed"
+        elif name not in visible:
+            # What is refused, and what is not, would tell what it holds.
+            wrong[name] = "cannot be counted by who does not see it"
+        elif message := _uncountable(schema, field, counts[name]):
+            wrong[name] = message
+    return counts, wrong
+
+
+def _uncountable(schema: Schema, field: Field, number: Any) -> str:
+    """What is wrong with adding something to a field, whatever it holds; nothing where that depends."""
+    shape = field.shape
+    kinds = {kind for each in shape.options or (shape,) for kind in kinds_of(each)}
+    if shape.format == "decimal":
+        return "" if number is not None and schema.can_have(field.name, number) else shape.wanted
+    if kinds.isdisjoint(("integer", "number", "any")):
+        return "is no number, and cannot be counted"
+    wanted = float if kinds & {"number", "any"} else int
+    return "" if type(number) in (int, wanted) else WANTED["number" if wanted is float else "integer"]
+
+
+def _counted(schema: Schema, model: dict[str, Any], stored: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a patch with `$inc` changes of a record, and what is wrong with what it counts."""
+    changes = uncounted(model)
+    counts, wrong = counts_in(model, schema.id_attribute)
+    for name, number in counts.items():
+        field, held = schema.fields.get(name), stored.get(name)
+        try:
+            if field is None:
+                changes[name] = total(held, number)
+                continue
+            if held is None and not field.required and (name not in stored or field.shape.never_null):
+                held = field.write(field.make_default())
+            if field.shape.format == "decimal":
+                changes[name] = decimal_total(
+                    None if held is None else field.read(held), field.read(field.write(number))
+                )
+            else:
+                changes[name] = total(held, number)
+        except Wrong as err:
+            wrong[name] = str(err)
+    return changes, wrong
 
 
 def _read(schema: Schema, given: dict[str, Any]) -> tuple[Any, dict[str, str]]:
@@ -168,10 +235,10 @@ def unset_in(req: Request | None) -> Collection[str]:
 
 
 def given_in(req: Request | None, record: dict[str, Any]) -> Collection[str]:
-    """The fields of a record that an update or patch gives."""
+    """The fields of a record that an update or patch gives, or counts."""
     assert req is not None
     if req.method == "patch":
-        return [name for name in req.model if name in record]
+        return [name for name in (*req.model, *req.model.get(COUNTS, ())) if name in record]
     return record.keys() - (() if req.entry is None else req.entry.untouched)
 
 
@@ -242,6 +309,9 @@ def merged(schema: Schema, req: Request, current: dict[str, Any] | None) -> dict
             if not unchanged:
                 wrong[name] = "cannot be changed"
     if req.method == "patch":
+        if COUNTS in model:
+            model, uncountable = _counted(schema, model, stored)
+            wrong.update(uncountable)
         record = {**stored, **model}
     else:
         kept = entry.untouched if entry is not None else ()

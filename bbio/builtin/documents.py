@@ -21,6 +21,7 @@ import msgspec
 
 from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
 from bbio.builtin.sql import read_indexes
+from bbio.counts import refuse_counts
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
@@ -402,6 +403,8 @@ class DocumentStore(Store):
             key = next(self._ids)
         elif key is None:
             raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
+        if req.method in ("create", "update"):
+            refuse_counts(req.model)
         return self.channel_of(req), key
 
     def plan(

@@ -8,6 +8,7 @@ from typing import Any, Self
 from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.builtin.ids import Ids, given_ids, random_ids
 from bbio.builtin.sql import read_indexes
+from bbio.counts import refuse_counts
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS
@@ -155,6 +156,7 @@ class MemoryStore(Store):
     def _created(self, model: dict[str, Any]) -> dict[str, Any]:
         if model.get(self.id_attribute) is not None:
             raise BadRequest(f"ids are given by the server; create without {self.id_attribute!r}")
+        refuse_counts(model)
         return {**model, self.id_attribute: next(self._ids)}
 
     def _changed(self, models: Models, req: Request) -> dict[str, Any]:
@@ -162,6 +164,8 @@ class MemoryStore(Store):
         key = self._key(model)
         if key is None:
             raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
+        if req.method == "update":
+            refuse_counts(model)
         if self._upsert and req.method != "delete" and key not in models:
             return self.merged(req, None)
         rev, body = self._known(models, key)

@@ -14,6 +14,7 @@ from bbio.client.collection import Collection
 from bbio.client.errors import passing
 from bbio.client.events import RESET, Event, Events
 from bbio.client.follower import Follower, Meta
+from bbio.counts import uncounted
 from bbio.errors import BadRequest, SyncError, Timeout
 from bbio.query import Page
 from bbio.requests import METHODS, NOTIFIED_AS
@@ -346,7 +347,7 @@ class Handle:
 
     def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None) -> None:
         """A write of this client succeeded."""
-        model = result if isinstance(result, dict) else request["model"]
+        model = result if isinstance(result, dict) else uncounted(request["model"])
         self._apply(NOTIFIED_AS[request["method"]], model, meta)
 
     def _apply(self, method: str, model: Any, meta: Meta | None) -> None:

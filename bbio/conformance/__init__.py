@@ -6,6 +6,7 @@ It needs pytest, which `pip install bbio` does not bring.
 from __future__ import annotations
 
 from bbio.conformance.cases import CLAIMS, Opened, case, opened
+from bbio.conformance.counts import Counts
 from bbio.conformance.endurance import Concurrency, Persistence
 from bbio.conformance.models import Filters, Models, Options, Revisions
 from bbio.conformance.operations import Operations
@@ -17,7 +18,7 @@ __all__ = ["CLAIMS", "Opened", "StoreConformance", "case", "opened"]
 
 
 class StoreConformance(
-    Models, Options, Filters, Queries, Revisions, Streams, Stamps, Operations, Concurrency, Persistence
+    Models, Options, Filters, Queries, Revisions, Counts, Streams, Stamps, Operations, Concurrency, Persistence
 ):
     """Subclass it in a test module, with one method that makes a store; pytest does the rest.
 

@@ -26,6 +26,7 @@ CLAIMS = frozenset(
         "ids",  # gives ids to what is created, strings or whole numbers
         "filters",  # answers a read with `options.data`
         "queries",  # and all that docs/queries.md says of it; needs the option `queries` too
+        "counts",  # adds what a patch counts with `$inc`
         "revisions",  # numbers what happens to a model, and refuses writes that are based on an older revision
         "persistent",  # keeps models when it stops, and finds them when it starts
         "atomic",  # keeps model, event and operation together, whatever interrupts a write

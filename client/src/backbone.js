@@ -1,6 +1,8 @@
 import { Announcer } from './announcer.js';
 import { Backend } from './backend.js';
 import { Connection } from './core/connection.js';
+import { COUNTS } from './core/counts.js';
+import { applied } from './counts.js';
 import { creationOf } from './creation.js';
 import { delivered } from './deliver.js';
 import { homes } from './homes.js';
@@ -171,10 +173,10 @@ export function attach(Backbone, io) {
       return api;
     },
   };
-  const { trigger: told, destroy } = Backbone.Model.prototype;
+  const { trigger: told, destroy, save } = Backbone.Model.prototype;
   const owned = prototypes.map((prototype) => [prototype, { trigger: prototype.trigger }]);
   const { _reset: emptied, get } = Backbone.Collection.prototype;
-  Object.assign(owned[0][1], { destroy });
+  Object.assign(owned[0][1], { destroy, save });
   Object.assign(owned[1][1], { _reset: emptied, get });
   for (const prototype of prototypes) Object.assign(prototype, methods, { trigger: delivered(told) });
 
@@ -203,6 +205,15 @@ export function attach(Backbone, io) {
     } finally {
       delete this.isNew;
     }
+  };
+
+  /** @this {any} @param {any} key @param {any} val @param {any} [_options] */
+  Backbone.Model.prototype.save = function (key, val, _options) {
+    const counts = typeof key === 'object' && key !== null && COUNTS in key && val?.patch && handleOf(this);
+    if (!counts) return save.apply(this, arguments);
+    // The model shows at once what it comes to, and the server is told what to count; nobody else counts a new model.
+    const travels = this.isNew() ? undefined : { [COUNTS]: val.attrs ?? key };
+    return save.call(this, applied(this.attributes, key), { ...val, ...travels });
   };
   Backbone.sync = syncing(Backbone, { handleOf, mirrors, announcers, announce, original: _sync });
   Backbone.Model = taking(Backbone.Model);

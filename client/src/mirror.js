@@ -1,6 +1,7 @@
 import { clone, same, snapshot } from './core/json.js';
 import { Replica } from './core/replica.js';
 import { guarded } from './core/report.js';
+import { recounted } from './counts.js';
 import { delivering } from './deliver.js';
 import { isPlain, note, shownBy } from './shown.js';
 import { isPending, isWaiting, pendingOn, writesOf } from './writes.js';
@@ -148,6 +149,7 @@ export class Mirror {
 
   /** The model was set to an answer: changes that still wait for theirs go on top. @param {any} model */
   reassert(model) {
+    recounted(model, shownBy(model, this.handle)?.base ?? {});
     for (const { mine } of writesOf(model)) for (const key of Object.keys(mine)) assign(model, key, mine);
   }
 
@@ -172,7 +174,9 @@ export class Mirror {
     if (keep || isWaiting(model)) {
       const stays = (/** @type {string} */ key) => isPending(model, key) || keep?.(key);
       gone = gone.filter((key) => !stays(key));
+      const counts = recounted(model, parsed);
       for (const key of Object.keys(attributes)) if (stays(key)) delete attributes[key];
+      Object.assign(attributes, counts);
     }
     return { attributes, gone };
   }

@@ -1,10 +1,12 @@
+import { COUNTS } from './core/counts.js';
 import { SyncError } from './core/errors.js';
 import { clone, copy, plain, same } from './core/json.js';
 import { joined, readAll } from './core/pages.js';
 import { guarded } from './core/report.js';
+import { applied, recounted } from './counts.js';
 import { created, creating, creationOf, follow } from './creation.js';
 import { delivering } from './deliver.js';
-import { destroyed, restore, unset } from './mirror.js';
+import { REMOTE, destroyed, restore, unset } from './mirror.js';
 import { turnPage } from './page.js';
 import { ROUNDED, isRounded, lookout } from './rounded.js';
 import { nameOfId, note, shownBy, watchingParse } from './shown.js';
@@ -26,7 +28,7 @@ import { begun, changed, ended } from './writes.js';
  */
 
 /** Options that are the client's own business. */
-const LOCAL = ['attrs', 'xhr', 'collection'];
+const LOCAL = ['attrs', 'xhr', 'collection', COUNTS];
 
 /** Given to Backbone with an answer that says nothing any more: nothing of it is taken. */
 const MUTE = { parse: false, reset: false, add: false, merge: false, remove: false };
@@ -219,12 +221,20 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
   function begin() {
     const names = new Set(Object.keys({ ...(method === 'patch' ? {} : creation?.attributes ?? base?.base), ...sent }));
     names.delete(model.idAttribute);
+    const counts = method === 'patch' && sent[COUNTS] ? shownCounts(sent[COUNTS]) : undefined;
+    if (counts) names.delete(COUNTS);
     const changes = method === 'delete' || (method === 'create' && !creation) ? {} : changed(model, creation?.attributes ?? base?.base ?? {}, names);
     const places = new Map(its.map((mirror) => [mirror, mirror.target.models ? mirror.target.indexOf(model) : -1]));
-    const change = { model, method, mine: changes, places };
+    for (const name of Object.keys(counts ?? {})) changes[name] = model.get(name);
+    const change = { model, method, mine: changes, counts, places };
     begun(change);
     for (const mirror of its) mirror.pending.add(change);
     return change;
+  }
+
+  /** @param {Record<string, any>} asked @returns {Record<string, number>} those that the model shows already */
+  function shownCounts(asked) {
+    return Object.fromEntries(Object.entries(asked).filter(([name, number]) => typeof number === 'number' && typeof model.get(name) === 'number'));
   }
 
   function end() {
@@ -238,7 +248,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
     if (judged.delete(model)) model.validationError = null;
     end();
     const told = typeof result === 'object' && result !== null;
-    const raw = told ? clone(result) : how === 'patch' ? { ...base?.raw, ...what } : what;
+    const raw = told ? clone(result) : how === 'patch' ? { ...base?.raw, ...applied(base?.raw, what) } : what;
     if (!passed) for (const mirror of its) mirror.acked(model, how, raw, meta);
     delivering(() => {
       if (how === 'create') for (const mirror of its) mirror.settle(model, raw);
@@ -293,7 +303,10 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
       its[0]?.show(model, raw, rev, edited);
     }
     const now = shownBy(model, handle)?.base;
-    if (now) restore(model, mine, now);
+    if (now) {
+      model.set(recounted(model, now), REMOTE);
+      restore(model, mine, now);
+    }
     if (made) for (const mirror of its) mirror.undo(made, err);
     if (method === 'update' || method === 'patch') for (const mirror of /** @type {Set<any>} */ (handle.mirrors)) mirror.place?.(model, method);
     if (theirs) for (const mirror of its) mirror.trigger('conflict', model, sent, clone(theirs));
@@ -307,7 +320,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
  * @returns {any} what travels of a model: `options.attrs` if given, always with its id, under the name it has on the server
  */
 function payload(model, options, handle) {
-  const data = options.attrs ?? model.toJSON(options);
+  const data = options[COUNTS] ?? options.attrs ?? model.toJSON(options);
   const name = nameOfId(shownBy(model, handle)?.raw, model.id, model.idAttribute) ?? model.idAttribute;
   if (model.id === undefined || model.id === null || data[name] !== undefined) return data;
   return { ...data, [name]: model.id };

@@ -1,7 +1,7 @@
 """The server that the client's tests run against."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from bbio import App, Backend, Forbidden, Invalid, QueryLimits, before, create, delete, patch, read, update
 from bbio.builtin import MemoryStore
@@ -28,6 +28,29 @@ class Rooms(Backend):
     """Every channel has models of its own."""
 
     store = MemoryStore(per_channel=True)
+
+
+class Counted(Backend):
+    """Every channel has models of its own; a slow patch waits until one of the same channel says "go"."""
+
+    store = MemoryStore(per_channel=True)
+    gates: ClassVar[dict[Any, asyncio.Event]] = {}
+
+    @before("patch")
+    async def wait(self, req: Any) -> None:
+        gate = self.gates.setdefault(req.channel, asyncio.Event())
+        if req.model.get("title") == "go":
+            gate.set()
+        if req.options.get("slow"):
+            await gate.wait()
+
+
+class Silent(Backend):
+    """Takes patches, and answers nothing."""
+
+    @patch
+    def take(self, req: Any) -> None:
+        """It is told to others as it came."""
 
 
 class Echo(Backend):
@@ -156,4 +179,5 @@ async def shout(sid: str, text: str) -> None:
         await app.sio.emit("heard", text.upper(), namespace=namespace)
 
 
-app.serve(Todos, Notes, Rooms, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts, Control)
+app.serve(Todos, Notes, Rooms, Counted, Silent, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts)
+app.serve(Control)

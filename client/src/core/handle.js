@@ -1,4 +1,5 @@
 import { Emitter } from './emitter.js';
+import { uncounted } from './counts.js';
 import { SyncError, passing } from './errors.js';
 import { Follower } from './follower.js';
 import { clone, copy, plain } from './json.js';
@@ -220,7 +221,7 @@ export class Handle extends Emitter {
   wrote(request, result, meta, origins) {
     const method = meta?.m ?? NOTIFIED_AS.get(request.method);
     if (!method) return;
-    const raw = typeof result === 'object' && result !== null ? result : request.model;
+    const raw = typeof result === 'object' && result !== null ? result : uncounted(request.model);
     this.#told.add(placeOf(meta));
     if (this.#told.size > TOLD) this.#told.delete(this.#told.values().next().value);
     for (const mirror of [...this.mirrors]) if (!origins.includes(mirror)) guarded(() => mirror.apply([{ method, raw, meta }]));

@@ -1,0 +1,142 @@
+/** Counting from Backbone: shown at once, sent as what it adds, and shown as what the server made of it. */
+import assert from 'node:assert/strict';
+import { after, afterEach, before, test } from 'node:test';
+import { closePages, openPage, startProxy, startServer, until, versions } from './support.js';
+
+let server;
+let proxy;
+before(async () => {
+  server = await startServer();
+  proxy = await startProxy(server.port);
+});
+after(async () => {
+  await proxy.stop();
+  await server.stop();
+});
+afterEach(() => {
+  closePages();
+  Object.assign(proxy, { refuse: false, deaf: false });
+});
+
+let rooms = 0;
+
+/** The same model in two pages, the first behind the proxy: `[mine, theirs]`. */
+async function pair(version, attributes = { title: 'milk', n: 5 }) {
+  const channel = `counts ${(rooms += 1)}`;
+  const lists = [proxy.url, server.url].map((url) => {
+    const Backbone = openPage(url, version && { version });
+    return new (Backbone.Collection.extend({ backend: { name: 'counted', channel } }))().bindBackend();
+  });
+  await Promise.all(lists.map((list) => list.fetch()));
+  const mine = lists[0].create(attributes);
+  const theirs = await until(() => mine.id && lists[1].get(mine.id));
+  return [mine, theirs];
+}
+
+/** What a model has come to show of a field, one after the other. */
+function shown(model, name) {
+  const values = [];
+  model.on(`change:${name}`, (_, value) => values.push(value));
+  return values;
+}
+
+const count = (model, counts, options = {}, sets = {}) => model.save({ $inc: counts, ...sets }, { patch: true, ...options });
+
+for (const version of versions) {
+  test(`Backbone ${version}: a model shows what it counts at once, and others what came of it`, async () => {
+    const [mine, theirs] = await pair(version);
+    const done = count(mine, { n: 2, fresh: 1 }, {}, { title: 'bread' });
+    assert.deepEqual(mine.attributes, { id: mine.id, title: 'bread', n: 7, fresh: 1 });
+    await done;
+    await until(() => theirs.get('n') === 7);
+    assert.deepEqual(theirs.attributes, { id: mine.id, title: 'bread', n: 7, fresh: 1 });
+    assert.deepEqual(mine.attributes, theirs.attributes);
+    await count(mine, { n: -3 }, { wait: true });
+    assert.equal(mine.get('n'), 4);
+    assert.equal('$inc' in mine.attributes, false);
+  });
+}
+
+test('what several pages count at once adds up everywhere', async () => {
+  const [mine, theirs] = await pair();
+  await Promise.all(Array.from({ length: 40 }, (_, n) => count(n % 2 ? mine : theirs, { n: n % 2 ? 1 : 2 })));
+  await until(() => mine.get('n') === 65 && theirs.get('n') === 65);
+});
+
+test('what is refused is taken back, and what still waits stays', async () => {
+  const [mine] = await pair();
+  const wrong = count(mine, { n: 1, title: 1 });
+  assert.equal(mine.get('n'), 6);
+  await assert.rejects(wrong, { name: 'BadRequest', message: "'title' holds no number" });
+  assert.deepEqual(mine.attributes, { id: mine.id, title: 'milk', n: 5 });
+
+  proxy.refuse = true;
+  proxy.cut();
+  const outcomes = [count(mine, { n: 1 }), count(mine, { n: 10 }, { timeout: 50 }), count(mine, { n: 100 })];
+  assert.equal(mine.get('n'), 116);
+  await assert.rejects(outcomes[1], { name: 'Timeout' });
+  assert.equal(mine.get('n'), 106);
+  proxy.refuse = false;
+  await Promise.all([outcomes[0], outcomes[2]]);
+  assert.equal(mine.get('n'), 106);
+});
+
+test('what was counted while offline is sent once, on top of what others have counted', async () => {
+  const [mine, theirs] = await pair();
+  proxy.deaf = true; // the answer of the first is lost
+  const first = count(mine, { n: 1 });
+  await until(() => theirs.get('n') === 6);
+  proxy.refuse = true;
+  proxy.cut();
+  const second = count(mine, { n: 1 });
+  await count(theirs, { n: 100 });
+  assert.equal(mine.get('n'), 7);
+  const values = shown(mine, 'n');
+  Object.assign(proxy, { refuse: false, deaf: false });
+  await Promise.all([first, second]);
+  await until(() => theirs.get('n') === 107);
+  await until(() => mine.get('n') === 107);
+  assert.equal(values.at(-1), 107);
+});
+
+test('news of others goes below what waits', async () => {
+  const [mine, theirs] = await pair();
+  const slow = count(mine, { n: 1 }, { slow: true });
+  assert.equal(mine.get('n'), 6);
+  await count(theirs, { n: 10 });
+  await until(() => mine.get('n') === 16);
+  mine.set('n', 99); // changed again, and not saved
+  await count(theirs, { n: 10 });
+  await until(() => theirs.get('n') === 25);
+  assert.equal(mine.get('n'), 99);
+  await theirs.save({ title: 'go' }, { patch: true });
+  await slow;
+  await until(() => mine.get('n') === 26);
+});
+
+test('a model that is not created yet, and what the page does not know, count on the server or on nothing', async () => {
+  const [mine, theirs] = await pair(undefined, { price: '1.50', constructor: 1 });
+  assert.equal(mine.isNew(), false);
+  await assert.rejects(count(mine, { price: 1 }), { name: 'BadRequest' });
+  assert.equal(mine.get('price'), '1.50');
+  await count(mine, { constructor: 1 });
+  await until(() => theirs.get('constructor') === 2);
+  const made = mine.collection.add({ n: 1 });
+  count(made, { n: 1 });
+  const seen = await until(() => made.id && theirs.collection.get(made.id));
+  assert.deepEqual(seen.attributes, { id: made.id, n: 2 });
+});
+
+test('only a patch counts, and other models are saved as ever', async () => {
+  const [mine] = await pair();
+  await assert.rejects(Promise.resolve(mine.save({ $inc: { n: 1 } })), { name: 'BadRequest' });
+  assert.deepEqual(mine.attributes, { id: mine.id, title: 'milk', n: 5 });
+});
+
+test('where a backend answers nothing, the page and its other lists show what was counted', async () => {
+  const Backbone = openPage(server.url);
+  const lists = [1, 2].map(() => new (Backbone.Collection.extend({ backend: 'silent' }))([{ id: 1, n: 1 }]).bindBackend());
+  await count(lists[0].get(1), { n: 1 });
+  assert.deepEqual(lists[0].get(1).attributes, { id: 1, n: 2 });
+  assert.equal('$inc' in lists[1].get(1).attributes, false);
+});
