@@ -75,7 +75,7 @@ async def _some(client, count):
 
 
 async def test_all_guards_every_sync(serve):
-    """Who has no cookie is turned away from each; who has one is served. (Listening is for `before` layers to guard.)"""
+    """Who has no cookie is turned away from each; who has one is served. (`before` layers guard listening.)"""
 
     class Todos(Backend):
         store = MemoryStore()
