@@ -326,19 +326,25 @@ export class CollectionMirror extends Mirror {
     const list = Array.isArray(response) ? response : [];
     const revOf = raws === list ? undefined : new Map(list.map((raw, n) => [raw, revs[n]]));
     const isPlainly = isPlain(this.target, 'modelId');
+    const name = this.target.model.prototype?.idAttribute ?? 'id';
     const news = new Map();
+    const ids = new Set();
     for (let n = 0; n < raws.length; n += 1) {
       const raw = raws[n];
       const rev = (revOf ? revOf.get(raw) : revs[n]) ?? undefined;
-      if (!isPlainly || !this.#isShown(raw, rev)) news.set(raw, { raw: clone(raw), rev });
+      const id = raw?.[name];
+      // Of two records with one id the later one stays.
+      if (isPlainly && !ids.has(id) && this.#isShown(id, raw, rev)) continue;
+      ids.add(id);
+      news.set(raw, { raw: clone(raw), rev });
     }
     return news;
   }
 
-  /** @param {any} raw @param {number | undefined} rev @returns {boolean} whether its model shows just that */
-  #isShown(raw, rev) {
+  /** @param {any} id @param {any} raw @param {number | undefined} rev @returns {boolean} whether its model shows just that */
+  #isShown(id, raw, rev) {
     const { target, handle, replica } = this;
-    const model = rev === undefined ? undefined : target._byId[target.modelId(raw, target.model.prototype?.idAttribute)];
+    const model = rev === undefined ? undefined : target._byId[id];
     const shown = model && shownBy(model, handle);
     if (!shown?.plain || shown.rev !== rev || replica.truth(model.id) !== shown.raw) return false;
     // A server may tell the same revision otherwise, to another user.
