@@ -159,10 +159,11 @@ async def test_what_waits_is_let_go_with_its_client(server):
     connection.hold()
     ann.sync("create", {"wait": True, "text": "x" * 5_000})
     (waits,) = connection._waiting
-    assert connection.waiting.held > 4 * 5_000
+    held = connection.waiting.held
+    assert held > 4 * 5_000
     ann.leave()
     assert (waits.replied, waits.timer.cancelled(), len(connection._waiting)) == (True, True, 0)
-    assert connection.waiting.held < 4 * 5_000
+    assert connection.waiting.held < 0.8 * held
     server.backend.gate.set()
     await settled()
     assert connection.waiting.held == 0

@@ -5,6 +5,7 @@ import contextlib
 import resource
 import shutil
 import sqlite3
+import threading
 import time
 from contextlib import closing
 
@@ -697,6 +698,28 @@ async def test_a_long_read_ends_when_nobody_waits_for_it(path):
         long.cancel()
         second.cancel()
         assert await asyncio.wait_for(models.all(), 10) == []
+
+
+async def test_a_look_up_that_nobody_waits_for_is_not_made(path):
+    """Who gave up while the thread was busy takes none of its time."""
+    began, gate, made = threading.Event(), threading.Event(), []
+
+    def hold(connection):
+        began.set()
+        gate.wait(10)
+
+    async with opened(SQLiteStore(path)) as models:
+        call = models.store._database.reader.call
+        busy = asyncio.create_task(call(hold))
+        await asyncio.to_thread(began.wait, 10)
+        waits = asyncio.create_task(call(made.append))
+        await asyncio.sleep(0)
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+        gate.set()
+        await busy
+        await call(lambda connection: None)
+    assert made == []
 
 
 async def test_an_error_of_a_long_read_is_told_as_any_other(path):
