@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from functools import partial
 
 import pytest
 
@@ -701,23 +702,28 @@ async def test_a_long_read_ends_when_nobody_waits_for_it(path):
 
 
 async def test_a_look_up_that_nobody_waits_for_is_not_made(path):
-    """Who gave up while the thread was busy takes none of its time."""
-    began, gate, made = threading.Event(), threading.Event(), []
+    """Who gave up while the thread was busy with others of its batch takes none of its time."""
+    steps, made = [(threading.Event(), threading.Event()) for _ in range(2)], []
 
-    def hold(connection):
+    def hold(connection, began, gate):
         began.set()
         gate.wait(10)
 
     async with opened(SQLiteStore(path)) as models:
         call = models.store._database.reader.call
-        busy = asyncio.create_task(call(hold))
+        (began, gate), (begins, opens) = steps
+        asked = [asyncio.create_task(call(partial(hold, began=began, gate=gate)))]
         await asyncio.to_thread(began.wait, 10)
-        waits = asyncio.create_task(call(made.append))
+        # These two share the next batch.
+        asked += [asyncio.create_task(call(partial(hold, began=begins, gate=opens)))]
+        asked += [asyncio.create_task(call(made.append))]
         await asyncio.sleep(0)
-        waits.cancel()
-        await asyncio.gather(waits, return_exceptions=True)
         gate.set()
-        await busy
+        await asyncio.to_thread(begins.wait, 10)
+        asked[-1].cancel()
+        await asyncio.sleep(0)
+        opens.set()
+        await asyncio.gather(*asked, return_exceptions=True)
         await call(lambda connection: None)
     assert made == []
 
