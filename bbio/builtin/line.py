@@ -43,6 +43,7 @@ class Group:
         "jobs",
         "key",
         "level",
+        "lineage",
         "order",
         "parts",
         "running",
@@ -56,6 +57,8 @@ class Group:
         self.key = key
         self.turns = turns
         self.level: int = EVERYBODY if above is None else above.level + 1
+        # The groups that it is a part of, smallest first.
+        self.lineage: tuple[Group, ...] = () if above is None else (above, *above.lineage)
         self.running = self.waiting = 0
         # Seconds that its jobs have used. A part begins with what the one had used that was served last, its floor.
         self.used = self.floor = 0.0
@@ -99,22 +102,18 @@ class Line:
         """
         sizes = self._sizes
         job.group = group = self._group(job.path)
-        part: Group | None = group
-        while part is not None:
+        for part in (group, *group.lineage):
             if part.waiting >= sizes[part.level]:
                 self._tidy(group)
                 raise Busy("too many requests wait for the database", retry_after=1.0)
-            part = part.above
         group.jobs.append(job)
-        part = group
-        while part is not None:
+        for part in (group, *group.lineage):
             part.waiting += 1
             above = part.above
             if part.waiting == 1 and above is not None:
                 if part.used < above.floor:
                     part.used = above.floor
                 heappush(above.order, (part.used, next(self._number), part))
-            part = above
 
     def take(self) -> Any:
         """The job whose turn it is now, None when there is none."""
@@ -123,16 +122,11 @@ class Line:
     def enter(self, path: Path) -> Group | None:
         """A turn for a job that runs already: the smallest group it belongs to, None when there is no turn."""
         group = self._group(path)
-        part: Group | None = group
-        while part is not None:
-            if part.running >= part.turns or self._is_full(part):
-                self._tidy(group)
-                return None
-            part = part.above
-        part = group
-        while part is not None:
+        if any(map(self._is_full, (group, *group.lineage))):
+            self._tidy(group)
+            return None
+        for part in (group, *group.lineage):
             part.running += 1
-            part = part.above
         self._count(group, 1)
         return group
 
@@ -143,11 +137,9 @@ class Line:
             group: the smallest group it belongs to.
             seconds: the time it has used.
         """
-        part: Group | None = group
-        while part is not None:
+        for part in (group, *group.lineage):
             part.running -= 1
             part.used += seconds
-            part = part.above
         self._count(group, -1)
         self._tidy(group)
 
@@ -167,7 +159,7 @@ class Line:
             group = above
 
     def _take(self, group: Group) -> Any:
-        if group.running >= group.turns or self._is_full(group):
+        if self._is_full(group):
             return None
         if group.level == CONNECTION:
             job = group.jobs.popleft()
@@ -198,7 +190,10 @@ class Line:
         return job
 
     def _is_full(self, group: Group) -> bool:
-        return group.level == ADDRESS and self._addresses[group.key] >= self._turns_of_address
+        """Whether no more jobs of a group may run."""
+        return group.running >= group.turns or (
+            group.level == ADDRESS and self._addresses[group.key] >= self._turns_of_address
+        )
 
     def _count(self, group: Group, more: int) -> None:
         """So many more jobs of a connection run."""
