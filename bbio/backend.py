@@ -17,7 +17,7 @@ import attrs
 import msgspec
 
 from bbio.attempts import Attempts
-from bbio.counts import COUNTS, uncounted
+from bbio.counts import has_counts, uncounted
 from bbio.decorators import Marked, check_hidden, check_methods, check_undecorated, collect, own_classes
 from bbio.errors import BadRequest, ConfigurationError, DefinitionError, EncodingError, FrozenError
 from bbio.protocol import MAX_NAME
@@ -323,7 +323,7 @@ class Backend:
         """The bottom, where nothing above has answered."""
         if not self.stacks[req.method].has_handler:
             self._warn_unanswered([req.method])
-        if req.method in ("create", "update", "patch") and isinstance(req.model, dict) and COUNTS in req.model:
+        if req.method in ("create", "update", "patch") and has_counts(req.model):
             raise BadRequest(f"{self.name!r} keeps nothing that could be counted; give the fields their values")
         return await bottom(req) if self.schema is None else plain(self.schema, req)
 
@@ -372,7 +372,7 @@ class Backend:
         record = req.model if result is None else result
         if self.schema is not None:
             record = plain(self.schema, req) if result is None else self._plain(req, result)
-        if result is None and isinstance(record, dict) and COUNTS in record:
+        if result is None and has_counts(record):
             record = uncounted(record)
         req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
 

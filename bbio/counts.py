@@ -95,11 +95,16 @@ def uncounted(model: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in model.items() if name != COUNTS}
 
 
+def has_counts(model: Any) -> bool:
+    """Whether a model, or whatever else was sent in its place, has `$inc`."""
+    return isinstance(model, dict) and COUNTS in model
+
+
 def refuse_counts(model: Any) -> None:
     """See that what is not a patch counts nothing.
 
     Raises:
         BadRequest: it does.
     """
-    if isinstance(model, dict) and COUNTS in model:
+    if has_counts(model):
         raise BadRequest(f"{COUNTS!r} {PATCHES_ALONE}")
