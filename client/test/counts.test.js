@@ -1,22 +1,9 @@
 /** Counting from Backbone: shown at once, sent as what it adds, and shown as what the server made of it. */
 import assert from 'node:assert/strict';
-import { after, afterEach, before, test } from 'node:test';
-import { closePages, openPage, startProxy, startServer, until, versions } from './support.js';
+import { test } from 'node:test';
+import { openPage, serveBehindProxy, until, versions } from './support.js';
 
-let server;
-let proxy;
-before(async () => {
-  server = await startServer();
-  proxy = await startProxy(server.port);
-});
-after(async () => {
-  await proxy.stop();
-  await server.stop();
-});
-afterEach(() => {
-  closePages();
-  Object.assign(proxy, { refuse: false, deaf: false });
-});
+const { server, proxy } = await serveBehindProxy();
 
 let rooms = 0;
 

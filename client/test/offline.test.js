@@ -1,22 +1,9 @@
 /** Lost connections, lost answers, restarted servers: collections come out equal to the store, writes happen once. */
 import assert from 'node:assert/strict';
-import { after, afterEach, before, test } from 'node:test';
-import { closePages, contents, openPage, startProxy, startServer, until } from './support.js';
+import { test } from 'node:test';
+import { closePages, contents, openPage, serveBehindProxy, startServer, until } from './support.js';
 
-let server;
-let proxy;
-before(async () => {
-  server = await startServer();
-  proxy = await startProxy(server.port);
-});
-after(async () => {
-  await proxy.stop();
-  await server.stop();
-});
-afterEach(() => {
-  closePages();
-  Object.assign(proxy, { refuse: false, deaf: false, target: server.port });
-});
+const { server, proxy } = await serveBehindProxy();
 
 let rooms = 0;
 

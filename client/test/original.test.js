@@ -1,20 +1,13 @@
 /** Pages as they were written for backbone.io 0.4.2, against the real server: its README's ways, one by one. */
 import assert from 'node:assert/strict';
-import { after, afterEach, before, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import vm from 'node:vm';
 import * as socketio from 'socket.io-client';
 import { attach } from '../src/backbone.js';
-import { closePages, loadBackbone, loadJQuery, openPage, startProxy, startServer, until } from './support.js';
+import { loadBackbone, loadJQuery, openPage, serveBehindProxy, until } from './support.js';
 
-let server;
-let proxy;
-before(async () => {
-  server = await startServer();
-  proxy = await startProxy(server.port);
-});
-after(() => Promise.all([server.stop(), proxy.stop()]));
-afterEach(closePages);
+const { server, proxy } = await serveBehindProxy();
 
 let rooms = 0;
 const room = () => ({ name: 'rooms', channel: `original-${(rooms += 1)}` });

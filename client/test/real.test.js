@@ -1,28 +1,15 @@
 /** What pages really do: parse with side effects, listeners that throw, models without ids, refusals, log-ins, searches. */
 import assert from 'node:assert/strict';
-import { after, afterEach, before, beforeEach, test } from 'node:test';
-import { closePages, contents, openPage, startProxy, startServer, until } from './support.js';
+import { afterEach, beforeEach, test } from 'node:test';
+import { contents, openPage, serveBehindProxy, startServer, until } from './support.js';
 
-let server;
-let proxy;
+const { server, proxy } = await serveBehindProxy();
 let reports;
-before(async () => {
-  server = await startServer();
-  proxy = await startProxy(server.port);
-});
-after(async () => {
-  await proxy.stop();
-  await server.stop();
-});
 beforeEach(() => {
   reports = [];
   globalThis.reportError = (err) => reports.push(err.message);
 });
-afterEach(() => {
-  closePages();
-  delete globalThis.reportError;
-  Object.assign(proxy, { refuse: false, deaf: false, target: server.port });
-});
+afterEach(() => delete globalThis.reportError);
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const settled = (promise) => promise.then(() => 'done', (err) => err.name);

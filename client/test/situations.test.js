@@ -1,22 +1,9 @@
 /** Further situations of each kind that pages meet: forms, filters, drags, searches, tabs, phones, log-ins. */
 import assert from 'node:assert/strict';
-import { after, afterEach, before, test } from 'node:test';
-import { closePages, contents, openPage, startProxy, startServer, until } from './support.js';
+import { test } from 'node:test';
+import { contents, openPage, serveBehindProxy, until } from './support.js';
 
-let server;
-let proxy;
-before(async () => {
-  server = await startServer();
-  proxy = await startProxy(server.port);
-});
-after(async () => {
-  await proxy.stop();
-  await server.stop();
-});
-afterEach(() => {
-  closePages();
-  Object.assign(proxy, { refuse: false, deaf: false });
-});
+const { server, proxy } = await serveBehindProxy();
 
 const outcome = (promise) => promise.then(() => 'done', (err) => err.name);
 const heard = (target, event) => new Promise((resolve) => target.once(event, resolve));

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import net from 'node:net';
+import { after, afterEach } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { io } from 'socket.io-client';
 import { attach } from '../src/backbone.js';
@@ -70,6 +71,21 @@ export async function startProxy(target) {
       return new Promise((resolve) => server.close(resolve));
     },
   });
+}
+
+/** Have a server and a proxy before it for the tests of a file; after each the pages are closed, and the proxy works again. */
+export async function serveBehindProxy() {
+  const server = await startServer();
+  const proxy = await startProxy(server.port);
+  after(async () => {
+    await proxy.stop();
+    await server.stop();
+  });
+  afterEach(() => {
+    closePages();
+    Object.assign(proxy, { refuse: false, deaf: false, target: server.port });
+  });
+  return { server, proxy };
 }
 
 const VERSIONS = { '1.0': 'backbone-1.0', 1.1: 'backbone-1.1', 1.2: 'backbone-1.2', 1.3: 'backbone-1.3', 1.4: 'backbone-1.4', 1.5: 'backbone-1.5', 1.6: 'backbone' };
