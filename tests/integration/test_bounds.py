@@ -10,7 +10,7 @@ from bbio import Backend, Limits, create
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.streams import HistoryLimits
 from tests.support.servers import eventually
-from tests.support.wire import SyncFailed, encode
+from tests.support.wire import SyncFailed, encode, post_in_parts
 
 
 class Lists(Backend):
@@ -46,15 +46,8 @@ async def test_a_post_may_arrive_in_parts(serve, join, todos):
     app = await serve(todos)
     alice = await join(app, "todos", transport="polling")
     body = f"42/todos,100{encode(['sync', {'method': 'create', 'model': {'title': 'x' * 5_000}}])}"
-    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
-    head = f"POST /socket.io/?EIO=4&transport=polling&sid={alice.wire.sid} HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body[:60]}".encode())
-    await writer.drain()
-    await alice.sync("read")  # the first part has been read by now
-    writer.write(body[60:].encode())
-    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    assert (await post_in_parts(alice, app.port, body, 60)).startswith(b"HTTP/1.1 200")
     assert (await alice.finish(100))["title"] == "x" * 5_000
-    writer.close()
 
 
 @pytest.mark.parametrize("transport", ["websocket", "polling"])

@@ -10,7 +10,7 @@ from bbio import Limits
 from bbio.server.lobby import HEAD_BYTES, Lobby
 from bbio.server.memory import Addresses
 from tests.support.servers import eventually
-from tests.support.wire import encode
+from tests.support.wire import encode, post_in_parts
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 BEGUN = {
@@ -154,15 +154,8 @@ async def test_bodies_are_no_heads(serve, join, todos):
     app = await serve(todos)
     alice = await join(app, "todos", transport="polling")
     body = f"42/todos,100{encode(['sync', {'method': 'create', 'model': {'title': 'x' * 200_000}}])}"
-    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
-    head = f"POST /socket.io/?EIO=4&transport=polling&sid={alice.wire.sid} HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\n\r".encode())
-    await writer.drain()
-    await alice.sync("read")  # that has been read by now
-    writer.write(f"\n{body}".encode())
-    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    assert (await post_in_parts(alice, app.port, body, -1)).startswith(b"HTTP/1.1 200")
     assert len((await alice.finish(100))["title"]) == 200_000
-    writer.close()
 
 
 async def test_the_messages_of_a_websocket_take_no_detour(serve, join, todos, call):

@@ -693,35 +693,36 @@ async def test_an_outage_that_comes_and_goes_fills_no_log(database_url, psql, ca
         assert caplog.messages == []
 
 
-async def test_a_wrong_function_of_a_trigger_is_an_outage_of_its_writes_alone(database_url, psql, caplog):
-    """The others of the batch pass."""
+@pytest.mark.parametrize(
+    ("statement", "outcome", "words"),
+    [
+        pytest.param(
+            "EXECUTE 'SELECT ' || (NEW.body ->> 'odd')",
+            "Unavailable",
+            "UndefinedColumnError 42703, PL/pgSQL function failing()",
+            id="a wrong function is an outage",
+        ),
+        # By that code PostgreSQL means the whole transaction.
+        pytest.param(
+            "RAISE 'it holds %', NEW.body USING ERRCODE = 'serialization_failure'",
+            "Conflict",
+            "SerializationError 40001, PL/pgSQL function failing() line 2 at RAISE",
+            id="one that says that others wrote refuses",
+        ),
+    ],
+)
+async def test_a_trigger_that_fails_takes_no_other_write_with_it(database_url, psql, caplog, statement, outcome, words):
+    """The others of the batch pass, and the log is told what failed, without what was written."""
     async with opened(database_url) as models:
-        await psql.execute("""
-            CREATE FUNCTION wrong() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF NEW.body ? 'odd' THEN EXECUTE 'SELECT ' || (NEW.body ->> 'odd'); END IF;
+        await psql.execute(f"""
+            CREATE FUNCTION failing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.body ? 'odd' THEN {statement}; END IF;
                 RETURN NEW;
             END $$;
-            CREATE TRIGGER wrong BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION wrong()
+            CREATE TRIGGER failing BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION failing()
         """)
         writes = [{"n": 1}, {"odd": "hunter2"}, {"n": 2}]
         outcomes = await asyncio.gather(*(models.write("create", each) for each in writes), return_exceptions=True)
-        assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Unavailable", "Commit"]
-        assert "UndefinedColumnError 42703, PL/pgSQL function wrong()" in caplog.text
-        assert "hunter2" not in caplog.text
-
-
-async def test_a_trigger_that_says_that_others_wrote_refuses_one_write(database_url, psql, caplog):
-    """It says so by a code, of which PostgreSQL would mean the whole transaction."""
-    async with opened(database_url) as models:
-        await psql.execute("""
-            CREATE FUNCTION stale() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF NEW.body ? 'odd' THEN RAISE 'it holds %', NEW.body USING ERRCODE = 'serialization_failure'; END IF;
-                RETURN NEW;
-            END $$;
-            CREATE TRIGGER stale BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION stale()
-        """)
-        writes = [{"n": 1}, {"odd": "hunter2"}, {"n": 2}]
-        outcomes = await asyncio.gather(*(models.write("create", each) for each in writes), return_exceptions=True)
-        assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Conflict", "Commit"]
-        assert "SerializationError 40001, PL/pgSQL function stale() line 2 at RAISE" in caplog.text
+        assert [type(each).__name__ for each in outcomes] == ["Commit", outcome, "Commit"]
+        assert words in caplog.text
         assert "hunter2" not in caplog.text

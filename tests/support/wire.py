@@ -470,3 +470,27 @@ class LegacyClient:
 
     async def close(self) -> None:
         await self.wire.close()
+
+
+async def post_in_parts(client: LegacyClient, port: int, body: str, cut: int) -> bytes:
+    """Send a POST in two parts, the second once the server has read the first; the first line of the answer.
+
+    Parameters:
+        client: whose session it is for, which polls.
+        port: the server's.
+        body: what is posted.
+        cut: where the second part begins, counted from the beginning of the body.
+    """
+    head = (
+        f"POST /socket.io/?EIO=4&transport=polling&sid={client.wire.sid} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    sent, cut = f"{head}{body}".encode(), len(head) + cut
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent[:cut])
+    await writer.drain()
+    await client.sync("read")  # the first part has been read by now
+    writer.write(sent[cut:])
+    line = await reader.readline()
+    writer.close()
+    return line
