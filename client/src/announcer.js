@@ -1,5 +1,6 @@
 import { clone } from './core/json.js';
 import { delivering } from './deliver.js';
+import { idAttributeOf } from './shown.js';
 
 /**
  * Triggers the backend's events on a collection or model that is not bound, for handlers bound by hand. The object is
@@ -59,5 +60,5 @@ export class Announcer {
  */
 function knownTo(target, raw) {
   if (!target.models) return target;
-  return target.get(raw?.[target.model.prototype?.idAttribute ?? 'id']);
+  return target.get(raw?.[idAttributeOf(target)]);
 }

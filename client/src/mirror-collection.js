@@ -6,7 +6,7 @@ import { delivering } from './deliver.js';
 import { homes } from './homes.js';
 import { Mirror, REMOTE, destroyed, unset } from './mirror.js';
 import { turnPage } from './page.js';
-import { complete, isPlain, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
+import { complete, idAttributeOf, isPlain, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
 import { isLeaving } from './writes.js';
 
 /** Words of a query that say which page of it is meant. */
@@ -48,7 +48,7 @@ export class CollectionMirror extends Mirror {
   /** @param {any} raw */
   idOf(raw) {
     const { target } = this;
-    const name = target.model.prototype?.idAttribute ?? 'id';
+    const name = idAttributeOf(target);
     const id = target.modelId ? target.modelId(isPlain(target, 'modelId') ? raw : { ...raw }, name) : raw[name];
     if (id !== undefined && id !== null) return id;
     const named = raw[this.#idName ?? name];
@@ -326,7 +326,7 @@ export class CollectionMirror extends Mirror {
     const list = Array.isArray(response) ? response : [];
     const revOf = raws === list ? undefined : new Map(list.map((raw, n) => [raw, revs[n]]));
     const isPlainly = isPlain(this.target, 'modelId');
-    const name = this.target.model.prototype?.idAttribute ?? 'id';
+    const name = idAttributeOf(this.target);
     const news = new Map();
     const ids = new Set();
     for (let n = 0; n < raws.length; n += 1) {
@@ -363,7 +363,7 @@ export class CollectionMirror extends Mirror {
     const kept = leaving.size === 0 ? list : list.filter((raw) => !leaving.has(String(this.idOf(raw))));
     // Before 1.2 Backbone parses models that it is given.
     if (!this.target.modelId) return kept;
-    const name = this.target.model.prototype?.idAttribute ?? 'id';
+    const name = idAttributeOf(this.target);
     const all = this.#idName && this.#idName !== name ? kept.map((raw) => this.#renamed(raw, name, entries) ?? raw) : [...kept];
     for (const [model, index] of staying) all.splice(Math.min(index, all.length), 0, model);
     return all;

@@ -141,3 +141,8 @@ export function nameOfId(raw, id, idAttribute) {
   if (raw[idAttribute] === id) return idAttribute;
   return raw.id === id ? 'id' : Object.keys(raw).find((name) => raw[name] === id);
 }
+
+/** @param {any} collection @returns {string} the name of the id of its models in the page */
+export function idAttributeOf(collection) {
+  return collection.model.prototype?.idAttribute ?? 'id';
+}
