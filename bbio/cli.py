@@ -6,10 +6,8 @@ import asyncio
 import importlib
 import json
 import os
-import signal
-import subprocess
+import shlex
 import sys
-import time
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 from aiohttp import web
+from watchfiles import PythonFilter, run_process
 
 from bbio import App, Backend, BadRequest, Request, Store, __version__, before, describe
 from bbio.app import LOG_LEVELS, mounted_on
@@ -25,7 +24,8 @@ from bbio.builtin import MemoryStore, PostgresStore, store_from_env
 from bbio.errors import BbioError
 from bbio.requests import METHODS
 
-RELOAD_INTERVAL = 0.5
+# A server that is started again has this long to end what it is doing.
+STOP_SECONDS = 10
 DEMO = Path(__file__).parent / "static" / "demo.html"
 DEMO_FILE = "bbio-demo.db"
 
@@ -161,39 +161,21 @@ def _whole(target: str) -> App | web.Application:
     return found
 
 
-def _changes(folder: Path) -> dict[Path, float]:
-    found = {}
-    for path in folder.rglob("*.py"):
-        if not any(
-            part.startswith(".") or part in ("node_modules", "__pycache__") for part in path.relative_to(folder).parts
-        ):
-            try:
-                found[path] = path.stat().st_mtime
-            except OSError:
-                continue
-    return found
-
-
 def _reload(command: list[str]) -> NoReturn:
-    """Run a command again whenever a file changes."""
-    folder = Path.cwd()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
-    seen = _changes(folder)
-    child = subprocess.Popen(command)
-    try:
-        while True:
-            time.sleep(RELOAD_INTERVAL)
-            now = _changes(folder)
-            if now != seen:
-                seen = now
-                click.echo("a file changed: starting again")
-                child.terminate()
-                child.wait()
-                child = subprocess.Popen(command)
-    finally:
-        child.terminate()
-        child.wait()
+    """Run a command until Ctrl-C or SIGTERM, and start it again whenever a Python file of this folder changes."""
+
+    def tell(changes: object) -> None:
+        click.echo("a file changed: starting again")
+
+    run_process(
+        Path.cwd(),
+        target=shlex.join(command),
+        target_type="command",
+        watch_filter=PythonFilter(),
+        callback=tell,
+        sigint_timeout=STOP_SECONDS,
+    )
+    sys.exit(0)
 
 
 @main.command()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import hmac
 import json
 import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from itsdangerous import BadData, URLSafeTimedSerializer
 
 from bbio import ConfigurationError, Middleware, Request, before
 from bbio.handshake import is_on_loopback, read_cookies
@@ -77,9 +77,12 @@ class Session(Middleware):
         self.max_age = max_age
         self.secure = secure
         self._short = min(map(len, secrets)) < SHORTEST
-        # Cookies whose signature was found right, with the time until they are valid and their session as JSON.
+        # Cookies whose signature was found right, with the time when they were signed and their session as JSON.
         self._known: dict[str, tuple[float, str]] = {}
-        self._keys = [hashlib.sha256(f"bbio session\0{cookie}\0{one}".encode()).digest() for one in secrets]
+        # The serializer signs with the last of its secrets, and a cookie of another name has another salt.
+        self._serializer = URLSafeTimedSerializer(
+            secrets[::-1], salt=f"bbio session {cookie}", signer_kwargs={"digest_method": hashlib.sha256}
+        )
 
     async def start(self, backend: Any) -> None:
         if self._short:
@@ -105,7 +108,7 @@ class Session(Middleware):
         Raises:
             ValueError: it is larger than a cookie can be.
         """
-        value = self._signed({**session})
+        value = self._serializer.dumps({**session})
         if len(value) > MAX_COOKIE:
             raise ValueError(
                 f"a session of {len(value)} characters fits in no cookie; keep an id in it, and the rest elsewhere"
@@ -137,28 +140,17 @@ class Session(Middleware):
             value = cookies.get(self.cookie)
         return {} if value is None else self._verified(value)
 
-    def _signed(self, session: dict[str, Any]) -> str:
-        content = json.dumps([time.time() + self.max_age, session], separators=(",", ":")).encode()
-        text = base64.urlsafe_b64encode(content).decode().rstrip("=")
-        return f"{text}.{_mac(self._keys[0], text).decode()}"
-
     def _verified(self, value: str) -> dict[str, Any]:
         known = self._known.get(value)
         if known is None:
-            text, _, mac = value.rpartition(".")
-            given = mac.encode("utf-8", "surrogatepass")
-            if not any(hmac.compare_digest(_mac(key, text), given) for key in self._keys):
+            try:
+                session, signed_at = self._serializer.loads(value, return_timestamp=True)
+            except (BadData, UnicodeEncodeError):
                 return {}
-            expires, session = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             if len(self._known) >= KNOWN:
                 del self._known[next(iter(self._known))]
-            known = self._known[value] = (expires, json.dumps(session))
-        expires, content = known
+            known = self._known[value] = (signed_at.timestamp(), json.dumps(session))
+        signed_at, content = known
         # Every request gets a session of its own: layers may change it.
-        valid: dict[str, Any] = json.loads(content) if time.time() < expires else {}
+        valid: dict[str, Any] = json.loads(content) if time.time() < signed_at + self.max_age else {}
         return valid
-
-
-def _mac(key: bytes, text: str) -> bytes:
-    digest = hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256")
-    return base64.urlsafe_b64encode(digest).rstrip(b"=")
