@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import signal
 import threading
 import weakref
@@ -31,6 +30,7 @@ from bbio.server.plain import PlainServer
 from bbio.server.routes import Endpoint, Fallback, check_alone, check_mountable
 from bbio.server.sockets import Gateway
 from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
+from bbio.settings import LOG_LEVELS, Settings
 from bbio.threads import Threads
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ except ImportError:  # pragma: no cover - there is none for Windows
 
 logger = logging.getLogger("bbio")
 
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 CLOSE_TIME = 0.5
 HEALTH = "/healthz"
 READINESS = "/readyz"
@@ -110,7 +109,7 @@ class App:
         self.limits = limits or Limits()
         self.backends = Registry(debug)
         if cors is None:
-            cors = os.environ.get("BBIO_CORS_ORIGINS", "").replace(",", " ").split()
+            cors = Settings.from_env().cors_origins
         self._admission = Admission(cors, hosts, proxies, self.limits)
         options: dict[str, Any] = {
             "async_mode": "aiohttp",
@@ -397,10 +396,11 @@ class App:
         Raises:
             ConfigurationError: a setting makes no sense, or the port is in use.
         """
-        host = host or os.environ.get("BBIO_HOST") or "127.0.0.1"
+        settings = Settings.from_env()
+        host = host or settings.host
         if port is None:
-            port = _port(os.environ.get("BBIO_PORT") or "3000")
-        level = log_level or os.environ.get("BBIO_LOG_LEVEL") or "info"
+            port = settings.port_number()
+        level = log_level or settings.log_level
         if level.lower() not in LOG_LEVELS:
             raise ConfigurationError(f"{level!r} is no log level; it is one of {', '.join(LOG_LEVELS)}")
         handler = logging.StreamHandler()
@@ -486,12 +486,6 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     except OSError as err:
         raise ConfigurationError(_why_not(err, host, port)) from None
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65_535:
-        raise ConfigurationError(f"BBIO_PORT is {text!r}; a port is a number from 0 to 65535")
-    return int(text)
 
 
 def _why_not(err: OSError, host: str, port: int) -> str:

@@ -19,10 +19,11 @@ from aiohttp import web
 from watchfiles import PythonFilter, run_process
 
 from bbio import App, Backend, BadRequest, Request, Store, __version__, before, describe
-from bbio.app import LOG_LEVELS, mounted_on
+from bbio.app import mounted_on
 from bbio.builtin import MemoryStore, PostgresStore, store_from_env
 from bbio.errors import BbioError
 from bbio.requests import METHODS
+from bbio.settings import LAST_PORT, LOG_LEVELS, Settings, variable
 
 # A server that is started again has this long to end what it is doing.
 STOP_SECONDS = 10
@@ -109,16 +110,21 @@ def main() -> None:
 def serving(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that serves."""
     levels = click.Choice(LOG_LEVELS, case_sensitive=False)
-    ports = click.IntRange(0, 65_535)
+    ports = click.IntRange(0, LAST_PORT)
     for name, default, kind, metavar, text in (
         ("cors-origins", None, str, "LIST", "Origins of other sites that may connect, with commas between; * for all."),
-        ("log-level", "info", levels, "LEVEL", f"What is logged: {', '.join(LOG_LEVELS)}."),
-        ("port", 3000, ports, "NUMBER", "TCP port; 0 takes a free one."),
-        ("host", "127.0.0.1", str, "ADDRESS", "Address to listen on; 0.0.0.0 for all."),
+        ("log-level", Settings().log_level, levels, "LEVEL", f"What is logged: {', '.join(LOG_LEVELS)}."),
+        ("port", Settings().port_number(), ports, "NUMBER", "TCP port; 0 takes a free one."),
+        ("host", Settings().host, str, "ADDRESS", "Address to listen on; 0.0.0.0 for all."),
     ):
-        variable = "BBIO_" + name.upper().replace("-", "_")
         command = click.option(
-            f"--{name}", default=default, type=kind, metavar=metavar, envvar=variable, show_envvar=True, help=text
+            f"--{name}",
+            default=default,
+            type=kind,
+            metavar=metavar,
+            envvar=variable(name.replace("-", "_")),
+            show_envvar=True,
+            help=text,
         )(command)
     return command
 
@@ -127,7 +133,7 @@ def _serve(
     find: Callable[[], App | web.Application], host: str, port: int, log_level: str, cors_origins: str | None
 ) -> None:
     if cors_origins is not None:
-        os.environ["BBIO_CORS_ORIGINS"] = cors_origins  # where an application looks for what it is not told
+        os.environ[variable("cors_origins")] = cors_origins  # where an application looks for what it is not told
     try:
         found = find()
         mounting = found if isinstance(found, web.Application) else None
@@ -304,7 +310,7 @@ def demo(memory: bool, **settings: Any) -> None:
     def make() -> App:
         return App().serve(demo_backend(MemoryStore() if memory else store_from_env(DEMO_FILE))).page("/", DEMO)
 
-    if not memory and not os.environ.get("BBIO_DATABASE_URL"):
+    if not memory and not Settings.from_env().database_url:
         click.echo(f"messages are kept in {Path(DEMO_FILE).absolute()}; bbio demo --memory keeps them in no file")
     _serve(make, **settings)
 

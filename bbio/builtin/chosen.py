@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from bbio import Store
 from bbio.builtin.postgres import PostgresStore
 from bbio.builtin.sqlite import SQLiteStore
 from bbio.errors import ConfigurationError
+from bbio.settings import Settings
 
 
 def store_from_env(default: str, table: str | None = None, **options: Any) -> Store:
@@ -28,7 +28,7 @@ def store_from_env(default: str, table: str | None = None, **options: Any) -> St
         >>> class Todos(Backend):
         ...     store = store_from_env("todos.db")
     """
-    url = os.environ.get("BBIO_DATABASE_URL") or default
+    url = Settings.from_env().database_url or default
     if url.startswith(("postgresql://", "postgres://")):
         return PostgresStore(url, table, **options)
     path = url.removeprefix("sqlite:///")

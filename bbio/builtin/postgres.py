@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
-import os
 import random
 import secrets
 import time
@@ -105,6 +104,7 @@ from bbio.builtin.postgres_triggers import made_of, triggers, without_triggers
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
+from bbio.settings import Settings
 from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, Event, Position
 from bbio.typed import given_in, unset_in
@@ -305,7 +305,7 @@ class PostgresStore(DocumentStore):
         super().__init__(table, **options)
         driver()
         self.zone = zone
-        self.dsn = dsn or os.environ.get("BBIO_DATABASE_URL", "")
+        self.dsn = dsn or Settings.from_env().database_url
         self.connections = connections
         self.timeout = timeout
         if not self.dsn.startswith(("postgresql://", "postgres://")):

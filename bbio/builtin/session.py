@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 
 from bbio import ConfigurationError, Middleware, Request, before
 from bbio.handshake import is_on_loopback, read_cookies
+from bbio.settings import Settings
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -69,7 +69,7 @@ class Session(Middleware):
         secure: bool | None = None,
     ) -> None:
         if secret is None:
-            secret = os.environ.get("BBIO_SECRET_KEY", "").split()
+            secret = Settings.from_env().secret_key
         secrets = [secret] if isinstance(secret, str) else list(secret)
         if not secrets or not all(secrets):
             raise ConfigurationError(f"Session needs a secret: Session(secret=...) or $BBIO_SECRET_KEY; {MAKE_ONE}")

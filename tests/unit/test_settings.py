@@ -1,14 +1,18 @@
 """Settings by the environment: where an application listens, what it logs, whom it lets in, where models are kept."""
 
 import logging
+import re
+from pathlib import Path
 from unittest.mock import ANY
 
+import attrs
 import pytest
 from click.testing import CliRunner
 
 from bbio import App, Backend, ConfigurationError, SyncError
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore, store_from_env
 from bbio.cli import demo_backend, main
+from bbio.settings import Settings, variable
 from examples.messages.app import Messages
 
 
@@ -195,3 +199,21 @@ def test_a_store_of_no_known_kind(monkeypatch, url):
     monkeypatch.setenv("BBIO_DATABASE_URL", url)
     with pytest.raises(ConfigurationError, match="is no database that bbio knows; BBIO_DATABASE_URL is postgresql"):
         store_from_env("todos.db")
+
+
+def test_a_port_that_nobody_asks_for_is_not_read(monkeypatch):
+    """Kubernetes sets `BBIO_PORT` to a URL where a service is called bbio; cookies and databases do not care."""
+    monkeypatch.setenv("BBIO_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.setenv("BBIO_SECRET_KEY", "x" * 40)
+    assert Settings.from_env().secret_key == ["x" * 40]
+    with pytest.raises(ConfigurationError, match=r"BBIO_PORT is .tcp:.*; a port is a number"):
+        Settings.from_env().port_number()
+
+
+def test_the_page_of_settings_names_each_of_them():
+    """With the default that the code has."""
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    rows = dict(re.findall(r"^\| `(BBIO_\w+)` \| (.*?) \|", page, re.MULTILINE))
+    assert set(rows) == {variable(field.name) for field in attrs.fields(Settings)}
+    for name in ("host", "port", "log_level"):
+        assert rows[variable(name)] == f"`{getattr(Settings(), name)}`"
