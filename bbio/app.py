@@ -20,10 +20,10 @@ from bbio.errors import ConfigurationError
 from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.registry import Registry
-from bbio.server.admission import Admission, Handler
+from bbio.server.admission import Admission
 from bbio.server.connect import attach
 from bbio.server.health import Readiness, health
-from bbio.server.http import asset_routes, hide_version, http_logger, own, socket_logger
+from bbio.server.http import asset_routes, file_route, hide_version, http_logger, own, socket_logger
 from bbio.server.limits import Limits
 from bbio.server.lobby import Lobby
 from bbio.server.plain import PlainServer
@@ -242,7 +242,7 @@ class App:
         router.register_resource(endpoint)
         router.register_resource(Fallback(application, HEALTH, health))
         router.register_resource(Fallback(application, READINESS, self._readiness.answer))
-        router.add_routes([*asset_routes(), *(web.get(path, _sender(file)) for path, file in self._pages.items())])
+        router.add_routes([*asset_routes(), *(file_route(path, file) for path, file in self._pages.items())])
         application[MOUNTED] = self
         application.on_startup.append(start)
         application.on_response_prepare.append(self._remember)
@@ -462,13 +462,6 @@ def mounted_on(application: web.Application) -> App | None:
         return application[MOUNTED]
     added = [resource.get_info().get("app") for resource in application.router.resources()]
     return next((app for each in added if each is not None and (app := mounted_on(each)) is not None), None)
-
-
-def _sender(file: Path) -> Handler:
-    async def send(request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(file)
-
-    return send
 
 
 async def _finish(closing: Iterable[Coroutine[Any, Any, Any]]) -> None:
