@@ -17,10 +17,34 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]
 
 
-class _AtWork:
-    """How much work is being done in steps at the moment."""
+class Turns:
+    """The turns of long work: one step at a time, and after each as long for everybody else.
+
+    Attributes:
+        count: how much long work goes on at the moment.
+    """
 
     count = 0
+    _next = 0.0
+
+    @classmethod
+    def begin(cls) -> None:
+        """Long work begins to take turns; `end` must follow."""
+        cls.count += 1
+
+    @classmethod
+    def end(cls) -> None:
+        """Long work takes no more turns."""
+        cls.count -= 1
+        if not cls.count:
+            cls._next = 0.0
+
+    @classmethod
+    def pause(cls, now: float) -> float:
+        """Take the next turn that is free, and return the seconds until then: never two at the same time."""
+        turn = max(now + STEP_SECONDS, cls._next)
+        cls._next = turn + 2 * STEP_SECONDS
+        return turn - now
 
 
 def run(steps: Steps[T]) -> T:
@@ -55,9 +79,9 @@ async def run_in_turns(steps: Steps[T], seconds: float, clock: Any = time.perf_c
                 if now - begun > seconds:
                     raise Timeout(f"the query took longer than {seconds:g} seconds; ask for less at once")
                 if not waited:
-                    _AtWork.count += 1
+                    Turns.begin()
                 waited += 1
-                await asyncio.sleep(STEP_SECONDS * (2 * _AtWork.count - 1))
+                await asyncio.sleep(Turns.pause(now))
                 until = clock() + STEP_SECONDS
     except StopIteration as done:
         result: T = done.value
@@ -65,4 +89,4 @@ async def run_in_turns(steps: Steps[T], seconds: float, clock: Any = time.perf_c
     finally:
         steps.close()
         if waited:
-            _AtWork.count -= 1
+            Turns.end()

@@ -22,6 +22,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one short round of a few scenarios and peers")
     parser.add_argument("--only", nargs="+", metavar="SCENARIO", help="these scenarios (a prefix will do: sync)")
+    parser.add_argument("--cases", nargs="+", metavar="TEXT", help="of these, only the cases whose name holds a text")
     parser.add_argument("--peers", nargs="*", metavar="PEER", help="beside bbio, only these; none: bbio alone")
     parser.add_argument("--without-bbio", action="store_true", help="measure the peers alone")
     parser.add_argument("--rounds", type=int, help="alternating rounds (5)")
@@ -53,7 +54,11 @@ def chosen(options: argparse.Namespace) -> list[tuple[Scenario, list[str]]]:
             continue
         if options.quick and not options.only and name not in QUICK:
             continue
-        names = [one for one, case in scenario.cases.items() if wanted(case.contestant, options)]
+        names = [
+            one
+            for one, case in scenario.cases.items()
+            if wanted(case.contestant, options) and any(text in one for text in options.cases or [""])
+        ]
         if names:
             plan.append((scenario, names))
     return plan

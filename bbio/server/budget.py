@@ -21,9 +21,11 @@ REST = 4
 SPENT_SECONDS = REST * SHARE_SECONDS
 # What takes longer counts as so many seconds: another program, or a blocking layer, is no fault of the client's.
 LONGEST_SECONDS = 0.025
-LONGEST_REST_SECONDS = REST * LONGEST_SECONDS
 # So many bytes are parsed before a connection's time is looked at: about 600 of the smallest frames.
 PIECE_BYTES = 4_096
+# As few, once they have taken long; as many for a new connection, which may begin with requests that take long.
+SMALLEST_PIECE_BYTES = 64
+FIRST_PIECE_BYTES = 512
 # The price, in seconds, of a packet that the library handles in tasks, whose time cannot be told from waiting.
 PACKET_SECONDS = 0.000_05
 # The price of joining or leaving a namespace.
@@ -130,6 +132,13 @@ class Budget:
                 self.end_rest()
 
 
+def next_piece(size: int, used: float) -> int:
+    """Return how many bytes to handle at once after a piece of so many bytes has taken so many seconds."""
+    if used > SHARE_SECONDS:
+        return max(SMALLEST_PIECE_BYTES, size // 4)
+    return min(PIECE_BYTES, 2 * size)
+
+
 class Intake:
     """A parser of incoming data, within a budget, around which writes are held back.
 
@@ -141,7 +150,18 @@ class Intake:
         is_full: whether aiohttp wants no more to be read, since its queue is full.
     """
 
-    __slots__ = ("_batch", "_budget", "_clock", "_feed", "_feed_eof", "_is_full", "_protocol", "_rest", "_timer")
+    __slots__ = (
+        "_batch",
+        "_budget",
+        "_clock",
+        "_feed",
+        "_feed_eof",
+        "_is_full",
+        "_piece",
+        "_protocol",
+        "_rest",
+        "_timer",
+    )
 
     def __init__(
         self, parser: Any, batch: Batch, budget: Budget, protocol: Any, is_full: Callable[[], bool] = lambda: False
@@ -153,6 +173,8 @@ class Intake:
         self._clock = budget.clock
         self._protocol = protocol
         self._is_full = is_full
+        # How many bytes are parsed before the time is looked at.
+        self._piece = FIRST_PIECE_BYTES
         # What has arrived and must wait; while there is some nothing is read.
         self._rest = b""
         self._timer: asyncio.TimerHandle | None = None
@@ -162,7 +184,7 @@ class Intake:
         # Written out, since each connection that sends little pays for every line of it.
         budget, clock, batch = self._budget, self._clock, self._batch
         begun = clock()
-        if budget.paid - begun > SPENT_SECONDS or len(data) > PIECE_BYTES or self._timer is not None:
+        if budget.paid - begun > SPENT_SECONDS or len(data) > self._piece or self._timer is not None:
             return self._take(data)
         batch.holding = True
         try:
@@ -170,9 +192,11 @@ class Intake:
         finally:
             ended, paid = clock(), budget.paid
             used = ended - begun
-            budget.paid = (paid if paid > ended else ended) + (
-                REST * used if used < LONGEST_SECONDS else LONGEST_REST_SECONDS
-            )
+            if used < SHARE_SECONDS:
+                budget.paid = (paid if paid > ended else ended) + REST * used
+            else:
+                budget.charge(begun, ended)
+                self._piece = next_piece(self._piece, used)
             batch.release()
 
     def feed_eof(self) -> Any:
@@ -196,10 +220,11 @@ class Intake:
         try:
             begun = budget.clock()
             while at < len(rest) and not result[0] and not budget.is_spent(begun):
-                result = self._feed(rest[at : at + PIECE_BYTES])
-                at += PIECE_BYTES
+                result = self._feed(rest[at : at + self._piece])
+                at += self._piece
                 ended = budget.clock()
                 budget.charge(begun, ended)
+                self._piece = next_piece(self._piece, ended - begun)
                 begun = ended
         finally:
             batch.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from bbio.server.budget import PIECE_BYTES, SHARE_SECONDS, Budget
+from bbio.server.budget import FIRST_PIECE_BYTES, SHARE_SECONDS, Budget, next_piece
 
 
 def put_before(transport: asyncio.Transport, budget: Budget) -> None:
@@ -40,6 +40,9 @@ class Turnstile(asyncio.Protocol):
         # Whether the protocol behind it wanted no more after the last piece.
         self._is_full = False
         self._begun = 0.0
+        # How many bytes are passed on at once, and what passing on the last ones has taken.
+        self._piece = FIRST_PIECE_BYTES
+        self._used = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -62,13 +65,15 @@ class Turnstile(asyncio.Protocol):
 
     def _take(self) -> None:
         """Pass on one piece, while the transport is read."""
-        piece, self._rest = self._rest[:PIECE_BYTES], self._rest[PIECE_BYTES:]
+        piece, self._rest = self._rest[: self._piece], self._rest[self._piece :]
         self._is_busy = True
         # One before and one behind the tasks that wait for what is passed on.
         self._loop.call_soon(self._begin)
         begun = self._budget.clock()
         self._pass_on(piece)
-        self._budget.charge(begun, self._budget.clock())
+        ended = self._budget.clock()
+        self._budget.charge(begun, ended)
+        self._used = ended - begun
         self._is_full = not self._transport.is_reading()
         self._loop.call_soon(self._end)
         if self._rest:
@@ -81,6 +86,7 @@ class Turnstile(asyncio.Protocol):
         budget = self._budget
         ended = budget.clock()
         budget.charge(self._begun, ended)
+        self._piece = next_piece(self._piece, self._used + ended - self._begun)
         self._is_busy = False
         if not self._rest:
             return

@@ -5,11 +5,13 @@ import pytest
 from bbio.server import budget as budgets
 from bbio.server.batch import Batch
 from bbio.server.budget import (
+    FIRST_PIECE_BYTES,
     FLOOD,
     LONGEST_SECONDS,
     PIECE_BYTES,
     REST,
     SHARE_SECONDS,
+    SMALLEST_PIECE_BYTES,
     Budget,
     Flooded,
     Intake,
@@ -82,6 +84,7 @@ def numbered(pieces):
 async def test_what_is_over_the_share_waits_and_nothing_more_is_read():
     """A large chunk is handled in pieces: so many as the share allows in each turn, in order, and then it is read."""
     connection = Connection(SHARE_SECONDS / 2)
+    connection.intake._piece = PIECE_BYTES
     data = numbered(8)
     connection.intake.feed_data(data)
     turns = [len(connection.taken)]
@@ -106,6 +109,22 @@ async def test_small_chunks_are_counted_together():
     assert not connection.transport.is_read
     connection.rest()
     assert b"".join(connection.taken) == b"0123456789more"
+
+
+async def test_the_longer_a_piece_takes_the_fewer_bytes_are_handled_at_once():
+    """Fewer after one that took more than the share, and more again after short ones, between two bounds."""
+    connection = Connection(1.1 * SHARE_SECONDS)
+    intake = connection.intake
+    assert intake._piece == FIRST_PIECE_BYTES
+    intake.feed_data(b"x")
+    assert intake._piece == FIRST_PIECE_BYTES // 4
+    intake.feed_data(b"y" * FIRST_PIECE_BYTES)
+    connection.rest()
+    assert intake._piece == SMALLEST_PIECE_BYTES
+    connection.seconds = 0.0
+    intake._rest += bytes(3 * PIECE_BYTES)
+    connection.rest()
+    assert (intake._piece, intake._rest, connection.transport.is_read) == (PIECE_BYTES, b"", True)
 
 
 async def test_who_sends_little_never_waits():

@@ -1,14 +1,16 @@
 """Work in memory in steps: nobody waits for the whole of it, and it has a deadline."""
 
 import asyncio
+import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from bbio.comparison import STEP_CHARACTERS, Like
 from bbio.errors import Timeout
 from bbio.query import RUN, Query
-from bbio.steps import STEP_SECONDS, _AtWork, run, run_in_turns
+from bbio.steps import STEP_SECONDS, Turns, run, run_in_turns
 
 
 def counted(steps):
@@ -39,6 +41,11 @@ def work(steps):
     return "done"
 
 
+def two_steps():
+    yield
+    return "done"
+
+
 async def test_short_work_is_done_at_once():
     """It ends before others have their turn."""
     task = asyncio.ensure_future(run_in_turns(work(10), 1.0, Clock(STEP_SECONDS / 100)))
@@ -52,16 +59,36 @@ async def test_long_work_lets_others_have_their_turn():
     tasks = [asyncio.ensure_future(run_in_turns(work(10), 9.0, Clock(2 * STEP_SECONDS))) for _ in range(2)]
     await asyncio.sleep(0)
     assert not any(task.done() for task in tasks)
-    assert _AtWork.count == 2
+    assert Turns.count == 2
     assert await asyncio.gather(*tasks) == ["done", "done"]
-    assert _AtWork.count == 0
+    assert Turns.count == 0
+
+
+async def test_the_steps_of_much_long_work_fall_into_turns_of_their_own(monkeypatch):
+    """However many begin together: between two steps is as much time as one of them takes."""
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr("bbio.steps.asyncio", SimpleNamespace(sleep=sleep))
+    now = 100.0
+    Turns.begin()
+    for _ in range(5):
+        assert await run_in_turns(two_steps(), 9.0, itertools.count(now, 2 * STEP_SECONDS).__next__) == "done"
+    turns = sorted(now + 2 * STEP_SECONDS + seconds for seconds in slept)
+    assert turns == pytest.approx([now + (3 + 2 * n) * STEP_SECONDS for n in range(5)])
+    Turns.end()
+    assert Turns.pause(now) == pytest.approx(STEP_SECONDS)
+    Turns.begin()
+    Turns.end()
 
 
 async def test_work_has_a_deadline():
     """What takes longer is a Timeout."""
     with pytest.raises(Timeout, match="ask for less"):
         await run_in_turns(work(100), 0.01, Clock(0.02))
-    assert _AtWork.count == 0
+    assert Turns.count == 0
 
 
 def test_a_query_may_be_interrupted_wherever_it_takes_long():

@@ -4,7 +4,16 @@ import asyncio
 
 import pytest
 
-from bbio.server.budget import LONGEST_SECONDS, PIECE_BYTES, REST, SHARE_SECONDS, Budget, Resting
+from bbio.server.budget import (
+    FIRST_PIECE_BYTES,
+    LONGEST_SECONDS,
+    PIECE_BYTES,
+    REST,
+    SHARE_SECONDS,
+    SMALLEST_PIECE_BYTES,
+    Budget,
+    Resting,
+)
 from bbio.server.turnstile import put_before
 
 
@@ -104,8 +113,30 @@ def numbered(pieces):
     return b"".join(bytes([n]) * PIECE_BYTES for n in range(pieces))
 
 
+@pytest.fixture
+def alike(monkeypatch):
+    """Pieces that are all of one size."""
+    monkeypatch.setattr("bbio.server.turnstile.FIRST_PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr("bbio.server.turnstile.next_piece", lambda size, used: size)
+
+
+@pytest.mark.parametrize("took", ["arriving", "woken"])
+async def test_the_longer_a_piece_takes_the_fewer_bytes_are_passed_on_at_once(took):
+    """Whether it is the library that has taken long, or a task that it has woken."""
+    library = Library(**{took: SHARE_SECONDS * 2})
+    library.turnstile.data_received(numbered(1))
+    await library.settle()
+    await library.rest()
+    setattr(library, took, 0.0)
+    while library.turnstile._timer is not None:
+        await library.rest()
+    sizes = [len(piece) for piece in library.taken]
+    assert sizes[:4] == [FIRST_PIECE_BYTES, FIRST_PIECE_BYTES // 4, SMALLEST_PIECE_BYTES, 2 * SMALLEST_PIECE_BYTES]
+    assert b"".join(library.taken) == numbered(1)
+
+
 @pytest.mark.parametrize("where", ["arriving", "woken"])
-async def test_what_is_over_the_share_waits_and_nothing_more_is_read(where):
+async def test_what_is_over_the_share_waits_and_nothing_more_is_read(alike, where):
     """Where the library's time goes is the same: where the data arrives, or in the task that it wakes."""
     library = Library(**{where: SHARE_SECONDS / 2})
     data = numbered(8)
@@ -162,7 +193,7 @@ async def test_who_has_used_its_share_waits_before_the_next_chunk():
     assert (library.taken, library.transport.reading) == ([b"a", b"b"], True)
 
 
-async def test_nothing_goes_on_while_the_library_wants_no_more():
+async def test_nothing_goes_on_while_the_library_wants_no_more(alike):
     """It says when, by reading again: then it has all the rest, and is left to read or not."""
     library = Library()
     library.full = True
@@ -177,7 +208,7 @@ async def test_nothing_goes_on_while_the_library_wants_no_more():
     assert (len(library.taken), library.transport.reading) == (3, True)
 
 
-async def test_the_library_may_read_again_before_the_rest_has_begun():
+async def test_the_library_may_read_again_before_the_rest_has_begun(alike):
     """That it was full is not remembered then: the connection would stand still for ever."""
     library = Library(woken=SHARE_SECONDS * 2)
     library.full = True
