@@ -481,6 +481,59 @@ for (const queue of ['drop', 'keep']) {
   });
 }
 
+test('who is named is the same user with another token, and what waited is sent', async () => {
+  const channel = `users ${(channels += 1)}`;
+  const options = (token) => ({ transports: ['websocket'], jitter: 20, user: 'ann', auth: { token } });
+  const Backbone = openPage(proxy.url, { connect: options(1) });
+  const collection = new Backbone.Collection([], { backend: { name: 'board', channel } }).bindBackend();
+  await collection.fetch();
+  for (const [token, queue] of [[2, 'keep'], [3, 'drop']]) {
+    await offline(collection);
+    let outcome;
+    collection.create({ title: queue }, { success: () => (outcome = 'done'), error: (_, err) => (outcome = err.name) });
+    proxy.refuse = false;
+    Backbone.io.connect(proxy.url, { ...options(token), queue });
+    assert.equal(await until(() => outcome), 'done');
+  }
+  assert.deepEqual(collection.pluck('title'), ['keep', 'drop']);
+});
+
+test('a model that another user has still to save can be saved', async () => {
+  const channel = `users ${(channels += 1)}`;
+  const Backbone = openPage(proxy.url, { connect: { user: 'ann' } });
+  const collection = new Backbone.Collection([], { backend: { name: 'board', channel } }).bindBackend();
+  await collection.fetch();
+  const model = collection.create({ title: 'first' });
+  await heard(model, 'sync');
+  await offline(collection);
+  model.save({ note: "ann's" }, { patch: true });
+  proxy.refuse = false;
+  Backbone.io.connect(proxy.url, { transports: ['websocket'], jitter: 20, user: 'bob', queue: 'keep' });
+  assert.equal(await settled(model.save({ title: "bob's" }, { patch: true })), 'done');
+});
+
+test('who is refused costs neither what another user has kept nor what an old connection is to answer', async () => {
+  const channel = `users ${(channels += 1)}`;
+  const Backbone = openPage(proxy.url, { connect: { user: 'ann' } });
+  const collection = new Backbone.Collection([], { backend: { name: 'board', channel } }).bindBackend();
+  await collection.fetch();
+  await offline(collection);
+  const kept = collection.create({ title: 'kept' });
+  proxy.refuse = false;
+  const connect = (options) => Backbone.io.connect(proxy.url, { transports: ['websocket'], jitter: 20, queue: 'keep', ...options });
+  // More than the server takes of what a client joins with.
+  connect({ user: 'bob', auth: { token: 'x'.repeat(20_000) } });
+  assert.notEqual(await settled(collection.fetch()), 'done');
+  assert.equal(kept.isNew() && collection.includes(kept), true);
+  connect({ user: 'ann' });
+  await until(() => !kept.isNew());
+  const slow = collection.create({ title: 'slow' }, { slow: 0.5 });
+  await pause(100);
+  connect({ user: 'bob', auth: { token: 'x'.repeat(20_000) } });
+  assert.notEqual(await settled(collection.fetch()), 'done');
+  await until(() => !slow.isNew());
+});
+
 // 10. A create is told as a create
 
 test('a model that an update creates enters the collections of others', async () => {
