@@ -31,7 +31,7 @@ class Rooms(Backend):
 
 
 class Counted(Backend):
-    """Every channel has models of its own; a slow patch waits until one of the same channel says "go", a read so many seconds."""
+    """Every channel has models of its own; a slow patch waits for a "go" there, a read so many seconds."""
 
     store = MemoryStore(per_channel=True)
     gates: ClassVar[dict[Any, asyncio.Event]] = {}

@@ -580,6 +580,52 @@ test('a remote change of what the comparator looks at sorts, once for many chang
   assert.deepEqual(collection.pluck('id'), order, 'unless sort is off');
 });
 
+test('what a fetch finds as the page shows it is told as ever, and is whole where a listener has taken it out meanwhile', async () => {
+  const { handle, mine } = await board((Backbone) => ({
+    model: function either(attributes, options) {
+      return new (attributes.kind === 'x' ? Backbone.Model : Backbone.Model.extend({ other: true }))(attributes, options);
+    },
+  }));
+  for (const t of ['a', 'b', 'c']) await handle.sync('create', { t, kind: 'x', tags: [t] });
+  const collection = mine();
+  await collection.fetch();
+  const [first, second] = collection.models;
+  const before = { ...second.attributes };
+  const updates = [];
+  collection.on('update', (_, { changes }) => updates.push(changes.merged.length));
+  await collection.fetch();
+  assert.deepEqual([updates, collection.models.slice(0, 2)], [[3], [first, second]]);
+  first.set('t', 'of the page');
+  first.once('change:t', () => collection.remove(second));
+  await collection.fetch();
+  assert.equal(first.get('t'), 'a');
+  const back = collection.get(second.id);
+  assert.deepEqual([back.attributes, back.other, back === second], [before, undefined, false]);
+  await handle.sync('patch', { id: back.id, t: 'd' });
+  await until(() => back.get('t') === 'd');
+  await back.save({ t: 'e' });
+  assert.equal(await settled(collection.fetch({ reset: true })), 'done');
+  assert.deepEqual(collection.pluck('t'), ['a', 'e', 'c']);
+});
+
+test('a class with a set of its own is given each record whole', async () => {
+  const given = [];
+  const { handle, mine } = await board((Backbone) => ({
+    model: Backbone.Model.extend({
+      set(attributes, ...rest) {
+        given.push(attributes);
+        return Backbone.Model.prototype.set.call(this, attributes, ...rest);
+      },
+    }),
+  }));
+  const record = await handle.sync('create', { t: 'a' });
+  const collection = mine();
+  await collection.fetch();
+  given.length = 0;
+  await collection.fetch();
+  assert.deepEqual(given.filter((attributes) => Object.keys(attributes).length > 0), [record]);
+});
+
 // 13. Collections of any size
 
 test('a collection that is larger than the server tells at once is fetched and read anew all the same', async () => {
