@@ -21,6 +21,14 @@ declare module 'backbone' {
     unbindBackend(): this;
   }
 
+  /** Numbers to add to fields; a decimal number may be a text. */
+  type Counts<T> = { [K in keyof T as NonNullable<T[K]> extends number | string ? K : never]?: number | string };
+
+  interface Model<T extends ObjectHash = any, S = ModelSetOptions, E = any> {
+    /** Count: have the server add to what it holds by then, and set the attributes beside it. */
+    save(attributes: Partial<T> & { $inc: Counts<T> }, options: ModelSaveOptions & { patch: true }): JQueryXHR;
+  }
+
   interface Collection<TModel extends Model> {
     /** What the server told of the latest fetch with a query. */
     page?: { next: string | null; total?: number };

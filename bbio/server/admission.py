@@ -145,7 +145,8 @@ class Admission:
             self._log.warning("refused the host %r: App(hosts=[%r]) serves it", host[:100], host[:100])
             return web.Response(status=403, text="this host name is not served; App(hosts=...) names those that are")
         if not self._origin_allowed(request, host):
-            return web.Response(status=403, text=NOT_ALLOWED)
+            # The page may read that it is refused, which is all there is in it: else it would go on trying in silence.
+            return web.Response(status=403, text=NOT_ALLOWED, headers={"Access-Control-Allow-Origin": "*"})
         if "j" in request.query:
             return web.Response(status=400, text="JSONP is not served: any site could read it")
         return self._body_refusal(request)

@@ -1,4 +1,4 @@
-import { clone, plain, same } from './core/json.js';
+import { clone, covers, plain, same } from './core/json.js';
 import { joined, readAll } from './core/pages.js';
 import { isPaged, matches, said } from './core/query.js';
 import { guarded } from './core/report.js';
@@ -6,8 +6,11 @@ import { delivering } from './deliver.js';
 import { homes } from './homes.js';
 import { Mirror, REMOTE, destroyed, unset } from './mirror.js';
 import { turnPage } from './page.js';
-import { complete, idAttributeOf, isPlain, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
+import { complete, idAttributeOf, isPlain, lost, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
 import { isLeaving } from './writes.js';
+
+/** Where what stands for a record that the page shows already has the record: for a model that a listener takes out meanwhile. */
+const WHOLE = Symbol('whole');
 
 /** Words of a query that say which page of it is meant. */
 const PAGE = ['cursor', 'count', '$cursor', '$count'];
@@ -287,29 +290,33 @@ export class CollectionMirror extends Mirror {
     const creating = [...this.pending].filter(({ method, model }) => method === 'create' && this.#has(model));
     const staying = new Map(creating.map(({ model }) => [model, target.indexOf(model)]));
     // Only the collection's own parse knows where in the response the models are; listen in on it.
-    const own = Object.getOwnPropertyDescriptor(target, 'parse');
-    const { parse } = target;
-    target.parse = (/** @type {any[]} */ ...args) => {
+    const { parse, _prepareModel: prepare } = target;
+    const heard = instead(target, 'parse', (/** @type {any[]} */ ...args) => {
       const list = parse.apply(target, args);
       const raws = Array.isArray(list) ? list : list ? [list] : [];
-      entries = this.#news(raws, response, Array.isArray(meta?.r) ? meta.r : []);
-      return Array.isArray(list) ? this.#withOwn(list, staying, entries) : list;
-    };
+      const { news, given } = this.#news(raws, response, Array.isArray(meta?.r) ? meta.r : []);
+      entries = news;
+      return Array.isArray(list) ? this.#withOwn(given, staying, entries) : list;
+    });
+    const made = instead(target, '_prepareModel', (/** @type {any} */ attributes, /** @type {any} */ more) => {
+      const whole = attributes[WHOLE];
+      if (whole) entries.set(whole, { raw: clone(whole), rev: this.replica.rev(this.idOf(whole)) });
+      return prepare.call(target, whole ?? attributes, more);
+    });
     const parsed = (/** @type {any} */ model, /** @type {any} */ raw, /** @type {any} */ outcome, /** @type {boolean} */ plain) => {
       const entry = entries.get(raw);
       if (!entry) return;
       entry.model = model;
       const known = shownBy(model, handle);
       entry.made = !known;
-      const before = known?.names ?? [];
       note(model, handle, { raw: entry.raw, rev: entry.rev, parsed: outcome, plain });
-      if (before.length > 0) unset(model, before.filter((key) => !(key in outcome) && key in model.attributes));
+      unset(model, lost(model, known, outcome));
     };
     try {
       this.#receive(() => watchingParse(target.models, target.model, parsed, succeed));
     } finally {
-      if (own) Object.defineProperty(target, 'parse', own);
-      else delete target.parse;
+      heard();
+      made();
     }
     for (const entry of entries.values()) this.#learn(entry);
     for (const model of staying.keys()) if (!this.#has(model)) target.add(model, REMOTE);
@@ -320,25 +327,32 @@ export class CollectionMirror extends Mirror {
    * @param {any[]} raws models that were read
    * @param {any} response where they were
    * @param {(number | null)[]} revs in its order
-   * @returns {Map<any, Entry>} those that the page does not show just like that
+   * @returns {{news: Map<any, Entry>, given: any[]}} `news`: those that the page does not show just like that; `given`: what Backbone
+   *   is given of all, which need not compare once more what is the same: of that the id alone
    */
   #news(raws, response, revs) {
     const list = Array.isArray(response) ? response : [];
     const revOf = raws === list ? undefined : new Map(list.map((raw, n) => [raw, revs[n]]));
     const isPlainly = isPlain(this.target, 'modelId');
+    const isBrief = isPlainly && this.target.modelId && isPlain(this.target, 'set');
     const name = idAttributeOf(this.target);
     const news = new Map();
+    const given = [];
     const ids = new Set();
     for (let n = 0; n < raws.length; n += 1) {
       const raw = raws[n];
       const rev = (revOf ? revOf.get(raw) : revs[n]) ?? undefined;
       const id = raw?.[name];
       // Of two records with one id the later one stays.
-      if (isPlainly && !ids.has(id) && this.#isShown(id, raw, rev)) continue;
+      if (isPlainly && !ids.has(id) && this.#isShown(id, raw, rev)) {
+        given.push(isBrief && covers(this.target._byId[id].attributes, raw) ? { [name]: id, [WHOLE]: raw } : raw);
+        continue;
+      }
       ids.add(id);
+      given.push(raw);
       news.set(raw, { raw: clone(raw), rev });
     }
-    return news;
+    return { news, given };
   }
 
   /** @param {any} id @param {any} raw @param {number | undefined} rev @returns {boolean} whether its model shows just that */
@@ -476,4 +490,20 @@ export class CollectionMirror extends Mirror {
     const item = model ? this.#merging(model, raw, rev) : this.#made(raw, rev);
     if (item) items.push(item);
   }
+}
+
+/**
+ * Have an object use another method for a while.
+ * @param {any} object
+ * @param {string} name
+ * @param {Function} method
+ * @returns {() => void} ends it
+ */
+function instead(object, name, method) {
+  const own = Object.getOwnPropertyDescriptor(object, name);
+  object[name] = method;
+  return () => {
+    if (own) Object.defineProperty(object, name, own);
+    else delete object[name];
+  };
 }

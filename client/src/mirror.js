@@ -3,7 +3,7 @@ import { Replica } from './core/replica.js';
 import { guarded } from './core/report.js';
 import { recounted } from './counts.js';
 import { delivering } from './deliver.js';
-import { isPlain, note, shownBy } from './shown.js';
+import { lost, note, shownBy, takesPlainly } from './shown.js';
 import { isPending, isWaiting, pendingOn, writesOf } from './writes.js';
 
 /**
@@ -166,11 +166,11 @@ export class Mirror {
     if (known && (known.raw === raw || (rev !== undefined && known.rev !== undefined && rev <= known.rev))) return undefined;
     const given = clone(raw);
     const parsed = model.parse(given, { ...REMOTE }) ?? {};
-    const plain = parsed === given && isPlain(model, 'parse');
+    const plain = parsed === given && takesPlainly(model);
     note(model, this.handle, { rev, raw, parsed, plain });
     // What the application's own gives may be kept by it.
     const attributes = plain ? parsed : { ...parsed };
-    let gone = known ? known.names.filter((key) => !(key in parsed) && key in model.attributes) : [];
+    let gone = lost(model, known, parsed);
     if (keep || isWaiting(model)) {
       const stays = (/** @type {string} */ key) => isPending(model, key) || keep?.(key);
       gone = gone.filter((key) => !stays(key));

@@ -10,7 +10,7 @@ import { isPending } from './writes.js';
  * @property {number | undefined} rev its revision, if told
  * @property {any} raw what was said, to know it again
  * @property {Record<string, any>} base the attributes it came to, and those that the page had added before
- * @property {string[]} names those of them that came from the server
+ * @property {string[] | undefined} names those of them that came from the server, where that is not just all of what was said
  * @property {boolean} plain whether that is all of what was said, as it was said
  */
 
@@ -36,17 +36,31 @@ export function shownBy(model, handle) {
  */
 export function note(model, handle, { rev, raw, parsed, plain = false }) {
   const { attributes } = model;
-  const names = Object.keys(parsed ?? raw ?? attributes);
-  const own = parsed ? names : names.filter((name) => name in attributes);
   const before = shown.get(model);
   const base = plain ? raw : copied(parsed ?? attributes);
-  const now = { place: handle.place, rev, raw, base, names: own, plain };
+  // Of thousands of records, lists of their names would be garbage.
+  const names = plain ? undefined : Object.keys(parsed ?? raw ?? attributes).filter((name) => parsed || name in attributes);
+  const now = { place: handle.place, rev, raw, base, names, plain };
   shown.set(model, now);
   if (!before) complete(model);
-  else if (Object.keys(before.base).length > before.names.length) {
-    const extra = Object.keys(before.base).filter((name) => !(name in base) && !before.names.includes(name));
+  else if (before.base !== before.raw) {
+    const own = namesOf(before);
+    const extra = Object.keys(before.base).filter((name) => !(name in base) && !own.includes(name));
     if (extra.length > 0) now.base = { ...base, ...Object.fromEntries(extra.map((name) => [name, before.base[name]])) };
   }
+}
+
+/** @param {Shown} known @returns {string[]} the attributes that came from the server */
+const namesOf = ({ names, raw }) => names ?? Object.keys(raw);
+
+/**
+ * @param {any} model
+ * @param {Shown | undefined} known what it showed
+ * @param {Record<string, any>} told what it is to show
+ * @returns {string[]} the attributes that came from the server and are gone
+ */
+export function lost(model, known, told) {
+  return known ? namesOf(known).filter((name) => !(name in told) && name in model.attributes) : [];
 }
 
 /** @param {Record<string, any>} attributes @returns {Record<string, any>} */
@@ -93,6 +107,9 @@ export function isPlain(object, name) {
   return (watched.get(found) ?? found) === (watched.get(its) ?? its);
 }
 
+/** @param {any} model @returns {boolean} whether it takes a record as it is */
+export const takesPlainly = (model) => isPlain(model, 'parse') && isPlain(model, 'set');
+
 /**
  * Run what has models parsed, and tell of each as soon as its `parse` is done.
  * @param {any[]} models
@@ -108,7 +125,7 @@ export function watchingParse(models, Kind, parsed, run) {
   const kept = found.map((prototype) => {
     const own = Object.getOwnPropertyDescriptor(prototype, 'parse');
     const { parse } = prototype;
-    const plain = isPlain(prototype, 'parse');
+    const plain = takesPlainly(prototype);
     /** @this {any} @param {any} given @param {any} options */
     const value = function watching(given, options) {
       const outcome = parse.call(this, given, options);

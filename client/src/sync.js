@@ -9,7 +9,7 @@ import { delivering } from './deliver.js';
 import { REMOTE, destroyed, restore, unset } from './mirror.js';
 import { turnPage } from './page.js';
 import { ROUNDED, isRounded, lookout } from './rounded.js';
-import { nameOfId, note, shownBy, watchingParse } from './shown.js';
+import { lost, nameOfId, note, shownBy, watchingParse } from './shown.js';
 import { begun, changed, ended } from './writes.js';
 
 /**
@@ -156,7 +156,7 @@ function receivedOne(handle, its, model, options, result, rev) {
  * @param {() => void} succeed
  */
 function show(handle, model, { raw, rev }, succeed) {
-  const before = shownBy(model, handle)?.names ?? [];
+  const before = shownBy(model, handle);
   // What the application does on success may build on it already.
   note(model, handle, { raw, rev, parsed: raw });
   let first = true;
@@ -164,7 +164,7 @@ function show(handle, model, { raw, rev }, succeed) {
     if (one !== model || !first) return;
     first = false;
     note(model, handle, { raw, rev, parsed: outcome });
-    unset(model, before.filter((key) => !(key in outcome) && key in model.attributes && key !== model.idAttribute));
+    unset(model, lost(model, before, outcome).filter((key) => key !== model.idAttribute));
   };
   watchingParse([model], undefined, parsed, () => guarded(succeed));
 }

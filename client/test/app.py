@@ -31,7 +31,7 @@ class Rooms(Backend):
 
 
 class Counted(Backend):
-    """Every channel has models of its own; a slow patch waits until one of the same channel says "go"."""
+    """Every channel has models of its own; a slow patch waits for a "go" there, a read so many seconds."""
 
     store = MemoryStore(per_channel=True)
     gates: ClassVar[dict[Any, asyncio.Event]] = {}
@@ -43,6 +43,10 @@ class Counted(Backend):
             gate.set()
         if req.options.get("slow"):
             await gate.wait()
+
+    @before("read")
+    async def dawdle(self, req: Any) -> None:
+        await asyncio.sleep(req.options.get("slow") or 0)
 
 
 class Silent(Backend):

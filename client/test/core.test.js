@@ -42,6 +42,25 @@ describe('a connection without Backbone', () => {
     two.close();
   });
 
+  test('tells at once that the server refuses the origin, and goes on trying', async () => {
+    const connection = source.connect(server.url, { extraHeaders: { origin: 'http://other.example' }, reconnectionDelay: 20, reconnectionDelayMax: 20 });
+    const rooms = connection.backend('rooms');
+    const told = [];
+    rooms.on('error', (err) => told.push(err));
+    for (const method of ['read', 'create']) {
+      const err = await rooms.sync(method).then(assert.fail, (err) => err);
+      assert.deepEqual([err.name, err.code], ['Forbidden', 403]);
+      assert.match(err.message, /^the server refused the connection to http.* \(403\): is this page's origin allowed\?/);
+    }
+    assert.equal(told.length, 1);
+    connection.connect(server.url, { path: '/elsewhere' });
+    const err = await rooms.sync('read').then(assert.fail, (err) => err);
+    assert.deepEqual([err.name, err.code], ['Unavailable', 404]);
+    connection.connect(server.url);
+    assert.deepEqual(await rooms.sync('read'), []);
+    connection.close();
+  });
+
   test('moves its backends along when it connects anew', async () => {
     const connection = source.connect('http://127.0.0.1:1', { transports: ['websocket'] });
     const read = connection.backend('rooms').sync('read');

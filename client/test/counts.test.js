@@ -114,6 +114,19 @@ test('a model that is not created yet, and what the page does not know, count on
   assert.deepEqual(seen.attributes, { id: made.id, n: 2 });
 });
 
+test('a count that waits is on top of what a fetch reads meanwhile', async () => {
+  const [mine, theirs] = await pair();
+  const slow = count(mine, { n: 1 }, { slow: true });
+  // Of what others write the page hears after its fetch, which tells of the same.
+  const waits = mine.collection.fetch({ slow: 0.5 });
+  await theirs.save({ n: 20 }, { patch: true });
+  await waits;
+  assert.equal(mine.get('n'), 21);
+  await theirs.save({ title: 'go' }, { patch: true });
+  await slow;
+  assert.equal(mine.get('n'), 21);
+});
+
 test('only a patch counts, and other models are saved as ever', async () => {
   const [mine] = await pair();
   await assert.rejects(Promise.resolve(mine.save({ $inc: { n: 1 } })), { name: 'BadRequest' });

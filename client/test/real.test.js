@@ -481,6 +481,59 @@ for (const queue of ['drop', 'keep']) {
   });
 }
 
+test('who is named is the same user with another token, and what waited is sent', async () => {
+  const channel = `users ${(channels += 1)}`;
+  const options = (token) => ({ transports: ['websocket'], jitter: 20, user: 'ann', auth: { token } });
+  const Backbone = openPage(proxy.url, { connect: options(1) });
+  const collection = new Backbone.Collection([], { backend: { name: 'board', channel } }).bindBackend();
+  await collection.fetch();
+  for (const [token, queue] of [[2, 'keep'], [3, 'drop']]) {
+    await offline(collection);
+    let outcome;
+    collection.create({ title: queue }, { success: () => (outcome = 'done'), error: (_, err) => (outcome = err.name) });
+    proxy.refuse = false;
+    Backbone.io.connect(proxy.url, { ...options(token), queue });
+    assert.equal(await until(() => outcome), 'done');
+  }
+  assert.deepEqual(collection.pluck('title'), ['keep', 'drop']);
+});
+
+test('a model that another user has still to save can be saved', async () => {
+  const channel = `users ${(channels += 1)}`;
+  const Backbone = openPage(proxy.url, { connect: { user: 'ann' } });
+  const collection = new Backbone.Collection([], { backend: { name: 'board', channel } }).bindBackend();
+  await collection.fetch();
+  const model = collection.create({ title: 'first' });
+  await heard(model, 'sync');
+  await offline(collection);
+  model.save({ note: "ann's" }, { patch: true });
+  proxy.refuse = false;
+  Backbone.io.connect(proxy.url, { transports: ['websocket'], jitter: 20, user: 'bob', queue: 'keep' });
+  assert.equal(await settled(model.save({ title: "bob's" }, { patch: true })), 'done');
+});
+
+test('who is refused costs neither what another user has kept nor what an old connection is to answer', async () => {
+  const channel = `users ${(channels += 1)}`;
+  const Backbone = openPage(proxy.url, { connect: { user: 'ann' } });
+  const collection = new Backbone.Collection([], { backend: { name: 'board', channel } }).bindBackend();
+  await collection.fetch();
+  await offline(collection);
+  const kept = collection.create({ title: 'kept' });
+  proxy.refuse = false;
+  const connect = (options) => Backbone.io.connect(proxy.url, { transports: ['websocket'], jitter: 20, queue: 'keep', ...options });
+  // More than the server takes of what a client joins with.
+  connect({ user: 'bob', auth: { token: 'x'.repeat(20_000) } });
+  assert.notEqual(await settled(collection.fetch()), 'done');
+  assert.equal(kept.isNew() && collection.includes(kept), true);
+  connect({ user: 'ann' });
+  await until(() => !kept.isNew());
+  const slow = collection.create({ title: 'slow' }, { slow: 0.5 });
+  await pause(100);
+  connect({ user: 'bob', auth: { token: 'x'.repeat(20_000) } });
+  assert.notEqual(await settled(collection.fetch()), 'done');
+  await until(() => !slow.isNew());
+});
+
 // 10. A create is told as a create
 
 test('a model that an update creates enters the collections of others', async () => {
@@ -525,6 +578,52 @@ test('a remote change of what the comparator looks at sorts, once for many chang
   await handle.sync('patch', { id: order[0], order: 20 });
   await until(() => collection.at(0).get('order') === 20);
   assert.deepEqual(collection.pluck('id'), order, 'unless sort is off');
+});
+
+test('what a fetch finds as the page shows it is told as ever, and is whole where a listener has taken it out meanwhile', async () => {
+  const { handle, mine } = await board((Backbone) => ({
+    model: function either(attributes, options) {
+      return new (attributes.kind === 'x' ? Backbone.Model : Backbone.Model.extend({ other: true }))(attributes, options);
+    },
+  }));
+  for (const t of ['a', 'b', 'c']) await handle.sync('create', { t, kind: 'x', tags: [t] });
+  const collection = mine();
+  await collection.fetch();
+  const [first, second] = collection.models;
+  const before = { ...second.attributes };
+  const updates = [];
+  collection.on('update', (_, { changes }) => updates.push(changes.merged.length));
+  await collection.fetch();
+  assert.deepEqual([updates, collection.models.slice(0, 2)], [[3], [first, second]]);
+  first.set('t', 'of the page');
+  first.once('change:t', () => collection.remove(second));
+  await collection.fetch();
+  assert.equal(first.get('t'), 'a');
+  const back = collection.get(second.id);
+  assert.deepEqual([back.attributes, back.other, back === second], [before, undefined, false]);
+  await handle.sync('patch', { id: back.id, t: 'd' });
+  await until(() => back.get('t') === 'd');
+  await back.save({ t: 'e' });
+  assert.equal(await settled(collection.fetch({ reset: true })), 'done');
+  assert.deepEqual(collection.pluck('t'), ['a', 'e', 'c']);
+});
+
+test('a class with a set of its own is given each record whole', async () => {
+  const given = [];
+  const { handle, mine } = await board((Backbone) => ({
+    model: Backbone.Model.extend({
+      set(attributes, ...rest) {
+        given.push(attributes);
+        return Backbone.Model.prototype.set.call(this, attributes, ...rest);
+      },
+    }),
+  }));
+  const record = await handle.sync('create', { t: 'a' });
+  const collection = mine();
+  await collection.fetch();
+  given.length = 0;
+  await collection.fetch();
+  assert.deepEqual(given.filter((attributes) => Object.keys(attributes).length > 0), [record]);
 });
 
 // 13. Collections of any size

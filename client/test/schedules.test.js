@@ -138,7 +138,14 @@ async function run(seed) {
     await heal(world, pages);
   }
   // Nobody logs in after this: whose link dies now must find out.
-  for (const link of world.links) if (random() < 0.5 && link.connected) link.die();
+  for (const link of world.links) {
+    // Some have just come back, and asked for their channels.
+    if (random() < 0.3) {
+      link.cut('transport close');
+      link.up();
+    }
+    if (random() < 0.5 && link.connected) link.die();
+  }
   await heal(world, pages);
   assert.equal(world.strangers, 0, 'writes as somebody else');
   assert.deepEqual(world.reports, [], 'what was thrown besides');

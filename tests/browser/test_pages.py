@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import Page
 
 from bbio import App
+from tests.support.browser import NewPage
 from tests.support.lists import Open, lists, shows, stored
 from tests.support.services import free_port
 
@@ -28,6 +30,27 @@ async def test_another_page_sees_each_change(app: App, visit: Open) -> None:
         "delete oat milk",
     ]
     assert await alice.evaluate("lists.home.told") == []
+
+
+@pytest.mark.parametrize("engine", ["fast", "plain"])
+async def test_a_page_of_an_origin_that_is_not_allowed_is_told_at_once(new_page: NewPage, engine: str) -> None:
+    """Its requests fail with what is wrong, long before their deadline."""
+    app, other = lists(engine=engine), lists()
+    async with app.running(), other.running():
+        page = await new_page()
+        await page.goto(f"{other.url}/socket.io/underscore.js")
+        for name in ("socket.io", "underscore", "backbone", "backbone.io"):
+            await page.add_script_tag(url=f"/socket.io/{name}.js")
+        refused = await page.evaluate(
+            """(url) => new Promise((resolve) => {
+              Backbone.io.connect(url);
+              const list = new Backbone.Collection([], { backend: 'todos' });
+              list.fetch({ error: (_, { name, code, message }) => resolve([name, code, message]) });
+            })""",
+            app.url,
+        )
+    assert refused[:2] == ["Forbidden", 403]
+    assert f"refused the connection to {app.url} (403): is this page's origin allowed?" in refused[2]
 
 
 async def test_channels_are_apart(app: App, visit: Open) -> None:

@@ -47,17 +47,23 @@ export function unanswered({ name, connection }, { request, sent }, connecting, 
   return new SyncError({ name: 'Timeout', message: `${request.method} of "${name}": ${why}`, code: 408 });
 }
 
+/** Answers to a connection that the next one gets too, with what to look at. */
+const REFUSALS = new Map([
+  [401, 'does a proxy in front ask for a password?'],
+  [403, "is this page's origin allowed? App(cors=...) allows others than the server's own"],
+  [404, 'is that where bbio is? see the option "path"'],
+]);
+
 /**
- * Call what belongs to the application: what it throws is an uncaught error, and nobody else's.
- * @param {() => void} call
+ * @param {any} err what Engine.IO says of a connection that did not come about
+ * @param {string} url
+ * @returns {SyncError | undefined} undefined when another attempt may end otherwise
  */
-export function report(call) {
-  try {
-    call();
-  } catch (err) {
-    if (typeof reportError === 'function') reportError(err);
-    else setTimeout(() => { throw err; });
-  }
+export function turnedAway(err, url) {
+  const code = err?.type === 'TransportError' ? err.description : undefined;
+  const hint = REFUSALS.get(code);
+  if (!hint) return undefined;
+  return new SyncError({ name: code === 404 ? 'Unavailable' : 'Forbidden', message: `the server refused the connection to ${url} (${code}): ${hint}`, code });
 }
 
 /** @param {string} message @returns {SyncError} */

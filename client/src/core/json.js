@@ -84,3 +84,13 @@ export function same(a, b) {
   for (const _ in b) more -= 1;
   return more === 0;
 }
+
+/**
+ * @param {Record<string, any>} held attributes
+ * @param {Record<string, any>} told
+ * @returns {boolean} whether setting the one to the other would change nothing
+ */
+export function covers(held, told) {
+  for (const key in told) if (!(key in held && same(held[key], told[key]))) return false;
+  return true;
+}

@@ -1,5 +1,5 @@
 import { Emitter } from './emitter.js';
-import { report } from './errors.js';
+import { guarded } from './report.js';
 
 const OWN = ['connect', 'disconnect', 'connect_error'];
 const MANAGERS = ['reconnect', 'reconnect_attempt', 'reconnect_error', 'reconnect_failed'];
@@ -63,7 +63,7 @@ export class Namespace extends Emitter {
     if (!socket || socket === before) return before;
     const pass = (/** @type {string} */ event, /** @type {any[]} */ ...args) => {
       // What a page's listener throws must not keep the event from anyone else.
-      if (this.#socket === socket) for (const listener of this.listeners(event)) report(() => listener(...args));
+      if (this.#socket === socket) for (const listener of this.listeners(event)) guarded(() => listener(...args));
     };
     socket.onAny(pass);
     for (const event of OWN) socket.on(event, (/** @type {any[]} */ ...args) => pass(event, ...args));

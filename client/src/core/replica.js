@@ -45,9 +45,10 @@ export class Replica {
    * @returns {boolean} false when that, or something newer, is known already
    */
   accept(id, model, rev) {
-    const known = this.rev(id);
-    if (rev !== undefined && known !== undefined && rev <= known) return false;
-    this.#know(String(id), model, rev ?? known);
+    const key = String(id);
+    const known = this.#known.get(key);
+    if (rev !== undefined && known?.rev !== undefined && rev <= known.rev) return false;
+    this.#know(key, known, model, rev);
     return true;
   }
 
@@ -58,8 +59,9 @@ export class Replica {
    * @param {number} [rev] its revision, if told
    */
   learn(id, model, rev) {
-    const known = this.rev(id);
-    if (rev === undefined || known === undefined || rev >= known) this.#know(String(id), model, rev ?? known);
+    const key = String(id);
+    const known = this.#known.get(key);
+    if (rev === undefined || known?.rev === undefined || rev >= known.rev) this.#know(key, known, model, rev);
   }
 
   /** Nothing shows the model, or not any more: it need not be remembered for long. @param {any} id */
@@ -129,10 +131,18 @@ export class Replica {
     return this.#reads > 0 ? [] : this.held.splice(0);
   }
 
-  /** @param {string} key @param {any} model @param {number | undefined} rev */
-  #know(key, model, rev) {
-    this.#known.set(key, { rev, model });
-    this.#aside.delete(key);
+  /**
+   * @param {string} key
+   * @param {{rev: number | undefined, model: any} | undefined} known what was known of it
+   * @param {any} model
+   * @param {number | undefined} rev none: the one that was known stays
+   */
+  #know(key, known, model, rev) {
+    if (known) {
+      known.model = model;
+      known.rev = rev ?? known.rev;
+    } else this.#known.set(key, { rev, model });
+    if (this.#aside.size > 0) this.#aside.delete(key);
     if (model === undefined) this.aside(key);
   }
 }

@@ -1,4 +1,4 @@
-import { SyncError, passing, unanswered, unavailable } from './errors.js';
+import { SyncError, passing, turnedAway, unanswered, unavailable } from './errors.js';
 import { clone } from './json.js';
 import { Handle } from './handle.js';
 import { Outbox } from './outbox.js';
@@ -31,6 +31,8 @@ export class Session {
   /** Old connections that still have answers to give. @type {{draining: Timed[], end: () => void}[]} */
   #drains = [];
   #probing = false;
+  /** Whether the page was told that the server refuses its connections. */
+  #isTurnedAway = false;
 
   /**
    * @param {import('./connection.js').Connection} connection
@@ -95,6 +97,7 @@ export class Session {
     for (const entry of /** @type {Timed[]} */ (this.outbox.entries)) entry.user ||= this.connection.user;
     if (again) this.close();
     else this.#replace();
+    this.#isTurnedAway = false;
     this.#socket = socket;
     socket.on('connect', () => this.#connected());
     socket.on('disconnect', (/** @type {string} */ reason) => this.#disconnected(socket, reason));
@@ -107,9 +110,13 @@ export class Session {
     else socket.connect();
   }
 
-  /** @param {SyncError} error what to fail all requests with that have no answer yet */
-  reject(error) {
-    for (const entry of this.outbox.entries) this.#settle(/** @type {Timed} */ (entry), this.#isDoubtful(entry) ? this.#unknown(entry) : error);
+  /**
+   * @param {SyncError} error what to fail requests with that have no answer yet
+   * @param {(entry: Timed) => boolean} [which] all by default
+   */
+  reject(error, which = () => true) {
+    const entries = /** @type {Timed[]} */ (this.outbox.entries).filter(which);
+    for (const entry of entries) this.#settle(entry, this.#isDoubtful(entry) ? this.#unknown(entry) : error);
   }
 
   /** @param {import('./outbox.js').Entry} entry @returns {boolean} whether it may have been applied */
@@ -277,12 +284,27 @@ export class Session {
 
   /** @param {any} socket @param {any} err */
   #refused(socket, err) {
-    if (socket.active) return;
+    if (socket.active) {
+      // Who has been let in before goes on trying: what is in between may refuse for a while, and writes wait.
+      const error = this.#reached ? undefined : turnedAway(err, this.connection.url);
+      if (error) this.#fail(error, !this.#isTurnedAway);
+      this.#isTurnedAway ||= error !== undefined;
+      return;
+    }
     const told = err?.data && typeof err.data === 'object' ? err.data : {};
     const message = `the server refused the backend "${this.name}": ${told.message ?? err?.message ?? 'no reason given'}`;
-    const error = told.name ? new SyncError({ ...told, message }) : unavailable(message);
-    this.reject(error);
-    for (const handle of this.#handles.values()) handle.tell('error', error);
+    this.#fail(told.name ? new SyncError({ ...told, message }) : unavailable(message), true);
+  }
+
+  /**
+   * The server does not let this user in: what others wait for, or an old connection is to answer, is not concerned.
+   * @param {SyncError} error
+   * @param {boolean} isNews whether handles are to be told
+   */
+  #fail(error, isNews) {
+    const { user } = this.connection;
+    this.reject(error, (entry) => entry.user === user && !entry.draining);
+    for (const handle of isNews ? this.#handles.values() : []) handle.tell('error', error);
   }
 
   /** @param {Handle} handle @param {import('./follower.js').Effect} effect */

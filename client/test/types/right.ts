@@ -7,6 +7,7 @@ import type {} from 'bbio-client/backbone';
 interface Fields {
   id?: string;
   title: string;
+  likes?: number;
 }
 
 class Todo extends Backbone.Model<Fields> {
@@ -28,6 +29,8 @@ const todos: Todos = new Todos().unbindBackend().bindBackend();
 const todo: Todo = new Todo({ title: 'milk' }, { backend: 'todos' }).bindBackend();
 todos.create({ title: 'milk' }, { wait: true, error: (_model, err: SyncError) => console.log(err.code, err.message) });
 todo.unbindBackend().save({ title: 'tea' }, { patch: true });
+todo.save({ $inc: { likes: 1 }, title: 'milk' }, { patch: true, wait: true });
+new Backbone.Model().save({ $inc: { likes: 1 } }, { patch: true });
 const backend = todo.backend as Backend;
 backend.ready(() => console.log(`${backend}`, backend.channel, backend.options?.version));
 new Todo({ title: 'x' }, { backend });
