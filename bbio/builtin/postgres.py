@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import repeat
-from typing import Any, Self
+from typing import Any, Literal, Self
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -58,9 +58,11 @@ from bbio.builtin.postgres_database import (
 )
 from bbio.builtin.postgres_found import Found, adapted, undeclared
 from bbio.builtin.postgres_queries import queries_of
+from bbio.builtin.postgres_revs import KEEP, Beside
 from bbio.builtin.postgres_scratch import copy_table, schema
 from bbio.builtin.postgres_statements import (
     ADD_STREAMS,
+    BACKEND,
     CATCH_UP_REVISIONS,
     COLLECT,
     FIND_LASTING_OPERATIONS,
@@ -137,6 +139,9 @@ NONE = (None, None, None)
 LOCK = "FOR UPDATE OF t"
 # What is otherwise found at the commit is found with the write that it is about.
 CAREFUL = "; SET CONSTRAINTS ALL IMMEDIATE"
+
+# Where revisions are kept.
+TABLES = {"column": Table, "beside": Beside}
 
 # How no table of models begins.
 TAKEN = ("bbio_", "pg_")
@@ -257,6 +262,8 @@ class PostgresStore(DocumentStore):
         per_channel: whether every channel has models of its own.
         models: the models to begin with, when the table is new; each needs an id.
         zone: the time zone of times that an existing table keeps without one, in columns of the type `timestamp`.
+        revisions: where the revision of each model is kept: in a `column` of its table, which is added, or `beside` it,
+            in the table `bbio_revs`, so that nothing is added to somebody else's.
         history: how much of each stream is kept for clients that come back.
         index: the fields that queries ask for: names, or tuples of names that are asked for together.
         queries: how much a query of a client may ask for.
@@ -300,11 +307,17 @@ class PostgresStore(DocumentStore):
         connections: int = 10,
         timeout: float = 5.0,
         zone: str | None = None,
+        revisions: Literal["column", "beside"] = "column",
         **options: Any,
     ) -> None:
         super().__init__(table, **options)
         driver()
         self.zone = zone
+        if revisions not in TABLES:
+            raise ConfigurationError(
+                f"PostgresStore(revisions={revisions!r}): they are kept in a 'column' of the table, or 'beside' it"
+            )
+        self._kind_of_table = TABLES[revisions]
         self.dsn = dsn or Settings.from_env().database_url
         self.connections = connections
         self.timeout = timeout
@@ -334,7 +347,7 @@ class PostgresStore(DocumentStore):
             raise ConfigurationError(
                 f"{name!r} is no name for a table of models; name another: PostgresStore(..., table='models')"
             )
-        table = Table.of(name, self.id_attribute, self._per_channel, backend.schema)
+        table = self._kind_of_table.of(name, self.id_attribute, self._per_channel, backend.schema)
         # A test keeps its tables in a schema of its own.
         opened.definition = attrs.evolve(table, is_apart=self._originals is not None)
         opened._ids = _ids()
@@ -469,8 +482,16 @@ class PostgresStore(DocumentStore):
         await connection.execute(
             "INSERT INTO bbio_backends (name, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, secrets.token_hex(6)
         )
-        self.backend_id = await connection.fetchval("SELECT id FROM bbio_backends WHERE name = $1", name)
+        self.backend_id, has_revs = await connection.fetchrow(BACKEND, name)
         table = self.definition
+        if isinstance(table, Beside):
+            table = self.definition = attrs.evolve(table, backend=self.backend_id)
+        elif has_revs:
+            raise ConfigurationError(
+                f"the revisions of the models in {name!r} are kept beside the table: "
+                f"PostgresStore(..., revisions='beside'); to give them up, and with them the conflicts of writes that "
+                f"build on what was read before: DELETE FROM bbio_revs WHERE backend = {self.backend_id}"
+            )
         found = await Found.look(connection, table)
         is_new = found is None
         if is_new and self._originals is not None:
@@ -478,7 +499,7 @@ class PostgresStore(DocumentStore):
             await copy_table(connection, name, self._originals, original.place if original.schema else None)
             found = await Found.look(connection, table)
         if found is not None:
-            await self._adapt(connection, found)
+            await self._adapt(connection, found, has_revs)
         else:
             await self._create(connection)
         if is_new:
@@ -495,7 +516,7 @@ class PostgresStore(DocumentStore):
             )
         await connection.execute(self.definition.create())
 
-    async def _adapt(self, connection: Any, found: Found) -> None:
+    async def _adapt(self, connection: Any, found: Found, has_revs: bool) -> None:
         """Bring a table that is there up to date; what it holds stays."""
         name, zone = self.table, self.zone
         if zone and not await connection.fetchval(
@@ -513,6 +534,9 @@ class PostgresStore(DocumentStore):
             )
         for statement in statements:
             await connection.execute(statement, timeout=LONG)
+        moved = isinstance(self.definition, Beside) and await self._bring_beside(
+            connection, self.definition, found.has_revisions and not has_revs
+        )
         owners = await connection.fetch(OWNERS, place, id_name)
         generated = {column: how for column, always, how, *_ in owners if always}
         # In a table that bbio made, the class of the models says what their defaults are.
@@ -529,7 +553,7 @@ class PostgresStore(DocumentStore):
             )
         await self._choose_ids(connection, found)
         made = await connection.fetchval(TRIGGERS, place)
-        if made is not None and statements:
+        if made is not None and (statements or moved):
             await connection.execute(triggers(self.definition))
         elif made is not None and not made.startswith(made_of(self.definition)):
             logger.warning(
@@ -537,6 +561,28 @@ class PostgresStore(DocumentStore):
                 "run `bbio triggers MODULE:APP` again",
                 name,
             )
+
+    async def _bring_beside(self, connection: Any, table: Beside, is_new: bool) -> bool:
+        """Bring the revisions up to date that are kept beside the table.
+
+        Parameters:
+            connection: the connection, in a transaction.
+            table: the table.
+            is_new: whether they have been in a column of bbio's.
+
+        Returns: whether they were taken from there.
+        """
+        if is_new:
+            await connection.execute(table.take_over(), timeout=LONG)
+            logger.warning(
+                "%s: revisions are kept beside the table from now on; its owner may drop the column that held them: "
+                "ALTER TABLE %s DROP COLUMN rev",
+                self.table,
+                table.place,
+            )
+        else:
+            await connection.execute(table.forget(), timeout=LONG)
+        return is_new
 
     async def _choose_ids(self, connection: Any, found: Found) -> None:
         """See where the ids of new models come from."""
@@ -681,7 +727,7 @@ class PostgresStore(DocumentStore):
             return ()
         columns = [err.column_name] if err.column_name else self._rules.get(err.constraint_name, ())
         names = [self.id_attribute if name == table.id_name else name for name in columns]
-        hidden = {"rev", "channel"} | ({"body"} if table.is_document else set())
+        hidden = {"channel", *table.revised} | ({"body"} if table.is_document else set())
         if self.schema is not None:
             visible = self.schema.public if req is None or req.entry is None else req.entry.visible
             hidden |= self.schema.fields.keys() - visible
@@ -736,6 +782,8 @@ class PostgresStore(DocumentStore):
                 behind = (batch.rev - rev) // REVISIONS
                 if behind:
                     await connection.execute(CATCH_UP_REVISIONS, min(behind, MOST_BLOCKS))
+                if isinstance(self.definition, Beside):
+                    await self._keep_revisions(connection, batch)
                 # Last, as all writers wait for the streams. A repeated operation waits too: what it came to may be on
                 # no disk, or on no standby, yet.
                 streams = await self._log(connection, batch, told)
@@ -745,6 +793,13 @@ class PostgresStore(DocumentStore):
             await self._settle_outcome(batch)
         if self._outgrown(streams.values()):
             await self.tidy()
+
+    async def _keep_revisions(self, connection: Any, batch: Batch) -> None:
+        """Keep the revisions of what a batch has changed beside the table."""
+        if batch.changed:
+            revs = [kept and kept[0] for kept in batch.changed.values()]
+            channels, ids = zip(*batch.changed, strict=True)
+            await connection.execute(KEEP, self.backend_id, channels, list(map(id_text, ids)), revs, batch.rev)
 
     async def _make(self, connection: Any, batch: Batch, writes: list[Write], careful: bool) -> None:
         """Make writes, no two of one model. With care, those that PostgreSQL refuses are left out."""

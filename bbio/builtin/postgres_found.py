@@ -152,11 +152,12 @@ def adapted(table: Table, found: Found, zone: str | None) -> tuple[Table, list[s
             f"PostgresStore(..., table='models')"
         )
     table = attrs.evolve(_keyed(table, found), rule=found.rule)
-    if "rev" in columns and not found.has_revisions:
+    if table.revised and "rev" in columns and not found.has_revisions:
         raise ConfigurationError(
             f"the table {table.name!r} has a column 'rev' of its own, {columns['rev'].declared}, and bbio numbers what "
-            f"happens to a model in a column of that name; it can be served once its owner has given that column "
-            f"another name, in the programs that use it too"
+            f"happens to a model in a column of that name: have it kept beside the table, "
+            f"PostgresStore(..., revisions='beside'), or serve it once its owner has given that column another name, "
+            f"in the programs that use it too"
         )
     if _is_document(table, columns):
         return attrs.evolve(table, columns=(DOCUMENT,)), []
@@ -168,7 +169,13 @@ def adapted(table: Table, found: Found, zone: str | None) -> tuple[Table, list[s
     added = [column for column in table.columns if column.name not in columns]
     statements = [f"{alter} ADD {column.declared(True)}" for column in added]
     statements += [f"{alter} ALTER {quote(column.name)} DROP DEFAULT" for column in added if not column.lasting]
-    if "rev" not in columns:
+    if statements and not table.revised:
+        raise ConfigurationError(
+            f"the table {table.name!r} has no {', '.join(repr(column.name) for column in added)}, and nothing is added "
+            f"to a table whose revisions are kept beside it; leave that out of the model, or add it: "
+            + "; ".join(statements)
+        )
+    if table.revised and "rev" not in columns:
         statements.append(f"{alter} ADD rev bigint NOT NULL DEFAULT 0")
     return attrs.evolve(table, columns=tuple(fitting)), statements
 
@@ -278,7 +285,7 @@ def fitted(table: Table, column: Column, kept: Kept, zone: str | None) -> Column
 
 def undeclared(table: Table, found: Found) -> list[str]:
     """The columns that need a value which no new model has: they are in no field, and have no default."""
-    known = {table.id_name, "channel", "rev", *(column.name for column in table.columns)}
+    known = {table.id_name, "channel", *table.revised, *(column.name for column in table.columns)}
     return sorted(
         name for name, kept in found.columns.items() if kept.never_null and not kept.default and name not in known
     )

@@ -91,4 +91,4 @@ def queries_of(table: Table, indexes: Sequence[tuple[Path, ...]]) -> sql.Table:
     scope = ("channel",) if table.per_channel else ()
     # By the id, as lists are read page by page.
     paths = [((table.id_attribute,),), *indexes]
-    return sql.Table(Rows(table), name, f"rev, {table.whole(name)}", scope, paths)
+    return sql.Table(Rows(table), name, f"{table.revision(name)}, {table.whole(name)}", scope, paths)

@@ -151,6 +151,10 @@ FORGET_STREAMS = """
 
 # The table of models
 
+# The number of a backend, and whether the revisions of its models are kept beside its table.
+BACKEND = """
+    SELECT b.id, EXISTS (SELECT FROM bbio_revs r WHERE r.backend = b.id) FROM bbio_backends b WHERE b.name = $1
+"""
 # The columns that get their values from PostgreSQL: always, and how where rows hold none, or when nobody sets them; and
 # whether bbio made the table.
 OWNERS = """

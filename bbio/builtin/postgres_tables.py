@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import msgspec
@@ -300,6 +300,20 @@ MIGRATIONS = (
         END $$
     $sql$, format('%I.bbio_revisions', current_schema())); END $do$;
     """,
+    # The revisions of models whose own table has no place for them.
+    """
+    CREATE TABLE bbio_revs (
+        backend integer NOT NULL, id text COLLATE "C" NOT NULL, channel text COLLATE "C" NOT NULL, rev bigint NOT NULL,
+        PRIMARY KEY (backend, id, channel)) WITH (fillfactor = 80);
+
+    -- A revision as it is now: a statement sees what it has waited for in the rows that it locks, and there alone.
+    CREATE FUNCTION bbio_rev(backend_id integer, channel_name text, model_id text)
+    RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+    BEGIN
+        RETURN coalesce((SELECT r.rev FROM bbio_revs r
+            WHERE r.backend = backend_id AND r.channel = channel_name AND r.id = model_id), 0);
+    END $$;
+    """,
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.
@@ -518,8 +532,8 @@ TYPES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "uuid": ("uuid", (), "{}::text"),
 }
 
-# Names that every table has for something else.
-TAKEN = ("rev", "channel", "ctid", "tableoid", "xmin", "xmax", "cmin", "cmax")
+# Names that PostgreSQL has for something else.
+TAKEN = ("ctid", "tableoid", "xmin", "xmax", "cmin", "cmax")
 
 DOCUMENT = Column("body", "jsonb", ("jsonb",))
 
@@ -550,6 +564,9 @@ class Table:
     rule: str = ""
     is_apart: bool = False
 
+    # The columns of the table that are about revisions, and what a write of `u.rev` gives them.
+    revised: ClassVar[dict[str, str]] = {"rev": "u.rev"}
+
     @classmethod
     def of(cls, name: str, id_attribute: str, per_channel: bool, schema: Schema | None) -> Table:
         """The table for models of a schema, or of none.
@@ -561,11 +578,12 @@ class Table:
         if schema is None:
             return cls(name, id_attribute, per_channel, rule=rule)
         columns = tuple(Column.of(field) for field in schema.fields.values() if field.name != id_attribute)
+        taken = (*cls.revised, "channel", *TAKEN)
         for column in columns:
-            if column.name in TAKEN or len(column.name.encode()) > 63:
+            if column.name in taken or len(column.name.encode()) > 63:
                 raise ConfigurationError(
                     f"{schema.cls.__name__}.{column.name} cannot be a column of the table {name!r}, which has its own "
-                    f"{', '.join(TAKEN)}, and names of at most 63 bytes; rename the field"
+                    f"{', '.join(taken)}, and names of at most 63 bytes; rename the field"
                 )
         private = tuple(field.name for field in schema.fields.values() if field.private)
         id_name = id_attribute if "id" in schema.fields else "id"
@@ -606,11 +624,15 @@ class Table:
         """Make the table."""
         columns = [
             *(f'{name} text COLLATE "C" NOT NULL' for name in self.key_columns),
-            "rev bigint NOT NULL DEFAULT 0",
+            *(f"{name} bigint NOT NULL DEFAULT 0" for name in self.revised),
             *(column.declared(column.lasting) for column in self.columns),
             f"CONSTRAINT {quote(self.rule)} PRIMARY KEY ({', '.join(self.key_columns)})",
         ]
         return f"CREATE TABLE {self.place} ({', '.join(columns)})"
+
+    def revision(self, row: str) -> str:
+        """The revision of the model in a row, in SQL."""
+        return f"{row}.rev"
 
     @property
     def is_document(self) -> bool:
@@ -701,8 +723,8 @@ class Table:
         """The models of some keys."""
         found = ", ".join(f"{column}::text" for column in self._columns_of_key("t"))
         return (
-            f"SELECT {found}, t.rev, {self.fields('t')} FROM {self._arrays()} AS u({', '.join(self.key)})"
-            f" JOIN {self.place} t ON {self._is_key()}"
+            f"SELECT {found}, {self.revision('t')}, {self.fields('t')}"
+            f" FROM {self._arrays()} AS u({', '.join(self.key)}) JOIN {self.place} t ON {self._is_key()}"
         )
 
     def lock(self, how: str) -> str:
@@ -763,8 +785,8 @@ class Table:
             left: the columns that are left to their defaults.
         """
         written = [column for column in self.columns if not column.generated and column.name not in left]
-        names = ", ".join([*self.key_columns, "rev", *(quote(column.name) for column in written)])
-        values = ", ".join([*self._key_of("u"), "u.rev", *(column.write for column in written)])
+        names = ", ".join([*self.key_columns, *self.revised, *(quote(column.name) for column in written)])
+        values = ", ".join([*self._key_of("u"), *self.revised.values(), *(column.write for column in written)])
         rows = f"{self._arrays('bigint', 'jsonb')} AS u({', '.join(self.key)}, rev, body)"
         # An id that is always the table's own to give was drawn from its sequence.
         return (
@@ -785,7 +807,8 @@ class Table:
         if self.is_document:
             lost = " - ARRAY(SELECT jsonb_array_elements_text(u.lost))" if is_losing else ""
             changes = {"body": f"(t.body || u.body){lost}"}
-        values = ", ".join(["rev = u.rev", *(f"{quote(name)} = {value}" for name, value in changes.items())])
+        revised = (f"{name} = {value}" for name, value in self.revised.items())
+        values = ", ".join([*revised, *(f"{quote(name)} = {value}" for name, value in changes.items())])
         given = {"rev": "bigint", "body": "jsonb"} | ({"lost": "jsonb"} if is_losing else {})
         rows = f"{self._arrays(*given.values())} AS u({', '.join([*self.key, *given])})"
         return f"UPDATE {self.place} AS t SET {values} FROM {rows} WHERE {self._is_key()}{self._returning('u')}"
@@ -796,7 +819,10 @@ class Table:
         return f"DELETE FROM {self.place} AS t USING {rows} WHERE {self._is_key()}{self._returning('u')}"
 
     def _returning(self, keys: str) -> str:
+        return f" RETURNING {self._written(keys)}"
+
+    def _written(self, keys: str) -> str:
         """What a statement says of each row that it has written: its key, as a row has it, its id and its fields."""
         id = f"t.{self.id_column}"
         columns = self._columns_of_key("t") if keys == "t" else [*(f"{keys}.{name}" for name in self.key), id]
-        return f" RETURNING {', '.join(f'{column}::text' for column in columns)}, {self.fields('t')}"
+        return f"{', '.join(f'{column}::text' for column in columns)}, {self.fields('t')}"

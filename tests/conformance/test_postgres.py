@@ -15,3 +15,8 @@ class TestPostgresStore(StoreConformance):
 
     def make_store(self, **options):
         return PostgresStore(self.database_url, **options)
+
+
+class TestPostgresStoreWithRevisionsBeside(TestPostgresStore):
+    def make_store(self, **options):
+        return PostgresStore(self.database_url, revisions="beside", **options)

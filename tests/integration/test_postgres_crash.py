@@ -104,7 +104,9 @@ async def check(stores, writers):
         told[body["id"]] = body
         if event.method == "delete":
             del told[body["id"]]
-    assert {model["id"]: model for model in await stores[1].all(channel="home")} == told
+    req = stores[1].request("read", {}, channel="home")
+    assert {model["id"]: model for model in await stores[1].store.read(req)} == told
+    assert req.revs == {id: revs[id] for id in told}
     for store in stores:
         published = [event.offset for event, _ in store.published]
         assert published == sorted(set(published))
@@ -337,12 +339,13 @@ async def test_a_database_killed_while_it_commits(capsys, doubts):
 
 
 @pytest.mark.timeout(120 + 60 * ROUNDS)
-async def test_a_database_killed_while_other_programs_write(capsys, doubts):
+@pytest.mark.parametrize("revisions", ["column", "beside"])
+async def test_a_database_killed_while_other_programs_write(capsys, doubts, revisions):
     """Nothing that they have committed is lost to clients, or told twice, and nothing is told of the rest."""
     chance, began, count = random.Random(time.time_ns()), time.monotonic(), 0
-    options = {"history": EVERYTHING, "timeout": 2.0, "per_channel": True}
+    options = {"history": EVERYTHING, "timeout": 2.0, "per_channel": True, "revisions": revisions}
     async with killable(deadlock_timeout="50ms") as server, processes(server.url, 2, **options) as stores:
-        await install_triggers(server.url, per_channel=True)
+        await install_triggers(server.url, per_channel=True, revisions=revisions)
         writers = [Writer(f"w{n}", stores, chance) for n in range(WRITERS // 3)]
         programs = [Program(f"p{n}", server.url, chance, writers) for n in range(PROGRAMS)]
         pages = [Page("home"), Page("many")]

@@ -407,6 +407,7 @@ CREATE TABLE todos (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), title text NO
 ALTER TABLE todos ENABLE ROW LEVEL SECURITY;
 CREATE TABLE products (product_id smallserial PRIMARY KEY, product_name varchar(40) NOT NULL, unit_price real,
     discontinued integer NOT NULL DEFAULT 0);
+CREATE TABLE drawings (id serial PRIMARY KEY, title text NOT NULL, rev varchar(5) NOT NULL);
 CREATE TABLE "Track" ("TrackId" integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "Name" varchar(200) NOT NULL,
     "Milliseconds" integer NOT NULL, "UnitPrice" numeric(10, 2) NOT NULL);
 """
@@ -435,6 +436,7 @@ SERVED: dict[str, Any] = {
 WRITTEN: dict[str, Any] = {
     "questions": ({"question_text": "?", "price": "7.256"}, {"tags": ["b", "a"]}, "polls_question SET closed = true"),
     "articles": ({"title": "Hi"}, {"status": 2}, "articles SET title = 'Ho'"),
+    "drawings": ({"title": "house"}, {"rev": "B-2"}, "drawings SET title = 'villa'"),
     "films": ({"title": "Anna"}, {"rating": "R", "special_features": []}, "rental.film SET rating = 'PG'"),
     "todos": ({"title": "milk"}, {"meta": {"a": [1, None]}}, "todos SET done = NULL"),
     "products": ({"product_name": "Chai", "unit_price": 10.1}, {"discontinued": 1}, "products SET unit_price = 22.35"),

@@ -57,6 +57,11 @@ async def install_triggers(dsn: str, model: type | None = None, **options: Any) 
     await _backend(Told(), dsn, model, **options).log.install_triggers()
 
 
+async def remove_triggers(dsn: str, model: type | None = None, **options: Any) -> None:
+    """Remove the triggers of the store that `opened` opens."""
+    await _backend(Told(), dsn, model, **options).log.remove_triggers()
+
+
 def _backend(told: Told, dsn: str, model: type | None, **options: Any) -> Any:
     models = type("Models", (Backend,), {"store": PostgresStore(dsn, **options), "model": model})()
     models.open("models", told, lambda work: work.close())
