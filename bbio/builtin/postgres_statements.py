@@ -33,9 +33,8 @@ def _log(names: str = "", types: str = "", kept: str = "") -> str:
         WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
     ), ready AS MATERIALIZED (
         SELECT ids, epochs, tops FROM (
-            SELECT count(*) AS count, array_agg(id ORDER BY number) AS ids, array_agg(epoch ORDER BY number) AS epochs,
-                array_agg(top ORDER BY number) AS tops
-            FROM (SELECT id, epoch, top, array_position($2::text[], name) AS number FROM found) AS numbered
+            SELECT count(*) AS count, array_agg(id) AS ids, array_agg(epoch) AS epochs, array_agg(top) AS tops
+            FROM (SELECT id, epoch, top FROM found ORDER BY array_position($2::text[], name)) AS numbered
         ) AS locked
         WHERE count = cardinality($2::text[]) AND NOT EXISTS (
             SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
