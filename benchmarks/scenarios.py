@@ -103,6 +103,8 @@ US_DELIVERY = "us of server CPU per delivery"
 LARGE = f'{{{RECORD},"body":"{"x" * 10_000}"}}'
 # In the place of updates: a client creates one record, and reads it from then on.
 READ = '42/messages,$n["sync",{"method":"read","model":{"id":$m},"options":{}}]'
+# In the place of updates: one field alone, which differs each time.
+PATCH = '42/messages,$n["sync",{"method":"patch","model":{"id":$m,"n":$n},"options":{}}]'
 CREATE_LARGE = f'42/messages,$n["sync",{{"method":"create","model":{LARGE},"options":{{}}}}]'
 
 
@@ -240,6 +242,15 @@ SCENARIOS = {
             variants("bbio-postgres", "asyncpg-create"),
             mode="sync",
             writes="create",
+        ),
+        scenario(
+            "patch-postgres",
+            "Patching one field in PostgreSQL, 50 clients",
+            "us of server CPU per patch, without PostgreSQL's own",
+            SYNC,
+            variants("bbio-postgres"),
+            mode="sync",
+            update=PATCH,
         ),
         scenario(
             "read",

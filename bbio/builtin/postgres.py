@@ -845,8 +845,8 @@ class PostgresStore(DocumentStore):
             kind, values = self._kind(write)
             alike.setdefault(kind, []).append((write, values))
         for kind, asked in alike.items():
-            make, *about = kind
-            made |= await self._returned(connection, make(*about), asked)
+            name, *about = kind
+            made |= await self._returned(connection, getattr(self.definition, name)(*about), asked)
         gone = [write for write in writes if write not in made and write.method == "delete"]
         if gone:
             # A trigger may only mark a row: where a policy or a view then hides it, the model is deleted.
@@ -864,11 +864,11 @@ class PostgresStore(DocumentStore):
         """What makes the statement of a write, which those that are alike share, and what it takes beside the key."""
         table, req, record, stored = self.definition, write.change.req, write.record, write.stored
         if write.method == "delete":
-            return (table.delete,), []
+            return ("delete",), []
         if stored is None:
             unset = unset_in(req)
             left = [column.name for column in table.columns if column.defaults and column.name in unset]
-            return (table.insert, frozenset(left)), [write.rev, body_text(encode(record))]
+            return ("insert", frozenset(left)), [write.rev, body_text(encode(record))]
         changed = {name: record[name] for name in record.keys() - stored.keys()}
         for name in given_in(req, record):
             if name in stored and not is_same(record[name], stored[name]):
@@ -877,7 +877,7 @@ class PostgresStore(DocumentStore):
         # Of fields that the schema does not know, a later version of it may.
         lost = [] if self.schema is not None else list(stored.keys() - record.keys())
         values = [write.rev, body_text(encode(changed))] + ([encode(lost).decode()] if lost else [])
-        return (table.update, frozenset() if table.is_document else frozenset(changed), bool(lost)), values
+        return ("update", frozenset() if table.is_document else frozenset(changed), bool(lost)), values
 
     async def _returned(
         self, connection: Any, statement: str, asked: list[tuple[Write, list[Any]]]
@@ -1032,6 +1032,7 @@ class PostgresStore(DocumentStore):
         Returns: its streams as they were.
         """
         names, events = batch.streams, batch.events
+        numbers = {name: number for number, name in enumerate(names, 1)}
         counts, sizes = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         for event in events:
             counts[event.stream] += 1
@@ -1044,7 +1045,7 @@ class PostgresStore(DocumentStore):
             batch.stamp,
             self.channel if told and events else "",
             self._payload([name for name, count in counts.items() if count]),
-            [event.stream for event in events],
+            [numbers[event.stream] for event in events],
             [event.offset for event in events],
             [event.method for event in events],
             [event.body.decode() for event in events],

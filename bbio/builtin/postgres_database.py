@@ -35,6 +35,9 @@ PULSE = 15.0
 # Seconds that a connection may take to hear what another one says, at the start.
 HEARING = 10.0
 TIDY = 60.0
+# Statements are planned anew when a connection is used so many times, and again at twice as many, and so on: a plan is
+# made for tables as they are, and one for a table that was small reads all of it once it has grown.
+REPLANNED = 64
 # The oldest PostgreSQL whose SQL has all that is used here.
 OLDEST = 13
 
@@ -266,6 +269,7 @@ class Connections:
         self._timeout = timeout
         self._turns = asyncio.Semaphore(size)
         self._idle: deque[Any] = deque()
+        self._uses: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -283,6 +287,8 @@ class Connections:
         connection, usable = None, False
         try:
             connection = self._reuse() or await self._database.connect()
+            if self._is_to_replan(connection):
+                await connection.execute("DISCARD PLANS")
             yield connection
             usable = True
             self._database.works()
@@ -306,6 +312,11 @@ class Connections:
 
     def _reuse(self) -> Any:
         return self._idle.pop() if self._idle else None
+
+    def _is_to_replan(self, connection: Any) -> bool:
+        """Whether a use of a connection is one for which statements are planned anew."""
+        uses = self._uses[connection] = self._uses.get(connection, 0) + 1
+        return uses >= REPLANNED and uses.bit_count() == 1
 
     def _discard(self, connection: Any) -> None:
         task = asyncio.ensure_future(close(connection))

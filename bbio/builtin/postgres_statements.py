@@ -26,28 +26,31 @@ def _log(names: str = "", types: str = "", kept: str = "") -> str:
     Nothing is added while a stream is missing, or is to be told of what triggers have left. Whoever is told of a commit
     must be able to rely on it, whatever the settings of the role are.
     """
+    # An event names its stream by its number among those that are asked for: what arrays hold is found without a join.
     return f"""
     WITH found AS MATERIALIZED (
         SELECT id, name, epoch, top, size, trimmed, stamp FROM bbio_streams
         WHERE backend = $1 AND name = ANY ($2::text[]) ORDER BY name FOR UPDATE
     ), ready AS MATERIALIZED (
-        SELECT true FROM (SELECT count(*) AS count FROM found) AS locked
+        SELECT ids, epochs, tops FROM (
+            SELECT count(*) AS count, array_agg(id) AS ids, array_agg(epoch) AS epochs, array_agg(top) AS tops
+            FROM (SELECT id, epoch, top FROM found ORDER BY array_position($2::text[], name)) AS numbered
+        ) AS locked
         WHERE count = cardinality($2::text[]) AND NOT EXISTS (
             SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = ANY ($2::text[])
             AND p.stamp IS DISTINCT FROM nullif(current_setting('bbio.stamp', true), '')::bigint
         )
     ), changed AS (
-        UPDATE bbio_streams s SET top = f.top + u.count, size = s.size + u.size, at = $5, stamp = $6
-        FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS u(name, count, size), found f, ready
-        WHERE f.name = u.name AND s.id = f.id AND u.count > 0
+        UPDATE bbio_streams s SET top = s.top + u.count, size = s.size + u.size, at = $5, stamp = $6
+        FROM ready, unnest(ready.ids, $3::bigint[], $4::bigint[]) AS u(id, count, size)
+        WHERE s.id = u.id AND u.count > 0
     ), events AS (
-        SELECT f.id, f.epoch, f.top + u.place AS position, u.*
-        FROM unnest($9::text[], $10::bigint[], $11::text[], $12::text[], $13::bigint[], $14::text[]{types})
-            AS u(name, place, method, body, rev, op{names}), found f, ready
-        WHERE f.name = u.name
+        SELECT ids[u.number] AS stream, epochs[u.number] AS epoch, tops[u.number] + u.place AS position, u.*
+        FROM ready, unnest($9::integer[], $10::bigint[], $11::text[], $12::text[], $13::bigint[], $14::text[]{types})
+            AS u(number, place, method, body, rev, op{names})
     ), logged AS (
         INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
-        SELECT id, position, method, body, rev, op, $5::double precision, $6::bigint FROM events
+        SELECT stream, position, method, body, rev, op, $5::double precision, $6::bigint FROM events
     ){kept}
     SELECT EXISTS (SELECT FROM ready), (SELECT pg_notify($7, $8) FROM ready WHERE $7 <> ''),
         (SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'),
@@ -63,7 +66,7 @@ LOG_AND_KEEP = _log(
     """, kept AS (
         INSERT INTO bbio_operations
             (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
-        SELECT $1::integer, operation, digest, name, epoch, position, method, body, rev, op, record,
+        SELECT $1::integer, operation, digest, ($2::text[])[number], epoch, position, method, body, rev, op, record,
             $5::double precision, $6::bigint
         FROM events WHERE operation IS NOT NULL
     )""",

@@ -7,6 +7,7 @@ here alone.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
@@ -326,7 +327,7 @@ ORIGIN = """
 Factory: Any = type(attrs.Factory(list))
 
 _LIKE_A_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
-# A double has no more digits before the point.
+# A double has no more digits before the point, and not all numbers of so many are one.
 MAX_DOUBLE_DIGITS = 309
 _HUGE = re.compile(rf"[0-9]{{{MAX_DOUBLE_DIGITS}}}")
 _WITH_EXPONENT = re.compile(rb"[0-9]e\+?[0-9]")
@@ -402,8 +403,7 @@ def _spelled(text: str) -> Any:
 
 
 def _held_number(text: str) -> Any:
-    value = decode(text) if len(text.partition(".")[0]) < MAX_DOUBLE_DIGITS else None
-    return text if value is None else value
+    return text if math.isinf(float(text)) else decode(text)
 
 
 def _spelled_out(value: Any) -> Any:

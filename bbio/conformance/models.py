@@ -22,6 +22,7 @@ VALUES: dict[str, Any] = {
     "large": 2**80,
     "negative": -(2**63),
     "float": 1e300,
+    "largest": 1.7976931348623157e308,
     "tiny": 5e-324,
     "third": 1 / 3,
     "nested": {"list": [1, [2, {"three": [None, True, "x"]}]], "": {}},

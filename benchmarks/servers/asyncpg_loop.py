@@ -36,7 +36,7 @@ async def write(dsn: str, backend: int, stream: str, counts: list[int], until: f
         await connection.execute("BEGIN; SET LOCAL bbio.own = '1'; SET LOCAL statement_timeout = 5000")
         await connection.fetch(insert, [id], [rev], [body])
         growth = [stream], [1], [len(body)], time.time(), 1
-        event = [stream], [1], ["create"], [body], [rev], None
+        event = [1], [1], ["create"], [body], [rev], None
         await connection.fetch(LOG, backend, *growth, *told, *event)
         await connection.execute("COMMIT")
         counts[0] += 1

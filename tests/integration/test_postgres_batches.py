@@ -7,6 +7,7 @@ import asyncio
 import attrs
 import pytest
 
+from bbio.builtin.postgres_database import REPLANNED
 from tests.support.postgres import log, opened, processes
 from tests.support.servers import eventually
 
@@ -125,3 +126,30 @@ async def test_who_has_waited_for_a_stream_goes_on_from_where_it_is(database_url
         )
         assert await psql.fetch("SELECT position FROM bbio_log ORDER BY position") == [(1,), (12,)]
         assert (await models.write("create", {"n": 2}, op="ann:1")).event.offset == 12
+
+
+async def test_what_was_planned_for_a_small_table_is_not_kept_once_it_has_grown(database_url, psql):
+    """PostgreSQL itself would look again when it has counted the rows, a minute later at the earliest, or never."""
+    async with opened(database_url, connections=1) as models:
+        await psql.execute("ALTER TABLE models SET (autovacuum_enabled = off)")
+        made = await asyncio.gather(*(models.create({"n": n}) for n in range(20)))
+
+        async def patch() -> str:
+            """How PostgreSQL finds the rows of an update at the moment."""
+            await asyncio.gather(*(models.write("patch", {"id": one["id"], "n": one["n"] + 1}) for one in made))
+            async with models.store._database.connections.one() as connection, connection.transaction():
+                name = await connection.fetchval(
+                    "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'UPDATE \"models\"%'"
+                )
+                await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+                plan = await connection.fetch(f"EXPLAIN EXECUTE {name} (NULL, NULL, NULL)")
+            return "\n".join(line for (line,) in plan)
+
+        assert "Seq Scan on models" in await patch()
+        await psql.execute(
+            "INSERT INTO models (id, rev, body) SELECT 'x' || n, 0, '{\"n\": 1}' FROM generate_series(1, 20000) n"
+        )
+        assert "Seq Scan on models" in await patch()
+        for _ in range(REPLANNED):
+            planned = await patch()
+        assert "Index Scan using models_pkey" in planned

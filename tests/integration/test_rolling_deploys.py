@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 import bbio
+from bbio.conformance.cases import refused
 from bbio.protocol import decode
 from tests.support.postgres import opened
 
@@ -122,3 +123,20 @@ async def test_a_write_that_the_old_store_has_applied_is_repeated_in_full(databa
         for commit in (found, again):
             assert commit.duplicate
             assert decode(commit.body) == {**made.record, "price": 5}
+
+
+async def test_a_patch_of_a_new_field_may_not_build_on_what_an_old_store_made(database_url):
+    """What it was then nobody has written down: a conflict tells what it is, and a patch of that passes."""
+    async with AsyncExitStack() as stack:
+        old, new = [
+            await stack.enter_async_context(opened(f"{database_url}?application_name={n}", model))
+            for n, model in enumerate((Old, New))
+        ]
+        made = await old.create({"title": "a"})
+        seen = await new.revision(made["id"])
+        await new.write("patch", {"id": made["id"], "title": "b"})
+        conflict = await refused(new.write("patch", {"id": made["id"], "price": 7}, rev=seen), "Conflict")
+        assert conflict.current["price"] == 5
+        await new.write("patch", {"id": made["id"], "title": "c"})
+        patched = await new.write("patch", {"id": made["id"], "price": 7}, rev=conflict.rev)
+        assert (patched.record["title"], patched.record["price"]) == ("c", 7)
