@@ -36,6 +36,8 @@ LONG_FRAME = 300
 LARGE_FRAME = 10_000
 # Arrays and objects in one packet.
 MAX_NESTED = 100_000
+# Numbers with an exponent in one packet: 1e23, of which both ways to read it take 0.4 us, is much in few bytes.
+MAX_EXPONENTS = 50_000
 
 _encoder = msgspec.json.Encoder(enc_hook=writable)
 _decoder = msgspec.json.Decoder()
@@ -112,6 +114,10 @@ def _decode_large(decoder: msgspec.json.Decoder[Any], careful: msgspec.json.Deco
         if outside.count(b"[") + outside.count(b"{") > MAX_NESTED:
             raise BadRequest(f"more than {MAX_NESTED} arrays and objects in one packet")
     digits = raw.translate(_EXPONENTS)
+    if digits.count(b"0e") > MAX_EXPONENTS:
+        outside = _without_strings(digits.replace(b"\\\\", b"  ").replace(b'\\"', b"  "))
+        if outside.count(b"0e") > MAX_EXPONENTS:
+            raise BadRequest(f"more than {MAX_EXPONENTS} numbers with an exponent in one packet")
     decode_text = (careful if any(far in digits for far in _FAR_NUMBERS) else decoder).decode
     if not gc.isenabled():
         return decode_text(text)

@@ -21,6 +21,11 @@ REST = 4
 SPENT_SECONDS = REST * SHARE_SECONDS
 # What takes longer counts as so many seconds: another program, or a blocking layer, is no fault of the client's.
 LONGEST_SECONDS = 0.025
+# A piece of work that cannot be interrupted, and keeps the processor busy for longer than this, is paid for by a rest
+# that grows with the square of it: what waits behind such pieces must be few of all that others send.
+LONG_SECONDS = 0.01
+# What is worked for longer counts as so many seconds.
+LONGEST_WORK_SECONDS = 0.1
 # So many bytes are parsed before a connection's time is looked at: about 600 of the smallest frames.
 PIECE_BYTES = 4_096
 # As few, once they have taken long; as many for a new connection, which may begin with requests that take long.
@@ -90,13 +95,15 @@ class Budget:
     Parameters:
         resting: what it shares with the other connections of its server.
         clock: seconds, never going back.
+        processor: seconds that the processor has worked for this thread.
     """
 
-    __slots__ = ("_resting", "clock", "paid")
+    __slots__ = ("_resting", "clock", "paid", "processor")
 
-    def __init__(self, resting: Resting, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, resting: Resting, clock: Clock = time.perf_counter, processor: Clock = time.thread_time) -> None:
         self._resting = resting
         self.clock = clock
+        self.processor = processor
         # When all that it has used is paid for by rest.
         self.paid = clock()
 
@@ -108,6 +115,19 @@ class Budget:
         """Charge it for work of its own, by the clock."""
         used, paid = ended - begun, self.paid
         self.paid = (paid if paid > ended else ended) + REST * min(used, LONGEST_SECONDS)
+
+    def charge_work(self, begun: float, ended: float, worked: float) -> None:
+        """Charge it for work that may have been long.
+
+        Parameters:
+            begun: when it began, by the clock.
+            ended: when it ended.
+            worked: seconds that the processor worked for it: no other program's are among them.
+        """
+        self.charge(begun, ended)
+        if worked > LONG_SECONDS:
+            worked = min(worked, LONGEST_WORK_SECONDS)
+            self.paid += REST * worked * (worked / LONG_SECONDS - 1)
 
     def spend(self, seconds: float) -> None:
         """Charge it a price."""
@@ -218,14 +238,14 @@ class Intake:
         budget, batch = self._budget, self._batch
         batch.holding = True
         try:
-            begun = budget.clock()
+            begun, worked = budget.clock(), budget.processor()
             while at < len(rest) and not result[0] and not budget.is_spent(begun):
                 result = self._feed(rest[at : at + self._piece])
                 at += self._piece
-                ended = budget.clock()
-                budget.charge(begun, ended)
+                ended, working = budget.clock(), budget.processor()
+                budget.charge_work(begun, ended, working - worked)
                 self._piece = next_piece(self._piece, ended - begun)
-                begun = ended
+                begun, worked = ended, working
         finally:
             batch.release()
         self._rest = b"" if result[0] else rest[at:]

@@ -497,9 +497,9 @@ class FastSocket(async_socket.AsyncSocket):
                 await budget.take_turn()
                 if self._ended or message.type is WSMsgType.ERROR:
                     break
-                begun = budget.clock()
+                begun, worked = budget.clock(), budget.processor()
                 if message.type is TEXT and self.pending is None and self.handle_now(message.data):
-                    budget.charge(begun, budget.clock())
+                    budget.charge_work(begun, budget.clock(), budget.processor() - worked)
                 else:
                     with decoding():
                         packet = engine_packet.Packet(encoded_packet=message.data)

@@ -39,7 +39,7 @@ class Turnstile(asyncio.Protocol):
         self._is_busy = False
         # Whether the protocol behind it wanted no more after the last piece.
         self._is_full = False
-        self._begun = 0.0
+        self._begun = self._worked = 0.0
         # How many bytes are passed on at once, and what passing on the last ones has taken.
         self._piece = FIRST_PIECE_BYTES
         self._used = 0.0
@@ -69,10 +69,10 @@ class Turnstile(asyncio.Protocol):
         self._is_busy = True
         # One before and one behind the tasks that wait for what is passed on.
         self._loop.call_soon(self._begin)
-        begun = self._budget.clock()
+        begun, worked = self._budget.clock(), self._budget.processor()
         self._pass_on(piece)
         ended = self._budget.clock()
-        self._budget.charge(begun, ended)
+        self._budget.charge_work(begun, ended, self._budget.processor() - worked)
         self._used = ended - begun
         self._is_full = not self._transport.is_reading()
         self._loop.call_soon(self._end)
@@ -80,12 +80,12 @@ class Turnstile(asyncio.Protocol):
             self._pause()
 
     def _begin(self) -> None:
-        self._begun = self._budget.clock()
+        self._begun, self._worked = self._budget.clock(), self._budget.processor()
 
     def _end(self) -> None:
         budget = self._budget
         ended = budget.clock()
-        budget.charge(self._begun, ended)
+        budget.charge_work(self._begun, ended, budget.processor() - self._worked)
         self._piece = next_piece(self._piece, self._used + ended - self._begun)
         self._is_busy = False
         if not self._rest:

@@ -7,7 +7,9 @@ from bbio.server.batch import Batch
 from bbio.server.budget import (
     FIRST_PIECE_BYTES,
     FLOOD,
+    LONG_SECONDS,
     LONGEST_SECONDS,
+    LONGEST_WORK_SECONDS,
     PIECE_BYTES,
     REST,
     SHARE_SECONDS,
@@ -53,7 +55,8 @@ class Connection:
 
     def __init__(self, seconds=0.0):
         self.clock, self.transport = Clock(), Transport()
-        self.budget = Budget(Resting(), self.clock)
+        self.processor = Clock()
+        self.budget = Budget(Resting(), self.clock, self.processor)
         self.seconds, self.taken, self.full, self.closed, self.failed = seconds, [], False, False, False
         self.intake = Intake(self, Batch(), self.budget, self, lambda: self.full)
 
@@ -144,6 +147,29 @@ async def test_one_that_was_held_up_by_others_does_not_pay_for_all_of_it():
         connection.intake.feed_data(data)
         assert connection.budget.paid - connection.clock.now == pytest.approx(REST * LONGEST_SECONDS)
         connection.intake.feed_eof()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rest"),
+    [
+        (LONG_SECONDS, REST * LONG_SECONDS),
+        (2 * LONG_SECONDS, 4 * REST * LONG_SECONDS),
+        (10.0, REST * (LONGEST_SECONDS + LONGEST_WORK_SECONDS * (LONGEST_WORK_SECONDS / LONG_SECONDS - 1))),
+    ],
+)
+async def test_a_long_piece_of_work_is_paid_for_by_its_square(seconds, rest):
+    """Twice as long a piece, four times the rest; as far as the processor has worked for it, and up to a limit."""
+    connection = Connection()
+
+    def work(data):
+        connection.clock.now += seconds
+        connection.processor.now += seconds
+        return False, b""
+
+    connection.intake._feed = work
+    connection.intake.feed_data(numbered(2))
+    assert connection.budget.paid - connection.clock.now == pytest.approx(rest)
+    connection.intake.feed_eof()
 
 
 async def test_the_more_rest_the_longer_each_of_them_rests():

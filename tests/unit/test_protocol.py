@@ -444,6 +444,17 @@ def test_a_packet_has_a_bound_of_arrays_and_objects():
     assert parse(protocol.encode(["[" * (protocol.MAX_NESTED + 1)]))
 
 
+@pytest.mark.parametrize("number", ["1e23", "1E300", "5e-324"])
+def test_a_packet_has_a_bound_of_numbers_with_an_exponent(number):
+    """More are refused, whichever way the packet is read; what looks like them in a text is none."""
+    many = "[" + ",".join([number] * (protocol.MAX_EXPONENTS + 1)) + "]"
+    assert decode_sync('["sync",{"method":"read","model":{"a":' + many + "}}]", MAX_DEPTH + 2) is None
+    with pytest.raises(BadRequest, match="with an exponent"):
+        parse(many)
+    text = '\\"' + number * (protocol.MAX_EXPONENTS + 1) + "\\"
+    assert parse(protocol.encode([text])) == [text]
+
+
 @pytest.mark.parametrize("auth", [{"a": "\ud800"}, {"a": object()}])
 def test_an_auth_that_is_no_json_is_refused(auth):
     """Another library has decoded it."""

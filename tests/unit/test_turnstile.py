@@ -6,6 +6,7 @@ import pytest
 
 from bbio.server.budget import (
     FIRST_PIECE_BYTES,
+    LONG_SECONDS,
     LONGEST_SECONDS,
     PIECE_BYTES,
     REST,
@@ -65,9 +66,10 @@ class Transport:
 class Library:
     """A protocol whose task is woken by what arrives: both take some time."""
 
-    def __init__(self, arriving=0.0, woken=0.0):
+    def __init__(self, arriving=0.0, woken=0.0, works=False):
         self.clock = Clock()
-        self.budget = Budget(Resting(), self.clock)
+        self.processor = self.clock if works else Clock()
+        self.budget = Budget(Resting(), self.clock, self.processor)
         self.arriving, self.woken, self.taken, self.lost, self.full = arriving, woken, [], False, False
         self.transport = Transport(self)
         put_before(self.transport, self.budget)
@@ -151,6 +153,15 @@ async def test_what_is_over_the_share_waits_and_nothing_more_is_read(alike, wher
     assert turns == [3, 6, 8]
     assert b"".join(library.taken) == data
     assert (library.transport.reading, library.budget._resting.count) == (True, 0)
+
+
+@pytest.mark.parametrize("where", ["arriving", "woken"])
+async def test_a_long_piece_of_work_is_paid_for_by_its_square(where):
+    """Where the data arrives, and in the task that it wakes."""
+    library = Library(**{where: 2 * LONG_SECONDS}, works=True)
+    library.turnstile.data_received(b"x")
+    await library.settle()
+    assert library.budget.paid - library.clock.now == pytest.approx(4 * REST * LONG_SECONDS)
 
 
 async def test_what_others_do_in_the_same_round_is_not_charged():
