@@ -26,6 +26,7 @@ import msgspec
 from bbio import Request, Timeout, Unavailable, UnknownOutcome
 from bbio.builtin import sql
 from bbio.builtin.documents import (
+    BESIDE_ID,
     OPERATION_AGE,
     OPERATION_COUNT,
     Batch,
@@ -681,11 +682,7 @@ class PostgresStore(DocumentStore):
             return ()
         columns = [err.column_name] if err.column_name else self._rules.get(err.constraint_name, ())
         names = [self.id_attribute if name == table.id_name else name for name in columns]
-        hidden = {"rev", "channel"} | ({"body"} if table.is_document else set())
-        if self.schema is not None:
-            visible = self.schema.public if req is None or req.entry is None else req.entry.visible
-            hidden |= self.schema.fields.keys() - visible
-        return () if hidden.intersection(names) else names
+        return self.shown(names, req, BESIDE_ID if table.is_document else BESIDE_ID[:2])
 
     def _set_apart(self, change: Change) -> bool:
         """Whether a write was handed over to be made apart from others."""
