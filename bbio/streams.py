@@ -59,7 +59,11 @@ def channel_stream(channel: str | None) -> str:
 PUBLIC = "~"
 
 
-@lru_cache(maxsize=16_384)
+# Public parts that are remembered: half a megabyte of them at most.
+PUBLIC_PARTS = 1_024
+
+
+@lru_cache(maxsize=PUBLIC_PARTS)
 def public_part(client: str) -> str:
     """The part of a client's id that others may know: nobody makes an operation of that client with it.
 

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from itertools import starmap
 from typing import Any, Self
@@ -34,6 +34,17 @@ from bbio.typed import as_json, whole_json
 logger = logging.getLogger("bbio.store")
 # Writes that break a rule of the database: clients can cause any number of them.
 refusals = RateLimitedLog(logger)
+
+RULE = "the model breaks a rule of the database"
+# How a client is told which rule of the database a write breaks, by SQLSTATE: with the names of fields, and without.
+BROKEN = {
+    "23502": ("the database needs a value for {}", "the database needs a value that the model does not give"),
+    "23503": ("there is nothing that {} could refer to", "the model refers to what is not there"),
+    "23505": ("another model has the same {}", "another model has the same, where each has its own"),
+    "23514": ("the database does not allow this {}", "the database does not allow this value"),
+}
+# Columns of a table of models beside the id.
+BESIDE_ID = ("rev", "channel", "body")
 
 Key = tuple[str, Any]
 # Of an operation: the digest of what was asked, the event it came to, and the record where that holds more.
@@ -444,6 +455,20 @@ class DocumentStore(Store):
             name: each for name, each in stored.items() if name not in fields and name not in record
         }, stored
 
+    def shown(self, columns: Sequence[str], req: Request | None, beside: Collection[str] = BESIDE_ID) -> Sequence[str]:
+        """Return the names of the fields that an error is about; none if the client may not see them all.
+
+        Parameters:
+            columns: those of the table that it is about.
+            req: what the client has asked for.
+            beside: columns that are no fields.
+        """
+        hidden = set(beside)
+        if self.schema is not None:
+            visible = self.schema.public if req is None or req.entry is None else req.entry.visible
+            hidden |= self.schema.fields.keys() - visible
+        return () if hidden.intersection(columns) else columns
+
     def unknown(self, key: Any) -> NotFound:
         return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
 
@@ -703,6 +728,21 @@ def repeated(found: Found, req: Request | None) -> Commit:
     if req is not None and digest != req.digest:
         raise Conflict("this operation id was already used for another request")
     return Commit(decode(event.body if whole is None else whole), event.body, event, duplicate=True)
+
+
+def broken_rule(state: str, names: Sequence[str] = ()) -> Conflict:
+    """Return what a client is told of a rule of the database that a write breaks.
+
+    Parameters:
+        state: the SQLSTATE of the rule's kind.
+        names: the fields that it is about, as far as that is known and the client may know it.
+
+    Example:
+        >>> print(broken_rule("23505", ["title"]))
+        another model has the same 'title'
+    """
+    named, nameless = BROKEN.get(state, (RULE, RULE))
+    return Conflict(named.format(", ".join(map(repr, names))) if names else nameless)
 
 
 def digest_of(operation: Operation | None) -> bytes | None:

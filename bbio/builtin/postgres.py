@@ -727,11 +727,8 @@ class PostgresStore(DocumentStore):
             return ()
         columns = [err.column_name] if err.column_name else self._rules.get(err.constraint_name, ())
         names = [self.id_attribute if name == table.id_name else name for name in columns]
-        hidden = {"channel", *table.revised} | ({"body"} if table.is_document else set())
-        if self.schema is not None:
-            visible = self.schema.public if req is None or req.entry is None else req.entry.visible
-            hidden |= self.schema.fields.keys() - visible
-        return () if hidden.intersection(names) else names
+        beside = ("channel", *table.revised, *(("body",) if table.is_document else ()))
+        return self.shown(names, req, beside)
 
     def _set_apart(self, change: Change) -> bool:
         """Whether a write was handed over to be made apart from others."""

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from bbio import BadRequest, Busy, Conflict, Forbidden, SyncError, Timeout, Unavailable
-from bbio.builtin.documents import logger, refusals
+from bbio.builtin.documents import broken_rule, logger, refusals
 from bbio.builtin.postgres_tables import CHANNEL, LOCK, MIGRATIONS, ORIGIN, recheck_channel
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
@@ -128,16 +128,6 @@ def is_refused(err: BaseException) -> bool:
     return isinstance(err, NotMade) or (isinstance(err, names.InterfaceError) and isinstance(err, ValueError))
 
 
-RULE = "the model breaks a rule of the database"
-# How a client is told which rule of the database a write breaks, by SQLSTATE: with the names of fields, and without.
-BROKEN = {
-    "23502": ("the database needs a value for {}", "the database needs a value that the model does not give"),
-    "23503": ("there is nothing that {} could refer to", "the model refers to what is not there"),
-    "23505": ("another model has the same {}", "another model has the same, where each has its own"),
-    "23514": ("the database does not allow this {}", "the database does not allow this value"),
-}
-
-
 def refusal_of(err: BaseException, names: Sequence[str] = (), *, is_delete: bool = False) -> SyncError | None:
     """What a client is told of an error that is about the very statement; None when it cannot be the client's fault.
 
@@ -159,8 +149,7 @@ def refusal_of(err: BaseException, names: Sequence[str] = (), *, is_delete: bool
         return None
     if is_delete and state == "23503":
         return Conflict("something in the database still refers to this model")
-    named, nameless = BROKEN.get(state, (RULE, RULE))
-    return Conflict(named.format(", ".join(map(repr, names))) if names else nameless)
+    return broken_rule(state, names)
 
 
 def words_of(err: BaseException) -> str:

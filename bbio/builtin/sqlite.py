@@ -26,6 +26,7 @@ from bbio.builtin.documents import (
     DocumentStore,
     Found,
     Key,
+    broken_rule,
     event_of,
     event_row,
     found_of,
@@ -34,9 +35,10 @@ from bbio.builtin.documents import (
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
 from bbio.builtin.sql import SQLite, Table
 from bbio.builtin.sqlite_file import Database, explain, stand_in
-from bbio.errors import ConfigurationError
+from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
 from bbio.query import Query
+from bbio.requests import Request
 from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, Event, Position
 
@@ -44,6 +46,14 @@ from bbio.streams import Commit, Event, Position
 TRIM_EVERY = 125
 # How many streams the writing thread remembers.
 KNOWN_STREAMS = 10_000
+
+# The SQLSTATE of each kind of rule, by SQLite's code.
+RULES = {
+    sqlite3.SQLITE_CONSTRAINT_NOTNULL: "23502",
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: "23505",
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: "23505",
+    sqlite3.SQLITE_CONSTRAINT_CHECK: "23514",
+}
 
 RECHECKS = "SELECT rechecks FROM bbio_backends WHERE id = ?"
 RECHECK = "UPDATE bbio_backends SET rechecks = rechecks + 1 WHERE id = ?"
@@ -509,6 +519,20 @@ class SQLiteStore(DocumentStore):
             return events[1:] if stamp else events
 
         return await self._all_in_full(await self._database.reader.call(look))
+
+    def refusal(self, err: sqlite3.IntegrityError, req: Request | None) -> Conflict:
+        """Return what a client is told of a rule of the file that its write breaks.
+
+        Parameters:
+            err: SQLite's error.
+            req: what the client has asked for.
+        """
+        table = f"{self.table}.".lower()
+        names = str(err).partition(" constraint failed: ")[2].split(", ")
+        # Of a rule about an expression, SQLite says another name or the expression itself.
+        columns = [name[len(table) :] for name in names if name.lower().startswith(table)]
+        fields = [self.id_attribute if column == "id" else column for column in columns]
+        return broken_rule(RULES.get(err.sqlite_errorcode, ""), self.shown(fields, req))
 
     def _stream(self, connection: sqlite3.Connection, name: str) -> tuple[int, Position, int]:
         """The id of a stream, its top, and the id of its last event."""

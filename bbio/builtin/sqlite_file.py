@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bbio import Conflict, Unavailable, UnknownOutcome
+from bbio import Unavailable, UnknownOutcome
 from bbio.builtin.documents import Job, logger, refusals
 from bbio.builtin.sqlite_threads import Call, Lister, Worker
 from bbio.errors import ConfigurationError
@@ -332,7 +332,7 @@ class Database:
             change.error = err
             if isinstance(err, sqlite3.IntegrityError):
                 refusals.warning("%s: a write was refused: %s", change.store.table, err)
-                change.error = Conflict("the model breaks a rule of the database, such as one of uniqueness")
+                change.error = change.store.refusal(err, change.req)
         connection.execute("RELEASE alone")
 
     def _check_place(self) -> None:

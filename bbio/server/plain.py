@@ -23,6 +23,8 @@ from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
 from bbio.server.shared import OWN_EVENTS, SharedServer
 from bbio.server.turnstile import put_before
 
+# What a packet begins with that joins a namespace.
+JOIN = str(socketio.packet.CONNECT)
 # What stands for the arguments of an event that cannot be read.
 UNREADABLE = object()
 # Where a session's environ counts the joins that were refused.
@@ -157,6 +159,8 @@ class PlainServer(SharedServer):
         # By session: the address that it counts for.
         self._addresses: dict[str, Address] = {}
         self._count_sessions()
+        # Sessions with a poll that waits, and those with a websocket: each with whether it is that.
+        self._open: set[tuple[str, bool]] = set()
         self._resting = Resting()
         # Of clients that poll.
         self._budgets: WeakKeyDictionary[Any, Budget] = WeakKeyDictionary()
@@ -167,6 +171,7 @@ class PlainServer(SharedServer):
     def _count_sessions(self) -> None:
         """Have sessions counted to their addresses, beside what the library does when one begins and ends."""
         begin, end = self.eio.handlers["connect"], self.eio.handlers["disconnect"]
+        take = self.eio.handlers["message"]
 
         async def begun(sid: str, environ: dict[str, Any]) -> Any:
             address = self._addresses[sid] = self.gateway.addresses.of(environ["aiohttp.request"][REMOTE])
@@ -177,7 +182,13 @@ class PlainServer(SharedServer):
             self.gateway.addresses.leave(self._addresses.pop(sid))
             await end(sid, reason)
 
+        async def arrived(sid: str, data: str | bytes) -> Any:
+            if isinstance(data, str) and data.startswith(JOIN):
+                self._count_second_join(sid, data)
+            return await take(sid, data)
+
         self.eio.on("connect", begun)
+        self.eio.on("message", arrived)
         self.eio.on("disconnect", ended)
 
     async def _connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
@@ -196,6 +207,13 @@ class PlainServer(SharedServer):
         if refusals > self._limits.bad_namespaces:
             self.quiet.info("ending %s: too many namespaces that it may not join", eio_sid)
             self._do(self.eio.disconnect(eio_sid))
+
+    def _count_second_join(self, eio_sid: str, packet: str) -> None:
+        """Count a join of a namespace that the session is in, which the library refuses by itself."""
+        namespace = self.packet_class(encoded_packet=packet).namespace or "/"
+        sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
+        if sid is not None:
+            self._count_refusal(self.get_environ(sid, namespace), eio_sid)
 
     def deliver(self, links: Iterable[PlainLink], skip: PlainLink | None, namespace: str, text: bytes) -> None:
         sids = [link.sid for link in links if link is not skip]
@@ -222,9 +240,28 @@ class PlainServer(SharedServer):
         if request.method == "POST":
             return await self._take_post(request)
         transport = request.transport
-        if request.headers.get("Upgrade", "").lower() == "websocket" and transport is not None:
+        is_websocket = request.headers.get("Upgrade", "").lower() == "websocket"
+        if is_websocket and transport is not None:
             put_before(transport, Budget(self._resting))
+        if request.query.get("sid") in self.eio.sockets:
+            return await self._take_one(request, request.query["sid"], is_websocket)
         return await super().handle_request(request)
+
+    async def _take_one(self, request: web.Request, sid: str, is_websocket: bool) -> Any:
+        """Handle a poll of a session, or its upgrade, of which it has one at a time."""
+        one = (sid, is_websocket)
+        if one in self._open:
+            if is_websocket:
+                return web.Response(status=400, text="already upgraded")
+            # Packets could go to one that nobody reads any more.
+            self.quiet.info("ending %s: overlapping polls", sid)
+            self._do(self.eio.disconnect(sid))
+            return web.Response(status=400, text="overlapping polls")
+        self._open.add(one)
+        try:
+            return await super().handle_request(request)
+        finally:
+            self._open.discard(one)
 
     async def _take_post(self, request: web.Request) -> Any:
         session = self.eio.sockets.get(request.query.get("sid"))

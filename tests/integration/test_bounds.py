@@ -4,6 +4,7 @@ import asyncio
 import functools
 import socket
 
+import aiohttp
 import pytest
 
 from bbio import Backend, Limits, create
@@ -103,6 +104,36 @@ async def test_who_polls_no_more_makes_room(serve, join, todos):
             return None
 
     await eventually(joined)
+
+
+async def test_two_polls_at_once_end_the_session(serve, join, todos):
+    """Each would hold a connection, and packets could go to one that nobody reads any more."""
+    app = await serve(todos)
+    mallory = await join(app, "todos", transport="polling")
+    url = f"{app.url}/socket.io/?EIO=4&transport=polling&sid={mallory.wire.sid}"
+    async with aiohttp.ClientSession() as http:
+
+        async def refused():
+            async with http.get(url) as answer:
+                return (answer.status, (await answer.text()).strip('"')) == (400, "overlapping polls")
+
+        await eventually(refused)
+    await mallory.wire.ended(2)
+    assert await (await join(app, "todos")).sync("read") == []
+
+
+@pytest.mark.parametrize("engine", ["plain"], indirect=True)
+async def test_who_joins_a_backend_again_and_again_is_closed(serve, join, todos, caplog):
+    """Each join is refused; what it has joined stays, up to a limit."""
+    caplog.set_level("INFO", logger="bbio")
+    app = await serve(todos, limits=Limits(bad_namespaces=3))
+    mallory = await join(app, "todos")
+    await mallory.wire.send(*["40/todos,"] * 3)
+    assert await mallory.sync("read") == []
+    await mallory.wire.send("40/todos,")
+    await mallory.wire.ended(2)
+    assert "too many namespaces that it may not join" in caplog.text
+    assert await (await join(app, "todos")).sync("read") == []
 
 
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)

@@ -10,8 +10,10 @@ import time
 from contextlib import closing
 from functools import partial
 
+import attrs
 import pytest
 
+import bbio
 from bbio import BadRequest, Busy, ConfigurationError, Conflict, HistoryLimits, Timeout, Unavailable
 from bbio.builtin import SQLiteStore, documents, sqlite_file
 from bbio.builtin import sqlite as sqlite_store
@@ -19,6 +21,7 @@ from bbio.builtin.sqlite_file import Database
 from bbio.builtin.sqlite_threads import Call, Worker
 from bbio.conformance import opened
 from bbio.protocol import decode
+from bbio.schema import Schema
 from bbio.streams import Position
 
 
@@ -132,6 +135,52 @@ async def test_a_write_that_breaks_a_rule_of_the_table_takes_no_other_with_it(pa
         assert [event.offset for event, _ in models.published] == [1, 2, 3]
         assert [event.offset for event in await models.history()] == [1, 2, 3]
     assert "models: a write was refused" in caplog.text
+
+
+@attrs.define
+class Member:
+    email: str = ""
+    age: int = 18
+    badge: int = bbio.field(private=True, default=1)
+
+
+async def test_a_broken_rule_is_told_by_the_names_of_its_fields(path):
+    """As far as SQLite says them and the client sees them, and never with values."""
+    execute(
+        path,
+        "CREATE TABLE Models (id PRIMARY KEY, rev INTEGER NOT NULL, body TEXT NOT NULL,"
+        " email AS (json_extract(body, '$.email')) UNIQUE, age AS (json_extract(body, '$.age')) NOT NULL,"
+        " badge AS (json_extract(body, '$.badge')) UNIQUE, name AS (json_extract(body, '$.name')),"
+        " CHECK (age > 0), UNIQUE (age, name))",
+        "CREATE UNIQUE INDEX one_city ON models (json_extract(body, '$.city'))",
+        "CREATE TRIGGER small BEFORE INSERT ON models WHEN NEW.age > 99 BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+
+    async def said(models, model):
+        with pytest.raises(Conflict) as refused:
+            await models.create(model)
+        return str(refused.value)
+
+    ann = {"email": "ann", "age": 9, "badge": 1, "name": "Ann", "city": "Ulm"}
+    async with opened(SQLiteStore(path)) as models:
+        await models.create(ann)
+        assert await said(models, {"email": "ann", "age": 1}) == "another model has the same 'email'"
+        assert await said(models, {"age": 9, "name": "Ann"}) == "another model has the same 'age', 'name'"
+        assert await said(models, {"email": "bob"}) == "the database needs a value for 'age'"
+        assert await said(models, {"age": 0}) == "the database does not allow this value"
+        assert await said(models, {"age": 1, "city": "Ulm"}) == "another model has the same, where each has its own"
+        assert await said(models, {"age": 100}) == "the model breaks a rule of the database"
+        store, err = models.store, sqlite3.IntegrityError("UNIQUE constraint failed: Models.id")
+        err.sqlite_errorcode = sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+        assert str(store.refusal(err, None)) == "another model has the same 'id'"
+        err.args = ("UNIQUE constraint failed: Models.rev",)
+        assert str(store.refusal(err, None)) == "another model has the same, where each has its own"
+        store.schema = Schema(Member)
+        err.args = ("UNIQUE constraint failed: Models.email",)
+        assert str(store.refusal(err, None)) == "another model has the same 'email'"
+        # Nobody is to know of the field.
+        err.args = ("UNIQUE constraint failed: Models.badge",)
+        assert str(store.refusal(err, None)) == "another model has the same, where each has its own"
 
 
 async def test_a_write_that_cannot_be_put_into_words_takes_no_other_with_it(path):

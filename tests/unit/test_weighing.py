@@ -6,7 +6,7 @@ import pytest
 
 from bbio import protocol
 from bbio.server.memory import LIGHT, weigh
-from bbio.streams import Kept, Log, channel_stream
+from bbio.streams import Kept, Log, channel_stream, public_part
 
 FACE, MORE = "\U0001f600", 60_000
 
@@ -112,3 +112,8 @@ def test_what_a_log_holds_of_clients_is_given_back():
         log.keep((f"{WIDE}{n}", n), "{}", log.append("c:", "create", b"{}"))
     log.operations.forget(0.0, 0)
     assert log.operations.held == 0
+
+
+def test_the_public_parts_that_are_remembered_take_little():
+    """However many clients there are, with ids as long as may be: `Limits.memory` does not count them."""
+    assert held_by(lambda: [public_part(f"{WIDE}{n}") for n in range(5_000)][-1]) <= 1_000_000
