@@ -10,13 +10,15 @@ from bbio.builtin import MemoryStore
 from bbio.server.budget import FLOOD, JOIN_SECONDS, PACKET_SECONDS, Budget
 from bbio.server.payload import PART
 from tests.support.floods import FLOODS
-from tests.support.servers import DEADLINE, eventually, heard
+from tests.support.servers import eventually, heard
 from tests.support.websocket import PING, PONG, TEXT, frame
 from tests.support.wire import LegacyClient, SyncFailed, encode
 
 # Packets of a second: so few that a busy machine works on many times as many within one.
 RATE = 10
 LIMITS = Limits(requests_per_second=RATE)
+# Seconds, for a busy machine; a connection that merely answers no ping ends after 45.
+WELL_BEFORE_HEARTBEAT = 20.0
 
 
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)
@@ -27,7 +29,7 @@ async def test_who_goes_on_is_closed(serve, join, todos, flood):
     alice, mallory = await join(app, "todos"), await join(app, "todos")
     with contextlib.suppress(ConnectionError):
         await mallory.wire.socket.write(FLOODS[flood] * RATE * 100)
-    await mallory.wire.ended(DEADLINE)
+    await mallory.wire.ended(WELL_BEFORE_HEARTBEAT)
     assert await alice.sync("read") == []
 
 
@@ -42,7 +44,7 @@ async def test_who_goes_on_is_disconnected_by_the_plain_engine(serve, join, todo
     async def gone():
         return mallory.namespace.sid not in {sid for sid, _ in app.sio.manager.get_participants("/todos", None)}
 
-    await eventually(gone)
+    await eventually(gone, WELL_BEFORE_HEARTBEAT)
     assert await alice.sync("read") == []
 
 
