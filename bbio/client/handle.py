@@ -59,8 +59,8 @@ class Handle:
         self.id_attribute = id_attribute
         self.session = session
         self.follower = Follower()
-        # By identity: a collection equals any mapping of the same models.
-        self.mirrors: dict[int, Mirror] = {}
+        # By identity, as a collection equals any mapping of the same models; one that nobody has any more is forgotten.
+        self.mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
         self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
         self._refusal: SyncError | None = None
         self._listens = False

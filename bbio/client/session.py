@@ -9,6 +9,7 @@ import random
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import attrs
 import msgspec
@@ -126,7 +127,9 @@ class Session:
         self.settings = settings
         self.chance = chance
         self.outbox = Outbox(client or secrets.token_hex(12))
-        self.handles: dict[str | None, Handle] = {}
+        # Those that follow their channel stay; others as long as somebody has them.
+        self.handles: WeakValueDictionary[str | None, Handle] = WeakValueDictionary()
+        self._joined: set[Handle] = set()
         self.link: Link | None = None
         # Who makes the requests, as far as the application has said so.
         self.user = user
@@ -151,6 +154,7 @@ class Session:
         """A handle is used: it follows its channel, also if that had been left."""
         if self.handles.setdefault(handle.channel, handle) is handle and not handle.joined:
             handle.joined = True
+            self._joined.add(handle)
             if self.link is not None:
                 self.run(handle, handle.follower.connected())
 
@@ -160,6 +164,7 @@ class Session:
         if busy or self.closed or not handle.joined:
             return
         handle.joined = False
+        self._joined.discard(handle)
         handle.left()
         if self.link is not None:
             self.link.emit("unlisten", ([handle.channel],), _ignore)

@@ -128,6 +128,7 @@ class Schedule:
         # What each client is logged in as, follows the backend with, and has opened.
         self.handles: list[Any] = [None] * CLIENTS
         self.mirrors: list[Any] = [None] * CLIENTS
+        self.raising: list[Any] = [None] * CLIENTS
         self.opened: list[Any] = [None] * CLIENTS
 
     async def run(self, steps: list[tuple[Any, ...]]) -> None:
@@ -150,7 +151,7 @@ class Schedule:
         self.users += 1
         cable = self.harness.connect(user=f"user {self.users}", deadline=10_000)
         handle = self.handles[client] = cable.backend("todos", channel="x")
-        raising = Raising(self.chance)
+        raising = self.raising[client] = Raising(self.chance)
         handle.mirrors[id(raising)] = raising
         self.mirrors[client] = handle.collection()
         self.opened[client] = asyncio.create_task(self.mirrors[client].open())
