@@ -322,7 +322,7 @@ async def test_of_two_that_follow_a_channel_the_one_that_stays_is_told(place):
 
 
 async def test_what_nobody_has_any_more_is_not_kept(place):
-    """Neither the handles of channels that were left, nor mirrors that were not closed; who asks again has them anew."""
+    """Neither handles of channels that were left, nor mirrors that were not closed; who asks again has them anew."""
     handle, writer = place.client("rooms"), place.client("rooms", channel="room 9")
     connection = place.opened[0]
     for number in range(10):
