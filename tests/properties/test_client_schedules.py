@@ -326,6 +326,7 @@ async def many_models() -> None:
         await t.settle(PATIENCE)
         assert (await reset).reset
         assert dict(mirror) == held
+        assert all(mirror.rev(key) for key in held)
 
 
 @pytest.mark.timeout(600)
