@@ -510,7 +510,7 @@ def _public(event: str, public: Mapping[str, Any]) -> dict[str, Any]:
         encode(told)
     except (TypeError, ValueError) as err:
         raise ConfigurationError(f"App(public={public!r}): every client is told it, as a JSON object: {err}") from None
-    own = sorted({"error", "event", "streams", "v"} & told.keys())
+    own = sorted({"client", "error", "event", "streams", "user", "v"} & told.keys())
     if own:
         raise ConfigurationError(f"App(public=...): {own[0]!r} is bbio's own; name it otherwise")
     return {**told, "event": event}

@@ -68,12 +68,14 @@ class Listen(msgspec.Struct, frozen=True):
         version: the protocol's version that it asks for, 0 without.
         since: what it says its positions are, by stream.
         client: its own id, where it wants to be told the public part of it.
+        asks_user: whether it wants to be told whom the server takes it for, too.
     """
 
     channel: str | None
     version: int
     since: dict[str, Any]
     client: str | None = None
+    asks_user: bool = False
 
 
 _sync_decoder = msgspec.json.Decoder(tuple[Literal["sync"], Sync])
@@ -366,7 +368,8 @@ def read_listen(args: Any) -> Listen:
     since, client = extras.get("since"), extras.get("client")
     if client is not None and not (type(client) is str and 0 < len(client) <= MAX_CLIENT):
         raise BadRequest(f"client must be a string of at most {MAX_CLIENT} characters")
-    return Listen(channel, VERSION, since if type(since) is dict and len(since) <= MAX_STREAMS else {}, client)
+    since = since if type(since) is dict and len(since) <= MAX_STREAMS else {}
+    return Listen(channel, VERSION, since, client, extras.get("user") is True)
 
 
 def read_unlisten(args: Any) -> list[str | None]:

@@ -144,10 +144,7 @@ class Request(msgspec.Struct, eq=False):
         if op is None:
             return None
         user = self.user
-        if user is None:
-            return op.c, op.n
-        # No client's own id holds NUL.
-        return f"{principal(user)}\0{op.c}", op.n
+        return op.c if user is None else owned(user, op.c), op.n
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"
@@ -181,6 +178,16 @@ def principal(user: Any) -> str:
         f"req.user is a {type(user).__qualname__} without an id: its write could not be told from that of another "
         "user, nor a retry from a new write; give it an `id` or a `sub`, a string or a number, or set req.user to that"
     )
+
+
+def owned(user: Any, client: str) -> str:
+    """The name of a client while it speaks for a user: operations are remembered under it.
+
+    Raises:
+        StackError: see `principal`.
+    """
+    # No client's own id holds NUL.
+    return f"{principal(user)}\0{client}"
 
 
 class Response(msgspec.Struct, eq=False):

@@ -26,8 +26,8 @@ from bbio.client.collection import Changes, Collection
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
-from bbio.client.session import Settings
-from bbio.client.sockets import Auth, Connection
+from bbio.client.session import Settings, Told
+from bbio.client.sockets import Auth, Connection, Queue
 
 __all__ = ["Changes", "Collection", "Connection", "Dropped", "Event", "Events", "Handle", "TooLarge", "connect"]
 
@@ -45,6 +45,8 @@ def connect(
     event_limit: int = 1_000,
     jitter: float = 1.0,
     reconnect: tuple[float, float] = (1.0, 5.0),
+    queue: Queue = "drop",
+    dropped: Told | None = None,
     **options: Any,
 ) -> Connection:
     """Connect to a server: `async with connect(url) as io`. The connection is opened with the first backend.
@@ -54,7 +56,7 @@ def connect(
         headers: of the handshake, such as cookies.
         auth: what layers see as `req.socket.auth`, an object such as `{"token": ...}` of 8 KB at most; or a function,
             async or not, that returns one: it is called whenever backends are joined, so after each lost connection.
-            It speaks for one user; `connection.connect` is for another.
+            It should speak for one user; `connection.connect` is for another.
         user: who makes the requests; other `auth` or `headers` are another user where no name is given.
         transports: `("polling", "websocket")` begins with polling, for networks that let no websocket through.
         path: where the server has Socket.IO.
@@ -65,13 +67,19 @@ def connect(
         jitter: seconds over which clients spread that have to listen again at the same time.
         reconnect: seconds, first and at most, after which a lost connection is tried again; each is taken half to one
             and a half times.
+        queue: what becomes of writes that wait to be sent when another user is connected: they fail with `Dropped`, or
+            with "keep" wait until their own is. The server tells who that is, so it need not have been said here.
+        dropped: called with the handle and a list of `Dropped`, which have the `method` and `model` of each, when
+            writes were dropped so.
         options: of `socketio.AsyncClient`: `http_session`, `request_timeout`, `ssl_verify`, `timestamp_requests` and
             `websocket_extra_options`.
 
     Raises:
-        ConfigurationError: the address is none, or a limit is negative.
+        ConfigurationError: the address is none, a limit is negative, or another argument is none of these.
     """
-    settings = Settings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
+    settings = Settings(
+        deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter, dropped=dropped
+    )
     return Connection(
         url,
         headers=headers or {},
@@ -80,6 +88,7 @@ def connect(
         transports=transports,
         path=path,
         reconnect=reconnect,
+        queue=queue,
         settings=settings,
         options=options,
     )

@@ -21,9 +21,12 @@ class TooLarge(BadRequest):
 
 
 class Dropped(SyncError):
-    """It waited to be sent when another user connected. It was not sent."""
+    """It waited to be sent when another user connected; `method` and `model` are what was written. It was not sent."""
 
     code = 409
+    details = ("method", "model")
+    method: str
+    model: Any
 
 
 def error_of(told: Any) -> SyncError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import msgspec
 
 from bbio.client.collection import Collection
-from bbio.client.errors import passing
+from bbio.client.errors import Dropped, passing
 from bbio.client.events import RESET, Event, Events
 from bbio.client.follower import Follower, Meta
 from bbio.counts import uncounted
@@ -59,14 +59,16 @@ class Handle:
         self.id_attribute = id_attribute
         self.session = session
         self.follower = Follower()
-        # By identity: a collection equals any mapping of the same models.
-        self.mirrors: dict[int, Mirror] = {}
+        # By identity, as a collection equals any mapping of the same models; one that nobody has any more is forgotten.
+        self.mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
         self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
         self._refusal: SyncError | None = None
         self._listens = False
         # Whether its channel is followed, or was let go of.
         self.joined = False
         self.released = False
+        # Whom the server took this client for when it listened last; None as long as that is not known.
+        self.known_as: str | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._rereading: asyncio.Task[None] | None = None
 
@@ -357,9 +359,18 @@ class Handle:
             except Exception as err:
                 self._report(err)
 
-    def _report(self, err: BaseException) -> None:
-        """A mirror raised: that costs nobody else an event, nor this client its place."""
-        context = {"message": f"a mirror of {self.name!r} failed", "exception": err}
+    def dropped(self, writes: list[Dropped]) -> None:
+        """Writes of another user will not be sent."""
+        told = self.session.settings.dropped
+        try:
+            if told is not None:
+                told(self, writes)
+        except Exception as err:
+            self._report(err, "what is told of writes that are dropped")
+
+    def _report(self, err: BaseException, what: str = "a mirror") -> None:
+        """The application raised: that costs nobody else an event, nor this client its place."""
+        context = {"message": f"{what} of {self.name!r} failed", "exception": err}
         asyncio.get_running_loop().call_exception_handler(context)
 
     def _end(self, mirror: Mirror, error: SyncError) -> None:

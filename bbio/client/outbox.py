@@ -33,6 +33,7 @@ class Entry:
         left: seconds until it fails.
         strict: whether the time also passes while a write waits for a connection.
         user: who made it, as far as the application has said so.
+        known_as: the same as far as the server has said so, None as long as it has not.
         sent: whether it was ever sent.
         retried: whether it was sent more than once.
         waiting: whether it was sent on the present connection.
@@ -47,6 +48,7 @@ class Entry:
     left: float
     strict: bool
     user: str = ""
+    known_as: str | None = None
     sent: bool = False
     retried: bool = False
     waiting: bool = False
@@ -83,11 +85,19 @@ class Outbox:
         return list(self._entries.values())
 
     def add(
-        self, handle: Handle, request: dict[str, Any], done: Done, left: float, strict: bool, user: str = ""
+        self,
+        handle: Handle,
+        request: dict[str, Any],
+        done: Done,
+        left: float,
+        strict: bool,
+        user: str = "",
+        known_as: str | None = None,
     ) -> Entry:
         """Take a request; a write gets its operation id."""
         self._counter += 1
-        entry = self._entries[self._counter] = Entry(self._counter, handle, request, done, left, strict, user)
+        n = self._counter
+        entry = self._entries[n] = Entry(n, handle, request, done, left, strict, user, known_as)
         if entry.writes:
             request["op"] = {"c": self.client, "n": entry.n}
         return entry

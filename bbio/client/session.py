@@ -9,6 +9,7 @@ import random
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import attrs
 import msgspec
@@ -64,6 +65,13 @@ class Link(Protocol):
         """Close the connection, which is dead; another will be opened."""
 
 
+# Called with the handle and its writes when these will not be sent.
+Told = Callable[[Handle, list[Dropped]], object]
+
+# Whom the server takes a client for that has not logged in.
+NOBODY = "nobody"
+
+
 def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if value < 0:
         raise ConfigurationError(f"{attribute.name}={value!r}: it must not be negative")
@@ -78,12 +86,14 @@ class Settings:
         queue_limit: requests to one backend that may wait for an answer.
         event_limit: events that may wait to be read from `events()`.
         jitter: seconds over which clients that lost the same connection spread.
+        dropped: told of writes that another user left.
     """
 
     deadline: float = attrs.field(default=30.0, validator=_not_negative)
     queue_limit: int = attrs.field(default=1_000, validator=_not_negative)
     event_limit: int = attrs.field(default=1_000, validator=_not_negative)
     jitter: float = attrs.field(default=1.0, validator=_not_negative)
+    dropped: Told | None = None
 
 
 class Session:
@@ -98,6 +108,7 @@ class Session:
         client: this client's id, part of every operation id.
         chance: a random number from 0 to 1.
         user: who makes the requests, as far as the application has said so.
+        keep: whether writes that wait to be sent when another user connects wait for their own.
     """
 
     def __init__(
@@ -109,16 +120,20 @@ class Session:
         client: str | None = None,
         chance: Callable[[], float] = random.random,
         user: str = "",
+        keep: bool = False,
     ) -> None:
         self.name = name
         self.clock = clock
         self.settings = settings
         self.chance = chance
         self.outbox = Outbox(client or secrets.token_hex(12))
-        self.handles: dict[str | None, Handle] = {}
+        # Those that follow their channel stay; others as long as somebody has them.
+        self.handles: WeakValueDictionary[str | None, Handle] = WeakValueDictionary()
+        self._joined: set[Handle] = set()
         self.link: Link | None = None
         # Who makes the requests, as far as the application has said so.
         self.user = user
+        self.keep = keep
         self.closed = False
         self._join = join
         self.wanted = True  # whether there is a connection, or should be
@@ -139,6 +154,7 @@ class Session:
         """A handle is used: it follows its channel, also if that had been left."""
         if self.handles.setdefault(handle.channel, handle) is handle and not handle.joined:
             handle.joined = True
+            self._joined.add(handle)
             if self.link is not None:
                 self.run(handle, handle.follower.connected())
 
@@ -148,6 +164,7 @@ class Session:
         if busy or self.closed or not handle.joined:
             return
         handle.joined = False
+        self._joined.discard(handle)
         handle.left()
         if self.link is not None:
             self.link.emit("unlisten", ([handle.channel],), _ignore)
@@ -202,17 +219,12 @@ class Session:
                 assert old is not None, "what waits for an answer was sent on a connection"
                 self.outbox.leave(entry, old)
         self.disconnected()
-        self.user = user
+        self.user, self.keep = user, keep
         self.wanted = True
-        for entry in self.outbox.entries:
-            if entry.old is not None or not entry.writes:
-                continue
-            if entry.sent:
-                self._settle(entry, self._unknown(entry))
-            elif entry.user != user and not keep:
-                method = entry.request["method"]
-                error = Dropped(f"the {method} waited to be sent to {self.name!r} when another user connected")
-                self._settle(entry, error)
+        for handle in self.handles.values():
+            handle.known_as = None
+        entries = [entry for entry in self.outbox.entries if entry.old is None and entry.writes]
+        self._part([entry for entry in entries if entry.sent or entry.user != user])
 
         def ended() -> None:
             for entry in self.outbox.entries:
@@ -220,6 +232,51 @@ class Session:
                     self._settle(entry, self._unknown(entry))
 
         return ended
+
+    def _part(self, entries: list[Entry]) -> None:
+        """Nobody here may send these writes, or send them again: they fail, or wait for who made them."""
+        dropped: dict[Handle, list[Dropped]] = {}
+        for entry in entries:
+            if entry.sent:
+                self._settle(entry, self._unknown(entry))
+            elif not self.keep:
+                method, model = entry.request["method"], entry.request["model"]
+                message = f"the {method} waited to be sent to {self.name!r} when another user connected"
+                error = Dropped(message, method=method, model=model)
+                dropped.setdefault(entry.handle, []).append(error)
+                self._settle(entry, error)
+        for handle, errors in dropped.items():
+            handle.dropped(errors)
+
+    def _recognized(self, handle: Handle, user: str) -> None:
+        """The server has said whom it takes this client for: another one, if `auth` has changed its mind."""
+        handle.known_as = user
+        others = []
+        for entry in self.outbox.entries:
+            if entry.handle is not handle or entry.user != self.user or entry.old is not None or entry.waiting:
+                continue
+            if entry.known_as is None:
+                entry.known_as = user
+            if self._is_of_another(entry):
+                others.append(entry)
+            elif entry.timer is None:
+                self._arm(entry)
+        self._part(others)
+        self.flush()
+
+    def _is_of_another(self, entry: Entry) -> bool:
+        """Whether somebody else made a write than who is connected, as far as application and server have said so."""
+        known_as = entry.handle.known_as
+        is_other = entry.writes and known_as is not None and entry.known_as is not None and entry.known_as != known_as
+        return is_other or entry.user != self.user
+
+    def _unrecognized(self, handle: Handle, error: SyncError) -> None:
+        """The server does not let this client listen any more, and so does not say whom it takes it for."""
+        if handle.known_as is not None:
+            handle.known_as = None
+            waiting = [entry for entry in self.outbox.entries if entry.handle is handle and entry.user == self.user]
+            known = [entry for entry in waiting if entry.known_as is not None and entry.writes]
+            self._fail(error, [entry for entry in known if not entry.waiting and entry.old is None])
 
     def refused(self, told: Any) -> None:
         """The server does not let this client into the namespace; the next request tries again."""
@@ -230,7 +287,7 @@ class Session:
         message = f"the server refused the backend {self.name!r}: {fields.get('message') or 'it gave no reason'}"
         known = isinstance(fields.get("name"), str)
         error = error_of({**fields, "message": message}) if known else Unavailable(message)
-        self._fail(error, [entry for entry in self.outbox.entries if entry.old is None and entry.user == self.user])
+        self._fail(error, [one for one in self.outbox.entries if one.old is None and not self._is_of_another(one)])
         for handle in self.handles.values():
             handle.refused(error)
 
@@ -280,11 +337,11 @@ class Session:
         if self.closed:
             raise Unavailable("the connection was closed")
         limit = self.settings.queue_limit
-        if len(self.outbox) >= limit and sum(entry.user == self.user for entry in self.outbox.entries) >= limit:
+        if len(self.outbox) >= limit and sum(not self._is_of_another(entry) for entry in self.outbox.entries) >= limit:
             raise Busy(f"{limit} requests to {self.name!r} wait for an answer already", retry_after=1.0)
         self.join(handle)
         left = self.settings.deadline if timeout is None else timeout
-        entry = self.outbox.add(handle, request, done, left, strict=timeout is not None, user=self.user)
+        entry = self.outbox.add(handle, request, done, left, timeout is not None, self.user, handle.known_as)
         self._arm(entry)
         if not self.wanted:
             self.wanted = True
@@ -320,7 +377,7 @@ class Session:
         link = self.link
         if link is None:
             return
-        for entry in self.outbox.due(lambda entry: entry.handle.follower.ready and entry.user == self.user):
+        for entry in self.outbox.due(lambda entry: entry.handle.follower.ready and not self._is_of_another(entry)):
             body = protocol.encode(entry.request)
             size, limit = len(body) + len(self.name) + ENVELOPE, link.max_payload
             if limit is None or size <= limit:
@@ -377,7 +434,8 @@ class Session:
             self._send_listen(handle, since)
 
         repeat = self._later(PATIENCE, unanswered)
-        link.emit("listen", (handle.channel, {"v": 1, "since": since, "client": self.outbox.client}), answer)
+        asked = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
+        link.emit("listen", (handle.channel, asked), answer)
 
     def _listened(self, handle: Handle, reply: Mapping[str, Any]) -> None:
         if reply.get("error"):
@@ -391,10 +449,13 @@ class Session:
             handle.refused(error)
             # A client that may not listen may still be allowed to sync.
             handle.follower.refused()
+            self._unrecognized(handle, error)
             self.flush()
             return
         if isinstance(reply.get("client"), str):
             self.outbox.public = reply["client"]
+        if "user" in reply:
+            self._recognized(handle, NOBODY if reply["user"] is None else str(reply["user"]))
         self.run(handle, handle.follower.listened(reply))
         for stream, told in (reply.get("streams") or {}).items():
             for other in self._following(stream):
@@ -460,7 +521,7 @@ class Session:
     def _waited(self, entry: Entry, step: float) -> None:
         """An entry has had no answer for a while: the time counts, unless a write merely waits for a connection."""
         repeatable = entry.writes and bool(entry.handle.follower.positioned)
-        is_away = entry.old is None and (entry.user != self.user or (self.link is None and self.wanted))
+        is_away = entry.old is None and (self._is_of_another(entry) or (self.link is None and self.wanted))
         if repeatable and not entry.strict and self._reached and is_away:
             entry.timer = None  # until there is one
             return

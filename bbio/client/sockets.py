@@ -25,6 +25,7 @@ from bbio.errors import ConfigurationError, Unavailable
 
 Credentials = Mapping[str, Any] | None
 Auth = Credentials | Callable[[], Credentials | Awaitable[Credentials]]
+Queue = Literal["drop", "keep"]
 
 logger = logging.getLogger("bbio.client")
 # Every lost connection is a warning to the library.
@@ -237,6 +238,7 @@ class Connection:
         transports: Iterable[str],
         path: str,
         reconnect: tuple[float, float],
+        queue: Queue,
         settings: Settings,
         options: Mapping[str, Any],
     ) -> None:
@@ -253,6 +255,7 @@ class Connection:
             )
         self.url = url
         self._speak_for(auth, headers, user)
+        self._keep_queue(queue)
         self._transports = transports
         self._path = path
         self._settings = settings
@@ -303,7 +306,7 @@ class Connection:
         session = self._sessions.get(name)
         if session is None:
             loop = asyncio.get_running_loop()
-            session = Session(name, self._join, loop, self._settings, self._client, user=self._user)
+            session = Session(name, self._join, loop, self._settings, self._client, user=self._user, keep=self._keeps)
         return session.handle(channel or None, id_attribute)
 
     def connect(
@@ -312,7 +315,7 @@ class Connection:
         auth: Auth = None,
         headers: Mapping[str, str] | None = None,
         user: str | None = None,
-        queue: Literal["drop", "keep"] = "drop",
+        queue: Queue = "drop",
     ) -> Self:
         """Connect anew, as another user or with other credentials; handles and collections move along.
 
@@ -322,10 +325,9 @@ class Connection:
         Parameters:
             auth: see `bbio.client.connect`; none logs out.
             headers: of the handshake.
-            user: who makes the requests from now on. Without a name, other `auth` or `headers` are another user; what a
-                function for `auth` returns cannot be seen.
-            queue: what becomes of writes that wait to be sent when another user connects: they fail with `Dropped`, or
-                wait until their user connects again.
+            user: who makes the requests from now on. Without a name, other `auth` or `headers` are another user. Whom a
+                function for `auth` speaks for is seen when the server has told it.
+            queue: see `bbio.client.connect`; it is so from now on.
 
         Raises:
             ConfigurationError: an argument is none of these.
@@ -335,12 +337,11 @@ class Connection:
             >>> def log_in(io: Connection, token: str) -> None:
             ...     io.connect(auth={"token": token}, user="ann")
         """
-        if queue not in QUEUES:
-            raise ConfigurationError(f"connect(queue={queue!r}): give one of {', '.join(QUEUES)}")
+        self._keep_queue(queue)
         if self._closed:
             raise Unavailable("the connection was closed")
         self._speak_for(auth, headers or {}, user)
-        ends = [session.replaced(self._user, keep=queue == "keep") for session in self._sessions.values()]
+        ends = [session.replaced(self._user, keep=self._keeps) for session in self._sessions.values()]
         if self._current is not None:
             self._current.ends = ends
         self._wire = self._current = None
@@ -357,6 +358,11 @@ class Connection:
         self._auth = auth if auth is None or callable(auth) else dict(auth)
         self._headers = dict(headers)
         self._user = repr((None if callable(auth) else self._auth, self._headers) if user is None else user)
+
+    def _keep_queue(self, queue: Queue) -> None:
+        if queue not in QUEUES:
+            raise ConfigurationError(f"connect(queue={queue!r}): give one of {', '.join(QUEUES)}")
+        self._keeps = queue == "keep"
 
     async def close(self) -> None:
         """Disconnect. Requests that have no answer yet fail with `Unavailable`; `events()` end."""

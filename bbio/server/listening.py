@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import attrs
 
 from bbio import protocol
-from bbio.errors import SyncError, Unavailable
-from bbio.requests import Request
+from bbio.errors import StackError, SyncError, Unavailable
+from bbio.requests import Request, owned
 from bbio.server.connection import Key
 from bbio.server.exchanges import Exchange
 from bbio.server.followed import Followed
@@ -122,7 +124,20 @@ class ListenExchange(Exchange, kw_only=True):
         if self.fields.client is not None:
             socket.client = None
             reply["client"] = public_part(self.fields.client)
+            if self.fields.asks_user:
+                # Of a user who cannot be known again, nothing is told.
+                with suppress(StackError):
+                    reply["user"] = self._user(self.fields.client)
         self.reply(protocol.encode([reply]))
+
+    def _user(self, client: str) -> str | None:
+        """Return the text by which a client knows whom it speaks for; None for nobody.
+
+        It is of the client's own id too, so to others it says nothing, and it is no id of anybody.
+        """
+        user = self.req.user
+        # Not kept: it is asked for at a listen alone, and would crowd out the clients that write.
+        return None if user is None else public_part.__wrapped__(owned(user, client))
 
     def _as_seen(
         self, followed: Followed, position: Position, events: list[Event] | None

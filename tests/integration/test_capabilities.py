@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from bbio import Backend, create
+from bbio import Backend, before, create
 from bbio.builtin import MemoryStore, SQLiteStore
 from bbio.streams import public_part
 from tests.support.wire import LegacyClient
@@ -74,6 +74,35 @@ async def test_what_events_tell_of_an_operation_is_no_capability(serve, writer, 
     while (event := await victim.client.namespace.event())[3]["op"] != f"{public_part(mallory.own)}:9":
         forged = "junk" in event[2] and "n" not in event[2]
         assert forged <= (not event[3]["op"].startswith(public_part(victim.own)))
+
+
+class Key:
+    """A user without an id."""
+
+
+@pytest.mark.parametrize("user", ["ann", {"id": 7}, None, Key()], ids=str)
+async def test_a_client_is_told_whom_it_speaks_for(serve, writer, user):
+    """As a text that is the same for one user and client, and no id of anybody; nothing where that cannot be known."""
+
+    class Pastes(Backend):
+        store = MemoryStore()
+
+        @before("read")
+        def who(self, req):
+            req.user = user
+
+    app = await serve(Pastes)
+    mine, other = await writer(app), await writer(app)
+    first = await mine.listen(client=mine.own, user=True)
+    assert first == await mine.listen(client=mine.own, user=True)
+    if isinstance(user, Key) or user is None:
+        assert first.get("user", "nothing") == (None if user is None else "nothing")
+        return
+    told = {first["user"], (await other.listen(client=other.own, user=True))["user"], first["client"], mine.own}
+    assert len(told) == 4
+    assert "ann" not in str(told)
+    for extras in ({"client": mine.own}, {"user": True}):
+        assert "user" not in await mine.listen(**extras)
 
 
 async def test_an_old_client_retries_after_a_reconnect(serve, writer, pastes):

@@ -6,6 +6,7 @@ Log-ins are in test_client_users.py.
 import asyncio
 import dataclasses
 import datetime
+import gc
 
 import pytest
 
@@ -318,6 +319,24 @@ async def test_of_two_that_follow_a_channel_the_one_that_stays_is_told(place):
     await mine.ready()
     await writer.create({"n": 3})
     assert (await anext(again)).model["n"] == 3
+
+
+async def test_what_nobody_has_any_more_is_not_kept(place):
+    """Neither handles of channels that were left, nor mirrors that were not closed; who asks again has them anew."""
+    handle, writer = place.client("rooms"), place.client("rooms", channel="room 9")
+    connection = place.opened[0]
+    for number in range(10):
+        async with connection.backend("rooms", channel=f"room {number}").collection():
+            pass
+        await handle.collection()
+    mine = connection.backend("rooms", channel="room 9")
+    gc.collect()
+    assert set(handle.session.handles) == {None, "room 9"}
+    assert len(handle.mirrors) == 0
+    async with mine.collection() as mirror:
+        made = await writer.create({"n": 1})
+        await mirror.until(lambda mirror: made["id"] in mirror)
+    assert connection.backend("rooms", channel="room 9") is mine
 
 
 # 10. A create is told as a create

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bbio import Backend, ConfigurationError, Unavailable, UnknownOutcome, before
+from bbio import Backend, ConfigurationError, Forbidden, Unavailable, UnknownOutcome, before
 from bbio.builtin import MemoryStore
 from bbio.client import Dropped, connect, sockets
 from tests.support.proxy import Proxy
@@ -56,6 +56,11 @@ async def letters(serve):
         @before
         def who(self, req):
             req.user = (req.socket.auth or {}).get("who") if req.socket else None
+
+        @before("read")
+        def admit(self, req):
+            if req.user == "a writer" and req.event == "listen":
+                raise Forbidden("writers do not listen")
 
         @before("create", "patch")
         async def sign(self, req):
@@ -236,6 +241,132 @@ async def test_who_was_refused_is_let_in_after_the_log_in(serve, letters):
     assert not kept.done()
     io.connect(auth={"who": "ann"})
     assert (await kept)["by"] == "ann"
+
+
+# A function for `auth` that speaks for another: the server tells
+
+
+class Change:
+    """A user who is another one at the next connection, and nobody has said so."""
+
+    def __init__(self, letters, who, **options):
+        self.letters = letters
+        self.who = who
+        self.told = []
+        self.asked = asyncio.Event()
+        self.handle = letters.connect(auth=self.auth, dropped=self.dropped, **options).backend("letters")
+
+    def auth(self):
+        self.asked.set()
+        return {"who": self.who} if self.who else None
+
+    def dropped(self, handle, writes):
+        self.told.append((handle, [(write.method, write.model) for write in writes]))
+
+    async def to(self, who):
+        """Another connection, of another user."""
+        await self.letters.offline(self.handle)
+        self.who = who
+        # An attempt with what was said before may be under way.
+        self.asked.clear()
+        await self.asked.wait()
+        self.letters.proxy.admit()
+
+
+@pytest.mark.parametrize(("who", "then"), [("ann", "bob"), ("ann", None), (None, "bob")])
+@pytest.mark.parametrize("queue", ["drop", "keep"])
+async def test_what_waits_is_not_written_by_whom_auth_names_next(letters, queue, who, then):
+    """It fails, and the application is told; or it waits until its user is back."""
+    change = Change(letters, who, queue=queue)
+    handle = change.handle
+    await handle.ready()
+    await letters.offline(handle)
+    private = [writing(handle, text) for text in ("private", "secret")]
+    await asyncio.sleep(0)
+    await change.to(then)
+    await handle.ready()
+    await handle.create({"text": "then"})
+    assert await letters.held() == [(then, "then")]
+    if queue == "drop":
+        for write in private:
+            with pytest.raises(Dropped, match="the create waited to be sent to 'letters' when another user connected"):
+                await write
+        assert change.told == [(handle, [("create", {"text": text}) for text in ("private", "secret")])]
+    else:
+        assert not any(write.done() for write in private)
+        await change.to(who)
+        assert [(await write)["by"] for write in private] == [who, who]
+        assert change.told == []
+
+
+async def test_what_auth_named_the_sender_of_is_not_sent_as_another(letters):
+    """Its answer was lost: only its user could ask for it."""
+    change = Change(letters, "ann")
+    await change.handle.ready()
+    letters.proxy.hold_answers()
+    order = writing(change.handle, "order")
+    await eventually(lambda: _is(letters, [("ann", "order")]))
+    await letters.offline(change.handle)
+    letters.proxy.release_answers()
+    await change.to("bob")
+    with pytest.raises(UnknownOutcome):
+        await order
+    assert [model["text"] for model in await change.handle.read()] == ["order"]
+    assert change.told == []
+
+
+async def test_whom_the_server_lets_write_alone_does_not_write_for_another(letters):
+    """Of who may not listen it tells nothing; what waits fails as the listen does, and what comes then is written."""
+    change = Change(letters, "ann")
+    await change.handle.ready()
+    await letters.offline(change.handle)
+    private, search = writing(change.handle, "private"), asyncio.create_task(change.handle.read())
+    await asyncio.sleep(0)
+    await change.to("a writer")
+    with pytest.raises(Forbidden, match="writers do not listen"):
+        await private
+    assert await search == []
+    await change.handle.create({"text": "open"})
+    await change.to("a writer")
+    await change.handle.create({"text": "again"})
+    assert await letters.held() == [("a writer", "open"), ("a writer", "again")]
+
+
+async def test_the_same_user_with_another_token_goes_on(letters):
+    """Who was not known when it wrote, as it had never been there, is whoever comes first."""
+    change = Change(letters, "ann")
+    letters.proxy.refuse()
+    first = writing(change.handle, "first")
+    await asyncio.sleep(0)
+    letters.proxy.admit()
+    await first
+    for text in ("second", "third"):
+        await letters.offline(change.handle)
+        write = writing(change.handle, text)
+        await asyncio.sleep(0)
+        await change.to("ann")
+        await write
+    assert await letters.held() == [("ann", "first"), ("ann", "second"), ("ann", "third")]
+
+
+async def test_what_raises_when_it_is_told_of_dropped_writes_is_reported(letters):
+    """And costs neither the writes their error nor the connection anything."""
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    io = letters.connect("ann", dropped=lambda handle, writes: 1 / 0)
+    handle = io.backend("letters")
+    await handle.ready()
+    await letters.offline(handle)
+    private = writing(handle, "private")
+    await asyncio.sleep(0)
+    io.connect(auth={"who": "bob"})
+    letters.proxy.admit()
+    with pytest.raises(Dropped) as caught:
+        await private
+    assert (caught.value.method, caught.value.model) == ("create", {"text": "private"})
+    assert [str(context["exception"]) for context in reported] == ["division by zero"]
+    assert "told of writes that are dropped of 'letters' failed" in reported[0]["message"]
+    assert (await handle.create({"text": "x"}))["by"] == "bob"
 
 
 async def test_mistakes_are_told():

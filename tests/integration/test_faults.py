@@ -90,7 +90,7 @@ async def test_a_listener_that_never_reads_is_dropped(serve, join, todos):
     async def gone():
         return set(app.sio.eio.sockets) == {alice.wire.sid}
 
-    await eventually(gone, 2)
+    await eventually(gone, 20)
     assert await alice.sync("read") == []
 
 
@@ -196,7 +196,7 @@ async def test_requests_beyond_what_may_run_and_wait_are_busy(serve, join):
     async def gone():
         return alice.wire.sid not in app.sio.eio.sockets
 
-    await eventually(gone, 2)
+    await eventually(gone, 20)
     gate.set()
     assert await bob.finish(bobs) == {"id": "bob"}
     assert await bob.sync("update", {"id": "last"}) == {"id": "last"}
@@ -265,7 +265,7 @@ async def test_reset_connections_leave_nothing_behind(serve, join, todos):
         sids = {sid for room in rooms for sid in room}
         return sids == {alice.namespace.sid} and len(app.sio.environ) == 1 and len(app.sio.eio.sockets) == 1
 
-    await eventually(back_to_base, 2)
+    await eventually(back_to_base, 20)
     assert await alice.sync("read") == []
 
 
@@ -302,7 +302,7 @@ async def test_a_websocket_that_is_none_leaves_no_session(serve, todos):
     async def none():
         return app.sio.eio.sockets == {}
 
-    await eventually(none, 2)
+    await eventually(none, 20)
 
 
 @pytest.mark.parametrize("body", ["x", "4x", b"\xff", "b!!!", "\x1e" * 20, "2", "42/todos,[1"])

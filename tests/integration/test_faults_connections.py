@@ -78,7 +78,7 @@ async def test_they_are_gone_of_a_mounted_application_too(engine):
         async def back_to_base():
             return len(asyncio.all_tasks()) <= tasks
 
-        await eventually(back_to_base, 2)
+        await eventually(back_to_base, 20)
     finally:
         for writer in writers:
             writer.close()

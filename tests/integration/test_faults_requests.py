@@ -29,7 +29,7 @@ async def test_pending_requests_have_bounds(spawn, engine):
         async def gone():
             return (await target.look())["sessions"] == target.held["sessions"]
 
-        await eventually(gone, 2)
+        await eventually(gone, 20)
         await target.open_gate()
         target.held["tasks"] += engine == "plain"  # the library's ping of a client that left sleeps on
         await target.back_to_base(2)

@@ -202,7 +202,7 @@ async def hanging(server):
 
 async def test_a_commit_that_no_standby_has_is_no_success(url, hanging):
     """Not for the write, not for its retry; when the standby is back, the retry is told what it came to."""
-    async with opened(url, timeout=0.5) as models:
+    async with opened(url, timeout=1.5) as models:
         await models.create({})
         await hanging(True)
         unsure = [models.write("create", {"n": 1}), models.write("create", {"n": 2}, op="c:1")]

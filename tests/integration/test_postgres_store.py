@@ -275,7 +275,7 @@ async def test_deadlocks_are_tried_again(database_url, psql):
 
 async def test_a_model_that_another_program_holds_is_a_timeout_and_the_others_pass(database_url, psql):
     """Writes of other models that wait together with it are applied."""
-    async with opened(database_url, timeout=0.5) as models:
+    async with opened(database_url, timeout=1.5) as models:
         held, free = await models.create({}), await models.create({})
         async with psql.transaction():
             await psql.execute("SELECT FROM models WHERE id = $1 FOR UPDATE", held["id"])
@@ -290,7 +290,7 @@ async def test_a_model_that_another_program_holds_is_a_timeout_and_the_others_pa
 
 async def test_a_slow_database_is_a_timeout(database_url, psql):
     """Reads and writes end in time, and go on when it is over."""
-    async with opened(database_url, timeout=0.3) as models:
+    async with opened(database_url, timeout=1.0) as models:
         milk = await models.create({})
         async with psql.transaction():
             await psql.execute("LOCK TABLE models")
@@ -302,7 +302,7 @@ async def test_a_slow_database_is_a_timeout(database_url, psql):
 
 async def test_when_all_connections_are_in_use_the_answer_is_busy(database_url, psql):
     """Whoever finds none in time is told to come again; then it works."""
-    async with opened(database_url, connections=1, timeout=0.5) as models:
+    async with opened(database_url, connections=1, timeout=1.5) as models:
         milk = await models.create({})
         async with psql.transaction():
             await psql.execute("LOCK TABLE models")
@@ -411,7 +411,7 @@ async def test_a_fault_of_the_server_is_no_outage(database_url, caplog, monkeypa
 
 async def test_who_gets_no_connection_in_time_is_told_so(database_url):
     """All are in use for longer than a request may take."""
-    async with opened(database_url, connections=1, timeout=0.2) as models:
+    async with opened(database_url, connections=1, timeout=1.0) as models:
         async with models.store._database.connections.one():
             await refused(models.create({}), "Busy")
         await models.create({})
@@ -578,7 +578,7 @@ async def test_a_commit_whose_answer_is_lost_is_found_out(database_url, op):
 
 async def test_a_commit_that_cannot_be_found_out_is_not_claimed(database_url):
     """With an operation the client is to ask again, and is told; without, that nobody knows."""
-    async with Relay(database_url) as relay, opened(relay.dsn, timeout=0.3) as models:
+    async with Relay(database_url) as relay, opened(relay.dsn, timeout=1.5) as models:
         lost = False
 
         def on_send(data):

@@ -1,7 +1,7 @@
 """Random schedules of writes and faults: in the end all clients hold what the store holds, each write applied once.
 
-Among the faults: links that die silently, log-ins with writes queued or on their way, mirrors that raise, and writes
-that wait for the id of a model.
+Among the faults: links that die silently, log-ins with writes queued or on their way, also such as nobody has said
+to the client, mirrors that raise, and writes that wait for the id of a model.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import random
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from bbio import App, Backend, Conflict, NotFound, QueryLimits, SyncError, Unavailable, UnknownOutcome, before
 from bbio.builtin import MemoryStore, SQLiteStore
+from bbio.client import Dropped
 from bbio.protocol import decode
 from bbio.streams import HistoryLimits
 from tests.support.examples import examples
@@ -35,6 +37,7 @@ steps = st.one_of(
     st.tuples(st.just("wait"), st.integers(1, 40)),
     st.tuples(st.sampled_from(["cut", "silence", "offline", "online", "hold", "release"]), clients),
     st.tuples(st.just("login"), clients),
+    st.tuples(st.just("turn"), clients),
     st.tuples(st.sampled_from(["drop_acks", "drop_events", "drop_requests", "duplicate"]), st.integers(1, 4), clients),
     st.tuples(st.just("delay"), clients, st.sampled_from([0.0, 0.05, 3.0])),
     st.tuples(st.just("settle")),
@@ -125,6 +128,7 @@ class Schedule:
         # What each client is logged in as, follows the backend with, and has opened.
         self.handles: list[Any] = [None] * CLIENTS
         self.mirrors: list[Any] = [None] * CLIENTS
+        self.raising: list[Any] = [None] * CLIENTS
         self.opened: list[Any] = [None] * CLIENTS
 
     async def run(self, steps: list[tuple[Any, ...]]) -> None:
@@ -147,10 +151,18 @@ class Schedule:
         self.users += 1
         cable = self.harness.connect(user=f"user {self.users}", deadline=10_000)
         handle = self.handles[client] = cable.backend("todos", channel="x")
-        raising = Raising(self.chance)
+        raising = self.raising[client] = Raising(self.chance)
         handle.mirrors[id(raising)] = raising
         self.mirrors[client] = handle.collection()
         self.opened[client] = asyncio.create_task(self.mirrors[client].open())
+
+    async def turn(self, client: int) -> None:
+        """At the next connection a client is somebody else; the server knows, and has to tell it."""
+        handle = self.handles[client]
+        if handle.known_as is not None:
+            self.users += 1
+            self.harness._cable_of(handle).user = f"user {self.users}"
+            self.harness.cut(handle)
 
     async def write(self, client: int, method: str, which: int, careful: bool) -> None:
         handle, mirror = self.handles[client], self.mirrors[client]
@@ -176,15 +188,14 @@ class Schedule:
     ) -> tuple[Any, Any, int] | None:
         """Return the id, what must be there of it in the end, and how often the server had begun anew before."""
         begun = self.restarts
-        fields = {"chain": True, "by": self._user(handle)}
         try:
-            model = await self._written(handle, "create", {**fields, "n": last - 2})
+            model = await self._written(handle, "create", self._link(handle, n=last - 2))
             key = model["id"]
             # It shows as soon as it is answered; what is read anew comes a little later.
             is_whole = id(mirror) in handle.mirrors and mirror._read and mirror._reading is None
             assert key in mirror or not is_whole or begun != self.restarts
-            model = await self._written(handle, method, {**fields, "id": key, "n": last - 1}, mirror.rev(key))
-            model = await self._written(handle, "patch", {"id": key, "n": last, "by": fields["by"]})
+            model = await self._written(handle, method, self._link(handle, id=key, n=last - 1), mirror.rev(key))
+            model = await self._written(handle, "patch", self._link(handle, id=key, n=last))
             if ends:
                 await self._written(handle, "delete", {"id": key})
                 model = None
@@ -193,14 +204,17 @@ class Schedule:
             assert not self.is_lasting
             assert begun != self.restarts
             return None
-        except (Unavailable, UnknownOutcome):
+        except (Dropped, Unavailable, UnknownOutcome):
             return None
         return key, model, begun
+
+    def _link(self, handle: Any, **fields: Any) -> dict[str, Any]:
+        return {"chain": True, "by": self._user(handle), **fields}
 
     async def _written(self, handle: Any, method: str, model: dict[str, Any], rev: int | None = None) -> Any:
         try:
             return await handle.sync(method, model, rev=rev)
-        except Unavailable:
+        except (Dropped, Unavailable):
             # It was never sent, so it may be written once more, by whoever may.
             if method != "delete":
                 self.unsent.append(model["n"])
@@ -238,11 +252,12 @@ class Schedule:
         for client, handle in enumerate(self.handles):
             if t._cable_of(handle).silent and handle.follower.positioned:
                 begun = t.clock.time()
-                await handle.create({"n": -self.users - client, "by": self._user(handle)})
+                with suppress(Dropped):  # it is somebody else by now
+                    await handle.create({"n": -self.users - client, "by": self._user(handle)})
                 assert t.clock.time() - begun < FOUND_OUT
         await t.settle(PATIENCE)
         outcomes = await asyncio.gather(*self.writes, return_exceptions=True)
-        expected = (dict, Conflict, NotFound, Unavailable, UnknownOutcome)
+        expected = (dict, Conflict, Dropped, NotFound, Unavailable, UnknownOutcome)
         assert [outcome for outcome in outcomes if not isinstance(outcome, expected)] == []
         chains = [chain for chain in await asyncio.gather(*self.chains) if chain is not None]
         for client, opened in enumerate(self.opened):
@@ -311,6 +326,7 @@ async def many_models() -> None:
         await t.settle(PATIENCE)
         assert (await reset).reset
         assert dict(mirror) == held
+        assert all(mirror.rev(key) for key in held)
 
 
 @pytest.mark.timeout(600)

@@ -102,7 +102,7 @@ async def test_clients_are_told_what_is_public():
         await client.close()
 
 
-@pytest.mark.parametrize("public", [{"event": 1}, {"v": 2}, {"key": object()}, 7])
+@pytest.mark.parametrize("public", [{"event": 1}, {"v": 2}, {"user": "x"}, {"key": object()}, 7])
 def test_what_is_public_is_json_and_no_word_of_the_protocol(public):
     """The mistake shows where it was made."""
     with pytest.raises(ConfigurationError, match="public"):

@@ -384,7 +384,10 @@ class TestSession:
         """Everything works, but a write whose connection breaks has an outcome that nobody knows."""
         handle = session.handle(None, "id")
         session.connected(session.wire)
-        assert session.wire.answer({"event": "x"}) == ("listen", (None, {"v": 1, "since": {}, "client": "me"}))
+        assert session.wire.answer({"event": "x"}) == (
+            "listen",
+            (None, {"v": 1, "since": {}, "client": "me", "user": True}),
+        )
         events = handle.events()
         session.received("synced", ("create", {"id": 1}))
         assert await anext(events) == Event("create", {"id": 1})
@@ -523,6 +526,28 @@ class TestSession:
         wire.answer(reply(1))
         wire.answer(None, {"id": 2}, told(2))
         assert await kept == {"id": 2}
+
+    async def test_what_is_kept_for_whom_the_server_does_not_know_any_more_is_sent_to_it_later(self, session):
+        """Its time stands still, also when another listens on the connection, and goes on when its user is back."""
+        session.keep = True
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer({**reply(0), "user": "ann"})
+        session.disconnected()
+        kept = await asking(session, handle.create({}))
+        session.connected(wire := Wire())
+        wire.answer({**reply(0), "user": None})
+        while session.clock.turn():
+            pass
+        assert (kept.done(), wire.sent) == (False, [])
+        session.received("resync", ("c:",))
+        while not wire.sent:
+            session.clock.turn()
+        (entry,) = session.outbox.entries
+        wire.answer({**reply(0), "user": "ann"})
+        assert entry.timer is not None
+        wire.answer(None, {"id": 1}, told(1))
+        assert await kept == {"id": 1}
 
     async def test_a_users_writes_come_after_those_on_an_old_connection(self, session):
         """Reads, and what others write, do not wait for them."""

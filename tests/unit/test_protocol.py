@@ -265,6 +265,8 @@ def test_the_fields_of_a_listen():
     assert read_listen([]) == read_listen([""]) == read_listen([None, None]) == Listen(None, 0, {})
     assert read_listen(["a", {"v": 1, "since": {"c:a": ["e", 1]}}]) == Listen("a", 1, {"c:a": ["e", 1]})
     assert read_listen(["a", {"v": 1, "client": "own"}]) == Listen("a", 1, {}, "own")
+    assert read_listen(["a", {"v": 1, "client": "own", "user": True}]) == Listen("a", 1, {}, "own", asks_user=True)
+    assert read_listen(["a", {"v": 1, "client": "own", "user": 1}]) == Listen("a", 1, {}, "own")
     for since in (None, [], {"a": 1, "b": 2, "c": 3}):
         assert read_listen(["a", {"v": 1, "since": since}]) == Listen("a", 1, {})
 
