@@ -11,6 +11,8 @@ from bbio.errors import Timeout
 
 # How long one step may take, in seconds.
 STEP_SECONDS = 0.002
+# How long the first one may take while other work takes turns: many may begin in one turn of the loop.
+FIRST_SECONDS = 0.000_2
 
 T = TypeVar("T")
 # Work that yields wherever it may be interrupted, and returns what has come of it.
@@ -69,8 +71,8 @@ async def run_in_turns(steps: Steps[T], seconds: float, clock: Any = time.perf_c
         Timeout: it took longer.
     """
     begun = clock()
-    until = begun + STEP_SECONDS
-    waited = 0
+    until = begun + (FIRST_SECONDS if Turns.count else STEP_SECONDS)
+    waited = False
     try:
         while True:
             next(steps)
@@ -79,8 +81,8 @@ async def run_in_turns(steps: Steps[T], seconds: float, clock: Any = time.perf_c
                 if now - begun > seconds:
                     raise Timeout(f"the query took longer than {seconds:g} seconds; ask for less at once")
                 if not waited:
+                    waited = True
                     Turns.begin()
-                waited += 1
                 await asyncio.sleep(Turns.pause(now))
                 until = clock() + STEP_SECONDS
     except StopIteration as done:

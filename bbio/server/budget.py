@@ -179,6 +179,7 @@ class Intake:
         "_is_full",
         "_piece",
         "_protocol",
+        "_quick",
         "_rest",
         "_timer",
     )
@@ -193,8 +194,9 @@ class Intake:
         self._clock = budget.clock
         self._protocol = protocol
         self._is_full = is_full
-        # How many bytes are parsed before the time is looked at.
-        self._piece = FIRST_PIECE_BYTES
+        # How many bytes are parsed before the time is looked at, and how many go without one at the processor:
+        # none once such a chunk has taken long, as the end of a large frame may.
+        self._piece = self._quick = FIRST_PIECE_BYTES
         # What has arrived and must wait; while there is some nothing is read.
         self._rest = b""
         self._timer: asyncio.TimerHandle | None = None
@@ -204,7 +206,7 @@ class Intake:
         # Written out, since each connection that sends little pays for every line of it.
         budget, clock, batch = self._budget, self._clock, self._batch
         begun = clock()
-        if budget.paid - begun > SPENT_SECONDS or len(data) > self._piece or self._timer is not None:
+        if budget.paid - begun > SPENT_SECONDS or len(data) > self._quick or self._timer is not None:
             return self._take(data)
         batch.holding = True
         try:
@@ -217,6 +219,7 @@ class Intake:
             else:
                 budget.charge(begun, ended)
                 self._piece = next_piece(self._piece, used)
+                self._quick = 0 if used > LONG_SECONDS else min(self._quick, self._piece)
             batch.release()
 
     def feed_eof(self) -> Any:
@@ -245,6 +248,7 @@ class Intake:
                 ended, working = budget.clock(), budget.processor()
                 budget.charge_work(begun, ended, working - worked)
                 self._piece = next_piece(self._piece, ended - begun)
+                self._quick = self._quick and self._piece
                 begun, worked = ended, working
         finally:
             batch.release()

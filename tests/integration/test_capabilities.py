@@ -80,7 +80,7 @@ class Key:
     """A user without an id."""
 
 
-@pytest.mark.parametrize("user", ["ann", {"id": 7}, None, Key()], ids=str)
+@pytest.mark.parametrize("user", ["ann", {"id": 7}, None, Key()], ids=["name", "record", "nobody", "object"])
 async def test_a_client_is_told_whom_it_speaks_for(serve, writer, user):
     """As a text that is the same for one user and client, and no id of anybody; nothing where that cannot be known."""
 

@@ -172,6 +172,18 @@ async def test_a_long_piece_of_work_is_paid_for_by_its_square(seconds, rest):
     connection.intake.feed_eof()
 
 
+async def test_the_end_of_a_large_frame_is_no_way_around_it():
+    """A small chunk that takes long is looked at more closely from then on, however few bytes it has."""
+    connection = Connection(LONG_SECONDS * 2)
+    connection.processor = connection.clock
+    connection.budget.processor = connection.clock
+    for rest in (2 * REST * LONG_SECONDS, 4 * REST * LONG_SECONDS, 4 * REST * LONG_SECONDS):
+        connection.clock.now = connection.budget.paid
+        connection.intake.feed_data(b"x")
+        assert connection.budget.paid - connection.clock.now == pytest.approx(rest)
+    connection.intake.feed_eof()
+
+
 async def test_the_more_rest_the_longer_each_of_them_rests():
     """All that are over their share together have a part of the loop."""
     clock, resting = Clock(), Resting()

@@ -84,6 +84,15 @@ async def test_the_steps_of_much_long_work_fall_into_turns_of_their_own(monkeypa
     Turns.end()
 
 
+async def test_much_work_that_begins_at_once_takes_turns():
+    """While there is long work, the first step of other is short: many may begin in one turn of the loop."""
+    clock = Clock(STEP_SECONDS / 10)
+    tasks = [asyncio.ensure_future(run_in_turns(work(30), 9.0, clock)) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert clock.now < 3 * STEP_SECONDS + 20 * 3 * STEP_SECONDS / 10
+    assert await asyncio.gather(*tasks) == ["done"] * 20
+
+
 async def test_work_has_a_deadline():
     """What takes longer is a Timeout."""
     with pytest.raises(Timeout, match="ask for less"):
