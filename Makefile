@@ -1,9 +1,10 @@
-# Every target sets up what it needs: Python 3.11 or newer and make are all that must be there.
+# Every target sets up what it needs. You need Python 3.11 or newer, and make.
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.13 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
 SET_UP := .venv/.set-up
+RUNNABLE := .venv/.runnable
 ASSETS := bbio/static/.stamp
 SOURCES := pyproject.toml uv.lock hatch_build.py $(wildcard tools/*.py client/*.json client/*.mjs) \
 	examples/messages/index.html \
@@ -20,9 +21,9 @@ unexport VIRTUAL_ENV
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
-setup: $(SET_UP) ## set everything up (the other targets do so by themselves)
+setup: $(SET_UP) ## set everything up (the other targets set up what they need)
 
-demo: $(SET_UP) ## serve the messages example
+demo: $(RUNNABLE) ## serve the messages example
 	@$(BIN)/bbio demo $(ARGS)
 
 test: $(SET_UP) ## run all tests, in JavaScript and on every Python that is found (ARGS="-k stack" for some, on one)
@@ -82,11 +83,17 @@ $(BIN)/uv:
 
 # Assets that somebody removed are made again.
 ifeq ($(wildcard $(ASSETS)),)
-.PHONY: $(SET_UP)
+.PHONY: $(SET_UP) $(RUNNABLE)
 endif
+# Installs what bbio needs to run. Development tools are left out, and left alone if they are there.
+$(RUNNABLE): $(SOURCES) | $(BIN)/uv
+	@echo "== installing bbio, building the browser's scripts"
+	@$(BIN)/uv sync --locked --no-dev --inexact --reinstall-package bbio
+	@touch $@
+
 $(SET_UP): $(SOURCES) | $(BIN)/uv
 	@echo "== installing Python packages, building the browser's scripts"
 	@$(BIN)/uv sync --locked --all-extras --reinstall-package bbio
 	@echo "== looking for a browser and servers for the tests"
 	@$(BIN)/python tools/machine.py
-	@touch $@
+	@touch $@ $(RUNNABLE)

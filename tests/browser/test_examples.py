@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,14 @@ from uuid import uuid4
 import pytest
 from playwright.async_api import Browser, Page
 
-from bbio import App
+from bbio import App, Backend
+from bbio.builtin import MemoryStore
 from examples.messages.app import app as messages_app
 from examples.todos.app import app as todos_app
 from tests.support.browser import NewPage
+from tests.support.guides import files
+from tests.support.servers import ServerProcess
+from tests.support.services import free_port
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(python|html)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -181,8 +188,104 @@ async def test_the_quick_start_works_as_written(
         alice, bob = await new_page(), await new_page()
         for visitor in (alice, bob):
             await visitor.goto(url)
-        await alice.evaluate("void todos.create({title: 'milk'}, {wait: true})")
+        await alice.locator("form input").fill("milk")
+        await alice.locator("form input").press("Enter")
         for visitor in (alice, bob):
-            await visitor.wait_for_function("todos.pluck('title').join() === 'milk'")
+            await visitor.locator("li", has_text="milk").wait_for()
         await bob.evaluate("void todos.first().destroy()")
-        await alice.wait_for_function("todos.length === 0")
+        await alice.locator("li").wait_for(state="detached")
+
+
+async def test_the_guide_of_the_browser_begins_with_a_page_that_works(new_page: NewPage, tmp_path: Path) -> None:
+    """Its first page reads and adds to a backend as it says."""
+    page = next(text for language, text in FENCE.findall((ROOT / "docs/browser.md").read_text()) if language == "html")
+    (tmp_path / "index.html").write_text(page)
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+    async with App().serve(Todos).page("/", tmp_path / "index.html").running() as url:
+        alice, bob = await new_page(), await new_page()
+        await alice.goto(url)
+        await alice.wait_for_function("todos.pluck('title').join() === 'milk' && !todos.first().isNew()")
+        await bob.goto(url)
+        await alice.wait_for_function("todos.length === 2")
+
+
+def tutorial(until: str | None, folder: Path) -> None:
+    """Write the files of the tutorial as they are before a step, or at the end."""
+    text = (ROOT / "docs/tutorial.md").read_text()
+    for name, content in files(text[: text.index(until)] if until else text).items():
+        (folder / name).write_text(content)
+
+
+def add_user(name: str, folder: Path) -> None:
+    """Add a user to the application of the tutorial."""
+    add = f"import users; users.add('{name}', 'the password of {name}')"
+    subprocess.run([sys.executable, "-c", add], cwd=folder, check=True)
+
+
+async def enter(page: Page, title: str) -> None:
+    await page.locator("#add input").fill(title)
+    await page.locator("#add input").press("Enter")
+
+
+async def test_the_first_steps_of_the_tutorial(new_page: NewPage, tmp_path: Path) -> None:
+    """One list for everybody, alike in two windows; what the schema refuses goes again, and the page says why."""
+    tutorial("## 4.", tmp_path)
+    server = ServerProcess("run", "app:app", "--port", str(port := free_port()), cwd=tmp_path, port=port)
+    try:
+        await server.start()
+        alice, bob = await new_page(), await new_page()
+        for visitor in (alice, bob):
+            await visitor.goto(server.url)
+        await enter(alice, "milk")
+        await bob.locator("li", has_text="milk").get_by_role("checkbox").check()
+        await alice.locator("li", has_text="milk").get_by_role("checkbox", checked=True).wait_for()
+        await enter(alice, "")
+        await alice.get_by_role("alert").get_by_text(re.compile(".")).wait_for()
+        await alice.wait_for_function("document.querySelectorAll('li').length === 1")
+        await bob.get_by_role("button", name="Delete").click()
+        await alice.locator("li").wait_for(state="detached")
+    finally:
+        await server.stop()
+
+
+async def test_the_application_of_the_tutorial(browser: Browser, tmp_path: Path) -> None:
+    """Each user has a list of their own, on each of their screens; it outlives the server."""
+    tutorial(None, tmp_path)
+    for user in ("ann", "bob"):
+        add_user(user, tmp_path)
+    environment = {"BBIO_SECRET_KEY": "a key of the tests, long enough to be one"}
+    command = ["run", "app:application", "--port", str(port := free_port())]
+    server = ServerProcess(*command, cwd=tmp_path, port=port, env=environment)
+
+    async def visitor(user: str) -> Page:
+        page = await (await browser.new_context()).new_page()
+        await page.goto(server.url)
+        await page.locator("[name=name]").fill(user)
+        await page.locator("[name=password]").fill(f"the password of {user}")
+        await page.get_by_role("button", name="Log in").click()
+        await page.get_by_role("button", name="Log out").wait_for()
+        return page
+
+    try:
+        await server.start()
+        desk, phone, other = [await visitor(user) for user in ("ann", "ann", "bob")]
+        await enter(desk, "milk")
+        await phone.locator("li", has_text="milk").wait_for()
+        server.signal(signal.SIGTERM)
+        await server.ended()
+        await enter(desk, "bread")
+        server = ServerProcess(*command, cwd=tmp_path, port=port, env=environment)
+        await server.start()
+        await phone.locator("li", has_text="bread").wait_for()
+        await other.reload()
+        await enter(other, "tea")
+        await other.locator("li", has_text="tea").wait_for()
+        assert await other.locator("li").count() == 1
+        assert await phone.locator("li").count() == 2
+        await other.get_by_role("button", name="Log out").click()
+        await other.get_by_role("button", name="Log in").wait_for()
+    finally:
+        await server.stop()

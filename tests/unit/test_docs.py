@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import doctest
 import importlib
 import pkgutil
 import re
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,19 @@ from typing import Any
 import pytest
 
 import bbio
+import bbio.builtin
+import bbio.client
+import bbio.testing
 from bbio import Backend
+from tests.support.guides import files
 from tests.support.stacks import Served
+from tools.npm import run_npm
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "client/README.md")), *GUIDES]
 FENCE = re.compile(r"^([ ]*)```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+SCRIPT = re.compile(r"^```(?:js|javascript)\n(.*?)^```$|<script>\n(.*?)</script>", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 MODULES = ["bbio", *(module.name for module in pkgutil.walk_packages(bbio.__path__, "bbio."))]
 
@@ -35,21 +44,38 @@ def examples() -> list[Any]:
     return found
 
 
-def run(page: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run an example where the environment says what differs from place to place; what it has defined."""
+def run(page: Path, code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run an example in a folder, beside the files that the page has shown before it; return what it defines.
+
+    The environment says what differs from place to place. The tests of an example that is a file of tests are run.
+    """
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("BBIO_SECRET_KEY", "a key of the tests, long enough to be one")
     monkeypatch.setenv("BBIO_DATABASE_URL", "postgresql://app@127.0.0.1/app")
+    (folder / "index.html").touch()
+    shown = "\n".join(page.read_text().splitlines()[: len(code) - len(code.lstrip("\n"))])
+    for name, text in files(shown).items():
+        (folder / name).write_text(text)
+        monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(code, str(page), "exec", dont_inherit=True), names)
+    before = set(sys.modules)
+    try:
+        exec(compile(code, str(page), "exec", dont_inherit=True), names)
+        if code.lstrip("\n").startswith("# test_"):
+            for name in [name for name in names if name.startswith("test_")]:
+                asyncio.run(names[name]())
+    finally:
+        for name in set(sys.modules) - before:
+            if (folder / f"{name}.py").exists():
+                del sys.modules[name]
     return names
 
 
 @pytest.mark.parametrize(("page", "code"), examples())
 def test_examples_run(page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python example of the documentation runs by itself, beside the page that it may serve."""
-    (tmp_path / "index.html").touch()
-    monkeypatch.chdir(tmp_path)
-    run(page, code, monkeypatch)
+    run(page, code, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("page", "code"), [each for each in examples() if "(Backend):" in each.values[1]])
@@ -57,9 +83,7 @@ def test_examples_show_no_habit_that_leaks(
     page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something answers each sync method; a guard of updates guards patches; nothing but `before` thins out a read."""
-    (tmp_path / "index.html").touch()
-    monkeypatch.chdir(tmp_path)
-    names = run(page, code, monkeypatch)
+    names = run(page, code, tmp_path, monkeypatch)
     backends = [
         cls for cls in names.values() if isinstance(cls, type) and issubclass(cls, Backend) and cls is not Backend
     ]
@@ -80,6 +104,18 @@ def test_examples_hold_no_secret() -> None:
     assert [line for text in texts for line in text.splitlines() if bad.search(line)] == []
 
 
+def test_scripts_can_be_parsed(tmp_path: Path) -> None:
+    """Every example in JavaScript, of blocks and of pages, is JavaScript."""
+    scripts = []
+    for page in PAGES:
+        for number, texts in enumerate(SCRIPT.findall(page.read_text())):
+            scripts.append(tmp_path / f"{page.stem}-{number}.js")
+            scripts[-1].write_text("".join(texts))
+    assert scripts
+    check = ["esbuild", *map(str, scripts), "--format=esm", "--log-level=warning", f"--outdir={tmp_path / 'out'}"]
+    run_npm(ROOT / "client", "exec", "--offline", "--", *check)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link to a file of the repository has one at its end."""
@@ -90,7 +126,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     """No guide is left out of the table of contents."""
     index = (ROOT / "docs" / "index.md").read_text().splitlines()
-    assert [page.stem for page in PAGES[1:] if page.stem not in (*index, "index")] == []
+    assert [page.stem for page in GUIDES if page.stem not in (*index, "index")] == []
 
 
 def test_the_tests_that_hold_the_promises_exist() -> None:
@@ -107,7 +143,7 @@ def test_the_tests_that_hold_the_promises_exist() -> None:
 def test_every_page_is_in_the_readme() -> None:
     """Who reads no more than the first page finds all the others."""
     readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in PAGES[1:] if f"](docs/{page.name}" not in readme and page.stem != "index"] == []
+    assert [page.name for page in GUIDES if f"](docs/{page.name}" not in readme and page.stem != "index"] == []
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "bbio.__main__"])
@@ -115,3 +151,12 @@ def test_docstring_examples(name: str) -> None:
     """Every example in a docstring shows what happens."""
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.failed == 0
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """Whatever a user may import from the package's public modules is in docs/api.md."""
+    reference = (ROOT / "docs" / "api.md").read_text()
+    errors = {name for name in vars(bbio.errors) if not name.startswith("_")}  # all are there, by automodule
+    for module in (bbio, bbio.builtin, bbio.client, bbio.testing):
+        names = set(module.__all__) - errors
+        assert [name for name in sorted(names) if f":: {module.__name__}.{name}\n" not in reference] == []

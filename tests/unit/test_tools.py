@@ -157,3 +157,13 @@ def test_every_extra_is_of_use():
     for extra, requirements in extras.items():
         for requirement in requirements:
             assert f"import {modules[requirement.partition('>')[0]]}" in sources, f"nothing uses the extra {extra!r}"
+
+
+def test_the_demo_installs_no_development_tools():
+    """`make demo` installs what bbio needs to run, and starts; everything else stays out of it."""
+    # -B: as in a fresh clone.
+    commands = subprocess.run(["make", "-n", "-B", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "uv sync --locked --no-dev --inexact" in commands
+    assert "bbio demo" in commands
+    assert "machine.py" not in commands
+    assert "--all-extras" not in commands
