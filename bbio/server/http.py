@@ -81,6 +81,11 @@ class OwnServer(web.Server):
     """An HTTP server whose connections are handled by `QuietHandler`, and wait for their requests in a lobby."""
 
     lobby: Lobby
+    is_shut = False
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        self.is_shut = True
+        await super().shutdown(timeout)
 
     def __call__(self) -> web.RequestHandler:
         handler = super().__call__()
@@ -90,6 +95,9 @@ class OwnServer(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         self.lobby.came(handler, transport)
+        if self.is_shut:
+            # It was on its way when the others were closed, and nobody would ever close it.
+            transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from contextvars import copy_context
 
 import pytest
@@ -122,3 +123,15 @@ async def test_answers_repeat_nothing_and_name_no_version(application):
         assert "evil" not in answer
         assert "Server: " in answer
     assert ("Server: mine" in answers[3]) is (mounted is not None)
+
+
+async def test_who_comes_after_the_others_were_closed_is_closed():
+    """A connection that was on its way then: nobody else would ever close it."""
+    app = App()
+    async with app.running():
+        server = app._runner.server
+    here, there = socket.socketpair()
+    with there:
+        await asyncio.get_running_loop().connect_accepted_socket(server, here)
+        there.setblocking(False)
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(there, 1), 5) == b""
