@@ -143,7 +143,7 @@ class Lister:
     """Threads that read lists, in an order that is fair to backends, addresses and connections.
 
     A list begins as a short one, one at a time. What has arrived while nothing waits in line is read together, in one
-    turn; when that takes long, what is left of it waits in line. A list that is not short goes on as a long one if those
+    turn; when that takes long, what is left of it waits in line. One that is not short goes on as a long one if those
     who ask for it have a turn left; else it waits for one, and is read anew.
 
     Parameters:
