@@ -10,8 +10,9 @@ from typing import Any
 from bbio import Busy
 from bbio.builtin.documents import Job
 
-# Who asks, from the largest group to the smallest: a backend, the address of a client, its connection.
-Path = tuple[object, object, object]
+# Who asks, from the largest group to the smallest: a backend, the address of a client, its connection. The empty path
+# is that of everybody.
+Path = tuple[object, ...]
 EVERYBODY, BACKEND, ADDRESS, CONNECTION = range(4)
 ENDLESS = float("inf")
 
@@ -90,9 +91,14 @@ class Line:
         self._addresses: Counter[object] = Counter()
         self._number = count()
 
-    def has_turn(self) -> bool:
-        """Whether something waits, and a turn may be left for it."""
-        return self._all.waiting > 0 and self._all.running < self._all.turns
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self._all.waiting
+
+    def is_full(self) -> bool:
+        """Whether no turn is left for anybody."""
+        return self._is_full(self._all)
 
     def put(self, job: InLine) -> None:
         """Have a job wait.
@@ -101,11 +107,16 @@ class Line:
             Busy: too many wait.
         """
         sizes = self._sizes
-        job.group = group = self._group(job.path)
+        group = self._group(job.path)
         for part in (group, *group.lineage):
             if part.waiting >= sizes[part.level]:
                 self._tidy(group)
                 raise Busy("too many requests wait for the database", retry_after=1.0)
+        self.let_in(job)
+
+    def let_in(self, job: InLine) -> None:
+        """Have a job wait, however many do."""
+        job.group = group = self._group(job.path)
         group.jobs.append(job)
         for part in (group, *group.lineage):
             part.waiting += 1

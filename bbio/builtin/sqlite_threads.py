@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from queue import SimpleQueue
@@ -19,8 +20,9 @@ from bbio.builtin.line import InLine, Line, Path
 STEPS = 10_000
 # Seconds after which a list is a long one: others are read beside it.
 LONG_SECONDS = 0.01
-# Seconds that a list which was read may wait for the next, to be handed back with it: a hand-over costs as much as one.
-TOGETHER_SECONDS = 0.002
+# Seconds for which lists are read together: in the order in which they came, whoever asked, and handed back at once. To
+# look who has used least, and to wake the event loop while others are read, costs up to half as much as a short list.
+TOGETHER_SECONDS = 0.005
 # Lists that are read at once and are not long: one, since short ones are through sooner after each other.
 SHORT_LISTS = (1, 1, 1, 1)
 # Long lists that are read at once: of all, of a backend, of an address there, of a connection. Like `PostgresStore`:
@@ -140,8 +142,9 @@ class Listing(InLine, kw_only=True):
 class Lister:
     """Threads that read lists, in an order that is fair to backends, addresses and connections.
 
-    A list begins as a short one, one at a time. One that takes longer goes on as a long one if those who ask for it
-    have a turn left; else it waits for one, and is read anew.
+    A list begins as a short one, one at a time. What has arrived while nothing waits in line is read together, in one
+    turn; when that takes long, what is left of it waits in line. One that is not short goes on as a long one if those
+    who ask for it have a turn left; else it waits for one, and is read anew.
 
     Parameters:
         connect: opens a thread's connection; called in the thread.
@@ -161,6 +164,10 @@ class Lister:
         self._lock = threading.Lock()
         self._short = Line(SHORT_LISTS, MAX_LISTS)
         self._long = Line(LONG_LISTS, turns_of_address=LONG_LISTS_OF_ADDRESS)
+        # What has arrived and is not in line, and what is left of what is read together; with so many, all are in line.
+        self._new: deque[Listing] = deque()
+        self._together: deque[Listing] = deque()
+        self._most_new = min(MAX_LISTS)
         # What each thread without work waits for; who has waited least is called, as it has most in its memory.
         self._bells: list[threading.Lock] = []
         self._is_calling = False
@@ -197,7 +204,11 @@ class Lister:
         future = self._loop.create_future()
         listing = Listing(function=function, seconds=seconds, path=path, future=future)
         with self._lock:
-            self._short.put(listing)
+            if len(self._new) + len(self._together) + self._short.waiting < self._most_new:
+                self._new.append(listing)
+            else:
+                self._line_up(self._new)
+                self._short.put(listing)
         if not self._is_calling:
             # Not at once: what arrives in the same turn of the loop is read, and handed back, together.
             self._is_calling = True
@@ -216,32 +227,65 @@ class Lister:
     def _call_reader(self) -> None:
         self._is_calling = False
         with self._lock:
-            self._call_for(self._short)
+            self._call_for_short()
 
-    def _call_for(self, line: Line) -> None:
+    def _call_for_short(self) -> None:
+        self._call_for(self._short, len(self._new) + self._short.waiting)
+
+    def _call_for(self, line: Line, waiting: int) -> None:
         """Call a thread that has no work, if there is work for it."""
-        if self._bells and line.has_turn():
+        if self._bells and waiting and not line.is_full():
             self._bells.pop().release()
+
+    def _line_up(self, listings: deque[Listing]) -> None:
+        """Have lists wait in line that were let in already."""
+        while listings:
+            self._short.let_in(listings.popleft())
 
     # In the threads
 
-    def take(self, after_long: bool, bell: threading.Lock | None) -> Listing | None:
-        """The list to be read next, None when there is none.
+    def take(self, after_long: bool, bell: threading.Lock | None) -> deque[Listing]:
+        """The lists to be read next, after each other; `left` is to be called for the last. None if there are none.
 
         Parameters:
             after_long: whether the thread has just read a long one: whose turn that was is taken by one that waits.
             bell: what the thread will wait for if there is none; None if it will not wait.
         """
         with self._lock:
-            first, second = (self._long, self._short) if after_long else (self._short, self._long)
-            listing: Listing | None = first.take() or second.take()
-            if listing is None and bell is not None and not self._is_ending:
+            first, second = (self._take_long, self._take_short) if after_long else (self._take_short, self._take_long)
+            listings = first() or second()
+            if not listings and bell is not None and not self._is_ending:
                 self._bells.append(bell)
-            return listing
+            return listings
+
+    def _take_short(self) -> deque[Listing]:
+        line, new = self._short, self._new
+        if not line.waiting and new and (group := line.enter(())) is not None:
+            for listing in new:
+                listing.group = group
+            self._together, self._new = new, deque()
+            return new
+        if line.waiting:
+            self._line_up(new)
+        return self._next_of(line)
+
+    def _take_long(self) -> deque[Listing]:
+        return self._next_of(self._long)
+
+    def _next_of(self, line: Line) -> deque[Listing]:
+        listing = line.take()
+        return deque() if listing is None else deque((listing,))
 
     def is_ending(self) -> bool:
         """Whether a thread that finds nothing to be read is to end. What waits for a turn has a thread that runs."""
         return self._is_ending
+
+    def part(self, listing: Listing, rest: deque[Listing]) -> None:
+        """Lists are no longer read together: one has its own turn, and the rest waits in line."""
+        with self._lock:
+            self._short.leave(listing.group, 0.0)
+            listing.group = self._short.enter(listing.path)
+            self._line_up(rest)
 
     def may_go_on(self, listing: Listing, seconds: float) -> bool:
         """Whether one that is not short after all has a turn as a long one."""
@@ -250,7 +294,7 @@ class Lister:
             if group is not None:
                 self._short.leave(listing.group, seconds)
                 listing.group, listing.is_long = group, True
-                self._call_for(self._short)
+                self._call_for_short()
             return group is not None
 
     def postpone(self, listing: Listing, seconds: float) -> None:
@@ -260,10 +304,10 @@ class Lister:
             listing.is_long = True
             self._long.put(listing)
             # A turn may have become free meanwhile.
-            self._call_for(self._long)
+            self._call_for(self._long, self._long.waiting)
 
     def leave(self, listing: Listing, seconds: float) -> None:
-        """One was read, in so many seconds."""
+        """One was read, in so many seconds; or the last of some that were read together was."""
         with self._lock:
             (self._long if listing.is_long else self._short).leave(listing.group, seconds)
 
@@ -280,6 +324,7 @@ class Reader:
     """
 
     _listing: Listing
+    _rest: deque[Listing]
     _begun: float
 
     def __init__(self, lister: Lister) -> None:
@@ -296,12 +341,12 @@ class Reader:
         after_long = False
         connection.set_progress_handler(self._is_over, STEPS)
         while True:
-            listing = self._lister.take(after_long, None if self._done else self._bell)
-            if listing is not None:
-                if listing.is_long and self._done:
+            listings = self._lister.take(after_long, None if self._done else self._bell)
+            if listings:
+                if listings[0].is_long and self._done:
                     self._hand_back()
-                self._read(connection, listing)
-                after_long = listing.is_long
+                self._read_all(connection, listings)
+                after_long = self._listing.is_long
             elif self._done:
                 self._hand_back()
             elif self._lister.is_ending():
@@ -309,27 +354,40 @@ class Reader:
             else:
                 self._bell.acquire()
 
-    def _read(self, connection: sqlite3.Connection, listing: Listing) -> None:
+    def _read_all(self, connection: sqlite3.Connection, listings: deque[Listing]) -> None:
+        """Read lists after each other, until that takes long."""
+        self._rest = listings
         clock = self._lister.clock
-        self._listing, self._begun, self._is_postponed = listing, clock(), False
+        begun = now = clock()
+        while listings:
+            listing = self._listing = listings.popleft()
+            self._begun = now
+            self._read(connection, listing)
+            now = clock()
+            if self._is_postponed:
+                self._lister.postpone(listing, now - self._begun)
+                return
+            if listings and now - begun > TOGETHER_SECONDS:
+                self._lister.part(listing, listings)
+            if not listings:
+                self._lister.leave(listing, now - self._begun)
+            if not self._done:
+                self._since = now
+            self._done.append(listing)
+            if listing.is_long or now - self._since > TOGETHER_SECONDS:
+                self._hand_back()
+
+    def _read(self, connection: sqlite3.Connection, listing: Listing) -> None:
+        self._is_postponed = False
         try:
             if not listing.given_up:
                 listing.result = listing.function(connection)
         except Exception as err:
             if not is_interrupted(err):
+                self._is_postponed = False
                 listing.error = self._lister.explain(err)
-            elif self._is_postponed:
-                self._lister.postpone(listing, clock() - self._begun)
-                return
-            else:
+            elif not self._is_postponed:
                 listing.error = Timeout("the query takes too long: ask for less, or have its fields indexed")
-        now = clock()
-        self._lister.leave(listing, now - self._begun)
-        if not self._done:
-            self._since = now
-        self._done.append(listing)
-        if listing.is_long or now - self._since > TOGETHER_SECONDS:
-            self._hand_back()
 
     def _is_over(self) -> bool:
         """Whether the list that is read is to end; SQLite asks now and then."""
@@ -340,6 +398,8 @@ class Reader:
         if seconds > LONG_SECONDS and not listing.is_long:
             if self._done:
                 self._hand_back()
+            if self._rest:
+                self._lister.part(listing, self._rest)
             self._is_postponed = not self._lister.may_go_on(listing, seconds)
         return self._is_postponed
 

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import socket
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -119,6 +120,34 @@ async def test_two_polls_at_once_end_the_session(serve, join, todos):
 
         await eventually(refused)
     await mallory.wire.ended(2)
+    assert await (await join(app, "todos")).sync("read") == []
+
+
+async def test_a_session_is_upgraded_once_at_a_time(serve, join, todos):
+    """A second websocket of it is refused while there is one; when that is gone, another may come."""
+    app = await serve(todos)
+    alice = await join(app, "todos", transport="polling")
+    url = f"{app.url}/socket.io/?EIO=4&transport=websocket&sid={alice.wire.sid}"
+    async with aiohttp.ClientSession() as http:
+
+        async def probed():
+            websocket = await http.ws_connect(url)
+            await websocket.send_str("2probe")
+            assert await websocket.receive_str() == "3probe"
+            return websocket
+
+        first = await probed()
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await http.ws_connect(url)
+        assert refused.value.status == 400
+        await first.close()
+
+        async def upgraded():
+            with suppress(aiohttp.WSServerHandshakeError):
+                return await (await probed()).close()
+            return False
+
+        await eventually(upgraded)
     assert await (await join(app, "todos")).sync("read") == []
 
 

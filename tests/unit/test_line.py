@@ -88,9 +88,9 @@ def test_turns_are_shared():
     assert [job and job.path for job in first] == [("x", "a", 1), ("x", "b", 3), None]
     put(line, 1, "y", "a", 1)
     put(line, 1, "z", "a", 1)
-    assert line.has_turn()
+    assert (line.waiting, line.is_full()) == (8, False)
     assert line.take().path == ("y", "a", 1)
-    assert not line.has_turn()
+    assert (line.waiting, line.is_full()) == (7, True)
     assert line.take() is None
     line.leave(first[1].group, 1.0)
     # In another backend there is a turn left, but not for that address.
@@ -137,3 +137,22 @@ def test_the_line_has_an_end(sizes):
         put(line, 1, "x", "b", 3)
     line.take()
     put(line, 1, "x", "a", 2)
+
+
+def test_what_was_let_in_already_has_a_place():
+    """However many wait."""
+    line = Line(ONE, (1, 1, 1, 1))
+    put(line, 1, "x", "a", 1)
+    line.let_in(InLine(path=("x", "a", 1)))
+    assert order(line, {"x": 1.0}) == [("x", 2)]
+
+
+def test_some_may_have_the_turn_of_everybody():
+    """Nobody else has one then, whoever it is."""
+    line = Line(ONE)
+    together = line.enter(())
+    assert (line.is_full(), line.enter(()), line.enter(("x", "a", 1))) == (True, None, None)
+    put(line, 1, "x", "a", 1)
+    assert line.take() is None
+    line.leave(together, 1.0)
+    assert line.take().path == ("x", "a", 1)

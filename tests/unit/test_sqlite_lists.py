@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections import deque
 from contextlib import closing
 from itertools import groupby
 from typing import ClassVar
@@ -102,6 +103,50 @@ async def test_a_backend_waits_for_one_list_of_another():
     assert order == [("todos", 1), ("notes", 20), ("todos", 29)]
 
 
+async def test_short_lists_are_read_together():
+    """In the order in which they came, and without a look at who asked, as long as that takes no time."""
+    async with Lists(clock=lambda: 0.0) as lists:
+        line = lists.lister._short
+        for _ in range(3):
+            asked = [lists.read(n, (f"backend {n % 3}", f"address {n % 5}", n)) for n in range(32)]
+            line._group = lambda path: line._all if path == () else pytest.fail("it was looked who asks")
+            await asyncio.gather(*asked)
+    assert lists.begun == [*range(32)] * 3
+
+
+@pytest.mark.parametrize("turns", [1, 0])
+async def test_lists_are_not_read_together_with_a_long_one(turns):
+    """Those that came with it are read beside it, whether it goes on or must wait for its turn."""
+    async with Lists() as lists:
+        held = [lists.endless("held", ATTACKER)] if not turns else []
+        await lists.has_begun(*["held"] * len(held))
+        long, short = lists.endless("long", ATTACKER), lists.read("short", OTHER)
+        await short
+        assert not long.done()
+        for listing in (long, *held):
+            listing.cancel()
+    assert lists.begun[len(held) :][:2] == ["long", "short"]
+
+
+async def test_what_arrives_while_others_wait_in_line_waits_there_too():
+    """It is not read together with what came with it."""
+    now = [0.0]
+
+    def cost(seconds):
+        return lambda connection: now.__setitem__(0, now[0] + seconds)
+
+    async with Lists(clock=lambda: now[0]) as lists:
+        go_on = threading.Event()
+        first = lists.read("first", ATTACKER, cost(1.0))
+        second = lists.read("second", ATTACKER, lambda connection: go_on.wait() and cost(1.0)(connection))
+        waiting = [lists.read("waiting", ATTACKER, cost(1.0)) for _ in range(3)]
+        await lists.has_begun("first", "second")
+        late = [lists.read("late", ATTACKER, cost(1.0)), *(lists.read("other", OTHER, cost(0.1)) for _ in range(3))]
+        go_on.set()
+        await asyncio.gather(first, second, *waiting, *late)
+    assert lists.begun == ["first", "second", "other", "other", "other", "waiting", "waiting", "waiting", "late"]
+
+
 async def test_a_long_list_is_in_nobodys_way():
     """Those of others, and others of its own connection, are read beside it."""
     async with Lists() as lists:
@@ -140,7 +185,7 @@ async def test_a_turn_that_is_left_while_a_list_gives_way_is_taken(monkeypatch):
     """It is looked at again when the list waits."""
     enter = sqlite_threads.Line.enter
     full = [True]
-    monkeypatch.setattr(sqlite_threads.Line, "enter", lambda line, path: None if full else enter(line, path))
+    monkeypatch.setattr(sqlite_threads.Line, "enter", lambda line, path: None if path and full else enter(line, path))
     async with Lists() as lists:
         second = lists.endless("second", ATTACKER)
         await lists.has_begun("second")
@@ -174,7 +219,7 @@ def test_what_is_read_does_not_wait_for_a_long_list_that_had_to_wait(monkeypatch
         left: ClassVar = [short, long]
 
         def take(self, after_long, bell):
-            return self.left.pop(0) if self.left else None
+            return deque([self.left.pop(0)] if self.left else [])
 
         def leave(self, listing, seconds):
             """Nobody counts."""
