@@ -29,6 +29,29 @@ class Dropped(SyncError):
     model: Any
 
 
+# Answers to a connection that the next one gets too, with what to look at.
+REFUSALS = {
+    401: "does a proxy in front ask for a password?",
+    403: "is the header Origin allowed? App(cors=...) allows others than the server's own",
+    404: "is that where bbio is? see connect(path=...)",
+}
+
+
+def turned_away(status: int | None, url: str) -> SyncError | None:
+    """The error for a connection that was refused with an HTTP status; None when another attempt may end otherwise.
+
+    Example:
+        >>> type(turned_away(404, "http://here"))
+        <class 'bbio.errors.Unavailable'>
+        >>> turned_away(503, "http://here")
+    """
+    hint = REFUSALS.get(status or 0)
+    if hint is None:
+        return None
+    kind = errors.Unavailable if status == 404 else errors.Forbidden
+    return kind(f"the server refused the connection to {url} ({status}): {hint}")
+
+
 def error_of(told: Any) -> SyncError:
     """The exception for what the server sent in `error`.
 

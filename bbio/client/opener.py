@@ -14,7 +14,7 @@ SEPARATOR = "\x1e"
 
 
 class Opener:
-    """An HTTP session that remembers the websocket it has opened, and how large a message the server takes.
+    """An HTTP session that remembers the websocket it has opened, how large a message the server takes, and a refusal.
 
     The library forgets a websocket whose opening breaks off, and all but the times of what the server says first.
 
@@ -27,6 +27,8 @@ class Opener:
         self._told = False
         self.websocket: Any = None
         self.max_payload: int | None = None
+        # The HTTP status of an opening that was refused.
+        self.refused_with: int | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._http, name)
@@ -34,13 +36,20 @@ class Opener:
     async def get(self, url: str, **options: Any) -> aiohttp.ClientResponse:
         """Poll."""
         response = await self._http.get(url, **options)
-        if not self._told and response.status == 200:
-            self._note(await response.text())
+        if not self._told:
+            if response.status == 200:
+                self._note(await response.text())
+            else:
+                self.refused_with = response.status
         return response
 
     async def ws_connect(self, url: str, **options: Any) -> Any:
         """Open a websocket."""
-        self.websocket = await self._http.ws_connect(url, **options)
+        try:
+            self.websocket = await self._http.ws_connect(url, **options)
+        except aiohttp.WSServerHandshakeError as err:
+            self.refused_with = err.status
+            raise
         if self._told:
             return self.websocket
         first = await self.websocket.receive()

@@ -291,6 +291,16 @@ class Session:
         for handle in self.handles.values():
             handle.refused(error)
 
+    def turned_away(self, error: SyncError) -> None:
+        """Connections to the server are refused; they are tried again.
+
+        Who has been let in before is not told: what is in between may refuse for a while, and writes wait.
+        """
+        if not self._reached:
+            self._fail(error, [one for one in self.outbox.entries if not self._is_of_another(one)])
+            for handle in self.handles.values():
+                handle.refused(error)
+
     def received(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An event came from the server."""
         if self.link is None:

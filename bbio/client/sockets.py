@@ -18,6 +18,7 @@ import socketio
 from socketio.exceptions import SocketIOError
 
 from bbio import protocol
+from bbio.client.errors import turned_away
 from bbio.client.handle import Handle
 from bbio.client.opener import Opener
 from bbio.client.session import ENVELOPE, Session, Settings
@@ -103,6 +104,11 @@ class Wire:
     def max_payload(self) -> int | None:
         """Bytes of the largest message that the server takes, if it has said so."""
         return self._opener.max_payload
+
+    @property
+    def refused_with(self) -> int | None:
+        """The HTTP status of its opening, if that was refused."""
+        return self._opener.refused_with
 
     async def credentials(self) -> dict[str, Any]:
         """What to join a namespace with, asked for anew each time."""
@@ -435,6 +441,10 @@ class Connection:
         except Exception as err:
             # Whatever it is: the library also stumbles over connections that end while they are being opened.
             logger.debug("no connection to %s: %r", self.url, err)
+            refusal = turned_away(wire.refused_with, self.url)
+            if refusal is not None and self._current is wire:
+                for session in sessions:
+                    session.turned_away(refusal)
         finally:
             if wire.ends is None:
                 self._wire = self._current = None

@@ -194,7 +194,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
   if (method === 'delete' && !options.wait) destroyed.add(model);
   const extras = travelling(options);
   // Whoever makes a change has made it, however long it waits.
-  const { user } = handle.session.connection;
+  const { maker } = handle;
   if (creation) follow(creation, { method, sent, send, failed, spared: () => succeeded('delete', sent, undefined, undefined, true) });
   else {
     if (method === 'create' && !many) creating(model, handle, sent);
@@ -211,7 +211,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
       return;
     }
     const origins = [...its, ...hearers];
-    handle.request({ method: how, model: what, options: extras, timeout: options.timeout, rev, key, origins, user }, (err, result, meta, passed) => {
+    handle.request({ method: how, model: what, options: extras, timeout: options.timeout, rev, key, origins, maker }, (err, result, meta, passed) => {
       if (err) failed(err);
       else succeeded(how, what, result, meta, passed);
     });

@@ -156,6 +156,25 @@ class Upserts(Backend):
     store = MemoryStore(upsert=True)
 
 
+class Letters(Backend):
+    """Every channel has models of its own, signed by who wrote them; a writer may not listen."""
+
+    store = MemoryStore(per_channel=True)
+
+    @before
+    def who(self, req: Any) -> None:
+        req.user = (req.socket.auth or {}).get("who")
+
+    @before("read")
+    def admit(self, req: Any) -> None:
+        if req.user == "a writer" and req.event == "listen":
+            raise Forbidden("writers do not listen")
+
+    @before("create", "update", "patch")
+    def sign(self, req: Any) -> None:
+        req.model["by"] = req.user
+
+
 class Control(Backend):
     """Has the server speak to the clients of another backend."""
 
@@ -184,4 +203,4 @@ async def shout(sid: str, text: str) -> None:
 
 
 app.serve(Todos, Notes, Rooms, Counted, Silent, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts)
-app.serve(Control)
+app.serve(Letters, Control)

@@ -534,6 +534,111 @@ test('who is refused costs neither what another user has kept nor what an old co
   await until(() => !slow.isNew());
 });
 
+/** A page whose `auth` gives another user by and by, and nobody has said so: `turn(who)` is there as soon as that one may write. */
+async function changing(who, connect = {}, spec = { name: 'letters', channel: `users ${(channels += 1)}` }) {
+  const page = { who };
+  const auth = (give) => give(page.who ? { who: page.who } : null);
+  const Backbone = openPage(proxy.url, { connect: { auth, ...connect } });
+  const witness = openPage(server.url, { connect: { auth: { who: 'witness' } } }).io.connection.backend('letters', spec);
+  const list = new Backbone.Collection([], { backend: spec }).bindBackend();
+  await list.fetch();
+  const turn = async (next) => {
+    if (!proxy.refuse) await offline(list);
+    page.who = next;
+    proxy.refuse = false;
+    await list.fetch();
+  };
+  const before = list.length;
+  const held = async () => (await witness.sync('read')).slice(before).map(({ by, text }) => [by, text]);
+  return { list, turn, held, witness };
+}
+
+const created = (list, text) => new Promise((resolve) => {
+  list.create({ text }, { success: () => resolve('done'), error: (_, err) => resolve(err.name) });
+});
+
+for (const [who, next] of [['ann', 'bob'], ['ann', null], [null, 'bob']]) {
+  for (const queue of ['drop', 'keep']) {
+    test(`what waits is not written by whom auth names next: ${who}, ${next}, ${queue}`, async () => {
+      const { list, turn, held } = await changing(who, { queue });
+      const dropped = [];
+      list.on('remote:dropped', (writes) => dropped.push(...writes.map(({ method, model }) => [method, model.text])));
+      await offline(list);
+      const outcomes = ['private', 'secret'].map((text) => created(list, text));
+      await turn(next);
+      assert.equal(await created(list, 'then'), 'done');
+      assert.deepEqual(await held(), [[next, 'then']]);
+      if (queue === 'drop') {
+        assert.deepEqual(await Promise.all(outcomes), ['Dropped', 'Dropped']);
+        assert.deepEqual([dropped, list.pluck('text')], [[['create', 'private'], ['create', 'secret']], ['then']]);
+        return;
+      }
+      await turn(who);
+      assert.deepEqual(await Promise.all(outcomes), ['done', 'done']);
+      assert.deepEqual([dropped, await held()], [[], [[next, 'then'], [who, 'private'], [who, 'secret']]]);
+    });
+  }
+}
+
+test('what waits for the id of a model is not written by whom auth names next either', async () => {
+  const { list, turn, held } = await changing('ann');
+  await offline(list);
+  const model = new list.model({ text: 'draft' }, { collection: list });
+  const outcomes = [settled(model.save()), settled(model.save({ text: 'final' }))];
+  await turn('bob');
+  assert.deepEqual([await Promise.all(outcomes), await held()], [['Dropped', 'Dropped'], []]);
+  const more = [settled(model.save()), settled(model.save({ text: 'more' }))];
+  assert.deepEqual([await Promise.all(more), await held()], [['done', 'done'], [['bob', 'more']]]);
+});
+
+test('what was sent as one user and has no answer is not sent as whom auth names next', async () => {
+  const { list, turn, held } = await changing('ann');
+  proxy.deaf = true;
+  const order = created(list, 'order');
+  await until(async () => (await held()).length === 1);
+  await offline(list);
+  proxy.deaf = false;
+  await turn('bob');
+  assert.deepEqual([await order, await held(), list.length], ['UnknownOutcome', [['ann', 'order']], 1]);
+});
+
+test('what waits fails as the listen does where whom auth names next may not listen, and what comes then is written', async () => {
+  const { list, turn, held } = await changing('ann', {}, { name: 'letters' });
+  await offline(list);
+  const outcomes = ['private', 'secret'].map((text) => created(list, text));
+  await turn('a writer');
+  assert.deepEqual(await Promise.all(outcomes), ['Forbidden', 'Forbidden']);
+  assert.equal(await created(list, 'open'), 'done');
+  await turn('a writer');
+  assert.equal(await created(list, 'again'), 'done');
+  assert.deepEqual(await held(), [['a writer', 'open'], ['a writer', 'again']]);
+  await offline(list);
+  const last = created(list, 'unsigned');
+  await turn('bob');
+  assert.deepEqual([await last, (await held()).length], ['Dropped', 2]);
+});
+
+test('a save whose create is refused with who may not listen is not made by that one', async () => {
+  const { list, turn, held } = await changing('ann', {}, { name: 'letters' });
+  await offline(list);
+  const model = new list.model({ text: 'draft' }, { collection: list });
+  const outcomes = [settled(model.save()), settled(model.save({ text: 'final' }))];
+  await turn('a writer');
+  assert.deepEqual([await Promise.all(outcomes), await held()], [['Forbidden', 'Dropped'], []]);
+});
+
+test('the same user with another token goes on, and pages are not told who it is', async () => {
+  const { list, turn, held, witness } = await changing('ann');
+  for (const text of ['first', 'second']) {
+    await offline(list);
+    const outcome = created(list, text);
+    await turn('ann');
+    assert.equal(await outcome, 'done');
+  }
+  assert.deepEqual(await held(), [['ann', 'first'], ['ann', 'second']]);
+  assert.deepEqual([list.backend.options, witness.options], [{ event: 'remote', version: 7 }, { event: 'remote', version: 7 }]);
+});
+
 // 10. A create is told as a create
 
 test('a model that an update creates enters the collections of others', async () => {

@@ -1,6 +1,6 @@
 /**
- * Random schedules of writes, cuts, lost and late packets, lost history, links that die silently, log-ins, listeners that
- * and callbacks that throw, and writes of models that have no id yet: every collection ends up like the store.
+ * Random schedules of writes, cuts, lost and late packets, lost history, links that die silently, log-ins, also such
+ * as nobody has said to the page, listeners and callbacks that throw, and writes of models that have no id yet: every collection ends up like the store.
  */
 import assert from 'node:assert/strict';
 import { mock, test } from 'node:test';
@@ -45,22 +45,28 @@ function page(world, channels) {
     });
   }
   collections.forEach(fetch);
-  const login = (name) => {
+  const login = (name, queue = world.random() < 0.5 ? 'keep' : 'drop') => {
     user.name = name;
-    api.connect('sim', { auth: { user: name }, queue: world.random() < 0.5 ? 'keep' : 'drop' });
+    api.connect('sim', { auth: { user: name }, queue });
   };
   const handles = channels.map((channel) => connection.backend('things', { channel }));
+  // At the next connection it is somebody else; the server knows, and has to tell it.
+  const turn = (name) => {
+    if (handles.some(({ knownAs }) => knownAs === undefined)) return;
+    links.at(-1).user = name;
+    links.at(-1).cut('transport close');
+  };
+  const writer = (collection) => handles[collections.indexOf(collection)].knownAs ?? user.name;
   // Who has never been told the server's version cannot ask it whether it is there.
   const probes = () => world.silent && handles.some(({ follower }) => follower.positioned);
   const look = () => handles[0].sync('read').catch(() => {});
-  return { connection, collections, user, login, links, probes, look };
+  return { connection, collections, user, login, turn, writer, links, probes, look };
 }
 
 /** One write, chosen at random; every write must be answered exactly once. */
-function write(random, { user }, collection, answers) {
+function write(random, { writer }, collection, answers) {
   const model = collection.at(Math.floor(random() * collection.length));
-  // Who saves what another has made but not saved, makes it.
-  if (model?.isNew()) model.set('by', user.name);
+  const by = writer(collection);
   const answer = { times: 0 };
   answers.push(answer);
   const answered = () => {
@@ -70,9 +76,9 @@ function write(random, { user }, collection, answers) {
   const options = { wait: random() < 0.3, success: answered, error: answered };
   const title = random() < 0.1 ? 'bad' : `t${Math.floor(random() * 1000)}`;
   const kind = random();
-  if (!model || kind < 0.4) collection.create({ title, n: random(), by: user.name }, options);
-  else if (kind < 0.6) model.save({ title }, options);
-  else if (kind < 0.8) model.save({ title }, { ...options, patch: true });
+  if (!model || kind < 0.4) collection.create({ title, n: random(), by }, options);
+  else if (kind < 0.6) model.save({ title, by }, options);
+  else if (kind < 0.8) model.save({ title, by }, { ...options, patch: true });
   else model.destroy(options);
 }
 
@@ -92,6 +98,7 @@ function step(random, world, pages, answers) {
   else if (kind < 0.865) world.renew(['*', 'c:x', 'c:'][Math.floor(random() * 3)]);
   else if (kind < 0.872) link.connected && link.die();
   else if (kind < 0.876) chosen.login(random() < 0.5 ? 'ann' : 'bob');
+  else if (kind < 0.88) chosen.turn(random() < 0.5 ? 'ann' : 'bob');
   else if (kind < 0.95) mock.timers.tick(Math.floor(random() * 1500));
 }
 
@@ -133,8 +140,8 @@ async function run(seed) {
     await settle();
   }
   // Who had left comes back, so that nothing is kept for them.
-  for (const name of ['bob', 'ann', 'bob', 'ann']) {
-    for (const { user, login } of pages) if (name !== user.name) login(name);
+  for (const [name, queue] of [['bob'], ['ann'], ['bob', 'drop'], ['ann', 'drop']]) {
+    for (const { user, login } of pages) if (name !== user.name) login(name, queue);
     await heal(world, pages);
   }
   // Nobody logs in after this: whose link dies now must find out.
@@ -203,6 +210,37 @@ test('a collection of 20,000 models is fetched and read anew, page by page, whil
     const byId = (a, b) => (a.id < b.id ? -1 : 1);
     assert.deepEqual(one.collections[0].toJSON().sort(byId), held.sort(byId));
     one.connection.close();
+  } finally {
+    mock.timers.reset();
+  }
+});
+
+test('a write whose answer is lost while its user becomes another, on the same link, is of unknown outcome', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  try {
+    const world = new World(seeded(1));
+    Object.assign(world, { history: 40, late: 0, lossy: false, busy: 0, random: () => 0.5 });
+    const { connection, collections: [collection] } = page(world, ['x']);
+    const [link] = world.links;
+    const work = async () => {
+      link.up();
+      for (let n = 0; n < 20; n += 1) {
+        world.serve(link);
+        link.receive();
+        await settle();
+      }
+    };
+    await work();
+    const outcome = new Promise((resolve) => collection.create({ title: 't1', by: 'ann' }, { error: (_, err) => resolve(err.name) }));
+    link.toServer = [];
+    link.user = 'bob';
+    link.send('resync', 'c:x');
+    for (let second = 0; second < 9; second += 1) {
+      await work();
+      mock.timers.tick(1000);
+    }
+    assert.deepEqual([await outcome, collection.length, world.strangers], ['UnknownOutcome', 0, 0]);
+    connection.close();
   } finally {
     mock.timers.reset();
   }

@@ -112,7 +112,7 @@ export class World {
   links = [];
   /** Effects by operation id, and by what only one create carries; each must be 1. */
   effects = new Map();
-  /** Creates that were applied as somebody else's. */
+  /** Writes that came as somebody else's. */
   strangers = 0;
   /** Models that a read without a limit may find, and models of a page. */
   most = 10_000;
@@ -190,7 +190,7 @@ export class World {
     else this.#sync(link, args[0], ack);
   }
 
-  #listen(link, [channel, { since }], ack) {
+  #listen(link, [channel, { since, user }], ack) {
     if (this.random() < this.busy) {
       const [name, code] = this.random() < 0.5 ? ['Unavailable', 503] : ['Timeout', 408];
       link.answer(ack, [{ error: { name, code, retry_after: 0.5 } }]);
@@ -204,7 +204,7 @@ export class World {
       streams[stream] = { epoch, offset: top, recovered, events: recovered ? events.slice(events.length - (top - o)) : [] };
     }
     link.channels.add(`c:${channel ?? ''}`);
-    link.answer(ack, [{ event: 'backend', v: 1, streams }]);
+    link.answer(ack, [{ event: 'backend', v: 1, streams, ...(user && { user: link.user }) }]);
   }
 
   #unlisten(link, channels, ack) {
@@ -227,6 +227,7 @@ export class World {
       link.answer(ack, stored, late);
       return;
     }
+    if (method !== 'delete' && model.by !== link.user) this.strangers += 1;
     const known = store.get(model.id);
     if (model.title === 'bad' && method !== 'delete') link.answer(ack, refuse('Invalid', { code: 422 }), late);
     else if (method !== 'create' && !known) link.answer(ack, refuse('NotFound', { code: 404 }), late);
@@ -260,7 +261,6 @@ export class World {
     const meta = this.publish(`c:${channel ?? ''}`, told, record, rev, op, { skip: inPlace ? link : undefined });
     const reply = [null, record, meta];
     this.#ops.set(`${link.user}/${key}`, clone(reply));
-    if (method === 'create' && model.by !== link.user) this.strangers += 1;
     link.answer(ack, reply, late);
     if (!late && link.toClient.length > before + 1) link.toClient.splice(before, 0, link.toClient.pop());
   }

@@ -691,3 +691,38 @@ async def test_polling_sends_no_more_at_once_than_the_server_takes(serve, todos,
     ann = io(app, transports=["polling"], deadline=10).backend("todos")
     made = await asyncio.gather(*(ann.create({"n": n, "text": "x" * 3_000}) for n in range(60)))
     assert [todo["n"] for todo in made] == list(range(60))
+
+
+@pytest.mark.parametrize("transports", [("websocket",), ("polling", "websocket")], ids="+".join)
+@pytest.mark.parametrize(
+    ("options", "error", "hint"),
+    [
+        ({"headers": {"Origin": "http://other.example"}}, Forbidden, r"\(403\): is the header Origin allowed\?"),
+        ({"path": "elsewhere"}, Unavailable, r"\(404\): is that where bbio is\?"),
+    ],
+    ids=["origin", "path"],
+)
+async def test_who_is_turned_away_is_told_at_once(serve, todos, io, transports, options, error, hint):
+    """By each request, and by what waits for the backend; it goes on trying all the same."""
+    app = await serve(todos)
+    handle = io(app, transports=transports, **options).backend("todos")
+    for asked in (handle.ready(), handle.read(), handle.create({"n": 1}), handle.collection().open()):
+        with pytest.raises(error, match=hint):
+            async with asyncio.timeout(10):
+                await asked
+
+
+async def test_who_was_let_in_before_goes_on_waiting_when_it_is_turned_away(serve, todos, io):
+    """What is in between may refuse for a while; another status may be another one the next time."""
+    app = await serve(todos)
+    connection = io(app)
+    handle = connection.backend("todos")
+    await handle.ready()
+    connection.connect(headers={"Origin": "http://other.example"}, user="ann")
+    write = asyncio.create_task(handle.create({"n": 1}))
+    refused = asyncio.Event()
+    turned_away = handle.session.turned_away
+    handle.session.turned_away = lambda err: (turned_away(err), refused.set())
+    await refused.wait()
+    connection.connect(user="ann")
+    assert (await write)["n"] == 1

@@ -7,7 +7,8 @@ import { Session } from './session.js';
  * @property {number} [deadline] milliseconds a sync may take, 30,000 by default. Once connected, the clock stands still
  *   for writes while there is no connection: they wait for it. Each that breaks with a sync on its way costs it 2,000.
  * @property {number} [queueLimit] how many requests to one backend may wait for an answer, 1,000 by default
- * @property {string} [user] who makes the requests from now on; where no name is given, other `auth`, headers or query are another user
+ * @property {string} [user] who makes the requests from now on; where no name is given, other `auth`, headers or query are
+ *   another user. Whom a function for `auth` speaks for is seen when the server has told it
  * @property {'drop' | 'keep'} [queue] what becomes of writes that wait to be sent when another user connects: they fail with
  *   `Dropped`, or wait until their user connects again
  * @property {number} [jitter] milliseconds over which clients that lost the same connection spread, 1,000 by default

@@ -17,6 +17,8 @@ import { guarded } from './report.js';
  * @typedef {{method: string, raw: any, meta?: import('./follower.js').Meta, own?: boolean, acked?: boolean}} News a notification;
  *   `raw` is not to be changed; `own`: of a write of this client; `acked`: of one that was answered before
  *
+ * @typedef {{user: string, knownAs?: string | null}} Maker who makes writes, as the page says, and as the server does
+ *
  * @typedef {object} Page
  * @property {any[]} models
  * @property {string | null} next cursor of the page after this one: pass it as `cursor`, with the same query; null at the end
@@ -29,7 +31,7 @@ import { guarded } from './report.js';
  * @property {number} [timeout] milliseconds until the sync fails, online or not
  * @property {number} [rev] revision the write builds on
  * @property {string} [key] the model's id
- * @property {string} [user] who makes it, the connection's user by default
+ * @property {Maker} [maker] who makes it, whoever is connected by default
  * @property {Mirror[]} [origins] the mirrors that made it, and need no telling
  */
 
@@ -63,6 +65,8 @@ export class Handle extends Emitter {
   prefix = 'backend';
   /** What the server tells its clients, once it has. @type {Record<string, any> | undefined} */
   options = undefined;
+  /** Whom the server took this client for when it listened last, null for nobody; undefined as long as that is not known. @type {string | null | undefined} */
+  knownAs = undefined;
   /** Key under which positions outlive the page. @type {string | undefined} */
   memory = undefined;
   #reading = 0;
@@ -124,7 +128,7 @@ export class Handle extends Emitter {
    * @param {(err: any, result?: any, meta?: any, passed?: boolean) => void} done
    * @returns {{abort: (err: any) => void}} `abort`: fail with an error, unless it is answered
    */
-  request({ method, model, options = {}, timeout, rev, key, user, origins = [] }, done) {
+  request({ method, model, options = {}, timeout, rev, key, maker, origins = [] }, done) {
     const { timeout: _, ...extras } = options;
     let sent;
     let size = 0;
@@ -138,7 +142,7 @@ export class Handle extends Emitter {
     }
     const request = { method, model: sent, options: plain(extras), channel: this.channel, rev };
     if (rev === undefined) delete request.rev;
-    return this.session.request({ handle: this, request, timeout, key, origins, size, user, done });
+    return this.session.request({ handle: this, request, timeout, key, origins, size, maker, done });
   }
 
   /**
@@ -177,6 +181,11 @@ export class Handle extends Emitter {
     super.off(/** @type {any} */ (event), listener);
     this.#rest();
     return this;
+  }
+
+  /** Who makes a write now. @returns {Maker} */
+  get maker() {
+    return { user: this.session.connection.user, knownAs: this.knownAs };
   }
 
   #rest() {

@@ -12,7 +12,8 @@ import { guarded } from './report.js';
  * @property {any} handle the handle it was made with
  * @property {Record<string, any>} request what travels: method, model, options, channel, op, rev
  * @property {string} [key] the model's id, of a write to a known model
- * @property {string} [user] who made it: who waits for another user's write may wait for ever
+ * @property {string} [user] who made it, as the page says: who waits for another user's write may wait for ever
+ * @property {string | null} [knownAs] the same, as the server says
  * @property {boolean} sent whether it was ever sent
  * @property {boolean} retried whether it was sent more than once
  * @property {boolean} waiting whether it was sent on the present connection
@@ -64,7 +65,7 @@ export class Outbox {
     let room = WINDOW - this.entries.filter((entry) => entry.waiting && !entry.draining).length;
     for (const entry of this.#entries.values()) {
       if (room <= 0) break;
-      const model = entry.key === undefined ? undefined : JSON.stringify([entry.user, entry.request.channel, entry.key]);
+      const model = entry.key === undefined ? undefined : JSON.stringify([entry.user, entry.knownAs, entry.request.channel, entry.key]);
       const blocked = model !== undefined && busy.has(model);
       if (model !== undefined) busy.add(model);
       if (entry.waiting || blocked || !may(entry)) continue;

@@ -15,10 +15,14 @@ const GRACE = 5000;
 /** Milliseconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them. */
 const LOSS = 2000;
 
+/** Known by this is who may not listen, and was somebody known before: of those the server says nothing. */
+const UNTOLD = 'untold';
+
 /**
  * The socket of one backend, shared by its channels: what connects handles, followers and the outbox to the wire.
  *
- * @typedef {import('./outbox.js').Entry & {left: number, strict: boolean, origins: any[], user: string, size: number, timer?: any}} Timed
+ * @typedef {import('./outbox.js').Entry & {left: number, strict: boolean, origins: any[], user: string,
+ *   knownAs?: string | null, size: number, timer?: any}} Timed `user`: who made it, as far as the page has said so; `knownAs`: as far as the server has
  */
 export class Session {
   /** @type {Map<string | null, Handle>} */
@@ -139,16 +143,15 @@ export class Session {
     this.#socket = null;
     old?.off();
     const entries = /** @type {Timed[]} */ (this.outbox.entries);
-    const { user, queue } = this.connection;
+    const { user } = this.connection;
     for (const entry of entries) {
       if (entry.request.method === 'read') entry.user = user;
       else if (entry.waiting && old?.connected) entry.draining = true;
-      else if (entry.sent && this.#reached && !entry.draining) this.#settle(entry, this.#unknown(entry));
     }
+    for (const handle of this.#handles.values()) handle.knownAs = undefined;
     const draining = entries.filter((entry) => entry.draining);
     if (this.#linked) this.#cut();
-    const others = entries.filter((entry) => !entry.draining && !entry.sent && entry.user !== user);
-    if (queue !== 'keep') this.#drop(others);
+    this.#part(entries.filter((entry) => entry.request.method !== 'read' && !entry.draining && (entry.sent || entry.user !== user)));
     if (draining.length === 0 || !old) {
       old?.disconnect();
       return;
@@ -160,6 +163,50 @@ export class Session {
     old.on('disconnect', end);
     const timer = setTimeout(end, GRACE);
     this.#drains.push({ draining, end: () => (clearTimeout(timer), old.off(), old.disconnect()) });
+  }
+
+  /** @param {Timed[]} entries writes that nobody here may send, or send again: they fail, or wait for who made them */
+  #part(entries) {
+    for (const entry of entries) if (entry.sent) this.#settle(entry, this.#unknown(entry));
+    if (this.connection.queue !== 'keep') this.#drop(entries.filter((entry) => !entry.sent));
+  }
+
+  /**
+   * The server has said whom it takes this client for: another one, if what `auth` gives has changed, or a cookie.
+   * @param {Handle} handle
+   * @param {string | null} user null for nobody
+   */
+  #recognized(handle, user) {
+    handle.knownAs = user;
+    const entries = this.#held(handle);
+    for (const entry of entries) if (entry.knownAs === undefined) entry.knownAs = user;
+    this.#part(entries.filter((entry) => this.#isOfAnother(entry)));
+  }
+
+  /**
+   * The server does not let this client listen any more, and so does not say whom it takes it for.
+   * @param {Handle} handle
+   * @param {SyncError} error
+   */
+  #unrecognized(handle, error) {
+    if (handle.knownAs === undefined) return;
+    handle.knownAs = UNTOLD;
+    const others = this.#held(handle).filter((entry) => this.#isOfAnother(entry));
+    this.reject(error, (entry) => others.includes(entry));
+  }
+
+  /** @param {Handle} handle @returns {Timed[]} the present user's writes that are not on their way */
+  #held(handle) {
+    const { user } = this.connection;
+    return /** @type {Timed[]} */ (this.outbox.entries).filter(
+      (entry) => entry.handle === handle && entry.user === user && entry.request.method !== 'read' && !entry.waiting,
+    );
+  }
+
+  /** @param {Timed} entry @returns {boolean} whether somebody else made it than who is connected, as far as page and server have said so */
+  #isOfAnother({ handle, request, user, knownAs }) {
+    if (user !== this.connection.user) return true;
+    return request.method !== 'read' && knownAs !== undefined && handle.knownAs !== undefined && knownAs !== handle.knownAs;
   }
 
   /** @param {Timed[]} entries writes of somebody who is not here any more */
@@ -183,23 +230,25 @@ export class Session {
   }
 
   /**
-   * @param {{handle: Handle, request: Record<string, any>, timeout?: number, key?: string, origins: any[], size: number, user?: string,
+   * @param {{handle: Handle, request: Record<string, any>, timeout?: number, key?: string, origins: any[], size: number, maker?: import('./handle.js').Maker,
    *   done: import('./outbox.js').Entry['done']}} fields
    * @returns {{abort: (err: any) => void}}
    */
-  request({ handle: asked, request, timeout: strict, key, origins, size, user: maker, done }) {
+  request({ handle: asked, request, timeout: strict, key, origins, size, maker, done }) {
     const handle = this.join(asked);
     const { deadline, queueLimit, queue } = this.connection;
-    const user = maker || this.connection.user;
-    if (/** @type {Timed[]} */ (this.outbox.entries).filter((entry) => entry.user === user).length >= queueLimit) {
+    const user = maker?.user || this.connection.user;
+    const knownAs = maker?.knownAs === undefined && user === this.connection.user ? handle.knownAs : maker?.knownAs;
+    const isMakers = (/** @type {Timed} */ entry) => entry.user === user && [undefined, knownAs].includes(entry.knownAs);
+    if (/** @type {Timed[]} */ (this.outbox.entries).filter(isMakers).length >= queueLimit) {
       const message = `${queueLimit} requests to "${this.name}" wait for an answer already`;
       setTimeout(() => done(new SyncError({ name: 'Busy', message, code: 429, retry_after: 1 })));
       return { abort() {} };
     }
     const entry = /** @type {Timed} */ (this.outbox.add({ handle, request, key, done }));
-    Object.assign(entry, { origins, left: strict ?? deadline, strict: strict !== undefined, user, size });
+    Object.assign(entry, { origins, left: strict ?? deadline, strict: strict !== undefined, user, knownAs, size });
     this.#arm(entry);
-    if (user !== this.connection.user && queue !== 'keep') {
+    if (this.#isOfAnother(entry) && queue !== 'keep') {
       setTimeout(() => this.#drop([entry]));
       return { abort() {} };
     }
@@ -302,8 +351,7 @@ export class Session {
    * @param {boolean} isNews whether handles are to be told
    */
   #fail(error, isNews) {
-    const { user } = this.connection;
-    this.reject(error, (entry) => entry.user === user && !entry.draining);
+    this.reject(error, (entry) => !this.#isOfAnother(entry) && !entry.draining);
     for (const handle of isNews ? this.#handles.values() : []) handle.tell('error', error);
   }
 
@@ -317,7 +365,7 @@ export class Session {
         answered = true;
         this.#listened(handle, reply);
       });
-      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client }, answer);
+      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true }, answer);
       this.#later(PATIENCE, () => !answered && ((answered = true), this.probe(), this.#listen(handle, { do: 'listen', since, again })));
     };
     if (again) this.#later(Math.random() * this.connection.jitter, send);
@@ -338,11 +386,13 @@ export class Session {
       }
       // A client that may not listen may still be allowed to sync.
       handle.follower.refused();
+      this.#unrecognized(handle, error);
       this.#flush();
       return;
     }
-    const { v, streams, client, ...options } = reply ?? {};
+    const { v, streams, client, user, ...options } = reply ?? {};
     if (typeof client === 'string') this.outbox.public = client;
+    if (user !== undefined) this.#recognized(handle, user);
     handle.options = options;
     if (typeof options.event === 'string') handle.prefix = options.event;
     this.run(handle, handle.follower.listened(reply ?? {}));
@@ -375,8 +425,7 @@ export class Session {
 
   #flush() {
     if (!this.#online) return;
-    const { user } = this.connection;
-    for (const entry of this.outbox.due((one) => one.handle.follower.ready && /** @type {Timed} */ (one).user === user)) {
+    for (const entry of this.outbox.due((one) => one.handle.follower.ready && !this.#isOfAnother(/** @type {Timed} */ (one)))) {
       const timed = /** @type {Timed} */ (entry);
       const excess = this.#excess(timed);
       if (excess) {
@@ -451,7 +500,7 @@ export class Session {
     const step = Math.min(entry.left, PATIENCE);
     entry.timer = setTimeout(() => {
       const write = entry.request.method !== 'read' && entry.handle.follower.positioned;
-      const others = entry.user !== this.connection.user;
+      const others = this.#isOfAnother(entry);
       const counts = entry.strict || (this.#online && !others) || !(write && this.#reached && (this.#socket || others));
       if (counts) entry.left -= step;
       if (entry.left <= 0) {
@@ -461,6 +510,10 @@ export class Session {
       if (entry.waiting && !entry.draining) this.probe();
       if (write && entry.waiting && !entry.draining) {
         entry.waiting = false;
+        if (others) {
+          this.#part([entry]);
+          return;
+        }
         this.#flush();
       }
       this.#arm(entry);
