@@ -139,6 +139,20 @@ def test_the_line_has_an_end(sizes):
     put(line, 1, "x", "a", 2)
 
 
+def test_who_is_refused_is_forgotten():
+    """Whether it is to wait, or asks for a turn; who waits or has one is not."""
+    line = Line(ONE, (1, 1, 1, 1))
+    put(line, 1, "x", "a", 1)
+    running = line.take()
+    put(line, 1, "x", "a", 1)
+    with pytest.raises(Busy):
+        put(line, 1, "y", "b", 2)
+    assert line.enter(("z", "c", 3)) is None
+    assert list(line._all.parts) == ["x"]
+    line.leave(running.group, 1.0)
+    assert line.take().path == ("x", "a", 1)
+
+
 def test_what_was_let_in_already_has_a_place():
     """However many wait."""
     line = Line(ONE, (1, 1, 1, 1))

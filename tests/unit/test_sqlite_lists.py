@@ -181,6 +181,16 @@ async def test_a_list_that_has_no_turn_as_a_long_one_waits_for_it():
     assert threads() == []
 
 
+@pytest.mark.parametrize("after_long", [True, False])
+async def test_a_long_list_that_ends_leaves_its_turn_to_another_long_one(after_long):
+    """Short ones do not take it; else they come first."""
+    lister = Lister(connect, lambda err: err)
+    lister._long.put(Listing(path=ATTACKER, seconds=1.0, function=lambda connection: None, is_long=True))
+    lister.call(lambda connection: None, 1.0, OTHER)
+    taken = [lister.take(after_long, None)[0].is_long for _ in range(2)]
+    assert taken == [after_long, not after_long]
+
+
 async def test_a_turn_that_is_left_while_a_list_gives_way_is_taken(monkeypatch):
     """It is looked at again when the list waits."""
     enter = sqlite_threads.Line.enter

@@ -244,6 +244,7 @@ async def test_a_connection_that_ends(woken):
     await library.settle()
     assert library.lost
     assert (len(library.taken), library.turnstile._timer, library.budget._resting.count) == (1, None, 0)
+    assert library.turnstile._rest == b""
 
 
 async def test_a_connection_has_one_turnstile():
