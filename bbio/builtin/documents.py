@@ -333,8 +333,7 @@ class DocumentStore(Store):
             models, revs, total, size = await self.select(query, scope, client, room)
             if models is not None:
                 break
-            await req.make_room(size)  # which refuses what is too large
-            room = most
+            room = max(most, size)  # where that is more, it is refused
         await req.make_room(size)
         if is_all:
             self._usual = size * 5 // 4

@@ -172,8 +172,9 @@ class ListRoom:
             raise BadRequest(f"the answer has more than {most:.0f} bytes; ask for less, such as with a limit")
         held = size * LISTED_BYTES if size > SHORT_LIST else 0
         if held > req.held:
+            self.leave(req)
             async with self._asking:
-                self.leave(req)
+                self.leave(req)  # another list of it may have begun meanwhile
                 await self._address.all_lists.enter(self._address.lists, self, held)
                 req.held = held
         elif held < req.held:

@@ -35,13 +35,19 @@ app = App(engine=os.environ["ENGINE"]).serve(Large, Dense)
 
 
 @pytest.fixture(params=STORES)
-async def server(request, spawn, engine):
-    """A process that serves lists from each of the three stores."""
-    large = STORES[request.param]
-    env = {"ENGINE": engine}
+def settings(request, engine):
+    """The source of an application with each of the three stores, and its environment."""
+    large, env = STORES[request.param], {"ENGINE": engine}
     if request.param == "PostgreSQL":
         env["DATABASE"] = request.getfixturevalue("database_url")
-    return await spawn(SOURCE.format(large=large, dense=large.replace("'lists'", "'dense'")), **env)
+    return SOURCE.format(large=large, dense=large.replace("'lists'", "'dense'")), env
+
+
+@pytest.fixture
+async def server(settings, spawn):
+    """A process that serves the lists."""
+    source, env = settings
+    return await spawn(source, **env)
 
 
 def peak(server):
@@ -99,7 +105,7 @@ async def test_lists_up_to_the_limit_are_answered(serve, join, make_store):
     whole, page = {}, {"data": {"sort": "id", "limit": 150, "count": True}}
     for options, count in ((whole, 200), (whole, 200), (page, 150), (page, 150)):
         found = await alice.sync("read", options=options)
-        assert [model["id"] for model in found] == list(range(count))
+        assert len({model["id"] for model in found}) == count
     for n in range(200, 300):
         await alice.sync("create", {"n": n, "text": "é" * 500})
     for options in (whole, whole, {"data": {"sort": "id"}}):
