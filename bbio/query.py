@@ -218,21 +218,30 @@ class Query:
 
     def steps(self, models: Iterable[dict[str, Any]]) -> Steps[Page]:
         """The same in steps, for models that are many or large."""
-        found = []
-        for model in models:
+        return self.places((model, model) for model in models)
+
+    def places(self, models: Iterable[tuple[Any, dict[str, Any]]]) -> Steps[Page]:
+        """The same of models that are not kept while others are looked at: the page has what stands for each.
+
+        Parameters:
+            models: what stands for each model, and the model.
+        """
+        found: list[tuple[Any, tuple[Key, ...]]] = []
+        for place, model in models:
             if (yield from _all_hold(self.where, model)):
-                found.append(model)
+                found.append((place, self._keys(model)))
             yield
         total = len(found) if self.count else None
-        for order in reversed(self.order):
-            found = yield from _sorted(found, partial(self.key, path=order.path), order.descending)
+        for number, order in reversed(list(enumerate(self.order))):
+            found = yield from _sorted(found, partial(_key_at, number), order.descending)
         if self.after is not None:
             left, found = found, []
-            for model in left:
-                if self._is_after(model):
-                    found.append(model)
+            for one in left:
+                if self._is_after(one[1]):
+                    found.append(one)
                 yield
-        return self.cut(found[self.offset : self.offset + self.wanted], total)
+        found = found[self.offset : self.offset + self.wanted]
+        return self._cut([place for place, _ in found], lambda last: found[last][1], total)
 
     def cut(self, found: list[dict[str, Any]], total: int | None = None) -> Page:
         """The page of what was found when `wanted` models were looked for.
@@ -240,27 +249,32 @@ class Query:
         Raises:
             BadRequest: they are more than a read without a limit may return.
         """
+        return self._cut(found, lambda last: self._keys(found[last]), total)
+
+    def _cut(self, found: list[Any], keys: Callable[[int], tuple[Key, ...]], total: int | None) -> Page:
         if len(found) < self.wanted:
             return Page(found, None, total)
         if self.limit is None:
             raise too_many(self.limits)
-        found = found[: self.limit]
-        return Page(found, self._cursor(found[-1]) if found else None, total)
+        page = found[: self.limit]
+        return Page(page, self._cursor(keys(len(page) - 1)) if page else None, total)
 
     def key(self, model: dict[str, Any], path: Path) -> Key:
         """What a model is sorted by."""
         value = lookup(model, path)
         return (TEXT, value) if type(value) is str and path == self.id_path else key_of(value)
 
-    def _is_after(self, model: dict[str, Any]) -> bool:
-        for order, place in zip(self.order, self.after or (), strict=True):
-            key = self.key(model, order.path)
+    def _keys(self, model: dict[str, Any]) -> tuple[Key, ...]:
+        return tuple([self.key(model, order.path) for order in self.order])
+
+    def _is_after(self, keys: tuple[Key, ...]) -> bool:
+        for order, key, place in zip(self.order, keys, self.after or (), strict=True):
             if key != place:
                 return key < place if order.descending else key > place
         return False
 
-    def _cursor(self, model: dict[str, Any]) -> str:
-        places = _encode([self.key(model, order.path) for order in self.order])
+    def _cursor(self, keys: tuple[Key, ...]) -> str:
+        places = _encode(keys)
         return _as_text(_digest(self.identity, places) + places)
 
 
@@ -289,6 +303,10 @@ def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> Steps[b
         if not held:
             return False
     return True
+
+
+def _key_at(number: int, one: tuple[Any, tuple[Key, ...]]) -> Key:
+    return one[1][number]
 
 
 def _sorted(models: list[Any], key: Callable[[Any], Key], descending: bool) -> Steps[list[Any]]:

@@ -48,6 +48,22 @@ class Socket(Protocol):
         """The client's address, from trusted proxies' headers when it came through one."""
 
 
+class Room(Protocol):
+    """The room that there is for lists which are made for one connection."""
+
+    def most(self, req: Request) -> float:
+        """The bytes of JSON that a list may come to."""
+
+    async def hold(self, req: Request, size: float) -> None:
+        """Hold a list of so many bytes for a request, and no other for it; wait while others hold too many."""
+
+
+# Bytes of a list's JSON up to which it does not count.
+SHORT_LIST = 65_536
+# What a list may come to that the server reads for itself.
+ENDLESS = float("inf")
+
+
 class Request(msgspec.Struct, eq=False):
     """One sync on its way through the middleware stack.
 
@@ -90,6 +106,9 @@ class Request(msgspec.Struct, eq=False):
     # The operation it works at, while `Attempts` counts it as under way; whether it may leave that half done.
     attempt: Operation | None = None
     doubtful: bool = False
+    # Where what it reads for a list counts, None of a request that nobody waits for; and how many bytes it holds there.
+    room: Room | None = None
+    held: float = 0
     # Most requests need neither of the two dicts.
     _session: dict[str, Any] | None = None
     _state: dict[str, Any] | None = None
@@ -145,6 +164,28 @@ class Request(msgspec.Struct, eq=False):
             return None
         user = self.user
         return op.c if user is None else owned(user, op.c), op.n
+
+    async def make_room(self, size: float) -> None:
+        """Hold a list of so many bytes until this request is answered; wait while others hold too many.
+
+        A store calls it before it makes a list of what it has found, or again when it knows better.
+
+        Parameters:
+            size: the bytes of the models as JSON.
+
+        Raises:
+            BadRequest: the answer would be too long.
+
+        Example:
+            `await req.make_room(sum(map(len, bodies)))`
+        """
+        if self.room is not None:
+            await self.room.hold(self, size)
+
+    @property
+    def most(self) -> float:
+        """The bytes of JSON that a list may come to."""
+        return ENDLESS if self.room is None else self.room.most(self)
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"

@@ -478,6 +478,14 @@ class Stack:
             layer.kind == "use" and not layer.where.startswith(PACKAGE) for layer in self.layers
         )
 
+    @property
+    def may_shorten(self) -> bool:
+        """Whether what a client is answered may be less than what the store reads for it."""
+        return self._show is not None or any(
+            layer.kind != "before" and not (layer.kind == "use" and layer.where.startswith(PACKAGE))
+            for layer in self.layers
+        )
+
     def _fold(self, node: Node, find: Find | None, attempts: Attempts) -> Node:
         once = None if find is None else partial(_fold_once, find, attempts)
         waiting: list[Layer] = []

@@ -26,7 +26,7 @@ from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
-from bbio.requests import NOTIFIED_AS
+from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST
 from bbio.store import Publisher, is_overtaken
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, channel_stream
 from bbio.typed import as_json, whole_json
@@ -47,6 +47,9 @@ BROKEN = {
 BESIDE_ID = ("rev", "channel", "body")
 
 Key = tuple[str, Any]
+# What a query has found: the models, None where they come to more bytes than were asked for; their revisions, how many
+# there are in all if it asks for that, and the bytes, of those alone that were looked at where they are too many.
+Selected = tuple[list[Any] | None, list[int], int | None, int]
 # Of an operation: the digest of what was asked, the event it came to, and the record where that holds more.
 Found = tuple[int, Event, bytes | None]
 
@@ -64,6 +67,11 @@ _began = time.time() - time.monotonic()
 def now() -> float:
     """Seconds since 1970 that never jump: the wall clock when the process began, and what has passed since."""
     return _began + time.monotonic()
+
+
+def bytes_of(body: str) -> int:
+    """The bytes that a model takes in a list."""
+    return 1 + (len(body) if body.isascii() else len(body.encode()))
 
 
 class Seen:
@@ -231,6 +239,8 @@ class DocumentStore(Store):
 
     _ids: Iterator[Any]
     _seen: Seen
+    # The bytes that a list of everything is likely to come to, a little more than the last one.
+    _usual = 0
 
     def __init__(
         self,
@@ -274,13 +284,16 @@ class DocumentStore(Store):
         """The revision and body of a model, None when there is none."""
         raise NotImplementedError
 
-    def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Awaitable[Any]:
-        """The models that a query finds, their revisions, and how many there are in all, if it asks for that.
+    def select(
+        self, query: Query, scope: tuple[str, ...], client: object = None, most: float = ENDLESS
+    ) -> Awaitable[Selected]:
+        """What a query finds.
 
         Parameters:
             query: what is asked for.
             scope: the channel whose models are looked at, nothing where all channels share them.
             client: who asks, whose lists are not to keep others waiting; None for the server itself.
+            most: the bytes of the models that are wanted at most.
         """
         raise NotImplementedError
 
@@ -300,13 +313,31 @@ class DocumentStore(Store):
             return decode(row[1])
         query = self.query(req)
         asked = query or Query(limits=self.queries)
-        client = getattr(req.socket, "connection", None)
-        models, revs, total = await self.select(asked, (channel,) if self._per_channel else (), client)
+        models, revs, total = await self._within_room(req, asked, (channel,) if self._per_channel else ())
         page = asked.cut(models, total)
         req.revs = {model[self.id_attribute]: rev for model, rev in zip(page.models, revs, strict=False)}
         if query is not None:
             req.page = page.to_json()
         return page.models
+
+    async def _within_room(
+        self, req: Request, query: Query, scope: tuple[str, ...]
+    ) -> tuple[list[Any], list[int], int | None]:
+        """What a query finds, within the room that there is for lists."""
+        client, most = getattr(req.socket, "connection", None), req.most
+        # Room is made before anything is held; where it was too little, for as much as there may be.
+        is_all = not query.identity
+        room = min(most, max(SHORT_LIST, self._usual if is_all else 0))
+        while True:
+            await req.make_room(room)
+            models, revs, total, size = await self.select(query, scope, client, room)
+            if models is not None:
+                break
+            room = max(most, size)  # where that is more, it is refused
+        await req.make_room(size)
+        if is_all:
+            self._usual = size * 5 // 4
+        return models, revs, total
 
     async def find(self, req: Request) -> Commit | None:
         """What an operation already came to, None when it is new."""

@@ -20,12 +20,17 @@ from bbio.typed import as_json
 Models = dict[Any, tuple[int, bytes]]
 
 
-def _decoded(models: Models) -> Steps[list[Any]]:
+def _decoded(bodies: Iterable[bytes]) -> Steps[list[Any]]:
     decoded = []
-    for _, body in models.values():
+    for body in bodies:
         decoded.append(decode(body))
         yield
     return decoded
+
+
+def size_of(bodies: list[bytes]) -> int:
+    """The bytes of a list of models."""
+    return sum(map(len, bodies)) + len(bodies) + 1
 
 
 class MemoryStore(Store):
@@ -110,13 +115,18 @@ class MemoryStore(Store):
             if len(models) > self.queries.models:
                 raise too_many(self.queries)
             found = models.copy()  # others write between the steps
-            req.revs = {key: rev for key, (rev, _) in found.items()}
-            return await run_in_turns(_decoded(found), self.queries.seconds)
-        found = models.copy()
-        page = await run_in_turns(query.steps(decode(body) for _, body in found.values()), query.limits.seconds)
-        req.revs = {key: found[key][0] for key in (model[self.id_attribute] for model in page.models)}
-        req.page = page.to_json()
-        return page.models
+            keys = list(found)
+        else:
+            found = models.copy()
+            # The keys of models alone: what a query passes on its way may be much more than it comes to.
+            steps = query.places((key, decode(body)) for key, (_, body) in found.items())
+            page = await run_in_turns(steps, query.limits.seconds)
+            keys = page.models
+            req.page = page.to_json()
+        bodies = [found[key][1] for key in keys]
+        await req.make_room(size_of(bodies))
+        req.revs = {key: found[key][0] for key in keys}
+        return await run_in_turns(_decoded(bodies), self.queries.seconds)
 
     async def write(self, req: Request) -> Commit:
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""

@@ -34,7 +34,9 @@ from bbio.builtin.documents import (
     Job,
     Key,
     Queue,
+    Selected,
     Write,
+    bytes_of,
     event_of,
     found_of,
     logger,
@@ -87,6 +89,7 @@ from bbio.builtin.postgres_statements import (
     TOPS,
     TRIGGERS,
     TRIM,
+    UP_TO,
 )
 from bbio.builtin.postgres_tables import (
     CHANNEL,
@@ -106,6 +109,7 @@ from bbio.builtin.postgres_triggers import made_of, triggers, without_triggers
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
+from bbio.requests import ENDLESS
 from bbio.settings import Settings
 from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, Event, Position
@@ -1129,13 +1133,21 @@ class PostgresStore(DocumentStore):
         """The revision and body of a model, None when there is none."""
         return self._reader.submit(Lookup(key=key))
 
-    async def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Any:
-        """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
+    async def select(
+        self, query: Query, scope: tuple[str, ...], client: object = None, most: float = ENDLESS
+    ) -> Selected:
+        """What a query finds."""
         statement, values = self._queries.select(query, scope, self.definition.id_column)
+        if most < ENDLESS:
+            values = [*values, int(most)]
+            statement = UP_TO.format(statement, len(values))
         async with self._database.listing(self, client):
             rows = await self._database.ask(statement, *values, timeout=query.limits.seconds)
+            size = 1 + sum([bytes_of(body) for _, body in rows])
+            if size > most:
+                return None, [], None, size
             total = await self._count(query, scope) if query.count else None
-        return [decoded(body) for _, body in rows], [rev for rev, _ in rows], total
+        return [decoded(body) for _, body in rows], [rev for rev, _ in rows], total, size
 
     async def _count(self, query: Query, scope: tuple[str, ...]) -> int:
         statement, values = self._queries.count(query, scope)

@@ -26,7 +26,9 @@ from bbio.builtin.documents import (
     DocumentStore,
     Found,
     Key,
+    Selected,
     broken_rule,
+    bytes_of,
     event_of,
     event_row,
     found_of,
@@ -38,7 +40,7 @@ from bbio.builtin.sqlite_file import Database, explain, stand_in
 from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
 from bbio.query import Query
-from bbio.requests import Request
+from bbio.requests import ENDLESS, Request
 from bbio.store import Publisher, Scratch
 from bbio.streams import Commit, Event, Position
 
@@ -459,11 +461,13 @@ class SQLiteStore(DocumentStore):
         """The revision and body of a model, None when there is none."""
         return self._database.row(self._select, self._columns_of(key))
 
-    def select(self, query: Query, scope: tuple[str, ...], client: object = None) -> Awaitable[Any]:
-        """The models that a query finds, their revisions, and how many there are in all, if it asks for that."""
+    def select(
+        self, query: Query, scope: tuple[str, ...], client: object = None, most: float = ENDLESS
+    ) -> Awaitable[Selected]:
+        """What a query finds."""
         path = (self, getattr(client, "address", None), client)
         return self._database.lister.call(
-            lambda connection: _answer(connection, self._queried, query, scope), query.limits.seconds, path
+            lambda connection: _answer(connection, self._queried, query, scope, most), query.limits.seconds, path
         )
 
     def look_up_operation(self, operation: bytes) -> Awaitable[Any]:
@@ -546,19 +550,24 @@ class SQLiteStore(DocumentStore):
 
 
 def _answer(
-    connection: sqlite3.Connection, table: Table, query: Query, scope: tuple[Any, ...]
-) -> tuple[list[Any], list[int], int | None]:
-    """The models that a query finds with their revisions, and how many match if it asks."""
+    connection: sqlite3.Connection, table: Table, query: Query, scope: tuple[Any, ...], most: float
+) -> Selected:
+    """What a query finds."""
     connection.execute("BEGIN")
     try:
-        models, revs = [], []
+        models: list[Any] = []
+        revs: list[int] = []
+        size = 1
         for rev, body in connection.execute(*table.select(query, scope, "rowid")):
+            size += bytes_of(body)
+            if size > most:
+                return None, revs, None, size
             models.append(decode(body))
             revs.append(rev)
         total = connection.execute(*table.count(query, scope)).fetchone()[0] if query.count else None
     finally:
         connection.rollback()
-    return models, revs, total
+    return models, revs, total, size
 
 
 def _quoted(name: str) -> str:

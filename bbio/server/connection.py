@@ -11,7 +11,7 @@ from bbio import protocol
 from bbio.errors import Busy
 from bbio.handshake import read_cookies
 from bbio.server.budget import Rate
-from bbio.server.memory import ByteBudget
+from bbio.server.memory import Address, Addresses, ListRoom
 from bbio.streams import BACKEND_WIDE
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Connection(Rate):
         remote: the client's address.
         limits: the application's limits.
         clock: seconds, never going back.
-        waiting: the bytes that requests may hold, a share of its address.
+        waiting: what its address holds, the bytes of requests among it; by default an address of its own.
     """
 
     def __init__(
@@ -57,11 +57,12 @@ class Connection(Rate):
         remote: str,
         limits: Limits,
         clock: Callable[[], float],
-        waiting: ByteBudget | None = None,
+        waiting: Address | None = None,
     ) -> None:
         self.headers = headers
         self.remote = remote
-        self.waiting = ByteBudget(limits.memory / 4) if waiting is None else waiting
+        self.waiting = Addresses(limits).of(remote) if waiting is None else waiting
+        self.room = ListRoom(limits, self.waiting)
         self.sockets: dict[str, ClientSocket] = {}
         self.closed = False
         self.running = 0

@@ -170,6 +170,8 @@ class SyncExchange(Exchange):
             if isinstance(err, EncodingError):
                 req.backend.stacks[req.method].explain(err, req, res.result)
             self.fail(err)
+        if req.held:
+            self.socket.connection.room.leave(req)
         self.finish()
 
     def _answer_write(self, body: bytes, commit: Commit) -> None:

@@ -35,7 +35,8 @@ class Limits:
         reply: bytes of one answer; what has a longer one is answered `BadRequest`.
         stall_time: seconds that a client may take nothing of what waits for it, before it is dropped.
         memory: bytes that all clients together may make the server hold: a quarter for histories and operations, an
-            eighth for the latest events, and half for what waits, of which each address has a half.
+            eighth for the latest events, an eighth for long lists that are being made, and half for what waits; of the
+            last two each address has a half.
         connections: connections at once.
         connections_per_address: connections at once from one address.
         attachments: binary attachments of one event.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from typing import Any
 from weakref import WeakValueDictionary
 
+from bbio.errors import BadRequest
+from bbio.requests import SHORT_LIST, Request
 from bbio.server.limits import Limits
 
 # Requests of less text are not weighed: what the places of one connection hold of them is bounded by their number.
@@ -15,6 +18,8 @@ VALUE_BYTES = 40
 TEXT_BYTES = 52
 LIST_BYTES = 90
 OBJECT_BYTES = 240
+# What Python holds for a byte of a list's JSON, such as of short texts.
+LISTED_BYTES = 12
 # Bits of an IPv6 address that one customer of a provider cannot choose.
 NETWORK_BITS = 64
 
@@ -52,29 +57,148 @@ class ByteBudget:
     def __init__(self, limit: float, whole: ByteBudget | None = None) -> None:
         self.limit = limit
         self.whole = whole
-        self.held = 0
+        self.held: float = 0
 
-    def has_room(self, size: int) -> bool:
+    def has_room(self, size: float) -> bool:
         """Whether so many bytes more may be held, or nothing is yet."""
         if self.held and self.held + size > self.limit:
             return False
         return self.whole is None or self.whole.has_room(size)
 
-    def add(self, size: int) -> None:
+    def add(self, size: float) -> None:
         """Hold so many bytes more; fewer where it is negative."""
         self.held += size
         if self.whole is not None:
             self.whole.add(size)
 
 
+# The bytes of a list that waits, and what is to be told that it may be made.
+Place = tuple[float, asyncio.Future[None]]
+
+
+class Lists:
+    """The bytes of lists that are being made, of which one always may; the others wait for it.
+
+    Next is one of each address in turn, and there of each connection, which waits for one at a time.
+
+    Parameters:
+        limit: how many bytes.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.whole = ByteBudget(limit)
+        self._waiting: dict[ByteBudget, dict[object, Place]] = {}
+
+    async def enter(self, share: ByteBudget, who: object, size: float) -> None:
+        """Hold so many bytes more, once there is room.
+
+        Parameters:
+            share: the share of an address.
+            who: the connection.
+            size: how many bytes.
+        """
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(share, {})[who] = (size, ready)
+        self._begin()
+        try:
+            await ready
+        except asyncio.CancelledError:
+            if ready.cancelled():
+                self._begin()  # those behind it
+            else:
+                self.leave(share, size)
+            raise
+
+    def leave(self, share: ByteBudget, size: float) -> None:
+        """Hold so many bytes fewer."""
+        share.add(-size)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have those begin for which there is room."""
+        waiting = self._waiting
+        # Each address is looked at once more after the last list that could begin.
+        left = len(waiting)
+        while left:
+            left -= 1
+            share, places = next(iter(waiting.items()))
+            del waiting[share]
+            who = next((who for who, (_, ready) in places.items() if not ready.done()), None)
+            if who is None:
+                continue
+            waiting[share] = places
+            size, ready = places[who]
+            if share.has_room(size):
+                # A connection that asks again comes behind the others.
+                del places[who]
+                share.add(size)
+                ready.set_result(None)
+                left = len(waiting)
+            elif not self.whole.has_room(size):
+                # Nobody overtakes it, or it would wait for ever.
+                self._waiting = {share: places, **waiting}
+                return
+
+
+class ListRoom:
+    """The room that there is for lists which are made for one connection.
+
+    Parameters:
+        limits: the application's limits.
+        address: the address of the connection.
+    """
+
+    __slots__ = ("_address", "_asking", "_limits")
+
+    def __init__(self, limits: Limits, address: Address) -> None:
+        self._limits = limits
+        self._address = address
+        # Held by who waits: so no list of a request waits for another of the same.
+        self._asking = asyncio.Lock()
+
+    def most(self, req: Request) -> float:
+        """The bytes of JSON that a list may come to: more than an answer where a layer may leave some out."""
+        reply = self._limits.reply
+        return max(reply, self._limits.memory / 4) if req.backend.stacks[req.method].may_shorten else reply
+
+    async def hold(self, req: Request, size: float) -> None:
+        """Hold a list of so many bytes for a request, and no other for it; wait while others hold too many.
+
+        Raises:
+            BadRequest: the answer would be too long.
+        """
+        most = self.most(req)
+        if size > most:
+            raise BadRequest(f"the answer has more than {most:.0f} bytes; ask for less, such as with a limit")
+        held = size * LISTED_BYTES if size > SHORT_LIST else 0
+        if held > req.held:
+            self.leave(req)
+            async with self._asking:
+                self.leave(req)  # another list of it may have begun meanwhile
+                await self._address.all_lists.enter(self._address.lists, self, held)
+                req.held = held
+        elif held < req.held:
+            self.leave(req, req.held - held)
+
+    def leave(self, req: Request, size: float | None = None) -> None:
+        """Hold fewer bytes for a request, none by default."""
+        size = req.held if size is None else size
+        if size:
+            req.held -= size
+            self._address.all_lists.leave(self._address.lists, size)
+
+
 class Address(ByteBudget):
     """What the clients of one address hold together, how many sessions they have, and who is in the lobby."""
 
-    __slots__ = ("__weakref__", "connections", "name", "waiting")
+    __slots__ = ("__weakref__", "all_lists", "connections", "lists", "name", "waiting")
 
-    def __init__(self, name: str, limit: float, whole: ByteBudget) -> None:
+    def __init__(self, name: str, limit: float, whole: ByteBudget, lists: Lists) -> None:
         super().__init__(limit, whole)
         self.name = name
+        # The lists that are being made for its clients, as a share of those for all.
+        self.all_lists = lists
+        self.lists = ByteBudget(lists.whole.limit / 2, lists.whole)
         self.connections = 0
         # Connections without a whole request, longest first.
         self.waiting: dict[Any, None] = {}
@@ -99,13 +223,14 @@ class Addresses:
         self._connections = 0
         # What all clients hold that waits: requests, and what they have not read.
         self.waiting = ByteBudget(limits.memory / 2)
+        self.lists = Lists(limits.memory / 8)
 
     def of(self, remote: str) -> Address:
         """An address; all that one customer of a provider has, which of IPv6 is a whole network."""
         name = _network(remote) if ":" in remote else remote
         address = self._known.get(name)
         if address is None:
-            address = self._known[name] = Address(name, self._limits.memory / 4, self.waiting)
+            address = self._known[name] = Address(name, self._limits.memory / 4, self.waiting, self.lists)
         return address
 
     def refusal(self, address: Address) -> str | None:

@@ -159,6 +159,7 @@ class Gateway:
                 socket.client = fields.op.c
             req.payload = text
         req.rev = fields.rev
+        req.room = socket.connection.room
         self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute), text=text))
 
     def _begin(self, exchange: Exchange) -> None:

@@ -15,6 +15,7 @@ from bbio import Busy, Timeout
 from bbio.builtin import SQLiteStore, sqlite_threads
 from bbio.builtin.sqlite_threads import Lister, Listing, Reader
 from bbio.conformance import opened
+from bbio.protocol import encode
 from bbio.query import Query
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
@@ -304,7 +305,7 @@ async def test_the_lists_of_one_address_leave_places_to_others(tmp_path, monkeyp
         asked.append(models.store.select(query, ()))
         go_on.set()
         await held
-        assert await asyncio.gather(*asked) == [([milk], [1], None)] * 6
+        assert await asyncio.gather(*asked) == [([milk], [1], None, len(encode([milk])))] * 6
 
 
 async def test_threads_that_stop_read_what_waits():
