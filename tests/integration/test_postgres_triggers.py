@@ -204,6 +204,24 @@ async def test_a_row_is_written_once(database_url, psql):
         assert events[1].rev == rev, "a column that is no part of the model changes none"
 
 
+async def test_what_the_owner_s_triggers_make_of_a_row_is_told(database_url, psql):
+    """Those of bbio come after them, whatever these are called: a row changes when they change it, and then alone."""
+    await psql.execute("""
+        CREATE TABLE models (id serial PRIMARY KEY, title text, seen integer DEFAULT 0);
+        CREATE FUNCTION titled() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN NEW.title = CASE NEW.seen WHEN 0 THEN OLD.title ELSE 'seen' END; RETURN NEW; END $$;
+        CREATE TRIGGER zz_titled BEFORE UPDATE ON models FOR EACH ROW EXECUTE FUNCTION titled();
+    """)
+    await install_triggers(database_url, Title)
+    async with opened(database_url, Title) as models:
+        await psql.execute("INSERT INTO models (title) VALUES ('a'); UPDATE models SET title = 'b'")
+        first = await models.revision(1)
+        await psql.execute("UPDATE models SET seen = 1")
+        events = await log(models, "*")
+        assert plain(events) == [(1, "create", {"id": 1, "title": "a"}), (2, "update", {"id": 1, "title": "seen"})]
+        assert events[0].rev == first < events[1].rev == await models.revision(1)
+
+
 async def test_generated_columns_are_told(database_url, psql):
     """They have no value yet when a row gets its revision."""
     await psql.execute(
