@@ -349,11 +349,12 @@ async def test_transactions_that_touch_different_rows_are_not_in_each_others_way
     connections = [psql, other, third]
     async with opened(database_url) as models:
         await psql.execute("INSERT INTO models (id, body) VALUES ('a', '{}'), ('b', '{}'), ('c', '{}')")
+        assert len(await log(models, "*")) == 3, "the stream is there already"
         begun = [connection.transaction(isolation=isolation) for connection in connections]
         for transaction in begun:
             await transaction.start()
         for name, connection in zip("abc", connections, strict=True):
-            await connection.execute("""UPDATE models SET body = '{"n": 1}' WHERE id = $1""", name)
+            await connection.execute("""UPDATE models SET body = '{"n": 1}' WHERE id = $1""", name, timeout=20)
         await begun[1].rollback()
         assert len(await log(models, "*")) == 3, "those that are open hold nobody up"
         await begun[2].commit()
@@ -385,6 +386,12 @@ async def test_too_many_rows_are_not_told_one_by_one(database_url, psql):
             after = await models.top(channel)
             assert after.offset > before
             assert await models.store.since(f"c:{channel}", after.epoch, before) is None
+        # Of a transaction that writes them bit by bit, no more are kept either.
+        async with psql.transaction():
+            for name in "xyz":
+                await psql.execute(insert, name, MOST_TOLD * 2 // 3)
+            assert await psql.fetchval("SELECT count(*) FROM bbio_pending WHERE body IS NOT NULL") < MOST_TOLD
+            await psql.execute("DELETE FROM models")
         before = await models.top("home")
         for name in "bc":
             await psql.execute(insert, name, MOST_TOLD)
