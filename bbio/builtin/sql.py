@@ -40,6 +40,8 @@ Parameters = list[Any] | dict[str, Any]
 MAX_EXACT = 9e18
 MAX_DOUBLE = "1.7976931348623158e308"
 MIN_DOUBLE = "2.5e-324"
+# A double as a number of any length.
+DOUBLE = "float8::text::numeric"
 
 _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
@@ -160,11 +162,12 @@ class PostgreSQL(Dialect):
     compares_rows = True
 
     def place(self, number: int, value: Any) -> str:
-        return f"${number}::{'text' if type(value) is str else 'numeric'}"
+        # PostgreSQL spells a double as it does those that it is compared with: 1e23 as 9.999999999999999e+22.
+        return f"${number}::{'text' if type(value) is str else DOUBLE if type(value) is float else 'numeric'}"
 
     def number(self, value: float) -> Any:
         is_whole = type(value) is int or (abs(value) < MAX_EXACT and value == int(value))
-        return Decimal(int(value) if is_whole else repr(value))
+        return Decimal(int(value)) if is_whole else value
 
     def key(self, path: Path, bind: Bind) -> list[str]:
         return self._key(self._at(path, bind), f"left({{}}, {MAX_TEXT + 1})")
@@ -206,7 +209,7 @@ def _told(number: str) -> str:
         f"CASE WHEN scale({number}) = 0 OR abs({number}) > {MAX_DOUBLE} THEN {number}"
         f" WHEN abs({number}) < {MIN_DOUBLE} THEN 0"
         f" WHEN abs({number}) < {MAX_EXACT:.0f} AND {double} = trunc({double}) THEN {double}::bigint::numeric"
-        f" ELSE {double}::text::numeric END"
+        f" ELSE ({number})::{DOUBLE} END"
     )
 
 
@@ -342,8 +345,9 @@ class Statement:
         known = (type(value), value)
         place = self._places.get(known)
         if place is None:
-            self.parameters.append(value if isinstance(value, str) else self._dialect.number(value))
-            place = self._places[known] = self._dialect.place(len(self.parameters), value)
+            given = value if isinstance(value, str) else self._dialect.number(value)
+            self.parameters.append(given)
+            place = self._places[known] = self._dialect.place(len(self.parameters), given)
         return place
 
     @property

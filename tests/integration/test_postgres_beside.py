@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
+from typing import Any
 
 import asyncpg
 import attrs
@@ -37,6 +39,12 @@ class Item:
 class Drawing:
     rev: str = ""
     title: str = ""
+
+
+@attrs.define
+class Priced:
+    data: dict[str, Any] | None = None
+    price: Decimal = Decimal(0)
 
 
 async def revs(psql):
@@ -239,6 +247,40 @@ async def test_what_a_write_sets_off_is_later(database_url, psql):
         assert event.rev > made.event.rev
 
 
+async def test_a_model_that_is_there_again_when_it_is_deleted(database_url, psql):
+    """A trigger of the owner's puts it back: it has the revision that it was told with, and no other."""
+    await psql.execute(TABLE)
+    await install_triggers(database_url, Item, **BESIDE)
+    async with opened(database_url, Item, **BESIDE) as models:
+        await models.create({"title": "a", "n": 1})
+        await psql.execute("""
+            CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN INSERT INTO models (id, title) VALUES (OLD.id, 'again'); RETURN NULL; END $$;
+            CREATE TRIGGER again AFTER DELETE ON models FOR EACH ROW EXECUTE FUNCTION again();
+        """)
+        gone = await models.write("delete", {"id": 1})
+        (event,) = await log(models, "*")
+        assert plain([event]) == [("create", {"id": 1, "title": "again", "n": 0})]
+        assert gone.event.rev < event.rev == await models.revision(1)
+
+
+async def test_what_is_told_otherwise_has_changed(database_url, psql):
+    """Also where its type has no equality, or takes both for the same."""
+    await psql.execute("CREATE TABLE models (id serial PRIMARY KEY, data json, price numeric)")
+    await install_triggers(database_url, Priced, **BESIDE)
+    async with opened(database_url, Priced, **BESIDE) as models:
+        await psql.execute("""INSERT INTO models (data, price) VALUES ('{"a": 1}', 1.0)""")
+        for change in ("data = data", "data = '{\"a\": 2}'", "price = 1.00", "price = price"):
+            await psql.execute(f"UPDATE models SET {change}")
+        events = await log(models, "*")
+        assert plain(events) == [
+            ("create", {"id": 1, "data": {"a": 1}, "price": "1.0"}),
+            ("update", {"id": 1, "data": {"a": 2}, "price": "1.0"}),
+            ("update", {"id": 1, "data": {"a": 2}, "price": "1.00"}),
+        ]
+        assert await revs(psql) == {"1": events[-1].rev}
+
+
 async def test_a_row_that_two_foreign_keys_change_at_a_time(database_url, psql):
     """It is there twice for the triggers, and has one revision; whether it is told or not."""
     await psql.execute(f"""
@@ -355,14 +397,15 @@ async def test_transactions_on_different_rows_do_not_meet(database_url, psql, is
 
 async def test_revisions_move_beside(database_url, psql, caplog):
     """From a column of bbio's, once; its triggers follow, and the way back is named."""
-    await psql.execute(TABLE + "; INSERT INTO models (title) VALUES ('a')")
+    await psql.execute(TABLE + "; INSERT INTO models (title) VALUES ('a'), ('unnumbered')")
     await install_triggers(database_url, Item)
     async with opened(database_url, Item) as models:
         before = (await models.write("patch", {"id": 1, "title": "b"})).event.rev
     async with opened(database_url, Item, **BESIDE) as models:
         assert 'ALTER TABLE "models" DROP COLUMN rev' in caplog.text
         assert await models.revision(1) == before
-        await psql.execute("UPDATE models SET title = 'c'")
+        assert await revs(psql) == {"1": before}
+        await psql.execute("DELETE FROM models WHERE id = 2; UPDATE models SET title = 'c'")
         assert await models.revision(1) > before
         await psql.execute("ALTER TABLE models DROP COLUMN rev; UPDATE models SET title = 'd'")
         (*_, event) = await log(models, "*")

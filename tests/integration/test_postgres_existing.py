@@ -152,6 +152,22 @@ async def test_a_table_of_films(database_url, psql):
         assert await found(models, title={"$ne": ""}) == [1]
 
 
+async def test_times_without_a_zone_are_of_the_declared_one(database_url, psql):
+    """Whatever the zone of the session is: written, told, found, and written by others."""
+    await psql.execute("CREATE TABLE models (id serial PRIMARY KEY, at timestamp)")
+    await psql.execute(f"ALTER DATABASE {await psql.fetchval('SELECT current_database()')} SET TimeZone = 'Asia/Tokyo'")
+    cls, options = model(at=datetime.datetime), {"zone": "Asia/Kolkata"}
+    await install_triggers(database_url, cls, **options)
+    async with opened(database_url, cls, **options) as models:
+        made = await models.create({"at": "2026-01-31T09:30:00.000000Z"})
+        assert made == await models.read(1) == {"id": 1, "at": "2026-01-31T09:30:00.000000Z"}
+        assert await psql.fetchval("SELECT at::text FROM models") == "2026-01-31 15:00:00"
+        assert await found(models, at=made["at"]) == [1]
+        await psql.execute("UPDATE models SET at = '2026-01-31 16:00'")
+        (event,) = await log(models, "*")
+        assert decode(event.body)["at"] == "2026-01-31T10:30:00.000000Z"
+
+
 async def test_a_table_in_another_schema(database_url, psql):
     """It is served, indexed and told of there; a new one is made there, unless there is no such schema."""
     await psql.execute(
@@ -176,6 +192,43 @@ async def test_a_table_in_another_schema(database_url, psql):
     assert 'make it: CREATE SCHEMA "lost"' in await refusal(database_url, Title, "lost.orders")
     for name in ("pg_catalog.x", ".x", "x.", "bbio_log"):
         assert "is no name for a table" in await refusal(database_url, Title, name)
+
+
+async def test_tables_of_one_name_in_two_schemas(database_url, psql):
+    """Each has its triggers, which tell of its rows, and its rules, which are told by the names of fields."""
+    await psql.execute(
+        "CREATE SCHEMA sales; CREATE TABLE sales.orders (id serial PRIMARY KEY, title text UNIQUE);"
+        "CREATE TABLE orders (id serial PRIMARY KEY, number integer)"
+    )
+    sales, plain = {"model": Title, "table": "sales.orders"}, {"model": model(number=int), "table": "orders"}
+    for options in (sales, plain):
+        await install_triggers(database_url, **options)
+    async with opened(database_url, **sales) as models, opened(database_url, **plain) as others:
+        await psql.execute("INSERT INTO sales.orders (title) VALUES ('a'); INSERT INTO orders (number) VALUES (7)")
+        assert [decode(event.body) for event in await log(models, "*")] == [{"id": 1, "title": "a"}]
+        assert [decode(event.body) for event in await log(others, "*")] == [{"id": 1, "number": 7}]
+        told = await refused(models.create({"title": "a"}), "Conflict")
+        assert str(told) == "another model has the same 'title'"
+
+
+async def test_a_table_in_parts(database_url, psql):
+    """A partitioned table is served and told of like any, whichever part a row is in."""
+    await psql.execute(
+        "CREATE TABLE models (id text PRIMARY KEY, title text) PARTITION BY HASH (id);"
+        "CREATE TABLE even PARTITION OF models FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+        "CREATE TABLE odd PARTITION OF models FOR VALUES WITH (MODULUS 2, REMAINDER 1)"
+    )
+    await install_triggers(database_url, Title)
+    async with opened(database_url, Title) as models:
+        made = [await models.create({"title": title}) for title in "abcdefgh"]
+        for table in ("even", "odd"):
+            assert await psql.fetchval(f"SELECT count(*) FROM {table}") > 0
+        await models.write("patch", {"id": made[0]["id"], "title": "x"})
+        await psql.execute("UPDATE models SET title = 'y' WHERE title = 'x'")
+        assert await found(models, title="y") == [made[0]["id"]]
+        (event,) = await log(models, "*")
+        assert decode(event.body) == await models.read(made[0]["id"])
+        assert await models.revision(made[0]["id"]) == event.rev
 
 
 async def test_what_cannot_be_a_table_of_models_is_refused(database_url, psql):

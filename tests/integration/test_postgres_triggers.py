@@ -204,6 +204,24 @@ async def test_a_row_is_written_once(database_url, psql):
         assert events[1].rev == rev, "a column that is no part of the model changes none"
 
 
+async def test_what_the_owner_s_triggers_make_of_a_row_is_told(database_url, psql):
+    """Those of bbio come after them, whatever these are called: a row changes when they change it, and then alone."""
+    await psql.execute("""
+        CREATE TABLE models (id serial PRIMARY KEY, title text, seen integer DEFAULT 0);
+        CREATE FUNCTION titled() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN NEW.title = CASE NEW.seen WHEN 0 THEN OLD.title ELSE 'seen' END; RETURN NEW; END $$;
+        CREATE TRIGGER zz_titled BEFORE UPDATE ON models FOR EACH ROW EXECUTE FUNCTION titled();
+    """)
+    await install_triggers(database_url, Title)
+    async with opened(database_url, Title) as models:
+        await psql.execute("INSERT INTO models (title) VALUES ('a'); UPDATE models SET title = 'b'")
+        first = await models.revision(1)
+        await psql.execute("UPDATE models SET seen = 1")
+        events = await log(models, "*")
+        assert plain(events) == [(1, "create", {"id": 1, "title": "a"}), (2, "update", {"id": 1, "title": "seen"})]
+        assert events[0].rev == first < events[1].rev == await models.revision(1)
+
+
 async def test_generated_columns_are_told(database_url, psql):
     """They have no value yet when a row gets its revision."""
     await psql.execute(
@@ -331,11 +349,12 @@ async def test_transactions_that_touch_different_rows_are_not_in_each_others_way
     connections = [psql, other, third]
     async with opened(database_url) as models:
         await psql.execute("INSERT INTO models (id, body) VALUES ('a', '{}'), ('b', '{}'), ('c', '{}')")
+        assert len(await log(models, "*")) == 3, "the stream is there already"
         begun = [connection.transaction(isolation=isolation) for connection in connections]
         for transaction in begun:
             await transaction.start()
         for name, connection in zip("abc", connections, strict=True):
-            await connection.execute("""UPDATE models SET body = '{"n": 1}' WHERE id = $1""", name)
+            await connection.execute("""UPDATE models SET body = '{"n": 1}' WHERE id = $1""", name, timeout=20)
         await begun[1].rollback()
         assert len(await log(models, "*")) == 3, "those that are open hold nobody up"
         await begun[2].commit()
@@ -367,6 +386,12 @@ async def test_too_many_rows_are_not_told_one_by_one(database_url, psql):
             after = await models.top(channel)
             assert after.offset > before
             assert await models.store.since(f"c:{channel}", after.epoch, before) is None
+        # Of a transaction that writes them bit by bit, no more are kept either.
+        async with psql.transaction():
+            for name in "xyz":
+                await psql.execute(insert, name, MOST_TOLD * 2 // 3)
+            assert await psql.fetchval("SELECT count(*) FROM bbio_pending WHERE body IS NOT NULL") < MOST_TOLD
+            await psql.execute("DELETE FROM models")
         before = await models.top("home")
         for name in "bc":
             await psql.execute(insert, name, MOST_TOLD)

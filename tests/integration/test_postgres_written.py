@@ -15,7 +15,7 @@ import pytest
 import bbio
 from bbio import ratelimit
 from bbio import typed as typing
-from bbio.builtin import postgres_database
+from bbio.builtin import postgres, postgres_database
 from bbio.builtin.documents import logger
 from bbio.builtin.postgres_database import is_lost, is_refused, refusal_of
 from bbio.conformance.cases import refused
@@ -175,6 +175,15 @@ async def test_what_nobody_sets_has_the_column_s_default(database_url, psql):
         )
         told = [(record["title"], record["done"], record["rank"]) for record in made]
         assert told == [("", False, None), ("x", True, 7)]
+
+
+async def test_what_nobody_sets_has_the_default_of_its_type(database_url, psql):
+    """A domain has one for all its columns."""
+    await psql.execute(
+        "CREATE DOMAIN state AS text DEFAULT 'open'; CREATE TABLE models (id serial PRIMARY KEY, state state)"
+    )
+    async with opened(database_url, attrs.make_class("M", {"state": attrs.field(type=str, default="")})) as models:
+        assert await typed(models, "create", {}) == {"id": 1, "state": "open"}
 
 
 async def test_what_layers_set_is_no_default(database_url, psql):
@@ -494,6 +503,23 @@ async def test_a_client_that_is_refused_is_written_apart(database_url, psql, mon
         await asyncio.gather(write(mallory, 9), write(ann, 10))
         assert batches == [[mallory, ann]]
         assert len(await models.all()) == 10
+
+
+async def test_who_is_written_apart_rests_after_each_turn(database_url, psql, monkeypatch):
+    """As long as its share says, and no longer than a limit; its answers come before the rest."""
+    monkeypatch.setattr(postgres, "SHARE_OF_SUSPECTS", 1e-6)
+    monkeypatch.setattr(postgres, "LONGEST_REST_SECONDS", 0.5)
+    async with opened(database_url) as models:
+        await psql.execute("ALTER TABLE models ADD CHECK ((body ->> 'n')::integer <> 13)")
+        mallory, loop = Client(), asyncio.get_running_loop()
+        await refused(models.write("create", {"n": 13}, socket=mallory), "Conflict")
+        began = loop.time()
+        await models.write("create", {"n": 1}, socket=mallory)
+        assert models.store._writer_apart._queue._busy
+        # Hours, but for the limit.
+        async with asyncio.timeout(60):
+            await models.write("create", {"n": 2}, socket=mallory)
+        assert loop.time() - began > 0.5
 
 
 async def waiting(psql, count):
