@@ -10,8 +10,8 @@ import binascii
 import hashlib
 import heapq
 import re
-from collections.abc import Callable, Collection, Iterable
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Self
 
 import attrs
@@ -226,22 +226,23 @@ class Query:
         Parameters:
             models: what stands for each model, and the model.
         """
-        found: list[tuple[Any, tuple[Key, ...]]] = []
+        # What stands for each model, and behind it what it is sorted by.
+        found: list[tuple[Any, ...]] = []
         for place, model in models:
             if (yield from _all_hold(self.where, model)):
-                found.append((place, self._keys(model)))
+                found.append((place, *self._keys(model)))
             yield
         total = len(found) if self.count else None
-        for number, order in reversed(list(enumerate(self.order))):
-            found = yield from _sorted(found, partial(_key_at, number), order.descending)
+        for number, order in reversed(list(enumerate(self.order, start=1))):
+            found = yield from _sorted(found, itemgetter(number), order.descending)
         if self.after is not None:
             left, found = found, []
             for one in left:
-                if self._is_after(one[1]):
+                if self._is_after(one[1:]):
                     found.append(one)
                 yield
         found = found[self.offset : self.offset + self.wanted]
-        return self._cut([place for place, _ in found], lambda last: found[last][1], total)
+        return self._cut([one[0] for one in found], lambda last: found[last][1:], total)
 
     def cut(self, found: list[dict[str, Any]], total: int | None = None) -> Page:
         """The page of what was found when `wanted` models were looked for.
@@ -251,7 +252,7 @@ class Query:
         """
         return self._cut(found, lambda last: self._keys(found[last]), total)
 
-    def _cut(self, found: list[Any], keys: Callable[[int], tuple[Key, ...]], total: int | None) -> Page:
+    def _cut(self, found: list[Any], keys: Callable[[int], Sequence[Key]], total: int | None) -> Page:
         if len(found) < self.wanted:
             return Page(found, None, total)
         if self.limit is None:
@@ -264,16 +265,16 @@ class Query:
         value = lookup(model, path)
         return (TEXT, value) if type(value) is str and path == self.id_path else key_of(value)
 
-    def _keys(self, model: dict[str, Any]) -> tuple[Key, ...]:
-        return tuple([self.key(model, order.path) for order in self.order])
+    def _keys(self, model: dict[str, Any]) -> list[Key]:
+        return [self.key(model, order.path) for order in self.order]
 
-    def _is_after(self, keys: tuple[Key, ...]) -> bool:
+    def _is_after(self, keys: Sequence[Key]) -> bool:
         for order, key, place in zip(self.order, keys, self.after or (), strict=True):
             if key != place:
                 return key < place if order.descending else key > place
         return False
 
-    def _cursor(self, keys: tuple[Key, ...]) -> str:
+    def _cursor(self, keys: Sequence[Key]) -> str:
         places = _encode(keys)
         return _as_text(_digest(self.identity, places) + places)
 
@@ -303,10 +304,6 @@ def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> Steps[b
         if not held:
             return False
     return True
-
-
-def _key_at(number: int, one: tuple[Any, tuple[Key, ...]]) -> Key:
-    return one[1][number]
 
 
 def _sorted(models: list[Any], key: Callable[[Any], Key], descending: bool) -> Steps[list[Any]]:

@@ -11,7 +11,7 @@ from bbio.builtin.sql import read_indexes
 from bbio.counts import refuse_counts
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
-from bbio.requests import NOTIFIED_AS
+from bbio.requests import NOTIFIED_AS, SHORT_LIST
 from bbio.steps import Steps, run_in_turns
 from bbio.store import Publisher, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
@@ -111,21 +111,20 @@ class MemoryStore(Store):
             req.revs = {key: rev}
             return decode(body)
         query = self.query(req)
-        if query is None:
-            if len(models) > self.queries.models:
-                raise too_many(self.queries)
-            found = models.copy()  # others write between the steps
-            keys = list(found)
-        else:
-            found = models.copy()
+        if query is None and len(models) > self.queries.models:
+            raise too_many(self.queries)
+        found = models.copy()  # others write between the steps
+        if query is not None:
             # The keys of models alone: what a query passes on its way may be much more than it comes to.
             steps = query.places((key, decode(body)) for key, (_, body) in found.items())
             page = await run_in_turns(steps, query.limits.seconds)
-            keys = page.models
             req.page = page.to_json()
-        bodies = [found[key][1] for key in keys]
-        await req.make_room(size_of(bodies))
-        req.revs = {key: found[key][0] for key in keys}
+            found = {key: found[key] for key in page.models}
+        bodies = [body for _, body in found.values()]
+        size = size_of(bodies)
+        if size > SHORT_LIST:
+            await req.make_room(size)
+        req.revs = {key: rev for key, (rev, _) in found.items()}
         return await run_in_turns(_decoded(bodies), self.queries.seconds)
 
     async def write(self, req: Request) -> Commit:
