@@ -9,6 +9,8 @@ from bbio import Backend, Limits, after
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from tests.support.wire import SyncFailed
 
+pytestmark = pytest.mark.once  # the server is a process of its own, and what is looked at is what it holds
+
 STORES = {
     "memory": "MemoryStore(",
     "SQLite": "SQLiteStore('lists.db', 'lists', ",

@@ -25,6 +25,8 @@ from bbio.schema import Schema
 from tests.properties.queries import Loop, texts
 from tests.support.examples import examples
 
+pytestmark = pytest.mark.once  # what is asked is what PostgreSQL finds, not a Python
+
 # Each column, with its type and the field that it is read as.
 COLUMNS: dict[str, tuple[str, Any]] = {
     "single": ("real", float),
