@@ -155,6 +155,7 @@ class SyncExchange(Exchange):
             if res.failure is not None:
                 assert isinstance(res.failure, SyncError)
                 self.refuse(res.failure)
+                _forget_frames(res.failure)
             else:
                 body = res.body or protocol.encode(res.result)
                 if req.committed is not None:
@@ -193,3 +194,14 @@ class SyncExchange(Exchange):
             followed.legacy or len(followed.version_1) > 1 or socket not in followed.version_1
         ):
             delivery.fan_out(followed, event, socket, replied=True)
+
+
+def _forget_frames(err: BaseException | None) -> None:
+    """Have an error that was answered hold no frames any more.
+
+    They hold the request and the response, which holds the error: all of them would stay until Python looks for
+    garbage, which takes long where there are many large ones.
+    """
+    while err is not None and err.__traceback__ is not None:
+        err.__traceback__ = None
+        err = err.__context__

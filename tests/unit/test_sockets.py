@@ -1,6 +1,7 @@
 """The gateway: the order of replies and events, and what comes and goes."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -167,6 +168,22 @@ async def test_what_waits_is_let_go_with_its_client(server):
     server.backend.gate.set()
     await settled()
     assert connection.waiting.held == 0
+
+
+async def test_a_request_that_fails_is_no_garbage(server):
+    """What it holds is let go at once, not when Python looks for circles."""
+    ann = server.client()
+    ann.sync("read", {"id": "nothing", "length": 1})
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            ann.sync("delete", {"id": "nothing", "text": "x"})
+        assert len(ann.acks) == 11
+        found = gc.collect()
+    finally:
+        gc.enable()
+    assert found == 0
 
 
 async def test_an_answer_has_a_limit():
