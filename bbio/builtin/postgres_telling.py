@@ -110,16 +110,17 @@ def _lost(table: Table, rows: str) -> str:
     )
 
 
-def _telling_in_place(table: Table) -> str:
-    """What is left in `bbio_pending` of each kind of statement, in which the servers are woken."""
-
-    def leave(columns: str, values: str, rows: str) -> str:
-        return f"""
+def _leave(rows: str, columns: str = "", values: str = "") -> str:
+    """Leave rows, of the alias `e`, in `bbio_pending`, and wake the servers."""
+    return f"""
             FOR stream_name IN WITH w AS (
                 INSERT INTO bbio_pending AS p (backend, stream, stamp{columns})
                 SELECT backend_id, e.stream, bbio_stamp(){values} FROM ({rows}) e RETURNING p.stream
             ) SELECT DISTINCT w.stream FROM w LOOP PERFORM bbio_wake(backend_id, stream_name); END LOOP;"""
 
+
+def _telling_in_place(table: Table) -> str:
+    """What is left in `bbio_pending` of each kind of statement, in which the servers are woken."""
     made = ""
     for operation, events in _changes(table).items():
         rows = ROWS[operation]
@@ -129,9 +130,9 @@ def _telling_in_place(table: Table) -> str:
         IF NOT EXISTS (SELECT FROM {rows[0]}) THEN
             RETURN NULL;
         ELSIF is_fit AND bbio_has_room((SELECT count(*) FROM {rows[0]})) THEN{
-            leave(", method, body, rev", ", e.method, e.body, e.rev", f"SELECT * FROM ({events}) l ORDER BY l.place")
+            _leave(f"SELECT * FROM ({events}) l ORDER BY l.place", ", method, body, rev", ", e.method, e.body, e.rev")
         }
-        ELSE{leave("", "", lost)}
+        ELSE{_leave(lost)}
         END IF;"""
     return made + "\n    END IF;"
 
@@ -204,13 +205,7 @@ def _telling_beside(table: Beside) -> str:
                     JOIN kept k ON k.channel = v.channel AND k.id = v.id ORDER BY v.place
                 ) e RETURNING p.stream
             ) SELECT DISTINCT w.stream FROM w LOOP PERFORM bbio_wake(backend_id, stream_name); END LOOP;
-        ELSE
-            FOR stream_name IN WITH w AS (
-                INSERT INTO bbio_pending AS p (backend, stream, stamp)
-                SELECT backend_id, e.stream, bbio_stamp() FROM ({lost}) e RETURNING p.stream
-            ) SELECT DISTINCT w.stream FROM w LOOP PERFORM bbio_wake(backend_id, stream_name); END LOOP;{
-            revising[operation]
-        }
+        ELSE{_leave(lost)}{revising[operation]}
         END IF;{forgetting[operation]}"""
     return made + "\n    END IF;"
 

@@ -116,8 +116,13 @@ class Exchange(msgspec.Struct, eq=False):
             self.socket.link.ack(self.socket, self.ack_id, arguments)
 
     def refuse(self, err: SyncError) -> None:
-        """Answer with an error."""
-        self.reply(protocol.error_reply(err))
+        """Answer with an error, which holds no frames afterwards."""
+        self.reply_refusal(protocol.error_reply(err))
+        _forget_frames(err)
+
+    def reply_refusal(self, arguments: bytes) -> None:
+        """Send the ack of a refusal, once."""
+        self.reply(arguments)
 
     @abstractmethod
     async def work(self) -> None:
@@ -155,7 +160,6 @@ class SyncExchange(Exchange):
             if res.failure is not None:
                 assert isinstance(res.failure, SyncError)
                 self.refuse(res.failure)
-                _forget_frames(res.failure)
             else:
                 body = res.body or protocol.encode(res.result)
                 if req.committed is not None:

@@ -45,9 +45,8 @@ class ListenExchange(Exchange, kw_only=True):
             self.refuse(failure)
         return failure is None
 
-    def refuse(self, err: SyncError) -> None:
-        """Answer with an error, which is then the answer to a sync in that channel too."""
-        arguments = protocol.error_reply(err)
+    def reply_refusal(self, arguments: bytes) -> None:
+        """Send the ack of a refusal, which is then the answer to a sync in that channel too."""
         socket, channel = self.socket, self.fields.channel
         if channel and channel not in socket.channels and not self.replied:
             refusals = socket.refusals

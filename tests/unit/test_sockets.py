@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from bbio import Backend, Limits, create, read
+from bbio import Backend, Forbidden, Limits, before, create, read
 from bbio.builtin import MemoryStore
 from bbio.server.memory import Addresses
 from tests.support.listeners import Server, settled, until
@@ -18,6 +18,11 @@ class Todos(Backend):
 
     def __init__(self):
         self.gate = asyncio.Event()
+
+    @before("read")
+    def refuse_closed(self, req):
+        if req.channel == "closed":
+            raise Forbidden()
 
     @read
     async def long(self, req, next):
@@ -170,19 +175,21 @@ async def test_what_waits_is_let_go_with_its_client(server):
     assert connection.waiting.held == 0
 
 
-async def test_a_request_that_fails_is_no_garbage(server):
+@pytest.mark.parametrize("event", ["sync", "listen"])
+async def test_a_request_that_fails_is_no_garbage(server, event):
     """What it holds is let go at once, not when Python looks for circles."""
     ann = server.client()
-    ann.sync("read", {"id": "nothing", "length": 1})
+    arguments = {"sync": ["delete", {"id": "nothing", "text": "x"}], "listen": ["closed"]}[event]
+    getattr(ann, event)(*arguments)
     gc.collect()
     gc.disable()
     try:
         for _ in range(10):
-            ann.sync("delete", {"id": "nothing", "text": "x"})
-        assert len(ann.acks) == 11
+            getattr(ann, event)(*arguments)
         found = gc.collect()
     finally:
         gc.enable()
+    assert [ack[0]["error"]["name"] for ack in ann.acks] == [{"sync": "NotFound", "listen": "Forbidden"}[event]] * 11
     assert found == 0
 
 
