@@ -215,6 +215,18 @@ test('a collection of 20,000 models is fetched and read anew, page by page, whil
   }
 });
 
+/** Bring each link up, and pass on what is on it. */
+async function passOn(world) {
+  for (const link of world.links) {
+    link.up();
+    for (let n = 0; n < 20; n += 1) {
+      world.serve(link);
+      link.receive();
+      await settle();
+    }
+  }
+}
+
 test('a write whose answer is lost while its user becomes another, on the same link, is of unknown outcome', async () => {
   mock.timers.enable({ apis: ['setTimeout'] });
   try {
@@ -222,21 +234,13 @@ test('a write whose answer is lost while its user becomes another, on the same l
     Object.assign(world, { history: 40, late: 0, lossy: false, busy: 0, random: () => 0.5 });
     const { connection, collections: [collection] } = page(world, ['x']);
     const [link] = world.links;
-    const work = async () => {
-      link.up();
-      for (let n = 0; n < 20; n += 1) {
-        world.serve(link);
-        link.receive();
-        await settle();
-      }
-    };
-    await work();
+    await passOn(world);
     const outcome = new Promise((resolve) => collection.create({ title: 't1', by: 'ann' }, { error: (_, err) => resolve(err.name) }));
     link.toServer = [];
     link.user = 'bob';
     link.send('resync', 'c:x');
     for (let second = 0; second < 9; second += 1) {
-      await work();
+      await passOn(world);
       mock.timers.tick(1000);
     }
     assert.deepEqual([await outcome, collection.length, world.strangers], ['UnknownOutcome', 0, 0]);
@@ -252,17 +256,7 @@ test('an edit made on a link that has died is stored within fifteen seconds, and
     const world = new World(seeded(1));
     Object.assign(world, { history: 40, late: 0, lossy: false, busy: 0, random: () => 0.5 });
     const { connection, collections: [collection] } = page(world, ['x']);
-    const work = async () => {
-      for (const link of world.links) {
-        link.up();
-        for (let n = 0; n < 20; n += 1) {
-          world.serve(link);
-          link.receive();
-          await settle();
-        }
-      }
-    };
-    await work();
+    await passOn(world);
     for (const link of world.links) link.die();
     const removed = [];
     collection.on('remove error', (model) => removed.push(model));
@@ -270,7 +264,7 @@ test('an edit made on a link that has died is stored within fifteen seconds, and
     for (let second = 0; second < 15; second += 1) {
       mock.timers.tick(1000);
       await settle();
-      await work();
+      await passOn(world);
     }
     assert.equal(model.isNew(), false);
     assert.deepEqual([world.store('x').size, removed], [1, []]);
