@@ -35,6 +35,7 @@ from bbio.errors import (
 )
 from bbio.query import QueryLimits
 from bbio.requests import Request, Response
+from bbio.runtime import Runtime
 from bbio.schema import Schema, field
 from bbio.server.limits import Limits
 from bbio.stack import Middleware
@@ -64,6 +65,7 @@ __all__ = [
     "QueryLimits",
     "Request",
     "Response",
+    "Runtime",
     "Schema",
     "StackError",
     "Store",

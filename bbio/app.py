@@ -20,7 +20,7 @@ from aiohttp import WSCloseCode, web
 from bbio.errors import ConfigurationError
 from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
-from bbio.registry import Registry
+from bbio.runtime import Registry, Runtime, Work
 from bbio.server.admission import Admission
 from bbio.server.connect import attach
 from bbio.server.health import Readiness, health
@@ -35,7 +35,6 @@ from bbio.settings import LOG_LEVELS, Settings
 from bbio.threads import Threads
 
 if TYPE_CHECKING:
-    from bbio.backend import Backend, Work
     from bbio.server.engine import FastServer
     from bbio.store import Store
     from bbio.testing import Harness
@@ -108,7 +107,8 @@ class App:
         if engine not in ("fast", "plain"):
             raise ConfigurationError(f"App(engine={engine!r}): the engine is 'fast' or 'plain'")
         self.limits = limits or Limits()
-        self.backends = Registry(debug)
+        self._threads = Threads(self.limits.threads)
+        self.backends = Registry(self._spawn, debug=debug, threads=self._threads)
         if cors is None:
             cors = Settings.from_env().cors_origins
         self._admission = Admission(cors, hosts, proxies, self.limits)
@@ -127,14 +127,14 @@ class App:
             _fast_server(self.limits, options) if engine == "fast" else PlainServer(self.limits, **options)
         )
         self._admission.sessions = server.environ
-        self._gateway = server.gateway = Gateway(self.backends, self.limits, server, _public(event, public or {}))
-        self._admission.addresses = server.eio.addresses = self._gateway.addresses
+        self.gateway = server.gateway = Gateway(self.backends, self.limits, server, _public(event, public or {}))
+        self._admission.addresses = server.eio.addresses = self.gateway.addresses
         server.eio.remote = self._admission.remote
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Work] | None = []  # what waits for the start; None once that has been
         self._starting = threading.Lock()
-        self._started: list[Backend] = []
-        self._threads = Threads(self.limits.threads)
+        self._started: list[Runtime] = []
+        self._at_work = 0
         self._watchdog: Watchdog | None = None
         self._thread: int | None = None
         self._websockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
@@ -153,15 +153,13 @@ class App:
         """Serve backends: classes or instances, under their own names or as `name=Backend`.
 
         Raises:
-            ConfigurationError: something is no backend, or a name is taken.
+            ConfigurationError: something is no backend, or is served already, or a name is taken.
             FrozenError: the application has started.
         """
         for name, backend in [*((None, backend) for backend in backends), *named.items()]:
-            added = self.backends.add(backend, name)
-            name = name or added.name
-            added.open(name, self._gateway.add(name, added), self._spawn, self._threads)
-            self._gateway.added(added)
-            attach(self.sio, self._gateway, added, self._admission)
+            runtime = self.backends.add(backend, name)
+            self.gateway.add(runtime)
+            attach(self.sio, self.gateway, runtime, self._admission)
         return self
 
     def page(self, path: str, file: str | Path) -> Self:
@@ -202,9 +200,18 @@ class App:
         if loop is None:
             raise ConfigurationError("the application does not run any more; emit before it starts, or while it runs")
         if threading.get_ident() == self._thread:
-            self._gateway.stepper.start(_logged(work))
+            self.gateway.stepper.start(self._do(work))
         else:
-            loop.call_soon_threadsafe(self._gateway.stepper.start, _logged(work))
+            loop.call_soon_threadsafe(self.gateway.stepper.start, self._do(work))
+
+    async def _do(self, work: Work) -> None:
+        self._at_work += 1
+        try:
+            await work()
+        except Exception:
+            logger.exception("an emit failed")
+        finally:
+            self._at_work -= 1
 
     def _waits(self, work: Work) -> bool:
         with self._starting:
@@ -235,7 +242,7 @@ class App:
 
         async def start(application: web.Application) -> None:
             check_alone(application, endpoint)
-            await self._open()
+            await self.open()
             self._serving = application
             self._watch()
 
@@ -256,24 +263,53 @@ class App:
             self._websockets.add(response)
 
     def _watch(self) -> None:
-        layers = {layer.where: layer.name for backend in self.backends.values() for layer in backend.layers}
+        layers = {layer.where: layer.name for runtime in self.backends.values() for layer in runtime.layers}
         self._watchdog = Watchdog(HELD_SECONDS_DEBUG if self.backends.debug else HELD_SECONDS, layers)
 
-    async def _open(self) -> None:
+    @property
+    def is_open(self) -> bool:
+        """Whether it is started, with a port or without one."""
+        return self._loop is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it works on something: a request, an event, a log or an emit."""
+        return self._at_work > 0 or self.gateway.busy
+
+    def reopen(self, stores: Mapping[str, Store] | None = None) -> None:
+        """Open all stores anew, as `app.test()` does: what they have in memory is lost. It must not be started.
+
+        Parameters:
+            stores: stores by the names of backends, to be used instead of theirs.
+
+        Raises:
+            ConfigurationError: it is started.
+        """
+        if self.backends.frozen:
+            raise ConfigurationError(RUNS_ALREADY)
+        for name, runtime in self.backends.items():
+            self.gateway.add(runtime, (stores or {}).get(name))
+
+    async def open(self) -> None:
+        """Start the backends without a port, as `app.test()` does; `close` is to follow.
+
+        Raises:
+            ConfigurationError: it is started already.
+        """
         if self.backends.frozen:
             raise ConfigurationError(RUNS_ALREADY)
         self._early = [] if self._early is None else self._early
-        self._gateway.open()
+        self.gateway.open()
         self._admission.stopping = False
         self.sio.handler_seconds = self.limits.deadline
         self.backends.frozen = True
         try:
-            for backend in self.backends.values():
-                await backend.start()
-                self._started.append(backend)
+            for runtime in self.backends.values():
+                await runtime.start()
+                self._started.append(runtime)
             self._readiness.open()
         except BaseException:
-            await self._close()
+            await self.close()
             raise
         with self._starting:
             early, self._early = self._early, None
@@ -286,7 +322,7 @@ class App:
         if application is not self._serving:
             return  # it has not started this one
         self._admission.stopping = True
-        await self._gateway.drain(self.limits.drain_time)
+        await self.gateway.drain(self.limits.drain_time)
         self.sio.handler_seconds = CLOSE_TIME / 2
         await _finish(
             response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")
@@ -302,16 +338,17 @@ class App:
             self._watchdog.stop()
             if not self._binding:
                 logger.info("stopped: %s served no more", ", ".join(self.backends) or "no backend")
-            await self._close()
+            await self.close()
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Stop the backends: the end of `open`."""
         await self._readiness.close()
-        await self._gateway.close()
+        await self.gateway.close()
         while self._started:
             await self._started.pop().stop()
         if getattr(self.sio.eio, "service_task_handle", None) is not None:
             await self.sio.shutdown()
-        await self._gateway.stepper.close()
+        await self.gateway.stepper.close()
         self._threads.close()
         self._loop = self._early = None
         self.backends.frozen = False
@@ -348,7 +385,7 @@ class App:
         self._binding = True
         try:
             await runner.setup()
-            own(runner, Lobby(self.limits, self._gateway.addresses, self._admission.is_proxy))
+            own(runner, Lobby(self.limits, self.gateway.addresses, self._admission.is_proxy))
             await _listen(runner, host, port)
         except BaseException:
             await runner.cleanup()
@@ -514,10 +551,3 @@ def _public(event: str, public: Mapping[str, Any]) -> dict[str, Any]:
     if own:
         raise ConfigurationError(f"App(public=...): {own[0]!r} is bbio's own; name it otherwise")
     return {**told, "event": event}
-
-
-async def _logged(work: Work) -> None:
-    try:
-        await work()
-    except Exception:
-        logger.exception("an emit failed")

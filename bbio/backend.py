@@ -1,69 +1,34 @@
-"""Backend: a class whose decorated methods are the middleware stacks of one namespace."""
+"""Backend: a class whose decorated methods are the middleware stacks of one namespace. A `Runtime` runs it."""
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from difflib import SequenceMatcher
-from functools import partial
-from inspect import getattr_static, iscoroutinefunction
-from typing import Any, ClassVar, Protocol, Self
-from weakref import WeakValueDictionary
+from inspect import getattr_static
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from weakref import WeakSet
 
 import attrs
-import msgspec
 
-from bbio.attempts import Attempts
-from bbio.counts import has_counts, uncounted
 from bbio.decorators import Marked, check_hidden, check_methods, check_undecorated, collect, own_classes
-from bbio.errors import BadRequest, ConfigurationError, DefinitionError, EncodingError, FrozenError
+from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.protocol import MAX_NAME
-from bbio.ratelimit import RateLimitedLog
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
+from bbio.query import QueryLimits
 from bbio.schema import Schema
-from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
-from bbio.store import Publisher, Store
-from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
-from bbio.threads import Threads
-from bbio.typed import as_record, enter, narrowed, plain, show
-from bbio.values import place_of
+from bbio.stack import Middleware, middleware_layers
+from bbio.store import Store
+from bbio.streams import HistoryLimits
 
-EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
-RESERVED = (
-    "attempts",
-    "compile",
-    "emit",
-    "layers",
-    "log",
-    "namespace",
-    "on",
-    "open",
-    "publisher",
-    "recheck",
-    "since",
-    "stacks",
-    "start",
-    "stop",
-    "use",
-)
-logger = logging.getLogger("bbio")
-listener_failures = RateLimitedLog(logger)
+# The names that a backend declares itself with, or calls: no layer can have them. All others are the application's.
+INTERFACE = ("name", "middleware", "store", "model", "unknown", "schema", "emit", "use", "recheck_interval")
+CALLED = ("emit", "use")
+# What its users found in a backend before its runtime had it.
+MOVED = ("layers", "log", "namespace", "on", "since", "stacks")
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
-
-# What a backend has its server do: a function without parameters that is called and awaited.
-Work = Callable[[], Coroutine[Any, Any, Any]]
-Spawn = Callable[[Work], None]
-
-
-class Outlet(Publisher, Protocol):
-    """The server's side of a backend: what its store publishes to, and those who listen."""
-
-    async def recheck(self, channel: str | None = None) -> None:
-        """Ask again whether those who listen may."""
 
 
 def default_name(cls: type) -> str:
@@ -126,6 +91,59 @@ def _check_resembling(cls: type) -> None:
                     )
 
 
+def _check_options(cls: type[Backend]) -> None:
+    """Refuse `id_attribute = "_id"` and other options of a store: in a backend they would change nothing.
+
+    Raises:
+        DefinitionError: there is such an attribute.
+    """
+    store = cls.store
+    kind = "MemoryStore" if store is None else type(store).__name__
+    for owner in own_classes(cls, Backend):
+        for name, value in vars(owner).items():
+            if (name == "id_attribute" and value != getattr(store, name, None)) or (
+                isinstance(value, (HistoryLimits, QueryLimits)) and hasattr(Store, name)
+            ):
+                raise DefinitionError(
+                    f"{owner.__qualname__}.{name} is not looked at, as it is the store that has it; "
+                    f"write store = {kind}({name}={value!r})"
+                )
+
+
+def schema_of(cls: type[Backend], id_attribute: str) -> Schema | None:
+    """Return the schema of the models of a backend, None when it has no model.
+
+    Parameters:
+        cls: the class of the backend.
+        id_attribute: the name of the id.
+
+    Raises:
+        DefinitionError: the model cannot be one.
+    """
+    if cls.model is None:
+        return None
+    try:
+        return Schema(cls.model, id_attribute=id_attribute, unknown=cls.unknown)
+    except DefinitionError as err:
+        raise DefinitionError(f"{cls.__qualname__}.model: {err}") from None
+
+
+class Running(Protocol):
+    """A backend's runtime, as the backend itself knows it."""
+
+    backend: Backend
+
+    def emit(self, event: str, model: Any, channel: str | None = None) -> None:
+        """Tell clients of a change that no client made."""
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask again whether those who listen may."""
+
+
+# The runtimes that have started.
+RUNNING: WeakSet[Running] = WeakSet()
+
+
 class Backend:
     """Subclass it, decorate methods, and serve it with `app.serve(...)`.
 
@@ -169,29 +187,18 @@ class Backend:
     __bbio_layers__: ClassVar[tuple[Marked, ...]] = ()
     __bbio_used__: ClassVar[tuple[tuple[Any, tuple[str, ...]], ...]] = ()
 
-    attempts: Attempts
-    log: Store
-    namespace: str
-    publisher: Outlet
-    stacks: dict[str, Stack]
-    _stopping: AsyncExitStack
-    _spawn: Spawn | None = None
-    _threads: Threads | None = None
-    _unanswered: set[str]  # sync methods that nothing answers, as the log has said
-    _emit_listeners: dict[str, list[Callable[[Any], Any]]] | None = None
-    _declared: Store | None = None  # the store as it was before it was opened
-    # By identity: a backend may be a dataclass, which cannot be in a set.
-    _running: ClassVar[WeakValueDictionary[int, Backend]] = WeakValueDictionary()
+    __bbio_runtime__: ClassVar[Running | None] = None  # of an instance that is served
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__bbio_layers__ = collect(cls)
         layers = [entry.name for entry in cls.__bbio_layers__]
-        check_hidden(cls, Backend, layers)
-        check_hidden(cls, Backend, [n for n in RESERVED if getattr_static(cls, n, 0) != getattr_static(Backend, n, 0)])
+        check_hidden(cls, Backend, [name for name in layers if name in INTERFACE])
+        check_hidden(cls, Backend, [n for n in CALLED if getattr_static(cls, n) != getattr_static(Backend, n)])
         check_hidden(cls, Backend, {"schema"} & vars(cls).keys())
         check_undecorated(cls, Backend, layers)
         _check_resembling(cls)
+        _check_options(cls)
         cls.name = check_name(vars(cls).get("name") or default_name(cls))
         if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
             raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
@@ -201,14 +208,7 @@ class Backend:
             raise DefinitionError(
                 f"{cls.__qualname__}.store is {cls.store!r}; it must be an instance of a Store, such as MemoryStore()"
             )
-        cls.schema = None if cls.model is None else cls._schema("id" if cls.store is None else cls.store.id_attribute)
-
-    @classmethod
-    def _schema(cls, id_attribute: str) -> Schema:
-        try:
-            return Schema(cls.model, id_attribute=id_attribute, unknown=cls.unknown)
-        except DefinitionError as err:
-            raise DefinitionError(f"{cls.__qualname__}.model: {err}") from None
+        cls.schema = schema_of(cls, "id" if cls.store is None else cls.store.id_attribute)
 
     @classmethod
     def use(cls, *args: Any) -> None:
@@ -226,7 +226,7 @@ class Backend:
             >>> class Notes(Backend): pass
             >>> Notes.use("create", lambda req, next: next())
         """
-        if any(isinstance(backend, cls) for backend in list(Backend._running.values())):
+        if any(isinstance(runtime.backend, cls) for runtime in list(RUNNING)):
             raise FrozenError(
                 f"{cls.__name__}.use(...) came after the application had started; call it before app.run()"
             )
@@ -242,158 +242,8 @@ class Backend:
         """The name of the id in a model: the store's, `id` by default."""
         return "id" if self.store is None else self.store.id_attribute
 
-    @property
-    def layers(self) -> list[Layer]:
-        """All layers of this instance in stack order."""
-        entries = [(item, METHODS) for item in self.middleware] + list(self.__bbio_used__)
-        reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
-        own = layers_of(self, self.__bbio_layers__)
-        if self.schema is not None:
-            own.insert(0, _entry(self.schema))
-        return [layer for group in (*reusable, _by_kind(own)) for layer in group]
-
-    def open(self, name: str, publisher: Outlet, spawn: Spawn, threads: Threads | None = None) -> None:
-        """Bind this instance to its name, open its store and compile its stacks. Called when it is served."""
-        self._threads = threads or self._threads or Threads()
-        self.name = check_name(name)  # type: ignore[misc]
-        self.namespace = "/" + name
-        self.attempts = Attempts(self._plain)
-        self._unanswered = set()
-        self._spawn = spawn
-        self.publisher = publisher
-        if self._declared is None:
-            self._declared = self.store if self.store is not None else Store()
-        self.log = self._declared.open(self, publisher)
-        if self.store is not None:
-            self.store = self.log
-        if self.schema is not None and self.schema.id_attribute != self.id_attribute:
-            self.schema = self._schema(self.id_attribute)  # the store was chosen by __init__
-        self.compile()
-
-    def compile(self) -> None:
-        """Build the stack of every sync method from the layers as they are now."""
-        layers, schema, log = [self._bound(layer) for layer in self.layers], self.schema, self.log
-        answer = self._answer_unanswered
-        read: Answer = answer
-        write: Write | None = None
-        shown = None
-        if self.store is not None:
-            read, write = log.read, log.write
-        if schema is not None:
-            shown = partial(show, schema)
-            if write is not None:
-                write = _plain_write(schema, write)
-        own = vars(type(log))
-        immediate = own.get("immediate", False)
-        bare_reads = own.get("bare_reads", False) and schema is None
-        self.stacks = {"read": Stack("read", layers, read, immediate=immediate or bare_reads, show=shown)}
-        guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
-        for method in WRITES:
-            # Whoever makes a model knows it; else a write may be allowed to those who may not read.
-            guarded = method != "create" and any(method not in layer.methods for layer in guards)
-            self.stacks[method] = Stack(
-                method,
-                layers,
-                answer,
-                commit=self._commit,
-                find=log.find,
-                attempts=self.attempts,
-                write=write,
-                atomic=write is not None and log.atomic,
-                immediate=immediate,
-                show=shown,
-                may_read=self._may_read if guarded else None,
-            )
-
-    async def _may_read(self, req: Request) -> bool:
-        """Whether the client of a write may read the model, as the `before` layers of `read` say."""
-        if req.channel in getattr(req.socket, "channels", ()):
-            return True  # it is told of the write anyway
-        asked = Request("read", {self.id_attribute: req.id}, {}, self, req.channel, req.socket)
-        return (await self.stacks["read"].admit(asked)).failure is None
-
-    def _bound(self, layer: Layer) -> Layer:
-        """A layer whose call can be awaited, where it runs in a thread."""
-        if not layer.in_thread:
-            return layer
-        assert self._threads is not None
-        return attrs.evolve(layer, call=self._threads.wrap(layer.call, layer.name), is_async=True)
-
-    async def _answer_unanswered(self, req: Request) -> Any:
-        """The bottom, where nothing above has answered."""
-        if not self.stacks[req.method].has_handler:
-            self._warn_unanswered([req.method])
-        if req.method in ("create", "update", "patch") and has_counts(req.model):
-            raise BadRequest(f"{self.name!r} keeps nothing that could be counted; give the fields their values")
-        return await bottom(req) if self.schema is None else plain(self.schema, req)
-
-    def _warn_unanswered(self, methods: list[str]) -> None:
-        """Say once for each of these sync methods that nothing answers it."""
-        methods = [method for method in methods if method not in self._unanswered]
-        self._unanswered.update(methods)
-        if methods:
-            logger.warning(
-                "%s (%s): nothing answers %s: the client gets back the model that it sent, and a write is told to "
-                "others; give the backend a store, or write @%s above a method that answers, or that refuses",
-                self.name,
-                type(self).__name__,
-                ", ".join(methods),
-                methods[0],
-            )
-
-    async def start(self) -> None:
-        """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
-        self.compile()
-        if self.store is None:
-            self._warn_unanswered([method for method in METHODS if not self.stacks[method].may_answer])
-        async with AsyncExitStack() as stopping:
-            Backend._running[id(self)] = self
-            stopping.callback(Backend._running.pop, id(self), None)
-            await self.log.start()
-            stopping.push_async_callback(self.log.stop)
-            for item in self._middleware_instances():
-                await item.start(self)
-                stopping.push_async_callback(item.stop)
-            self._stopping = stopping.pop_all()
-
-    async def stop(self) -> None:
-        """Stop the middleware and the store. Called once, after the last request."""
-        await self._stopping.aclose()
-
-    def _middleware_instances(self) -> list[Middleware]:
-        items = [*self.middleware, *(item for item, _ in self.__bbio_used__)]
-        return [item for item in items if isinstance(item, Middleware)]
-
-    def _plain(self, req: Request, result: Any) -> Any:
-        return result if self.schema is None else as_record(self.schema, result, req)
-
-    async def _commit(self, req: Request, result: Any) -> None:
-        """Log and publish a write that no store has committed."""
-        record = req.model if result is None else result
-        if self.schema is not None:
-            record = plain(self.schema, req) if result is None else self._plain(req, result)
-        if result is None and has_counts(record):
-            record = uncounted(record)
-        req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
-
-    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
-        """The events of the log after a position, None when they are no longer all there, or it is of another history.
-
-        What other programs wrote, or an earlier version of the model, may hold what nobody may see.
-        """
-        log = self.log
-        events = await log.since(stream, epoch, offset, stamp)
-        if events and 0 < events[0].when < log.event_clock() - log.history.age:
-            return None  # nobody has written since, so that nothing was dropped
-        if self.schema is None or not events:
-            return events
-        return [narrowed(event, self.schema.public) for event in events]
-
     def emit(self, event: str, model: Any, channel: str | None = None) -> None:
-        """Tell the clients of this backend of a change that no client made. May be called from any thread.
-
-        Nothing is stored: keep first what is told, where a read finds it. Before the application has started, the event
-        waits for the start.
+        """Tell the clients of this backend of a change that no client made, see `Runtime.emit`.
 
         Parameters:
             event: `created`, `updated` or `deleted`.
@@ -401,114 +251,40 @@ class Backend:
             channel: only the listeners of this channel ("" is the default channel); every client when None.
 
         Raises:
-            ValueError: the event is none of the three.
-            EncodingError: the model holds what JSON does not have.
-            ConfigurationError: the backend is not served, the application does not run any more, or too much waits
-                for its start.
+            ConfigurationError: the backend is not served; and what `Runtime.emit` raises.
 
         Example:
-            `app.backends["jobs"].emit("updated", {"id": "x", "percent": 50})`
+            `self.emit("updated", {"id": "x", "percent": 50})`
         """
-        method = _emitted_as("emit", event)
-        if self._spawn is None:
-            raise ConfigurationError(
-                f"{type(self).__name__}.emit needs a served backend; call app.serve({type(self).__name__}) first"
-            )
-        stream = BACKEND_WIDE if channel is None else channel_stream(channel)
-        # Encoded at once: what the caller does with the model afterwards must not show.
-        try:
-            body = msgspec.Raw(self.log.encode(model))
-        except EncodingError as err:
-            err.locate(place_of(err.value, model, "model") or "model")
-            raise
-        self._spawn(lambda: self.log.append(stream, method, body))
-        for listener in (self._emit_listeners or {}).get(event, ()):
-            if iscoroutinefunction(listener):
-                self._spawn(partial(listener, model))
-                continue
-            try:
-                listener(model)
-            except Exception as err:
-                listener_failures.error(err, "a listener to %r of %s failed", event, self.name)
-
-    def on(self, event: str, listener: Callable[[Any], Any]) -> Self:
-        """Call a function whenever this backend emits, as in backbone.io: clients' own writes are for `@after` layers.
-
-        Parameters:
-            event: `created`, `updated` or `deleted`.
-            listener: a function of the model, called at once where `emit` was called; an async one runs in the
-                application. What it raises is logged.
-
-        Raises:
-            ValueError: the event is none of the three.
-            TypeError: the listener is no function.
-
-        Example:
-            >>> class Notes(Backend): pass
-            >>> notes = Notes().on("created", print)
-        """
-        _emitted_as("on", event)
-        if not callable(listener):
-            raise TypeError(f"on({event!r}, {listener!r}): that is no function of the model")
-        if self._emit_listeners is None:
-            self._emit_listeners = {name: [] for name in EMITTED_AS}
-        self._emit_listeners[event].append(listener)
-        return self
+        self.__bbio_served__("emit").emit(event, model, channel)
 
     async def recheck(self, channel: str | None = None) -> None:
-        """Ask the `before` layers of `read` again whether those who listen may; who may not any more hears no more.
-
-        Call it when a permission has been taken away. An error of the server, a timeout or `Busy` drops nobody. Other
-        processes that serve the backend from the same database do the same: with PostgreSQL a moment later, with
-        SQLite within five seconds.
+        """Ask again whether those who listen may, see `Runtime.recheck`.
 
         Parameters:
             channel: only the listeners of this channel ("" is the default channel); all when None.
 
         Raises:
-            SyncError: other processes could not be told; who listens here was asked all the same.
-
-        Example:
-            `await app.backends["messages"].recheck("staff")`
+            ConfigurationError: the backend is not served; and what `Runtime.recheck` raises.
         """
-        try:
-            await self.log.tell_recheck(channel)
-        finally:
-            await self.publisher.recheck(channel)
+        await self.__bbio_served__("recheck").recheck(channel)
 
+    def __bbio_served__(self, call: str) -> Running:
+        runtime = self.__bbio_runtime__
+        if runtime is None:
+            cls = type(self).__name__
+            raise ConfigurationError(f"{cls}.{call} needs a served backend; call app.serve({cls}) first")
+        return runtime
 
-def _emitted_as(call: str, event: str) -> str:
-    method = EMITTED_AS.get(event)
-    if method is None:
-        raise ValueError(f"{call}({event!r}): the event is one of {', '.join(EMITTED_AS)}")
-    return method
+    if not TYPE_CHECKING:  # pragma: no branch - for checkers there is no such attribute
 
-
-def _by_kind(layers: list[Layer]) -> list[Layer]:
-    order = ("before", "use", "handler", "once", "after", "on_error")
-    return sorted(layers, key=lambda layer: order.index(layer.kind))
-
-
-def _entry(schema: Schema) -> Layer:
-    """The layer that makes incoming models typed objects."""
-
-    def typed(req: Request) -> None:
-        enter(schema, req)
-
-    cls = schema.cls
-    where = f"{cls.__module__}.{cls.__qualname__}"
-    return make_layer("before", f"model {cls.__name__}", ("create", "update", "patch"), typed, where=where)
-
-
-def _plain_write(schema: Schema, write: Write) -> Write:
-    """A store's `write`, to which models are JSON."""
-
-    async def written(req: Request) -> Commit:
-        typed = req.model
-        req.model = plain(schema, req)
-        try:
-            return await write(req)
-        finally:
-            req.model = typed
-
-    return written
+        def __getattr__(self, name: str) -> Any:
+            """Return what has moved to the runtime, for one version more."""
+            cls = type(self).__name__
+            if name not in MOVED:
+                raise AttributeError(f"{cls!r} object has no attribute {name!r}", name=name, obj=self)
+            place = f"app.backends[{self.name!r}].{name}"
+            if self.__bbio_runtime__ is None:
+                raise AttributeError(f"{cls}.{name} has moved: serve the backend, and write {place}")
+            warnings.warn(f"{cls}.{name} has moved: write {place}", DeprecationWarning, stacklevel=2)
+            return getattr(self.__bbio_runtime__, name)

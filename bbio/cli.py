@@ -196,21 +196,21 @@ def stacks(target: str) -> None:
     def show(kind: str, name: str, where: str = "") -> None:
         click.echo(f"    {kind:<9} {name:<40} {where}".rstrip())
 
-    for name, backend in load(target).backends.items():
-        click.echo(f"{name} ({type(backend).__name__})")
+    for name, runtime in load(target).backends.items():
+        click.echo(f"{name} ({type(runtime.backend).__name__})")
         for method in METHODS:
             click.echo(f"  {method}")
-            stack = backend.stacks[method]
+            stack = runtime.stacks[method]
             for layer in stack.layers:
                 show(layer.kind, layer.name, layer.where)
-            if backend.store is not None:
-                show("store", type(backend.store).__name__)
+            if runtime.store is not None:
+                show("store", type(runtime.store).__name__)
             elif stack.may_answer:
                 show("bottom", "answers with the model, where nothing above did")
             else:
                 show("bottom", "nothing answers: the client gets back the model that it sent")
         click.echo("  listen")
-        admitting = [layer for layer in backend.stacks["read"].layers if layer.kind == "before"]
+        admitting = [layer for layer in runtime.stacks["read"].layers if layer.kind == "before"]
         for layer in admitting:
             show(layer.kind, layer.name, layer.where)
         if not admitting:
@@ -218,7 +218,7 @@ def stacks(target: str) -> None:
 
 
 def _postgres_stores(target: str) -> list[PostgresStore]:
-    stores = [backend.store for backend in load(target).backends.values() if isinstance(backend.store, PostgresStore)]
+    stores = [runtime.store for runtime in load(target).backends.values() if isinstance(runtime.store, PostgresStore)]
     if not stores:
         raise click.ClickException(f"no backend of {target} has a PostgresStore")
     return stores
@@ -289,7 +289,7 @@ def new_epoch(target: str) -> None:
 def schema(target: str, form: str) -> None:
     """Print what the models of every backend are, for programs and people on the other side."""
     backends = load(target).backends
-    if form != "asyncapi" and not any(backend.schema for backend in backends.values()):
+    if form != "asyncapi" and not any(runtime.schema for runtime in backends.values()):
         raise click.ClickException(f"no backend of {target} has a model; give one `model = SomeAttrsClass`")
     if form == "typescript":
         click.echo(describe.typescript(backends), nl=False)

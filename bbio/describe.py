@@ -58,7 +58,7 @@ class Models:
     """
 
     def __init__(self, backends: Mapping[str, Any]) -> None:
-        self.roots = {name: backend.schema for name, backend in backends.items() if backend.schema is not None}
+        self.roots = {name: runtime.schema for name, runtime in backends.items() if runtime.schema is not None}
         self.names: dict[type, str] = {}
         self.members: dict[type, list[Member]] = {}
         self.open: set[type] = set()

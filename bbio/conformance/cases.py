@@ -14,6 +14,7 @@ import pytest
 
 from bbio import Backend, Request, Store, SyncError
 from bbio.protocol import encode
+from bbio.runtime import Runtime
 from bbio.streams import Commit, Event, Op, Position, channel_stream
 
 DEADLINE = 60.0
@@ -134,14 +135,14 @@ async def opened(declared: Store, name: str = "models") -> AsyncIterator[Opened]
     class Models(Backend):
         store = declared
 
-    backend = Models()
+    runtime = Runtime(Models(), name, lambda work: None)
     published = Published()
-    backend.open(name, published, lambda work: None)
-    await backend.start()
+    runtime.open(published)
+    await runtime.start()
     try:
-        yield Opened(backend.log, published)
+        yield Opened(runtime.log, published)
     finally:
-        await backend.stop()
+        await runtime.stop()
 
 
 class Cases:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from socketio.exceptions import ConnectionRefusedError as Refused
 
-from bbio.backend import Backend
 from bbio.errors import BadRequest
+from bbio.runtime import Runtime
 from bbio.server.admission import Admission
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.plain import PlainServer
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 CONNECTION = "bbio.connection"
 
 
-def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, admission: Admission) -> None:
+def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, admission: Admission) -> None:
     """Register a backend's namespace with the Socket.IO server."""
-    namespace = backend.namespace
+    namespace = runtime.namespace
     sockets: dict[str, ClientSocket] = {}
 
     async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
@@ -38,7 +38,7 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, backend: Backend, ad
         try:
             if isinstance(auth, BadRequest):  # what the plain engine could not read
                 raise auth
-            socket = gateway.joined(sid, backend, connection, sio.link_of(sid, namespace), auth)
+            socket = gateway.joined(sid, runtime, connection, sio.link_of(sid, namespace), auth)
         except BadRequest as err:
             raise Refused(err.message, err.to_json()) from None
         sockets[sid] = socket

@@ -17,7 +17,7 @@ from bbio.streams import BACKEND_WIDE
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
-    from bbio.backend import Backend
+    from bbio.runtime import Runtime
     from bbio.server.limits import Limits
 
 Key = tuple[str, Any] | None
@@ -199,7 +199,7 @@ class ClientSocket:
 
     Parameters:
         sid: the id of this socket.
-        backend: the backend whose namespace it is.
+        runtime: the backend whose namespace it is.
         connection: the connection it belongs to.
         link: the engine's handle to write to; None where the library does the writing.
         auth: the JSON of what the client sent when it joined; None when it sent nothing.
@@ -218,16 +218,18 @@ class ClientSocket:
         "link",
         "namespace",
         "refusals",
+        "runtime",
         "sid",
     )
 
     def __init__(
-        self, sid: str, backend: Backend, connection: Connection, link: Any = None, auth: bytes | None = None
+        self, sid: str, runtime: Runtime, connection: Connection, link: Any = None, auth: bytes | None = None
     ) -> None:
         self.sid = sid
-        self.backend = backend
-        self.namespace = backend.namespace.encode()
-        self.id_attribute = backend.id_attribute
+        self.runtime = runtime
+        self.backend = runtime.backend
+        self.namespace = runtime.namespace.encode()
+        self.id_attribute = runtime.id_attribute
         self.connection = connection
         self.link = link
         # As JSON, whose size has a limit; what it decodes to may take twenty times as much.

@@ -196,12 +196,12 @@ class FastSocket(async_socket.AsyncSocket):
 
     def joined(self, socket: ClientSocket) -> None:
         """The client has joined a backend's namespace."""
-        self.clients[socket.backend.namespace] = socket
+        self.clients[socket.runtime.namespace] = socket
 
     def left(self, socket: ClientSocket) -> None:
         """The client has left a backend's namespace."""
-        if self.clients.get(socket.backend.namespace) is socket:
-            del self.clients[socket.backend.namespace]
+        if self.clients.get(socket.runtime.namespace) is socket:
+            del self.clients[socket.runtime.namespace]
 
     # Going out
 

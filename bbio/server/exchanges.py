@@ -79,7 +79,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.refuse(Timeout())
             return False
         stepper = self.gateway.stepper
-        bare = self.req.backend.stacks[self.req.method].bare
+        bare = self.socket.runtime.stacks[self.req.method].bare
         task = stepper.start_bare(self.work()) if bare else stepper.start(self.work(), self.context)
         if task is None:
             if self.timer is not None:
@@ -151,12 +151,12 @@ class SyncExchange(Exchange):
     @property
     def key(self) -> Key:
         model_id = self.model_id
-        return (self.req.backend.name, model_id) if isinstance(model_id, (str, int)) else None
+        return (self.socket.runtime.name, model_id) if isinstance(model_id, (str, int)) else None
 
     async def work(self) -> None:
         req = self.req
         try:
-            res = await self.gateway.registry.dispatch(req)
+            res = await self.gateway.registry.dispatch(self.socket.runtime, req)
             if res.failure is not None:
                 assert isinstance(res.failure, SyncError)
                 self.refuse(res.failure)
@@ -169,11 +169,11 @@ class SyncExchange(Exchange):
                 elif req.op is None and not self.socket.channels.get(req.channel):
                     self.reply(protocol.reply(body))
                 else:
-                    attribute, revs = req.backend.id_attribute, req.revs or {}
+                    attribute, revs = self.socket.id_attribute, req.revs or {}
                     self.reply(protocol.read_reply_v1(body, res.result, attribute, revs, req.page))
         except BaseException as err:
             if isinstance(err, EncodingError):
-                req.backend.stacks[req.method].explain(err, req, res.result)
+                self.socket.runtime.stacks[req.method].explain(err, req, res.result)
             self.fail(err)
         if req.held:
             self.socket.connection.room.leave(req)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from bbio import protocol
 from bbio.attempts import refused
-from bbio.backend import Backend
 from bbio.errors import Busy
 from bbio.requests import WRITES, Request, Socket
+from bbio.runtime import Runtime
 from bbio.server.followed import Followed, Rings
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
 from bbio.typed import audience_of
@@ -44,12 +44,10 @@ class Followers:
 
     Parameters:
         gateway: the gateway.
-        name: the backend's name.
-        backend: the backend.
+        runtime: the backend.
     """
 
     __slots__ = (
-        "_backend",
         "_checking",
         "_closed",
         "_context",
@@ -60,6 +58,7 @@ class Followers:
         "_narrowed",
         "_recheck_timer",
         "_rings",
+        "_runtime",
         "_streams",
         "_tasks",
         "_timer",
@@ -67,11 +66,11 @@ class Followers:
         "rechecks",
     )
 
-    def __init__(self, gateway: Gateway, name: str, backend: Backend) -> None:
+    def __init__(self, gateway: Gateway, runtime: Runtime) -> None:
         self._gateway = gateway
-        self._backend = backend
-        self._namespace = "/" + name
-        self._narrowed = backend.schema is not None and backend.schema.has_roles
+        self._runtime = runtime
+        self._namespace = runtime.namespace
+        self._narrowed = runtime.schema is not None and runtime.schema.has_roles
         self._delivery = gateway.delivery
         self._rings: Rings | None = None
         self._streams: dict[str, Followed] = {}
@@ -170,8 +169,8 @@ class Followers:
             followed.repairing = False
 
     async def _catch_up(self, followed: Followed) -> None:
-        log, name, here = self._backend.log, followed.name, followed.position
-        events = await self._backend.since(name, here.epoch, here.offset, here.stamp)
+        log, name, here = self._runtime.log, followed.name, followed.position
+        events = await self._runtime.since(name, here.epoch, here.offset, here.stamp)
         if events is None:
             position = (await log.positions([name]))[name]
             if followed.position == here:
@@ -226,7 +225,7 @@ class Followers:
         try:
             while self._unchecked:
                 names, self._unchecked = list(self._unchecked), set()
-                positions = await self._backend.log.positions(names)
+                positions = await self._runtime.log.positions(names)
                 for name in names:
                     followed = self._streams.get(name)
                     if followed is not None and followed.epoch:
@@ -243,12 +242,12 @@ class Followers:
     def _readable(self) -> None:
         if self._failing:
             self._failing = False
-            logger.warning("the log of %s can be read again", self._backend.name)
+            logger.warning("the log of %s can be read again", self._runtime.name)
 
     def _unreadable(self) -> None:
         if not self._failing:
             self._failing = True
-            logger.exception("the log of %s cannot be read; trying again", self._backend.name)
+            logger.exception("the log of %s cannot be read; trying again", self._runtime.name)
         self._check_later(AGAIN)
 
     def _check_later(self, seconds: float | None) -> None:
@@ -259,7 +258,7 @@ class Followers:
         self._timer = None
         if self._streams:
             self.check()
-            self._check_later(self._backend.log.check_interval)
+            self._check_later(self._runtime.log.check_interval)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -295,13 +294,13 @@ class Followers:
         followed = self._streams.get(name)
         if followed is None:
             if self._rings is None:
-                log, limits = self._backend.log, self._gateway.limits
+                log, limits = self._runtime.log, self._gateway.limits
                 most = limits.memory / 8 / len(self._gateway.followers)
                 self._rings = Rings(log.history, limits.replay, most, log.event_clock)
             followed = self._streams[name] = Followed(
-                name, self._rings, self._namespace, self._narrowed, self._backend.id_attribute
+                name, self._rings, self._namespace, self._narrowed, self._runtime.id_attribute
             )
-            self._check_later(self._backend.log.check_interval)
+            self._check_later(self._runtime.log.check_interval)
             self._recheck_later()
         return followed
 
@@ -309,7 +308,7 @@ class Followers:
         """Learn the places of streams whose followers have been told nothing yet."""
         unknown = [followed for followed in streams if not followed.epoch]
         if unknown:
-            positions = await self._backend.log.positions([followed.name for followed in unknown])
+            positions = await self._runtime.log.positions([followed.name for followed in unknown])
             for followed in unknown:
                 if not followed.epoch:
                     followed.place(positions[followed.name])
@@ -352,7 +351,7 @@ class Followers:
             known, events = followed.recall(claimed)
             if known:
                 return events
-            events = await self._backend.since(followed.name, claimed.epoch, claimed.offset, claimed.stamp)
+            events = await self._runtime.since(followed.name, claimed.epoch, claimed.offset, claimed.stamp)
             if events and claimed.epoch == followed.epoch:
                 followed.reach_back(claimed, events)
             return events
@@ -384,7 +383,7 @@ class Followers:
         await asyncio.gather(*(self._recheck_each(listeners) for _ in range(AT_ONCE)))
 
     def _recheck_later(self) -> None:
-        seconds = self._backend.recheck_interval
+        seconds = self._runtime.backend.recheck_interval
         if seconds is not None and self._recheck_timer is None and not self._closed:
             self._recheck_timer = asyncio.get_running_loop().call_later(seconds, self._recheck_now)
 
@@ -410,11 +409,11 @@ class Followers:
     async def _is_refused(self, socket: ClientSocket, followed: Followed) -> bool:
         """Whether a listener may listen no more. One that is told of other fields from now on is to read everything."""
         channel = followed.name[2:] or None
-        req = Request("read", None, {}, self._backend, channel, socket, event="listen")
+        req = Request("read", None, {}, self._runtime.backend, channel, socket, event="listen")
         try:
             async with asyncio.timeout(self._gateway.limits.deadline):
                 # In a context of its own: the listeners that are asked by one task must not see each other's.
-                admission = self._gateway.registry.admit(req)
+                admission = self._gateway.registry.admit(self._runtime, req)
                 failure = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from bbio.backend import Backend
+from bbio.runtime import Runtime
 from bbio.server.admission import Admission
 from bbio.store import Store
 from bbio.streams import BACKEND_WIDE
@@ -31,7 +31,7 @@ class Readiness:
         admission: knows whether the server is stopping.
     """
 
-    def __init__(self, backends: Mapping[str, Backend], admission: Admission) -> None:
+    def __init__(self, backends: Mapping[str, Runtime], admission: Admission) -> None:
         self._backends = backends
         self._admission = admission
         self._started = False
@@ -42,10 +42,10 @@ class Readiness:
         """Begin to look at the stores, which have just started."""
         self._started = True
         loop = asyncio.get_running_loop()
-        for name, backend in self._backends.items():
-            if backend.log.check_interval is not None:
+        for name, runtime in self._backends.items():
+            if runtime.log.check_interval is not None:
                 self._reached[name] = loop.time()
-                self._tasks.append(loop.create_task(self._watch(name, backend.log)))
+                self._tasks.append(loop.create_task(self._watch(name, runtime.log)))
 
     async def close(self) -> None:
         """Look at no store any more."""

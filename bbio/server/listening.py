@@ -31,7 +31,7 @@ class ListenExchange(Exchange, kw_only=True):
 
     async def work(self) -> None:
         try:
-            followers = self.gateway.followers[self.req.backend.name]
+            followers = self.gateway.followers[self.socket.runtime.name]
             rechecks = followers.rechecks
             if await self._admitted():
                 await self._join(followers, rechecks)
@@ -40,7 +40,7 @@ class ListenExchange(Exchange, kw_only=True):
         self.finish()
 
     async def _admitted(self) -> bool:
-        failure = await self.gateway.registry.admit(self.req)
+        failure = await self.gateway.registry.admit(self.socket.runtime, self.req)
         if failure is not None:
             self.refuse(failure)
         return failure is None

@@ -6,10 +6,9 @@ import asyncio
 from typing import Any
 
 from bbio import protocol
-from bbio.backend import Backend
 from bbio.errors import BadRequest, Forbidden, SyncError, Unavailable
-from bbio.registry import Registry
 from bbio.requests import Request
+from bbio.runtime import Registry, Runtime
 from bbio.server.budget import Flooded
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.delivery import Delivery, Lane, Link
@@ -19,6 +18,7 @@ from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
 from bbio.server.memory import Addresses
 from bbio.server.stepping import Stepper
+from bbio.store import Store
 from bbio.streams import BACKEND_WIDE, Kept, channel_stream
 
 # Seconds between two looks for what is too old to be kept.
@@ -50,14 +50,19 @@ class Gateway:
         self._expiry: asyncio.TimerHandle | None = None
         self._one_ended: asyncio.Future[None] | None = None
 
-    def add(self, name: str, backend: Backend) -> Followers:
-        """Get ready for the clients of a backend; what comes back is what its store publishes to."""
-        followers = self.followers[name] = Followers(self, name, backend)
-        return followers
+    def add(self, runtime: Runtime, store: Store | None = None) -> None:
+        """Open a backend for clients, or open it anew, when it loses what it has in memory.
 
-    def added(self, backend: Backend) -> None:
-        """A backend's store is open: what it keeps in memory shares what all may."""
-        backend.log.share_memory(self.kept)
+        Parameters:
+            runtime: the backend.
+            store: a store in place of the declared one.
+        """
+        if runtime.name in self.followers:
+            runtime.log.share_memory(Kept())
+        followers = self.followers[runtime.name] = Followers(self, runtime)
+        runtime.open(followers, store)
+        # What it keeps in memory shares what all may.
+        runtime.log.share_memory(self.kept)
 
     def open(self) -> None:
         """The application starts, or starts again."""
@@ -84,7 +89,7 @@ class Gateway:
         """Whether a request, an event or a log is being worked on."""
         return bool(self.exchanges) or self.delivery.busy or any(each.busy for each in self.followers.values())
 
-    def joined(self, sid: str, backend: Backend, connection: Connection, link: Link, auth: Any = None) -> ClientSocket:
+    def joined(self, sid: str, runtime: Runtime, connection: Connection, link: Link, auth: Any = None) -> ClientSocket:
         """A client has joined a backend's namespace.
 
         Parameters:
@@ -94,19 +99,19 @@ class Gateway:
             BadRequest: that cannot be accepted, so it has not joined.
         """
         credentials = protocol.check_auth(auth, self.limits.auth, self.limits.depth)
-        socket = ClientSocket(sid, backend, connection, link, credentials)
-        connection.sockets[backend.namespace] = socket
+        socket = ClientSocket(sid, runtime, connection, link, credentials)
+        connection.sockets[runtime.namespace] = socket
         connection.closed = False  # it is not, when its only namespace was left and joined again
         return socket
 
     def left(self, socket: ClientSocket) -> None:
         """A client has left a backend's namespace, or its connection has ended."""
         connection = socket.connection
-        if connection.sockets.get(socket.backend.namespace) is socket:
-            del connection.sockets[socket.backend.namespace]
+        if connection.sockets.get(socket.runtime.namespace) is socket:
+            del connection.sockets[socket.runtime.namespace]
         socket.left = True
         streams = [channel_stream(channel) for channel in socket.channels]
-        self.followers[socket.backend.name].unfollow(socket, [*streams, BACKEND_WIDE])
+        self.followers[socket.runtime.name].unfollow(socket, [*streams, BACKEND_WIDE])
         socket.channels.clear()
         if not connection.sockets:
             connection.close()
@@ -128,7 +133,7 @@ class Gateway:
         except Flooded as err:
             socket.link.drop(str(err))
         except Exception as err:
-            self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} {event}", socket.remote))
+            self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} {event}", socket.remote))
 
     def receive_sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
         """Take a `sync` whose fields are read already, with the JSON they were read from."""
@@ -140,7 +145,7 @@ class Gateway:
         except Flooded as err:
             socket.link.drop(str(err))
         except Exception as err:
-            self.reject(socket, ack_id, self.registry.report(err, f"{socket.backend.name} sync", socket.remote))
+            self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} sync", socket.remote))
 
     def _sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
         channel = fields.channel
@@ -199,7 +204,7 @@ class Gateway:
             streams.append(BACKEND_WIDE)
         if socket.last_channel not in socket.channels:
             socket.last_channel = None
-        self.followers[socket.backend.name].unfollow(socket, streams)
+        self.followers[socket.runtime.name].unfollow(socket, streams)
 
     def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error to a request that cannot be read; it counts like any other."""

@@ -212,12 +212,12 @@ class Cable:
         """The server takes a `connect`."""
         connection = self._connection
         assert connection is not None, "packets end with the connection"
-        backend = self._harness.backends.get(session.name)
-        if backend is None:
+        runtime = self._harness.backends.get(session.name)
+        if runtime is None:
             self._answer("connect", 0, lambda: session.refused("Unable to connect"))
             return
         try:
-            self._sockets[session.name] = self._harness.join(backend, connection, self)
+            self._sockets[session.name] = self._harness.join(runtime, connection, self)
         except BadRequest as err:
             told = err.to_json()
             self._answer("connect", 0, lambda: session.refused(told))

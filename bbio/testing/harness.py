@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
-from bbio.backend import Backend, Work
 from bbio.client.handle import Handle
 from bbio.client.session import Settings
 from bbio.errors import ConfigurationError, SyncError
-from bbio.registry import Registry
 from bbio.requests import Request, Response
+from bbio.runtime import Registry, Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
 from bbio.server.sockets import Gateway
@@ -50,16 +49,15 @@ class Introduced(Registry):
     """A registry that knows the users of test clients."""
 
     def __init__(self, registry: Registry) -> None:
-        super().__init__(registry.debug)
-        self._backends = registry._backends
+        vars(self).update(vars(registry))
 
-    def dispatch(self, req: Request) -> Awaitable[Response]:
+    def dispatch(self, runtime: Runtime, req: Request) -> Awaitable[Response]:
         _introduce(req)
-        return super().dispatch(req)
+        return super().dispatch(runtime, req)
 
-    async def admit(self, req: Request) -> SyncError | None:
+    async def admit(self, runtime: Runtime, req: Request) -> SyncError | None:
         _introduce(req)
-        return await super().admit(req)
+        return await super().admit(runtime, req)
 
 
 def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
@@ -70,7 +68,7 @@ def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
         return "real" if stores == "real" else {}
     for name, store in stores.items():
         if name not in app.backends or app.backends[name].store is None:
-            served = ", ".join(name for name, backend in app.backends.items() if backend.store is not None)
+            served = ", ".join(name for name, runtime in app.backends.items() if runtime.store is not None)
             raise ConfigurationError(f"app.test(stores=...): {name!r} is no backend with a store; those are {served}")
         if not isinstance(store, Store):
             raise ConfigurationError(f"app.test(stores=...): {store!r} is no store; write {{{name!r}: MemoryStore()}}")
@@ -107,23 +105,21 @@ class Harness:
         self._sids = itertools.count(1)
         self._faults: list[Fault] = []
         self._cutting: list[Cable] = []
-        self._emitting = 0
         self._activity = asyncio.Event()
         self._quiet = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self.app._loop is not None:
+        if self.app.is_open:
             raise ConfigurationError("this application runs already; app.test() runs it by itself")
         self._registry, self._lane = self.gateway.registry, self.gateway.delivery.lane
         self._room = Scratch()
-        self._declared: list[tuple[Backend, Store]] = []
         try:
-            await self._move_stores()
+            self._moved = await self._move_stores()
             self.gateway.registry = Introduced(self._registry)
             self.gateway.delivery.lane = CableLane()
-            self._open()
-            await self.app._open()
+            self.app.reopen(self._moved)
+            await self.app.open()
         except BaseException:
             await self._leave()
             raise
@@ -153,36 +149,32 @@ class Harness:
         """Give the application back as it was before."""
         gateway, app = self.gateway, self.app
         try:
-            await app._close()
+            await app.close()
         finally:
             gateway.registry, gateway.delivery.lane = self._registry, self._lane
-            for backend, declared in self._declared:
-                backend._declared = declared
-            for name, backend in app.backends.items():
-                backend.open(name, gateway.add(name, backend), app._spawn)
+            app.reopen()
             await self._room.close()
 
-    async def _move_stores(self) -> None:
-        """Have every backend keep its models where the test says, until it is over."""
-        for name, backend in self.app.backends.items():
-            declared = backend._declared
-            assert declared is not None, "it is set when a backend is served"
-            if self._stores == "real":
-                continue
-            chosen = self._stores.get(name) or await declared.scratch(self._room)
-            self._declared.append((backend, declared))
-            backend._declared = chosen
+    async def _move_stores(self) -> dict[str, Store]:
+        """Return the stores in which backends keep their models until the test is over, instead of their own."""
+        if self._stores == "real":
+            return {}
+        return {
+            name: self._stores.get(name) or await runtime.declared.scratch(self._room)
+            for name, runtime in self.app.backends.items()
+            if runtime.declared is not None
+        }
 
     @property
     def gateway(self) -> Gateway:
-        return self.app._gateway
+        return self.app.gateway
 
     @property
     def limits(self) -> Limits:
         return self.app.limits
 
     @property
-    def backends(self) -> Mapping[str, Backend]:
+    def backends(self) -> Mapping[str, Runtime]:
         """The served backends by name."""
         return self.app.backends
 
@@ -324,9 +316,9 @@ class Harness:
         for cable in self.cables:
             cable.cut()
         await self._drain()
-        await self.app._close()
-        self._open()
-        await self.app._open()
+        await self.app.close()
+        self.app.reopen(self._moved)
+        await self.app.open()
         self.running = True
         for cable in self.cables:
             cable.reconnect()
@@ -406,7 +398,7 @@ class Harness:
     @property
     def busy(self) -> bool:
         """Whether the application works on something."""
-        return self.gateway.busy or self._emitting > 0
+        return self.app.is_busy
 
     def wake(self) -> None:
         """There is something to do."""
@@ -460,27 +452,12 @@ class Harness:
 
     # The application
 
-    def _open(self) -> None:
-        for name, backend in self.app.backends.items():
-            backend.open(name, self.gateway.add(name, backend), self._spawn)
-
     async def _drain(self) -> None:
         await self.gateway.drain(self.limits.drain_time)
 
-    def _spawn(self, work: Work) -> None:
-        self.app._spawn(lambda: self._counted(work))
-
-    async def _counted(self, work: Work) -> None:
-        self._emitting += 1
-        try:
-            await work()
-        finally:
-            self._emitting -= 1
-            self.wake()
-
-    def join(self, backend: Backend, connection: Connection, cable: Cable) -> ClientSocket:
+    def join(self, runtime: Runtime, connection: Connection, cable: Cable) -> ClientSocket:
         """A client joins a backend's namespace."""
-        return self.gateway.joined(f"test-{next(self._sids)}", backend, connection, cable, cable.auth)
+        return self.gateway.joined(f"test-{next(self._sids)}", runtime, connection, cable, cable.auth)
 
     def leave(self, socket: ClientSocket) -> None:
         """A client leaves a backend's namespace."""

@@ -94,7 +94,7 @@ async def test_what_cannot_be_accepted_is_refused_and_told_why(serve, dial, name
     assert refused.match(why)
     assert refused.value.data["data"]["name"] == "BadRequest"
     assert SECRET not in str(refused.value.data)
-    assert not app._gateway.delivery.busy
+    assert not app.gateway.delivery.busy
     assert await told(await wire.connect("/mirror", {"token": "good"})) == {"token": "good"}
 
 

@@ -256,9 +256,9 @@ async def test_requests_that_wait_are_bounded_in_bytes(serve, join):
             await mallory.finish(id)
     small = await mallory.start("create", {})
     assert (await bob.sync("read", {"id": 1}))["id"] == 1
-    address = app._gateway.addresses.of("127.0.0.1")
+    address = app.gateway.addresses.of("127.0.0.1")
     assert 0 < address.held < 3_000_000
-    app.backends["slow"].gate.set()
+    app.backends["slow"].backend.gate.set()
     assert await mallory.finish(small) == {}
 
     async def free():

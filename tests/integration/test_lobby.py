@@ -174,7 +174,7 @@ async def test_bodies_on_their_way_are_bounded_in_bytes(serve, join, todos, call
     """More is refused while they arrive; small ones are not, and all is let go of with their connections."""
     app = await serve(todos, limits=Limits(memory=2_000_000))
     alice = await join(app, "todos", transport="polling")
-    address = app._gateway.addresses.of("127.0.0.1")
+    address = app.gateway.addresses.of("127.0.0.1")
     head = (
         f"POST /socket.io/?EIO=4&transport=polling&sid={alice.wire.sid} HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\n"
         "Content-Length: 400000\r\n\r\n"

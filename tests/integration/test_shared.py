@@ -37,15 +37,15 @@ async def comes_and_goes(app, dial, namespace="/todos"):
     joined = await wire.connect(namespace)
     assert (await joined.call("sync", {"method": "create", "model": {}}))[0] is None
     left = []
-    left_before = app._gateway.left
-    app._gateway.left = lambda socket: (left.append(socket), left_before(socket))
+    left_before = app.gateway.left
+    app.gateway.left = lambda socket: (left.append(socket), left_before(socket))
     await wire.close()
 
     async def gone():
         return len(left) == 1
 
     await eventually(gone)
-    app._gateway.left = left_before
+    app.gateway.left = left_before
     return joined.sid
 
 

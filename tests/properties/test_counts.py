@@ -18,6 +18,7 @@ from bbio import Backend, Request
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.conformance.cases import Published, canonical
 from bbio.protocol import decode
+from bbio.runtime import Runtime
 from tests.support.examples import examples
 
 LIMIT = 2**53
@@ -103,11 +104,11 @@ class Loop:
             name = f"counts_{'typed' if typed else 'documents'}"
             for store in (MemoryStore(), SQLiteStore(folder / f"{name}.db"), PostgresStore(postgres_url)):
                 kind = type("Tallies", (Backend,), {"store": store, "model": Tally if typed else None})
-                backend: Any = kind()
-                backend.open(name, Published(), lambda work: work.close())
-                await backend.start()
-                self._stack.push_async_callback(backend.stop)
-                opened.append(backend)
+                runtime = Runtime(kind(), name, lambda work: None)
+                runtime.open(Published())
+                await runtime.start()
+                self._stack.push_async_callback(runtime.stop)
+                opened.append(runtime)
 
     def close(self) -> None:
         self.run(self._stack.aclose())
@@ -174,5 +175,5 @@ class Answer:
 
 
 async def run(backend: Any, method: str, model: Any, rev: int | None = None) -> Any:
-    req = Request(method, model, backend=backend, rev=rev)
+    req = Request(method, model, backend=backend.backend, rev=rev)
     return Answer(req, await backend.stacks[method].run(req))

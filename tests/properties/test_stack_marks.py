@@ -208,7 +208,7 @@ def test_each_parameter_gets_what_it_names(definition: Definition) -> None:
     for method in METHODS:
         seen.clear()
         req = served.request(method)
-        res = asyncio.run(served.backend.stacks[method].run(req))
+        res = asyncio.run(served.runtime.stacks[method].run(req))
         for named in seen:
             assert named.pop("self") is served.backend
             assert named.keys() == {name for name in wanted if name != "*"}

@@ -20,7 +20,7 @@ from tests.support.stacks import Served
 def test_a_stack_holds_the_layers_that_apply_in_order(program: Program) -> None:
     """Middleware, the class's before, use and handlers; after and on_error apart; and nothing else."""
     assembled = Assembled(program)
-    for method, stack in assembled.served.backend.stacks.items():
+    for method, stack in assembled.served.runtime.stacks.items():
         down, after, on_error = assembled.plan(method)
         compiled = [(layer.kind, layer.name) for layer in stack.layers]
         for kinds, expected in (
@@ -41,14 +41,14 @@ def test_a_frozen_class_takes_no_more_middleware(
 
     async def started() -> None:
         assembled = Assembled(Program(hierarchy))
-        backend = assembled.served.backend
+        runtime = assembled.served.runtime
         assembled.built.cls.use(*methods, build(later, Middleware, [], "M").cls())
-        await backend.start()
-        frozen = {method: stack.layers for method, stack in backend.stacks.items()}
+        await runtime.start()
+        frozen = {method: stack.layers for method, stack in runtime.stacks.items()}
         with pytest.raises(FrozenError):
             assembled.built.cls.use(*methods, lambda next: next())
-        assert {method: stack.layers for method, stack in backend.stacks.items()} == frozen
-        await backend.stop()
+        assert {method: stack.layers for method, stack in runtime.stacks.items()} == frozen
+        await runtime.stop()
 
     asyncio.run(started())
 
@@ -58,11 +58,12 @@ def test_compiling_changes_no_class(hierarchy: tuple[ClassSpec, ...]) -> None:
     """Two instances of a class have equal stacks, and its marks are what they were."""
     built = build(hierarchy, Backend, [])
     marks = built.cls.__bbio_layers__
-    one, two = (Served(built.cls).backend for _ in range(2))
+    one, two = (Served(built.cls).runtime for _ in range(2))
     for method in METHODS:
         names = [[(la.kind, la.name, la.where) for la in b.stacks[method].layers] for b in (one, two)]
         assert names[0] == names[1]
         assert len(names[0]) == sum(
-            len(layers(built, one, kind, method)) for kind in ("before", "use", "handler", "once", "after", "on_error")
+            len(layers(built, one.backend, kind, method))
+            for kind in ("before", "use", "handler", "once", "after", "on_error")
         )
     assert built.cls.__bbio_layers__ is marks

@@ -62,7 +62,7 @@ def test_nothing_a_client_sends_sets_a_trusted_field(
     payload = msgspec.json.decode(msgspec.json.encode({**extra, "method": method, "model": model, "options": options}))
     fields = read_sync([payload])
     req = served.request(fields.method, fields.model, fields.options, channel="mine", socket=socket)
-    res = asyncio.run(served.registry.dispatch(req))
+    res = asyncio.run(served.registry.dispatch(served.runtime, req))
     assert res.failure is None
     assert [r is req for r in seen] == [True]
     assert req.backend is served.backend

@@ -24,7 +24,7 @@ async def compiled_run(assembled: Assembled, method: str) -> Any:
     assembled.trace.clear()
     assembled.served.events.clear()
     req = assembled.served.request(method, dict(MODEL))
-    res = await assembled.served.backend.stacks[method].run(req)
+    res = await assembled.served.runtime.stacks[method].run(req)
     reply = describe(res.failure) if res.failure else res.result
     return repr((res.failure is None, reply, assembled.trace, req.model, assembled.served.published))
 
@@ -94,7 +94,7 @@ def test_effects_happen_as_often_as_others_are_told(program: Program, method: st
         assembled = Assembled(program)
         for _ in range(attempts):
             req = assembled.served.request(method, dict(MODEL), op=Op("ann", 1))
-            await assembled.served.backend.stacks[method].run(req)
+            await assembled.served.runtime.stacks[method].run(req)
         told = len(assembled.served.events)
         assert told <= 1
         effects = [layer.function.__qualname__ for layer in assembled.of(method, "once")]
@@ -122,7 +122,9 @@ def test_who_may_listen(program: Program) -> None:
         req = assembled.served.request("read", dict(MODEL))
         passed: list[Any] = []
         await interpret(checks, [], [], req, passed.append, lambda record: None)
-        error = await assembled.served.registry.admit(assembled.served.request("read", dict(MODEL), event="listen"))
+        error = await assembled.served.registry.admit(
+            assembled.served.runtime, assembled.served.request("read", dict(MODEL), event="listen")
+        )
         assert (error is None) == bool(passed)
         event("admitted" if passed else "refused")
 
@@ -149,7 +151,7 @@ def test_requests_do_not_touch_each_other(program: Program, method: str) -> None
 
     async def run(assembled: Assembled, number: int) -> str:
         req = assembled.served.request(method, {"number": number})
-        res = await assembled.served.backend.stacks[method].run(req)
+        res = await assembled.served.runtime.stacks[method].run(req)
         return repr((res.failure and describe(res.failure), res.result, req.model))
 
     async def all_at_once() -> None:

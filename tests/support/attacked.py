@@ -69,14 +69,14 @@ class Probe(Backend):
         sio = app.sio
         rooms = [sid for spaces in sio.manager.rooms.values() for room in spaces.values() for sid in room]
         return {
-            "tasks": len(lasting_tasks()) - len(app._gateway.stepper._parked),
+            "tasks": len(lasting_tasks()) - len(app.gateway.stepper._parked),
             "sessions": len(sio.eio.sockets),
             "environ": len(sio.environ),
             "rooms": len(set(rooms)),
-            "requests": len(app._gateway.exchanges),
+            "requests": len(app.gateway.exchanges),
             "listeners": sum(
                 len(stream.legacy) + len(stream.version_1)
-                for followers in app._gateway.followers.values()
+                for followers in app.gateway.followers.values()
                 for stream in followers._streams.values()
             ),
             **ran,

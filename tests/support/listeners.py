@@ -18,7 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from bbio import Backend, Limits
 from bbio.builtin import MemoryStore
 from bbio.protocol import decode
-from bbio.registry import Registry
+from bbio.runtime import Registry
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.sockets import Gateway
 
@@ -34,7 +34,7 @@ class Client:
             CIMultiDictProxy(CIMultiDict(headers)), "127.0.0.1", server.gateway.limits, asyncio.get_running_loop().time
         )
         server.clients += 1
-        self.socket = server.gateway.joined(f"s{server.clients}", server.backend, connection, self)
+        self.socket = server.gateway.joined(f"s{server.clients}", server.runtime, connection, self)
         # All that arrived, in order: acks as ("ack", arguments), events as (name, arguments).
         self.received: list[tuple[str, list[Any]]] = []
 
@@ -84,14 +84,14 @@ class Server:
 
     def __init__(self, backend: type[Backend], limits: Limits | None = None) -> None:
         self.clients = 0
-        self.registry = Registry()
+        self.registry = Registry(self._spawn)
         self.gateway = Gateway(self.registry, limits or Limits(), self, {"event": "backend"})
-        self.backend = self.registry.add(backend)
-        self.followers = self.gateway.add(self.backend.name, self.backend)
         self.tasks: list[asyncio.Task[Any]] = []
-        self.backend.open(self.backend.name, self.followers, self._spawn)
-        self.backend.compile()
-        self.store: Any = self.backend.log
+        self.runtime = self.registry.add(backend)
+        self.backend = self.runtime.backend
+        self.gateway.add(self.runtime)
+        self.followers = self.gateway.followers[self.runtime.name]
+        self.store: Any = self.runtime.log
 
     def _spawn(self, work: Any) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work))

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from bbio import Backend
 from bbio.builtin import PostgresStore
 from bbio.conformance.cases import Opened, Published
+from bbio.runtime import Runtime
 from bbio.streams import Event
 
 
@@ -63,8 +64,9 @@ async def remove_triggers(dsn: str, model: type | None = None, **options: Any) -
 
 
 def _backend(told: Told, dsn: str, model: type | None, **options: Any) -> Any:
-    models = type("Models", (Backend,), {"store": PostgresStore(dsn, **options), "model": model})()
-    models.open("models", told, lambda work: work.close())
+    backend = type("Models", (Backend,), {"store": PostgresStore(dsn, **options), "model": model})()
+    models = Runtime(backend, "models", lambda work: None)
+    models.open(told)
     return models
 
 

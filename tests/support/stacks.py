@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from bbio.backend import Backend, Work
-from bbio.registry import Registry
+from bbio.backend import Backend
 from bbio.requests import Request, Response
+from bbio.runtime import Registry, Work
 from bbio.streams import Event
 
 
@@ -49,11 +49,12 @@ class Served:
     """
 
     def __init__(self, backend: type[Backend] | Backend, debug: bool = False) -> None:
-        self.registry = Registry(debug)
-        self.backend = self.registry.add(backend)
+        self.registry = Registry(self._spawn, debug=debug)
+        self.runtime = self.registry.add(backend)
+        self.backend = self.runtime.backend
         self.events: list[Event] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.backend.open(self.backend.name, Recorder(self.events), self._spawn)
+        self.runtime.open(Recorder(self.events))
 
     def _spawn(self, work: Work) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work()))
@@ -64,7 +65,7 @@ class Served:
 
     async def sync(self, method: str, model: Any = None, **fields: Any) -> Response:
         """Send a request through the stack; the response holds its result or its failure."""
-        return await self.registry.dispatch(self.request(method, model, **fields))
+        return await self.registry.dispatch(self.runtime, self.request(method, model, **fields))
 
     async def ask(self, method: str, model: Any = None, **fields: Any) -> Any:
         """The result of a request; raises its failure."""

@@ -131,6 +131,8 @@ async def test_an_application_runs_once():
     try:
         with pytest.raises(ConfigurationError, match="runs already"):
             await app.start()
+        with pytest.raises(ConfigurationError, match="runs already"):
+            app.reopen()
     finally:
         await app.stop()
 

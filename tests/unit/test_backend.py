@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
 import re
 import threading
@@ -10,13 +11,16 @@ import attrs
 import pytest
 
 from bbio import (
+    App,
     Backend,
     ConfigurationError,
     DefinitionError,
     Forbidden,
     FrozenError,
+    HistoryLimits,
     Middleware,
     NotFound,
+    QueryLimits,
     Store,
     after,
     before,
@@ -28,10 +32,10 @@ from bbio import (
     use,
 )
 from bbio.backend import check_name, default_name
-from bbio.builtin import Logger, MemoryStore
+from bbio.builtin import Logger, MemoryStore, SQLiteStore
 from bbio.ratelimit import LINES_PER_SECOND
-from bbio.registry import Registry
 from bbio.requests import METHODS
+from bbio.runtime import Registry
 from tests.support.stacks import Recorder, Served
 
 
@@ -106,9 +110,7 @@ def test_a_store_that_is_none(store):
         type("Todos", (Backend,), {"store": store})
 
 
-@pytest.mark.parametrize(
-    "name", ["emit", "open", "stacks", "start", "stop", "use", "compile", "layers", "log", "namespace"]
-)
+@pytest.mark.parametrize("name", ["emit", "use"])
 def test_names_the_backend_uses_itself(name):
     """A method, a value or a mixin of that name would break it; the text says to take another."""
     text = f"Todos.{name} hides Backend.{name}; give it another name"
@@ -118,6 +120,73 @@ def test_names_the_backend_uses_itself(name):
     mixin = type("Mixin", (), {name: lambda self: None})
     with pytest.raises(DefinitionError, match=re.escape(text)):
         type("Todos", (mixin, Backend), {})
+
+
+EVERYDAY = (
+    *("attempts", "compile", "layers", "log", "namespace", "on", "open", "publisher", "recheck", "since", "stacks"),
+    *("start", "stop", "call", "admit", "declared", "runtime", "_spawn", "_commit", "_plain", "_threads"),
+)
+
+
+async def test_everyday_names_are_free():
+    """As values, as methods and as layers: the backend starts, answers, emits and stops, and has them as its own."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+    valued = type("Valued", (Todos,), {name: [name] for name in EVERYDAY})
+    called = type("Called", (Todos,), {name: lambda self: type(self).__name__ for name in EVERYDAY})
+    layered = type("Layered", (Todos,), {name: before("create")(lambda self, req: None) for name in EVERYDAY})
+    for cls in (valued, called, layered):
+        served = await started(cls)
+        assert (await served.ask("create", {"title": "milk"}))["title"] == "milk"
+        served.backend.emit("created", {"id": 2})
+        await asyncio.gather(*served.tasks)
+        assert [method for method, _ in served.published] == ["create", "create"]
+        await served.runtime.stop()
+    assert Served(valued).backend.log == ["log"]
+    assert Served(called).backend.recheck() == "Called"
+    assert [layer.name for layer in Served(layered).runtime.layers] == [f"Layered.{name}" for name in EVERYDAY]
+
+
+class FileStore(Settings):
+    """A store whose models have another id."""
+
+    id_attribute = "_id"
+
+
+@pytest.mark.parametrize(
+    ("declared", "text"),
+    [
+        (
+            {"id_attribute": "_id"},
+            "Todos.id_attribute is not looked at, as it is the store that has it; write store = "
+            "MemoryStore(id_attribute='_id')",
+        ),
+        ({"id_attribute": "_id", "store": SQLiteStore("todos.db")}, "write store = SQLiteStore(id_attribute='_id')"),
+        ({"id_attribute": property(lambda self: "_id")}, "Todos.id_attribute is not looked at"),
+        ({"history": HistoryLimits(events=5)}, "write store = MemoryStore(history=HistoryLimits(events=5, "),
+        ({"queries": QueryLimits()}, "write store = MemoryStore(queries=QueryLimits("),
+    ],
+)
+def test_options_of_a_store_are_not_those_of_a_backend(declared, text):
+    """They would change nothing in silence, and another id costs conflict protection; the text shows where they go."""
+    with pytest.raises(DefinitionError, match=re.escape(text)):
+        type("Todos", (Backend,), declared)
+    mixin = type("Mixin", (), {name: value for name, value in declared.items() if name != "store"})
+    with pytest.raises(DefinitionError, match=re.escape(text.replace("Todos.", "Mixin."))):
+        type("Todos", (mixin, Backend), {"store": declared.get("store")})
+
+
+def test_what_a_store_says_too_may_stand_in_a_backend():
+    """An id that is the store's own, and names that only look like options of a store."""
+
+    class Todos(Backend):
+        store = FileStore()
+        id_attribute = "_id"
+        history = ["a", "list", "of", "the", "application's"]
+
+    assert Served(Todos).runtime.id_attribute == "_id"
 
 
 @attrs.define
@@ -176,7 +245,7 @@ def test_everyday_names_are_left_alone(body):
     type("Todos", (Backend,), body)
 
 
-@pytest.mark.parametrize("name", ["name", "middleware", "store", "log", "use"])
+@pytest.mark.parametrize("name", ["name", "middleware", "store", "model", "schema", "emit", "use"])
 def test_layers_cannot_take_the_names_of_declarations(name):
     """A layer called `store` would be no store."""
     with pytest.raises(DefinitionError, match=f"Todos.{name} hides Backend.{name}"):
@@ -321,7 +390,7 @@ async def test_a_result_that_cannot_be_written_as_json():
             return object()
 
     served = Served(Todos)
-    res = await served.backend.stacks["create"].run(served.request("create", {}))
+    res = await served.runtime.stacks["create"].run(served.request("create", {}))
     assert isinstance(res.failure, TypeError)
     assert served.published == []
 
@@ -337,7 +406,7 @@ def warnings(caplog):
 async def started(cls):
     """A backend that runs."""
     served = Served(cls)
-    await served.backend.start()
+    await served.runtime.start()
     return served
 
 
@@ -360,7 +429,7 @@ async def test_the_start_tells_what_nothing_answers(caplog):
     assert warnings(caplog) == [text]
     assert await served.ask("create", {"title": "a"}) == {"title": "a"}
     assert warnings(caplog) == [text]
-    await served.backend.stop()
+    await served.runtime.stop()
 
 
 async def test_a_backend_that_answers_all_is_told_nothing(caplog):
@@ -385,7 +454,7 @@ async def test_a_backend_that_answers_all_is_told_nothing(caplog):
         served = await started(cls)
         await served.sync("read", {})
         await served.sync("delete", {})
-        await served.backend.stop()
+        await served.runtime.stop()
     assert warnings(caplog) == []
 
 
@@ -403,7 +472,7 @@ async def test_what_only_use_layers_could_answer_is_told_when_none_does(caplog):
     for _ in range(2):
         assert await served.ask("create", {"title": "a"}) == {"title": "a"}
     assert [message.split(":")[1] for message in warnings(caplog)] == [" nothing answers create"]
-    await served.backend.stop()
+    await served.runtime.stop()
 
 
 async def test_a_handler_that_answers_nothing_is_told(caplog):
@@ -546,7 +615,7 @@ async def test_use_is_over_once_the_application_has_started():
 
     served = Served(Todos)
     Todos.use("read", lambda next: "used")
-    await served.backend.start()
+    await served.runtime.start()
     assert await served.ask("read") == "used"
     with pytest.raises(
         FrozenError,
@@ -554,7 +623,7 @@ async def test_use_is_over_once_the_application_has_started():
     ):
         Todos.use(lambda next: next())
     Urgent.use("create", lambda next: "still open")
-    await served.backend.stop()
+    await served.runtime.stop()
     Todos.use("read", lambda next: "used, too")
 
 
@@ -568,11 +637,11 @@ async def test_use_is_over_for_the_bases_of_a_class_that_has_started():
     class Notes(Base): ...
 
     served = Served(Todos)
-    await served.backend.start()
+    await served.runtime.start()
     with pytest.raises(FrozenError, match=r"Base\.use"):
         Base.use(lambda next: next())
     Notes.use("read", lambda next: "used")
-    await served.backend.stop()
+    await served.runtime.stop()
     Base.use("read", lambda next: "used later")
     assert await Served(Todos).ask("read") == "used later"
 
@@ -617,8 +686,8 @@ async def test_start_and_stop_reach_store_and_middleware():
 
     Todos.use("read", Pool(said, "c"))
     served = Served(Todos)
-    await served.backend.start()
-    await served.backend.stop()
+    await served.runtime.start()
+    await served.runtime.stop()
     assert said == [
         *("start store", "start a of todos", "start b of todos", "start c of todos"),
         *("stop c", "stop b", "stop a", "stop store"),
@@ -635,7 +704,7 @@ async def test_a_start_that_fails_stops_what_has_started():
 
     served = Served(Todos)
     with pytest.raises(OSError, match="no connection"):
-        await served.backend.start()
+        await served.runtime.start()
     assert said == ["start store", "start a of todos", "stop a", "stop store"]
     Todos.use("read", lambda next: "used")
 
@@ -647,9 +716,9 @@ async def test_middleware_without_hooks_can_be_started():
         middleware = [Middleware()]
 
     served = Served(Todos)
-    await served.backend.start()
+    await served.runtime.start()
     assert await served.ask("read", 1) == 1
-    await served.backend.stop()
+    await served.runtime.stop()
 
 
 def test_instances_are_compiled_one_by_one():
@@ -713,7 +782,7 @@ async def test_listeners_hear_what_is_emitted(caplog):
         raise RuntimeError("a bad listener")
 
     served = Served(Todos)
-    todos = served.backend
+    todos = served.runtime
     todos.on("created", broken).on("created", later).on("created", lambda model: heard.append(("created", model["id"])))
     todos.on("deleted", lambda model: heard.append(("deleted", model["id"])))
     todos.emit("created", {"id": 1})
@@ -735,7 +804,7 @@ async def test_a_listener_that_fails_again_and_again_fills_no_log(caplog):
         raise RuntimeError("a bad listener")
 
     served = Served(Todos)
-    served.backend.on("created", broken)
+    served.runtime.on("created", broken)
     for n in range(10 * LINES_PER_SECOND):
         served.backend.emit("created", {"id": n})
     await asyncio.gather(*served.tasks)
@@ -748,9 +817,9 @@ def test_listeners_are_checked_when_they_are_given():
     class Todos(Backend): ...
 
     with pytest.raises(ValueError, match=r"on\('create'\): the event is one of created, updated, deleted"):
-        Todos().on("create", print)
+        Served(Todos).runtime.on("create", print)
     with pytest.raises(TypeError, match="no function of the model"):
-        Todos().on("created", None)
+        Served(Todos).runtime.on("created", None)
 
 
 @pytest.mark.parametrize("method", ["create", "read", "update", "patch", "delete"])
@@ -791,10 +860,10 @@ async def test_emit_from_another_thread():
 
     class Todos(Backend): ...
 
-    backend = Registry().add(Todos)
+    todos = Registry(handed.append).add(Todos)
     events = []
-    backend.open("todos", Recorder(events), handed.append)
-    thread = threading.Thread(target=backend.emit, args=("created", {"id": 1}))
+    todos.open(Recorder(events))
+    thread = threading.Thread(target=todos.emit, args=("created", {"id": 1}))
     thread.start()
     thread.join()
     assert events == []
@@ -821,8 +890,8 @@ async def test_a_subclass_inherits_declarations_and_layers():
 
     served = Served(Todos)
     assert await served.ask("create", {}) == ["shaped", {"id": 1}]
-    assert [layer.name for layer in served.backend.layers] == ["Todos.shape"]
-    assert len(Served(Base).backend.layers) == 2
+    assert [layer.name for layer in served.runtime.layers] == ["Todos.shape"]
+    assert len(Served(Base).runtime.layers) == 2
 
 
 async def test_a_layer_that_hides_what_the_store_raised_hides_nothing():
@@ -848,14 +917,124 @@ async def test_a_layer_that_hides_what_the_store_raised_hides_nothing():
 
 
 async def test_a_backend_that_is_opened_again_begins_anew():
-    """What an instance declares is its class's store, not the one that it was opened with before."""
+    """What it declares is its class's store, not the one that it was opened with before."""
 
     class Todos(Backend):
         store = MemoryStore()
 
-    todos = Todos()
+    served = Served(Todos)
     for _ in range(2):
-        served = Served(todos)
         await served.ask("create", {"title": "milk"})
         assert [event.offset for event in served.events] == [1]
-    assert todos.store is not Todos.store
+        served.events.clear()
+        served.runtime.open(Recorder(served.events))
+    assert served.backend.store is served.runtime.store is served.runtime.log
+    assert served.runtime.declared is Todos.store is not served.backend.store
+
+
+def test_an_instance_is_served_once():
+    """It knows one runtime; the text says to serve another instance. A copy is another."""
+
+    class Todos(Backend): ...
+
+    todos = Todos()
+    App().serve(todos)
+    for app in (App(), App().serve(notes=Todos)):
+        with pytest.raises(
+            ConfigurationError,
+            match=r"this Todos is served already, as 'todos'; serve another instance: app\.serve\(tasks=Todos\(\)\)",
+        ):
+            app.serve(tasks=todos)
+    assert list(App().serve(copy.copy(todos)).backends) == ["todos"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dated(Backend):
+    """A backend whose instances do not change."""
+
+    store = MemoryStore()
+    day: int = 1
+
+
+async def test_a_backend_knows_what_it_is_served_as():
+    """Its name and its store, as they are opened; though it is frozen."""
+    notes = Dated()
+    registry = Registry(lambda work: None)
+    runtime = registry.add(notes, "notes")
+    runtime.open(Recorder())
+    assert (notes.name, runtime.name, runtime.backend) == ("notes", "notes", notes)
+    assert notes.store is runtime.store is not Dated.store
+    assert repr(runtime) == "<Runtime notes of Dated>"
+
+
+async def test_the_id_of_a_store_that_an_instance_chose():
+    """It is that of the models in what clients are told, too."""
+
+    class Todos(Backend):
+        model = Todo
+
+        def __init__(self):
+            self.store = MemoryStore(id_attribute="_id")
+
+    served = Served(Todos())
+    assert served.runtime.id_attribute == served.runtime.schema.id_attribute == "_id"
+    assert served.backend.schema is served.runtime.schema is not Todos.schema
+    created = await served.ask("create", {"title": "milk"})
+    assert created.keys() == {"_id", "title"}
+    assert served.published == [("create", created)]
+
+
+async def test_recheck_by_the_backend_itself():
+    """Who listens is asked again, as by its runtime; an instance that nobody serves has nobody to ask."""
+
+    class Todos(Backend): ...
+
+    asked = []
+
+    class Listeners(Recorder):
+        async def recheck(self, channel=None):
+            asked.append(channel)
+
+    served = Served(Todos)
+    served.runtime.open(Listeners())
+    await served.backend.recheck("home")
+    await served.runtime.recheck()
+    assert asked == ["home", None]
+    with pytest.raises(ConfigurationError, match=r"Todos\.recheck needs a served backend"):
+        await Todos().recheck()
+
+
+# What has moved
+
+
+async def test_what_has_moved_to_the_runtime_is_found_for_one_version_more():
+    """With a warning that says what to write; an instance that nobody serves has none of it, nor any of other names."""
+
+    class Todos(Backend): ...
+
+    served = Served(Todos)
+    for name in ("layers", "log", "namespace", "on", "since", "stacks"):
+        place = f"app.backends['todos'].{name}"
+        with pytest.warns(DeprecationWarning, match=re.escape(f"Todos.{name} has moved: write {place}")):
+            assert getattr(served.backend, name) == getattr(served.runtime, name)
+        with pytest.raises(
+            AttributeError, match=re.escape(f"Todos.{name} has moved: serve the backend, and write {place}")
+        ):
+            getattr(Todos(), name)
+    with pytest.raises(AttributeError, match="'Todos' object has no attribute 'titel'"):
+        served.backend.titel  # noqa: B018
+
+
+async def test_what_is_a_backends_own_is_found_in_its_runtime_for_one_version_more():
+    """`app.backends[...]` was the backend; the warning says that `.backend` is."""
+
+    class Todos(Backend):
+        def __init__(self):
+            self.due = 3
+
+    served = Served(Todos)
+    with pytest.warns(DeprecationWarning, match=r"has due: write app\.backends\['todos'\]\.backend\.due"):
+        assert served.runtime.due == 3
+    for name in ("titel", "__titel__"):
+        with pytest.raises(AttributeError, match=f"'Runtime' object has no attribute '{name}'"):
+            getattr(served.runtime, name)

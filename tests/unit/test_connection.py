@@ -8,7 +8,7 @@ from bbio.errors import Busy
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
 from bbio.server.memory import ByteBudget, weigh
-from tests.support.stacks import Recorder
+from tests.support.stacks import Served
 
 
 class Clock:
@@ -270,9 +270,7 @@ def test_cookies_of_the_handshake(header, cookies):
 def test_a_socket_shows_its_connection():
     """Headers, cookies and address are those of the handshake; channels are the socket's own."""
     connection = connect(headers={"Cookie": "sid=abc", "X-Team": "red"})
-    backend = Backend()
-    backend.open("todos", Recorder(), lambda work: None)
-    socket = ClientSocket("s1", backend, connection)
+    socket = ClientSocket("s1", Served(type("Todos", (Backend,), {})).runtime, connection)
     assert (socket.sid, socket.remote, socket.headers["x-team"]) == ("s1", "192.0.2.1", "red")
     assert socket.cookies == {"sid": "abc"}
     assert (socket.channels, socket.last_channel, socket.link) == ({}, None, None)

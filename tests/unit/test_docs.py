@@ -89,7 +89,7 @@ def test_examples_show_no_habit_that_leaks(
     ]
     assert backends
     for cls in backends:
-        for stack in Served(cls).backend.stacks.values():
+        for stack in Served(cls).runtime.stacks.values():
             assert cls.store is not None or stack.may_answer, stack.method
             for layer in stack.layers:
                 assert layer.kind != "before" or "update" not in layer.methods or "patch" in layer.methods, layer

@@ -313,7 +313,7 @@ async def test_a_websocket_that_is_gone_does_not_go_live(socket):
 
 async def test_another_socket_of_the_same_name_stays(socket):
     """A client that left and joined again is not taken for the one that left."""
-    old, new = (Mock(backend=Mock(namespace="/todos")) for _ in range(2))
+    old, new = (Mock(runtime=Mock(namespace="/todos")) for _ in range(2))
     socket.joined(old)
     socket.joined(new)
     socket.left(old)

@@ -18,7 +18,7 @@ from bbio.builtin import MemoryStore
 from bbio.requests import Request
 from bbio.typed import invalid, plain
 from bbio.values import Wrong
-from tests.support.stacks import Recorder
+from tests.support.stacks import Served
 
 
 class Color(enum.Enum):
@@ -469,8 +469,7 @@ def test_a_backend_has_the_schema_of_its_model():
     assert Places.schema.cls is Address
     assert Places.schema.id_attribute == "key"
     assert Chosen.schema.id_attribute == "id"
-    chosen = Chosen()
-    chosen.open("chosen", Recorder(), lambda work: None)
+    chosen = Served(Chosen).backend
     assert chosen.schema.id_attribute == "code"
 
 

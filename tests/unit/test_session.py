@@ -21,6 +21,7 @@ from bbio.builtin import CookieParser, Session
 from bbio.builtin import session as module
 from bbio.server.connection import Connection
 from bbio.server.limits import Limits
+from tests.support.stacks import Served
 
 SECRET = "a secret that is long enough for tests"
 OTHER = "another secret that is long enough, too"
@@ -251,7 +252,7 @@ def test_cookie_parser_hands_cookies_to_layers():
     class Todos(Backend):
         middleware = [CookieParser()]
 
-    assert [layer.kind for layer in Todos().layers] == ["before"]
+    assert [layer.kind for layer in Served(Todos).runtime.layers] == ["before"]
     socket = SimpleNamespace(cookies={"language": "de"})
     req = Request("read", socket=socket)
     CookieParser().parse(req)

@@ -33,7 +33,7 @@ class Todos(Backend):
         if req.model.get("wait"):
             await self.gate.wait()
         if "first" in req.model:
-            await self.log.append("c:", "create", req.model["first"])
+            await self.store.append("c:", "create", req.model["first"])
         record = await next()
         if req.model.get("late"):
             await self.gate.wait()
@@ -102,7 +102,7 @@ async def test_a_namespace_joined_again_before_it_was_left(server):
     """The end of the first socket takes nothing from the second."""
     first = server.client()
     connection = first.socket.connection
-    second = server.gateway.joined("again", server.backend, connection, first)
+    second = server.gateway.joined("again", server.runtime, connection, first)
     server.gateway.left(first.socket)
     assert connection.sockets == {"/todos": second}
     assert not connection.closed

@@ -133,7 +133,7 @@ def test_layers_for_other_methods_are_not_in_the_stack():
         @read
         def found(self): ...
 
-    stacks = Served(Todos).backend.stacks
+    stacks = Served(Todos).runtime.stacks
     assert {method: [layer.name for layer in stack.layers] for method, stack in stacks.items()} == {
         "create": ["Todos.checked"],
         "read": ["Todos.found"],
@@ -485,7 +485,7 @@ async def test_calling_next_twice():
             await next()
             return await next()
 
-    res = await Served(Todos).backend.stacks["read"].run(Served(Todos).request("read"))
+    res = await Served(Todos).runtime.stacks["read"].run(Served(Todos).request("read"))
     assert isinstance(res.failure, StackError)
     assert re.fullmatch(
         rf"Todos\.twice \({LINE}\) called next twice; call it once and keep the result", str(res.failure)
@@ -504,7 +504,7 @@ async def test_a_use_layer_that_neither_answers_nor_calls_next():
 
     served = Served(Todos)
     for method, name in (("read", "lost"), ("create", "lost_too")):
-        res = await served.backend.stacks[method].run(served.request(method))
+        res = await served.runtime.stacks[method].run(served.request(method))
         assert isinstance(res.failure, StackError)
         assert re.fullmatch(
             rf"Todos\.{name} \({LINE}\) neither answered nor called next; "
@@ -523,7 +523,7 @@ async def test_calling_next_without_waiting():
 
     served = Served(Todos)
     with pytest.warns(RuntimeWarning, match="never awaited"):
-        res = await served.backend.stacks["read"].run(served.request("read"))
+        res = await served.runtime.stacks["read"].run(served.request("read"))
     assert isinstance(res.failure, StackError)
     assert re.fullmatch(
         rf"Todos\.hasty \({LINE}\) called next but did not wait; write `await next\(\)`", str(res.failure)
@@ -867,8 +867,8 @@ async def test_listening_asks_the_before_layers_of_read():
             raise AssertionError
 
     served = Served(Todos)
-    assert await served.registry.admit(served.request("read", event="listen")) is None
-    refused = await served.registry.admit(served.request("read", event="listen", channel="private"))
+    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) is None
+    refused = await served.registry.admit(served.runtime, served.request("read", event="listen", channel="private"))
     assert isinstance(refused, Unauthorized)
 
 
@@ -878,7 +878,7 @@ async def test_a_backend_without_before_layers_lets_everybody_listen():
     class Todos(Backend): ...
 
     served = Served(Todos)
-    assert await served.registry.admit(served.request("read", event="listen")) is None
+    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) is None
 
 
 async def test_recovering_lets_nobody_listen():
@@ -895,7 +895,7 @@ async def test_recovering_lets_nobody_listen():
 
     served = Served(Todos)
     assert await served.ask("read") == []
-    assert isinstance(await served.registry.admit(served.request("read", event="listen")), Unauthorized)
+    assert isinstance(await served.registry.admit(served.runtime, served.request("read", event="listen")), Unauthorized)
 
 
 @pytest.mark.parametrize("answer", [[], None, [{"id": 1}]])
@@ -909,8 +909,8 @@ async def test_a_before_layer_that_answers_a_read_admits_nobody(answer):
                 res.end(answer)
 
     served = Served(Quiet)
-    assert await served.registry.admit(served.request("read", event="listen")) is None
-    refused = await served.registry.admit(served.request("read", event="listen", channel="staff"))
+    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) is None
+    refused = await served.registry.admit(served.runtime, served.request("read", event="listen", channel="staff"))
     assert isinstance(refused, Forbidden)
 
 
@@ -923,7 +923,7 @@ async def test_an_unexpected_error_while_admitting_is_internal(caplog):
             raise KeyError("secret")
 
     served = Served(Todos)
-    error = await served.registry.admit(served.request("read", event="listen"))
+    error = await served.registry.admit(served.runtime, served.request("read", event="listen"))
     assert set(error.to_json()) == {"name", "message", "code", "id"}
     assert "secret" not in str(error.to_json())
     assert "secret" in caplog.text
@@ -1029,7 +1029,7 @@ def test_a_layer_tells_where_it_stands():
         @before("create")
         def check(self, req): ...
 
-    (layer,) = Served(Todos).backend.stacks["create"].layers
+    (layer,) = Served(Todos).runtime.stacks["create"].layers
     assert (layer.kind, layer.name, layer.methods) == ("before", "Todos.check", ("create",))
     assert re.fullmatch(LINE, layer.where)
     assert location(Todos.check) == layer.where

@@ -1,0 +1,497 @@
+"""The runtime: one served backend running, and the registry of them.
+
+A `Backend` declares; what becomes of it when it is served is here. `app.backends["todos"]` is a `Runtime`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import traceback
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import attrs
+import msgspec
+
+from bbio.attempts import Attempts
+from bbio.backend import RUNNING, Backend, check_name, schema_of
+from bbio.counts import has_counts, uncounted
+from bbio.errors import (
+    BadRequest,
+    ConfigurationError,
+    DefinitionError,
+    EncodingError,
+    FrozenError,
+    InternalError,
+    SyncError,
+)
+from bbio.ratelimit import RateLimitedLog, one_line
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
+from bbio.schema import Schema
+from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
+from bbio.store import Publisher, Store
+from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
+from bbio.threads import Threads
+from bbio.typed import as_record, enter, narrowed, plain, show
+from bbio.values import place_of
+
+EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
+
+logger = logging.getLogger("bbio")
+listener_failures = RateLimitedLog(logger)
+
+# What a backend has its server do: a function without parameters that is called and awaited.
+Work = Callable[[], Coroutine[Any, Any, Any]]
+Spawn = Callable[[Work], None]
+
+
+class Outlet(Publisher, Protocol):
+    """The server's side of a backend: what its store publishes to, and those who listen."""
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask again whether those who listen may."""
+
+
+class Runtime:
+    """One backend as it is served: its stacks, its store and log, the operations under way.
+
+    Parameters:
+        backend: the backend.
+        name: the name that it is served under.
+        spawn: has the server do some work, from any thread.
+        threads: where layers run that block.
+
+    Attributes:
+        backend: the instance of the application's class.
+        name: the name that it is served under.
+        namespace: the Socket.IO namespace of that name.
+        schema: what its models are, None when they may be anything.
+        declared: the store as it was declared, None when there is none.
+        store: the store as it was opened.
+        log: what keeps events, positions and operations: the opened store, or one of its own where there is none.
+        stacks: the compiled stack of each sync method.
+
+    Raises:
+        ConfigurationError: the backend is served already.
+
+    Example:
+        >>> from bbio import App, Backend
+        >>> class Todos(Backend): pass
+        >>> todos = App().serve(tasks=Todos).backends["tasks"]
+        >>> todos.name, type(todos.backend).__name__, sorted(todos.stacks)
+        ('tasks', 'Todos', ['create', 'delete', 'patch', 'read', 'update'])
+    """
+
+    attempts: Attempts
+    log: Store
+    publisher: Outlet
+    stacks: dict[str, Stack]
+
+    def __init__(self, backend: Backend, name: str, spawn: Spawn, threads: Threads | None = None) -> None:
+        bound, cls = backend.__bbio_runtime__, type(backend).__name__
+        if bound is not None and bound.backend is backend:  # else it is a copy of one that is served
+            raise ConfigurationError(
+                f"this {cls} is served already, as {backend.name!r}; serve another instance: app.serve({name}={cls}())"
+            )
+        self.backend = backend
+        self.name = check_name(name)
+        self.namespace = "/" + name
+        self.schema: Schema | None = backend.schema
+        self.declared: Store | None = backend.store
+        self.store: Store | None = None
+        self._spawn = spawn
+        self._threads = threads or Threads()
+        self._listeners: dict[str, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
+        self._stopping = AsyncExitStack()
+        self._tell_backend(__bbio_runtime__=self, name=name)
+
+    def _tell_backend(self, **known: Any) -> None:
+        """Have the backend itself know what it is served as."""
+        for name, value in known.items():
+            object.__setattr__(self.backend, name, value)  # it may be frozen
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.name} of {type(self.backend).__name__}>"
+
+    @property
+    def id_attribute(self) -> str:
+        """The name of the id in a model: the store's, `id` by default."""
+        return self.backend.id_attribute
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All layers of the backend in stack order."""
+        backend = self.backend
+        entries = [(item, METHODS) for item in backend.middleware] + list(backend.__bbio_used__)
+        reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
+        own = layers_of(backend, backend.__bbio_layers__)
+        if self.schema is not None:
+            own.insert(0, _entry(self.schema))
+        return [layer for group in (*reusable, _by_kind(own)) for layer in group]
+
+    def open(self, publisher: Outlet, store: Store | None = None) -> None:
+        """Open the store and compile the stacks. Called when the backend is served, and again to begin anew.
+
+        Parameters:
+            publisher: what the store tells of what it has committed.
+            store: a store in place of the declared one.
+        """
+        self.publisher = publisher
+        self.attempts = Attempts(self._plain)
+        self._unanswered: set[str] = set()  # sync methods that nothing answers, as the log has said
+        opening = store or self.declared
+        id_attribute = "id" if opening is None else opening.id_attribute
+        if self.schema is not None and self.schema.id_attribute != id_attribute:
+            self.schema = schema_of(type(self.backend), id_attribute)  # the store was chosen by __init__, or by a test
+            self._tell_backend(schema=self.schema)
+        self.log = (opening or Store()).open(self.backend, publisher)
+        if opening is not None:
+            self.store = self.log
+            self._tell_backend(store=self.store)
+        self.compile()
+
+    def compile(self) -> None:
+        """Build the stack of every sync method from the layers as they are now."""
+        layers, schema, log = [self._bound(layer) for layer in self.layers], self.schema, self.log
+        answer = self._answer_unanswered
+        read: Answer = answer
+        write: Write | None = None
+        shown = None
+        if self.store is not None:
+            read, write = log.read, log.write
+        if schema is not None:
+            shown = partial(show, schema)
+            if write is not None:
+                write = _plain_write(schema, write)
+        own = vars(type(log))
+        immediate = own.get("immediate", False)
+        bare_reads = own.get("bare_reads", False) and schema is None
+        self.stacks = {"read": Stack("read", layers, read, immediate=immediate or bare_reads, show=shown)}
+        guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
+        for method in WRITES:
+            # Whoever makes a model knows it; else a write may be allowed to those who may not read.
+            guarded = method != "create" and any(method not in layer.methods for layer in guards)
+            self.stacks[method] = Stack(
+                method,
+                layers,
+                answer,
+                commit=self._commit,
+                find=log.find,
+                attempts=self.attempts,
+                write=write,
+                atomic=write is not None and log.atomic,
+                immediate=immediate,
+                show=shown,
+                may_read=self._may_read if guarded else None,
+            )
+
+    async def _may_read(self, req: Request) -> bool:
+        """Whether the client of a write may read the model, as the `before` layers of `read` say."""
+        if req.channel in getattr(req.socket, "channels", ()):
+            return True  # it is told of the write anyway
+        asked = Request("read", {self.id_attribute: req.id}, {}, self.backend, req.channel, req.socket)
+        return (await self.stacks["read"].admit(asked)).failure is None
+
+    def _bound(self, layer: Layer) -> Layer:
+        """A layer whose call can be awaited, where it runs in a thread."""
+        if not layer.in_thread:
+            return layer
+        return attrs.evolve(layer, call=self._threads.wrap(layer.call, layer.name), is_async=True)
+
+    async def _answer_unanswered(self, req: Request) -> Any:
+        """The bottom, where nothing above has answered."""
+        if not self.stacks[req.method].has_handler:
+            self._warn_unanswered([req.method])
+        if req.method in ("create", "update", "patch") and has_counts(req.model):
+            raise BadRequest(f"{self.name!r} keeps nothing that could be counted; give the fields their values")
+        return await bottom(req) if self.schema is None else plain(self.schema, req)
+
+    def _warn_unanswered(self, methods: list[str]) -> None:
+        """Say once for each of these sync methods that nothing answers it."""
+        methods = [method for method in methods if method not in self._unanswered]
+        self._unanswered.update(methods)
+        if methods:
+            logger.warning(
+                "%s (%s): nothing answers %s: the client gets back the model that it sent, and a write is told to "
+                "others; give the backend a store, or write @%s above a method that answers, or that refuses",
+                self.name,
+                type(self.backend).__name__,
+                ", ".join(methods),
+                methods[0],
+            )
+
+    async def start(self) -> None:
+        """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
+        self.compile()
+        if self.store is None:
+            self._warn_unanswered([method for method in METHODS if not self.stacks[method].may_answer])
+        async with AsyncExitStack() as stopping:
+            RUNNING.add(self)
+            stopping.callback(RUNNING.discard, self)
+            await self.log.start()
+            stopping.push_async_callback(self.log.stop)
+            for item in self._middleware_instances():
+                await item.start(self.backend)
+                stopping.push_async_callback(item.stop)
+            self._stopping = stopping.pop_all()
+
+    async def stop(self) -> None:
+        """Stop the middleware and the store. Called once, after the last request."""
+        await self._stopping.aclose()
+
+    def _middleware_instances(self) -> list[Middleware]:
+        items = [*self.backend.middleware, *(item for item, _ in self.backend.__bbio_used__)]
+        return [item for item in items if isinstance(item, Middleware)]
+
+    def _plain(self, req: Request, result: Any) -> Any:
+        return result if self.schema is None else as_record(self.schema, result, req)
+
+    async def _commit(self, req: Request, result: Any) -> None:
+        """Log and publish a write that no store has committed."""
+        record = req.model if result is None else result
+        if self.schema is not None:
+            record = plain(self.schema, req) if result is None else self._plain(req, result)
+        if result is None and has_counts(record):
+            record = uncounted(record)
+        req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
+
+    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
+        """The events of the log after a position, None when they are no longer all there, or it is of another history.
+
+        What other programs wrote, or an earlier version of the model, may hold what nobody may see.
+        """
+        log = self.log
+        events = await log.since(stream, epoch, offset, stamp)
+        if events and 0 < events[0].when < log.event_clock() - log.history.age:
+            return None  # nobody has written since, so that nothing was dropped
+        if self.schema is None or not events:
+            return events
+        return [narrowed(event, self.schema.public) for event in events]
+
+    def emit(self, event: str, model: Any, channel: str | None = None) -> None:
+        """Tell the clients of this backend of a change that no client made. May be called from any thread.
+
+        Nothing is stored: keep first what is told, where a read finds it. Before the application has started, the event
+        waits for the start.
+
+        Parameters:
+            event: `created`, `updated` or `deleted`.
+            model: the whole model.
+            channel: only the listeners of this channel ("" is the default channel); every client when None.
+
+        Raises:
+            ValueError: the event is none of the three.
+            EncodingError: the model holds what JSON does not have.
+            ConfigurationError: the application does not run any more, or too much waits for its start.
+
+        Example:
+            `app.backends["jobs"].emit("updated", {"id": "x", "percent": 50})`
+        """
+        method = _emitted_as("emit", event)
+        stream = BACKEND_WIDE if channel is None else channel_stream(channel)
+        # Encoded at once: what the caller does with the model afterwards must not show.
+        try:
+            body = msgspec.Raw(self.log.encode(model))
+        except EncodingError as err:
+            err.locate(place_of(err.value, model, "model") or "model")
+            raise
+        self._spawn(lambda: self.log.append(stream, method, body))
+        for listener in self._listeners[event]:
+            if iscoroutinefunction(listener):
+                self._spawn(partial(listener, model))
+                continue
+            try:
+                listener(model)
+            except Exception as err:
+                listener_failures.error(err, "a listener to %r of %s failed", event, self.name)
+
+    def on(self, event: str, listener: Callable[[Any], Any]) -> Self:
+        """Call a function whenever this backend emits, as in backbone.io: clients' own writes are for `@after` layers.
+
+        Parameters:
+            event: `created`, `updated` or `deleted`.
+            listener: a function of the model, called at once where `emit` was called; an async one runs in the
+                application. What it raises is logged.
+
+        Raises:
+            ValueError: the event is none of the three.
+            TypeError: the listener is no function.
+
+        Example:
+            `app.backends["notes"].on("created", print)`
+        """
+        _emitted_as("on", event)
+        if not callable(listener):
+            raise TypeError(f"on({event!r}, {listener!r}): that is no function of the model")
+        self._listeners[event].append(listener)
+        return self
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask the `before` layers of `read` again whether those who listen may; who may not any more hears no more.
+
+        Call it when a permission has been taken away. An error of the server, a timeout or `Busy` drops nobody. Other
+        processes that serve the backend from the same database do the same: with PostgreSQL a moment later, with
+        SQLite within five seconds.
+
+        Parameters:
+            channel: only the listeners of this channel ("" is the default channel); all when None.
+
+        Raises:
+            SyncError: other processes could not be told; who listens here was asked all the same.
+
+        Example:
+            `await app.backends["messages"].recheck("staff")`
+        """
+        try:
+            await self.log.tell_recheck(channel)
+        finally:
+            await self.publisher.recheck(channel)
+
+    if not TYPE_CHECKING:  # pragma: no branch - for checkers there is no such attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Return an attribute of the backend, which `app.backends[...]` was before it was a runtime."""
+            if name[:2] == "__" or not hasattr(self.__dict__.get("backend"), name):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            place = f"app.backends[{self.name!r}].backend.{name}"
+            warnings.warn(f"it is the backend that has {name}: write {place}", DeprecationWarning, stacklevel=2)
+            return getattr(self.backend, name)
+
+
+def _emitted_as(call: str, event: str) -> str:
+    method = EMITTED_AS.get(event)
+    if method is None:
+        raise ValueError(f"{call}({event!r}): the event is one of {', '.join(EMITTED_AS)}")
+    return method
+
+
+def _by_kind(layers: list[Layer]) -> list[Layer]:
+    order = ("before", "use", "handler", "once", "after", "on_error")
+    return sorted(layers, key=lambda layer: order.index(layer.kind))
+
+
+def _entry(schema: Schema) -> Layer:
+    """The layer that makes incoming models typed objects."""
+
+    def typed(req: Request) -> None:
+        enter(schema, req)
+
+    cls = schema.cls
+    where = f"{cls.__module__}.{cls.__qualname__}"
+    return make_layer("before", f"model {cls.__name__}", ("create", "update", "patch"), typed, where=where)
+
+
+def _plain_write(schema: Schema, write: Write) -> Write:
+    """A store's `write`, to which models are JSON."""
+
+    async def written(req: Request) -> Commit:
+        typed = req.model
+        req.model = plain(schema, req)
+        try:
+            return await write(req)
+        finally:
+            req.model = typed
+
+    return written
+
+
+class Registry(Mapping[str, Runtime]):
+    """The served backends by name.
+
+    Parameters:
+        spawn: has the server do some work for a backend, from any thread.
+        debug: whether unexpected errors reach clients with message and stack.
+        threads: where layers run that block.
+    """
+
+    def __init__(self, spawn: Spawn, *, debug: bool = False, threads: Threads | None = None) -> None:
+        self._spawn = spawn
+        self._threads = threads
+        self.debug = debug
+        self.frozen = False
+        self._runtimes: dict[str, Runtime] = {}
+        self._log = RateLimitedLog(logger)
+
+    def __getitem__(self, name: str) -> Runtime:
+        try:
+            return self._runtimes[name]
+        except KeyError:
+            served = ", ".join(self._runtimes) or "none"
+            raise KeyError(f"no backend {name!r} is served; served: {served}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runtimes)
+
+    def __len__(self) -> int:
+        return len(self._runtimes)
+
+    def add(self, backend: Any, name: str | None = None) -> Runtime:
+        """Add a backend class or instance; `open` of what is returned is still to come.
+
+        Parameters:
+            backend: a subclass of Backend, or an instance of one.
+            name: its name; the class's own by default.
+
+        Raises:
+            ConfigurationError: it is no backend, is served already, or the name is taken.
+            FrozenError: the application has started.
+        """
+        if self.frozen:
+            raise FrozenError("app.serve(...) came after the application had started; call it before app.run()")
+        if isinstance(backend, type) and issubclass(backend, Backend) and backend is not Backend:
+            backend = backend()
+        if not isinstance(backend, Backend) or type(backend) is Backend:
+            raise ConfigurationError(
+                f"app.serve({backend!r}): that is no backend; serve a subclass of bbio.Backend: class Todos(Backend)"
+            )
+        try:
+            name = check_name(backend.name if name is None else name)
+        except DefinitionError as err:
+            raise ConfigurationError(f"app.serve(...): {err}") from None
+        taken = self._runtimes.get(name)
+        if taken is not None:
+            raise ConfigurationError(
+                f"two backends are named {name!r} ({type(taken.backend).__name__} and {type(backend).__name__}); "
+                f"name one of them: app.serve(other_name={type(backend).__name__})"
+            )
+        runtime = self._runtimes[name] = Runtime(backend, name, self._spawn, self._threads)
+        return runtime
+
+    def dispatch(self, runtime: Runtime, req: Request) -> Awaitable[Response]:
+        """Run a sync through its backend's stack. The response's failure, if any, is a `SyncError`."""
+        return runtime.stacks[req.method].run(req, self.internal_error)
+
+    async def admit(self, runtime: Runtime, req: Request) -> SyncError | None:
+        """Ask the `before` layers of `read` whether a client may listen; None when it may."""
+        res = await runtime.stacks["read"].admit(req, self.internal_error)
+        assert res.failure is None or isinstance(res.failure, SyncError)
+        return res.failure
+
+    def internal_error(self, err: BaseException, req: Request) -> InternalError:
+        """Log an unexpected error of a request whole, under an id; the id alone is for the client."""
+        remote = "the server itself" if req.socket is None else req.socket.remote
+        return self.report(err, f"{getattr(req.backend, 'name', '?')} {req.method}", remote)
+
+    def report(self, err: BaseException, work: str, remote: str) -> InternalError:
+        """Log an unexpected error of some work whole, under an id; the id alone is for the client.
+
+        Parameters:
+            err: the error.
+            work: what has failed.
+            remote: the address of the client whose work it was, which may be blocked if it causes too many.
+        """
+        correlation = secrets.token_hex(8)
+        self._log.error(err, "%s of %s failed [%s]", work, one_line(remote), correlation, correlation_id=correlation)
+        if not self.debug:
+            return InternalError(id=correlation)
+        message, stack = (
+            # Whatever the text of an error holds, it can travel.
+            "".join(lines).encode("utf-8", "backslashreplace").decode()
+            for lines in (traceback.format_exception_only(err), traceback.format_exception(err))
+        )
+        return InternalError(message.strip(), id=correlation, stack=stack)
