@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from bbio.errors import BadRequest
 from bbio.requests import SHORT_LIST, Request
 from bbio.server.limits import Limits
+
+if TYPE_CHECKING:
+    from bbio.server.connection import ClientSocket
 
 # Requests of less text are not weighed: what the places of one connection hold of them is bounded by their number.
 LIGHT = 4_096
@@ -158,8 +161,8 @@ class ListRoom:
 
     def most(self, req: Request) -> float:
         """The bytes of JSON that a list may come to: more than an answer where a layer may leave some out."""
-        reply = self._limits.reply
-        return max(reply, self._limits.memory / 4) if req.backend.stacks[req.method].may_shorten else reply
+        reply, socket = self._limits.reply, cast("ClientSocket", req.socket)
+        return max(reply, self._limits.memory / 4) if socket.runtime.stacks[req.method].may_shorten else reply
 
     async def hold(self, req: Request, size: float) -> None:
         """Hold a list of so many bytes for a request, and no other for it; wait while others hold too many.

@@ -114,7 +114,7 @@ async def test_lists_up_to_the_limit_are_answered(serve, join, make_store):
         with pytest.raises(SyncFailed, match="more than 300000 bytes; ask for less, such as with a limit"):
             await alice.sync("read", options=options)
     assert len(await alice.sync("read", options={"data": {"limit": 20}})) == 20
-    assert app._gateway.addresses.lists.whole.held == 0
+    assert app.gateway.addresses.lists.whole.held == 0
 
 
 async def test_a_list_that_a_layer_shortens_may_be_longer(serve, join, make_store):

@@ -108,7 +108,7 @@ def room_for(may_shorten=False, **limits):
     """The room of a connection, and a request of it."""
     address = Addresses(Limits(**limits)).of("192.0.2.1")
     stack = SimpleNamespace(may_shorten=may_shorten)
-    req = Request("read", backend=SimpleNamespace(stacks={"read": stack}))
+    req = Request("read", socket=SimpleNamespace(runtime=SimpleNamespace(stacks={"read": stack})))
     req.room = ListRoom(Limits(**limits), address)
     return req, address
 
