@@ -34,7 +34,7 @@ from bbio.errors import (
     UnknownOutcome,
 )
 from bbio.query import QueryLimits
-from bbio.requests import Request, Response
+from bbio.requests import Next, Request, Response
 from bbio.runtime import Runtime
 from bbio.schema import Schema, field
 from bbio.server.limits import Limits
@@ -61,6 +61,7 @@ __all__ = [
     "Invalid",
     "Limits",
     "Middleware",
+    "Next",
     "NotFound",
     "QueryLimits",
     "Request",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import SequenceMatcher
 from inspect import getattr_static
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, ForwardRef, Generic, Literal, Protocol, get_args, get_origin
 from weakref import WeakSet
 
 import attrs
 
 from bbio.decorators import Marked, check_hidden, check_methods, check_undecorated, collect, own_classes
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
+from bbio.generic import M
 from bbio.protocol import MAX_NAME
 from bbio.query import QueryLimits
 from bbio.schema import Schema
@@ -25,6 +26,9 @@ from bbio.streams import HistoryLimits
 # The names that a backend declares itself with, or calls: no layer can have them. All others are the application's.
 INTERFACE = ("name", "middleware", "store", "model", "unknown", "schema", "emit", "use", "recheck_interval")
 CALLED = ("emit", "use")
+# What `emit` may tell of.
+Emitted = Literal["created", "updated", "deleted"]
+
 # What its users found in a backend before its runtime had it.
 MOVED = ("layers", "log", "namespace", "on", "since", "stacks")
 
@@ -110,6 +114,34 @@ def _check_options(cls: type[Backend]) -> None:
                 )
 
 
+def _named_model(cls: type[Backend]) -> type | None:
+    """Return `Todo` of a class that is derived from `Backend[Todo]`, None of others.
+
+    Raises:
+        DefinitionError: the class says `model = ...` as well, and it is another.
+    """
+    for base in vars(cls).get("__orig_bases__", ()):
+        origin = get_origin(base)
+        if not (isinstance(origin, type) and issubclass(origin, Backend)):
+            continue
+        named: Any = get_args(base)[0]
+        if isinstance(named, ForwardRef):
+            text = named.__forward_arg__
+            raise DefinitionError(
+                f"{cls.__qualname__}: nothing is known yet of {text!r}; write class {text} above, and "
+                f"{origin.__name__}[{text}] without quotes"
+            )
+        if named is Any or not isinstance(named, type):
+            continue
+        if vars(cls).get("model", named) is not named:
+            raise DefinitionError(
+                f"{cls.__qualname__} is a {origin.__name__}[{named.__name__}], and its model is another class; drop one"
+            )
+        model: type = named
+        return model
+    return None
+
+
 def schema_of(cls: type[Backend], id_attribute: str) -> Schema | None:
     """Return the schema of the models of a backend, None when it has no model.
 
@@ -133,7 +165,7 @@ class Running(Protocol):
 
     backend: Backend
 
-    def emit(self, event: str, model: Any, channel: str | None = None) -> None:
+    def emit(self, event: Emitted, model: Any, channel: str | None = None) -> None:
         """Tell clients of a change that no client made."""
 
     async def recheck(self, channel: str | None = None) -> None:
@@ -144,14 +176,15 @@ class Running(Protocol):
 RUNNING: WeakSet[Running] = WeakSet()
 
 
-class Backend:
+class Backend(Generic[M]):
     """Subclass it, decorate methods, and serve it with `app.serve(...)`.
 
     Class attributes:
         name: the backend's name and namespace; from the class name when not given.
         middleware: reusable layers, outermost first.
         store: the layer that answers when nothing above did, or None.
-        model: an attrs class, the schema of the models; anything that is JSON when None.
+        model: an attrs class, the schema of the models; anything that is JSON when None. `class Todos(Backend[Todo])`
+            declares it too, and tells type checkers.
         unknown: with a model, what happens to fields it does not declare: `"reject"` or `"drop"`.
         recheck_interval: seconds between two rounds of asking whether those who listen still may, see `recheck`;
             no rounds when None.
@@ -199,6 +232,7 @@ class Backend:
         check_undecorated(cls, Backend, layers)
         _check_resembling(cls)
         _check_options(cls)
+        cls.model = _named_model(cls) or cls.model
         cls.name = check_name(vars(cls).get("name") or default_name(cls))
         if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
             raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
@@ -242,7 +276,7 @@ class Backend:
         """The name of the id in a model: the store's, `id` by default."""
         return "id" if self.store is None else self.store.id_attribute
 
-    def emit(self, event: str, model: Any, channel: str | None = None) -> None:
+    def emit(self, event: Emitted, model: M | Mapping[str, Any], channel: str | None = None) -> None:
         """Tell the clients of this backend of a change that no client made, see `Runtime.emit`.
 
         Parameters:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import attrs
 
 from bbio.errors import DefinitionError
-from bbio.requests import METHODS, WRITES
+from bbio.requests import METHODS, WRITES, Method
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +23,7 @@ MARKS = "__bbio_marks__"
 # One name for several sync methods, so that a guard of writes forgets none.
 WRITE = "write"
 WRITE_METHODS = tuple(method for method in METHODS if method in WRITES)
+MethodName = Method | Literal["write", "all"]
 NAMED = f"use any of {', '.join(METHODS)}, or {WRITE!r} for {', '.join(WRITE_METHODS)}"
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -108,7 +109,7 @@ class _Phase:
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *methods: str, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *methods: MethodName, thread: bool = False) -> Callable[[F], F]: ...
     def __call__(self, *args: Any, thread: bool = False, **options: Any) -> Any:
         for option in options:
             only = "only @after takes once=True" if option == "once" else "name sync methods, or say thread=True"
@@ -133,7 +134,7 @@ class _After(_Phase):
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *methods: str, once: bool = False, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *methods: MethodName, once: bool = False, thread: bool = False) -> Callable[[F], F]: ...
     def __call__(self, *args: Any, once: bool = False, thread: bool = False, **options: Any) -> Any:
         if options or not once:
             return super().__call__(*args, thread=thread, **options)

@@ -12,7 +12,7 @@ import heapq
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import attrs
 import msgspec
@@ -35,6 +35,7 @@ from bbio.comparison import (
     travels,
 )
 from bbio.errors import BadRequest, ConfigurationError
+from bbio.generic import M
 from bbio.steps import Steps, run
 
 WORDS = ("sort", "limit", "offset", "cursor", "count")
@@ -119,7 +120,7 @@ class Order:
 
 
 @attrs.frozen
-class Page:
+class Page(Generic[M]):
     """What a query found.
 
     Parameters:
@@ -128,7 +129,7 @@ class Page:
         total: how many models the query matches in all, None unless it was asked for.
     """
 
-    models: list[dict[str, Any]]
+    models: list[M]
     next: str | None = None
     total: int | None = None
 

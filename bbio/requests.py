@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol
 from uuid import UUID
 
 import msgspec
 
 from bbio.errors import StackError, SyncError
+from bbio.generic import M
 from bbio.streams import Commit, Op, Operation, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Next = Callable[[], Awaitable[Any]]
+"""The type of `next` in a layer of `@use`: `await next()` runs what is below and returns its result."""
 
-METHODS = ("create", "read", "update", "patch", "delete")
-WRITES = frozenset(METHODS) - {"read"}
+Method = Literal["create", "read", "update", "patch", "delete"]
+METHODS: tuple[Method, ...] = ("create", "read", "update", "patch", "delete")
+WRITES: frozenset[Method] = frozenset(METHODS) - {"read"}
 
 # How a write is told to other clients: a patch travels as an update with the whole model.
 NOTIFIED_AS = {"create": "create", "update": "update", "patch": "update", "delete": "delete"}
@@ -64,8 +67,8 @@ SHORT_LIST = 65_536
 ENDLESS = float("inf")
 
 
-class Request(msgspec.Struct, eq=False):
-    """One sync on its way through the middleware stack.
+class Request(msgspec.Struct, Generic[M], eq=False):
+    """One sync on its way through the middleware stack. `Request[Todo]` tells type checkers what its model is.
 
     Parameters:
         method: `create`, `read`, `update`, `patch` or `delete`.
@@ -83,8 +86,8 @@ class Request(msgspec.Struct, eq=False):
     `session`, `user` and `state` are set by middleware; nothing a client sends can set them.
     """
 
-    method: str
-    model: Any = None
+    method: Method
+    model: M = None  # type: ignore[assignment]
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     backend: Any = None
     channel: str | None = None

@@ -19,7 +19,7 @@ import attrs
 import msgspec
 
 from bbio.attempts import Attempts
-from bbio.backend import RUNNING, Backend, check_name, schema_of
+from bbio.backend import RUNNING, Backend, Emitted, check_name, schema_of
 from bbio.counts import has_counts, uncounted
 from bbio.errors import (
     BadRequest,
@@ -40,7 +40,7 @@ from bbio.threads import Threads
 from bbio.typed import as_record, enter, narrowed, plain, show
 from bbio.values import place_of
 
-EMITTED_AS = {"created": "create", "updated": "update", "deleted": "delete"}
+EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}
 
 logger = logging.getLogger("bbio")
 listener_failures = RateLimitedLog(logger)
@@ -106,7 +106,7 @@ class Runtime:
         self.store: Store | None = None
         self._spawn = spawn
         self._threads = threads or Threads()
-        self._listeners: dict[str, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
+        self._listeners: dict[Emitted, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
         self._stopping = AsyncExitStack()
         self._tell_backend(__bbio_runtime__=self, name=name)
 
@@ -273,7 +273,7 @@ class Runtime:
             return events
         return [narrowed(event, self.schema.public) for event in events]
 
-    def emit(self, event: str, model: Any, channel: str | None = None) -> None:
+    def emit(self, event: Emitted, model: Any, channel: str | None = None) -> None:
         """Tell the clients of this backend of a change that no client made. May be called from any thread.
 
         Nothing is stored: keep first what is told, where a read finds it. Before the application has started, the event
@@ -310,7 +310,7 @@ class Runtime:
             except Exception as err:
                 listener_failures.error(err, "a listener to %r of %s failed", event, self.name)
 
-    def on(self, event: str, listener: Callable[[Any], Any]) -> Self:
+    def on(self, event: Emitted, listener: Callable[[Any], Any]) -> Self:
         """Call a function whenever this backend emits, as in backbone.io: clients' own writes are for `@after` layers.
 
         Parameters:
@@ -363,7 +363,7 @@ class Runtime:
             return getattr(self.backend, name)
 
 
-def _emitted_as(call: str, event: str) -> str:
+def _emitted_as(call: str, event: Emitted) -> str:
     method = EMITTED_AS.get(event)
     if method is None:
         raise ValueError(f"{call}({event!r}): the event is one of {', '.join(EMITTED_AS)}")

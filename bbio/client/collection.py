@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, cast
 
 import attrs
 
 from bbio.client.follower import Meta
 from bbio.client.replica import Key, Replica
 from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
+from bbio.generic import M
 from bbio.query import Query, QueryLimits
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Changes:
             self.added, self.changed, self.removed, self.reset = set(), set(), set(), True
 
 
-class Collection(Mapping[Key, Model]):
+class Collection(Mapping[Key, M], Generic[M]):
     """The models of a backend by id, kept up to date; made by `handle.collection()`.
 
     It is a mapping to be read: `len`, iteration, `in`, `get`, `values`. Changes are made with the handle, and show here
@@ -76,7 +77,7 @@ class Collection(Mapping[Key, Model]):
         ...     return [todo["title"] for todo in mirror.values()]
     """
 
-    def __init__(self, handle: Handle, data: Mapping[str, Any] | None) -> None:
+    def __init__(self, handle: Handle[M], data: Mapping[str, Any] | None) -> None:
         self._handle = handle
         # As it is sent: what becomes of the caller's own later, or what JSON has no type for, plays no part.
         self._data: Mapping[str, Any] | None = data
@@ -92,8 +93,8 @@ class Collection(Mapping[Key, Model]):
         self._read = False  # whether everything was read once
         self._watchers: set[asyncio.Event] = set()
 
-    def __getitem__(self, key: Key) -> Model:
-        return self._replica.models[key]
+    def __getitem__(self, key: Key) -> M:
+        return cast("M", self._replica.models[key])
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._replica.models)

@@ -22,7 +22,7 @@ class Event:
         rev: the model's revision; None where no store keeps one.
     """
 
-    method: Literal["create", "update", "delete", "reset"] | str
+    method: Literal["create", "update", "delete", "reset"]
     model: Any = None
     rev: int | None = None
 

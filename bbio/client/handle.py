@@ -6,7 +6,7 @@ import asyncio
 import json
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, cast, overload
 
 import msgspec
 
@@ -16,13 +16,13 @@ from bbio.client.events import RESET, Event, Events
 from bbio.client.follower import Follower, Meta
 from bbio.counts import uncounted
 from bbio.errors import BadRequest, SyncError, Timeout
+from bbio.generic import M
 from bbio.query import Page
-from bbio.requests import METHODS, NOTIFIED_AS
+from bbio.requests import METHODS, NOTIFIED_AS, Method
 
 if TYPE_CHECKING:
     from bbio.client.session import Session
 
-Model = dict[str, Any]
 Key = str | int
 
 # Seconds between attempts to read everything again.
@@ -43,8 +43,10 @@ class Mirror(Protocol):
         """It cannot be kept any more."""
 
 
-class Handle:
+class Handle(Generic[M]):
     """A backend in a channel. Made by `connection.backend(name, channel=...)`; one for all who ask for the same.
+
+    `Handle[Todo]` tells type checkers what its models are. They come as JSON, so `Todo` is a `TypedDict`.
 
     Example:
         >>> async def tick(todos: Handle) -> None:
@@ -74,9 +76,7 @@ class Handle:
 
     # Requests
 
-    async def create(
-        self, model: Any, *, options: Mapping[str, Any] | None = None, timeout: float | None = None
-    ) -> Any:
+    async def create(self, model: Any, *, options: Mapping[str, Any] | None = None, timeout: float | None = None) -> M:
         """Create a model; the record comes back, with its id.
 
         Parameters:
@@ -91,12 +91,11 @@ class Handle:
             Busy: too many requests wait for an answer.
             BadRequest: the model cannot travel as JSON.
         """
-        return await self.sync("create", model, options=options, timeout=timeout)
+        record: M = await self.sync("create", model, options=options, timeout=timeout)
+        return record
 
     @overload
-    async def read(
-        self, id: Key, *, options: Mapping[str, Any] | None = None, timeout: float | None = None
-    ) -> Model: ...
+    async def read(self, id: Key, *, options: Mapping[str, Any] | None = None, timeout: float | None = None) -> M: ...
 
     @overload
     async def read(
@@ -105,7 +104,7 @@ class Handle:
         data: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
-    ) -> list[Model]: ...
+    ) -> list[M]: ...
 
     async def read(
         self,
@@ -136,7 +135,7 @@ class Handle:
         rev: int | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
-    ) -> Any:
+    ) -> M:
         """Replace a model; the record comes back.
 
         Parameters:
@@ -149,7 +148,8 @@ class Handle:
             Conflict: the model has a newer revision; `current` is the model as it is, `rev` its revision.
             SyncError: see `create`.
         """
-        return await self.sync("update", model, rev=rev, options=options, timeout=timeout)
+        record: M = await self.sync("update", model, rev=rev, options=options, timeout=timeout)
+        return record
 
     async def patch(
         self,
@@ -158,9 +158,10 @@ class Handle:
         rev: int | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
-    ) -> Any:
+    ) -> M:
         """Change some attributes of a model: those given besides its id. The whole record comes back; see `update`."""
-        return await self.sync("patch", changes, rev=rev, options=options, timeout=timeout)
+        record: M = await self.sync("patch", changes, rev=rev, options=options, timeout=timeout)
+        return record
 
     async def delete(
         self,
@@ -169,15 +170,16 @@ class Handle:
         rev: int | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
-    ) -> Any:
+    ) -> M:
         """Delete a model, given as such or by its id. The record comes back as it was; see `update`."""
         if isinstance(model, (str, int)):
             model = {self.id_attribute: model}
-        return await self.sync("delete", model, rev=rev, options=options, timeout=timeout)
+        record: M = await self.sync("delete", model, rev=rev, options=options, timeout=timeout)
+        return record
 
     async def sync(
         self,
-        method: str,
+        method: Method,
         model: Any = None,
         *,
         rev: int | None = None,
@@ -190,7 +192,7 @@ class Handle:
 
     async def request(
         self,
-        method: str,
+        method: Method,
         model: Any = None,
         *,
         rev: int | None = None,
@@ -272,7 +274,7 @@ class Handle:
 
     async def query(
         self, data: Mapping[str, Any], *, options: Mapping[str, Any] | None = None, timeout: float | None = None
-    ) -> Page:
+    ) -> Page[M]:
         """Read a page of what a query finds (docs/queries.md): its `models`, the cursor of the `next` and the `total`.
 
         Parameters:
@@ -292,7 +294,7 @@ class Handle:
         told = told if isinstance(told, Mapping) else {}
         return Page(models, told.get("next"), told.get("total"))
 
-    def collection(self, *, data: Mapping[str, Any] | None = None) -> Collection:
+    def collection(self, *, data: Mapping[str, Any] | None = None) -> Collection[M]:
         """A live mirror of what the backend holds: await it, or use it in `async with`.
 
         Parameters:
@@ -344,7 +346,7 @@ class Handle:
         """A notification came, in its turn."""
         if not own:
             for reader in list(self._readers):
-                reader.put(Event(method, copied(model), None if meta is None else meta.rev))
+                reader.put(Event(cast("Any", method), copied(model), None if meta is None else meta.rev))
         self._apply(method, model, meta)
 
     def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None) -> None:

@@ -291,7 +291,7 @@ class Connection:
         """Whether there is a connection at the moment."""
         return self._wire is not None
 
-    def backend(self, name: str, *, channel: str | None = None, id_attribute: str = "id") -> Handle:
+    def backend(self, name: str, *, channel: str | None = None, id_attribute: str = "id") -> Handle[Any]:
         """A backend, in a channel. The first one opens the connection.
 
         Parameters:

@@ -7,13 +7,14 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgspec
 import pytest
 
 from bbio import Backend, Request, Store, SyncError
 from bbio.protocol import encode
+from bbio.requests import Method
 from bbio.runtime import Runtime
 from bbio.streams import Commit, Event, Op, Position, channel_stream
 
@@ -76,7 +77,7 @@ class Opened:
                 "payload": encode(("sync", {"method": method, "model": model})).decode(),
                 **fields,
             }
-        return Request(method, model, backend=self.store.backend, **fields)
+        return Request(cast("Method", method), model, backend=self.store.backend, **fields)
 
     async def write(self, method: str, model: Any, **fields: Any) -> Commit:
         return await self.store.write(self.request(method, model, **fields))

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "client/README.md")), *GUIDES]
 FENCE = re.compile(r"^([ ]*)```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+DECLARED = re.compile(r"\(Backend(\[\w+\])?\):")
 SCRIPT = re.compile(r"^```(?:js|javascript)\n(.*?)^```$|<script>\n(.*?)</script>", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 MODULES = ["bbio", *(module.name for module in pkgutil.walk_packages(bbio.__path__, "bbio."))]
@@ -78,7 +79,7 @@ def test_examples_run(page: Path, code: str, tmp_path: Path, monkeypatch: pytest
     run(page, code, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("page", "code"), [each for each in examples() if "(Backend):" in each.values[1]])
+@pytest.mark.parametrize(("page", "code"), [each for each in examples() if DECLARED.search(each.values[1])])
 def test_examples_show_no_habit_that_leaks(
     page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
