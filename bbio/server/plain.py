@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 import socketio
 from aiohttp import web
+from engineio.async_socket import AsyncSocket
 
 from bbio import protocol
 from bbio.errors import BadRequest
@@ -158,7 +159,10 @@ class PlainServer(SharedServer):
         self._limits = limits
         # By session: the address that it counts for.
         self._addresses: dict[str, Address] = {}
+        # By session: what waits for the time of its next heartbeat.
+        self._heartbeats: dict[str, set[asyncio.Task[Any]]] = {}
         self._count_sessions()
+        self._end_heartbeats()
         # Sessions with a poll that waits, and those with a websocket: each with whether it is that.
         self._open: set[tuple[str, bool]] = set()
         self._resting = Resting()
@@ -176,11 +180,17 @@ class PlainServer(SharedServer):
         async def begun(sid: str, environ: dict[str, Any]) -> Any:
             address = self._addresses[sid] = self.gateway.addresses.of(environ["aiohttp.request"][REMOTE])
             self.gateway.addresses.enter(address)
+            self._heartbeats[sid] = set()
             return await begin(sid, environ)
 
         async def ended(sid: str, reason: str) -> None:
             self.gateway.addresses.leave(self._addresses.pop(sid))
-            await end(sid, reason)
+            try:
+                await end(sid, reason)
+            finally:
+                # Not before, as one of them may have found out that the client is gone.
+                for heartbeat in self._heartbeats.pop(sid):
+                    heartbeat.cancel()
 
         async def arrived(sid: str, data: str | bytes) -> Any:
             if isinstance(data, str) and data.startswith(JOIN):
@@ -190,6 +200,28 @@ class PlainServer(SharedServer):
         self.eio.on("connect", begun)
         self.eio.on("message", arrived)
         self.eio.on("disconnect", ended)
+
+    def _end_heartbeats(self) -> None:
+        """Have the heartbeats of a session end with it: the library's go on for as long as one takes.
+
+        A client that connects and leaves again and again would have tens of thousands of them wait, and Python look
+        through all of them for garbage.
+        """
+        start = self.eio.start_background_task
+
+        def started(work: Callable[..., Any], *args: Any, **options: Any) -> Any:
+            task = start(work, *args, **options)
+            session = getattr(work, "__self__", None)
+            if isinstance(session, AsyncSocket):
+                heartbeats = self._heartbeats.get(session.sid)
+                if heartbeats is None:
+                    task.cancel()
+                else:
+                    heartbeats.add(task)
+                    task.add_done_callback(heartbeats.discard)
+            return task
+
+        self.eio.start_background_task = started
 
     async def _connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
         accepted = False

@@ -152,6 +152,25 @@ async def test_a_session_is_upgraded_once_at_a_time(serve, join, todos):
 
 
 @pytest.mark.parametrize("engine", ["plain"], indirect=True)
+async def test_a_session_that_has_ended_leaves_no_heartbeat(serve, join, todos):
+    """Else tens of thousands wait for their time, and a search for garbage among them holds up everybody."""
+    app = await serve(todos)
+
+    def heartbeats():
+        return [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_send_ping"]
+
+    clients = [await join(app, "todos", transport=transport) for transport in ("websocket", "polling")]
+    assert len(heartbeats()) == 2
+    await clients[0].close()
+    await clients[1].wire.transport.post("1")
+
+    async def ended():
+        return not heartbeats()
+
+    await eventually(ended)
+
+
+@pytest.mark.parametrize("engine", ["plain"], indirect=True)
 async def test_who_joins_a_backend_again_and_again_is_closed(serve, join, todos, caplog):
     """Each join is refused; what it has joined stays, up to a limit."""
     caplog.set_level("INFO", logger="bbio")

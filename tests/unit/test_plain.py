@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from engineio.async_socket import AsyncSocket
 
 from bbio import BadRequest, Limits, protocol
 from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
@@ -76,6 +77,17 @@ async def test_nobody_waits_for_answers_of_a_client_that_left():
     link.left(None)
     assert [protocol.decode(bytes(value)) for value in answered.result()] == [None, 1]
     assert (waiting.result(), given_up.cancelled()) == (None, True)
+
+
+async def test_a_session_that_has_ended_gets_no_heartbeat():
+    """Though its pong has arrived behind its farewell; what else works in the background is left alone."""
+    server = PlainServer(Limits(), async_mode="aiohttp")
+    session = AsyncSocket(server.eio, "s1")
+    session.schedule_ping()
+    other = server.start_background_task(asyncio.sleep, 0, result="done")
+    (heartbeat,) = asyncio.all_tasks() - {asyncio.current_task(), other}
+    await asyncio.wait([heartbeat, other])
+    assert (heartbeat.cancelled(), other.result()) == (True, "done")
 
 
 def test_a_client_is_dropped_once(caplog):
