@@ -129,14 +129,15 @@ def test_every_page_is_in_the_index() -> None:
     assert [page.stem for page in GUIDES if page.stem not in (*index, "index")] == []
 
 
-def test_the_tests_that_hold_the_promises_exist() -> None:
-    """What is guaranteed names tests; each is where it says."""
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text())
+@pytest.mark.parametrize("page", ["guarantees.md", "security.md"])
+def test_the_tests_that_hold_the_promises_exist(page: str) -> None:
+    """Guarantees and defences name tests; each is where the page says."""
+    named = re.findall(r"`((?:tests|client/test)/[\w./]+\.(?:py|js))(?:::(\w+))?`", (ROOT / "docs" / page).read_text())
     assert named
     assert [
         (file, test)
         for file, test in named
-        if not (ROOT / file).exists() or f"def {test or 'test_'}" not in (ROOT / file).read_text()
+        if not (ROOT / file).exists() or (test and f"def {test}" not in (ROOT / file).read_text())
     ] == []
 
 
