@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import doctest
 import importlib
@@ -30,6 +31,13 @@ FENCE = re.compile(r"^([ ]*)```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 DECLARED = re.compile(r"\(Backend(\[\w+\])?\):")
 SCRIPT = re.compile(r"^```(?:js|javascript)\n(.*?)^```$|<script>\n(.*?)</script>", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+SPAN = re.compile(r"`([^`\n]+)`")
+LOG = re.compile(r"^```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What a span of a page is that is not the words of a message: a command, or code.
+NO_MESSAGE = re.compile(r"^bbio |[(){}=]")
+# What a message of the code is filled in with, and what a page writes for any such value.
+FILLED_IN = re.compile(r"%(?:\.\d+)?[a-z]|\0")
+ANY_VALUE = re.compile(r"\.\.\.|'[^']*'")
 MODULES = ["bbio", *(module.name for module in pkgutil.walk_packages(bbio.__path__, "bbio."))]
 
 
@@ -130,15 +138,58 @@ def test_every_page_is_in_the_index() -> None:
     assert [page.stem for page in GUIDES if page.stem not in (*index, "index")] == []
 
 
-def test_the_tests_that_hold_the_promises_exist() -> None:
-    """What is guaranteed names tests; each is where it says."""
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "guarantees.md").read_text())
+@pytest.mark.parametrize("page", ["guarantees.md", "security.md"])
+def test_the_tests_that_hold_the_promises_exist(page: str) -> None:
+    """Guarantees and defences name tests; each is where the page says."""
+    named = re.findall(r"`((?:tests|client/test)/[\w./]+\.(?:py|js))(?:::(\w+))?`", (ROOT / "docs" / page).read_text())
     assert named
     assert [
         (file, test)
         for file, test in named
-        if not (ROOT / file).exists() or f"def {test or 'test_'}" not in (ROOT / file).read_text()
+        if not (ROOT / file).exists() or (test and f"def {test}" not in (ROOT / file).read_text())
     ] == []
+
+
+def messages() -> list[str]:
+    """Return all texts of the package's code, with a NUL for each value that an f-string fills in."""
+    found = []
+    for path in (ROOT / "bbio").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def quoted(page: Path) -> list[str]:
+    """Return the messages that the prose of a page quotes: its spans of several words that are no code."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [span for span in SPAN.findall(prose) if " " in span and not NO_MESSAGE.search(span)]
+
+
+def test_the_messages_that_troubleshooting_quotes_are_those_of_the_code() -> None:
+    """Whoever searches the page for what the log says finds it; `...` and what is in quotes stand for any value."""
+    texts = messages()
+    spans = quoted(ROOT / "docs" / "troubleshooting.md")
+    assert len(spans) >= 6
+    for span in spans:
+        pattern = ".+".join(map(re.escape, filter(None, (part.strip() for part in ANY_VALUE.split(span)))))
+        assert any(re.search(pattern, text, re.DOTALL) for text in texts), f"no message is like {span!r}"
+
+
+def test_the_log_lines_of_the_documentation_are_those_of_the_code() -> None:
+    """Each line of a log that a page shows is a message of the code with its values filled in."""
+    templates = [(FILLED_IN.split(text), FILLED_IN.sub("", text)) for text in messages() if FILLED_IN.search(text)]
+    patterns = [(re.compile(".+".join(map(re.escape, parts))), len(words)) for parts, words in templates]
+    pages = [page for page in PAGES if page.stem != "protocol"]  # whose blocks are packets
+    lines = [line for page in pages for block in LOG.findall(page.read_text()) for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        said = re.sub(r"^(DEBUG|INFO|WARNING|ERROR) ", "", line)
+        # A message that is hardly more than its values is like any line.
+        assert any(2 * words > len(said) - 50 and pattern.fullmatch(said) for pattern, words in patterns), line
 
 
 def test_every_page_is_in_the_readme() -> None:

@@ -24,7 +24,7 @@ def test_a_limit_is_greater_than_0(name, value):
 
 def test_every_limit_is_documented_with_its_default():
     """In the page about limits and in the class itself."""
-    table = DOCS.read_text().split("| limit | default | |")[1].split("\n\n")[0]
+    table = DOCS.read_text().split("| limit | default | meaning |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| `(\w+)` \| ([\d.,]+) ?(\w*) \|", table, re.MULTILINE)
     told = {name: float(number.replace(",", "")) * UNITS[unit] for name, number, unit in rows}
     assert told == attrs.asdict(Limits())
