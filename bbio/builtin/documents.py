@@ -617,14 +617,14 @@ class Batch:
             # What is about the same model, or repeats an operation, comes after what was there first.
             before: set[Any] = set()
             for change in self._waiting:
-                about = {change.key, change.operation} - {None}
-                if not about.isdisjoint(before):
+                if change.key in before or change.operation in before:
                     waiting.append(change)
                 elif not self._is_repeated(change):
                     write = self._plan(change)
                     if write is not None:
                         writes.append(write)
-                before |= about
+                before |= {change.key, change.operation}
+                before.discard(None)
             self._waiting = waiting
         return writes
 

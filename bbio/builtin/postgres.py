@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from itertools import repeat
 from typing import Any, Literal, Self
 from weakref import WeakKeyDictionary
@@ -128,6 +128,8 @@ SHARE_OF_SUSPECTS = 0.05
 LONGEST_REST_SECONDS = 0.5
 # How often a batch is tried when others write at the same time, or the connection is lost before its commit.
 ATTEMPTS = 5
+# Texts of statements that are remembered: clients can have any number of them made, by what they leave out.
+STATEMENTS = 500
 # What a process tells the others is at most so many bytes; PostgreSQL allows 8,000.
 MAX_PAYLOAD = 7_000
 
@@ -288,6 +290,8 @@ class PostgresStore(DocumentStore):
 
     definition = Table("", "id", False)
     _queries: sql.Table
+    # Makes the statements of the table, and remembers their texts.
+    _statement: Callable[..., str]
     backend_id: int
     _begin: str
     # The columns that each rule of the table is about.
@@ -510,6 +514,7 @@ class PostgresStore(DocumentStore):
             await self._insert_initial(connection)
         self._rules = dict(await connection.fetch(RULES, self.definition.place))
         self._queries = queries_of(self.definition, self.indexes)
+        self._statement = lru_cache(STATEMENTS)(self.definition.statement)
         await self._index(connection)
 
     async def _create(self, connection: Any) -> None:
@@ -846,8 +851,7 @@ class PostgresStore(DocumentStore):
             kind, values = self._kind(write)
             alike.setdefault(kind, []).append((write, values))
         for kind, asked in alike.items():
-            name, *about = kind
-            made |= await self._returned(connection, getattr(self.definition, name)(*about), asked)
+            made |= await self._returned(connection, self._statement(*kind), asked)
         gone = [write for write in writes if write not in made and write.method == "delete"]
         if gone:
             # A trigger may only mark a row: where a policy or a view then hides it, the model is deleted.
@@ -870,13 +874,16 @@ class PostgresStore(DocumentStore):
             unset = unset_in(req)
             left = [column.name for column in table.columns if column.defaults and column.name in unset]
             return ("insert", frozenset(left)), [write.rev, body_text(encode(record))]
-        changed = {name: record[name] for name in record.keys() - stored.keys()}
+        changed: dict[str, Any] = {}
+        lost: list[str] = []
+        if record.keys() != stored.keys():
+            changed = {name: record[name] for name in record.keys() - stored.keys()}
+            # Of fields that the schema does not know, a later version of it may.
+            lost = [] if self.schema is not None else list(stored.keys() - record.keys())
         for name in given_in(req, record):
             if name in stored and not is_same(record[name], stored[name]):
                 changed[name] = record[name]
         changed.pop(self.id_attribute, None)
-        # Of fields that the schema does not know, a later version of it may.
-        lost = [] if self.schema is not None else list(stored.keys() - record.keys())
         values = [write.rev, body_text(encode(changed))] + ([encode(lost).decode()] if lost else [])
         return ("update", frozenset() if table.is_document else frozenset(changed), bool(lost)), values
 
@@ -887,17 +894,16 @@ class PostgresStore(DocumentStore):
         writes = [write for write, _ in asked]
         keys = self._columns_of(write.key for write in writes)
         rows = await connection.fetch(statement, *keys, *map(list, zip(*(values for _, values in asked), strict=True)))
-        texts: Iterable[Any] = zip(*keys, strict=True)
-        if len(rows) != len(writes) or writes[0].stored is not None:
-            known = dict(zip(texts, writes, strict=True))
-            rows = [row for row in rows if row[: len(keys)] in known]
-            texts = [row[: len(keys)] for row in rows]
-            writes = [known[text] for text in texts]
-        # Else in the order in which they were given, whatever ids a trigger has given them.
-        return {
-            write: self._record(write, text[-1] == row[-2], *row[-2:])
-            for write, text, row in zip(writes, texts, rows, strict=True)
-        }
+        known = dict(zip(zip(*keys, strict=True), writes, strict=True))
+        # New ones in the order in which they were given, whatever ids a trigger has given them.
+        is_in_order = writes[0].stored is None and len(rows) == len(writes)
+        made: dict[Write, dict[str, Any]] = {}
+        for key, row in zip(known if is_in_order else [row[: len(keys)] for row in rows], rows, strict=True):
+            write = known.get(key)
+            if write is not None:
+                id, fields = row[-2:]
+                made[write] = self._record(write, key[-1] == id, id, fields)
+        return made
 
     def _record(self, write: Write, is_id: bool, id: str, fields: str) -> dict[str, Any]:
         """What a write has stored, in the order in which its fields were given, as far as they were."""
@@ -991,14 +997,14 @@ class PostgresStore(DocumentStore):
     async def _lock(self, connection: Any, keys: list[Key], how: str) -> tuple[int, dict[Key, tuple[int, bytes]]]:
         """Lock models: what comes before their next revisions, and the revision and body of those that are there."""
         columns = self._columns_of(keys)
-        rows = await connection.fetch(self.definition.lock(how), *columns)
+        rows = await connection.fetch(self._statement("lock", how), *columns)
         # Drawn when they are locked, so that the revisions of each model grow.
         return rows[0][0], self._held(keys, columns, [row[1:] for row in rows if row[1] is not None])
 
     async def _models(self, fetch: Any, keys: list[Key]) -> dict[Key, tuple[int, bytes]]:
         """The revision and body of those models that are there."""
         columns = self._columns_of(keys)
-        return self._held(keys, columns, await fetch(self.definition.select(), *columns))
+        return self._held(keys, columns, await fetch(self._statement("select"), *columns))
 
     def _held(self, keys: list[Key], columns: list[list[Any]], rows: list[Any]) -> dict[Key, tuple[int, bytes]]:
         """The revision and body of each model in rows, by its key."""

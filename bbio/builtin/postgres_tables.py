@@ -415,10 +415,11 @@ def _spelled_out(value: Any) -> Any:
 
 
 def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
     return True
 
 
@@ -619,6 +620,11 @@ class Table:
     def key_columns(self) -> list[str]:
         """The columns of the primary key, in SQL."""
         return ["channel", self.id_column] if self.per_channel else [self.id_column]
+
+    def statement(self, name: str, *about: Any) -> str:
+        """A statement of those below, by its name and what it takes."""
+        made: str = getattr(self, name)(*about)
+        return made
 
     def create(self) -> str:
         """Make the table."""
