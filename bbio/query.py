@@ -394,7 +394,7 @@ class _Reader:
     def _path(self, name: str) -> Path:
         path = tuple(name.split("."))
         if len(name) > MAX_TEXT or len(path) > MAX_PATH or not all(map(NAME.fullmatch, path)):
-            raise BadRequest(f"{name!r:.80} is no name of a field, nor of one in another, such as address.city")
+            raise BadRequest(f"{name!r:.80} is not the name of a field, or of a field in it such as address.city")
         if self._fields is None or path == self.id_path:
             return path
         if not any(".".join(path[:depth]) in self._fields for depth in range(1, len(path) + 1)):
@@ -422,7 +422,7 @@ class _Reader:
             if name == "$or":
                 conditions.append(self._either(value, depth))
             elif name.startswith("$"):
-                raise BadRequest(f"{name!r:.80} is no part of a query; there are $or and, for a field, {_OPERATORS}")
+                raise BadRequest(f"{name!r:.80} is not part of a query; there are $or and, for a field, {_OPERATORS}")
             elif type(value) is dict:
                 conditions += self._comparisons(self._path(name), value)
             else:
@@ -456,9 +456,9 @@ class _Reader:
         for one in values:
             kind = self._kind(one)
             if operator == "$like" and kind != TEXT:
-                raise BadRequest("$like takes a text, with % for any characters and _ for one")
+                raise BadRequest("$like takes a string, with % for any characters and _ for one")
             if operator in COMPARED and kind not in (NUMBER, TEXT):
-                raise BadRequest(f"{operator} takes a number or a text")
+                raise BadRequest(f"{operator} takes a number or a string")
         if self._stored is not None and operator != "$like":
             values = [self._stored(path, one) for one in values]
             value = values if operator == "$in" else values[0]
@@ -472,9 +472,9 @@ class _Reader:
     def _kind(self, value: Any) -> int:
         kind, _ = key_of(value)
         if kind in (MISSING, OTHER) or (kind == NUMBER and not is_double(value)):
-            raise BadRequest("a field is compared with a text, a number, true, false or null")
+            raise BadRequest("a field is compared with a string, a number, true, false or null")
         if kind == TEXT and (len(value) > MAX_TEXT or not travels(value)):
-            raise BadRequest(f"a text to compare with has at most {MAX_TEXT} characters")
+            raise BadRequest(f"a string to compare with has at most {MAX_TEXT} characters")
         return kind
 
     def _places(self, cursor: Any, identity: bytes, fields: int) -> tuple[Key, ...]:

@@ -262,7 +262,7 @@ class Response(msgspec.Struct, eq=False):
             TypeError: it is neither an exception nor a string, which would pass for no rejection at all.
         """
         if not isinstance(err, (Exception, str)):
-            raise TypeError(f"res.error({err!r}) rejects nothing; give it an exception such as NotFound() or a text")
+            raise TypeError(f"res.error({err!r}) rejects nothing; give it an exception such as NotFound() or a string")
         if not self.settled:
             self.settled = True
             self.failure = SyncError(err) if isinstance(err, str) else err

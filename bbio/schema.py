@@ -58,7 +58,7 @@ def field(
     """
     roles = (roles,) if isinstance(roles, str) else tuple(roles)
     if private and roles:
-        raise DefinitionError("a private field is seen by nobody: drop either private=True or roles=(...)")
+        raise DefinitionError("no client sees a private field: drop either private=True or roles=(...)")
     return attrs.field(metadata={**(metadata or {}), MARK: Access(private, read_only, roles)}, **options)
 
 

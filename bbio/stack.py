@@ -523,7 +523,7 @@ class Stack:
                 and not await self._reads(req, self._may_read)
             ):
                 # A refusal would tell something of what is stored.
-                raise Forbidden("who may not read a model cannot count in it")
+                raise Forbidden("a client that may not read a model cannot count in it")
             if self._direct is not None and (req.op is None or self._atomic):
                 if req.op is not None and not self._immediate:
                     await self._attempts.begin(req)

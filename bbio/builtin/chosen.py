@@ -34,7 +34,7 @@ def store_from_env(default: str, table: str | None = None, **options: Any) -> St
     path = url.removeprefix("sqlite:///")
     if "://" in path:
         raise ConfigurationError(
-            f"{path.partition('://')[0]}:// is no database that bbio knows; "
+            f"{path.partition('://')[0]}:// is not a database that bbio knows; "
             "BBIO_DATABASE_URL is postgresql://..., sqlite:///file.db or the path of an SQLite file"
         )
     return SQLiteStore(path, table, **options)

@@ -349,7 +349,7 @@ class PostgresStore(DocumentStore):
         parts = name.split(".", 1)
         if "\0" in name or len(name.encode()) > 48 or any(not part or part.startswith(TAKEN) for part in parts):
             raise ConfigurationError(
-                f"{name!r} is no name for a table of models; name another: PostgresStore(..., table='models')"
+                f"{name!r} cannot be the table of the models; choose another: PostgresStore(..., table='models')"
             )
         table = self._kind_of_table.of(name, self.id_attribute, self._per_channel, backend.schema)
         # A test keeps its tables in a schema of its own.

@@ -182,7 +182,7 @@ class SQLiteStore(DocumentStore):
         opened._new_events = opened._new_streams = opened._new_operations = TRIM_EVERY
         if "\0" in opened.table or opened.table.lower().startswith(("bbio_", "sqlite_")):
             raise ConfigurationError(
-                f"{opened.table!r} is no name for a table of models; name another: SQLiteStore(..., table='models')"
+                f"{opened.table!r} cannot be the table of the models; choose another: SQLiteStore(..., table='models')"
             )
         table = _quoted(opened.table)
         columns, places, where = "id", "?", "id = ?"
