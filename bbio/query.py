@@ -56,20 +56,25 @@ def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -
 
 @attrs.frozen(kw_only=True)
 class QueryLimits:
-    """How much one query may ask for; a store takes it as `queries=QueryLimits(limit=100)`.
+    """Limits of one query; stores take `queries=QueryLimits(limit=100)`.
 
     Parameters:
-        models: models that a read without a `limit` may come to; for more, clients must ask page by page.
+        models: the models that a read without a `limit` may find; for more, clients must ask page by page.
         limit: the highest `limit`.
         offset: the highest `offset`.
-        conditions: comparisons in all.
-        values: values in all that are compared with; those of `$in` count one by one.
-        depth: how deep `$or` may be nested.
-        sort: fields to sort by.
-        seconds: how long a database, or a search in memory, may work on it.
+        conditions: the comparisons in one query.
+        values: the values to compare with; those of `$in` count one by one.
+        depth: the levels to which `$or` may be nested.
+        sort: the fields to sort by.
+        seconds: the seconds that a database, or a search in memory, may work on it.
 
     Raises:
         ConfigurationError: a limit is not greater than 0.
+
+    Example:
+        >>> from bbio.builtin import MemoryStore
+        >>> MemoryStore(queries=QueryLimits(limit=100)).queries.limit
+        100
     """
 
     models: int = attrs.field(default=10_000, validator=_positive)
@@ -139,7 +144,7 @@ class Page:
 
 @attrs.frozen
 class Query:
-    """One query, checked.
+    """A query that was checked; made by `Query.read`, or by `Store.query`.
 
     Parameters:
         where: conditions that all hold.
@@ -205,14 +210,25 @@ class Query:
         return (self.limits.models if self.limit is None else self.limit) + 1
 
     def matches(self, model: dict[str, Any]) -> bool:
-        """Whether a model fulfils all conditions."""
+        """Return whether a model fulfils all conditions.
+
+        Parameters:
+            model: the model, as JSON has it.
+
+        Example:
+            >>> Query.read({"rank": {"$gt": 1}}).matches({"id": 7, "rank": 2})
+            True
+        """
         return run(_all_hold(self.where, model))
 
     def page(self, models: Iterable[dict[str, Any]]) -> Page:
-        """The page of these models, all there are, that the query asks for.
+        """Return the page that the query asks for.
+
+        Parameters:
+            models: all models there are.
 
         Raises:
-            BadRequest: they are more than a read without a limit may return.
+            BadRequest: the query finds more models than a read without a limit may return.
         """
         return run(self.steps(models))
 

@@ -66,10 +66,14 @@ class Middleware:
         check_undecorated(cls, Middleware, names)
 
     async def start(self, backend: Any) -> None:
-        """Called once for every backend that lists this middleware, before the first request."""
+        """Prepare for the first request; called once for every backend that lists this middleware.
+
+        Parameters:
+            backend: the backend instance.
+        """
 
     async def stop(self) -> None:
-        """Called when the application stops."""
+        """Let go of what `start` has opened; called when the application stops."""
 
 
 @attrs.frozen

@@ -264,11 +264,11 @@ class PostgresStore(DocumentStore):
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
-        models: the models to begin with, when the table is new; each needs an id.
+        models: the initial models, stored when the table is new; each needs an id.
         zone: the time zone of times that an existing table keeps without one, in columns of the type `timestamp`.
         revisions: where the revision of each model is kept: in a `column` of its table, which is added, or `beside` it,
             in the table `bbio_revs`, so that nothing is added to somebody else's.
-        history: how much of each stream is kept for clients that come back.
+        history: how much of each stream is kept for clients that return.
         index: the fields that queries ask for: names, or tuples of names that are asked for together.
         queries: how much a query of a client may ask for.
 
