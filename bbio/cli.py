@@ -252,7 +252,7 @@ def triggers(target: str, shown: bool, removed: bool) -> None:
         async def show(store: PostgresStore) -> None:
             statement, untried = await store.try_triggers(removed=removed)
             if untried:
-                click.echo(f"{store.table}: this user may not, so the SQL was not tried: {untried}", err=True)
+                click.echo(f"{store.table}: permission denied, so the SQL was not tried: {untried}", err=True)
             click.echo(statement)
 
         _in_database(stores, show)

@@ -136,7 +136,7 @@ class Codec:
             try:
                 held = converted(attribute, values[name] if name in values else default_of(attribute, draft), draft)
             except (ValueError, TypeError):
-                wrong[name] = "has not the right form"
+                wrong[name] = "is not valid"
             except AttributeError as err:
                 if err.obj is not draft:
                     raise

@@ -50,7 +50,7 @@ def total(held: Any, number: Any) -> Any:
     if held is None:
         held = 0
     if type(held) not in (int, float):
-        raise Wrong({"": "holds no number"})
+        raise Wrong({"": "does not hold a number"})
     if abs(held) < TOO_LARGE and abs(number) < TOO_LARGE:
         result = held + number
         if abs(result) < TOO_LARGE:

@@ -98,6 +98,44 @@ def leave_mark(target: Any, mark: Mark, decorator: str) -> Any:
     return target
 
 
+_HANDLER_DOC = """Mark a method as a handler of `{method}`: its return value is the result.
+
+Parameters:
+    thread: whether the method, a plain `def`, runs in a thread, because it blocks.
+
+Raises (at class definition):
+    DefinitionError: the method asks for something else than `req`, `res` and `next`, or the decorator names methods.
+
+Example:
+    >>> from bbio import Backend
+    >>> class Todos(Backend):
+    ...     @{method}
+    ...     def answer(self, req):
+    ...         return {{"id": 1, "title": "milk"}}
+"""
+
+_PHASE_DOC = """{first}
+
+Parameters:
+    methods: the sync methods it applies to; `"write"` stands for all but `read`. Without names it applies to all.{once}
+    thread: whether the method, a plain `def`, runs in a thread, because it blocks.
+
+Raises (at class definition):
+    DefinitionError: a name is not a sync method, or the method asks for something else than {parameters}.
+
+Example:
+    >>> from bbio import Backend, Forbidden
+    >>> class Todos(Backend):{example}
+"""
+_ONCE = """
+    once: whether it is for an effect, such as an email, which a retry of a write must not cause again."""
+
+
+def _phase_doc(first: str, parameters: str, example: str, once: str = "") -> str:
+    lines = "".join(f"\n    ...     {line}".rstrip(" ") for line in example.splitlines())
+    return _PHASE_DOC.format(first=first, parameters=parameters, example=lines, once=once)
+
+
 class _Phase:
     """A decorator that may be used bare (`@use`) or with sync methods (`@use("read")`, `@use("write")`)."""
 
@@ -149,7 +187,7 @@ class _Handler:
     def __init__(self, method: str) -> None:
         self._method = method
         self.__name__ = method
-        self.__doc__ = f"Mark a method as a handler of `{method}`: its return value is the result."
+        self.__doc__ = _HANDLER_DOC.format(method=method)
 
     @overload
     def __call__(self, target: F, /) -> F: ...
@@ -170,14 +208,51 @@ class _Handler:
         return f"<decorator @{self._method}>"
 
 
-before = _Phase("before", "Mark a method to run before the handlers; it may change `req` or raise.")
-use = _Phase("use", "Mark a method to wrap everything below it; `await next()` runs what is below.")
+before = _Phase(
+    "before",
+    _phase_doc(
+        "Mark a method to run before the handlers; it may change `req` or raise.",
+        "`req` and `res`",
+        """@before("write")
+def require_user(self, req):
+    if req.user is None:
+        raise Forbidden("log in first")""",
+    ),
+)
+use = _Phase(
+    "use",
+    _phase_doc(
+        "Mark a method to wrap everything below it; `await next()` runs what is below.",
+        "`req`, `res` and `next`",
+        """@use("read")
+async def hide(self, next):
+    return [todo for todo in await next() if not todo.get("hidden")]""",
+    ),
+)
 after = _After(
     "after",
-    "Mark a method to run once a result exists; it may shape the reply through `res.result`. With `once=True` it runs "
-    "for each write that is applied, not for a retry of it, and takes the `record` that was written.",
+    _phase_doc(
+        """Mark a method to run once a result exists; it may shape the reply through `res.result`.
+
+With `once=True` it runs for each write that is applied, but not for a retry of it. Its parameters are then `req` and
+`record`, the record that was written.""",
+        "`req` and `res`",
+        """@after("create", once=True)
+def announce(self, req, record):
+    print("added", record["title"])""",
+        _ONCE,
+    ),
 )
-on_error = _Phase("on_error", "Mark a method to run when the stack failed; it may raise another error or `res.end`.")
+on_error = _Phase(
+    "on_error",
+    _phase_doc(
+        "Mark a method to run when the stack failed; it may raise another error or recover with `res.end`.",
+        "`err`, `req` and `res`",
+        """@on_error
+def report(self, err, req):
+    print(req.method, "failed:", err)""",
+    ),
+)
 create = _Handler("create")
 read = _Handler("read")
 update = _Handler("update")

@@ -13,23 +13,50 @@ from typing import Any, ClassVar
 
 
 class BbioError(Exception):
-    """The base of every exception of this package."""
+    """The base of every exception of this package.
+
+    Example:
+        >>> issubclass(NotFound, BbioError), issubclass(ConfigurationError, BbioError)
+        (True, True)
+    """
 
 
 class DefinitionError(BbioError, TypeError):
-    """A backend class is declared wrongly; the text shows the fix."""
+    """A backend class is declared wrongly; the text shows the fix.
+
+    Example:
+        >>> from bbio import create
+        >>> create("now")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        bbio.errors.DefinitionError: @create takes no arguments: it already names its sync method; ...
+    """
 
 
 class ConfigurationError(BbioError, ValueError):
-    """An application cannot be assembled or started as configured; the text shows the fix."""
+    """An application cannot be assembled or started as configured; the text shows the fix.
+
+    Example:
+        >>> from bbio import Limits
+        >>> Limits(deadline=0)
+        Traceback (most recent call last):
+        bbio.errors.ConfigurationError: Limits(deadline=0): it must be greater than 0
+    """
 
 
 class FrozenError(BbioError, RuntimeError):
-    """Something was registered after the application had started."""
+    """Something was registered after the application had started.
+
+    Example:
+        `app.serve(Todos)` after `await app.start()`, or `Todos.use(layer)` after a backend of that class was served.
+    """
 
 
 class StackError(BbioError, RuntimeError):
-    """A layer broke the rules of the middleware stack while running (called `next` twice, never answered)."""
+    """A layer broke the rules of the middleware stack while running (called `next` twice, never answered).
+
+    Example:
+        `await next()` twice in one `use` layer; the client gets an `InternalError`.
+    """
 
 
 class EncodingError(BbioError, TypeError):
@@ -38,6 +65,10 @@ class EncodingError(BbioError, TypeError):
     Parameters:
         value: the value.
         problem: what is wrong with it, in words that follow its place.
+
+    Example:
+        >>> str(EncodingError({1, 2}, "is a set, which JSON does not have"))
+        'a value is a set, which JSON does not have'
     """
 
     def __init__(self, value: Any, problem: str) -> None:
@@ -91,7 +122,7 @@ class SyncError(BbioError):
         self.values = details
 
     def to_json(self) -> dict[str, Any]:
-        """The object that travels: name, message, code and the declared details."""
+        """Return the object that the client gets: name, message, code and the declared details."""
         return {"name": type(self).__name__, "message": self.message, "code": self.code, **self.values}
 
 
@@ -104,7 +135,13 @@ def _default_message(cls: type[SyncError]) -> str:
 class BadRequest(SyncError, ValueError):
     """The request is malformed.
 
-    `page_limit` is there when more was asked for than is told at once: how many models one page may have.
+    Parameters:
+        message: as of `SyncError`.
+        page_limit: the number of models that one page may have, if the client has asked for more than one answer holds.
+
+    Example:
+        >>> BadRequest("name a list").to_json()
+        {'name': 'BadRequest', 'message': 'name a list', 'code': 400}
     """
 
     code = 400
@@ -112,31 +149,62 @@ class BadRequest(SyncError, ValueError):
 
 
 class Unauthorized(SyncError, PermissionError):
-    """Authentication is required."""
+    """Authentication is required.
+
+    Example:
+        >>> Unauthorized("log in first").to_json()
+        {'name': 'Unauthorized', 'message': 'log in first', 'code': 401}
+    """
 
     code = 401
 
 
 class Forbidden(SyncError, PermissionError):
-    """This is not allowed."""
+    """This is not allowed.
+
+    Example:
+        >>> Forbidden("notes stay as they are").to_json()
+        {'name': 'Forbidden', 'message': 'notes stay as they are', 'code': 403}
+    """
 
     code = 403
 
 
 class NotFound(SyncError, LookupError):
-    """There is no such model."""
+    """There is no such model.
+
+    Example:
+        >>> NotFound().to_json()
+        {'name': 'NotFound', 'message': 'There is no such model.', 'code': 404}
+    """
 
     code = 404
 
 
 class Timeout(SyncError, TimeoutError):
-    """The request took too long."""
+    """The request took too long.
+
+    Example:
+        >>> Timeout().to_json()
+        {'name': 'Timeout', 'message': 'The request took too long.', 'code': 408}
+    """
 
     code = 408
 
 
 class Conflict(SyncError):
-    """The model was changed by someone else; `current` carries it and `rev` its revision."""
+    """The model was changed by someone else; `current` carries it and `rev` its revision.
+
+    Parameters:
+        message: as of `SyncError`.
+        current: the stored model.
+        rev: the revision of the stored model.
+
+    Example:
+        >>> conflict = Conflict("somebody was faster", current={"id": 7, "done": True}, rev=19)
+        >>> conflict.current, conflict.rev
+        ({'id': 7, 'done': True}, 19)
+    """
 
     code = 409
     details = ("current", "rev")
@@ -145,13 +213,27 @@ class Conflict(SyncError):
 
 
 class UnknownOutcome(SyncError):
-    """It is not known whether an earlier attempt of this operation was applied."""
+    """It is not known whether an earlier attempt of this operation was applied.
+
+    Example:
+        >>> UnknownOutcome().code
+        409
+    """
 
     code = 409
 
 
 class Invalid(SyncError, ValueError):
-    """The model is not valid; `fields` maps a field to what is wrong with it (`address.city` is in `address`)."""
+    """The model is not valid; `fields` maps a field to what is wrong with it (`address.city` is in `address`).
+
+    Parameters:
+        message: as of `SyncError`.
+        fields: messages by the names of fields.
+
+    Example:
+        >>> Invalid("choose another name", fields={"name": "is taken"}).fields
+        {'name': 'is taken'}
+    """
 
     code = 422
     details = ("fields",)
@@ -159,7 +241,16 @@ class Invalid(SyncError, ValueError):
 
 
 class Busy(SyncError):
-    """Too many requests; try again after `retry_after` seconds."""
+    """Too many requests; try again after `retry_after` seconds.
+
+    Parameters:
+        message: as of `SyncError`.
+        retry_after: the seconds to wait.
+
+    Example:
+        >>> Busy("five lists a minute", retry_after=12.0).retry_after
+        12.0
+    """
 
     code = 429
     details = ("retry_after",)
@@ -167,14 +258,35 @@ class Busy(SyncError):
 
 
 class InternalError(SyncError):
-    """Internal error."""
+    """Internal error.
+
+    bbio answers with it when the application raises anything that is not a `SyncError`.
+
+    Parameters:
+        message: as of `SyncError`.
+        id: the id of the entry in the server's log.
+        stack: the traceback, with `App(debug=True)` only.
+
+    Example:
+        >>> InternalError(id="f3a9").to_json()
+        {'name': 'InternalError', 'message': 'Internal error.', 'code': 500, 'id': 'f3a9'}
+    """
 
     code = 500
     details = ("id", "stack")
 
 
 class Unavailable(SyncError, ConnectionError):
-    """A part this request needs cannot be reached at the moment."""
+    """A part this request needs cannot be reached at the moment.
+
+    Parameters:
+        message: as of `SyncError`.
+        retry_after: the seconds to wait before the request is tried again.
+
+    Example:
+        >>> Unavailable(retry_after=1.0).to_json()["message"]
+        'A part this request needs cannot be reached at the moment.'
+    """
 
     code = 503
     details = ("retry_after",)

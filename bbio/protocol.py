@@ -84,7 +84,7 @@ _sync_decoder = msgspec.json.Decoder(tuple[Literal["sync"], Sync])
 def _float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError("a number is too large to travel")
+        raise ValueError("a number is too large")
     return value
 
 
@@ -189,10 +189,10 @@ def check_text(text: str, max_depth: int = MAX_DEPTH) -> None:
     if b"\\" in raw:
         raw = raw.replace(b"\\\\", b"  ")
         if b"\\u0000" in raw:
-            raise BadRequest("a string holds a character that cannot travel")
+            raise BadRequest("a string contains a character that is not allowed")
         raw = raw.replace(b'\\"', b"  ")
     if b"__proto__" in raw and _PROTO_KEY.search(raw):
-        raise BadRequest("__proto__ is no field name")
+        raise BadRequest("__proto__ is not allowed as the name of a field")
     is_nested = raw.count(b"[") + raw.count(b"{") > max_depth
     has_long_number = _LONG_NUMBER in raw.translate(_DIGITS)
     if not is_nested and not has_long_number:
@@ -203,7 +203,7 @@ def check_text(text: str, max_depth: int = MAX_DEPTH) -> None:
     if has_long_number:
         for value in raw.translate(_SPACE).split():
             if len(value) >= len(_LONG_NUMBER) and not -1.8e308 < float(value) < 1.8e308:
-                raise BadRequest("a number is too large to travel")
+                raise BadRequest("a number is too large")
 
 
 def check(value: Any, max_depth: int = MAX_DEPTH) -> None:
@@ -219,7 +219,7 @@ def check(value: Any, max_depth: int = MAX_DEPTH) -> None:
             raise BadRequest("nested too deep")
         for key, item in value.items():
             if key == "__proto__":
-                raise BadRequest("__proto__ is no field name")
+                raise BadRequest("__proto__ is not allowed as the name of a field")
             check(key)
             check(item, max_depth - 1)
     elif isinstance(value, list):
@@ -229,16 +229,16 @@ def check(value: Any, max_depth: int = MAX_DEPTH) -> None:
             check(item, max_depth - 1)
     elif isinstance(value, str):
         if "\0" in value or (not value.isascii() and not _is_unicode(value)):
-            raise BadRequest("a string holds a character that cannot travel")
+            raise BadRequest("a string contains a character that is not allowed")
     elif isinstance(value, (int, float)):
         try:
             travels = -1.8e308 < float(value) < 1.8e308
         except OverflowError:
             travels = False
         if not travels:
-            raise BadRequest("a number is too large to travel")
+            raise BadRequest("a number is too large")
     elif value is not None:
-        raise BadRequest("only JSON can travel")
+        raise BadRequest("a value is not JSON")
 
 
 def _is_unicode(text: str) -> bool:
@@ -280,7 +280,7 @@ def check_auth(auth: Any, max_bytes: int, max_depth: int = MAX_DEPTH) -> bytes |
     try:
         encoded = encode(auth)
     except UnicodeEncodeError:
-        raise BadRequest("a string holds a character that cannot travel") from None
+        raise BadRequest("a string contains a character that is not allowed") from None
     except (RecursionError, TypeError, ValueError):
         raise BadRequest("auth must be JSON") from None
     if len(encoded) > max_bytes:

@@ -57,20 +57,25 @@ def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -
 
 @attrs.frozen(kw_only=True)
 class QueryLimits:
-    """How much one query may ask for; a store takes it as `queries=QueryLimits(limit=100)`.
+    """Limits of one query; stores take `queries=QueryLimits(limit=100)`.
 
     Parameters:
-        models: models that a read without a `limit` may come to; for more, clients must ask page by page.
+        models: the models that a read without a `limit` may find; for more, clients must ask page by page.
         limit: the highest `limit`.
         offset: the highest `offset`.
-        conditions: comparisons in all.
-        values: values in all that are compared with; those of `$in` count one by one.
-        depth: how deep `$or` may be nested.
-        sort: fields to sort by.
-        seconds: how long a database, or a search in memory, may work on it.
+        conditions: the comparisons in one query.
+        values: the values to compare with; those of `$in` count one by one.
+        depth: the levels to which `$or` may be nested.
+        sort: the fields to sort by.
+        seconds: the seconds that a database, or a search in memory, may work on it.
 
     Raises:
         ConfigurationError: a limit is not greater than 0.
+
+    Example:
+        >>> from bbio.builtin import MemoryStore
+        >>> MemoryStore(queries=QueryLimits(limit=100)).queries.limit
+        100
     """
 
     models: int = attrs.field(default=10_000, validator=_positive)
@@ -140,7 +145,7 @@ class Page(Generic[M]):
 
 @attrs.frozen
 class Query:
-    """One query, checked.
+    """A query that was checked; made by `Query.read`, or by `Store.query`.
 
     Parameters:
         where: conditions that all hold.
@@ -206,14 +211,25 @@ class Query:
         return (self.limits.models if self.limit is None else self.limit) + 1
 
     def matches(self, model: dict[str, Any]) -> bool:
-        """Whether a model fulfils all conditions."""
+        """Return whether a model fulfils all conditions.
+
+        Parameters:
+            model: the model, as JSON has it.
+
+        Example:
+            >>> Query.read({"rank": {"$gt": 1}}).matches({"id": 7, "rank": 2})
+            True
+        """
         return run(_all_hold(self.where, model))
 
     def page(self, models: Iterable[dict[str, Any]]) -> Page:
-        """The page of these models, all there are, that the query asks for.
+        """Return the page that the query asks for.
+
+        Parameters:
+            models: all models there are.
 
         Raises:
-            BadRequest: they are more than a read without a limit may return.
+            BadRequest: the query finds more models than a read without a limit may return.
         """
         return run(self.steps(models))
 
@@ -395,7 +411,7 @@ class _Reader:
     def _path(self, name: str) -> Path:
         path = tuple(name.split("."))
         if len(name) > MAX_TEXT or len(path) > MAX_PATH or not all(map(NAME.fullmatch, path)):
-            raise BadRequest(f"{name!r:.80} is no name of a field, nor of one in another, such as address.city")
+            raise BadRequest(f"{name!r:.80} is not the name of a field, or of a field in it such as address.city")
         if self._fields is None or path == self.id_path:
             return path
         if not any(".".join(path[:depth]) in self._fields for depth in range(1, len(path) + 1)):
@@ -423,7 +439,7 @@ class _Reader:
             if name == "$or":
                 conditions.append(self._either(value, depth))
             elif name.startswith("$"):
-                raise BadRequest(f"{name!r:.80} is no part of a query; there are $or and, for a field, {_OPERATORS}")
+                raise BadRequest(f"{name!r:.80} is not part of a query; there are $or and, for a field, {_OPERATORS}")
             elif type(value) is dict:
                 conditions += self._comparisons(self._path(name), value)
             else:
@@ -457,9 +473,9 @@ class _Reader:
         for one in values:
             kind = self._kind(one)
             if operator == "$like" and kind != TEXT:
-                raise BadRequest("$like takes a text, with % for any characters and _ for one")
+                raise BadRequest("$like takes a string, with % for any characters and _ for one")
             if operator in COMPARED and kind not in (NUMBER, TEXT):
-                raise BadRequest(f"{operator} takes a number or a text")
+                raise BadRequest(f"{operator} takes a number or a string")
         if self._stored is not None and operator != "$like":
             values = [self._stored(path, one) for one in values]
             value = values if operator == "$in" else values[0]
@@ -473,9 +489,9 @@ class _Reader:
     def _kind(self, value: Any) -> int:
         kind, _ = key_of(value)
         if kind in (MISSING, OTHER) or (kind == NUMBER and not is_double(value)):
-            raise BadRequest("a field is compared with a text, a number, true, false or null")
+            raise BadRequest("a field is compared with a string, a number, true, false or null")
         if kind == TEXT and (len(value) > MAX_TEXT or not travels(value)):
-            raise BadRequest(f"a text to compare with has at most {MAX_TEXT} characters")
+            raise BadRequest(f"a string to compare with has at most {MAX_TEXT} characters")
         return kind
 
     def _places(self, cursor: Any, identity: bytes, fields: int) -> tuple[Key, ...]:

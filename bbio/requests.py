@@ -70,6 +70,8 @@ ENDLESS = float("inf")
 class Request(msgspec.Struct, Generic[M], eq=False):
     """One sync on its way through the middleware stack. `Request[Todo]` tells type checkers what its model is.
 
+    `session`, `user` and `state` are set by middleware; nothing a client sends can set them.
+
     Parameters:
         method: `create`, `read`, `update`, `patch` or `delete`.
         model: the model as the client sent it, or a typed object if the backend has a model; layers may replace or
@@ -78,12 +80,16 @@ class Request(msgspec.Struct, Generic[M], eq=False):
         backend: the backend instance that answers.
         channel: the channel the request belongs to, None for the default channel; from server-side state.
         socket: the client connection, None for a request made by the server itself.
-        op: the operation id, None when the client sent none (docs/protocol.md, "Writes once").
+        op: the operation id, None when the client sent none (docs/protocol.md, "Operation ids, channels, revisions").
         payload: the `sync` as the client sent it, as JSON: it tells this operation from another under the same id.
         rev: the revision the client based its write on, None when it sent none.
         event: `sync`, or `listen` while a client is being admitted to a channel.
+        user: the user who asks, an object with an `id` or a `sub`; None when nobody has logged in.
 
-    `session`, `user` and `state` are set by middleware; nothing a client sends can set them.
+    Example:
+        >>> req = Request("patch", {"id": 7, "done": True}, channel="home", user={"id": "ann"})
+        >>> req.method, req.model["done"], req.user["id"], req.event
+        ('patch', True, 'ann', 'sync')
     """
 
     method: Method
@@ -118,7 +124,7 @@ class Request(msgspec.Struct, Generic[M], eq=False):
 
     @property
     def session(self) -> dict[str, Any]:
-        """What middleware knows of the client's session."""
+        """The client's session, a dict that middleware fills; empty at first."""
         if self._session is None:
             self._session = {}
         return self._session
@@ -129,7 +135,7 @@ class Request(msgspec.Struct, Generic[M], eq=False):
 
     @property
     def state(self) -> dict[str, Any]:
-        """What layers tell each other during this request."""
+        """A dict in which layers pass values to each other during this request."""
         if self._state is None:
             self._state = {}
         return self._state
@@ -140,14 +146,14 @@ class Request(msgspec.Struct, Generic[M], eq=False):
 
     @property
     def id(self) -> Any:
-        """The id of the model it is about, as the client sent it; None for a create and for a collection."""
+        """The id of the model, as the client sent it; None for a create and for a read of the collection."""
         if self.entry is not None:
             return self.entry.id
         return self.model.get(self.backend.id_attribute) if isinstance(self.model, dict) else None
 
     @property
     def cookies(self) -> Mapping[str, str]:
-        """The cookies of the client's handshake; none of a request that the server makes itself."""
+        """The cookies of the client's handshake; an empty mapping for a request that the server makes itself."""
         return {} if self.socket is None else self.socket.cookies
 
     @property
@@ -157,10 +163,10 @@ class Request(msgspec.Struct, Generic[M], eq=False):
 
     @property
     def operation(self) -> Operation | None:
-        """What an operation is remembered under: who asked, and by which number.
+        """The key under which the operation is remembered: the client with its user, and the number; None without one.
 
         Raises:
-            StackError: `user` does not say who that is, in the same way each time.
+            StackError: `user` has no id that is the same each time.
         """
         op = self.op
         if op is None:
@@ -237,6 +243,12 @@ def owned(user: Any, client: str) -> str:
 class Response(msgspec.Struct, eq=False):
     """The answer in the making. `end` and `error` settle it; the first settlement wins.
 
+    Parameters:
+        result: the result; `after` layers may change it.
+        failure: the error that rejects the request.
+        settled: whether the request is answered or rejected.
+        body: the result as JSON, if a store has just written it.
+
     Example:
         >>> from bbio import BadRequest
         >>> res = Response()
@@ -253,19 +265,26 @@ class Response(msgspec.Struct, eq=False):
     body: bytes | None = None
 
     def end(self, result: Any = None) -> None:
-        """Answer with `result` (anything that can be written as JSON)."""
+        """Answer the request.
+
+        Parameters:
+            result: anything that can be written as JSON.
+        """
         if not self.settled:
             self.settled = True
             self.result = result
 
     def error(self, err: Exception | str) -> None:
-        """Reject with `err`; a string becomes a `SyncError` with that message.
+        """Reject the request.
+
+        Parameters:
+            err: an exception, or a string, which becomes a `SyncError` with that message.
 
         Raises:
             TypeError: it is neither an exception nor a string, which would pass for no rejection at all.
         """
         if not isinstance(err, (Exception, str)):
-            raise TypeError(f"res.error({err!r}) rejects nothing; give it an exception such as NotFound() or a text")
+            raise TypeError(f"res.error({err!r}) rejects nothing; give it an exception such as NotFound() or a string")
         if not self.settled:
             self.settled = True
             self.failure = SyncError(err) if isinstance(err, str) else err

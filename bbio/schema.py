@@ -35,17 +35,19 @@ def field(
     metadata: Mapping[Any, Any] | None = None,
     **options: Any,
 ) -> Any:
-    """A field of a model that not everybody may see or write. It needs a default, for who cannot give it.
+    """Declare a field of a model that not every client may see or write. It needs a default.
 
     Parameters:
-        private: it never leaves the server, in no reply, event or error. Clients may give it, as they do a password.
-        read_only: clients see it and cannot write it.
-        roles: only users with one of these roles see it, and may write it.
+        private: whether it never leaves the server, in no reply, event or error. Clients may set it, as a password.
+        read_only: whether clients see it but cannot write it.
+        roles: the roles whose users see the field and may write it; all users when empty.
         metadata: as of `attrs.field`.
-        options: all that `attrs.field` takes: `default`, `validator`, ...
+        options: the options of `attrs.field`, such as `default` and `validator`.
+
+    Returns: the attribute for the class body, as `attrs.field` does.
 
     Raises:
-        DefinitionError: it is private, and for a role as well.
+        DefinitionError: it is private and has roles.
 
     Example:
         >>> import attrs, bbio
@@ -58,7 +60,7 @@ def field(
     """
     roles = (roles,) if isinstance(roles, str) else tuple(roles)
     if private and roles:
-        raise DefinitionError("a private field is seen by nobody: drop either private=True or roles=(...)")
+        raise DefinitionError("no client sees a private field: drop either private=True or roles=(...)")
     return attrs.field(metadata={**(metadata or {}), MARK: Access(private, read_only, roles)}, **options)
 
 
@@ -72,9 +74,17 @@ class Field:
         default: its default, an `attrs.Factory`, or `attrs.NOTHING`.
         private: whether it never leaves the server.
         read_only: whether clients cannot write it.
-        roles: who may see and write it; everybody when empty.
+        roles: the roles whose users may see and write it; all users when empty.
         read: makes the Python value of a JSON value; raises `bbio.values.Wrong`.
         write: makes the JSON value of a Python value.
+
+    Example:
+        >>> import attrs
+        >>> @attrs.define
+        ... class Todo:
+        ...     title: str
+        >>> Schema(Todo).fields["title"].kind
+        'string'
     """
 
     name: str
@@ -120,10 +130,10 @@ class Schema:
     Parameters:
         cls: an attrs class.
         id_attribute: the name of the id.
-        unknown: what becomes of fields that are not declared: `"reject"` or `"drop"`.
+        unknown: `"reject"` or `"drop"`, for fields that are not declared.
 
     Raises:
-        DefinitionError: it is no attrs class, or a field is of a type that cannot travel; the text shows the fix.
+        DefinitionError: it is not an attrs class, or JSON has no form for the type of a field; the text shows the fix.
 
     Example:
         >>> import attrs
@@ -196,22 +206,33 @@ class Schema:
         return f"<Schema {self.cls.__name__}>"
 
     def visible(self, roles: Iterable[str] = ()) -> frozenset[str]:
-        """The names of the fields, and of the id, that a user with these roles sees."""
+        """Return the names of the fields, and of the id, that a user sees.
+
+        Parameters:
+            roles: the roles of the user.
+        """
         if not self.has_roles:
             return self.public
         held = set(roles)
         return self.public - {name for name, each in self.fields.items() if each.roles and not held & set(each.roles)}
 
     def structure(self, model: Any) -> Any:
-        """An instance from JSON.
+        """Make an instance from JSON.
+
+        Parameters:
+            model: the model, a dict as JSON has it.
 
         Raises:
-            Wrong: it is no valid model; everything that is wrong with it.
+            Wrong: the model is not valid; it has everything that is wrong, by field.
         """
         return self.codec.read(self.cls, model)
 
     def unstructure(self, instance: Any) -> dict[str, Any]:
-        """The JSON of an instance, with all of its fields."""
+        """Return an instance as JSON, a dict with all of its fields.
+
+        Parameters:
+            instance: an instance of the class.
+        """
         return self.codec.write(self.cls, instance)
 
     def stored(self, path: tuple[str, ...], value: Any) -> Any:

@@ -28,7 +28,7 @@ _SCALARS: dict[Any, tuple[str, str]] = {
     uuid.UUID: ("string", "uuid"),
 }
 WANTED = {
-    "string": "must be a text",
+    "string": "must be a string",
     "boolean": "must be true or false",
     "integer": "must be a whole number",
     "number": "must be a number",
@@ -76,7 +76,7 @@ class Shape:
         """What to tell somebody whose value is something else."""
         if self.choices:
             return f"must be one of {', '.join(map(str, self.choices))}"
-        return WANTED.get(self.format or self.kind, "has not the right form")
+        return WANTED.get(self.format or self.kind, "is not valid")
 
 
 def shape_of(annotation: Any, where: str) -> Shape:
@@ -164,7 +164,7 @@ def _choices(annotation: Any, values: tuple[Any, ...], where: str) -> Shape:
     choices = tuple(value for value in values if value is not None)
     if not choices or any(type(value) not in (str, int, bool) for value in choices):
         raise DefinitionError(
-            f"{where} is {_named(annotation)}, whose values do not all travel as JSON; use values of type str or int"
+            f"{where} is {_named(annotation)}, whose values are not all JSON; use values of type str or int"
         )
     kinds = {KINDS[type(value)] for value in choices}
     kind = kinds.pop() if len(kinds) == 1 else "any"

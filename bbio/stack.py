@@ -66,10 +66,14 @@ class Middleware:
         check_undecorated(cls, Middleware, names)
 
     async def start(self, backend: Any) -> None:
-        """Called once for every backend that lists this middleware, before the first request."""
+        """Prepare for the first request; called once for every backend that lists this middleware.
+
+        Parameters:
+            backend: the backend instance.
+        """
 
     async def stop(self) -> None:
-        """Called when the application stops."""
+        """Let go of what `start` has opened; called when the application stops."""
 
 
 @attrs.frozen
@@ -523,7 +527,7 @@ class Stack:
                 and not await self._reads(req, self._may_read)
             ):
                 # A refusal would tell something of what is stored.
-                raise Forbidden("who may not read a model cannot count in it")
+                raise Forbidden("a client that may not read a model cannot count in it")
             if self._direct is not None and (req.op is None or self._atomic):
                 if req.op is not None and not self._immediate:
                     await self._attempts.begin(req)

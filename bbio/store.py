@@ -31,16 +31,19 @@ from bbio.values import is_same
 
 
 class Publisher(Protocol):
-    """Where a store tells what it has committed, and what it has heard of other processes.
+    """Receiver of the events that a store has committed, and of its news about other processes.
 
-    All is called on the event loop, and returns at once.
+    Its methods are called on the event loop, and return at once.
+
+    Example:
+        `self.publisher.check(["c:home"])`, in a store that hears of a write by another process in the channel `home`.
     """
 
     def publish(self, event: Event, origin: Socket | None) -> None:
-        """Tell of a committed event.
+        """Send a committed event to the clients.
 
-        Events of one stream should come in the order of their offsets. One that was told before is dropped; one that
-        comes too early has the log read, by `since`.
+        Events of one stream should come in the order of their offsets. An event that was sent before is dropped; for an
+        event that comes too early, `since` is asked for the ones before it.
 
         Parameters:
             event: the event, which `since` finds by now.
@@ -48,10 +51,10 @@ class Publisher(Protocol):
         """
 
     def check(self, streams: Iterable[str] | None = None) -> None:
-        """Look at the log: something may have been written that was not published here.
+        """Look at the log: another process or program may have written something.
 
-        That is what another process or program wrote. `positions` and `since` are asked a moment later, and what is
-        missing is told. A stream that nobody follows costs nothing.
+        `positions` and `since` are asked a moment later, and clients get what they lack. A stream without listeners
+        costs nothing.
 
         Parameters:
             streams: the names of the streams written to; None when that is not known.
@@ -92,9 +95,12 @@ def is_overtaken(req: Request, stored: dict[str, Any], base: bytes | None, id_at
 
 
 class Scratch:
-    """Room for what the stores of one test keep; all of it is gone after the test.
+    """Room for the data of one test's stores; all of it is gone after the test.
 
-    `name` is one that no other test has, such as for a database of its own.
+    `name` is a name that no other test has, such as for a database of its own.
+
+    Example:
+        See `Store.scratch`.
     """
 
     def __init__(self) -> None:
@@ -235,20 +241,35 @@ class Store:
         return self
 
     async def start(self) -> None:
-        """Connect, create tables. Called once, before the first request."""
+        """Prepare for the first request: connect, create tables. Called once."""
 
     async def stop(self) -> None:
-        """Finish what is being written and let go. Called once, after the last request."""
+        """Finish the writes under way and let go of everything. Called once, after the last request."""
 
     async def read(self, req: Request) -> Any:
-        """Answer a read: the model named by its id in `req.model`, or the list of models."""
+        """Answer a read: return the model named by its id in `req.model`, or the list of models.
+
+        Parameters:
+            req: the request.
+
+        Raises:
+            NotFound: there is no such model.
+        """
         raise self._missing(req)
 
     def query(self, req: Request) -> Query | None:
-        """What a read of the collection asks for in `options.data`, None when it asks for everything.
+        """Return the query in `options.data` of a read; None when the client asks for everything.
+
+        Parameters:
+            req: the request.
 
         Raises:
-            BadRequest: it is no query, asks for too much, or names a field that the client does not see.
+            BadRequest: it is not a query, asks for too much, or names a field that the client does not see.
+
+        Example:
+            >>> store, req = Store(), Request("read", {}, {"data": {"done": False, "limit": 20}})
+            >>> store.query(req).limit
+            20
         """
         data = req.options.get("data")
         if data is None:
@@ -259,30 +280,64 @@ class Store:
         return Query.read(data, **options)
 
     async def create(self, req: Request) -> Any:
+        """Store a new model; return the record, with its id.
+
+        Parameters:
+            req: the request, whose `model` has no id yet.
+        """
         raise self._missing(req)
 
     async def update(self, req: Request) -> Any:
+        """Replace a model; return the record.
+
+        Parameters:
+            req: the request, whose `model` is the whole model with its id.
+
+        Raises:
+            NotFound: there is no such model.
+        """
         raise self._missing(req)
 
     async def patch(self, req: Request) -> Any:
+        """Change some fields of a model; return the whole record.
+
+        Parameters:
+            req: the request, whose `model` has the id and the fields to change; see `merged`.
+
+        Raises:
+            NotFound: there is no such model.
+        """
         raise self._missing(req)
 
     async def delete(self, req: Request) -> Any:
+        """Remove a model; return the record as it was.
+
+        Parameters:
+            req: the request, whose `model` has the id.
+
+        Raises:
+            NotFound: there is no such model.
+        """
         raise self._missing(req)
 
     def _missing(self, req: Request) -> BadRequest:
         return BadRequest(f"the backend {getattr(req.backend, 'name', '?')!r} has no {req.method}")
 
     def merged(self, req: Request, current: dict[str, Any] | None) -> dict[str, Any]:
-        """The record that an update or patch comes to; with a model, it is valid as a whole.
+        """Return the record that an update or patch results in; with a model, it is valid as a whole.
 
         Parameters:
             req: the request.
-            current: the record as it is stored; None when there is none yet.
+            current: the stored record; None when there is none yet.
 
         Raises:
-            Invalid: the record would not be valid, or the client changes what it cannot change.
-            BadRequest: what a patch counts is no number.
+            Invalid: the record would not be valid, or the client may not change a field.
+            BadRequest: a patch counts a field that does not hold a number.
+
+        Example:
+            >>> req = Request("patch", {"id": 7, "done": True, "$inc": {"likes": 1}})
+            >>> Store().merged(req, {"id": 7, "title": "milk", "likes": 2})
+            {'id': 7, 'title': 'milk', 'likes': 3, 'done': True}
         """
         if self.schema is not None:
             return merged(self.schema, req, current)

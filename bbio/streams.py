@@ -1,7 +1,7 @@
 """Streams without I/O: positions, bounded history, operation ids and the replies they had.
 
-The terms are docs/protocol.md, "Streams": every channel of a backend has a stream of events, numbered from 1 without
-holes within an epoch. `Log` is what a store in memory needs of them; stores on disk keep the same in tables.
+docs/protocol.md, "Streams and positions", has the terms: every channel of a backend has a stream of events, numbered
+from 1 without holes within an epoch. `Log` keeps them for a store in memory; stores on disk keep the same in tables.
 """
 
 from __future__ import annotations
@@ -182,13 +182,18 @@ class Commit(msgspec.Struct, eq=False, gc=False):
 
 @attrs.frozen
 class HistoryLimits:
-    """How much of each stream is kept for clients that come back.
+    """Limits of the history of each stream, for clients that return; stores take `history=HistoryLimits(age=60)`.
 
     Parameters:
-        events: how many events.
-        size: how many bytes of models.
-        age: how many seconds.
-        streams: how many streams are kept; the one longest without an event is forgotten first.
+        events: the number of events.
+        size: the bytes of their models.
+        age: the seconds for which an event is kept.
+        streams: the number of streams; the one that has been longest without an event is forgotten first.
+
+    Example:
+        >>> from bbio.builtin import MemoryStore
+        >>> MemoryStore(history=HistoryLimits(events=100, age=60.0)).history.events
+        100
     """
 
     events: int = 1_000

@@ -184,7 +184,7 @@ def _uncountable(schema: Schema, field: Field, number: Any) -> str:
     if shape.format == "decimal":
         return "" if number is not None and schema.can_have(field.name, number) else shape.wanted
     if kinds.isdisjoint(("integer", "number", "any")):
-        return "is no number, and cannot be counted"
+        return "is not a number, and cannot be counted"
     wanted = float if kinds & {"number", "any"} else int
     return "" if type(number) in (int, wanted) else WANTED["number" if wanted is float else "integer"]
 

@@ -65,7 +65,7 @@ def rule_of(validator: Any, value: Any = "") -> str:
             return f"must be {_COMPARED[validator.compare_op]} {as_json(validator.bound)}"
         case "_InValidator":
             return f"must be one of {', '.join(str(as_json(option)) for option in validator.options)}"
-    return "has not the right form"
+    return "is not valid"
 
 
 def _counted(number: int, unit: str) -> str:

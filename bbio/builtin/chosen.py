@@ -12,7 +12,7 @@ from bbio.settings import Settings
 
 
 def store_from_env(default: str, table: str | None = None, **options: Any) -> Store:
-    """The store of the database that $BBIO_DATABASE_URL names, `default` where it is not set.
+    """Return the store of the database that $BBIO_DATABASE_URL names, or of `default` if it is not set.
 
     Parameters:
         default: a database: `postgresql://user:password@host:5432/name`, `sqlite:///folder/file.db` (with four slashes
@@ -21,7 +21,7 @@ def store_from_env(default: str, table: str | None = None, **options: Any) -> St
         options: options that all stores have, such as `upsert` and `per_channel`.
 
     Raises:
-        ConfigurationError: there is no such kind of database.
+        ConfigurationError: bbio does not know this kind of database.
 
     Example:
         >>> from bbio import Backend
@@ -34,7 +34,7 @@ def store_from_env(default: str, table: str | None = None, **options: Any) -> St
     path = url.removeprefix("sqlite:///")
     if "://" in path:
         raise ConfigurationError(
-            f"{path.partition('://')[0]}:// is no database that bbio knows; "
+            f"{path.partition('://')[0]}:// is not a database that bbio knows; "
             "BBIO_DATABASE_URL is postgresql://..., sqlite:///file.db or the path of an SQLite file"
         )
     return SQLiteStore(path, table, **options)

@@ -1,4 +1,4 @@
-"""CookieParser: the handshake's cookies, where layers find what other layers tell them."""
+"""CookieParser: the handshake's cookies in `req.state`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from bbio import Middleware, Request, before
 
 
 class CookieParser(Middleware):
-    """Puts the cookies of the client's handshake into `req.state["cookies"]`, as a dict of its own for each request.
+    """Puts the cookies of the client's handshake into `req.state["cookies"]`, a dict for each request.
 
-    `req.cookies` has them too, to be read only.
+    `req.cookies` has them too, read-only.
 
     Example:
         >>> from bbio import Backend, before

@@ -17,7 +17,7 @@ class Logger(Middleware):
 
     Parameters:
         logger: where to log, `bbio.access` by default.
-        level: the level of successful syncs; failures are logged as warnings.
+        level: the logging level of successful syncs; failures are logged as warnings.
         user: whether the id of `req.user` is logged too.
         address: whether the client's address is logged too.
 

@@ -38,14 +38,17 @@ class MemoryStore(Store):
 
     Parameters:
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
-        ids: called for the id of each new model, a string or a whole number; by default ids are random, so that none
-            tells of another. A model whose id is taken is a `Conflict`.
+        ids: a function that returns the id of each new model, a string or a whole number; by default ids are random,
+            so that nobody can guess one. A create whose id is taken is a `Conflict`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
-        models: the models to begin with; each needs an id. Instances, where the backend has a model, or JSON.
-        history: how much of each stream is kept for clients that come back.
+        models: the initial models; each needs an id. Instances, if the backend has a model, or JSON.
+        history: how much of each stream is kept for clients that return.
         index: as of the other stores; memory has no indexes.
         queries: how much a query of a client may ask for.
+
+    Raises:
+        ConfigurationError: an index names no field.
 
     Example:
         >>> from bbio import Backend

@@ -266,11 +266,11 @@ class PostgresStore(DocumentStore):
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
-        models: the models to begin with, when the table is new; each needs an id.
+        models: the initial models, stored when the table is new; each needs an id.
         zone: the time zone of times that an existing table keeps without one, in columns of the type `timestamp`.
         revisions: where the revision of each model is kept: in a `column` of its table, which is added, or `beside` it,
             in the table `bbio_revs`, so that nothing is added to somebody else's.
-        history: how much of each stream is kept for clients that come back.
+        history: how much of each stream is kept for clients that return.
         index: the fields that queries ask for: names, or tuples of names that are asked for together.
         queries: how much a query of a client may ask for.
 
@@ -353,7 +353,7 @@ class PostgresStore(DocumentStore):
         parts = name.split(".", 1)
         if "\0" in name or len(name.encode()) > 48 or any(not part or part.startswith(TAKEN) for part in parts):
             raise ConfigurationError(
-                f"{name!r} is no name for a table of models; name another: PostgresStore(..., table='models')"
+                f"{name!r} cannot be the table of the models; choose another: PostgresStore(..., table='models')"
             )
         table = self._kind_of_table.of(name, self.id_attribute, self._per_channel, backend.schema)
         # A test keeps its tables in a schema of its own.

@@ -697,7 +697,7 @@ class Database:
         hints: list[tuple[Any, str]] = [
             (names.InvalidAuthorizationSpecificationError, "it does not let this user in: correct user and password"),
             (names.InvalidCatalogNameError, "there is no such database: make it, createdb NAME"),
-            (names.InsufficientPrivilegeError, "this user may not: grant what docs/stores.md names"),
+            (names.InsufficientPrivilegeError, "permission denied: grant the rights listed in docs/stores.md"),
             (names.TooManyConnectionsError, "it has no connection left: raise its max_connections, or use fewer"),
             (names.DiskFullError, "its disk is full: make room"),
             (names.ReadOnlySQLTransactionError, "it is a standby, or read only: name the primary"),

@@ -231,7 +231,7 @@ def _keyed(table: Table, found: Found) -> Table:
     kept = columns[id].type
     if kept not in ("text", "character varying", "character", *ID_TYPES):
         raise ConfigurationError(
-            f"the column {id!r} of the table {table.name!r} is {columns[id].declared}; an id is a text, a UUID or a "
+            f"the column {id!r} of the table {table.name!r} is {columns[id].declared}; an id is a string, a UUID or a "
             f"whole number ({', '.join(['text', 'varchar', 'char', *ID_TYPES])}): name a table that has one"
         )
     return attrs.evolve(

@@ -1,4 +1,4 @@
-"""Session: what a client may carry about in a signed cookie, such as who it is."""
+"""Session: the user's identity, and other data of a client, in a signed cookie."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes o
 
 
 class Session(Middleware):
-    """Sets `req.session` from a signed cookie of the handshake; `{}` when there is none that is valid.
+    """Sets `req.session` from a signed cookie of the handshake; `{}` when there is no valid one.
 
-    HTTP handlers of the application give the cookie out with `save`, after a log-in, and take it away with `clear`.
-    A browser cannot change it, but its user can read it. What the session has as `user` becomes `req.user`, unless
-    something above has set that.
+    HTTP handlers of the application set the cookie with `save`, after a login, and remove it with `clear`. A browser
+    cannot change it, but its user can read it. The session's `user` becomes `req.user`, unless a layer above has set
+    that.
 
     Parameters:
-        secret: the secret text cookies are signed with. Of several, the first signs and all are accepted, so that one
+        secret: the string that cookies are signed with. Of several, the first signs and all are accepted, so that one
             can be replaced. `$BBIO_SECRET_KEY` by default, several separated by spaces.
-        cookie: the cookie's name; `__Host-` is put before it where it goes over HTTPS alone.
-        max_age: seconds after which a cookie is valid no more.
-        secure: whether browsers are to send it over HTTPS alone; by default unless the site is on this machine itself,
-            as `http://localhost:3000`.
+        cookie: the cookie's name; `__Host-` is put before it if browsers send it over HTTPS only.
+        max_age: seconds for which a cookie is valid.
+        secure: whether browsers send it over HTTPS only; by default unless the site is on this machine itself, such as
+            `http://localhost:3000`.
 
     Raises:
         ConfigurationError: there is no secret.
@@ -97,16 +97,25 @@ class Session(Middleware):
     def save(
         self, response: web.StreamResponse, session: Mapping[str, Any], request: web.BaseRequest | None = None
     ) -> None:
-        """Have an aiohttp response give the client a session.
+        """Set the session's cookie on an aiohttp response.
+
+        A connection keeps the cookie it was opened with: afterwards a page connects again, with
+        `Backbone.io.connect()`.
 
         Parameters:
             response: the response.
-            session: what `req.session` will be, as JSON. A connection knows the cookie it was opened with: afterwards
-                a page connects anew, with `Backbone.io.connect()`.
-            request: the request that is answered; without it the cookie is for HTTPS alone, unless `secure=False`.
+            session: the later `req.session`, a dict that can be written as JSON.
+            request: the request that is answered; without it the cookie is for HTTPS only, unless `secure=False`.
 
         Raises:
-            ValueError: it is larger than a cookie can be.
+            ValueError: the session is too large for a cookie.
+
+        Example:
+            >>> from aiohttp import web
+            >>> response = web.HTTPNoContent()
+            >>> Session(secret="for examples only, never for a site").save(response, {"user": {"id": "ann"}})
+            >>> list(response.cookies)
+            ['__Host-bbio_session']
         """
         value = self._serializer.dumps({**session})
         if len(value) > MAX_COOKIE:
@@ -121,11 +130,19 @@ class Session(Middleware):
         )
 
     def load(self, request: web.BaseRequest) -> dict[str, Any]:
-        """The session of an aiohttp request; `{}` when it has none that is valid."""
+        """Return the session of an aiohttp request; `{}` when it has no valid one.
+
+        Parameters:
+            request: the request.
+        """
         return self._found(read_cookies(request.headers), request.headers)
 
     def clear(self, response: web.StreamResponse) -> None:
-        """Have an aiohttp response end the client's session."""
+        """Remove the session's cookie with an aiohttp response.
+
+        Parameters:
+            response: the response.
+        """
         for secure in (True, False) if self.secure is None else (self.secure,):
             response.del_cookie(self._name(secure), httponly=True, samesite="Lax", secure=secure)
 

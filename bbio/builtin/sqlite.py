@@ -108,15 +108,16 @@ class SQLiteStore(DocumentStore):
     Parameters:
         path: the file; its folder must exist.
         table: the table of the models; named like the backend by default. It has the columns `id`, `rev` and `body`.
-        durable: False lets a power cut (not a crash) take the last writes, and makes a lone client's writes faster.
+        durable: whether a write waits for the disk. Without that a power cut (not a crash) may lose the last writes,
+            and the writes of a lone client are faster.
         timeout: seconds to wait for another program that has locked the file.
-        ids: called for the id of each new model, a string or a whole number; by default ids are random, so that none
-            tells of another. A model whose id is taken is a `Conflict`.
+        ids: a function that returns the id of each new model, a string or a whole number; by default ids are random,
+            so that nobody can guess one. A create whose id is taken is a `Conflict`.
         id_attribute: the name of the id in a model, Backbone's `idAttribute`.
         upsert: whether an update or patch of an unknown id creates the model, instead of `NotFound`.
         per_channel: whether every channel has models of its own.
-        models: the models to begin with, when the table is new; each needs an id.
-        history: how much of each stream is kept for clients that come back.
+        models: the initial models, stored when the table is new; each needs an id.
+        history: how much of each stream is kept for clients that return.
         index: the fields that queries ask for: names, or tuples of names that are asked for together.
         queries: how much a query of a client may ask for.
 
@@ -182,7 +183,7 @@ class SQLiteStore(DocumentStore):
         opened._new_events = opened._new_streams = opened._new_operations = TRIM_EVERY
         if "\0" in opened.table or opened.table.lower().startswith(("bbio_", "sqlite_")):
             raise ConfigurationError(
-                f"{opened.table!r} is no name for a table of models; name another: SQLiteStore(..., table='models')"
+                f"{opened.table!r} cannot be the table of the models; choose another: SQLiteStore(..., table='models')"
             )
         table = _quoted(opened.table)
         columns, places, where = "id", "?", "id = ?"

@@ -393,13 +393,13 @@ def look_beside(path: Path) -> None:
     if log and not size:
         raise ConfigurationError(
             f"{path} is {'not there' if size is None else 'empty'}, but {path.name}-wal beside it holds what was "
-            f"written last: the file was deleted, moved or emptied. Put it back; to bring back a backup or to begin "
-            f"anew, end all programs that use it, and remove {path.name}-wal and {path.name}-shm first"
+            f"written last: the file was deleted, moved or emptied. Put it back; to restore a backup or to start "
+            f"again, end all programs that use it, and remove {path.name}-wal and {path.name}-shm first"
         )
     if size and index and log is None:
         logger.warning(
             "%s: %s-shm is beside it, and %s-wal is not: if that was deleted, what was written last is gone with it; "
-            "bring back a backup if it is missed",
+            "restore a backup if you need it",
             path,
             path.name,
             path.name,
@@ -430,15 +430,15 @@ def explain(err: Exception, path: Path) -> str:
         sqlite3.SQLITE_FULL: "the disk is full: make room",
         sqlite3.SQLITE_READONLY: "it cannot be written to: change its permissions, or those of its folder",
         sqlite3.SQLITE_CANTOPEN: "it cannot be opened: change its permissions, or those of its folder",
-        sqlite3.SQLITE_CORRUPT: "it is damaged: move it away, and bring back a backup or let a new one be made",
-        sqlite3.SQLITE_NOTADB: "it is no SQLite database: move it away, or give SQLiteStore another path",
+        sqlite3.SQLITE_CORRUPT: "it is damaged: move it away, and restore a backup or let bbio make a new file",
+        sqlite3.SQLITE_NOTADB: "it is not an SQLite database: move it away, or give SQLiteStore another path",
         sqlite3.SQLITE_IOERR: "the disk fails: look at it",
     }
     hint = hints.get(_code(err))
     if getattr(err, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ:
         hint = (
             f"it, or {path.name}-wal, was deleted, replaced or cut off while a program used it: end that program, such "
-            "as an earlier server, and start again; bring back a backup if something is missing then"
+            "as an earlier server, and start again; restore a backup if something is missing then"
         )
     return f"{path} cannot be used: {hint} ({err!s:.200})" if hint else f"{path} cannot be used: {err!s:.200}"
 

@@ -49,33 +49,37 @@ def connect(
     dropped: Told | None = None,
     **options: Any,
 ) -> Connection:
-    """Connect to a server: `async with connect(url) as io`. The connection is opened with the first backend.
+    """Connect to a server: `async with connect(url) as io`. The first backend opens the connection.
 
     Parameters:
         url: the server's address.
-        headers: of the handshake, such as cookies.
-        auth: what layers see as `req.socket.auth`, an object such as `{"token": ...}` of 8 KB at most; or a function,
-            async or not, that returns one: it is called whenever backends are joined, so after each lost connection.
-            It should speak for one user; `connection.connect` is for another.
-        user: who makes the requests; other `auth` or `headers` are another user where no name is given.
-        transports: `("polling", "websocket")` begins with polling, for networks that let no websocket through.
-        path: where the server has Socket.IO.
+        headers: HTTP headers of the handshake, such as cookies.
+        auth: the object that layers see as `req.socket.auth`, such as `{"token": ...}`, of 8 KB at most; or a function,
+            async or not, that returns one. The function is called whenever backends are joined, so after each lost
+            connection, and should always stand for the same user; use `connection.connect` for another user.
+        user: the name of the user who makes the requests; without it, other `auth` or `headers` mean another user.
+        transports: `("polling", "websocket")` begins with polling, for networks that block WebSockets.
+        path: the path of Socket.IO on the server.
         deadline: seconds until a sync without an answer fails with `Timeout`. Once connected, the clock stands still
             for writes while there is no connection: they wait for it.
-        queue_limit: requests to one backend that may wait for an answer; more are `Busy`.
-        event_limit: events that may wait in `events()`; more become one `reset`.
-        jitter: seconds over which clients spread that have to listen again at the same time.
-        reconnect: seconds, first and at most, after which a lost connection is tried again; each is taken half to one
-            and a half times.
-        queue: what becomes of writes that wait to be sent when another user is connected: they fail with `Dropped`, or
-            with "keep" wait until their own is. The server tells who that is, so it need not have been said here.
-        dropped: called with the handle and a list of `Dropped`, which have the `method` and `model` of each, when
-            writes were dropped so.
-        options: of `socketio.AsyncClient`: `http_session`, `request_timeout`, `ssl_verify`, `timestamp_requests` and
-            `websocket_extra_options`.
+        queue_limit: the requests to one backend that may wait for an answer; more fail with `Busy`.
+        event_limit: the events that may wait in `events()`; more become one `reset`.
+        jitter: seconds over which clients spread if they have to listen again at the same time.
+        reconnect: seconds, first and at most, after which a lost connection is tried again; each is multiplied by a
+            random number from 0.5 to 1.5.
+        queue: `"drop"`: writes that wait to be sent when another user connects fail with `Dropped`. `"keep"`: they wait
+            until their own user connects again. The server reports who the user is, so `user` is not needed for it.
+        dropped: a function that is called with the handle and a list of `Dropped` when writes were dropped.
+        options: options of `socketio.AsyncClient`: `http_session`, `request_timeout`, `ssl_verify`,
+            `timestamp_requests` and `websocket_extra_options`.
 
     Raises:
-        ConfigurationError: the address is none, a limit is negative, or another argument is none of these.
+        ConfigurationError: the address is not valid, a limit is negative, or there is no such argument.
+
+    Example:
+        >>> async def add(url: str, title: str) -> None:
+        ...     async with connect(url, auth={"token": "s3cret"}) as io:
+        ...         await io.backend("todos").create({"title": title})
     """
     settings = Settings(
         deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter, dropped=dropped

@@ -28,13 +28,18 @@ BOUNDLESS = QueryLimits(models=2**53, limit=2**53, offset=2**53, conditions=2**5
 
 @attrs.define
 class Changes:
-    """What happened to a collection, by id.
+    """The changes of a collection, by id.
 
     Parameters:
-        added: models that came.
-        changed: models that are different.
-        removed: models that went.
+        added: the ids of new models.
+        changed: the ids of models that have changed.
+        removed: the ids of models that are gone.
         reset: whether everything was read again, because too much had been missed.
+
+    Example:
+        >>> changes = Changes(added={7})
+        >>> changes.added, changes.removed, changes.reset
+        ({7}, set(), False)
     """
 
     added: set[Key] = attrs.field(factory=set)
@@ -106,14 +111,29 @@ class Collection(Mapping[Key, M], Generic[M]):
         return f"<Collection {self._handle.name} channel={self._handle.channel!r} {len(self)} models>"
 
     def rev(self, key: Key) -> int | None:
-        """The revision of a model: pass it with a write that must not overwrite somebody else's."""
+        """Return the revision of a model; pass it with a write that must not overwrite another one.
+
+        Parameters:
+            key: the id of the model.
+
+        Returns: the revision; None if the model or its revision is not known.
+
+        Example:
+            >>> async def finish(todos: Handle, mirror: Collection, key: str) -> None:
+            ...     await todos.patch({"id": key, "done": True}, rev=mirror.rev(key))
+        """
         return self._replica.rev(key)
 
     async def changed(self) -> Changes:
-        """Wait for a change; what has happened since the call before (or since the collection was opened) comes back.
+        """Wait for a change; return the changes since the call before, or since the collection was opened.
 
         Raises:
             SyncError: the server does not let this client read or listen any more, or the connection was closed.
+
+        Example:
+            >>> async def show(mirror: Collection) -> None:
+            ...     changes = await mirror.changed()
+            ...     print("new:", [mirror[key] for key in changes.added])
         """
         while self._changes == Changes():
             if self._error is not None:
@@ -123,15 +143,19 @@ class Collection(Mapping[Key, M], Generic[M]):
         return changes
 
     async def until(self, condition: Callable[[Self], Any], timeout: float | None = None) -> Self:
-        """Wait until something is true of this collection.
+        """Wait until a condition is true; return this collection.
 
         Parameters:
-            condition: given this collection, says whether it is.
+            condition: a function that gets this collection and returns whether the condition is true.
             timeout: seconds to wait; the connection's `deadline` by default.
 
         Raises:
-            Timeout: it has not become true.
+            Timeout: the condition has not become true.
             SyncError: the collection cannot be kept up to date any more.
+
+        Example:
+            >>> async def wait_for_ten(mirror: Collection) -> None:
+            ...     await mirror.until(lambda mirror: len(mirror) >= 10)
         """
         session = self._handle.session
         late = asyncio.Event()
@@ -186,7 +210,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         return self
 
     def close(self) -> None:
-        """Stop following."""
+        """Stop following the backend; the models stay as they are."""
         self._reading = None
         self._handle.release(self)
 

@@ -12,7 +12,18 @@ KNOWN = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type
 
 
 class TooLarge(BadRequest):
-    """The request is larger than the server takes; `size` and `limit` say it in bytes. It was not sent."""
+    """The request is larger than the server takes; `size` and `limit` say it in bytes. It was not sent.
+
+    Parameters:
+        message: as of `SyncError`.
+        size: the bytes of the request.
+        limit: the bytes that the server takes at most, its `Limits.frame`.
+        page_limit: see `BadRequest`.
+
+    Example:
+        >>> TooLarge(size=1_500_000, limit=1_000_000).limit
+        1000000
+    """
 
     code = 413
     details = ("page_limit", "size", "limit")
@@ -21,7 +32,17 @@ class TooLarge(BadRequest):
 
 
 class Dropped(SyncError):
-    """It waited to be sent when another user connected; `method` and `model` are what was written. It was not sent."""
+    """It waited to be sent when another user connected; `method` and `model` are those of the write. It was not sent.
+
+    Parameters:
+        message: as of `SyncError`.
+        method: `create`, `update`, `patch` or `delete`.
+        model: the model as it was to be sent.
+
+    Example:
+        >>> Dropped(method="create", model={"title": "milk"}).model
+        {'title': 'milk'}
+    """
 
     code = 409
     details = ("method", "model")

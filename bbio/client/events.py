@@ -1,4 +1,4 @@
-"""What others write, to be read one after the other."""
+"""The writes of other clients, to be read one after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ class Event:
     Parameters:
         method: `create`, `update` or `delete`; `reset` says that events are missing here: read everything again.
         model: the whole model; of a delete its id alone; None of a reset.
-        rev: the model's revision; None where no store keeps one.
+        rev: the model's revision; None if no store keeps one.
+
+    Example:
+        >>> event = Event("update", {"id": 7, "done": True}, rev=19)
+        >>> event.method, event.model["done"]
+        ('update', True)
     """
 
     method: Literal["create", "update", "delete", "reset"]
@@ -33,7 +38,11 @@ RESET = Event("reset")
 class Events:
     """An endless asynchronous iterator of `Event`, made by `handle.events()`; it ends when the connection is closed.
 
-    Who reads slower than others write falls behind: once `limit` events wait, all of them give way to one `reset`.
+    If it is read more slowly than others write, events wait; once `limit` of them wait, one `reset` replaces them all.
+
+    Parameters:
+        limit: the events that may wait.
+        closed: a function to call when it is closed.
 
     Example:
         >>> events = Events(limit=2)

@@ -1,6 +1,6 @@
 """Where a client stands in the streams of one channel: a state machine without I/O or clock.
 
-Every input returns the effects it asks for, in order. docs/protocol.md, "Streams", has the rules.
+Every input returns the effects it asks for, in order. docs/protocol.md, "Rules for clients", has the rules.
 """
 
 from __future__ import annotations

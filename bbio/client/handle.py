@@ -77,19 +77,24 @@ class Handle(Generic[M]):
     # Requests
 
     async def create(self, model: Any, *, options: Mapping[str, Any] | None = None, timeout: float | None = None) -> M:
-        """Create a model; the record comes back, with its id.
+        """Create a model; return the record, with its id.
 
         Parameters:
-            model: an object as JSON has it: a dict, an attrs class or a dataclass.
-            options: extras for the server.
-            timeout: seconds until it fails, also while there is no connection. Without one, the connection's `deadline`
-                counts, and stands still for a write that waits for a lost connection to come back.
+            model: a dict, an attrs instance or a dataclass, with values that JSON has.
+            options: extras for the server, its `req.options`.
+            timeout: seconds until it fails, also while there is no connection. Without it the connection's `deadline`
+                counts, and stands still while a write waits for a lost connection to come back.
 
         Raises:
-            SyncError: what the backend raised (`Invalid`, `Forbidden`, ...), as the class of that name.
+            SyncError: the error that the backend raised (`Invalid`, `Forbidden`, ...), as the class of that name.
             Timeout: no answer came in time; a write that was sent may have been applied.
             Busy: too many requests wait for an answer.
-            BadRequest: the model cannot travel as JSON.
+            BadRequest: the model cannot be written as JSON.
+
+        Example:
+            >>> async def add(todos: Handle) -> str:
+            ...     milk = await todos.create({"title": "milk"})
+            ...     return milk["id"]
         """
         record: M = await self.sync("create", model, options=options, timeout=timeout)
         return record
@@ -114,16 +119,21 @@ class Handle(Generic[M]):
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """Read one model, or all that match.
+        """Read one model, or a list of models.
 
         Parameters:
-            id: the model's id; all models when there is none.
+            id: the model's id; without it, the list of all models that match.
             data: the query (docs/queries.md), sent as `options.data`.
-            options: extras for the server.
+            options: extras for the server, its `req.options`.
             timeout: seconds until it fails.
 
         Raises:
-            SyncError: see `create`; `NotFound` when there is no such model.
+            NotFound: there is no such model.
+            SyncError: see `create`.
+
+        Example:
+            >>> async def open_todos(todos: Handle) -> list[Model]:
+            ...     return await todos.read(data={"done": False})
         """
         extras = dict(options or {}) if data is None else {**(options or {}), "data": data}
         return await self.sync("read", {} if id is None else {self.id_attribute: id}, options=extras, timeout=timeout)
@@ -136,17 +146,22 @@ class Handle(Generic[M]):
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> M:
-        """Replace a model; the record comes back.
+        """Replace a model; return the record.
 
         Parameters:
             model: the whole model, with its id.
-            rev: the revision it builds on (`collection.rev(id)`, `event.rev`); none overwrites whatever is there.
-            options: extras for the server.
+            rev: the revision that it is based on (`collection.rev(id)`, `event.rev`); without it, the write overwrites
+                whatever is stored.
+            options: extras for the server, its `req.options`.
             timeout: see `create`.
 
         Raises:
-            Conflict: the model has a newer revision; `current` is the model as it is, `rev` its revision.
+            Conflict: the model has a newer revision; `current` is the stored model, `rev` its revision.
             SyncError: see `create`.
+
+        Example:
+            >>> async def rename(todos: Handle) -> None:
+            ...     await todos.update({"id": 7, "title": "oat milk", "done": False})
         """
         record: M = await self.sync("update", model, rev=rev, options=options, timeout=timeout)
         return record
@@ -159,7 +174,21 @@ class Handle(Generic[M]):
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> M:
-        """Change some attributes of a model: those given besides its id. The whole record comes back; see `update`."""
+        """Change some fields of a model; return the whole record.
+
+        Parameters:
+            changes: the id, and the fields to change; `$inc` counts.
+            rev: see `update`.
+            options: see `update`.
+            timeout: see `create`.
+
+        Raises:
+            SyncError: see `update`.
+
+        Example:
+            >>> async def finish(todos: Handle) -> None:
+            ...     await todos.patch({"id": 7, "done": True, "$inc": {"edits": 1}})
+        """
         record: M = await self.sync("patch", changes, rev=rev, options=options, timeout=timeout)
         return record
 
@@ -171,7 +200,21 @@ class Handle(Generic[M]):
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> M:
-        """Delete a model, given as such or by its id. The record comes back as it was; see `update`."""
+        """Delete a model; return the record as it was.
+
+        Parameters:
+            model: the model, or its id.
+            rev: see `update`.
+            options: see `update`.
+            timeout: see `create`.
+
+        Raises:
+            SyncError: see `update`.
+
+        Example:
+            >>> async def remove(todos: Handle) -> None:
+            ...     await todos.delete(7)
+        """
         if isinstance(model, (str, int)):
             model = {self.id_attribute: model}
         record: M = await self.sync("delete", model, rev=rev, options=options, timeout=timeout)
@@ -186,7 +229,22 @@ class Handle(Generic[M]):
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """Send any sync; the methods above are this one."""
+        """Send any sync; return its result. `create`, `read` and so on call it.
+
+        Parameters:
+            method: `create`, `read`, `update`, `patch` or `delete`.
+            model: the model; None for a read of the collection.
+            rev: see `update`.
+            options: see `update`.
+            timeout: see `create`.
+
+        Raises:
+            SyncError: see `create`.
+
+        Example:
+            >>> async def all_of(todos: Handle) -> list[Model]:
+            ...     return await todos.sync("read", options={"data": {"sort": "title"}})
+        """
         result, _ = await self.request(method, model, rev=rev, options=options, timeout=timeout)
         return result
 
@@ -199,7 +257,11 @@ class Handle(Generic[M]):
         options: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> tuple[Any, Any]:
-        """The same; the answer's third argument comes with the result: positions, revisions."""
+        """Send a sync; return its result and the third argument of the answer, which has position and revisions.
+
+        Parameters:
+            method: see `sync`, as for the other parameters.
+        """
         if method not in METHODS:
             raise BadRequest(f"method must be one of {', '.join(METHODS)}")
         request = {
@@ -229,12 +291,20 @@ class Handle(Generic[M]):
     # What others do
 
     async def ready(self) -> None:
-        """Wait until the server has answered the listen: from then on nothing that others write is missed.
+        """Wait until the server has answered the listen; from then on no event is missed.
 
         Raises:
             SyncError: the server does not let this client listen.
             Timeout: it did not answer within the connection's `deadline`.
             Unavailable: the connection was closed.
+
+        Example:
+            >>> async def is_admitted(todos: Handle) -> bool:
+            ...     try:
+            ...         await todos.ready()
+            ...     except SyncError:
+            ...         return False
+            ...     return True
         """
         if self._refusal is not None:
             raise self._refusal
@@ -256,7 +326,7 @@ class Handle(Generic[M]):
             waiter.set_exception(Timeout(message))
 
     def events(self) -> Events:
-        """What others write from now on, in order and once.
+        """Return an endless iterator over what other clients write from now on, in order and once.
 
         Example:
             >>> async def watch(todos: Handle) -> None:
@@ -275,15 +345,16 @@ class Handle(Generic[M]):
     async def query(
         self, data: Mapping[str, Any], *, options: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> Page[M]:
-        """Read a page of what a query finds (docs/queries.md): its `models`, the cursor of the `next` and the `total`.
+        """Read a page of a query's results (docs/queries.md): `models`, the cursor of the `next` page, and the `total`.
 
         Parameters:
-            data: the query. The next page is that of the same query with `cursor` as well, as long as there is one.
-            options: extras for the server.
+            data: the query. For the next page, send the same query with `next` as its `cursor`.
+            options: extras for the server, its `req.options`.
             timeout: seconds until it fails.
 
         Raises:
-            SyncError: see `create`; `BadRequest` when it is no query.
+            BadRequest: it is not a valid query.
+            SyncError: see `create`.
 
         Example:
             >>> async def newest(todos: Handle) -> list[str]:
@@ -295,10 +366,10 @@ class Handle(Generic[M]):
         return Page(models, told.get("next"), told.get("total"))
 
     def collection(self, *, data: Mapping[str, Any] | None = None) -> Collection[M]:
-        """A live mirror of what the backend holds: await it, or use it in `async with`.
+        """Return a live mirror of the backend's models: await it, or use it in `async with`.
 
         Parameters:
-            data: a query (docs/queries.md). What others write later comes in if it fits, and nothing enters a page.
+            data: a query (docs/queries.md). Later writes of others appear if they match it; a page gets no new models.
 
         Example:
             >>> async def show(todos: Handle) -> None:

@@ -232,7 +232,14 @@ class SocketLink:
 
 
 class Connection:
-    """One connection to a server, carrying any number of backends and channels. Made by `bbio.client.connect`."""
+    """One connection to a server, carrying any number of backends and channels.
+
+    Made by `bbio.client.connect`.
+
+    Example:
+        >>> async def titles(io: Connection) -> list[str]:
+        ...     return [todo["title"] for todo in await io.backend("todos").read()]
+    """
 
     def __init__(
         self,
@@ -288,20 +295,24 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection at the moment."""
+        """True while there is a connection."""
         return self._wire is not None
 
     def backend(self, name: str, *, channel: str | None = None, id_attribute: str = "id") -> Handle[Any]:
-        """A backend, in a channel. The first one opens the connection.
+        """Return a handle of a backend, in a channel. The first one opens the connection.
 
         Parameters:
             name: the backend's name on the server.
-            channel: the group of clients to belong to; the backend's default channel when there is none.
+            channel: the channel; None for the backend's default channel.
             id_attribute: the name of the id in its models.
 
         Raises:
-            ConfigurationError: the name or the channel is no string.
+            ConfigurationError: the name or the channel is not a string.
             Unavailable: the connection was closed.
+
+        Example:
+            >>> def home(io: Connection) -> Handle:
+            ...     return io.backend("todos", channel="home")
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"a backend is named by a string, not {name!r}")
@@ -323,20 +334,20 @@ class Connection:
         user: str | None = None,
         queue: Queue = "drop",
     ) -> Self:
-        """Connect anew, as another user or with other credentials; handles and collections move along.
+        """Connect again, as another user or with other credentials; handles and collections move along.
 
-        The old connection has 5 seconds for the writes that are under way: what it cannot answer fails with
+        The old connection has 5 seconds for the writes under way: the ones that it cannot answer fail with
         `UnknownOutcome`. Writes that wait to be sent go out as the user who made them, or not at all.
 
         Parameters:
-            auth: see `bbio.client.connect`; none logs out.
-            headers: of the handshake.
-            user: who makes the requests from now on. Without a name, other `auth` or `headers` are another user. Whom a
-                function for `auth` speaks for is seen when the server has told it.
-            queue: see `bbio.client.connect`; it is so from now on.
+            auth: see `bbio.client.connect`; None logs out.
+            headers: HTTP headers of the handshake.
+            user: the name of the user of later requests. Without it, other `auth` or `headers` mean another user. If
+                `auth` is a function, the server reports its user.
+            queue: see `bbio.client.connect`; it holds from now on.
 
         Raises:
-            ConfigurationError: an argument is none of these.
+            ConfigurationError: an argument is not valid.
             Unavailable: the connection was closed.
 
         Example:

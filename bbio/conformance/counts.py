@@ -12,9 +12,9 @@ from bbio.streams import HistoryLimits
 
 # Of a patch: what it says beside the id, of a model that holds `n`, and nothing else that is a number.
 UNCOUNTABLE: list[tuple[dict[str, Any], str]] = [
-    ({"$inc": {"title": 1}}, "'title' holds no number"),
-    ({"$inc": {"done": 1}}, "'done' holds no number"),
-    ({"$inc": {"tags": 1}}, "'tags' holds no number"),
+    ({"$inc": {"title": 1}}, "'title' does not hold a number"),
+    ({"$inc": {"done": 1}}, "'done' does not hold a number"),
+    ({"$inc": {"tags": 1}}, "'tags' does not hold a number"),
     ({"$inc": {"n": "1"}}, "'n' must be a number"),
     ({"$inc": {"n": None}}, "'n' must be a number"),
     ({"$inc": {"n": True}}, "'n' must be a number"),

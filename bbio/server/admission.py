@@ -184,7 +184,7 @@ class Admission:
         if request.method != "POST":
             return web.Response(status=400, text="only a POST may have a body")
         if request.content_length is None:
-            return web.Response(status=411, text="the length of the body must be told")
+            return web.Response(status=411, text="the request must give the length of its body")
         if "Content-Encoding" in request.headers:
             return web.Response(status=415, text="a body must not be compressed")
         if request.content_length > self._limits.frame:

@@ -954,7 +954,7 @@ class FastServer(SharedServer):
         engine_socket = self.eio.sockets[eio_sid]
         socket = engine_socket.clients.get(namespace or "/")
         if socket is not None and data[0] in protocol.EVENTS:
-            self.gateway.reject(socket, id, BadRequest("binary data is no model"))
+            self.gateway.reject(socket, id, BadRequest("binary data is not a model"))
         elif self.manager.sid_from_eio_sid(eio_sid, namespace or "/") is None:
             self._count_refusal(engine_socket)  # it may have been sent before the client heard that it must leave
         else:

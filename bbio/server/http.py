@@ -37,7 +37,7 @@ class NoHTTP(logging.Filter):
         err = record.exc_info[1] if record.exc_info else None
         if isinstance(err, HttpProcessingError):
             # Aiohttp has said from where.
-            self._log.info("refused a request that is no HTTP: %.80r (%.80s)", err.message, record.getMessage())
+            self._log.info("refused a request that is not HTTP: %.80r (%.80s)", err.message, record.getMessage())
             return False
         if isinstance(err, (ConnectionError, asyncio.IncompleteReadError)):
             self._log.info("%.50s has broken off a request", peer.get())

@@ -17,26 +17,26 @@ def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Limits of one application; `App(limits=Limits(deadline=5))` changes what it names.
+    """The limits of one application; `App(limits=Limits(deadline=5))` changes the ones that it names.
 
     Parameters:
         frame: bytes of one websocket message or one POST body.
-        depth: how deep JSON may be nested.
+        depth: levels to which JSON may be nested.
         channels: channels one socket may listen to.
         namespaces: backends one connection may join.
-        auth: bytes of what a client joins a backend with (Socket.IO's `auth`), as JSON.
+        auth: bytes of Socket.IO's `auth`, with which a client joins a backend, as JSON.
         bad_namespaces: refused joins after which a connection is closed.
         running: requests of one connection that run at once.
         queued: requests of one connection that wait; more are answered `Busy`.
         requests_per_second: requests of one connection in a second; more are answered `Busy`. Its other packets are
             counted alike; a connection that sends three times as many of either in a second is closed.
-        replay: bytes of missed events in the answer to a listen; who missed more reads everything anew.
-        send_buffer: bytes of events waiting for a client that reads too slowly, before it is dropped.
-        reply: bytes of one answer; what has a longer one is answered `BadRequest`.
-        stall_time: seconds that a client may take nothing of what waits for it, before it is dropped.
+        replay: bytes of missed events in the answer to a listen; a client that missed more reads everything again.
+        send_buffer: bytes of events that wait for a client which reads too slowly, before it is disconnected.
+        reply: bytes of one answer; a request with a longer one is answered `BadRequest`.
+        stall_time: seconds in which a client reads nothing of what waits for it, before it is disconnected.
         memory: bytes that all clients together may make the server hold: a quarter for histories and operations, an
-            eighth for the latest events, an eighth for long lists that are being made, and half for what waits; of the
-            last two each address has a half.
+            eighth for the latest events, an eighth for long lists that are being made, and half for data that waits;
+            each address may hold half of the last two.
         connections: connections at once.
         connections_per_address: connections at once from one address.
         attachments: binary attachments of one event.
@@ -48,6 +48,11 @@ class Limits:
 
     Raises:
         ConfigurationError: a limit is not greater than 0.
+
+    Example:
+        >>> from bbio import App
+        >>> App(limits=Limits(deadline=5.0)).limits.deadline
+        5.0
     """
 
     frame: int = attrs.field(default=1_000_000, validator=_positive)

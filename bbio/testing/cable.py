@@ -46,7 +46,10 @@ class Packet:
 class Cable:
     """One client: a connection to the application, carrying any number of backends and channels.
 
-    `cable.backend(name, channel=...)` is what `bbio.client`'s connection gives: the very same handle.
+    Made by `Harness.connect`. `cable.backend(name, channel=...)` returns the same `Handle` as `bbio.client` does.
+
+    Example:
+        `todos = t.connect(user={"id": "ann"}).backend("todos")`
     """
 
     # Acks leave at once, as those of the fast engine do.
@@ -94,7 +97,7 @@ class Cable:
         self.close()
 
     def backend(self, name: str, *, channel: str | None = None, id_attribute: str = "id") -> Handle:
-        """A backend, in a channel; see `bbio.client.Connection.backend`.
+        """Return a handle of a backend, in a channel; see `bbio.client.Connection.backend`.
 
         Raises:
             Unavailable: this client was closed.
@@ -123,7 +126,7 @@ class Cable:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection at the moment."""
+        """True while there is a connection."""
         return self._connection is not None
 
     @property

@@ -25,10 +25,10 @@ class Timer:
 
 
 class Clock:
-    """Calls later, as an event loop does, but in its own time.
+    """Calls functions later, as an event loop does, but in its own time.
 
     Parameters:
-        wound: called when there is one more call to come.
+        wound: a function to call when there is one more call to come.
 
     Example:
         >>> clock = Clock()
@@ -51,7 +51,10 @@ class Clock:
         return self._now
 
     def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer:
-        """Call `callback(*args)` after `delay` seconds of this clock."""
+        """Call `callback(*args)` after `delay` seconds of this clock.
+
+        Returns: a timer, whose `cancel()` prevents the call.
+        """
         timer = Timer(self._now + delay, callback, args)
         heapq.heappush(self._timers, (timer.when, next(self._count), timer))
         self._wound()
@@ -59,13 +62,13 @@ class Clock:
 
     @property
     def next(self) -> float | None:
-        """When the next call is to be made; None when there is none."""
+        """The time of the next call; None when there is none."""
         while self._timers and self._timers[0][2].cancelled:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
     def turn(self) -> bool:
-        """Go to the next call and make it; False when there is none."""
+        """Go to the next call and make it; return False when there is none."""
         if self.next is None:
             return False
         self._now, _, timer = heapq.heappop(self._timers)

@@ -81,18 +81,31 @@ def _introduce(req: Request) -> None:
 
 
 class Harness:
-    """`async with app.test() as t:` runs an application without a network, with stores opened anew.
+    """An application that runs for a test, without a network: `async with app.test() as t:`. Made by `App.test`.
 
-    The time of the clients is simulated: it passes at once when nothing else can happen. So a lost answer is asked for
-    again without anybody waiting for eight seconds, and a deadline that passes does so right away.
+    The time of the clients is simulated: it passes at once when nothing else can happen. A lost answer is asked for
+    again without a wait of eight seconds, and a deadline passes right away.
 
     Parameters:
         app: the application; it must not be running.
-        seed: of what is left to chance.
+        seed: the seed of everything that is left to chance.
         stores: see `App.test`.
 
     Raises:
         ConfigurationError: there is no such choice of stores.
+
+    Example:
+        >>> from bbio import App, Backend
+        >>> from bbio.builtin import MemoryStore
+        >>> class Todos(Backend):
+        ...     store = MemoryStore()
+        >>> async def main():
+        ...     async with App().serve(Todos).test() as t:
+        ...         ann = await t.client()
+        ...         t.drop_acks(1, ann)
+        ...         return (await ann.create({"title": "milk"}))["title"]  # repeated, and applied once
+        >>> asyncio.run(main())
+        'milk'
     """
 
     def __init__(self, app: App, *, seed: int = 0, stores: Stores = "fresh") -> None:
@@ -193,15 +206,18 @@ class Harness:
         event_limit: int = 1_000,
         jitter: float = 1.0,
     ) -> Cable:
-        """A client with a connection of its own; `.backend(name, channel=...)` is the rest.
+        """Return a client with a connection of its own; `.backend(name, channel=...)` gives its handles.
 
         Parameters:
-            headers: of its handshake.
-            cookies: the same as a `Cookie` header.
+            headers: HTTP headers of its handshake.
+            cookies: cookies of its handshake, by name.
             auth: `req.socket.auth` of its requests.
             remote: its address.
             user: `req.user` of its requests, unless a layer sets another.
             deadline, queue_limit, event_limit, jitter: see `bbio.client.connect`.
+
+        Example:
+            `ann = t.connect(user={"id": "ann"}).backend("todos", channel="home")`
         """
         sent = dict(headers or {})
         if cookies is not None:
@@ -214,16 +230,20 @@ class Harness:
     async def client(
         self, *, backend: str | None = None, channel: str | None = None, id_attribute: str = "id", **options: Any
     ) -> Handle:
-        """A client of a backend that has listened already.
+        """Return the handle of a new client that listens already.
 
         Parameters:
             backend: the backend's name; not needed when only one is served.
-            channel: the channel to listen to.
+            channel: the channel to listen to; None for the default channel.
             id_attribute: the name of the id in its models.
             options: see `connect`.
 
         Raises:
-            SyncError: it may not listen.
+            SyncError: the client may not listen.
+            ConfigurationError: several backends are served, and none is named.
+
+        Example:
+            `ann = await t.client(backend="todos", user={"id": "ann"})`
         """
         if backend is None:
             if len(self.backends) != 1:
@@ -234,17 +254,25 @@ class Harness:
         return handle
 
     async def clients(self, count: int, **options: Any) -> list[Handle]:
-        """Several clients, each with a connection of its own; the options are those of `client`."""
+        """Return the handles of several clients, each with a connection of its own.
+
+        Parameters:
+            count: the number of clients.
+            options: see `client`.
+
+        Example:
+            `ann, bob = await t.clients(2, backend="todos")`
+        """
         return [await self.client(**options) for _ in range(count)]
 
     # Faults
 
     def drop_acks(self, count: int | None = 1, *clients: Client) -> None:
-        """Lose the next answers; the requests have been worked on all the same.
+        """Lose the next answers; the server has handled the requests all the same.
 
         Parameters:
-            count: how many; None for all until `heal`.
-            clients: of these clients only; of any by default.
+            count: the number of answers; None for all until `heal`.
+            clients: the clients concerned; all by default.
         """
         self._fault("ack", 0, count, clients)
 
@@ -261,49 +289,77 @@ class Harness:
         self._fault("", 2, count, clients)
 
     def delay(self, seconds: float, *clients: Client) -> None:
-        """Have each packet take so many seconds of the simulated time, until `heal`; order is kept."""
+        """Delay every packet until `heal`; packets stay in order.
+
+        Parameters:
+            seconds: seconds of the simulated time.
+            clients: see `drop_acks`.
+        """
         for cable in self._of(clients):
             cable.latency = seconds
 
     def hold(self, *clients: Client) -> None:
-        """Let nothing through, neither way, until `release` or `heal`. Time stands still meanwhile."""
+        """Hold all packets back, in both directions, until `release` or `heal`. Time stands still meanwhile.
+
+        Parameters:
+            clients: see `drop_acks`.
+        """
         for cable in self._of(clients):
             cable.held = True
 
     def release(self, *clients: Client) -> None:
-        """The end of `hold`."""
+        """End `hold`.
+
+        Parameters:
+            clients: see `drop_acks`.
+        """
         for cable in self._of(clients):
             cable.held = False
         self.wake()
 
     def cut(self, *clients: Client) -> None:
-        """Cut connections, with all that is on its way. The clients connect again after about a second."""
+        """Cut connections; packets on their way are lost. The clients connect again after about a second.
+
+        Parameters:
+            clients: see `drop_acks`.
+        """
         for cable in self._of(clients):
             cable.cut()
 
     def silence(self, *clients: Client) -> None:
-        """Have connections die without a sign: nothing passes any more, and neither side is told.
+        """Let connections die without a sign: no packet passes any more, and neither side notices at first.
 
-        A client finds out by a write that has no answer within twelve seconds, or after 45 by the heartbeat.
+        A client finds out by a write that has no answer within twelve seconds, or after 45 seconds by the heartbeat.
+
+        Parameters:
+            clients: see `drop_acks`.
         """
         for cable in self._of(clients):
             cable.silence()
 
     def offline(self, *clients: Client) -> None:
-        """Cut connections; the clients cannot connect again until `online` or `heal`."""
+        """Cut connections; the clients cannot connect again until `online` or `heal`.
+
+        Parameters:
+            clients: see `drop_acks`.
+        """
         for cable in self._of(clients):
             cable.online = False
             cable.cut()
 
     def online(self, *clients: Client) -> None:
-        """The end of `offline`: the clients connect again after about a second."""
+        """End `offline`: the clients connect again after about a second.
+
+        Parameters:
+            clients: see `drop_acks`.
+        """
         for cable in self._of(clients):
             if not cable.online:
                 cable.online = True
                 cable.reconnect()
 
     def heal(self) -> None:
-        """The end of all faults."""
+        """End all faults."""
         self._faults.clear()
         for cable in self.cables:
             cable.latency = 0.0
@@ -311,7 +367,7 @@ class Harness:
         self.online()
 
     async def restart(self) -> None:
-        """Stop the server and start it anew. What is in memory is lost, with all of its streams; clients reconnect."""
+        """Stop the server and start it again. Data in memory is lost, with its streams; the clients reconnect."""
         self.running = False
         for cable in self.cables:
             cable.cut()
@@ -389,7 +445,11 @@ class Harness:
         return not self.busy and all(cable.settled for cable in self.cables)
 
     async def advance(self, seconds: float) -> None:
-        """Let so many seconds of the clients' time pass."""
+        """Let the clients' time pass.
+
+        Parameters:
+            seconds: the seconds to pass.
+        """
         over = asyncio.Event()
         self.clock.call_later(seconds, over.set)
         await over.wait()

@@ -54,7 +54,7 @@ test('what is refused is taken back, and what still waits stays', async () => {
   const [mine] = await pair();
   const wrong = count(mine, { n: 1, title: 1 });
   assert.equal(mine.get('n'), 6);
-  await assert.rejects(wrong, { name: 'BadRequest', message: "'title' holds no number" });
+  await assert.rejects(wrong, { name: 'BadRequest', message: "'title' does not hold a number" });
   assert.deepEqual(mine.attributes, { id: mine.id, title: 'milk', n: 5 });
 
   proxy.refuse = true;

@@ -75,11 +75,11 @@ BAD = {
     "a list": (encode([SECRET]), "must be a JSON object"),
     "too large": (encode({"token": SECRET * 1_000}), "may have 8192 bytes.*raise Limits.auth"),
     "too deep": (encode({"token": SECRET, "a": nested(32)}), "nested too deep"),
-    "a field that is none": (encode({"__proto__": SECRET}), "__proto__ is no field name"),
-    "NUL": (encode({"token": f"{SECRET}\0"}), "cannot travel"),
-    "half a character": (f'{{"token":"{SECRET}\\ud800"}}', "cannot travel|not valid JSON"),
-    "no number": (f'{{"token":"{SECRET}","n":NaN}}', "too large to travel|not valid JSON"),
-    "too large a number": (f'{{"token":"{SECRET}","n":1e999}}', "too large to travel|not valid JSON"),
+    "a field that is none": (encode({"__proto__": SECRET}), "__proto__ is not allowed as the name of a field"),
+    "NUL": (encode({"token": f"{SECRET}\0"}), "is not allowed"),
+    "half a character": (f'{{"token":"{SECRET}\\ud800"}}', "is not allowed|not valid JSON"),
+    "no number": (f'{{"token":"{SECRET}","n":NaN}}', "too large|not valid JSON"),
+    "too large a number": (f'{{"token":"{SECRET}","n":1e999}}', "too large|not valid JSON"),
 }
 
 

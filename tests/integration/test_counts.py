@@ -105,8 +105,8 @@ REFUSED = [
     ({"tip": None}, {"tip": "must be a decimal number, such as 12.50"}),
     ({"mixed": []}, {"mixed": "must be a whole number"}),
     ({"free": "x"}, {"free": "must be a number"}),
-    ({"title": 1}, {"title": "is no number, and cannot be counted"}),
-    ({"done": 1}, {"done": "is no number, and cannot be counted"}),
+    ({"title": 1}, {"title": "is not a number, and cannot be counted"}),
+    ({"done": 1}, {"done": "is not a number, and cannot be counted"}),
     ({"nope": 1}, {"nope": "is not a known field"}),
     ({"rev": 1}, {"rev": "is not a known field"}),
     ({"id": 1}, {"id": "cannot be counted"}),
@@ -178,7 +178,7 @@ async def test_what_a_client_may_count(store):
         for name in ("mixed", "free"):
             with pytest.raises(Invalid) as caught:
                 await tallies.patch({**id, "$inc": {name: 1}})
-            assert caught.value.fields == {name: "holds no number"}
+            assert caught.value.fields == {name: "does not hold a number"}
 
 
 async def test_unknown_fields_that_are_dropped_are_not_counted(store):
@@ -221,7 +221,7 @@ async def test_what_a_layer_counts_without_sense_is_refused(store):
         made = await io.backend("tallies").create({})
         with pytest.raises(Invalid) as caught:
             await io.backend("tallies").patch({"id": made["id"]})
-        assert caught.value.fields == {"done": "holds no number", "count": "must be a number"}
+        assert caught.value.fields == {"done": "does not hold a number", "count": "must be a number"}
 
 
 async def test_who_may_not_read_cannot_count(store):

@@ -191,7 +191,7 @@ async def test_a_table_in_another_schema(database_url, psql):
         assert await psql.fetchval("SELECT id FROM sales.bills") == bill["id"]
     assert 'make it: CREATE SCHEMA "lost"' in await refusal(database_url, Title, "lost.orders")
     for name in ("pg_catalog.x", ".x", "x.", "bbio_log"):
-        assert "is no name for a table" in await refusal(database_url, Title, name)
+        assert "cannot be the table of the models" in await refusal(database_url, Title, name)
 
 
 async def test_tables_of_one_name_in_two_schemas(database_url, psql):
@@ -248,7 +248,7 @@ async def test_what_cannot_be_a_table_of_models_is_refused(database_url, psql):
         ("other", "has no primary key of id"),
         ("pair", "is made of a, b; the id of a model is one column"),
         ("named", "PostgresStore(..., id_attribute='film_id')"),
-        ("odd", "the column 'id' of the table 'odd' is money; an id is a text"),
+        ("odd", "the column 'id' of the table 'odd' is money; an id is a string"),
         ("seen", "'seen' is a view"),
         ("held", "name another: PostgresStore"),
         ("drawings", "a column 'rev' of its own, bigint"),

@@ -124,7 +124,7 @@ async def test_all_that_is_wrong_with_a_model_comes_back_at_once(serve, join, us
     expected = {
         "name": "must have at most 5 characters",
         "address.city": "must have at least 1 character",
-        "address.zip": "must be a text",
+        "address.zip": "must be a string",
         "since": "must be a date, such as 2026-01-31",
         "high": "must be above low",
         "score": "cannot be set",

@@ -128,7 +128,7 @@ async def test_a_file_that_cannot_be_read_is_told(tmp_path):
         store = SQLiteStore(tmp_path / "todos.db")
 
     app = App().serve(Todos)
-    with pytest.raises(ConfigurationError, match=r"todos\.db cannot be used: it is no SQLite database"):
+    with pytest.raises(ConfigurationError, match=r"todos\.db cannot be used: it is not an SQLite database"):
         await app.test().__aenter__()
 
 
@@ -294,7 +294,7 @@ async def test_who_may_not_make_a_schema_is_told_what_to_do(database_url):
     app = App().serve(Todos)
     with pytest.raises(ConfigurationError, match=r"GRANT CREATE ON DATABASE.*app\.test\(stores=") as told:
         await app.test().__aenter__()
-    assert "this user may not" in str(told.value)
+    assert "permission denied" in str(told.value)
     assert await tables_of(database_url) == before
     async with app.test(stores={"todos": MemoryStore()}) as t:
         await (await t.client()).create({"title": "milk"})

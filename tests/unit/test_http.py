@@ -56,7 +56,7 @@ def test_requests_that_are_no_http_are_no_errors(caplog, record):
     quietened = NoHTTP(RateLimitedLog(logging.getLogger("bbio")))
     caplog.set_level(logging.INFO, logger="bbio")
     assert not quietened.filter(record(BadHttpMessage("bad " * 500)))
-    assert caplog.messages[0].startswith("refused a request that is no HTTP: ")
+    assert caplog.messages[0].startswith("refused a request that is not HTTP: ")
     assert "192.0.2.1" in caplog.messages[0]
     assert len(caplog.messages[0]) < 200
     assert quietened.filter(record(ValueError("x")))

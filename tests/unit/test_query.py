@@ -77,8 +77,8 @@ def test_words_are_reserved_unless_they_are_compared():
         ({"a": "\ud800"}, "at most 255"),
         ({"a": "\0"}, "at most 255"),
         ({"a": {"b": 1}}, r"say a\.name"),
-        ({"a" + ".b" * 8: 1}, "no name of a field"),
-        ({"$x" * 200: 1}, "no part of a query"),
+        ({"a" + ".b" * 8: 1}, "not the name of a field"),
+        ({"$x" * 200: 1}, "not part of a query"),
     ],
 )
 def test_limits(data, text):

@@ -108,7 +108,7 @@ def test_error_takes_a_text():
 def test_error_takes_nothing_else(nothing):
     """A rejection with None or a class is a mistake at once, and never a success."""
     res = Response()
-    with pytest.raises(TypeError, match=r"rejects nothing; give it an exception such as NotFound\(\) or a text"):
+    with pytest.raises(TypeError, match=r"rejects nothing; give it an exception such as NotFound\(\) or a string"):
         res.error(nothing)
     assert not res.settled
 

@@ -197,7 +197,7 @@ def test_a_store_in_a_database(monkeypatch, url):
 def test_a_store_of_no_known_kind(monkeypatch, url):
     """The message says what there is."""
     monkeypatch.setenv("BBIO_DATABASE_URL", url)
-    with pytest.raises(ConfigurationError, match="is no database that bbio knows; BBIO_DATABASE_URL is postgresql"):
+    with pytest.raises(ConfigurationError, match="is not a database that bbio knows; BBIO_DATABASE_URL is postgresql"):
         store_from_env("todos.db")
 
 

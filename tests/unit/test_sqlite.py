@@ -246,7 +246,7 @@ async def test_a_table_may_have_any_name(path):
 @pytest.mark.parametrize("name", ["bbio_log", "BBIO_x", "sqlite_master", "a\0b"])
 async def test_names_that_no_table_may_have(path, name):
     """They belong to SQLite or bbio."""
-    with pytest.raises(ConfigurationError, match="is no name for a table of models"):
+    with pytest.raises(ConfigurationError, match="cannot be the table of the models"):
         async with opened(SQLiteStore(path, name)):
             pass
 

@@ -50,7 +50,7 @@ async def consistent(models):
     [
         ("nowhere/models.db", None, "the folder .*/nowhere does not exist: make it"),
         (".", None, "is a folder: give SQLiteStore the path of a file"),
-        ("models.db", b"Dear diary, " * 1_000, "it is no SQLite database: move it away"),
+        ("models.db", b"Dear diary, " * 1_000, "it is not an SQLite database: move it away"),
     ],
 )
 async def test_what_is_wrong_is_said_at_the_start(tmp_path, name, content, text):
@@ -385,7 +385,7 @@ async def test_a_damaged_file_is_unavailable_where_it_is_damaged(path, caplog):
         outcomes = await asyncio.gather(*(models.read(model["id"]) for model in made), return_exceptions=True)
         assert {type(outcome).__name__ for outcome in outcomes} <= {"dict", "Unavailable", "NotFound"}
         assert "Unavailable" in {type(outcome).__name__ for outcome in outcomes}
-    assert "it is damaged: move it away, and bring back a backup" in caplog.text
+    assert "it is damaged: move it away, and restore a backup" in caplog.text
     path.with_suffix(".backup").replace(path)
     async with opened(SQLiteStore(path)) as models:
         assert len(await models.all()) == 100
