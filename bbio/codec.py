@@ -47,8 +47,7 @@ class Codec:
             where = f"{cls.__name__}.{attribute.name}"
             if attribute.name.startswith("_") or not attribute.init:
                 raise DefinitionError(
-                    f"{where} is no field that could be given by its name; rename it without '_', with init=True, "
-                    f"or make it a property"
+                    f"{where} cannot be given by its name; rename it without '_', with init=True, or make it a property"
                 )
             if attribute.type is None:
                 raise DefinitionError(f"{where} has no type; write {attribute.name}: str")

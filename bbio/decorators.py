@@ -88,7 +88,9 @@ def leave_mark(target: Any, mark: Mark, decorator: str) -> Any:
             f"{decorator} above `def name(self, ...)`, without @{type(target).__name__}"
         )
     if not inspect.isfunction(target):
-        raise DefinitionError(f"{decorator} is on {target!r}, which is no function; put it above `def name(self, ...)`")
+        raise DefinitionError(
+            f"{decorator} is on {target!r}, which is not a function; put it above `def name(self, ...)`"
+        )
     marks: tuple[Mark, ...] = getattr(target, MARKS, ())
     taken = {(m.kind, name) for m in marks for name in m.methods}
     twice = [name for name in mark.methods if (mark.kind, name) in taken]

@@ -148,7 +148,7 @@ class Schema:
     def __init__(self, cls: Any, *, id_attribute: str = "id", unknown: str = "reject") -> None:
         if not isinstance(cls, type) or not attrs.has(cls):
             name = cls.__name__ if isinstance(cls, type) else "class Todo"
-            raise DefinitionError(f"{cls!r} is no attrs class; put @attrs.define above {name}")
+            raise DefinitionError(f"{cls!r} is not an attrs class; put @attrs.define above {name}")
         if unknown not in ("reject", "drop"):
             raise DefinitionError(f"unknown = {unknown!r}: fields that are not declared are 'reject'ed or 'drop'ped")
         self.cls: type = cls

@@ -109,7 +109,9 @@ def shape_of(annotation: Any, where: str) -> Shape:
         return Shape(annotation, "object", items=shape_of(arguments[1] if arguments else Any, where))
     if isinstance(annotation, type) and attrs.has(annotation):
         return Shape(annotation, "object", model=annotation)
-    raise DefinitionError(f"{where} is {_named(annotation)}, which is no type of a model; {_advice(annotation)}")
+    raise DefinitionError(
+        f"{where} is {_named(annotation)}, which cannot be the type of a field; {_advice(annotation)}"
+    )
 
 
 def _unwrapped(annotation: Any) -> Any:

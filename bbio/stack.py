@@ -145,7 +145,7 @@ def middleware_layers(item: Any, methods: tuple[str, ...] = METHODS) -> list[Lay
         ]
     if not callable(item):
         raise DefinitionError(
-            f"{item!r} is no middleware; list an instance of a Middleware subclass or a function (req, res, next)"
+            f"{item!r} is not middleware; list an instance of a Middleware subclass or a function (req, res, next)"
         )
     name = getattr(item, "__qualname__", repr(item))
     return [make_layer("use", name, methods, item, where=location(item))]

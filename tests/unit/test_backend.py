@@ -589,7 +589,7 @@ async def test_use_on_a_class_is_for_it_and_its_subclasses():
         (("read", "read", lambda next: 1), "Todos.use: 'read' is named twice; name each sync method once"),
         ((lambda next: 1, lambda next: 1), "there is no sync method"),
         ((Middleware,), "middleware lists instances, not classes: write Middleware() instead of Middleware"),
-        (("create", None), "None is no middleware; list an instance"),
+        (("create", None), "None is not middleware; list an instance"),
         ((lambda request: 1,), "unknown parameter `request`; did you mean `req`?"),
     ],
 )

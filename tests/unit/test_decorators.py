@@ -201,7 +201,7 @@ def test_a_mark_under_something_that_is_no_plain_method(wrapper):
 @pytest.mark.parametrize("decorator", [before, create, use("read")], ids=["@before", "@create", "@use('read')"])
 def test_a_mark_on_something_that_is_no_function(decorator, target):
     """Values, classes and built-in functions are no layers."""
-    with refused(" is on ... which is no function; put it above `def name(self, ...)`"):
+    with refused(" is on ... which is not a function; put it above `def name(self, ...)`"):
         decorator(target)
 
 

@@ -982,11 +982,11 @@ async def test_middleware_can_have_handlers_and_error_layers():
         (Noisy, "middleware lists instances, not classes: write Noisy() instead of Noisy"),
         (
             "Logger",
-            "'Logger' is no middleware; list an instance of a Middleware subclass or a function (req, res",
+            "'Logger' is not middleware; list an instance of a Middleware subclass or a function (req, res",
         ),
         (
             None,
-            "None is no middleware; list an instance of a Middleware subclass or a function (req, res, next)",
+            "None is not middleware; list an instance of a Middleware subclass or a function (req, res, next)",
         ),
         (
             lambda request: 1,
