@@ -29,7 +29,7 @@ from bbio import (
 )
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.client import connect
-from bbio.typed import roles_of
+from bbio.view import roles_of
 from tests.support.servers import heard
 from tests.support.wire import SyncFailed
 
