@@ -189,10 +189,8 @@ class View(msgspec.Struct, frozen=True, gc=False):
     # Events and positions
 
     def narrow(self, event: Event) -> Event:
-        """Return an event with what is seen of its record."""
-        record = decode(event.body)
-        seen = {name: each for name, each in record.items() if name in self.fields} if type(record) is dict else record
-        return msgspec.structs.replace(event, body=encode(seen))
+        """Return an event with what is seen of its record, or of each in a list that a handler has answered."""
+        return msgspec.structs.replace(event, body=encode(self.result(decode(event.body))))
 
     def event(self, event: Event) -> Event:
         """Return an event as the viewer is told of it, live or later, at its position in this view."""
