@@ -23,7 +23,7 @@ from bbio.streams import Event, Position
 
 # Between an epoch and the digest of the view that it is told under.
 MARK = "~"
-# Views, and digests of views, that are remembered.
+# Views that are remembered, and digests of them.
 SHARED_VIEWS = 1_024
 
 
@@ -77,6 +77,11 @@ def _shared(schema: Schema, fields: frozenset[str]) -> View:
 
 
 @lru_cache(maxsize=SHARED_VIEWS)
+def _for_roles(schema: Schema, roles: tuple[Any, ...]) -> View:
+    return _shared(schema, schema.visible(roles))
+
+
+@lru_cache(maxsize=SHARED_VIEWS)
 def _digest(fields: frozenset[str]) -> str:
     return blake2b("\0".join(sorted(fields)).encode(), digest_size=6).hexdigest()
 
@@ -110,7 +115,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
             schema: the schema of the backend.
             user: `req.user`, as middleware has set it.
         """
-        return _shared(schema, schema.visible(roles_of(user)) if schema.has_roles else schema.public)
+        return _for_roles(schema, roles_of(user)) if schema.has_roles else _shared(schema, schema.public)
 
     @classmethod
     def public(cls, schema: Schema) -> View:
