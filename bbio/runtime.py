@@ -37,8 +37,9 @@ from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_o
 from bbio.store import Publisher, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.threads import Threads
-from bbio.typed import as_record, enter, narrowed, plain, show
+from bbio.typed import as_record, enter, plain
 from bbio.values import place_of
+from bbio.view import View, public_body
 
 EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}
 
@@ -165,7 +166,7 @@ class Runtime:
         if self.store is not None:
             read, write = log.read, log.write
         if schema is not None:
-            shown = partial(show, schema)
+            shown = partial(_show, schema)
             if write is not None:
                 write = _plain_write(schema, write)
         own = vars(type(log))
@@ -263,7 +264,7 @@ class Runtime:
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
         """The events of the log after a position, None when they are no longer all there, or it is of another history.
 
-        What other programs wrote, or an earlier version of the model, may hold what nobody may see.
+        What other programs wrote, or an earlier version of the model, may hold what nobody may see: it is left out.
         """
         log = self.log
         events = await log.since(stream, epoch, offset, stamp)
@@ -271,7 +272,8 @@ class Runtime:
             return None  # nobody has written since, so that nothing was dropped
         if self.schema is None or not events:
             return events
-        return [narrowed(event, self.schema.public) for event in events]
+        view = View.public(self.schema)
+        return [view.narrow(event) for event in events]
 
     def emit(self, event: Emitted, model: Any, channel: str | None = None) -> None:
         """Tell the clients of this backend of a change that no client made. May be called from any thread.
@@ -296,7 +298,7 @@ class Runtime:
         stream = BACKEND_WIDE if channel is None else channel_stream(channel)
         # Encoded at once: what the caller does with the model afterwards must not show.
         try:
-            body = msgspec.Raw(self.log.encode(model))
+            body = msgspec.Raw(public_body(self.schema, model))
         except EncodingError as err:
             err.locate(place_of(err.value, model, "model") or "model")
             raise
@@ -384,6 +386,16 @@ def _entry(schema: Schema) -> Layer:
     cls = schema.cls
     where = f"{cls.__module__}.{cls.__qualname__}"
     return make_layer("before", f"model {cls.__name__}", ("create", "update", "patch"), typed, where=where)
+
+
+def _show(schema: Schema, req: Request, res: Response) -> None:
+    """Leave in a response what its client sees."""
+    view = View.of(schema, req.user)
+    if res.failure is None:
+        res.body = None
+        res.result = view.result(as_record(schema, res.result, req))
+    elif isinstance(res.failure, SyncError):
+        view.narrow_error(res.failure)
 
 
 def _plain_write(schema: Schema, write: Write) -> Write:

@@ -21,13 +21,14 @@ from msgspec import UNSET
 from bbio.counts import COUNTS, counted
 from bbio.decorators import check_hidden
 from bbio.errors import BadRequest, ConfigurationError, DefinitionError
-from bbio.protocol import decode, encode
+from bbio.protocol import decode
 from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request, Socket
 from bbio.schema import Schema
 from bbio.streams import Commit, Event, HistoryLimits, Kept, Log, Operation, Position, channel_stream
-from bbio.typed import audience_of, merged, public_json, whole_json
+from bbio.typed import merged, whole_json
 from bbio.values import is_same
+from bbio.view import View, public_body
 
 
 class Publisher(Protocol):
@@ -132,7 +133,7 @@ class Scratch:
 
 
 # What a store of one's own must not take for something else.
-OWN = {"backend", "encode", "log", "merged", "publisher", "record", "schema"}
+OWN = {"backend", "log", "merged", "publisher", "record", "schema"}
 
 
 class Store:
@@ -173,8 +174,6 @@ class Store:
     schema: Schema | None = None
     log: Log
     publisher: Publisher
-    # A record as JSON, for an event: what any client may see of it.
-    encode: Callable[[Any], bytes] = staticmethod(encode)
     _publish: Callable[[Event, Socket | None], None]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -203,9 +202,7 @@ class Store:
             )
         opened = copy.copy(self)
         opened.backend = backend
-        opened.schema = schema = getattr(backend, "schema", None)
-        if schema is not None:
-            opened.encode = public_json(schema)
+        opened.schema = getattr(backend, "schema", None)
         opened.log = Log(self.history)
         opened.publisher = publisher
         opened._publish = publisher.publish
@@ -275,9 +272,9 @@ class Store:
         if data is None:
             return None
         options: dict[str, Any] = {"id_attribute": self.id_attribute, "limits": self.queries}
-        if self.schema is not None:
-            options.update(fields=audience_of(req), stored=self.schema.stored)
-        return Query.read(data, **options)
+        if self.schema is None:
+            return Query.read(data, **options)
+        return View.of(self.schema, req.user).query(data, **options)
 
     async def create(self, req: Request) -> Any:
         """Store a new model; return the record, with its id.
@@ -362,15 +359,15 @@ class Store:
         if earlier is not None:
             return earlier
         record = await getattr(self, req.method)(req)
-        stream, method, body = channel_stream(req.channel), NOTIFIED_AS[req.method], self.encode(record)
+        stream, method, body = channel_stream(req.channel), NOTIFIED_AS[req.method], public_body(self.schema, record)
         return self.record(stream, method, record, body, req, req.operation)
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
         """Log and publish an event whose write happened elsewhere: in a handler, or by `backend.emit`."""
         if req is None:
-            return self.record(stream, method, model, self.encode(model))
+            return self.record(stream, method, model, public_body(self.schema, model))
         earlier = await self.find(req)
-        return earlier or self.record(stream, method, model, self.encode(model), req, req.operation)
+        return earlier or self.record(stream, method, model, public_body(self.schema, model), req, req.operation)
 
     def record(
         self,

@@ -155,22 +155,6 @@ class Event(msgspec.Struct, eq=False, gc=False):
         return f"<Event {self.stream} {self.epoch}/{self.offset} {self.method}>"
 
 
-def with_id_alone(event: Event, id_attribute: str) -> Event:
-    """A delete as listeners are told of it: who never had the record learns nothing of what was in it.
-
-    What application code answered or emitted without an id is told as it is.
-
-    Example:
-        >>> deleted = Event("c:", "9a0c", 1, "delete", b'{"id":"7","title":"milk"}')
-        >>> with_id_alone(deleted, "id").body
-        b'{"id":"7"}'
-    """
-    record = msgspec.json.decode(event.body)
-    if not isinstance(record, dict) or id_attribute not in record:
-        return event
-    return msgspec.structs.replace(event, body=msgspec.json.encode({id_attribute: record[id_attribute]}))
-
-
 class Commit(msgspec.Struct, eq=False, gc=False):
     """What a write came to: the record, its JSON, the event that tells of it, and whether it had been applied."""
 

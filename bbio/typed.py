@@ -1,34 +1,28 @@
-"""Requests of a backend that has a model: typed objects in, and out only what the client may see.
+"""Requests of a backend that has a model: typed objects in, records for the store out.
 
-A sync passes here three times: `enter` makes `req.model` a typed object, `plain` and `merged` make the record that a
-store commits, and `show` leaves in the reply what the client's roles let it see. What others are told is `narrowed` for
-each audience. A backend without a model has none of this.
+A sync passes here twice: `enter` makes `req.model` a typed object, `plain` and `merged` make the record that a store
+commits. What clients see of it is for a `View` to say. A backend without a model has none of this.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable
-from functools import lru_cache
-from hashlib import blake2b
+from collections.abc import Collection
 from typing import Any
 
-import attrs
 import msgspec
 
 from bbio.counts import COUNTS, PATCHES_ALONE, counts_in, decimal_total, total, uncounted
-from bbio.errors import Invalid, SyncError
-from bbio.protocol import decode, encode
-from bbio.requests import Request, Response
+from bbio.errors import Invalid
+from bbio.protocol import encode
+from bbio.requests import Request
 from bbio.schema import Field, Schema
 from bbio.shapes import WANTED, kinds_of
-from bbio.streams import Event, Position
 from bbio.values import MAX_WRONG, Wrong, is_same
+from bbio.view import View
 
 UNKNOWN = "is not a known field"
 MAX_PATH = 255
-# Between an epoch and the mark of an audience.
-MARK = "~"
 
 
 class Entry(msgspec.Struct, eq=False):
@@ -36,7 +30,7 @@ class Entry(msgspec.Struct, eq=False):
 
     Parameters:
         id: the id of the model, as the client sent it.
-        visible: the fields that the client sees.
+        view: what the client sees.
         claims: read-only fields that the client sent along; right if they say what is stored.
         untouched: fields that the client cannot give, with the defaults that they have in the typed object.
         whole: whether the record is what an instance was, so that it lacks nothing but what is untouched.
@@ -45,54 +39,12 @@ class Entry(msgspec.Struct, eq=False):
     """
 
     id: Any
-    visible: frozenset[str]
+    view: View
     claims: dict[str, Any]
     untouched: dict[str, Any]
     whole: bool = False
     defaults: dict[str, Any] = {}
     unset: Collection[str] = ()
-
-
-def roles_of(user: Any) -> tuple[Any, ...]:
-    """The roles of `req.user`: its `roles`, as key or as attribute; none if it has no such thing."""
-    roles = user.get("roles") if isinstance(user, dict) else getattr(user, "roles", None)
-    if isinstance(roles, str):
-        return (roles,)
-    return tuple(roles) if isinstance(roles, Iterable) else ()
-
-
-def audience_of(req: Request) -> frozenset[str]:
-    """The fields that a listener is told of, where not all listeners are told the same."""
-    schema: Schema = req.backend.schema
-    return schema.visible(roles_of(req.user))
-
-
-def narrowed(event: Event, audience: frozenset[str]) -> Event:
-    """An event as an audience is told of it."""
-    record = decode(event.body)
-    seen = {name: value for name, value in record.items() if name in audience} if isinstance(record, dict) else record
-    return msgspec.structs.replace(event, body=encode(seen))
-
-
-@lru_cache(maxsize=1_024)
-def _mark_of(audience: frozenset[str]) -> str:
-    return blake2b("\0".join(sorted(audience)).encode(), digest_size=6).hexdigest()
-
-
-def marked(epoch: str, audience: frozenset[str]) -> str:
-    """An epoch as an audience is told it: what one audience was told up to a place says nothing of what another was."""
-    return f"{epoch}{MARK}{_mark_of(audience)}"
-
-
-def unmarked(position: Position, audience: frozenset[str]) -> Position | None:
-    """A position that a client claims in an epoch as it was told; None when another audience was told it."""
-    epoch, _, mark = position.epoch.rpartition(MARK)
-    return attrs.evolve(position, epoch=epoch) if mark == _mark_of(audience) else None
-
-
-def told(event: Event, audience: frozenset[str]) -> Event:
-    """An event as an audience is told of it, and its place likewise."""
-    return msgspec.structs.replace(narrowed(event, audience), epoch=marked(event.epoch, audience))
 
 
 def invalid(wrong: dict[str, str]) -> Invalid:
@@ -109,12 +61,13 @@ def enter(schema: Schema, req: Request) -> None:
     """
     given = dict(req.model)
     method, key = req.method, given.pop(schema.id_attribute, None)
-    entry = req.entry = Entry(key, schema.visible(roles_of(req.user)), {}, {})
+    entry = req.entry = Entry(key, View.of(schema, req.user), {}, {})
+    visible = entry.view.fields
     wrong: dict[str, str] = {}
     counts: dict[str, Any] | None = None
     if COUNTS in given:
         if method == "patch":
-            counts, wrong = _entered_counts(schema, given, entry.visible)
+            counts, wrong = _entered_counts(schema, given, visible)
         else:
             wrong[COUNTS] = PATCHES_ALONE
         del given[COUNTS]
@@ -122,7 +75,7 @@ def enter(schema: Schema, req: Request) -> None:
         name = each.name
         if name not in given:
             continue
-        if name not in entry.visible and (each.roles or each.read_only):
+        if name not in visible and (each.roles or each.read_only):
             del given[name]
             if schema.unknown == "reject":
                 wrong[name] = UNKNOWN
@@ -151,7 +104,7 @@ def enter(schema: Schema, req: Request) -> None:
         entry.untouched = {
             each.name: getattr(typed, each.name)
             for each in schema.protected
-            if each.name not in given and (each.read_only or each.name not in entry.visible)
+            if each.name not in given and (each.read_only or each.name not in visible)
         }
     req.model = typed
 
@@ -229,6 +182,11 @@ def _is_as_made(field: Field, value: Any) -> bool:
     return not isinstance(value, (list, dict)) or value == field.make_default()
 
 
+def view_in(schema: Schema, req: Request | None) -> View:
+    """Return the view of a client that writes; where the server itself does, that of all that anybody may see."""
+    return View.public(schema) if req is None or req.entry is None else req.entry.view
+
+
 def unset_in(req: Request | None) -> Collection[str]:
     """The fields of a new model that nobody has set."""
     return () if req is None or req.entry is None else req.entry.unset
@@ -299,7 +257,7 @@ def merged(schema: Schema, req: Request, current: dict[str, Any] | None) -> dict
     model: dict[str, Any] = req.model
     if entry is not None and entry.whole and not entry.untouched and not entry.claims and req.method == "update":
         return model
-    visible = schema.public if entry is None else entry.visible
+    visible = view_in(schema, req).fields
     wrong = {}
     if entry is not None:
         for name, value in entry.claims.items():
@@ -360,53 +318,6 @@ def as_record(schema: Schema, value: Any, req: Request) -> Any:
             record[schema.id_attribute] = req.id
         return record
     return value
-
-
-def show(schema: Schema, req: Request, res: Response) -> None:
-    """Leave in a response what the client may see."""
-    visible = schema.visible(roles_of(req.user))
-    failure = res.failure
-    if failure is None:
-        res.body = None
-        res.result = schema.shown(as_record(schema, res.result, req), visible)
-    elif isinstance(failure, SyncError):
-        # What is wrong with a field is told under its name, to whoever may give it.
-        messages = "fields" if isinstance(failure, Invalid) else ""
-        failure.values = {
-            name: value if name == messages else _seen(schema, value, visible, is_record=name == "current")
-            for name, value in failure.values.items()
-        }
-
-
-def _seen(schema: Schema, value: Any, visible: frozenset[str], *, is_record: bool = False) -> Any:
-    """A value of any shape as JSON, and of the records within it what may be seen.
-
-    What has an id is a record, of which declared fields alone are seen; of any other object the fields that are hidden
-    are left out.
-    """
-    if isinstance(value, schema.cls):
-        return schema.shown(value, visible)
-    if isinstance(value, dict):
-        if is_record or schema.id_attribute in value:
-            return schema.shown(value, visible)
-        hidden = schema.fields.keys() - visible
-        return {name: _seen(schema, each, visible) for name, each in value.items() if name not in hidden}
-    if isinstance(value, (list, tuple)):
-        return [_seen(schema, each, visible) for each in value]
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    # Whatever else it is, a record may be in it.
-    written = decode(encode(value))
-    return _seen(schema, written, visible) if isinstance(written, (dict, list)) else value
-
-
-def public_json(schema: Schema) -> Callable[[Any], bytes]:
-    """What encodes the body of an event: what any client may see of a record."""
-
-    def body(record: Any) -> bytes:
-        return encode(schema.shown(record, schema.public))
-
-    return body
 
 
 def whole_json(schema: Schema, record: Any, body: bytes) -> bytes | None:

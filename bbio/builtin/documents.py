@@ -29,7 +29,8 @@ from bbio.ratelimit import RateLimitedLog
 from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST
 from bbio.store import Publisher, is_overtaken
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, channel_stream
-from bbio.typed import as_json, whole_json
+from bbio.typed import as_json, view_in, whole_json
+from bbio.view import View, public_body
 
 logger = logging.getLogger("bbio.store")
 # Writes that break a rule of the database: clients can cause any number of them.
@@ -349,7 +350,7 @@ class DocumentStore(Store):
         """The commit of an operation that was applied before, maybe by a server with another model."""
         if self._is_partial(commit.event, commit.record):
             record = await self._completed(commit.event, commit.record)
-            return Commit(record, self.encode(record), commit.event, duplicate=True)
+            return Commit(record, public_body(self.schema, record), commit.event, duplicate=True)
         return commit
 
     async def _all_in_full(self, events: list[Event] | None) -> list[Event] | None:
@@ -361,7 +362,7 @@ class DocumentStore(Store):
         if not partial:
             return events
         records = await asyncio.gather(*starmap(self._completed, partial))
-        bodies = {event: self.encode(record) for (event, _), record in zip(partial, records, strict=True)}
+        bodies = {event: public_body(self.schema, record) for (event, _), record in zip(partial, records, strict=True)}
         return [msgspec.structs.replace(event, body=bodies[event]) if event in bodies else event for event in events]
 
     def _is_partial(self, event: Event, record: Any) -> bool:
@@ -371,7 +372,7 @@ class DocumentStore(Store):
             schema is not None
             and event.rev is not None
             and event.method != "delete"
-            and not schema.public <= record.keys()
+            and not View.public(schema).fields <= record.keys()
         )
 
     async def _completed(self, event: Event, record: dict[str, Any]) -> dict[str, Any]:
@@ -417,7 +418,8 @@ class DocumentStore(Store):
 
     async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
         """Log and publish an event whose write happened elsewhere."""
-        change = Change(store=self, stream=stream, method=method, req=req, model=model, body=self.encode(model))
+        body = public_body(self.schema, model)
+        change = Change(store=self, stream=stream, method=method, req=req, model=model, body=body)
         if req is not None:
             change.operation = digest_of(req.operation)
         return await self._commit(change)
@@ -496,8 +498,7 @@ class DocumentStore(Store):
         """
         hidden = set(beside)
         if self.schema is not None:
-            visible = self.schema.public if req is None or req.entry is None else req.entry.visible
-            hidden |= self.schema.fields.keys() - visible
+            hidden |= view_in(self.schema, req).hidden
         return () if hidden.intersection(columns) else columns
 
     def unknown(self, key: Any) -> NotFound:
@@ -699,7 +700,7 @@ class Batch:
             write, record, body = self._made[change]
             method, rev = write.method, write.rev
             if self.store.schema is not None:
-                body = self.store.encode(record)
+                body = public_body(self.store.schema, record)
         epoch, top = self.tops.get(change.stream) or (self.epoch, 0)
         self.tops[change.stream] = epoch, top + 1
         op = None if req is None or req.op is None else req.op.public

@@ -16,6 +16,7 @@ from bbio.steps import Steps, run_in_turns
 from bbio.store import Publisher, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
+from bbio.view import public_body
 
 Models = dict[Any, tuple[int, bytes]]
 
@@ -150,7 +151,7 @@ class MemoryStore(Store):
         else:
             models[key] = (rev, body)
         if self.schema is not None:
-            body = self.encode(record)
+            body = public_body(self.schema, record)
         return self.record(channel_stream(req.channel), told, record, body, req, operation, rev)
 
     async def create(self, req: Request) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bbio.handshake import read_cookies
 from bbio.server.budget import Rate
 from bbio.server.memory import Address, Addresses, ListRoom
 from bbio.streams import BACKEND_WIDE
+from bbio.view import View
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -207,7 +208,6 @@ class ClientSocket:
 
     __slots__ = (
         "_auth",
-        "audiences",
         "backend",
         "channels",
         "client",
@@ -220,6 +220,7 @@ class ClientSocket:
         "refusals",
         "runtime",
         "sid",
+        "views",
     )
 
     def __init__(
@@ -234,9 +235,9 @@ class ClientSocket:
         self.link = link
         # As JSON, whose size has a limit; what it decodes to may take twenty times as much.
         self._auth = auth
-        # The fields it is told of, by stream, where what is seen depends on roles: as they were when it was last asked
-        # who it is. Of what all channels share it is told what it may see in each of its own.
-        self.audiences: dict[str, frozenset[str]] = {}
+        # Its views by stream, where not all who follow that see the same: as they were when it was last asked who it
+        # is. Of what all channels share it sees what it may see in each of its own.
+        self.views: dict[str, View] = {}
         # Channels listened to, each with the protocol version of its listen.
         self.channels: dict[str | None, int] = {}
         self.last_channel: str | None = None
@@ -246,19 +247,19 @@ class ClientSocket:
         self.refusals: dict[str, bytes] = {}
         self.left = False
 
-    def see(self, stream: str, audience: frozenset[str] | None) -> bool:
-        """From now on it is told of these fields in the stream of a channel, None when it follows that no more.
+    def see(self, stream: str, view: View | None) -> bool:
+        """From now on it has this view of the stream of a channel, None when it follows that no more.
 
-        Returns: whether it was told of others.
+        Returns: whether it had another.
         """
-        audiences = self.audiences
-        audiences.pop(BACKEND_WIDE, None)
-        before = audiences.pop(stream, audience)
-        if audience is not None:
-            audiences[stream] = audience
-        if audiences:
-            audiences[BACKEND_WIDE] = frozenset.intersection(*audiences.values())
-        return before != audience
+        views = self.views
+        views.pop(BACKEND_WIDE, None)
+        before = views.pop(stream, view)
+        if view is not None:
+            views[stream] = view
+        if views:
+            views[BACKEND_WIDE] = View.common(views.values())
+        return before != view
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from bbio import protocol
 from bbio.streams import Event, public_part
-from bbio.typed import told as told_to
+from bbio.view import View, public_event
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
@@ -110,10 +110,10 @@ class Delivery:
 
     def fan_out(self, followed: Followed, event: Event, origin: Any, replied: bool = False) -> None:
         """Send an event, not to its writer when that has just had it as its reply."""
-        event = followed.told(event)
-        if followed.narrowed:
-            self._fan_out_narrowed(followed, event, origin, replied)
+        if followed.has_views:
+            self._fan_out_by_view(followed, event, origin, replied)
             return
+        event = public_event(event, followed.id_attribute)
         legacy, version_1 = followed.legacy, followed.version_1
         writer = None if origin is None else origin.link
         if legacy and not (len(legacy) == 1 and origin in legacy):
@@ -125,19 +125,19 @@ class Delivery:
                 self.lane.deliver([writer], None, followed.namespace, protocol.synced_v1(own(event, origin.client)))
             self.lane.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
 
-    def _fan_out_narrowed(self, followed: Followed, whole: Event, origin: Any, replied: bool) -> None:
-        """The same, with a body for each set of fields that somebody sees."""
-        bodies: dict[frozenset[str], Event] = {}
+    def _fan_out_by_view(self, followed: Followed, whole: Event, origin: Any, replied: bool) -> None:
+        """The same, once for each view that somebody has."""
+        seen: dict[View, Event] = {}
         for told, synced in ((followed.legacy, protocol.synced), (followed.version_1, protocol.synced_v1)):
-            groups: dict[frozenset[str], list[Link]] = {}
+            groups: dict[View, list[Link]] = {}
             for socket, link in told.items():
-                audience = socket.audiences[followed.name]
+                view = socket.views[followed.name]
                 if socket is not origin:
-                    groups.setdefault(audience, []).append(link)
+                    groups.setdefault(view, []).append(link)
                 elif told is followed.version_1 and not replied:
-                    event = own(told_to(whole, audience), socket.client)
+                    event = own(view.event(whole), socket.client)
                     self.lane.deliver([link], None, followed.namespace, synced(event))
-            for audience, links in groups.items():
-                event = bodies.get(audience) or told_to(whole, audience)
-                bodies[audience] = event
+            for view, links in groups.items():
+                event = seen.get(view) or view.event(whole)
+                seen[view] = event
                 self.lane.deliver(links, None, followed.namespace, synced(event))

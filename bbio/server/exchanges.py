@@ -8,7 +8,6 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import structs
 
 from bbio import protocol
 from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
@@ -16,7 +15,6 @@ from bbio.requests import Request
 from bbio.server.connection import ClientSocket, Key
 from bbio.server.memory import weigh
 from bbio.streams import Commit
-from bbio.typed import marked
 
 if TYPE_CHECKING:
     from bbio.server.sockets import Gateway
@@ -191,8 +189,8 @@ class SyncExchange(Exchange):
         followed = None
         if not commit.duplicate and not self.replied and self.ack_id is not None and socket.link.in_order:
             followed = delivery.take(event)
-        audience = socket.audiences.get(event.stream)
-        place = event if audience is None else structs.replace(event, epoch=marked(event.epoch, audience))
+        view = socket.views.get(event.stream)
+        place = event if view is None else view.place(event)
         self.reply(protocol.reply_v1(body, place, self.req.method))
         if followed is not None and (
             followed.legacy or len(followed.version_1) > 1 or socket not in followed.version_1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bbio.requests import Socket
 from bbio.server.delivery import Link
-from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position, with_id_alone
+from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
@@ -59,19 +59,19 @@ class Followed:
         name: the stream's name.
         rings: the bounds of its ring.
         namespace: the backend's namespace.
-        narrowed: whether what is seen of an event depends on who sees it.
+        has_views: whether each who follows it has a view of its own; else all see the same.
         id_attribute: the name of the id in the models.
     """
 
     __slots__ = (
         "base",
         "epoch",
+        "has_views",
         "id_attribute",
         "joining",
         "legacy",
         "name",
         "namespace",
-        "narrowed",
         "offset",
         "reading",
         "recent",
@@ -85,13 +85,13 @@ class Followed:
     )
 
     def __init__(
-        self, name: str, rings: Rings, namespace: str = "/", narrowed: bool = False, id_attribute: str = "id"
+        self, name: str, rings: Rings, namespace: str = "/", has_views: bool = False, id_attribute: str = "id"
     ) -> None:
         self.name = name
         self.id_attribute = id_attribute
         self.rings = rings
         self.namespace = namespace
-        self.narrowed = narrowed
+        self.has_views = has_views
         # Nobody is told anything before the place is known: the epoch is then not empty.
         self.epoch = ""
         self.offset = 0
@@ -115,10 +115,6 @@ class Followed:
     def position(self) -> Position:
         """The place that those who follow have been told all up to."""
         return Position(self.epoch, self.offset, self.stamp)
-
-    def told(self, event: Event) -> Event:
-        """An event as those who follow are told of it: not all of them had the record that was deleted."""
-        return with_id_alone(event, self.id_attribute) if event.method == "delete" else event
 
     def place(self, position: Position) -> None:
         """Those who follow know all up to a position; what led there is not known."""

@@ -20,7 +20,7 @@ from bbio.requests import WRITES, Request, Socket
 from bbio.runtime import Runtime
 from bbio.server.followed import Followed, Rings
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
-from bbio.typed import audience_of
+from bbio.view import View
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
@@ -54,8 +54,8 @@ class Followers:
         "_delivery",
         "_failing",
         "_gateway",
+        "_has_views",
         "_namespace",
-        "_narrowed",
         "_recheck_timer",
         "_rings",
         "_runtime",
@@ -70,7 +70,7 @@ class Followers:
         self._gateway = gateway
         self._runtime = runtime
         self._namespace = runtime.namespace
-        self._narrowed = runtime.schema is not None and runtime.schema.has_roles
+        self._has_views = View.differs(runtime.schema)
         self._delivery = gateway.delivery
         self._rings: Rings | None = None
         self._streams: dict[str, Followed] = {}
@@ -298,7 +298,7 @@ class Followers:
                 most = limits.memory / 8 / len(self._gateway.followers)
                 self._rings = Rings(log.history, limits.replay, most, log.event_clock)
             followed = self._streams[name] = Followed(
-                name, self._rings, self._namespace, self._narrowed, self._runtime.id_attribute
+                name, self._rings, self._namespace, self._has_views, self._runtime.id_attribute
             )
             self._check_later(self._runtime.log.check_interval)
             self._recheck_later()
@@ -417,8 +417,8 @@ class Followers:
                 failure = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False
-        if failure is None and self._narrowed and channel in socket.channels:
-            changed = socket.see(followed.name, audience_of(req))
+        if failure is None and self._has_views and channel in socket.channels:
+            changed = socket.see(followed.name, View.of(req.backend.schema, req.user))
             if changed and socket in followed.version_1:
                 self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))
         return failure is not None and refused(failure) and not isinstance(failure, Busy)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import attrs
-
 from bbio import protocol
 from bbio.errors import StackError, SyncError, Unavailable
 from bbio.requests import Request, owned
@@ -14,7 +12,7 @@ from bbio.server.exchanges import Exchange
 from bbio.server.followed import Followed
 from bbio.server.followers import Followers
 from bbio.streams import BACKEND_WIDE, Event, Position, public_part
-from bbio.typed import MARK, audience_of, marked, told, unmarked
+from bbio.view import View, public_event
 
 # The place that a client claims, None when it claims none, and the events after it; None when they cannot be told.
 Missed = tuple[Position | None, list[Event] | None]
@@ -88,9 +86,9 @@ class ListenExchange(Exchange, kw_only=True):
     async def _missed(self, followers: Followers, followed: Followed) -> Missed:
         """The position a client claims, and the events after it; None when it makes no sense, or goes too far back."""
         claimed = protocol.read_position(self.fields.since, followed.name)
-        if claimed is not None and followed.narrowed:
-            # What all channels share is looked at again at the end, for it depends on the other channels too.
-            claimed = attrs.evolve(claimed, epoch=claimed.epoch.rpartition(MARK)[0])
+        if claimed is not None and followed.has_views:
+            # Whose view it was is looked at in the end: of what all channels share it depends on the others too.
+            claimed = View.without_view(claimed)
         return claimed, None if claimed is None else await followers.since(followed, claimed)
 
     def _go_live(self, followers: Followers, streams: list[Followed], missed: list[Missed]) -> None:
@@ -98,8 +96,8 @@ class ListenExchange(Exchange, kw_only=True):
         if socket.left or self.replied:
             return
         self.gateway.delivery.flush()
-        if streams[0].narrowed:
-            socket.see(streams[0].name, audience_of(self.req))
+        if streams[0].has_views:
+            socket.see(streams[0].name, View.of(self.req.backend.schema, self.req.user))
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
@@ -114,10 +112,10 @@ class ListenExchange(Exchange, kw_only=True):
         answer = {}
         for followed, claimed in zip(streams, missed, strict=True):
             position, events = followed.merge(*claimed, self.gateway.limits.replay)
-            if events is not None:
-                events = [followed.told(event) for event in events]
-            if followed.narrowed:
+            if followed.has_views:
                 position, events = self._as_seen(followed, position, events)
+            elif events is not None:
+                events = [public_event(event, followed.id_attribute) for event in events]
             answer[followed.name] = protocol.stream_reply(position, events)
         reply = {**self.gateway.public_options, "v": protocol.VERSION, "streams": answer}
         if self.fields.client is not None:
@@ -141,13 +139,12 @@ class ListenExchange(Exchange, kw_only=True):
     def _as_seen(
         self, followed: Followed, position: Position, events: list[Event] | None
     ) -> tuple[Position, list[Event] | None]:
-        """The same for those who see what this client sees: of what others were told, none of it knows enough."""
-        audience = self.socket.audiences[followed.name]
+        """The same in this client's view: who was told all up to a position in another one lacks what this one has."""
+        view = self.socket.views[followed.name]
         claimed = protocol.read_position(self.fields.since, followed.name)
-        if claimed is None or unmarked(claimed, audience) is None:
+        if claimed is None or not view.is_own(claimed):
             position, events = followed.position, None
-        seen = None if events is None else [told(event, audience) for event in events]
-        return attrs.evolve(position, epoch=marked(position.epoch, audience)), seen
+        return view.position(position), None if events is None else [view.event(event) for event in events]
 
 
 class UnlistenExchange(Exchange, kw_only=True):

@@ -1,5 +1,6 @@
 """The floor plan: which module may import which."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,3 +14,10 @@ def test_modules_import_only_what_lies_below_them():
     done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 kept, 0 broken" in done.stdout
+
+
+def test_who_sees_what_is_decided_in_one_place():
+    """No module but that of views asks a schema which fields somebody sees."""
+    asks = re.compile(r"\bschema\.(public|visible|shown|has_roles)\b|\broles_of\(")
+    modules = [path for path in (ROOT / "bbio").rglob("*.py") if asks.search(path.read_text())]
+    assert [path.relative_to(ROOT).as_posix() for path in modules] == ["bbio/view.py"]

@@ -1,0 +1,222 @@
+"""Views: who sees what of the models of a backend.
+
+A view is what one viewer sees. It judges all that leaves the server: results, the details of errors, events, live and
+replayed, and the fields that a query may name. Viewers with equal views share its work. Today a view is a set of
+fields, those for the roles of a user; where a backend has no model, nothing is judged, and there are no views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import attrs
+import msgspec
+
+from bbio.errors import Invalid, SyncError
+from bbio.protocol import decode, encode
+from bbio.query import Query
+from bbio.schema import Schema
+from bbio.streams import Event, Position
+
+# Between an epoch and the digest of the view that it is told under.
+MARK = "~"
+# Views that are remembered, and digests of them.
+SHARED_VIEWS = 1_024
+
+
+def roles_of(user: Any) -> tuple[Any, ...]:
+    """Return the roles of `req.user`: its `roles`, as key or as attribute; none if it has no such thing."""
+    roles = user.get("roles") if isinstance(user, dict) else getattr(user, "roles", None)
+    if isinstance(roles, str):
+        return (roles,)
+    return tuple(roles) if isinstance(roles, Iterable) else ()
+
+
+def public_body(schema: Schema | None, record: Any) -> bytes:
+    """Return the JSON of a record for an event: no field of it that nobody may see.
+
+    Parameters:
+        schema: the schema of the backend, None when its models may be anything.
+        record: an instance, a record, or whatever else a handler has answered.
+
+    Raises:
+        EncodingError: it holds what JSON does not have.
+    """
+    return encode(record if schema is None else schema.shown(record, schema.public))
+
+
+def public_event(event: Event, id_attribute: str) -> Event:
+    """Return an event for viewers who all see the same: of a delete the id alone, as some never had the record.
+
+    What application code answered or emitted without an id stays as it is.
+
+    Parameters:
+        event: the event, as it is in the log.
+        id_attribute: the name of the id.
+
+    Example:
+        >>> deleted = Event("c:", "9a0c", 1, "delete", b'{"id":"7","title":"milk"}')
+        >>> public_event(deleted, "id").body
+        b'{"id":"7"}'
+    """
+    if event.method != "delete":
+        return event
+    record = decode(event.body)
+    if not isinstance(record, dict) or id_attribute not in record:
+        return event
+    return msgspec.structs.replace(event, body=encode({id_attribute: record[id_attribute]}))
+
+
+@lru_cache(maxsize=SHARED_VIEWS)
+def _shared(schema: Schema, fields: frozenset[str]) -> View:
+    # Who has the same view has the same object, so that viewers are grouped by it in no time.
+    return View(schema, fields)
+
+
+@lru_cache(maxsize=SHARED_VIEWS)
+def _for_roles(schema: Schema, roles: tuple[Any, ...]) -> View:
+    return _shared(schema, schema.visible(roles))
+
+
+@lru_cache(maxsize=SHARED_VIEWS)
+def _digest(fields: frozenset[str]) -> str:
+    return blake2b("\0".join(sorted(fields)).encode(), digest_size=6).hexdigest()
+
+
+class View(msgspec.Struct, frozen=True, gc=False):
+    """What a viewer sees of a backend's models.
+
+    Parameters:
+        schema: the schema of the backend.
+        fields: the names of the fields, and of the id.
+
+    Example:
+        >>> import bbio
+        >>> @attrs.define
+        ... class User:
+        ...     name: str
+        ...     notes: str = bbio.field(roles=("support",), default="")
+        >>> view = View.of(Schema(User), {"id": "ann"})
+        >>> view.result({"id": 1, "name": "Bob", "notes": "paid late"})
+        {'id': 1, 'name': 'Bob'}
+    """
+
+    schema: Schema
+    fields: frozenset[str]
+
+    @classmethod
+    def of(cls, schema: Schema, user: Any) -> View:
+        """Return the view of a user.
+
+        Parameters:
+            schema: the schema of the backend.
+            user: `req.user`, as middleware has set it.
+        """
+        return _for_roles(schema, roles_of(user)) if schema.has_roles else _shared(schema, schema.public)
+
+    @classmethod
+    def public(cls, schema: Schema) -> View:
+        """Return the view of all that anybody may see: events are logged under it."""
+        return _shared(schema, schema.public)
+
+    @staticmethod
+    def differs(schema: Schema | None) -> bool:
+        """Return whether some viewers may see more than others, so that each has a view of its own."""
+        return schema is not None and schema.has_roles
+
+    @classmethod
+    def common(cls, views: Collection[View]) -> View:
+        """Return the view of what is seen in all of some views of one backend."""
+        return _shared(next(iter(views)).schema, frozenset.intersection(*(view.fields for view in views)))
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The declared fields that are not seen."""
+        return frozenset(self.schema.fields.keys() - self.fields)
+
+    # Results
+
+    def result(self, value: Any) -> Any:
+        """Return what is seen of a result: of a model, or of each in a list, declared fields alone.
+
+        Parameters:
+            value: an instance, a record, a list of these, or anything else, which stays as it is.
+        """
+        return self.schema.shown(value, self.fields)
+
+    def narrow_error(self, err: SyncError) -> None:
+        """Leave in the details of an error what is seen of the records in them."""
+        # What is wrong with a field is told under its name, to whoever may give it.
+        messages = "fields" if isinstance(err, Invalid) else ""
+        err.values = {
+            name: value if name == messages else self._detail(value, is_record=name == "current")
+            for name, value in err.values.items()
+        }
+
+    def _detail(self, value: Any, *, is_record: bool = False) -> Any:
+        """Return a value of any shape as JSON, and of the records within it what is seen.
+
+        What has an id is a record, of which declared fields alone are seen; of any other object the fields that are
+        hidden are left out.
+        """
+        if isinstance(value, self.schema.cls):
+            return self.result(value)
+        if isinstance(value, dict):
+            if is_record or self.schema.id_attribute in value:
+                return self.result(value)
+            hidden = self.hidden
+            return {name: self._detail(each) for name, each in value.items() if name not in hidden}
+        if isinstance(value, (list, tuple)):
+            return [self._detail(each) for each in value]
+        if value is None or isinstance(value, (str, int, float)):
+            return value
+        # Whatever else it is, a record may be in it.
+        written = decode(encode(value))
+        return self._detail(written) if isinstance(written, (dict, list)) else value
+
+    # Queries
+
+    def query(self, data: Any, **options: Any) -> Query:
+        """Read a client's query, which may filter and sort by fields that are seen.
+
+        Parameters:
+            data: what the client sent.
+            options: as of `Query.read`: `id_attribute` and `limits`.
+
+        Raises:
+            BadRequest: it is no query, asks for too much, or names a field that is not seen.
+        """
+        return Query.read(data, fields=self.fields, stored=self.schema.stored, **options)
+
+    # Events and positions
+
+    def narrow(self, event: Event) -> Event:
+        """Return an event with what is seen of its record, or of each in a list that a handler has answered."""
+        return msgspec.structs.replace(event, body=encode(self.result(decode(event.body))))
+
+    def event(self, event: Event) -> Event:
+        """Return an event as the viewer is told of it, live or later, at its position in this view."""
+        return self.place(self.narrow(public_event(event, self.schema.id_attribute)))
+
+    def place(self, event: Event) -> Event:
+        """Return an event at its position in this view."""
+        return msgspec.structs.replace(event, epoch=self._epoch(event.epoch))
+
+    def position(self, position: Position) -> Position:
+        """Return a position as the viewer is told it: what a view was told up to there says nothing of another."""
+        return attrs.evolve(position, epoch=self._epoch(position.epoch))
+
+    def is_own(self, position: Position) -> bool:
+        """Whether a position that a client claims was told to an equal view."""
+        return position.epoch.rpartition(MARK)[2] == _digest(self.fields)
+
+    @staticmethod
+    def without_view(position: Position) -> Position:
+        """Return the position in the log of one that a client claims, in whatever view."""
+        return attrs.evolve(position, epoch=position.epoch.rpartition(MARK)[0])
+
+    def _epoch(self, epoch: str) -> str:
+        return f"{epoch}{MARK}{_digest(self.fields)}"
