@@ -229,13 +229,11 @@ class Store:
             ...         return FileStore(room.folder / "models.json")
         """
         cls = type(self)
-        if cls is not Store:
-            raise ConfigurationError(
-                f"app.test() never uses the data of an application, and does not know how {cls.__qualname__} keeps it; "
-                f"give it `async def scratch(self, room)`, which returns a {cls.__qualname__} that keeps it below "
-                "room.folder, or say which store a test uses: app.test(stores={'name': MemoryStore()})"
-            )
-        return self
+        raise ConfigurationError(
+            f"app.test() never uses the data of an application, and does not know how {cls.__qualname__} keeps it; "
+            f"give it `async def scratch(self, room)`, which returns a {cls.__qualname__} that keeps it below "
+            "room.folder, or say which store a test uses: app.test(stores={'name': MemoryStore()})"
+        )
 
     async def start(self) -> None:
         """Prepare for the first request: connect, create tables. Called once."""
