@@ -33,7 +33,7 @@ from bbio.server.admission import BODY, REMOTE
 from bbio.server.batch import Batch
 from bbio.server.budget import JOIN_SECONDS, PACKET_SECONDS, Budget, Flooded, Intake, Rate, Resting
 from bbio.server.connection import ClientSocket
-from bbio.server.lag import LAGGING, SLOW, Lag, bound_buffers
+from bbio.server.lag import LAGGING, SLOW, Lag, bound_buffers, relieve
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses
 from bbio.server.payload import ATTACHED_CHARACTERS, parts
@@ -753,11 +753,7 @@ class FastEngine(engineio.AsyncServer):
 
     def relieve(self, address: Address) -> None:
         """Drop who has the most unread, where an address holds too much, or all do."""
-        alone = address.held > address.limit
-        behind = [
-            socket for socket in self.sockets.values() if socket.unread and (socket.address is address or not alone)
-        ]
-        max(behind, key=lambda socket: (socket.address.held, socket.unread)).drop(SLOW)
+        relieve(self.sockets.values(), address)
 
     def dropped(self, socket: FastSocket, reason: str) -> None:
         """A session was ended by the server: tell the layers above, outside the call that found out."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from bbio.server.limits import Limits
+from bbio.server.memory import Address
 
 # Bytes that wait for a client before it is looked after.
 LAGGING = 65_536
@@ -25,12 +27,22 @@ class Session(Protocol):
     lag: Lag | None
     # Whether the answer to a poll is being written.
     polling: bool
+    # Bytes that wait for its client, as they are counted to its address.
+    unread: int
+    address: Address
 
     def count_unread(self, size: int) -> None:
         """So many bytes wait for the client now."""
 
     def drop(self, reason: str) -> None:
         """End the session at once."""
+
+
+class Outgoing(Protocol):
+    """A connection, as far as this module looks at it."""
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that wait for the client."""
 
 
 class Lag:
@@ -48,7 +60,7 @@ class Lag:
 
     __slots__ = ("_limits", "_moved", "_session", "_timer", "_transport", "_unmoved", "answers")
 
-    def __init__(self, session: Session, transport: asyncio.Transport, limits: Limits, answers: int = 0) -> None:
+    def __init__(self, session: Session, transport: Outgoing, limits: Limits, answers: int = 0) -> None:
         self.answers = answers
         self._session = session
         self._transport = transport
@@ -93,6 +105,18 @@ class Lag:
         self._timer.cancel()
         self._session.lag = None
         self._session.count_unread(0)
+
+
+def relieve(sessions: Iterable[Session], address: Address) -> None:
+    """Drop who has the most unread, where an address holds too much, or all do.
+
+    Parameters:
+        sessions: those of all clients; one of them at least has something unread.
+        address: the address of one that has.
+    """
+    alone = address.held > address.limit
+    behind = [session for session in sessions if session.unread and (session.address is address or not alone)]
+    max(behind, key=lambda session: (session.address.held, session.unread)).drop(SLOW)
 
 
 def bound_buffers(transport: asyncio.BaseTransport) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import msgspec
 import socketio
@@ -18,11 +17,13 @@ from bbio.errors import BadRequest
 from bbio.server.admission import BODY, REMOTE
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
+from bbio.server.lag import relieve
 from bbio.server.limits import Limits
 from bbio.server.memory import Address
 from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
 from bbio.server.shared import OWN_EVENTS, SharedServer
 from bbio.server.turnstile import put_before
+from bbio.server.unread import Packets, PlainSession
 
 # What a packet begins with that joins a namespace.
 JOIN = str(socketio.packet.CONNECT)
@@ -95,14 +96,16 @@ class PlainLink:
 
     in_order = False
 
-    def __init__(self, sid: str, disconnect: Callable[[], None]) -> None:
+    def __init__(self, sid: str, disconnect: Callable[[], None], session: PlainSession) -> None:
         self.sid = sid
         self._disconnect = disconnect
+        self._session = session
         self._dropped = False
         self.unanswered: set[asyncio.Future[tuple[Any, ...] | None]] = set()
 
     def joined(self, socket: ClientSocket) -> None:
         """The client has joined a namespace."""
+        self._session.connection = socket.connection
 
     def left(self, socket: ClientSocket) -> None:
         """The client has left a namespace: nobody waits for answers any more."""
@@ -120,6 +123,10 @@ class PlainLink:
     def ack(self, socket: ClientSocket, ack_id: asyncio.Future[tuple[Any, ...] | None], arguments: bytes) -> None:
         if not ack_id.done():
             ack_id.set_result(tuple(raw_values(arguments)))
+
+
+def _is_websocket(request: web.Request) -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"
 
 
 class WholeRequest:
@@ -157,39 +164,40 @@ class PlainServer(SharedServer):
         super().__init__(serializer=serializer, namespaces="*", **options)
         self._dispatch("*")
         self._limits = limits
-        # By session: the address that it counts for.
-        self._addresses: dict[str, Address] = {}
-        # By session: what waits for the time of its next heartbeat.
-        self._heartbeats: dict[str, set[asyncio.Task[Any]]] = {}
+        self._sessions: dict[str, PlainSession] = {}
+        self._resting = Resting()
         self._count_sessions()
         self._end_heartbeats()
-        # Sessions with a poll that waits, and those with a websocket: each with whether it is that.
-        self._open: set[tuple[str, bool]] = set()
-        self._resting = Resting()
-        # Of clients that poll.
-        self._budgets: WeakKeyDictionary[Any, Budget] = WeakKeyDictionary()
         self._outgoing: asyncio.Queue[tuple[str, list[str], list[Any]]] = asyncio.Queue()
         self._sender: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
     def _count_sessions(self) -> None:
-        """Have sessions counted to their addresses, beside what the library does when one begins and ends."""
+        """Have sessions counted, and what their clients have not read, beside what the library does for them."""
         begin, end = self.eio.handlers["connect"], self.eio.handlers["disconnect"]
         take = self.eio.handlers["message"]
 
         async def begun(sid: str, environ: dict[str, Any]) -> Any:
-            address = self._addresses[sid] = self.gateway.addresses.of(environ["aiohttp.request"][REMOTE])
-            self.gateway.addresses.enter(address)
-            self._heartbeats[sid] = set()
+            request = environ["aiohttp.request"]
+            addresses = self.gateway.addresses
+            address = addresses.of(request[REMOTE])
+            addresses.enter(address)
+            session = self._sessions[sid] = PlainSession(
+                self.eio.sockets[sid], address, self._limits, Budget(self._resting), self._drop, self._relieve
+            )
+            session.comes_over(request.transport, _is_websocket(request))
             return await begin(sid, environ)
 
         async def ended(sid: str, reason: str) -> None:
-            self.gateway.addresses.leave(self._addresses.pop(sid))
+            session = self._sessions[sid]
+            session.ended()
+            self.gateway.addresses.leave(session.address)
             try:
                 await end(sid, reason)
             finally:
+                del self._sessions[sid]
                 # Not before, as one of them may have found out that the client is gone.
-                for heartbeat in self._heartbeats.pop(sid):
+                for heartbeat in session.heartbeats:
                     heartbeat.cancel()
 
         async def arrived(sid: str, data: str | bytes) -> Any:
@@ -197,6 +205,7 @@ class PlainServer(SharedServer):
                 self._count_second_join(sid, data)
             return await take(sid, data)
 
+        self.eio.create_queue = Packets
         self.eio.on("connect", begun)
         self.eio.on("message", arrived)
         self.eio.on("disconnect", ended)
@@ -211,17 +220,30 @@ class PlainServer(SharedServer):
 
         def started(work: Callable[..., Any], *args: Any, **options: Any) -> Any:
             task = start(work, *args, **options)
-            session = getattr(work, "__self__", None)
-            if isinstance(session, AsyncSocket):
-                heartbeats = self._heartbeats.get(session.sid)
-                if heartbeats is None:
+            owner = getattr(work, "__self__", None)
+            if isinstance(owner, AsyncSocket):
+                session = self._sessions.get(owner.sid)
+                if session is None:
                     task.cancel()
                 else:
-                    heartbeats.add(task)
-                    task.add_done_callback(heartbeats.discard)
+                    session.heartbeats.add(task)
+                    task.add_done_callback(session.heartbeats.discard)
             return task
 
         self.eio.start_background_task = started
+
+    def _relieve(self, address: Address) -> None:
+        relieve(self._sessions.values(), address)
+
+    def _drop(self, session: PlainSession, reason: str) -> None:
+        self.quiet.info("ending %s: %s", session.sid, reason)
+        self._do(self._close(session, reason))
+
+    async def _close(self, session: PlainSession, reason: str) -> None:
+        """End a session that holds nothing any more: what waits for it is let go."""
+        await session.engine.close(wait=False, reason=reason)
+        session.engine.queue.put_nowait(None)  # nothing comes behind the farewell
+        self.eio.sockets.pop(session.sid, None)
 
     async def _connect(self, namespace: str, sid: str, environ: dict[str, Any], auth: Any = None) -> Any:
         accepted = False
@@ -236,9 +258,9 @@ class PlainServer(SharedServer):
 
     def _count_refusal(self, environ: dict[str, Any], eio_sid: str) -> None:
         environ[REFUSALS] = refusals = environ.get(REFUSALS, 0) + 1
-        if refusals > self._limits.bad_namespaces:
-            self.quiet.info("ending %s: too many namespaces that it may not join", eio_sid)
-            self._do(self.eio.disconnect(eio_sid))
+        session = self._sessions.get(eio_sid)
+        if session is not None and refusals > self._limits.bad_namespaces:
+            session.drop("too many namespaces that it may not join")
 
     def _count_second_join(self, eio_sid: str, packet: str) -> None:
         """Count a join of a namespace that the session is in, which the library refuses by itself."""
@@ -269,39 +291,36 @@ class PlainServer(SharedServer):
             if refusal is not None:
                 self.quiet.warning("refused a connection from %s: %s", address.name, refusal)
                 return web.Response(status=503, text="too many connections")
+        session = self._sessions.get(request.query.get("sid", ""))
         if request.method == "POST":
-            return await self._take_post(request)
-        transport = request.transport
-        is_websocket = request.headers.get("Upgrade", "").lower() == "websocket"
+            return await self._take_post(request, session)
+        transport, is_websocket = request.transport, _is_websocket(request)
         if is_websocket and transport is not None:
             put_before(transport, Budget(self._resting))
-        if request.query.get("sid") in self.eio.sockets:
-            return await self._take_one(request, request.query["sid"], is_websocket)
+        if session is not None:
+            return await self._take_one(request, session, is_websocket)
         return await super().handle_request(request)
 
-    async def _take_one(self, request: web.Request, sid: str, is_websocket: bool) -> Any:
+    async def _take_one(self, request: web.Request, session: PlainSession, is_websocket: bool) -> Any:
         """Handle a poll of a session, or its upgrade, of which it has one at a time."""
-        one = (sid, is_websocket)
-        if one in self._open:
+        if is_websocket in session.open:
             if is_websocket:
                 return web.Response(status=400, text="already upgraded")
             # Packets could go to one that nobody reads any more.
-            self.quiet.info("ending %s: overlapping polls", sid)
-            self._do(self.eio.disconnect(sid))
+            session.drop("overlapping polls")
             return web.Response(status=400, text="overlapping polls")
-        self._open.add(one)
+        session.comes_over(request.transport, is_websocket)
+        session.open.add(is_websocket)
         try:
             return await super().handle_request(request)
         finally:
-            self._open.discard(one)
+            session.open.discard(is_websocket)
 
-    async def _take_post(self, request: web.Request) -> Any:
-        session = self.eio.sockets.get(request.query.get("sid"))
+    async def _take_post(self, request: web.Request, session: PlainSession | None) -> Any:
         for part in parts(request[BODY]):
             if session is not None:
-                budget = self._budgets.setdefault(session, Budget(self._resting))
-                await budget.take_turn()
-                budget.spend(PART * PACKET_SECONDS)
+                await session.budget.take_turn()
+                session.budget.spend(PART * PACKET_SECONDS)
             response = await super().handle_request(WholeRequest(request, part))
             if response.status != 200:
                 break
@@ -309,7 +328,8 @@ class PlainServer(SharedServer):
 
     def link_of(self, sid: str, namespace: str) -> PlainLink:
         """The link of a socket that joins a namespace."""
-        return PlainLink(sid, lambda: self._end(sid, namespace))
+        session = self._sessions[self.manager.eio_sid_from_sid(sid, namespace)]
+        return PlainLink(sid, lambda: self._end(sid, namespace), session)
 
     def _end(self, sid: str, namespace: str) -> None:
         self._do(self.disconnect(sid, namespace=namespace))

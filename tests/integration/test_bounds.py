@@ -8,11 +8,11 @@ from contextlib import suppress
 import aiohttp
 import pytest
 
-from bbio import Backend, Limits, create
+from bbio import Backend, Limits, before, create
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.streams import HistoryLimits
 from tests.support.servers import eventually
-from tests.support.wire import SyncFailed, encode, post_in_parts
+from tests.support.wire import LegacyClient, Namespace, SyncFailed, encode, post_in_parts
 
 
 class Lists(Backend):
@@ -184,9 +184,8 @@ async def test_who_joins_a_backend_again_and_again_is_closed(serve, join, todos,
     assert await (await join(app, "todos")).sync("read") == []
 
 
-@pytest.mark.parametrize("engine", ["fast"], indirect=True)
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
-async def test_the_buffers_of_the_system_are_limited(serve, join, todos, transport):
+async def test_the_buffers_of_the_system_are_limited(serve, join, todos, transport, engine):
     """Else it would hold megabytes for each client that does not read."""
     app = await serve(todos)
     alice = await join(app, "todos", transport=transport)
@@ -194,6 +193,9 @@ async def test_the_buffers_of_the_system_are_limited(serve, join, todos, transpo
     session = app.sio.eio.sockets[alice.wire.sid]
 
     async def transport_of():
+        if engine == "plain":
+            counted = app.sio._sessions[alice.wire.sid]
+            return (counted.is_live or counted.open) and counted._transports[counted.is_live]
         return session.transport or (session.polling and session._poll_watch.transport)
 
     await eventually(transport_of)
@@ -202,7 +204,6 @@ async def test_the_buffers_of_the_system_are_limited(serve, join, todos, transpo
         assert connection.getsockopt(socket.SOL_SOCKET, option) == 131_072
 
 
-@pytest.mark.parametrize("engine", ["fast"], indirect=True)
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 async def test_who_reads_a_long_list_slowly_is_kept(serve, join, transport):
     """With events that come meanwhile, though list and events together are more than a buffer for events holds."""
@@ -220,12 +221,11 @@ async def test_who_reads_a_long_list_slowly_is_kept(serve, join, transport):
         assert (await bob.synced())[1]["id"] == n
 
 
-@pytest.mark.parametrize("engine", ["fast"], indirect=True)
 async def test_who_reads_nothing_of_a_list_is_dropped(serve, join):
     """What it asked for is held for a time alone, and counted to its address meanwhile."""
     app = await serve(Lists, limits=Limits(stall_time=0.3))
     mallory = await join(app, "lists", receive_buffer=4_096)
-    address = app.sio.eio.sockets[mallory.wire.sid].address
+    address = app._gateway.addresses.of("127.0.0.1")
     mallory.wire.pause()
     await mallory.start("read")
 
@@ -239,16 +239,20 @@ async def test_who_reads_nothing_of_a_list_is_dropped(serve, join):
     await eventually(dropped)
 
 
-@pytest.mark.parametrize("engine", ["fast"], indirect=True)
 async def test_who_reads_nothing_of_the_answer_to_a_poll_is_dropped(serve, dial):
     """As over a WebSocket."""
     app = await serve(Lists, limits=Limits(stall_time=0.3))
     wire = await dial(app, transport="polling")
-    session = app.sio.eio.sockets[wire.sid]
+    session, address = app.sio.eio.sockets[wire.sid], app._gateway.addresses.of("127.0.0.1")
     wire._reader.cancel()
     packets = ["40/lists,", f"42/lists,1{encode(['sync', {'method': 'read'}])}"]
     for packet in packets:
         assert (await wire.transport.post(packet))[0] == 200
+
+    async def answered():
+        return address.held > 500_000
+
+    await eventually(answered)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     connection.setblocking(False)
@@ -258,10 +262,86 @@ async def test_who_reads_nothing_of_the_answer_to_a_poll_is_dropped(serve, dial)
     await asyncio.get_running_loop().sock_sendall(connection, request)
 
     async def dropped():
-        return session.closed and session.address.held == 0
+        return session.closed and address.held == 0
 
     await eventually(dropped)
     connection.close()
+
+
+async def unread(dial, app, backend):
+    """A client that has joined a backend by a POST, and polls not yet."""
+    wire = await dial(app, transport="polling")
+    wire._reader.cancel()
+    assert (await wire.transport.post(f"40/{backend},"))[0] == 200
+    wire.namespaces[f"/{backend}"] = Namespace(wire, f"/{backend}")
+    return wire, LegacyClient(wire, wire.namespaces[f"/{backend}"])
+
+
+async def test_who_polls_no_more_is_answered_no_more(serve, dial):
+    """While a client has more answers to read than it may leave unread, none of its requests is begun; then all are."""
+    begun = []
+
+    class Counted(Lists):
+        @before("read")
+        def count(self, req):
+            begun.append(req)
+
+    app = await serve(Counted, limits=Limits(reply=2_500_000))
+    wire, mallory = await unread(dial, app, "counted")
+    address = app._gateway.addresses.of("127.0.0.1")
+    ids = [await mallory.start("read") for _ in range(3)]
+
+    async def is_held():
+        return address.held > 2_500_000
+
+    await eventually(is_held)
+    ids.append(await mallory.start("read"))
+    told = await mallory.namespace.start("unlisten")
+    assert len(begun) == 3
+    wire._reader = asyncio.create_task(wire._read())
+    await mallory.namespace.reply(told, 20)
+    for id in ids:
+        assert len(await mallory.finish(id, 20)) == 100
+
+    async def is_free():
+        return address.held == 0
+
+    await eventually(is_free)
+
+
+async def test_who_polls_no_more_is_dropped_for_events(serve, dial, caplog):
+    """Past what may wait for a client, whatever else it has asked for."""
+    caplog.set_level("INFO", logger="bbio")
+    app = await serve(Lists, limits=Limits(send_buffer=100_000))
+    wire, mallory = await unread(dial, app, "lists")
+    await mallory.start("read")
+    await mallory.namespace.start("listen", None)
+    session, address = app.sio.eio.sockets[wire.sid], app._gateway.addresses.of("127.0.0.1")
+
+    async def dropped():
+        app.backends["lists"].emit("updated", {"id": 1, "text": "x" * 10_000})
+        return session.closed and address.held == 0
+
+    await eventually(dropped)
+    assert f"ending {wire.sid}: slow consumer" in caplog.text
+
+
+async def test_who_has_the_most_unread_is_dropped_for_its_address(serve, join, dial, caplog):
+    """Once that holds too much; who reads stays."""
+    caplog.set_level("INFO", logger="bbio")
+    app = await serve(Lists, limits=Limits(memory=10_000_000))
+    bob = await join(app, "lists", transport="polling")
+    wire, mallory = await unread(dial, app, "lists")
+    address = app._gateway.addresses.of("127.0.0.1")
+
+    async def dropped():
+        return wire.sid not in app.sio.eio.sockets and address.held == 0
+
+    for _ in range(3):
+        await mallory.start("read")
+    await eventually(dropped)
+    assert f"ending {wire.sid}: slow consumer" in caplog.text
+    assert len(await bob.sync("read", deadline=20)) == 100
 
 
 async def test_requests_that_wait_are_bounded_in_bytes(serve, join):

@@ -68,7 +68,7 @@ def test_the_packets_of_a_post_come_in_parts(packets):
 
 async def test_nobody_waits_for_answers_of_a_client_that_left():
     """What still waits is let go; what was answered or given up stays as it is."""
-    link = PlainLink("s1", list)
+    link = PlainLink("s1", list, None)
     waiting, answered, given_up = (asyncio.get_running_loop().create_future() for _ in range(3))
     link.unanswered |= {waiting, answered, given_up}
     link.ack(None, answered, b"[null,1]")
@@ -94,7 +94,7 @@ def test_a_client_is_dropped_once(caplog):
     """Whoever finds it behind first."""
     caplog.set_level("INFO", logger="bbio")
     gone = []
-    link = PlainLink("s1", lambda: gone.append(1))
+    link = PlainLink("s1", lambda: gone.append(1), None)
     link.drop("slow consumer")
     link.drop("slow consumer")
     assert (gone, caplog.messages) == ([1], ["ending s1: slow consumer"])
@@ -109,7 +109,7 @@ async def test_events_leave_in_order_for_all_but_one(monkeypatch):
         told.append((name, *map(protocol.decode, map(bytes, arguments)), to, namespace))
 
     monkeypatch.setattr(server, "emit", emit)
-    alice, bob = PlainLink("alice", list), PlainLink("bob", list)
+    alice, bob = PlainLink("alice", list, None), PlainLink("bob", list, None)
     server.deliver([alice, bob], None, "/todos", b'["synced",1]')
     server.deliver([alice], alice, "/todos", b'["synced",2]')
     server.deliver([alice, bob], alice, "/todos", b'["synced",3]')
