@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { after, before, describe, test } from 'node:test';
+import { after, before, describe } from 'node:test';
 import vm from 'node:vm';
 import * as socketio from 'socket.io-client';
 import { Follower } from '../src/core/follower.js';
@@ -11,7 +11,7 @@ import { plain, same } from '../src/core/json.js';
 import { Outbox } from '../src/core/outbox.js';
 import { Replica } from '../src/core/replica.js';
 import * as source from '../src/index.js';
-import { loadBackbone, startProxy, startServer, until } from './support.js';
+import { loadBackbone, startProxy, startServer, test, until } from './support.js';
 
 const require = createRequire(import.meta.url);
 const built = (name) => new URL(`../dist/${name}`, import.meta.url);

@@ -1,7 +1,6 @@
 /** Counting from Backbone: shown at once, sent as what it adds, and shown as what the server made of it. */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { openPage, serveBehindProxy, until, versions } from './support.js';
+import { openPage, serveBehindProxy, test, until, versions } from './support.js';
 
 const { server, proxy } = await serveBehindProxy();
 

@@ -1,7 +1,6 @@
 /** Further situations of each kind that pages meet: forms, filters, drags, searches, tabs, phones, log-ins. */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { contents, openPage, serveBehindProxy, until } from './support.js';
+import { contents, openPage, serveBehindProxy, test, until } from './support.js';
 
 const { server, proxy } = await serveBehindProxy();
 

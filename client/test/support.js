@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import net from 'node:net';
-import { after, afterEach } from 'node:test';
+import { after, afterEach, test as untimed } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { io } from 'socket.io-client';
 import { attach } from '../src/backbone.js';
@@ -12,6 +12,12 @@ const require = createRequire(import.meta.url);
 const here = fileURLToPath(new URL('.', import.meta.url));
 const venv = `${here}../../.venv/bin/python`;
 const python = process.env.BBIO_PYTHON ?? (existsSync(venv) ? venv : 'python3');
+
+/** Milliseconds that a test may take. */
+const TEST_TIMEOUT = 180_000;
+
+/** A test that fails by its name if it hangs: Node.js limits by itself no more than the time of a whole file. */
+export const test = (name, ...rest) => untimed(name, { timeout: TEST_TIMEOUT, ...(rest.length > 1 && rest[0]) }, rest.at(-1));
 
 /** Wait until `check` returns something true, and return it. */
 export async function until(check, what = String(check), seconds = 15) {
