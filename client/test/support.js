@@ -30,17 +30,22 @@ export async function until(check, what = String(check), seconds = 15) {
   }
 }
 
+/** Servers that run. */
+const children = new Set();
+process.on('exit', () => children.forEach((child) => child.kill('SIGKILL')));
+
 /** Start test/app.py on a port, any free one by default: `{url, port, stop}`. */
 export async function startServer(port = 0) {
   const command = ['-m', 'bbio', 'run', 'app:app', '--host', '127.0.0.1', '--port', String(port)];
   const child = spawn(python, command, { cwd: here, env: { ...process.env, PYTHONUNBUFFERED: '1' } });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (output += data));
-  const ended = new Promise((resolve) => child.once('exit', resolve));
+  const ended = new Promise((resolve) => child.once('exit', resolve)).then(() => children.delete(child));
+  children.add(child);
   const [, found] = await until(() => {
     if (child.exitCode !== null) throw new Error(`the server ended:\n${output}`);
     return /http:\/\/127\.0\.0\.1:(\d+)/.exec(output);
-  }, 'the server to start', 30);
+  }, 'the server to start', 90);
   const stop = (signal = 'SIGKILL') => {
     child.kill(signal);
     return ended;
