@@ -1,10 +1,10 @@
-import { clone, covers, plain, same } from './core/json.js';
+import { clone, covers, same } from './core/json.js';
 import { joined, readAll } from './core/pages.js';
 import { isPaged, matches, said } from './core/query.js';
 import { guarded } from './core/report.js';
 import { delivering } from './deliver.js';
 import { homes } from './homes.js';
-import { Mirror, REMOTE, destroyed, unset } from './mirror.js';
+import { Mirror, REMOTE, destroyed, reassert, unset } from './mirror.js';
 import { turnPage } from './page.js';
 import { complete, idAttributeOf, isPlain, lost, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
 import { isLeaving } from './writes.js';
@@ -49,7 +49,7 @@ export class CollectionMirror extends Mirror {
   }
 
   /** @param {any} raw */
-  idOf(raw) {
+  findId(raw) {
     const { target } = this;
     const name = idAttributeOf(target);
     const id = target.modelId ? target.modelId(isPlain(target, 'modelId') ? raw : { ...raw }, name) : raw[name];
@@ -75,8 +75,8 @@ export class CollectionMirror extends Mirror {
     this.#watch(() => {
       for (const turn of turns) guarded(() => this.#decide(turn, { leaving, gone, items }));
     });
-    if (leaving.length > 0) target.remove(leaving, REMOTE);
-    this.#set(items);
+    if (leaving.length > 0) guarded(() => target.remove(leaving, REMOTE));
+    guarded(() => this.#set(items));
     for (const model of gone) this.destroy(model);
     for (const { id } of turns) this.#forget(id);
   }
@@ -279,7 +279,7 @@ export class CollectionMirror extends Mirror {
    * @param {any} [meta] revisions, in the response's order
    */
   received(response, options, asked, succeed, meta) {
-    this.#remember(asked, options);
+    this.#remember(asked);
     const { data } = this.asked;
     // A server may give its own meaning to `data`; then it says nothing of what others write.
     const isQuery = meta?.next !== undefined && Array.isArray(response);
@@ -313,14 +313,14 @@ export class CollectionMirror extends Mirror {
       unset(model, lost(model, known, outcome));
     };
     try {
-      this.#receive(() => watchingParse(target.models, target.model, parsed, succeed));
+      this.#receive(() => watchingParse(target.models, target.model, parsed, () => guarded(succeed)));
     } finally {
       heard();
       made();
     }
     for (const entry of entries.values()) this.#learn(entry);
     for (const model of staying.keys()) if (!this.#has(model)) target.add(model, REMOTE);
-    for (const { model } of this.pending) this.reassert(model);
+    for (const { model } of this.pending) reassert(model, handle);
   }
 
   /**
@@ -401,17 +401,17 @@ export class CollectionMirror extends Mirror {
     return model;
   }
 
-  /** @param {any} asked @param {any} options */
-  #remember(asked, options) {
+  /** @param {any} asked what of a fetch travelled */
+  #remember(asked) {
     const without = (/** @type {any} */ data) => Object.fromEntries(Object.entries(data ?? {}).filter(([word]) => !PAGE.includes(word)));
     // A cursor goes on with the query before it; to read that again is to begin again.
     const goesOn = said(asked.data, 'cursor') !== undefined && same(without(asked.data), without(this.asked.data));
-    if (!goesOn) this.asked = { ...plain(asked), ...(options.sort === false && { sort: false }) };
+    if (!goesOn) this.asked = asked;
   }
 
   /** @param {Entry} entry */
   #learn({ raw, rev, model, made }) {
-    const id = model ? model.id : guarded(() => this.idOf(raw));
+    const id = model ? model.id : this.idOf(raw);
     if (id === undefined || id === null) return;
     this.replica.learn(id, raw, rev);
     const shows = model ?? this.target.get(id);
@@ -469,7 +469,7 @@ export class CollectionMirror extends Mirror {
         for (const raw of raws) guarded(() => this.#renewOne(clone(raw), revs, ids, items));
       });
     }
-    this.#set(items);
+    guarded(() => this.#set(items));
     const gone = target.filter((/** @type {any} */ model) => !model.isNew() && !ids.has(String(model.id)));
     replica.forget(ids);
     if (this.query === undefined) for (const model of gone) this.destroy(model);
@@ -481,7 +481,7 @@ export class CollectionMirror extends Mirror {
 
   /** @param {any} raw @param {Map<string, number>} revs @param {Set<string>} ids @param {any[]} items */
   #renewOne(raw, revs, ids, items) {
-    const id = this.idOf(raw);
+    const id = this.findId(raw);
     const rev = revs.get(String(id)) ?? undefined;
     ids.add(String(id));
     this.replica.learn(id, raw, rev);

@@ -7,7 +7,7 @@ import { nameOfId, outdate, shownBy } from './shown.js';
 /** Keeps one model like its record on the server. */
 export class ModelMirror extends Mirror {
   /** @param {any} raw */
-  idOf(raw) {
+  findId(raw) {
     const { target } = this;
     const known = shownBy(target, this.handle);
     const name = nameOfId(known?.raw, target.id, target.idAttribute) ?? target.idAttribute;

@@ -78,7 +78,7 @@ export class Mirror {
     /** @type {Map<any, Turn>} */
     let round = new Map();
     for (const news of list) {
-      const id = guarded(() => this.idOf(news.raw));
+      const id = this.idOf(news.raw);
       if (!this.concerns(id)) continue;
       const key = id === undefined ? news : String(id);
       if (round.has(key)) {
@@ -147,12 +147,6 @@ export class Mirror {
     this.handle.reread(false);
   }
 
-  /** The model was set to an answer: changes that still wait for theirs go on top. @param {any} model */
-  reassert(model) {
-    recounted(model, shownBy(model, this.handle)?.base ?? {});
-    for (const { mine } of writesOf(model)) for (const key of Object.keys(mine)) assign(model, key, mine);
-  }
-
   /**
    * What to set a model to, so that it shows a record; attributes with a change that waits stay.
    * @param {any} model
@@ -202,8 +196,13 @@ export class Mirror {
     delivering(() => model.trigger('destroy', model, model.collection, REMOTE));
   }
 
+  /** @param {any} raw @returns {any} its id; undefined where the application's code cannot tell it, which is reported */
+  idOf(raw) {
+    return guarded(() => this.findId(raw));
+  }
+
   /** @param {any} _raw @returns {any} @abstract */
-  idOf(_raw) {}
+  findId(_raw) {}
 
   /** @param {any} _id @returns {boolean} */
   concerns(_id) {
@@ -244,6 +243,16 @@ export class Mirror {
   reread(_renewed) {
     return Promise.resolve();
   }
+}
+
+/**
+ * The model was set to an answer: changes that still wait for theirs go on top.
+ * @param {any} model
+ * @param {import('./core/handle.js').Handle} handle
+ */
+export function reassert(model, handle) {
+  recounted(model, shownBy(model, handle)?.base ?? {});
+  for (const { mine } of writesOf(model)) for (const key of Object.keys(mine)) assign(model, key, mine);
 }
 
 /** @param {any} model @param {string} key @param {Record<string, any>} attributes where to find its value, if it has one */

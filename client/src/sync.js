@@ -6,7 +6,7 @@ import { guarded } from './core/report.js';
 import { applied, recounted } from './counts.js';
 import { created, creating, creationOf, follow } from './creation.js';
 import { delivering } from './deliver.js';
-import { REMOTE, destroyed, restore, unset } from './mirror.js';
+import { REMOTE, destroyed, reassert, restore, unset } from './mirror.js';
 import { turnPage } from './page.js';
 import { ROUNDED, isRounded, lookout } from './rounded.js';
 import { lost, nameOfId, note, shownBy, watchingParse } from './shown.js';
@@ -251,22 +251,25 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
     const raw = told ? clone(result) : how === 'patch' ? { ...base?.raw, ...applied(base?.raw, what) } : what;
     if (!passed) for (const mirror of its) mirror.acked(model, how, raw, meta);
     delivering(() => {
-      if (how === 'create') for (const mirror of its) mirror.settle(model, raw);
+      if (how === 'create') for (const mirror of its) guarded(() => mirror.settle(model, raw));
       if (how === 'delete') {
         destroyed.add(model);
         guarded(() => options.success?.(result));
-      } else {
-        const latest = newer(its, its[0]?.idOf(raw), meta?.r);
-        show(handle, model, latest ?? { raw, rev: meta?.r }, () => options.success?.(latest ? clone(latest.raw) : result));
-        its[0]?.reassert(model);
-        const now = shownBy(model, handle)?.base;
-        if (latest && now) restore(model, made?.mine ?? what, now);
-      }
+      } else guarded(() => answered(what, result, raw, meta?.r));
       for (const mirror of its) guarded(() => mirror.place(model, how, passed));
     });
     if (how !== 'delete') look([model]);
     if (creates) created(model, { raw });
     resolve(result);
+  }
+
+  /** @param {any} what @param {any} result @param {any} raw @param {number | undefined} rev */
+  function answered(what, result, raw, rev) {
+    const latest = newer(its, its[0]?.idOf(raw), rev);
+    show(handle, model, latest ?? { raw, rev }, () => options.success?.(latest ? clone(latest.raw) : result));
+    reassert(model, handle);
+    const now = shownBy(model, handle)?.base;
+    if (latest && now) restore(model, made?.mine ?? what, now);
   }
 
   /** @param {any} err */

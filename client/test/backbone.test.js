@@ -1,7 +1,7 @@
 /** The Backbone adapter, against the real server: Backbone's contracts in every version, and what comes from others. */
 import assert from 'node:assert/strict';
-import { after, afterEach, before, describe, test } from 'node:test';
-import { closePages, contents, loadJQuery, openPage, startServer, until, versions } from './support.js';
+import { after, afterEach, before, describe } from 'node:test';
+import { closePages, contents, loadJQuery, openPage, startServer, test, until, versions } from './support.js';
 
 let server;
 before(async () => (server = await startServer()));

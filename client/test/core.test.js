@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { after, before, describe, test } from 'node:test';
+import { after, before, describe } from 'node:test';
 import vm from 'node:vm';
 import * as socketio from 'socket.io-client';
 import { Follower } from '../src/core/follower.js';
@@ -11,7 +11,7 @@ import { plain, same } from '../src/core/json.js';
 import { Outbox } from '../src/core/outbox.js';
 import { Replica } from '../src/core/replica.js';
 import * as source from '../src/index.js';
-import { loadBackbone, startProxy, startServer, until } from './support.js';
+import { loadBackbone, startProxy, startServer, test, until } from './support.js';
 
 const require = createRequire(import.meta.url);
 const built = (name) => new URL(`../dist/${name}`, import.meta.url);
@@ -58,6 +58,18 @@ describe('a connection without Backbone', () => {
     assert.deepEqual([err.name, err.code], ['Unavailable', 404]);
     connection.connect(server.url);
     assert.deepEqual(await rooms.sync('read'), []);
+    connection.close();
+  });
+
+  test('sends a model as it was when it was given, however long it waits', async () => {
+    const connection = source.connect(server.url, { transports: ['websocket'] });
+    const handle = connection.backend('rooms', { channel: 'given' });
+    const model = { title: 'milk', tags: ['a'] };
+    const made = handle.sync('create', model);
+    model.title = 'tea';
+    model.tags.push('b');
+    const { id } = await made;
+    assert.deepEqual(await handle.sync('read'), [{ id, title: 'milk', tags: ['a'] }]);
     connection.close();
   });
 
@@ -132,6 +144,32 @@ test('the built modules export the same for import and require', async () => {
   assert.match(readFileSync(built('index.d.ts'), 'utf8'), /connect/);
 });
 
+test('a page that was away opens its connection again, and one that was just loaded leaves it', () => {
+  const listeners = new Map();
+  globalThis.addEventListener = (type, listener) => listeners.set(type, listener);
+  globalThis.removeEventListener = (type, listener) => listeners.get(type) === listener && listeners.delete(type);
+  const done = [];
+  const io = () => {
+    const socket = { connected: true, active: true, on() {}, off() {}, emit() {}, connect() {}, disconnect: () => done.push('closed') };
+    done.push('opened');
+    return { io: { uri: 'sim', socket: () => socket } };
+  };
+  try {
+    const connection = new source.Connection(() => io).connect();
+    connection.backend('rooms');
+    const told = (type, fields) => (listeners.get(type)({ type, ...fields }), done.splice(0));
+    assert.deepEqual(done.splice(0), ['opened']);
+    assert.deepEqual(told('pageshow', { persisted: false }), []);
+    assert.deepEqual(told('pageshow', { persisted: true }), ['opened', 'closed']);
+    assert.deepEqual(told('online'), ['opened', 'closed']);
+    connection.close();
+    assert.deepEqual([...listeners.keys()], []);
+  } finally {
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
+  }
+});
+
 test('a page without Socket.IO is told what to load', () => {
   const page = { crypto, setTimeout, clearTimeout };
   vm.runInNewContext(readFileSync(built('backbone.io.js'), 'utf8'), page);
@@ -180,6 +218,43 @@ test('a write that was answered and comes as an event, too, is told to be known'
   for (let o = 10; o < 1010; o += 1) handle.wrote({ method: 'delete', model: {} }, null, meta(o), [...handle.mirrors]);
   notified(1, 1, true);
   assert.deepEqual(told, [[1, undefined], [1, true], [2, false], [1, undefined], [1, false]]);
+});
+
+/** Run code of the client while `reportError` is there; returns what was reported. */
+function reporting(run) {
+  const reports = [];
+  globalThis.reportError = (err) => reports.push(err.message);
+  try {
+    run();
+  } finally {
+    delete globalThis.reportError;
+  }
+  return reports;
+}
+
+test('what one who is told of a record does to it, or throws, is nothing to the others', () => {
+  const handle = new Handle({ name: 'todos', join() {} }, null);
+  const told = [];
+  handle.on('synced', (_, model) => {
+    model.tags.pop();
+    throw new Error('listener');
+  });
+  const failing = { apply() { throw new Error('mirror'); }, reread() {}, tell() {} };
+  handle.attach(failing);
+  handle.attach({ ...failing, apply: (list) => told.push(...list.map(({ raw }) => raw)) });
+  const reports = reporting(() => handle.notified([{ method: 'create', raw: { id: 1, tags: ['a'] } }]));
+  assert.deepEqual([told, reports], [[{ id: 1, tags: ['a'] }], ['listener', 'mirror']]);
+});
+
+test('a callback that throws is reported, and its request is answered', () => {
+  const outbox = new Outbox('me');
+  const throwing = () => {
+    throw new Error('callback');
+  };
+  const entry = outbox.add({ handle: 1, request: { method: 'create' }, done: throwing });
+  let first;
+  assert.deepEqual(reporting(() => (first = outbox.settle(entry, null, {}))), ['callback']);
+  assert.deepEqual([first, outbox.entries], [true, []]);
 });
 
 describe('a follower', () => {

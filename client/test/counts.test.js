@@ -1,7 +1,6 @@
 /** Counting from Backbone: shown at once, sent as what it adds, and shown as what the server made of it. */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { openPage, serveBehindProxy, until, versions } from './support.js';
+import { openPage, serveBehindProxy, test, until, versions } from './support.js';
 
 const { server, proxy } = await serveBehindProxy();
 
@@ -125,6 +124,21 @@ test('a count that waits is on top of what a fetch reads meanwhile', async () =>
   await theirs.save({ title: 'go' }, { patch: true });
   await slow;
   assert.equal(mine.get('n'), 21);
+});
+
+test('a model that is not bound shows what waits, too, on top of what an answer tells', async () => {
+  const [bound, theirs] = await pair();
+  const mine = new bound.constructor({ id: bound.id, n: 5 }, { collection: bound.collection });
+  bound.collection.unbindBackend();
+  const first = mine.save({ $inc: { n: 1 }, title: 'a' }, { patch: true });
+  const second = mine.save({ $inc: { n: 10 }, title: 'b' }, { patch: true, slow: true });
+  await count(theirs, { n: 100 });
+  await first;
+  const before = theirs.get('n');
+  assert.deepEqual([mine.get('n'), mine.get('title')], [before + 10, 'b']);
+  await theirs.save({ title: 'go' }, { patch: true });
+  await second;
+  assert.equal(mine.get('n'), 116);
 });
 
 test('only a patch counts, and other models are saved as ever', async () => {

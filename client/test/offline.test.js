@@ -1,7 +1,6 @@
 /** Lost connections, lost answers, restarted servers: collections come out equal to the store, writes happen once. */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { closePages, contents, openPage, serveBehindProxy, startServer, until } from './support.js';
+import { closePages, contents, openPage, serveBehindProxy, startServer, test, until } from './support.js';
 
 const { server, proxy } = await serveBehindProxy();
 

@@ -1,11 +1,11 @@
 /** Pages as they were written for backbone.io 0.4.2, against the real server: its README's ways, one by one. */
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
+import { describe } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import vm from 'node:vm';
 import * as socketio from 'socket.io-client';
 import { attach } from '../src/backbone.js';
-import { loadBackbone, loadJQuery, openPage, serveBehindProxy, until } from './support.js';
+import { loadBackbone, loadJQuery, openPage, serveBehindProxy, test, until } from './support.js';
 
 const { server, proxy } = await serveBehindProxy();
 

@@ -1,11 +1,12 @@
-/** The package as npm publishes it. */
+/** The package as npm publishes it, and its tests. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, test } from 'node:test';
+import { after, before } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { test } from './support.js';
 
 const client = fileURLToPath(new URL('..', import.meta.url));
 const run = (command, args, cwd) => execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
@@ -61,4 +62,11 @@ test('an ES module imports it', () => {
     `import Backbone from 'backbone';\nimport { attach, connect, SyncError } from 'bbio-client';${USE}`,
   );
   assert.equal(run(process.execPath, ['use.mjs'], project).trim(), WORKS);
+});
+
+test('each test has a time of its own, so that one that hangs is named', () => {
+  const folder = join(client, 'test');
+  const files = readdirSync(folder).filter((name) => name.endsWith('.test.js'));
+  const untimed = files.filter((name) => /^import .*\btest\b.* from 'node:test'/m.test(readFileSync(join(folder, name), 'utf8')));
+  assert.deepEqual(untimed, []);
 });

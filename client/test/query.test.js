@@ -1,8 +1,8 @@
 /** Queries: pages, and bound collections that keep to what they were fetched with; the server is the judge. */
 import assert from 'node:assert/strict';
-import { after, afterEach, before, test } from 'node:test';
+import { after, afterEach, before } from 'node:test';
 import { isPaged, matches, said } from '../src/core/query.js';
-import { closePages, openPage, startProxy, startServer, until } from './support.js';
+import { closePages, openPage, startProxy, startServer, test, until } from './support.js';
 
 let server;
 before(async () => (server = await startServer()));

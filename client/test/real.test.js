@@ -1,7 +1,7 @@
 /** What pages really do: parse with side effects, listeners that throw, models without ids, refusals, log-ins, searches. */
 import assert from 'node:assert/strict';
-import { afterEach, beforeEach, test } from 'node:test';
-import { contents, openPage, serveBehindProxy, startServer, until } from './support.js';
+import { afterEach, beforeEach } from 'node:test';
+import { contents, openPage, serveBehindProxy, startServer, test, until } from './support.js';
 
 const { server, proxy } = await serveBehindProxy();
 let reports;

@@ -3,13 +3,16 @@
  * as nobody has said to the page, listeners and callbacks that throw, and writes of models that have no id yet: every collection ends up like the store.
  */
 import assert from 'node:assert/strict';
-import { mock, test } from 'node:test';
+import { mock } from 'node:test';
 import { attach } from '../src/backbone.js';
-import { loadBackbone } from './support.js';
+import { loadBackbone, test } from './support.js';
 import { seeded, World } from './world.js';
 
 const SCHEDULES = Number(process.env.BBIO_SCHEDULES ?? 300);
 const STEPS = 250;
+
+/** Milliseconds that a schedule may take. */
+const LONGEST = 2000;
 
 /** Let promises that are ready go on. */
 const settle = async () => {
@@ -168,7 +171,7 @@ async function run(seed) {
   for (const { connection } of pages) connection.close();
 }
 
-test(`collections equal the store after any of ${SCHEDULES} schedules`, async () => {
+test(`collections equal the store after any of ${SCHEDULES} schedules`, { timeout: SCHEDULES * LONGEST }, async () => {
   mock.timers.enable({ apis: ['setTimeout'] });
   const { random } = Math;
   const first = Number(process.env.BBIO_SEED ?? 1);

@@ -1,7 +1,6 @@
 /** Further situations of each kind that pages meet: forms, filters, drags, searches, tabs, phones, log-ins. */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { contents, openPage, serveBehindProxy, until } from './support.js';
+import { contents, loadJQuery, openPage, serveBehindProxy, test, until } from './support.js';
 
 const { server, proxy } = await serveBehindProxy();
 
@@ -23,6 +22,105 @@ async function offline(collection) {
   proxy.cut();
   await gone;
 }
+
+// 2. User code that throws
+
+/** What is reported while something runs. */
+async function reports(run) {
+  const told = [];
+  globalThis.reportError = (err) => told.push(err.message);
+  try {
+    await run();
+  } finally {
+    delete globalThis.reportError;
+  }
+  return told;
+}
+
+test('an order that cannot be told costs no other list a change, and its own no deletion and no event', async () => {
+  const { bound, handle } = place();
+  const [gone, stays] = [await handle.sync('create', { title: 'a' }), await handle.sync('create', { title: 'b' })];
+  const sorted = bound({ comparator: ({ attributes }) => attributes.title.toLowerCase() });
+  const other = bound();
+  await Promise.all([sorted.fetch(), other.fetch()]);
+  const told = [];
+  sorted.on('remote', (method) => told.push(method));
+  await offline(other);
+  const found = await reports(async () => {
+    await handle.sync('create', { title: null });
+    await handle.sync('delete', { id: gone.id });
+    await handle.sync('update', { id: stays.id, title: 'c' });
+    proxy.refuse = false;
+    await until(() => other.length === 2 && other.get(stays.id).get('title') === 'c');
+    assert.equal(await outcome(other.at(0).save({ note: 'n' })), 'done');
+  });
+  assert.deepEqual([told, sorted.get(gone.id), sorted.get(stays.id).get('title')], [['create', 'delete', 'update', 'update'], undefined, 'c']);
+  assert.ok(found.length > 0);
+});
+
+test('a remove of the page that throws costs no other model its change', async () => {
+  const { bound, handle } = place();
+  const [goes, stays] = [await handle.sync('create', { open: true }), await handle.sync('create', { open: true })];
+  const list = bound({
+    remove() {
+      throw new Error('remove');
+    },
+  });
+  await list.fetch({ data: { open: true } });
+  await offline(list);
+  await handle.sync('patch', { id: goes.id, open: false });
+  await handle.sync('patch', { id: stays.id, title: 'b' });
+  proxy.refuse = false;
+  assert.deepEqual(await reports(() => until(() => list.get(stays.id).get('title') === 'b')), ['remove']);
+});
+
+test('a success that throws costs a list that is read nothing of what it must know', async () => {
+  const { bound, handle } = place();
+  const record = await handle.sync('create', { title: 'a' });
+  const list = bound();
+  const throwing = () => {
+    throw new Error('success');
+  };
+  assert.deepEqual(await reports(() => list.fetch({ success: throwing })), ['success']);
+  const gone = heard(list, 'remote:delete');
+  await handle.sync('delete', { id: record.id });
+  assert.deepEqual(await gone, record, 'what it was');
+});
+
+test('an id that cannot be told of an answer is reported, and the save ends', async () => {
+  const { bound, handle } = place();
+  const list = bound({
+    modelId({ id, signed }) {
+      if (signed) throw new Error('id');
+      return id;
+    },
+  });
+  await list.fetch();
+  const found = await reports(async () => {
+    const saved = new list.model({ title: 'a' }, { collection: list }).save();
+    assert.equal(await Promise.race([outcome(saved), new Promise((resolve) => setTimeout(resolve, 5000, 'never'))]), 'done');
+  });
+  assert.deepEqual([...new Set(found)], ['id']);
+  assert.equal((await handle.sync('read')).length, 1);
+});
+
+test('a promise of jQuery whose handlers throw costs nobody else an answer', async () => {
+  const Backbone = openPage(server.url, { $: loadJQuery() });
+  const list = new Backbone.Collection([], { backend: { name: 'board', channel: 'jQuery' } }).bindBackend();
+  await list.fetch();
+  const throwing = (text) => () => {
+    throw new Error(text);
+  };
+  const found = await reports(async () => {
+    const done = list.add({ title: 'a' }).save();
+    done.done(throwing('done'));
+    const failed = list.add({ title: 'bad' }).save();
+    failed.fail(throwing('fail'));
+    await Promise.all([done, failed].map(outcome));
+    await list.add({ title: 'b' }).save();
+  });
+  assert.deepEqual([found, list.pluck('title')], [['done', 'fail'], ['a', 'b']]);
+});
 
 // 4. An own create is assumed to be in its collection
 
@@ -299,6 +397,22 @@ test('a refused change of the place goes back, and so does the order once it is 
   assert.equal(await outcome(list.at(0).save({ place: 7, title: 'bad' })), 'Invalid');
   list.sort();
   assert.deepEqual(list.pluck('place'), [1, 2, 3]);
+});
+
+test('what happened to one model while the page was away happens to it here step by step, and is told so', async () => {
+  const { bound, handle } = place();
+  const list = bound();
+  await list.fetch();
+  const told = [];
+  list.on('remote', (method, { n }) => told.push([method, n]));
+  list.on('add change:n remove', (model) => told.push(model.get('n')));
+  await offline(list);
+  const { id } = await handle.sync('create', { n: 1 });
+  for (const n of [2, 3]) await handle.sync('patch', { id, n });
+  await handle.sync('delete', { id });
+  proxy.refuse = false;
+  await heard(list, 'remote:resumed');
+  assert.deepEqual(told, [1, ['create', 1], 2, ['update', 2], 3, ['update', 3], 3, ['delete', 3]]);
 });
 
 // 13. Collections of any size

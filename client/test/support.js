@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import net from 'node:net';
-import { after, afterEach } from 'node:test';
+import { after, afterEach, test as untimed } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { io } from 'socket.io-client';
 import { attach } from '../src/backbone.js';
@@ -12,6 +12,12 @@ const require = createRequire(import.meta.url);
 const here = fileURLToPath(new URL('.', import.meta.url));
 const venv = `${here}../../.venv/bin/python`;
 const python = process.env.BBIO_PYTHON ?? (existsSync(venv) ? venv : 'python3');
+
+/** Milliseconds that a test may take. */
+const TEST_TIMEOUT = 180_000;
+
+/** A test that fails by its name if it hangs: Node.js limits by itself no more than the time of a whole file. */
+export const test = (name, ...rest) => untimed(name, { timeout: TEST_TIMEOUT, ...(rest.length > 1 && rest[0]) }, rest.at(-1));
 
 /** Wait until `check` returns something true, and return it. */
 export async function until(check, what = String(check), seconds = 15) {
@@ -24,17 +30,22 @@ export async function until(check, what = String(check), seconds = 15) {
   }
 }
 
+/** Servers that run. */
+const children = new Set();
+process.on('exit', () => children.forEach((child) => child.kill('SIGKILL')));
+
 /** Start test/app.py on a port, any free one by default: `{url, port, stop}`. */
 export async function startServer(port = 0) {
   const command = ['-m', 'bbio', 'run', 'app:app', '--host', '127.0.0.1', '--port', String(port)];
   const child = spawn(python, command, { cwd: here, env: { ...process.env, PYTHONUNBUFFERED: '1' } });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (output += data));
-  const ended = new Promise((resolve) => child.once('exit', resolve));
+  const ended = new Promise((resolve) => child.once('exit', resolve)).then(() => children.delete(child));
+  children.add(child);
   const [, found] = await until(() => {
     if (child.exitCode !== null) throw new Error(`the server ended:\n${output}`);
     return /http:\/\/127\.0\.0\.1:(\d+)/.exec(output);
-  }, 'the server to start', 30);
+  }, 'the server to start', 90);
   const stop = (signal = 'SIGKILL') => {
     child.kill(signal);
     return ended;

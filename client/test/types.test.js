@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { test } from './support.js';
 
 const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc');
 const folder = fileURLToPath(new URL('types/', import.meta.url));

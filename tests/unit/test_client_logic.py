@@ -878,6 +878,40 @@ class TestPromises:
         assert session.clock.time() == 2 * PATIENCE + PROBE
         read.cancel()
 
+    async def test_a_listen_that_is_not_answered_probes_the_link(self, session):
+        """And is sent once more: either the server answers it, or the link is dropped."""
+        session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.received("resync", ("c:",))
+        for _ in range(3):
+            session.clock.turn()
+        assert [event for event, *_ in session.wire.sent] == ["listen", "unlisten", "listen"]
+        assert session.wire.dropped
+        assert session.clock.time() == 0.5 + PATIENCE + PROBE
+
+    async def test_what_was_sent_is_of_unknown_outcome_when_the_connection_is_closed(self, session):
+        """Also when the link had been lost meanwhile; what was never sent, and a read, may be asked for again."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        sent, read = await asking(session, handle.create({}), handle.read())
+        session.disconnected()
+        unsent = await asking(session, handle.create({}))
+        session.close()
+        outcomes = await asyncio.gather(sent, read, unsent, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [UnknownOutcome, Unavailable, Unavailable]
+
+    async def test_what_one_reader_does_to_a_model_shows_to_no_other(self, session):
+        """Each has a copy of its own."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        first, second = handle.events(), handle.events()
+        session.received("synced", ("create", {"id": 1, "tags": ["a"]}, told(1)))
+        (await anext(first)).model["tags"].clear()
+        assert (await anext(second)).model == {"id": 1, "tags": ["a"]}
+
     async def test_a_channel_is_left_when_nothing_is_under_way_in_it(self, session):
         """And an answer to a listen of before says nothing any more."""
         handle = session.handle("x", "id")
