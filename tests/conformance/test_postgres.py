@@ -17,6 +17,7 @@ class TestPostgresStore(StoreConformance):
         return PostgresStore(self.database_url, **options)
 
 
+@pytest.mark.once  # the same Python as above; what differs is what PostgreSQL does
 class TestPostgresStoreWithRevisionsBeside(TestPostgresStore):
     def make_store(self, **options):
         return PostgresStore(self.database_url, revisions="beside", **options)

@@ -409,57 +409,13 @@ async def test_bbio_run_reloads_when_a_file_changes(tmp_path):
         await server.ended()
 
 
-MISSPELT = MODULE.replace(
-    "class Notes",
-    """class Typo(Backend):
-    @before("raed")
-    def check(self): ...
-
-class Notes""",
-)
-
-
-@pytest.mark.parametrize(
-    ("target", "source", "said"),
-    [
-        ("nowhere:app", "", "there is no module 'nowhere'; run bbio in the folder that holds it"),
-        ("nowhere.app:app", "", "there is no module 'nowhere'"),
-        ("served", MODULE, "'served' names no application; write module:app"),
-        ("served.py:app", MODULE, "'served.py:app' names a file; write served:app"),
-        ("served:nothing", MODULE, "served has no 'nothing'; did you mean served:app?"),
-        ("served:app", "", "served has no 'app'; it must be one: app = App(); app.serve(...)"),
-        ("served:Todos", MODULE, "served:Todos is no bbio.App; did you mean served:app?"),
-        ("served:app", "import does_not_exist", "ModuleNotFoundError: No module named 'does_not_exist' ({file}:1)"),
-        ("served:app", "\n1 / 0", "served cannot be imported: ZeroDivisionError: division by zero ({file}:2)"),
-        ("served:app", "app = (", "(served.py, line 1)"),
-        ("served:app", MISSPELT, "there is no sync method 'raed'; did you mean 'read'?"),
-        ("served:app", MODULE.replace("Todos, Notes", "Todos, Todos"), "two backends are named 'todos'"),
-        ("served:app", MODULE.replace("Todos, Notes", "Todos, int"), "app.serve(<class 'int'>): that is no backend"),
-    ],
-    ids=[
-        "no module",
-        "no package",
-        "no name",
-        "a file",
-        "no such name",
-        "no App at all",
-        "no App",
-        "failing import",
-        "failing module",
-        "syntax error",
-        "unknown method",
-        "two of one name",
-        "no backend",
-    ],
-)
-async def test_a_module_that_cannot_be_used_is_a_clear_error(tmp_path, target, source, said):
-    """One line says what was looked for, where it went wrong, and how to mend it."""
-    (tmp_path / "served.py").write_text(source)
-    status, output = await bbio("stacks", target, cwd=tmp_path)
+async def test_a_module_that_cannot_be_used_is_a_clear_error(tmp_path):
+    """One line says where it went wrong, and nothing else does; `tests/unit/test_cli.py` has what else can be wrong."""
+    (tmp_path / "served.py").write_text("\n1 / 0")
+    status, output = await bbio("stacks", "served:app", cwd=tmp_path)
+    place = f"{tmp_path / 'served.py'}:2"
     assert status == 1
-    assert output.startswith("Error: ")
-    assert said.format(file=tmp_path / "served.py") in output
-    assert output.count("\n") == 1
+    assert output == f"Error: served cannot be imported: ZeroDivisionError: division by zero ({place})\n"
 
 
 async def test_bbio_run_says_the_same(tmp_path):
@@ -540,16 +496,10 @@ async def test_bbio_stacks_prints_each_layer_with_file_and_line(tmp_path):
 
 
 async def test_help_names_the_commands(tmp_path):
-    """`--help` lists run, stacks and demo; each has a help of its own."""
+    """`--help` lists run, stacks and demo."""
     status, output = await bbio("--help", cwd=tmp_path)
     assert status == 0
-    for command in ("run", "stacks", "demo"):
-        assert command in output
-        status, text = await bbio(command, "--help", cwd=tmp_path)
-        assert status == 0
-        assert "Usage" in text
-    status, output = await bbio("--version", cwd=tmp_path)
-    assert status == 0
+    assert all(command in output for command in ("run", "stacks", "demo"))
 
 
 async def test_bbio_demo_serves_the_messages_example(tmp_path):

@@ -10,6 +10,8 @@ from tests.support.servers import ServerProcess
 from tests.support.services import free_port
 from tests.support.wire import LegacyClient
 
+pytestmark = pytest.mark.once  # what is asked is what a server keeps, not a Python
+
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -9,6 +9,8 @@ from bbio.client import connect
 from bbio.streams import Op
 from tests.support.wire import Closed
 
+pytestmark = pytest.mark.once  # what is asked is what servers do, not a Python
+
 # How long it may take until a client has heard of a write that nobody told its process of.
 IN_TIME = 6.0
 

@@ -13,6 +13,8 @@ from bbio.conformance.cases import refused
 from bbio.protocol import decode
 from tests.support.postgres import opened
 
+pytestmark = pytest.mark.once  # what is asked is what servers and stores do, not a Python
+
 SERVED = """
 import attrs
 

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+pytestmark = pytest.mark.once  # what is asked is what two servers do, not a Python
+
 SERVED = """
 from pathlib import Path
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from bbio import cli
+from bbio import __version__, cli
 
 SERVED = """
 from bbio import App, Backend, before, read
@@ -75,28 +75,37 @@ def test_stacks_are_printed(served):
     assert text.endswith(f"listen before Notes.admit {place}:14")
 
 
+MISSPELT = """
+class Typo(Backend):
+    @before("raed")
+    def check(self): ...
+"""
+
+
 @pytest.mark.parametrize(
     ("source", "attribute", "text"),
     [
-        (SERVED, "nothing", "has no 'nothing'; did you mean {}:app?"),
+        (SERVED, "nothing", "{} has no 'nothing'; did you mean {}:app?"),
         (SERVED, "other", "{}:other is no bbio.App; did you mean {}:app?"),
+        (SERVED, "Todos", "{}:Todos is no bbio.App; did you mean {}:app?"),
         ("", "app", "{} has no 'app'; it must be one: app = App(); app.serve(...)"),
-        (
-            "import no_such",
-            "app",
-            "{} cannot be imported: ModuleNotFoundError: No module named 'no_such' (",
-        ),
-        ("1 / 0", "app", "{} cannot be imported: ZeroDivisionError: division by zero ("),
-        ("import sys; sys.exit(3)", "app", "{} cannot be imported: SystemExit: 3 ("),
+        ("import no_such", "app", "{} cannot be imported: ModuleNotFoundError: No module named 'no_such' ({file}:1)"),
+        ("\n1 / 0", "app", "{} cannot be imported: ZeroDivisionError: division by zero ({file}:2)"),
+        ("import sys; sys.exit(3)", "app", "{} cannot be imported: SystemExit: 3 ({file}:1)"),
         ("from bbio import App; App(engine='fats')", "app", "{} cannot be imported: App(engine='fats')"),
+        (SERVED + MISSPELT, "app", "there is no sync method 'raed'; did you mean 'read'?"),
+        (SERVED.replace("Todos, Notes", "Todos, Todos"), "app", "two backends are named 'todos'"),
+        (SERVED.replace("Todos, Notes", "Todos, int"), "app", "app.serve(<class 'int'>): that is no backend"),
     ],
 )
 def test_what_cannot_be_loaded_is_told(served, source, attribute, text):
-    """With the module's name, what is wrong, and how to mend it."""
+    """On one line, with the module's name, what is wrong, where, and how to mend it."""
     name = served(source)
-    status, told = invoke("stacks", f"{name}:{attribute}")
-    assert status == 1
-    assert text.format(name, name) in told
+    done = CliRunner().invoke(cli.main, ["stacks", f"{name}:{attribute}"])
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ")
+    assert text.format(name, name, file=os.path.realpath(f"{name}.py")) in done.output
+    assert done.output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -108,6 +117,7 @@ def test_what_cannot_be_loaded_is_told(served, source, attribute, text):
         ("todos.py:app", "'todos.py:app' names a file; write todos:app"),
         ("./site/todos.py:app", "'./site/todos.py:app' names a file; write site.todos:app"),
         ("site/todos:app", "'site/todos:app' names a file; write site.todos:app"),
+        ("no_such:app", "there is no module 'no_such'; run bbio in the folder that holds it"),
         ("no_such.module:app", "there is no module 'no_such'; run bbio in the folder that holds it"),
     ],
 )
@@ -160,6 +170,20 @@ def test_an_error_of_the_start_is_told(served):
     assert status == 1
     assert "is in use" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("command", sorted(cli.main.commands))
+def test_every_command_explains_itself(command):
+    """Each has a help of its own."""
+    status, text = invoke(command, "--help")
+    assert status == 0
+    assert text.startswith("Usage: ")
+    assert command in text
+
+
+def test_the_version_is_told():
+    """That of the package."""
+    assert invoke("--version") == (0, f"bbio, version {__version__}")
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])

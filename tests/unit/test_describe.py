@@ -156,6 +156,7 @@ export { add, notes, root, bad };
 """
 
 
+@pytest.mark.once  # asks the compiler
 def test_typescript_compiles_and_tells_right_from_wrong(tmp_path):
     """By the TypeScript compiler: what a client may write is accepted, what it may not is an error."""
     backends = serving(**{"users": User, "odd-name": Everything, "odd": named("Odd", ünï=str, x=Literal["a"])})

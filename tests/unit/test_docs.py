@@ -113,6 +113,7 @@ def test_examples_hold_no_secret() -> None:
     assert [line for text in texts for line in text.splitlines() if bad.search(line)] == []
 
 
+@pytest.mark.once  # asks esbuild
 def test_scripts_can_be_parsed(tmp_path: Path) -> None:
     """Every example in JavaScript, of blocks and of pages, is JavaScript."""
     scripts = []

@@ -17,8 +17,8 @@ import pytest
 
 from tests.support.services import free_port
 
-# The fixtures build and install; one process is to do so once.
-pytestmark = pytest.mark.xdist_group("packaging")
+# The fixtures build and install; one process is to do so once. Each Python has bbio installed to run its tests.
+pytestmark = [pytest.mark.xdist_group("packaging"), pytest.mark.once]
 
 ROOT = Path(__file__).parents[2]
 ASSETS = {path.name for path in ROOT.glob("bbio/static/[!.]*")}

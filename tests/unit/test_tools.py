@@ -159,6 +159,7 @@ def test_every_extra_is_of_use():
             assert f"import {modules[requirement.partition('>')[0]]}" in sources, f"nothing uses the extra {extra!r}"
 
 
+@pytest.mark.once  # asks make
 def test_the_demo_installs_no_development_tools():
     """`make demo` installs what bbio needs to run, and starts; everything else stays out of it."""
     # -B: as in a fresh clone.
