@@ -152,5 +152,5 @@ def test_brackets_that_cannot_be_the_model() -> None:
         type("Todos", (Backend,), {"model": int, "__orig_bases__": (Backend[Todo],)})
     with pytest.raises(DefinitionError, match=r"nothing is known yet of 'Todo'; write class Todo above, and Backend"):
         type("Todos", (Backend,), {"__orig_bases__": (Backend["Todo"],)})
-    with pytest.raises(DefinitionError, match="is no attrs class"):
+    with pytest.raises(DefinitionError, match="is not an attrs class"):
         type("Todos", (Backend,), {"__orig_bases__": (Backend[int],)})
