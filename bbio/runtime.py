@@ -34,7 +34,7 @@ from bbio.ratelimit import RateLimitedLog, one_line
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
 from bbio.schema import Schema
 from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
-from bbio.store import Publisher, Store
+from bbio.store import NO_PROMISES, Publisher, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.threads import Threads
 from bbio.typed import as_record, enter, narrowed, plain, show
@@ -162,16 +162,15 @@ class Runtime:
         read: Answer = answer
         write: Write | None = None
         shown = None
+        promises = dict.fromkeys(METHODS, NO_PROMISES)
         if self.store is not None:
             read, write = log.read, log.write
+            promises = {method: log.promises(method) for method in METHODS}
         if schema is not None:
             shown = partial(show, schema)
             if write is not None:
                 write = _plain_write(schema, write)
-        own = vars(type(log))
-        immediate = own.get("immediate", False)
-        bare_reads = own.get("bare_reads", False) and schema is None
-        self.stacks = {"read": Stack("read", layers, read, immediate=immediate or bare_reads, show=shown)}
+        self.stacks = {"read": Stack("read", layers, read, promises=promises["read"], show=shown)}
         guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
         for method in WRITES:
             # Whoever makes a model knows it; else a write may be allowed to those who may not read.
@@ -184,8 +183,7 @@ class Runtime:
                 find=log.find,
                 attempts=self.attempts,
                 write=write,
-                atomic=write is not None and log.atomic,
-                immediate=immediate,
+                promises=promises[method],
                 show=shown,
                 may_read=self._may_read if guarded else None,
             )

@@ -24,6 +24,7 @@ from bbio.decorators import Marked, check_hidden, check_parameters, check_undeco
 from bbio.errors import DefinitionError, EncodingError, Forbidden, Invalid, StackError, SyncError
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import METHODS, Request, Response
+from bbio.store import NO_PROMISES, Promises
 from bbio.streams import Commit
 from bbio.values import place_of
 
@@ -403,8 +404,7 @@ class Stack:
         find: awaited with a request that has an operation id, to learn what the operation already came to.
         attempts: the operations under way; given with `find`.
         write: awaited to write, in place of `store`.
-        atomic: whether `write` knows by itself which operations it has applied, see `Store.atomic`.
-        immediate: whether the store never waits, see `Store.immediate`.
+        promises: what the store promises of the method; one that is atomic knows which operations it has applied.
         show: called with the request and the response at last, to leave what the client may see.
         may_read: awaited with a client's request to say whether it may read what it writes; not given where it may.
     """
@@ -423,7 +423,7 @@ class Stack:
         "_once",
         "_show",
         "_top",
-        "bare",
+        "is_bare",
         "layers",
         "method",
     )
@@ -437,8 +437,7 @@ class Stack:
         find: Find | None = None,
         attempts: Attempts | None = None,
         write: Write | None = None,
-        atomic: bool = False,
-        immediate: bool = False,
+        promises: Promises = NO_PROMISES,
         show: Callable[[Request, Response], None] | None = None,
         may_read: Callable[[Request], Awaitable[bool]] | None = None,
     ) -> None:
@@ -458,12 +457,11 @@ class Stack:
         above = any(layer.kind in ("before", "use", "handler") for layer in self.layers)
         self._direct = None if above else write
         # Whether a request meets no code of the application, and nothing that waits.
-        self.bare = immediate and not self.layers
-        self._atomic = atomic
-        self._immediate = immediate
+        self.is_bare = promises.immediate and not self.layers
+        self._atomic, self._immediate = promises.atomic, promises.immediate
         self._attempts = attempts or Attempts()
         self._log = RateLimitedLog(logger)
-        lowest = _lowest(store) if write is None else _lowest(write, writes=True, atomic=atomic)
+        lowest = _lowest(store) if write is None else _lowest(write, writes=True, atomic=promises.atomic)
         self._top = self._fold(lowest, find, self._attempts)
 
     @property

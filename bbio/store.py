@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import attrs
 from msgspec import UNSET
 
 from bbio.counts import COUNTS, counted
@@ -125,6 +126,22 @@ class Scratch:
         await self._ending.aclose()
 
 
+@attrs.frozen
+class Promises:
+    """What a store promises of one sync method. It is asked once, when the stacks are compiled.
+
+    Parameters:
+        atomic: a write keeps the model, its event and its operation together, or nothing of them.
+        immediate: it neither waits nor calls code of the application, so that it needs no task to run in.
+    """
+
+    atomic: bool = False
+    immediate: bool = False
+
+
+NO_PROMISES = Promises()
+
+
 # What a store of one's own must not take for something else.
 OWN = {"backend", "encode", "log", "merged", "publisher", "record", "schema"}
 
@@ -148,11 +165,8 @@ class Store:
     """
 
     id_attribute = "id"
+    # Whether a write keeps the model, its event and its operation together, or nothing of them.
     atomic = False
-    # Whether this very class neither waits in a write nor calls code of the application.
-    immediate = False
-    # Whether a read of this very class calls no code of the application, and asks for no task to run in.
-    bare_reads = False
     # How much of each stream is kept for clients that come back.
     history = HistoryLimits()
     # How much a query of a client may ask for.
@@ -233,6 +247,14 @@ class Store:
                 "room.folder, or say which store a test uses: app.test(stores={'name': MemoryStore()})"
             )
         return self
+
+    def promises(self, method: str) -> Promises:
+        """Return what a backend may rely on: `atomic` as it is declared.
+
+        Parameters:
+            method: the sync method.
+        """
+        return Promises(atomic=self.atomic)
 
     async def start(self) -> None:
         """Connect, create tables. Called once, before the first request."""

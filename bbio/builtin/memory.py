@@ -13,7 +13,7 @@ from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS, SHORT_LIST
 from bbio.steps import Steps, run_in_turns
-from bbio.store import Publisher, Scratch, is_overtaken
+from bbio.store import Promises, Publisher, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 
@@ -54,7 +54,6 @@ class MemoryStore(Store):
     """
 
     atomic = True
-    immediate = True
 
     _ids: Iterator[str | int]
     _rev: int
@@ -95,6 +94,10 @@ class MemoryStore(Store):
             opened._rev += 1
             opened._models(None)[model[self.id_attribute]] = (opened._rev, encode(model))
         return opened
+
+    def promises(self, method: str) -> Promises:
+        """Return what a backend may rely on; a class derived from this one may wait."""
+        return Promises(atomic=self.atomic, immediate=type(self) is MemoryStore)
 
     def _models(self, channel: str | None) -> Models:
         key = channel if self._per_channel else None

@@ -41,7 +41,7 @@ from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import ENDLESS, Request
-from bbio.store import Publisher, Scratch
+from bbio.store import Promises, Publisher, Scratch
 from bbio.streams import Commit, Event, Position
 
 # The log is trimmed each time it has grown by so many events, and so on with streams and operations.
@@ -129,8 +129,6 @@ class SQLiteStore(DocumentStore):
         ...     store = SQLiteStore("todos.db")
     """
 
-    bare_reads = True
-
     # In a test: how the tables of the file that it keeps away from were made, by their names.
     _copied: Mapping[str, list[str]] = MappingProxyType({})
     _database: Database
@@ -202,6 +200,11 @@ class SQLiteStore(DocumentStore):
         )
         opened._delete = f"DELETE FROM {table} WHERE {where}"
         return opened
+
+    def promises(self, method: str) -> Promises:
+        """Return what a backend may rely on: without a model, a read by this very class runs no other code."""
+        is_own = type(self) is SQLiteStore and self.schema is None
+        return Promises(atomic=self.atomic, immediate=is_own and method == "read")
 
     async def start(self) -> None:
         """Open the file and make the table.

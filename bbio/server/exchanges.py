@@ -79,8 +79,8 @@ class Exchange(msgspec.Struct, eq=False):
             self.refuse(Timeout())
             return False
         stepper = self.gateway.stepper
-        bare = self.socket.runtime.stacks[self.req.method].bare
-        task = stepper.start_bare(self.work()) if bare else stepper.start(self.work(), self.context)
+        is_bare = self.socket.runtime.stacks[self.req.method].is_bare
+        task = stepper.start_bare(self.work()) if is_bare else stepper.start(self.work(), self.context)
         if task is None:
             if self.timer is not None:
                 self.timer.cancel()

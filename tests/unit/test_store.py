@@ -1,12 +1,15 @@
 """The base of all stores: what it refuses, and that an operation has one effect."""
 
+import attrs
 import pytest
 
 from bbio.backend import Backend
+from bbio.builtin import MemoryStore, SQLiteStore
 from bbio.errors import BadRequest, Conflict, DefinitionError
 from bbio.protocol import decode
 from bbio.requests import METHODS, Request
-from bbio.store import Store
+from bbio.runtime import Runtime
+from bbio.store import Promises, Store
 from bbio.streams import Op
 
 
@@ -188,3 +191,43 @@ def test_a_store_that_takes_no_stamp_is_told_what_to_change():
             return None
 
     assert New
+
+
+class Slow(MemoryStore):
+    """A store of an application, which may wait."""
+
+
+class Slower(SQLiteStore):
+    """The same over a file."""
+
+
+@attrs.define
+class Todo:
+    title: str = ""
+
+
+@pytest.mark.parametrize(
+    ("declared", "model", "bare"),
+    [
+        (None, None, set()),
+        (Counters(), None, set()),
+        (MemoryStore(), None, set(METHODS)),
+        (MemoryStore(), Todo, set(METHODS) - {"create", "update", "patch"}),
+        (Slow(), None, set()),
+        (SQLiteStore("todos.db"), None, {"read"}),
+        (SQLiteStore("todos.db"), Todo, set()),
+        (Slower("todos.db"), None, set()),
+    ],
+)
+def test_what_meets_no_code_of_the_application_needs_no_task(declared, model, bare, published):
+    """The store's class says what it promises of each method; a class derived from it promises less."""
+    backend = type("Todos", (Backend,), {"store": declared, "model": model})()
+    runtime = Runtime(backend, "todos", lambda work: None)
+    runtime.open(published)
+    assert {method for method, stack in runtime.stacks.items() if stack.is_bare} == bare
+
+
+def test_a_store_promises_what_it_declares():
+    """`atomic` in a class body is enough."""
+    assert Counters().promises("create") == Promises(atomic=False, immediate=False)
+    assert type("Ledger", (Counters,), {"atomic": True})().promises("create") == Promises(atomic=True, immediate=False)
