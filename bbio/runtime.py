@@ -21,6 +21,7 @@ import msgspec
 from bbio.attempts import Attempts
 from bbio.backend import RUNNING, Backend, check_name, schema_of
 from bbio.counts import has_counts, uncounted
+from bbio.declared import Declared, Publisher
 from bbio.errors import (
     BadRequest,
     ConfigurationError,
@@ -30,11 +31,12 @@ from bbio.errors import (
     InternalError,
     SyncError,
 )
+from bbio.log import Log, MemoryLog
 from bbio.ratelimit import RateLimitedLog, one_line
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
 from bbio.schema import Schema
 from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
-from bbio.store import NO_PROMISES, Publisher, Store
+from bbio.store import NO_PROMISES, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.threads import Threads
 from bbio.typed import as_record, enter, narrowed, plain, show
@@ -73,7 +75,7 @@ class Runtime:
         schema: what its models are, None when they may be anything.
         declared: the store as it was declared, None when there is none.
         store: the store as it was opened.
-        log: what keeps events, positions and operations: the opened store, or one of its own where there is none.
+        log: what keeps events and operations: the store's log, one in memory where there is no store.
         stacks: the compiled stack of each sync method.
 
     Raises:
@@ -88,7 +90,7 @@ class Runtime:
     """
 
     attempts: Attempts
-    log: Store
+    log: Log
     publisher: Outlet
     stacks: dict[str, Stack]
 
@@ -149,23 +151,25 @@ class Runtime:
         if self.schema is not None and self.schema.id_attribute != id_attribute:
             self.schema = schema_of(type(self.backend), id_attribute)  # the store was chosen by __init__, or by a test
             self._tell_backend(schema=self.schema)
-        self.log = (opening or Store()).open(self.backend, publisher)
-        if opening is not None:
-            self.store = self.log
+        if opening is None:
+            self.log = MemoryLog().open(self.backend, publisher)
+        else:
+            self.store = opening.open(self.backend, publisher)
+            self.log = self.store.log
             self._tell_backend(store=self.store)
         self.compile()
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
-        layers, schema, log = [self._bound(layer) for layer in self.layers], self.schema, self.log
+        layers, schema, store = [self._bound(layer) for layer in self.layers], self.schema, self.store
         answer = self._answer_unanswered
         read: Answer = answer
         write: Write | None = None
         shown = None
         promises = dict.fromkeys(METHODS, NO_PROMISES)
-        if self.store is not None:
-            read, write = log.read, log.write
-            promises = {method: log.promises(method) for method in METHODS}
+        if store is not None:
+            read, write = store.read, store.write
+            promises = {method: store.promises(method) for method in METHODS}
         if schema is not None:
             shown = partial(show, schema)
             if write is not None:
@@ -180,7 +184,7 @@ class Runtime:
                 layers,
                 answer,
                 commit=self._commit,
-                find=log.find,
+                find=self.log.find,
                 attempts=self.attempts,
                 write=write,
                 promises=promises[method],
@@ -231,8 +235,9 @@ class Runtime:
         async with AsyncExitStack() as stopping:
             RUNNING.add(self)
             stopping.callback(RUNNING.discard, self)
-            await self.log.start()
-            stopping.push_async_callback(self.log.stop)
+            for part in self._parts():
+                await part.start()
+                stopping.push_async_callback(part.stop)
             for item in self._middleware_instances():
                 await item.start(self.backend)
                 stopping.push_async_callback(item.stop)
@@ -241,6 +246,11 @@ class Runtime:
     async def stop(self) -> None:
         """Stop the middleware and the store. Called once, after the last request."""
         await self._stopping.aclose()
+
+    def _parts(self) -> list[Declared]:
+        """The log and the store, which may be one."""
+        store: Declared | None = self.store
+        return [self.log] if store is None or store is self.log else [self.log, store]
 
     def _middleware_instances(self) -> list[Middleware]:
         items = [*self.backend.middleware, *(item for item, _ in self.backend.__bbio_used__)]

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import secrets
 import time
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from itertools import starmap
@@ -22,13 +23,15 @@ import msgspec
 from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
 from bbio.builtin.sql import read_indexes
 from bbio.counts import refuse_counts
+from bbio.declared import Publisher
 from bbio.errors import ConfigurationError
+from bbio.log import Log
 from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST
-from bbio.store import Publisher, is_overtaken
-from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, channel_stream
+from bbio.store import is_overtaken
+from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, channel_stream
 from bbio.typed import as_json, whole_json
 
 logger = logging.getLogger("bbio.store")
@@ -219,7 +222,7 @@ class Queue:
             await self._idle
 
 
-class DocumentStore(Store):
+class DocumentStore(Store, Log):
     """Keeps the models of one backend as documents in a database, with their events and operations.
 
     Parameters:
@@ -263,12 +266,8 @@ class DocumentStore(Store):
         self._per_channel = per_channel
         self._initial = models or []
 
-    def share_memory(self, kept: Kept) -> None:
-        """Nothing counts: a database keeps it."""
-
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
-        del opened.log
         opened.table = self.table or backend.name
         opened._seen = Seen()
         opened._initial = [as_json(opened.schema, model) for model in self._initial]
@@ -276,14 +275,15 @@ class DocumentStore(Store):
             raise ConfigurationError(f"{type(self).__name__}(models=[...]): each needs an {self.id_attribute!r}")
         return opened
 
+    @abstractmethod
     def submit(self, change: Change) -> asyncio.Future[Commit]:
         """Have a change made in the next batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look_up(self, key: Key) -> Awaitable[Any]:
         """The revision and body of a model, None when there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def select(
         self, query: Query, scope: tuple[str, ...], client: object = None, most: float = ENDLESS
     ) -> Awaitable[Selected]:
@@ -295,11 +295,10 @@ class DocumentStore(Store):
             client: who asks, whose lists are not to keep others waiting; None for the server itself.
             most: the bytes of the models that are wanted at most.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def look_up_operation(self, operation: bytes) -> Awaitable[Any]:
         """The digest and event of an operation, None when it is new."""
-        raise NotImplementedError
 
     async def read(self, req: Request) -> Any:
         """Answer a read: the model named by its id in `req.model`, or the list of models."""

@@ -9,11 +9,13 @@ from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.builtin.ids import Ids, given_ids, random_ids
 from bbio.builtin.sql import read_indexes
 from bbio.counts import refuse_counts
+from bbio.declared import Publisher
+from bbio.log import MemoryLog
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS, SHORT_LIST
 from bbio.steps import Steps, run_in_turns
-from bbio.store import Promises, Publisher, Scratch, is_overtaken
+from bbio.store import Promises, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 
@@ -33,7 +35,7 @@ def size_of(bodies: list[bytes]) -> int:
     return sum(map(len, bodies)) + len(bodies) + 1
 
 
-class MemoryStore(Store):
+class MemoryStore(Store, MemoryLog):
     """Keeps the models of one backend in memory.
 
     Parameters:
@@ -134,7 +136,7 @@ class MemoryStore(Store):
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""
         operation = req.operation
         if operation is not None:
-            earlier = self.log.operations.find(operation, req.payload)
+            earlier = self.streams.operations.find(operation, req.payload)
             if earlier is not None:
                 return earlier
         method = req.method
@@ -194,7 +196,7 @@ class MemoryStore(Store):
 
     def _base(self, req: Request, key: Any) -> bytes | None:
         """A model as it was at the revision that a request names, None where that is forgotten."""
-        for event in self.log.revised(channel_stream(req.channel), req.rev or 0):
+        for event in self.streams.revised(channel_stream(req.channel), req.rev or 0):
             if event.method != "delete" and decode(event.body)[self.id_attribute] == key:
                 return event.body
         return None

@@ -37,11 +37,12 @@ from bbio.builtin.documents import (
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
 from bbio.builtin.sql import SQLite, Table
 from bbio.builtin.sqlite_file import Database, explain, stand_in
+from bbio.declared import Publisher
 from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import ENDLESS, Request
-from bbio.store import Promises, Publisher, Scratch
+from bbio.store import Promises, Scratch
 from bbio.streams import Commit, Event, Position
 
 # The log is trimmed each time it has grown by so many events, and so on with streams and operations.

@@ -59,12 +59,13 @@ class Opened:
     """A store as its backend has it, and what it has published.
 
     Parameters:
-        store: the open store.
+        store: the open store; `log` is what keeps its events, which may be the store itself.
         published: every event with the socket of its writer, in the order of publishing.
     """
 
     def __init__(self, store: Store, published: list[tuple[Event, Any]]) -> None:
         self.store = store
+        self.log = store.log
         self.published = published
         self.key = store.id_attribute
 
@@ -105,11 +106,11 @@ class Opened:
     async def top(self, channel: str | None = None) -> Position:
         """The position of a channel's stream."""
         stream = channel_stream(channel)
-        return (await self.store.positions([stream]))[stream]
+        return (await self.log.positions([stream]))[stream]
 
     async def history(self, channel: str | None = None) -> list[Event] | None:
         """All events of a channel's stream, None when they are no longer all there."""
-        return await self.store.since(channel_stream(channel), (await self.top(channel)).epoch, 0)
+        return await self.log.since(channel_stream(channel), (await self.top(channel)).epoch, 0)
 
 
 class Published(list[tuple[Event, Any]]):
@@ -140,7 +141,8 @@ async def opened(declared: Store, name: str = "models") -> AsyncIterator[Opened]
     runtime.open(published)
     await runtime.start()
     try:
-        yield Opened(runtime.log, published)
+        assert runtime.store is not None
+        yield Opened(runtime.store, published)
     finally:
         await runtime.stop()
 

@@ -247,7 +247,7 @@ async def test_an_atomic_store_is_asked_again(serve, backend, failure):
     assert "error" in client.acks[0][0]
     assert client.acks[1] == client.acks[2]
     assert client.acks[1][0] is None
-    assert server.store.log.stream("c:").top == 1
+    assert server.store.streams.stream("c:").top == 1
 
 
 @pytest.mark.parametrize("backend", NOT_ATOMIC)
@@ -314,7 +314,7 @@ async def test_a_handler_above_an_atomic_store_may_be_tried_again(serve):
     attempt(client)
     assert client.acks[0][0]["error"]["name"] == "InternalError"
     assert client.acks[1][1]["title"] == "milk"
-    assert server.store.log.stream("c:").top == 1
+    assert server.store.streams.stream("c:").top == 1
 
 
 @pytest.mark.parametrize("store", [None, MemoryStore(), Plain()])

@@ -125,7 +125,7 @@ class RemembersRefusals(MemoryStore):
 
 class LosesEvents(MemoryStore):
     async def write(self, req):
-        self.log.append("c:", "update", b"{}")
+        self.streams.append("c:", "update", b"{}")
         return await super().write(req)
 
 
@@ -143,7 +143,7 @@ class RecoversAnything(MemoryStore):
 
 class AlwaysTheSameEpoch(MemoryStore):
     async def since(self, stream, epoch, offset, stamp=0):
-        return await super().since(stream, self.log.stream(stream).epoch, offset, stamp)
+        return await super().since(stream, self.streams.stream(stream).epoch, offset, stamp)
 
     async def positions(self, streams):
         found = await super().positions(streams)
@@ -158,14 +158,14 @@ class TakesAnyStamp(MemoryStore):
 class HasNoStamps(MemoryStore):
     def open(self, backend, publisher):
         opened = super().open(backend, publisher)
-        append = opened.log.append
+        append = opened.streams.append
 
         def unstamped(*what):
             event = append(*what)
             event.stamp = 0
             return event
 
-        opened.log.append = unstamped
+        opened.streams.append = unstamped
         return opened
 
 
