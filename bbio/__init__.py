@@ -33,6 +33,7 @@ from bbio.errors import (
     Unavailable,
     UnknownOutcome,
 )
+from bbio.log import Log, MemoryLog
 from bbio.query import QueryLimits
 from bbio.requests import Request, Response
 from bbio.runtime import Runtime
@@ -60,6 +61,8 @@ __all__ = [
     "InternalError",
     "Invalid",
     "Limits",
+    "Log",
+    "MemoryLog",
     "Middleware",
     "NotFound",
     "QueryLimits",

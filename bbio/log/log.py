@@ -31,7 +31,7 @@ class Log(Declared, ABC):
         DefinitionError: `since` takes no stamp.
 
     Example:
-        >>> from bbio import Store
+        >>> from bbio import MemoryLog, Store
         >>> class Silent(Store, MemoryLog):
         ...     async def since(self, stream, epoch, offset, stamp=0):
         ...         return None  # whoever comes back reads everything
