@@ -35,7 +35,7 @@ from bbio.errors import (
 )
 from bbio.log import Log, MemoryLog
 from bbio.query import QueryLimits
-from bbio.requests import Request, Response
+from bbio.requests import Found, Request, Response
 from bbio.runtime import Runtime
 from bbio.schema import Schema, field
 from bbio.server.limits import Limits
@@ -56,6 +56,7 @@ __all__ = [
     "DefinitionError",
     "EncodingError",
     "Forbidden",
+    "Found",
     "FrozenError",
     "HistoryLimits",
     "InternalError",

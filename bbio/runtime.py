@@ -33,9 +33,9 @@ from bbio.errors import (
 )
 from bbio.log import Log, MemoryLog
 from bbio.ratelimit import RateLimitedLog, one_line
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request
 from bbio.schema import Schema
-from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
+from bbio.stack import Answer, Layer, Middleware, Run, Stack, Write, bottom, layers_of, make_layer, middleware_layers
 from bbio.store import NO_PROMISES, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.threads import Threads
@@ -259,14 +259,14 @@ class Runtime:
     def _plain(self, req: Request, result: Any) -> Any:
         return result if self.schema is None else as_record(self.schema, result, req)
 
-    async def _commit(self, req: Request, result: Any) -> None:
+    async def _commit(self, req: Request, result: Any) -> Commit:
         """Log and publish a write that no store has committed."""
         record = req.model if result is None else result
         if self.schema is not None:
             record = plain(self.schema, req) if result is None else self._plain(req, result)
         if result is None and has_counts(record):
             record = uncounted(record)
-        req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
+        return await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
 
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
         """The events of the log after a position, None when they are no longer all there, or it is of another history.
@@ -470,9 +470,15 @@ class Registry(Mapping[str, Runtime]):
         runtime = self._runtimes[name] = Runtime(backend, name, self._spawn, self._threads)
         return runtime
 
-    def dispatch(self, runtime: Runtime, req: Request) -> Awaitable[Response]:
-        """Run a sync through its backend's stack. The response's failure, if any, is a `SyncError`."""
-        return runtime.stacks[req.method].run(req, self.internal_error)
+    def dispatch(self, runtime: Runtime, req: Request, res: Run | None = None) -> Awaitable[Run]:
+        """Run a sync through its backend's stack. The response's failure, if any, is a `SyncError`.
+
+        Parameters:
+            runtime: the backend.
+            req: the sync.
+            res: the response to fill, where the caller looks at it meanwhile.
+        """
+        return runtime.stacks[req.method].run(req, self.internal_error, res)
 
     async def admit(self, runtime: Runtime, req: Request) -> SyncError | None:
         """Ask the `before` layers of `read` whether a client may listen; None when it may."""

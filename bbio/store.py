@@ -204,7 +204,17 @@ class Store(Declared):
         return Promises(atomic=self.atomic)
 
     async def read(self, req: Request) -> Any:
-        """Answer a read: the model named by its id in `req.model`, or the list of models."""
+        """Answer a read.
+
+        Parameters:
+            req: the request. Where its `model` has an id, that model is asked for, else all, or what `query` says.
+
+        Returns: the model, or the list of models; or `Found`, which also says their revisions, and of a query the
+            cursor of the next page and the total.
+
+        Raises:
+            NotFound: there is no model with that id.
+        """
         raise self._missing(req)
 
     def query(self, req: Request) -> Query | None:

@@ -13,7 +13,7 @@ from bbio.declared import Publisher
 from bbio.log import MemoryLog
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
-from bbio.requests import NOTIFIED_AS, SHORT_LIST
+from bbio.requests import NOTIFIED_AS, SHORT_LIST, Found
 from bbio.steps import Steps, run_in_turns
 from bbio.store import Promises, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
@@ -108,13 +108,12 @@ class MemoryStore(Store, MemoryLog):
             models = self._channels[key] = {}
         return models
 
-    async def read(self, req: Request) -> Any:
+    async def read(self, req: Request) -> Found:
         models = self._models(req.channel)
         key = None if req.model is None else self._key(req.model)
         if key is not None:
             rev, body = self._known(models, key)
-            req.revs = {key: rev}
-            return decode(body)
+            return Found(decode(body), {key: rev})
         query = self.query(req)
         if query is None and len(models) > self.queries.models:
             raise too_many(self.queries)
@@ -123,14 +122,14 @@ class MemoryStore(Store, MemoryLog):
             # The keys of models alone: what a query passes on its way may be much more than it comes to.
             steps = query.places((key, decode(body)) for key, (_, body) in found.items())
             page = await run_in_turns(steps, query.limits.seconds)
-            req.page = page.to_json()
             found = {key: found[key] for key in page.models}
         bodies = [body for _, body in found.values()]
         size = size_of(bodies)
         if size > SHORT_LIST:
             await req.make_room(size)
-        req.revs = {key: rev for key, (rev, _) in found.items()}
-        return await run_in_turns(_decoded(bodies), self.queries.seconds)
+        revs = {key: rev for key, (rev, _) in found.items()}
+        listed = await run_in_turns(_decoded(bodies), self.queries.seconds)
+        return Found(listed, revs) if query is None else Found(listed, revs, page.next, page.total)
 
     async def write(self, req: Request) -> Commit:
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""

@@ -24,8 +24,8 @@ from bbio.builtin.documents import (
     Batch,
     Change,
     DocumentStore,
-    Found,
     Key,
+    Outcome,
     Selected,
     broken_rule,
     bytes_of,
@@ -352,7 +352,7 @@ class SQLiteStore(DocumentStore):
                     return bytes(body.encode())
         return None
 
-    def _operation(self, connection: sqlite3.Connection, operation: bytes) -> Found | None:
+    def _operation(self, connection: sqlite3.Connection, operation: bytes) -> Outcome | None:
         row = connection.execute(
             "SELECT digest, record, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations"
             " WHERE backend = ? AND operation = ?",

@@ -14,6 +14,7 @@ import pytest
 
 from bbio import Backend, Request, Store, SyncError
 from bbio.protocol import encode
+from bbio.requests import Found
 from bbio.runtime import Runtime
 from bbio.streams import Commit, Event, Op, Position, channel_stream
 
@@ -89,19 +90,21 @@ class Opened:
 
     async def read(self, id: Any, **fields: Any) -> Any:
         """One model."""
-        return await self.store.read(self.request("read", {self.key: id}, **fields))
+        return (await self.found(self.request("read", {self.key: id}, **fields))).models
 
     async def all(self, **fields: Any) -> list[Any]:
         """All models, in an order that depends on nothing but them."""
-        found = await self.store.read(self.request("read", {}, **fields))
-        return sorted(found, key=canonical)
+        return sorted((await self.found(self.request("read", {}, **fields))).models, key=canonical)
+
+    async def found(self, req: Request) -> Found:
+        """What a read finds, with what is told of it beside the models."""
+        return req.found(await self.store.read(req))
 
     async def revision(self, id: Any) -> int:
         """The revision of one model, as a reader is told it."""
-        req = self.request("read", {self.key: id})
-        await self.store.read(req)
-        assert req.revs is not None, "a read sets req.revs: ids to revisions"
-        return req.revs[id]
+        found = await self.found(self.request("read", {self.key: id}))
+        assert found.revs is not None, "a read returns Found, with revs: ids to revisions"
+        return found.revs[id]
 
     async def top(self, channel: str | None = None) -> Position:
         """The position of a channel's stream."""

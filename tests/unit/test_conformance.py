@@ -66,7 +66,7 @@ class ForgetsIds(MemoryStore):
 
 class MergesUpdates(MemoryStore):
     async def update(self, req):
-        return {**(await self.read(req)), **(await super().update(req))}
+        return {**(await self.read(req)).models, **(await super().update(req))}
 
     patch = update
 

@@ -1,10 +1,12 @@
 """The base of all stores: what it refuses, and that an operation has one effect."""
 
+import contextlib
 import functools
 
 import attrs
 import pytest
 
+from bbio import Found, use
 from bbio.backend import Backend
 from bbio.builtin import MemoryStore, SQLiteStore
 from bbio.errors import BadRequest, Conflict, DefinitionError
@@ -14,6 +16,7 @@ from bbio.requests import METHODS, Request
 from bbio.runtime import Runtime
 from bbio.store import Promises, Store
 from bbio.streams import Op
+from tests.support.listeners import Server, settled
 
 
 class Counters(Store):
@@ -306,3 +309,45 @@ async def test_every_backend_has_a_log(declared, published):
 
 async def say(said, *what):
     said.append(what)
+
+
+class Planets(Store):
+    """A store that says what it found beside the models, as it is asked to."""
+
+    def __init__(self, way):
+        self.way = way
+
+    async def read(self, req):
+        models, revs = [{"id": 1, "name": "Mars"}], {1: 7}
+        if self.way == "returned":
+            return Found(models, revs, next="more", total=9)
+        if self.way == "left":
+            req.revs = revs
+            req.page = {"next": "more", "total": 9}
+        return models
+
+
+@pytest.mark.parametrize("way", ["returned", "left", "plain"])
+async def test_what_a_store_has_found_is_told(way):
+    """Layers get the models; revisions, cursor and total come to whoever has asked. A plain list is enough."""
+    seen = []
+
+    class Todos(Backend):
+        store = Planets(way)
+
+        @use("read")
+        async def look(self, next):
+            seen.append(await next())
+            return seen[-1]
+
+    left = pytest.warns(DeprecationWarning, match="write `return Found")
+    warned = left if way == "left" else contextlib.nullcontext()
+    server = Server(Todos)
+    client = server.client()
+    with warned:
+        client.sync("read", {}, op={"c": "ann", "n": 1})
+        await settled()
+    told = {"r": [None]} if way == "plain" else {"r": [7], "next": "more", "total": 9}
+    assert client.acks == [[None, [{"id": 1, "name": "Mars"}], told]]
+    assert seen == [[{"id": 1, "name": "Mars"}]]
+    await server.close()
