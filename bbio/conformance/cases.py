@@ -78,7 +78,7 @@ class Opened:
                 "payload": encode(("sync", {"method": method, "model": model})).decode(),
                 **fields,
             }
-        return Request(method, model, backend=self.store.backend, **fields)
+        return Request(method, model, backend=self.log.backend, **fields)
 
     async def write(self, method: str, model: Any, **fields: Any) -> Commit:
         return await self.store.write(self.request(method, model, **fields))

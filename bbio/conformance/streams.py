@@ -18,8 +18,8 @@ async def fill(models: Opened, count: int, **fields: Any) -> None:
     await asyncio.gather(*(models.create({"n": n, "text": "x" * 80}, **fields) for n in range(count)))
 
 
-class Streams(Cases):
-    """Positions and history."""
+class Told(Cases):
+    """The events of a store's writes."""
 
     @case()
     async def test_offsets_count_from_one(self) -> None:
@@ -38,6 +38,33 @@ class Streams(Cases):
             assert all(writer is socket for (_, writer), socket in zip(models.published, sockets, strict=True))
             top = await models.top()
             assert (top.epoch, top.offset) == (start.epoch, 3)
+
+    @case()
+    async def test_a_refused_write_is_no_event(self) -> None:
+        """It takes no offset, and nobody is told."""
+        async with self.opened() as models:
+            await refused(models.write("update", {models.key: "nowhere"}), "NotFound")
+            assert (await models.top()).offset == 0
+            assert models.published == []
+            await models.create({})
+            assert [event.offset for event, _ in models.published] == [1]
+
+    @case()
+    async def test_append_is_for_what_was_written_elsewhere(self) -> None:
+        """The event is numbered and published, in any stream; no model is stored."""
+        async with self.opened() as models:
+            await models.create({})
+            for stream in ("c:", BACKEND_WIDE):
+                commit = await models.log.append(stream, "update", {models.key: "elsewhere", "n": 1})
+                event, writer = models.published[-1]
+                assert (event.stream, event.method, writer) == (stream, "update", None)
+                assert decode(event.body) == decode(commit.body) == {models.key: "elsewhere", "n": 1}
+            assert [event.offset for event, _ in models.published] == [1, 2, 1]
+            assert len(await models.all()) == 1
+
+
+class Streams(Cases):
+    """Positions and history, of whatever is written."""
 
     @case()
     async def test_every_channel_has_a_stream(self) -> None:
@@ -77,29 +104,6 @@ class Streams(Cases):
             for offset in wrong:
                 assert await models.log.since("c:", epoch, offset) is None
             assert await models.log.since("c:nobody ever wrote here", epoch, 1) is None
-
-    @case()
-    async def test_a_refused_write_is_no_event(self) -> None:
-        """It takes no offset, and nobody is told."""
-        async with self.opened() as models:
-            await refused(models.write("update", {models.key: "nowhere"}), "NotFound")
-            assert (await models.top()).offset == 0
-            assert models.published == []
-            await models.create({})
-            assert [event.offset for event, _ in models.published] == [1]
-
-    @case()
-    async def test_append_is_for_what_was_written_elsewhere(self) -> None:
-        """The event is numbered and published, in any stream; no model is stored."""
-        async with self.opened() as models:
-            await models.create({})
-            for stream in ("c:", BACKEND_WIDE):
-                commit = await models.log.append(stream, "update", {models.key: "elsewhere", "n": 1})
-                event, writer = models.published[-1]
-                assert (event.stream, event.method, writer) == (stream, "update", None)
-                assert decode(event.body) == decode(commit.body) == {models.key: "elsewhere", "n": 1}
-            assert [event.offset for event, _ in models.published] == [1, 2, 1]
-            assert len(await models.all()) == 1
 
     @case("history")
     async def test_history_is_bounded_by_events(self) -> None:
