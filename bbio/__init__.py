@@ -33,8 +33,9 @@ from bbio.errors import (
     Unavailable,
     UnknownOutcome,
 )
+from bbio.log import Log, MemoryLog
 from bbio.query import QueryLimits
-from bbio.requests import Next, Request, Response
+from bbio.requests import Found, Next, Request, Response
 from bbio.runtime import Runtime
 from bbio.schema import Schema, field
 from bbio.server.limits import Limits
@@ -55,11 +56,14 @@ __all__ = [
     "DefinitionError",
     "EncodingError",
     "Forbidden",
+    "Found",
     "FrozenError",
     "HistoryLimits",
     "InternalError",
     "Invalid",
     "Limits",
+    "Log",
+    "MemoryLog",
     "Middleware",
     "Next",
     "NotFound",

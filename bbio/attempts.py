@@ -49,31 +49,31 @@ class Attempts:
         self._replies: OrderedDict[Operation, bytes] = OrderedDict()
         self._size = 0
 
-    async def begin(self, req: Request) -> None:
+    async def begin(self, key: Operation) -> None:
         """Wait until no other attempt at this operation is under way; `end` must follow."""
-        key = req.operation
-        assert key is not None
         while (waiting := self._running.get(key)) is not None:
             turn = asyncio.get_running_loop().create_future()
             waiting.append(turn)
             await turn
         self._running[key] = []
-        req.attempt = key
 
-    def check(self, req: Request) -> None:
+    def check(self, key: Operation | None) -> None:
         """Refuse an operation of which an earlier attempt broke off.
 
         Raises:
             UnknownOutcome: one did.
         """
-        if req.attempt in self._doubtful:
+        if key in self._doubtful:
             raise UnknownOutcome
 
-    def end(self, req: Request) -> None:
-        """The attempt has ended, somehow."""
-        key, req.attempt = req.attempt, None
-        assert key is not None
-        if req.doubtful and req.committed is None:
+    def end(self, key: Operation, is_doubtful: bool) -> None:
+        """End an attempt, however it went.
+
+        Parameters:
+            key: the operation.
+            is_doubtful: whether nobody knows what it did.
+        """
+        if is_doubtful:
             now, doubtful = self._clock(), self._doubtful
             doubtful[key] = now
             while len(doubtful) > DOUBTFUL or next(iter(doubtful.values())) < now - AGE:
@@ -82,22 +82,29 @@ class Attempts:
             if not turn.done():
                 turn.set_result(None)
 
-    def keep(self, req: Request, result: Any) -> None:
-        """Remember what the handlers made of an operation, where it is not what the store will tell."""
+    def keep(self, key: Operation | None, req: Request, result: Any, commit: Commit | None) -> None:
+        """Remember what the handlers made of an operation, where it is not what the store will tell.
+
+        Parameters:
+            key: the operation, None when its attempt has ended.
+            req: the request.
+            result: what the handlers made of it.
+            commit: what the store has committed, None when it has not.
+        """
         try:
             body = encode(self._plain(req, result))
         except EncodingError as err:
             err.result = result
             raise
-        if req.attempt is None or (req.committed is not None and body == req.committed.body):
+        if key is None or (commit is not None and body == commit.body):
             return
         replies = self._replies
-        replies[req.attempt] = body
+        replies[key] = body
         self._size += len(body)
         while self._size > REPLIES_SIZE or len(replies) > REPLIES:
             self._size -= len(replies.popitem(last=False)[1])
 
-    def reply(self, req: Request, earlier: Commit) -> Any:
-        """What the handlers made of an operation that was applied before."""
-        body = None if req.attempt is None else self._replies.get(req.attempt)
+    def reply(self, key: Operation | None, earlier: Commit) -> Any:
+        """Return what the handlers made of an operation that was applied before."""
+        body = None if key is None else self._replies.get(key)
         return earlier.record if body is None else decode(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol
@@ -11,7 +12,7 @@ import msgspec
 
 from bbio.errors import StackError, SyncError
 from bbio.generic import M
-from bbio.streams import Commit, Op, Operation, canonical
+from bbio.streams import Op, Operation, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +68,33 @@ SHORT_LIST = 65_536
 ENDLESS = float("inf")
 
 
+class Found(msgspec.Struct, eq=False, gc=False):
+    """What a store's `read` has found.
+
+    Parameters:
+        models: the model that was asked for by its id, or the list of models.
+        revs: the revision of each by its id, where the store counts them.
+        next: the cursor of the next page, None at the end; not given where nothing was asked for in pages.
+        total: how many models the query matches in all, None unless it was asked for.
+
+    Example:
+        >>> Found([{"id": 1}], {1: 5}, next=None).page
+        {'next': None}
+    """
+
+    models: Any
+    revs: dict[Any, int] | None = None
+    next: str | msgspec.UnsetType | None = msgspec.UNSET
+    total: int | None = None
+
+    @property
+    def page(self) -> dict[str, Any] | None:
+        """What travels of a page besides the models; None where there was no query."""
+        if self.next is msgspec.UNSET:
+            return None
+        return {"next": self.next} if self.total is None else {"next": self.next, "total": self.total}
+
+
 class Request(msgspec.Struct, Generic[M], eq=False):
     """One sync on its way through the middleware stack. `Request[Todo]` tells type checkers what its model is.
 
@@ -103,24 +131,16 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     rev: int | None = None
     event: str = "sync"
     user: Any = None
-    # Set by the store: the commit of a write, the revisions of what was read by id.
-    committed: Commit | None = None
-    revs: dict[Any, int] | None = None
-    # A copy of what this request has written, where layers of `once=True` are to have it.
-    written: Any = msgspec.UNSET
-    # And what is to be told of the page that a query found: `next`, its cursor, and `total`.
-    page: dict[str, Any] | None = None
     # What a typed model was made of (bbio.typed).
     entry: Any = None
-    # The operation it works at, while `Attempts` counts it as under way; whether it may leave that half done.
-    attempt: Operation | None = None
-    doubtful: bool = False
     # Where what it reads for a list counts, None of a request that nobody waits for; and how many bytes it holds there.
     room: Room | None = None
     held: float = 0
     # Most requests need neither of the two dicts.
     _session: dict[str, Any] | None = None
     _state: dict[str, Any] | None = None
+    # What a store of an earlier version has left here of what it found.
+    _left: dict[str, Any] | None = None
 
     @property
     def session(self) -> dict[str, Any]:
@@ -173,6 +193,29 @@ class Request(msgspec.Struct, Generic[M], eq=False):
             return None
         user = self.user
         return op.c if user is None else owned(user, op.c), op.n
+
+    @property
+    def has_left(self) -> bool:
+        """Whether a store of an earlier version has left something here of what it found."""
+        return self._left is not None
+
+    def found(self, result: Any) -> Found:
+        """Return what a store's `read` has returned as `Found`, which it need not be."""
+        return result if isinstance(result, Found) else Found(result, **(self._left or {}))
+
+    def _leave(self, written: str, **left: Any) -> None:
+        warnings.warn(f"write `{written}` in the store's read", DeprecationWarning, stacklevel=3)
+        self._left = {**(self._left or {}), **left}
+
+    def _leave_revs(self, revs: dict[Any, int]) -> None:
+        self._leave("return Found(models, revs)", revs=revs)
+
+    def _leave_page(self, page: dict[str, Any]) -> None:
+        self._leave("return Found(page.models, next=page.next, total=page.total)", **page)
+
+    # Until the next version.
+    revs = property(None, _leave_revs)
+    page = property(None, _leave_page)
 
     async def make_room(self, size: float) -> None:
         """Hold a list of so many bytes until this request is answered; wait while others hold too many.

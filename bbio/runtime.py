@@ -21,6 +21,7 @@ import msgspec
 from bbio.attempts import Attempts
 from bbio.backend import RUNNING, Backend, Emitted, check_name, schema_of
 from bbio.counts import has_counts, uncounted
+from bbio.declared import Declared, Publisher
 from bbio.errors import (
     BadRequest,
     ConfigurationError,
@@ -30,11 +31,12 @@ from bbio.errors import (
     InternalError,
     SyncError,
 )
+from bbio.log import Log, MemoryLog
 from bbio.ratelimit import RateLimitedLog, one_line
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
 from bbio.schema import Schema
-from bbio.stack import Answer, Layer, Middleware, Stack, Write, bottom, layers_of, make_layer, middleware_layers
-from bbio.store import Publisher, Store
+from bbio.stack import Answer, Layer, Middleware, Run, Stack, Write, bottom, layers_of, make_layer, middleware_layers
+from bbio.store import NO_PROMISES, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.threads import Threads
 from bbio.typed import as_record, enter, plain
@@ -74,7 +76,7 @@ class Runtime:
         schema: what its models are, None when they may be anything.
         declared: the store as it was declared, None when there is none.
         store: the store as it was opened.
-        log: what keeps events, positions and operations: the opened store, or one of its own where there is none.
+        log: what keeps events and operations: the store's log, one in memory where there is no store.
         stacks: the compiled stack of each sync method.
 
     Raises:
@@ -89,7 +91,7 @@ class Runtime:
     """
 
     attempts: Attempts
-    log: Store
+    log: Log
     publisher: Outlet
     stacks: dict[str, Stack]
 
@@ -150,29 +152,30 @@ class Runtime:
         if self.schema is not None and self.schema.id_attribute != id_attribute:
             self.schema = schema_of(type(self.backend), id_attribute)  # the store was chosen by __init__, or by a test
             self._tell_backend(schema=self.schema)
-        self.log = (opening or Store()).open(self.backend, publisher)
-        if opening is not None:
-            self.store = self.log
+        if opening is None:
+            self.log = MemoryLog().open(self.backend, publisher)
+        else:
+            self.store = opening.open(self.backend, publisher)
+            self.log = self.store.log
             self._tell_backend(store=self.store)
         self.compile()
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
-        layers, schema, log = [self._bound(layer) for layer in self.layers], self.schema, self.log
+        layers, schema, store = [self._bound(layer) for layer in self.layers], self.schema, self.store
         answer = self._answer_unanswered
         read: Answer = answer
         write: Write | None = None
         shown = None
-        if self.store is not None:
-            read, write = log.read, log.write
+        promises = dict.fromkeys(METHODS, NO_PROMISES)
+        if store is not None:
+            read, write = store.read, store.write
+            promises = {method: store.promises(method) for method in METHODS}
         if schema is not None:
             shown = partial(_show, schema)
             if write is not None:
                 write = _plain_write(schema, write)
-        own = vars(type(log))
-        immediate = own.get("immediate", False)
-        bare_reads = own.get("bare_reads", False) and schema is None
-        self.stacks = {"read": Stack("read", layers, read, immediate=immediate or bare_reads, show=shown)}
+        self.stacks = {"read": Stack("read", layers, read, promises=promises["read"], show=shown)}
         guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
         for method in WRITES:
             # Whoever makes a model knows it; else a write may be allowed to those who may not read.
@@ -182,11 +185,10 @@ class Runtime:
                 layers,
                 answer,
                 commit=self._commit,
-                find=log.find,
+                find=self.log.find,
                 attempts=self.attempts,
                 write=write,
-                atomic=write is not None and log.atomic,
-                immediate=immediate,
+                promises=promises[method],
                 show=shown,
                 may_read=self._may_read if guarded else None,
             )
@@ -234,8 +236,9 @@ class Runtime:
         async with AsyncExitStack() as stopping:
             RUNNING.add(self)
             stopping.callback(RUNNING.discard, self)
-            await self.log.start()
-            stopping.push_async_callback(self.log.stop)
+            for part in self._parts():
+                await part.start()
+                stopping.push_async_callback(part.stop)
             for item in self._middleware_instances():
                 await item.start(self.backend)
                 stopping.push_async_callback(item.stop)
@@ -245,6 +248,11 @@ class Runtime:
         """Stop the middleware and the store. Called once, after the last request."""
         await self._stopping.aclose()
 
+    def _parts(self) -> list[Declared]:
+        """The log and the store, which may be one."""
+        store: Declared | None = self.store
+        return [self.log] if store is None or store is self.log else [self.log, store]
+
     def _middleware_instances(self) -> list[Middleware]:
         items = [*self.backend.middleware, *(item for item, _ in self.backend.__bbio_used__)]
         return [item for item in items if isinstance(item, Middleware)]
@@ -252,14 +260,14 @@ class Runtime:
     def _plain(self, req: Request, result: Any) -> Any:
         return result if self.schema is None else as_record(self.schema, result, req)
 
-    async def _commit(self, req: Request, result: Any) -> None:
+    async def _commit(self, req: Request, result: Any) -> Commit:
         """Log and publish a write that no store has committed."""
         record = req.model if result is None else result
         if self.schema is not None:
             record = plain(self.schema, req) if result is None else self._plain(req, result)
         if result is None and has_counts(record):
             record = uncounted(record)
-        req.committed = await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
+        return await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
 
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
         """The events of the log after a position, None when they are no longer all there, or it is of another history.
@@ -474,9 +482,15 @@ class Registry(Mapping[str, Runtime]):
         runtime = self._runtimes[name] = Runtime(backend, name, self._spawn, self._threads)
         return runtime
 
-    def dispatch(self, runtime: Runtime, req: Request) -> Awaitable[Response]:
-        """Run a sync through its backend's stack. The response's failure, if any, is a `SyncError`."""
-        return runtime.stacks[req.method].run(req, self.internal_error)
+    def dispatch(self, runtime: Runtime, req: Request, res: Run | None = None) -> Awaitable[Run]:
+        """Run a sync through its backend's stack. The response's failure, if any, is a `SyncError`.
+
+        Parameters:
+            runtime: the backend.
+            req: the sync.
+            res: the response to fill, where the caller looks at it meanwhile.
+        """
+        return runtime.stacks[req.method].run(req, self.internal_error, res)
 
     async def admit(self, runtime: Runtime, req: Request) -> SyncError | None:
         """Ask the `before` layers of `read` whether a client may listen; None when it may."""

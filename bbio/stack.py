@@ -23,16 +23,17 @@ from bbio.counts import COUNTS
 from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
 from bbio.errors import DefinitionError, EncodingError, Forbidden, Invalid, StackError, SyncError
 from bbio.ratelimit import RateLimitedLog
-from bbio.requests import METHODS, Request, Response
-from bbio.streams import Commit
+from bbio.requests import METHODS, Found, Request, Response
+from bbio.store import NO_PROMISES, Promises
+from bbio.streams import Commit, Operation
 from bbio.values import place_of
 
 Answer = Callable[[Request], Awaitable[Any]]
-Node = Callable[[Request, Response, "Next | None"], Awaitable[Any]]
+Node = Callable[[Request, "Run", "Next | None"], Awaitable[Any]]
 Call = Callable[..., Any]
 Find = Callable[[Request], Awaitable[Commit | None]]
 Write = Callable[[Request], Awaitable[Commit]]
-Committing = Callable[[Request, Any], Awaitable[None]]
+Committing = Callable[[Request, Any], Awaitable[Commit]]
 Unexpected = Callable[[Exception, Request], Exception]
 
 
@@ -42,6 +43,37 @@ PACKAGE = os.path.dirname(__file__)
 
 # The positional arguments that each kind of layer is called with; others get `req`, `res` and `next`.
 ARGUMENTS = {"on_error": ("err", "req", "res"), "once": ("req", "record")}
+
+
+class Run(Response, eq=False):
+    """One request on its way through a stack: the response that layers see, and what the caller is told beside it.
+
+    Parameters:
+        commit: what the write came to, once it is committed.
+        found: what the store has found.
+        written: a copy of the record that this very run has committed, for layers of `once=True`.
+        attempt: the operation, while `Attempts` counts it as under way.
+        is_doubtful: whether the run may leave its operation half done.
+    """
+
+    commit: Commit | None = None
+    found: Found | None = None
+    written: Any = UNSET
+    attempt: Operation | None = None
+    is_doubtful: bool = False
+
+    async def begin(self, req: Request, attempts: Attempts) -> None:
+        """Wait for the turn of the request's operation."""
+        key = req.operation
+        assert key is not None
+        await attempts.begin(key)
+        self.attempt = key
+
+    def keep(self, commit: Commit, copies: bool) -> None:
+        """Keep a commit, and for layers of `once=True` a copy of its record, unless it is a retry."""
+        self.commit = commit
+        if copies and not commit.duplicate:
+            self.written = copy.deepcopy(commit.record)
 
 
 class Middleware:
@@ -161,7 +193,7 @@ class Next(msgspec.Struct, eq=False):
     below: Node
     layer: Layer
     req: Request
-    res: Response
+    res: Run
     called: bool = False
     failure: Exception | None = None
     result: Any = UNKNOWN
@@ -214,7 +246,7 @@ def _fold_around(layer: Layer, below: Node) -> Node:
     call, must_answer, is_async, takes_next = layer.call, layer.kind == "use", layer.is_async, layer.takes_next
     is_told = False
 
-    async def settle(value: Any, req: Request, res: Response, following: Next | None) -> Any:
+    async def settle(value: Any, req: Request, res: Run, following: Next | None) -> Any:
         nonlocal is_told
         # `return next()`, in a sync function or for want of an `await`.
         if value is not None and hasattr(value, "__await__"):
@@ -231,7 +263,7 @@ def _fold_around(layer: Layer, below: Node) -> Node:
                 _empty(layer, req.method)
         return value
 
-    async def around(req: Request, res: Response, above: Next | None) -> Any:
+    async def around(req: Request, res: Run, above: Next | None) -> Any:
         following = None
         try:
             if takes_next:
@@ -258,7 +290,7 @@ def _fold_before(layers: Sequence[Layer], below: Node) -> Node:
     """Neighbouring `before` layers on top of what is below them."""
     calls = [(layer.call, layer.is_async) for layer in layers]
 
-    async def checked(req: Request, res: Response, above: Next | None) -> Any:
+    async def checked(req: Request, res: Run, above: Next | None) -> Any:
         for call, is_async in calls:
             value = call(req, res, None)
             if is_async or hasattr(value, "__await__"):
@@ -273,23 +305,23 @@ def _fold_before(layers: Sequence[Layer], below: Node) -> Node:
 def _fold_once(find: Find, attempts: Attempts, below: Node) -> Node:
     """What a known operation does not reach again: it is answered as it was the first time."""
 
-    async def once(req: Request, res: Response, above: Next | None) -> Any:
+    async def once(req: Request, res: Run, above: Next | None) -> Any:
         if req.op is None:
             return await below(req, res, None)
-        await attempts.begin(req)
+        await res.begin(req, attempts)
         earlier = await find(req)
         if earlier is not None:
-            req.committed = earlier
-            return attempts.reply(req, earlier)
-        attempts.check(req)
-        req.doubtful = True
+            res.commit = earlier
+            return attempts.reply(res.attempt, earlier)
+        attempts.check(res.attempt)
+        res.is_doubtful = True
         try:
             result = await below(req, res, None)
         except Exception as err:
             if refused(err):
-                req.doubtful = False
+                res.is_doubtful = False
             raise
-        attempts.keep(req, result)
+        attempts.keep(res.attempt, req, result, res.commit)
         return result
 
     return _telling(once)
@@ -298,9 +330,9 @@ def _fold_once(find: Find, attempts: Attempts, below: Node) -> Node:
 def _fold_turn(attempts: Attempts, below: Node) -> Node:
     """A store that tells by itself what it has applied, though perhaps not yet while it waits."""
 
-    async def turn(req: Request, res: Response, above: Next | None) -> Any:
+    async def turn(req: Request, res: Run, above: Next | None) -> Any:
         if req.op is not None:
-            await attempts.begin(req)
+            await res.begin(req, attempts)
         return await below(req, res, None)
 
     return _telling(turn)
@@ -309,7 +341,7 @@ def _fold_turn(attempts: Attempts, below: Node) -> Node:
 def _telling(node: Node) -> Node:
     """The same node, telling the `next` that runs it what it came to."""
 
-    async def tell(req: Request, res: Response, above: Next) -> Any:
+    async def tell(req: Request, res: Run, above: Next) -> Any:
         try:
             result = await node(req, res, None)
         except Exception as err:
@@ -318,23 +350,23 @@ def _telling(node: Node) -> Node:
         above.result = result
         return result
 
-    def telling(req: Request, res: Response, above: Next | None) -> Awaitable[Any]:
+    def telling(req: Request, res: Run, above: Next | None) -> Awaitable[Any]:
         return node(req, res, None) if above is None else tell(req, res, above)
 
     return telling
 
 
-def _lowest(answer: Answer | Write, writes: bool = False, atomic: bool = False) -> Node:
-    """What answers when no layer did; of a write it keeps the commit."""
+def _lowest(answer: Answer) -> Node:
+    """What answers when no layer did."""
 
-    async def lowest(req: Request, res: Response, above: Next | None) -> Any:
+    async def lowest(req: Request, res: Run, above: Next | None) -> Any:
         try:
-            if atomic:
-                req.doubtful = False  # from here on the store knows
             result = await answer(req)
-            if writes:
-                req.committed = result
-                result = result.record
+            if type(result) is Found:
+                res.found = result
+                result = result.models
+            elif req.has_left:
+                res.found = req.found(result)
         except Exception as err:
             if above is not None:
                 above.failure = err
@@ -346,28 +378,24 @@ def _lowest(answer: Answer | Write, writes: bool = False, atomic: bool = False) 
     return lowest
 
 
-def _fold_written(write: Write) -> Write:
-    """A store's `write` that keeps a copy of the record for the layers of `once=True`, unless it is a retry."""
+def _lowest_write(write: Write, atomic: bool, copies: bool) -> Node:
+    """A store's `write` below all layers."""
 
-    async def written(req: Request) -> Commit:
-        commit = await write(req)
-        if not commit.duplicate:
-            req.written = copy.deepcopy(commit.record)
-        return commit
+    async def lowest(req: Request, res: Run, above: Next | None) -> Any:
+        try:
+            if atomic:
+                res.is_doubtful = False  # from here on the store knows
+            commit = await write(req)
+            res.keep(commit, copies)
+        except Exception as err:
+            if above is not None:
+                above.failure = err
+            raise
+        if above is not None:
+            above.result = commit.record
+        return commit.record
 
-    return written
-
-
-def _fold_committed(commit: Committing) -> Committing:
-    """The same of what logs and publishes a write that no store has committed."""
-
-    async def committed(req: Request, result: Any) -> None:
-        await commit(req, result)
-        assert req.committed is not None
-        if not req.committed.duplicate:
-            req.written = copy.deepcopy(req.committed.record)
-
-    return committed
+    return lowest
 
 
 async def bottom(req: Request) -> Any:
@@ -407,8 +435,7 @@ class Stack:
         find: awaited with a request that has an operation id, to learn what the operation already came to.
         attempts: the operations under way; given with `find`.
         write: awaited to write, in place of `store`.
-        atomic: whether `write` knows by itself which operations it has applied, see `Store.atomic`.
-        immediate: whether the store never waits, see `Store.immediate`.
+        promises: what the store promises of the method; one that is atomic knows which operations it has applied.
         show: called with the request and the response at last, to leave what the client may see.
         may_read: awaited with a client's request to say whether it may read what it writes; not given where it may.
     """
@@ -427,7 +454,7 @@ class Stack:
         "_once",
         "_show",
         "_top",
-        "bare",
+        "is_bare",
         "layers",
         "method",
     )
@@ -441,8 +468,7 @@ class Stack:
         find: Find | None = None,
         attempts: Attempts | None = None,
         write: Write | None = None,
-        atomic: bool = False,
-        immediate: bool = False,
+        promises: Promises = NO_PROMISES,
         show: Callable[[Request, Response], None] | None = None,
         may_read: Callable[[Request], Awaitable[bool]] | None = None,
     ) -> None:
@@ -452,9 +478,6 @@ class Stack:
         self._show = show
         self._after = tuple(layer for layer in self.layers if layer.kind == "after")
         self._once = tuple(layer for layer in self.layers if layer.kind == "once")
-        if self._once:
-            write = write and _fold_written(write)
-            commit = commit and _fold_committed(commit)
         self._commit = commit
         self._on_error = tuple(layer for layer in self.layers if layer.kind == "on_error")
         before = [layer for layer in self.layers if layer.kind == "before"]
@@ -462,12 +485,11 @@ class Stack:
         above = any(layer.kind in ("before", "use", "handler") for layer in self.layers)
         self._direct = None if above else write
         # Whether a request meets no code of the application, and nothing that waits.
-        self.bare = immediate and not self.layers
-        self._atomic = atomic
-        self._immediate = immediate
+        self.is_bare = promises.immediate and not self.layers
+        self._atomic, self._immediate = promises.atomic, promises.immediate
         self._attempts = attempts or Attempts()
         self._log = RateLimitedLog(logger)
-        lowest = _lowest(store) if write is None else _lowest(write, writes=True, atomic=atomic)
+        lowest = _lowest(store) if write is None else _lowest_write(write, promises.atomic, bool(self._once))
         self._top = self._fold(lowest, find, self._attempts)
 
     @property
@@ -509,14 +531,16 @@ class Stack:
                     node = once(node)
         return _fold_before(waiting, node) if waiting else node
 
-    async def run(self, req: Request, unexpected: Unexpected = lambda err, req: err) -> Response:
+    async def run(self, req: Request, unexpected: Unexpected = lambda err, req: err, res: Run | None = None) -> Run:
         """Run the stack; the response then holds result or failure. Raises nothing but cancellation.
 
         Parameters:
             req: the request.
             unexpected: what is reported instead of a failure that is no `SyncError`.
+            res: the response to fill, where the caller looks at it meanwhile.
         """
-        res = Response()
+        if res is None:
+            res = Run()
         result = None
         given = frozenset(req.model) if self._may_read is not None and isinstance(req.model, dict) else frozenset()
         try:
@@ -530,8 +554,9 @@ class Stack:
                 raise Forbidden("a client that may not read a model cannot count in it")
             if self._direct is not None and (req.op is None or self._atomic):
                 if req.op is not None and not self._immediate:
-                    await self._attempts.begin(req)
-                req.committed = commit = await self._direct(req)
+                    await res.begin(req, self._attempts)
+                commit = await self._direct(req)
+                res.keep(commit, bool(self._once))
                 res.result = commit.record
                 res.body = commit.body
                 res.settled = True
@@ -539,8 +564,8 @@ class Stack:
                 result = await self._top(req, res, None)
                 res.settled = True
                 res.result = result
-                if self._commit is not None and req.committed is None:
-                    await self._commit(req, result)
+                if self._commit is not None and res.commit is None:
+                    res.keep(await self._commit(req, result), bool(self._once))
             if self._after:
                 res.body = None
                 await self._run_after(req, res)
@@ -551,10 +576,11 @@ class Stack:
             if res.failure is not None and not isinstance(res.failure, SyncError):
                 res.failure = unexpected(res.failure, req)
         finally:
-            if req.attempt is not None:
-                self._attempts.end(req)
-        if req.written is not UNSET:
-            await self._run_once(req)
+            if res.attempt is not None:
+                self._attempts.end(res.attempt, res.is_doubtful and res.commit is None)
+                res.attempt = None
+        if res.written is not UNSET:
+            await self._run_once(req, res.written)
         if self._show is not None:
             self._show_safely(req, res, unexpected)
         if self._may_read is not None and not await self._reads(req, self._may_read):
@@ -585,7 +611,7 @@ class Stack:
 
     async def admit(self, req: Request, unexpected: Unexpected = lambda err, req: err) -> Response:
         """Run the `before` layers alone: who may not read may not listen. Raises nothing but cancellation."""
-        res = Response()
+        res = Run()
         try:
             if self._before is not None:
                 await self._before(req, res, None)
@@ -608,11 +634,11 @@ class Stack:
             if layer.is_async or hasattr(value, "__await__"):
                 await value
 
-    async def _run_once(self, req: Request) -> None:
+    async def _run_once(self, req: Request, written: Any) -> None:
         """Run what is to happen once for a write; what it does or raises makes no difference to the reply."""
         for layer in self._once:
             try:
-                value = layer.call(req, req.written)
+                value = layer.call(req, written)
                 if layer.is_async or hasattr(value, "__await__"):
                     await value
             except Exception as err:

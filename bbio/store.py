@@ -5,68 +5,28 @@ A store object in a class body is a declaration; every backend that is served op
 
 from __future__ import annotations
 
-import copy
-import inspect
 import secrets
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
+import attrs
 from msgspec import UNSET
 
 from bbio.counts import COUNTS, counted
-from bbio.decorators import check_hidden
+from bbio.declared import Declared, Publisher
 from bbio.errors import BadRequest, ConfigurationError, DefinitionError
+from bbio.log import Log, MemoryLog
 from bbio.protocol import decode
 from bbio.query import Query, QueryLimits
-from bbio.requests import NOTIFIED_AS, Request, Socket
-from bbio.schema import Schema
-from bbio.streams import Commit, Event, HistoryLimits, Kept, Log, Operation, Position, channel_stream
-from bbio.typed import merged, whole_json
+from bbio.requests import NOTIFIED_AS, Request
+from bbio.streams import Commit, HistoryLimits, channel_stream
+from bbio.typed import merged
 from bbio.values import is_same
-from bbio.view import View, public_body
-
-
-class Publisher(Protocol):
-    """Receiver of the events that a store has committed, and of its news about other processes.
-
-    Its methods are called on the event loop, and return at once.
-
-    Example:
-        `self.publisher.check(["c:home"])`, in a store that hears of a write by another process in the channel `home`.
-    """
-
-    def publish(self, event: Event, origin: Socket | None) -> None:
-        """Send a committed event to the clients.
-
-        Events of one stream should come in the order of their offsets. An event that was sent before is dropped; for an
-        event that comes too early, `since` is asked for the ones before it.
-
-        Parameters:
-            event: the event, which `since` finds by now.
-            origin: the writer's socket, None when there is none.
-        """
-
-    def check(self, streams: Iterable[str] | None = None) -> None:
-        """Look at the log: another process or program may have written something.
-
-        `positions` and `since` are asked a moment later, and clients get what they lack. A stream without listeners
-        costs nothing.
-
-        Parameters:
-            streams: the names of the streams written to; None when that is not known.
-        """
-
-    def recheck_soon(self, channel: str | None = None) -> None:
-        """Ask again who may listen: another process that serves the backend was told to.
-
-        Parameters:
-            channel: only the listeners of this channel ("" is the default channel); all when None.
-        """
+from bbio.view import View
 
 
 def is_overtaken(req: Request, stored: dict[str, Any], base: bytes | None, id_attribute: str) -> bool:
@@ -132,16 +92,47 @@ class Scratch:
         await self._ending.aclose()
 
 
-# What a store of one's own must not take for something else.
-OWN = {"backend", "log", "merged", "publisher", "record", "schema"}
+@attrs.frozen
+class Promises:
+    """What a store promises of one sync method. It is asked once, when the stacks are compiled.
+
+    Parameters:
+        atomic: a write keeps the model, its event and its operation together, or nothing of them.
+        immediate: it neither waits nor calls code of the application, so that it needs no task to run in.
+    """
+
+    atomic: bool = False
+    immediate: bool = False
 
 
-class Store:
-    """Subclass it and write `create`, `read`, `update`, `patch` and `delete`, each taking a `Request`.
+NO_PROMISES = Promises()
 
-    A write returns the record as it is now stored (of a delete: as it was); it is acknowledged, logged and published.
-    Events and operation ids of such a store live in memory: they end with the process. A store that can keep them in
-    the transaction of the write overrides `write`, `append`, `positions` and `since` too and sets `atomic`.
+
+# What a log has, and a store had before there were logs.
+OF_LOGS = ("append", "positions", "since", "tell_recheck", "check_interval", "event_clock")
+
+
+class Store(Declared):
+    """Keeps the models of a backend: subclass it and write `create`, `read`, `update`, `patch` and `delete`.
+
+    Each takes a `Request`. A method that is not written is refused. A write returns the record as it is now stored (of
+    a delete: as it was); it is acknowledged, logged and published.
+
+    Events and operations are kept by a `Log`. A store is paired with a `MemoryLog`, which ends with the process; one
+    that can keep them in the transaction of the write is a log as well, `class Ledger(Store, Log)`: it overrides
+    `write` too, and sets `atomic`.
+
+    Class attributes:
+        id_attribute: the name of the id in a model.
+        atomic: whether a write keeps the model, its event and its operation together, or nothing of them.
+        history: how much of each stream its log keeps for clients that come back.
+        queries: how much a query of a client may ask for.
+
+    Attributes:
+        log: what keeps its events, once it is open: itself where it is a log.
+
+    Raises (at class definition):
+        DefinitionError: it has a name that the base needs, or what only a log has; the text shows the fix.
 
     Example:
         >>> class Settings(Store):
@@ -156,61 +147,32 @@ class Store:
 
     id_attribute = "id"
     atomic = False
-    # Whether this very class neither waits in a write nor calls code of the application.
-    immediate = False
-    # Whether a read of this very class calls no code of the application, and asks for no task to run in.
-    bare_reads = False
-    # How much of each stream is kept for clients that come back.
     history = HistoryLimits()
-    # How much a query of a client may ask for.
     queries = QueryLimits()
-    # The clock of `Event.when`, which the age of what is told goes by.
-    event_clock = staticmethod(time.monotonic)
-    # Seconds between two looks at the positions of all streams that are followed, for what others wrote or what a
-    # crash left untold; None when nobody else can write to the log.
-    check_interval: float | None = None
 
-    backend: Any
-    schema: Schema | None = None
     log: Log
-    publisher: Publisher
-    _publish: Callable[[Event, Socket | None], None]
+
+    __bbio_own__ = frozenset({"backend", "encode", "log", "merged", "publisher", "schema"})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "since" in vars(cls):
-            try:
-                inspect.signature(vars(cls)["since"]).bind(*("self", "stream", "epoch", "offset", "stamp"))
-            except TypeError:
+        for name in OF_LOGS:
+            if name in vars(cls) and not issubclass(cls, Log):
                 raise DefinitionError(
-                    f"{cls.__qualname__}.since must take a stamp: async def since(self, stream, epoch, offset, stamp=0)"
-                ) from None
-        check_hidden(cls, Store, OWN & vars(cls).keys())
+                    f"{cls.__qualname__}.{name} is asked of logs alone: write class {cls.__name__}(Store, MemoryLog), "
+                    "which keeps events in memory where nothing overrides it, or give it another name"
+                )
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
-        """A copy of this declaration for one backend.
+        """Return a copy of this declaration for one backend, with a log.
 
         Parameters:
             backend: the backend instance; its `name` is the default of table names.
-            publisher: to be told of every committed event, and of writes by others.
+            publisher: is to be told of every committed event, and of writes by others.
         """
-        hidden = OWN & vars(self).keys()
-        if hidden and not hasattr(self, "_publish"):  # as it is in a copy that is opened again
-            own = f"{type(self).__qualname__}.{min(hidden)}"
-            raise DefinitionError(
-                f"{own} is set before the start, and then hidden by Store's own; give it another name"
-            )
-        opened = copy.copy(self)
-        opened.backend = backend
-        opened.schema = getattr(backend, "schema", None)
-        opened.log = Log(self.history)
-        opened.publisher = publisher
-        opened._publish = publisher.publish
+        opened = super().open(backend, publisher)
+        opened.log = opened if isinstance(opened, Log) else MemoryLog(self.history).open(backend, publisher)
         return opened
-
-    def share_memory(self, kept: Kept) -> None:
-        """Have the history and operations that it keeps in memory count to what those of all backends may take."""
-        self.log.share(kept)
 
     async def scratch(self, room: Scratch) -> Self:
         """Return a declaration like this one that keeps nothing where this one does, for one `app.test()`.
@@ -235,20 +197,25 @@ class Store:
             "room.folder, or say which store a test uses: app.test(stores={'name': MemoryStore()})"
         )
 
-    async def start(self) -> None:
-        """Prepare for the first request: connect, create tables. Called once."""
-
-    async def stop(self) -> None:
-        """Finish the writes under way and let go of everything. Called once, after the last request."""
-
-    async def read(self, req: Request) -> Any:
-        """Answer a read: return the model named by its id in `req.model`, or the list of models.
+    def promises(self, method: str) -> Promises:
+        """Return what a backend may rely on: `atomic` as it is declared.
 
         Parameters:
-            req: the request.
+            method: the sync method.
+        """
+        return Promises(atomic=self.atomic)
+
+    async def read(self, req: Request) -> Any:
+        """Answer a read.
+
+        Parameters:
+            req: the request. Where its `model` has an id, that model is asked for, else all, or what `query` says.
+
+        Returns: the model, or the list of models; or `Found`, which also says their revisions, and of a query the
+            cursor of the next page and the total.
 
         Raises:
-            NotFound: there is no such model.
+            NotFound: there is no model with that id.
         """
         raise self._missing(req)
 
@@ -342,74 +309,11 @@ class Store:
         stored = current or {}
         return {**stored, **(counted(model, stored, self.id_attribute) if COUNTS in model else model)}
 
-    async def find(self, req: Request) -> Commit | None:
-        """What an operation already came to, None when it is new.
-
-        Raises:
-            Conflict: the operation id was used for another request.
-        """
-        operation = req.operation
-        return None if operation is None else self.log.operations.find(operation, req.payload)
-
     async def write(self, req: Request) -> Commit:
-        """Apply a write, number its event, publish it. A known operation is answered without being applied again."""
-        earlier = await self.find(req)
+        """Apply a write and log it. A known operation is answered without being applied again."""
+        log = self.log
+        earlier = await log.find(req)
         if earlier is not None:
             return earlier
         record = await getattr(self, req.method)(req)
-        stream, method, body = channel_stream(req.channel), NOTIFIED_AS[req.method], public_body(self.schema, record)
-        return self.record(stream, method, record, body, req, req.operation)
-
-    async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
-        """Log and publish an event whose write happened elsewhere: in a handler, or by `backend.emit`."""
-        if req is None:
-            return self.record(stream, method, model, public_body(self.schema, model))
-        earlier = await self.find(req)
-        return earlier or self.record(stream, method, model, public_body(self.schema, model), req, req.operation)
-
-    def record(
-        self,
-        stream: str,
-        method: str,
-        record: Any,
-        body: bytes,
-        req: Request | None = None,
-        operation: Operation | None = None,
-        rev: int | None = None,
-    ) -> Commit:
-        """Log and publish what was written, and remember its operation."""
-        if req is None:
-            event = self.log.append(stream, method, body)
-            self._publish(event, None)
-            return Commit(record, body, event)
-        event = self.log.append(stream, method, body, rev, None if req.op is None else req.op.public)
-        if operation is not None:
-            whole = None if self.schema is None else whole_json(self.schema, record, body)
-            self.log.keep(operation, req.payload, event, whole)
-        self._publish(event, req.socket)
-        return Commit(record, body, event)
-
-    async def tell_recheck(self, channel: str | None) -> None:
-        """Have the other processes that serve the backend ask again who may listen, by `publisher.recheck_soon` there.
-
-        Nothing by default: a store that no other process shares has nobody to tell.
-
-        Parameters:
-            channel: only the listeners of this channel; all when None.
-        """
-
-    async def positions(self, streams: Iterable[str]) -> dict[str, Position]:
-        """The top of each stream."""
-        return self.log.positions(streams)
-
-    async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
-        """The events after a position, None when they are no longer all there, or the position is not of this history.
-
-        Parameters:
-            stream: the stream's name.
-            epoch: the epoch as a client claims it, which may be anything.
-            offset: the offset likewise.
-            stamp: what the event at that offset must have as its stamp; 0 when it is not to be checked. Where that
-                event is no longer there, and it is not the top either, nothing can be told.
-        """
-        return self.log.since(stream, epoch, offset, stamp)
+        return await log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)

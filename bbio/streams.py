@@ -1,7 +1,7 @@
 """Streams without I/O: positions, bounded history, operation ids and the replies they had.
 
 docs/protocol.md, "Streams and positions", has the terms: every channel of a backend has a stream of events, numbered
-from 1 without holes within an epoch. `Log` keeps them for a store in memory; stores on disk keep the same in tables.
+from 1 without holes within an epoch. `Streams` keeps them for a log in memory; stores on disk keep the same in tables.
 """
 
 from __future__ import annotations
@@ -410,7 +410,7 @@ class Kept:
     def __init__(self, limit: float = KEPT_BYTES) -> None:
         self.limit = limit
         self.held = 0
-        self.logs: WeakSet[Log] = WeakSet()
+        self.logs: WeakSet[Streams] = WeakSet()
 
     def trim(self) -> None:
         """Have those that take the most give up an eighth of all, so that it need not be done at every write."""
@@ -425,7 +425,7 @@ class Kept:
             log.expire()
 
 
-class Log:
+class Streams:
     """The streams and operations of one backend, in memory.
 
     Parameters:

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import secrets
 import time
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from itertools import starmap
@@ -22,13 +23,15 @@ import msgspec
 from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
 from bbio.builtin.sql import read_indexes
 from bbio.counts import refuse_counts
+from bbio.declared import Publisher
 from bbio.errors import ConfigurationError
+from bbio.log import Log
 from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
-from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST
-from bbio.store import Publisher, is_overtaken
-from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Kept, Operation, channel_stream
+from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST, Found
+from bbio.store import is_overtaken
+from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, channel_stream
 from bbio.typed import as_json, view_in, whole_json
 from bbio.view import View, public_body
 
@@ -52,7 +55,7 @@ Key = tuple[str, Any]
 # there are in all if it asks for that, and the bytes, of those alone that were looked at where they are too many.
 Selected = tuple[list[Any] | None, list[int], int | None, int]
 # Of an operation: the digest of what was asked, the event it came to, and the record where that holds more.
-Found = tuple[int, Event, bytes | None]
+Outcome = tuple[int, Event, bytes | None]
 
 OPERATION_AGE = 86_400.0
 OPERATION_COUNT = 1_000_000
@@ -220,7 +223,7 @@ class Queue:
             await self._idle
 
 
-class DocumentStore(Store):
+class DocumentStore(Store, Log):
     """Keeps the models of one backend as documents in a database, with their events and operations.
 
     Parameters:
@@ -264,12 +267,8 @@ class DocumentStore(Store):
         self._per_channel = per_channel
         self._initial = models or []
 
-    def share_memory(self, kept: Kept) -> None:
-        """Nothing counts: a database keeps it."""
-
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
-        del opened.log
         opened.table = self.table or backend.name
         opened._seen = Seen()
         opened._initial = [as_json(opened.schema, model) for model in self._initial]
@@ -277,14 +276,15 @@ class DocumentStore(Store):
             raise ConfigurationError(f"{type(self).__name__}(models=[...]): each needs an {self.id_attribute!r}")
         return opened
 
+    @abstractmethod
     def submit(self, change: Change) -> asyncio.Future[Commit]:
         """Have a change made in the next batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look_up(self, key: Key) -> Awaitable[Any]:
         """The revision and body of a model, None when there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def select(
         self, query: Query, scope: tuple[str, ...], client: object = None, most: float = ENDLESS
     ) -> Awaitable[Selected]:
@@ -296,13 +296,12 @@ class DocumentStore(Store):
             client: who asks, whose lists are not to keep others waiting; None for the server itself.
             most: the bytes of the models that are wanted at most.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def look_up_operation(self, operation: bytes) -> Awaitable[Any]:
         """The digest and event of an operation, None when it is new."""
-        raise NotImplementedError
 
-    async def read(self, req: Request) -> Any:
+    async def read(self, req: Request) -> Found:
         """Answer a read: the model named by its id in `req.model`, or the list of models."""
         channel = self.channel_of(req)
         key = None if req.model is None else self.key(req.model)
@@ -310,16 +309,13 @@ class DocumentStore(Store):
             row = await self.look_up((channel, key))
             if row is None:
                 raise self.unknown(key)
-            req.revs = {key: row[0]}
-            return decode(row[1])
+            return Found(decode(row[1]), {key: row[0]})
         query = self.query(req)
         asked = query or Query(limits=self.queries)
         models, revs, total = await self._within_room(req, asked, (channel,) if self._per_channel else ())
         page = asked.cut(models, total)
-        req.revs = {model[self.id_attribute]: rev for model, rev in zip(page.models, revs, strict=False)}
-        if query is not None:
-            req.page = page.to_json()
-        return page.models
+        by_id = {model[self.id_attribute]: rev for model, rev in zip(page.models, revs, strict=False)}
+        return Found(page.models, by_id) if query is None else Found(page.models, by_id, page.next, page.total)
 
     async def _within_room(
         self, req: Request, query: Query, scope: tuple[str, ...]
@@ -549,7 +545,7 @@ class Batch:
         self.epoch = ""
         self.tops: dict[str, tuple[str, int]] = {}
         self.models: dict[Key, tuple[int, bytes]] = {}
-        self.replies: dict[bytes, Found] = {}
+        self.replies: dict[bytes, Outcome] = {}
         # Models as they were at revisions that writes build on, by `stale`, as far as they were told.
         self.bases: dict[tuple[Key, int | None], bytes] = {}
         # To be written by the store: models (None when deleted), events, and the replies of operations.
@@ -741,12 +737,12 @@ def record_text(whole: bytes | None) -> str | None:
     return None if whole is None else whole.decode()
 
 
-def found_of(digest: int, record: str | None, *event: Any) -> Found:
+def found_of(digest: int, record: str | None, *event: Any) -> Outcome:
     """What was kept of an operation."""
     return digest, event_of(*event), None if record is None else record.encode()
 
 
-def repeated(found: Found, req: Request | None) -> Commit:
+def repeated(found: Outcome, req: Request | None) -> Commit:
     """The commit of an operation that was applied before.
 
     Parameters:

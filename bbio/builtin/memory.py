@@ -9,11 +9,13 @@ from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.builtin.ids import Ids, given_ids, random_ids
 from bbio.builtin.sql import read_indexes
 from bbio.counts import refuse_counts
+from bbio.declared import Publisher
+from bbio.log import MemoryLog
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
-from bbio.requests import NOTIFIED_AS, SHORT_LIST
+from bbio.requests import NOTIFIED_AS, SHORT_LIST, Found
 from bbio.steps import Steps, run_in_turns
-from bbio.store import Publisher, Scratch, is_overtaken
+from bbio.store import Promises, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 from bbio.view import public_body
@@ -34,7 +36,7 @@ def size_of(bodies: list[bytes]) -> int:
     return sum(map(len, bodies)) + len(bodies) + 1
 
 
-class MemoryStore(Store):
+class MemoryStore(Store, MemoryLog):
     """Keeps the models of one backend in memory.
 
     Parameters:
@@ -58,7 +60,6 @@ class MemoryStore(Store):
     """
 
     atomic = True
-    immediate = True
 
     _ids: Iterator[str | int]
     _rev: int
@@ -100,6 +101,10 @@ class MemoryStore(Store):
             opened._models(None)[model[self.id_attribute]] = (opened._rev, encode(model))
         return opened
 
+    def promises(self, method: str) -> Promises:
+        """Return what a backend may rely on; a class derived from this one may wait."""
+        return Promises(atomic=self.atomic, immediate=type(self) is MemoryStore)
+
     def _models(self, channel: str | None) -> Models:
         key = channel if self._per_channel else None
         models: Models | None = self._channels.get(key)
@@ -107,13 +112,12 @@ class MemoryStore(Store):
             models = self._channels[key] = {}
         return models
 
-    async def read(self, req: Request) -> Any:
+    async def read(self, req: Request) -> Found:
         models = self._models(req.channel)
         key = None if req.model is None else self._key(req.model)
         if key is not None:
             rev, body = self._known(models, key)
-            req.revs = {key: rev}
-            return decode(body)
+            return Found(decode(body), {key: rev})
         query = self.query(req)
         if query is None and len(models) > self.queries.models:
             raise too_many(self.queries)
@@ -122,20 +126,20 @@ class MemoryStore(Store):
             # The keys of models alone: what a query passes on its way may be much more than it comes to.
             steps = query.places((key, decode(body)) for key, (_, body) in found.items())
             page = await run_in_turns(steps, query.limits.seconds)
-            req.page = page.to_json()
             found = {key: found[key] for key in page.models}
         bodies = [body for _, body in found.values()]
         size = size_of(bodies)
         if size > SHORT_LIST:
             await req.make_room(size)
-        req.revs = {key: rev for key, (rev, _) in found.items()}
-        return await run_in_turns(_decoded(bodies), self.queries.seconds)
+        revs = {key: rev for key, (rev, _) in found.items()}
+        listed = await run_in_turns(_decoded(bodies), self.queries.seconds)
+        return Found(listed, revs) if query is None else Found(listed, revs, page.next, page.total)
 
     async def write(self, req: Request) -> Commit:
         """Apply a write. `create`, `update`, `patch` and `delete` only say what the record is to be."""
         operation = req.operation
         if operation is not None:
-            earlier = self.log.operations.find(operation, req.payload)
+            earlier = self.streams.operations.find(operation, req.payload)
             if earlier is not None:
                 return earlier
         method = req.method
@@ -195,7 +199,7 @@ class MemoryStore(Store):
 
     def _base(self, req: Request, key: Any) -> bytes | None:
         """A model as it was at the revision that a request names, None where that is forgotten."""
-        for event in self.log.revised(channel_stream(req.channel), req.rev or 0):
+        for event in self.streams.revised(channel_stream(req.channel), req.rev or 0):
             if event.method != "delete" and decode(event.body)[self.id_attribute] == key:
                 return event.body
         return None

@@ -106,12 +106,13 @@ from bbio.builtin.postgres_tables import (
     recheck_channel,
 )
 from bbio.builtin.postgres_triggers import made_of, triggers, without_triggers
+from bbio.declared import Publisher
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import ENDLESS
 from bbio.settings import Settings
-from bbio.store import Publisher, Scratch
+from bbio.store import Scratch
 from bbio.streams import Commit, Event, Position
 from bbio.typed import given_in, unset_in
 from bbio.values import is_same

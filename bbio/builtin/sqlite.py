@@ -24,8 +24,8 @@ from bbio.builtin.documents import (
     Batch,
     Change,
     DocumentStore,
-    Found,
     Key,
+    Outcome,
     Selected,
     broken_rule,
     bytes_of,
@@ -37,11 +37,12 @@ from bbio.builtin.documents import (
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
 from bbio.builtin.sql import SQLite, Table
 from bbio.builtin.sqlite_file import Database, explain, stand_in
+from bbio.declared import Publisher
 from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import ENDLESS, Request
-from bbio.store import Publisher, Scratch
+from bbio.store import Promises, Scratch
 from bbio.streams import Commit, Event, Position
 
 # The log is trimmed each time it has grown by so many events, and so on with streams and operations.
@@ -130,8 +131,6 @@ class SQLiteStore(DocumentStore):
         ...     store = SQLiteStore("todos.db")
     """
 
-    bare_reads = True
-
     # In a test: how the tables of the file that it keeps away from were made, by their names.
     _copied: Mapping[str, list[str]] = MappingProxyType({})
     _database: Database
@@ -203,6 +202,11 @@ class SQLiteStore(DocumentStore):
         )
         opened._delete = f"DELETE FROM {table} WHERE {where}"
         return opened
+
+    def promises(self, method: str) -> Promises:
+        """Return what a backend may rely on: without a model, a read by this very class runs no other code."""
+        is_own = type(self) is SQLiteStore and self.schema is None
+        return Promises(atomic=self.atomic, immediate=is_own and method == "read")
 
     async def start(self) -> None:
         """Open the file and make the table.
@@ -349,7 +353,7 @@ class SQLiteStore(DocumentStore):
                     return bytes(body.encode())
         return None
 
-    def _operation(self, connection: sqlite3.Connection, operation: bytes) -> Found | None:
+    def _operation(self, connection: sqlite3.Connection, operation: bytes) -> Outcome | None:
         row = connection.execute(
             "SELECT digest, record, stream, epoch, position, method, body, rev, op, at, stamp FROM bbio_operations"
             " WHERE backend = ? AND operation = ?",

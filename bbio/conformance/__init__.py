@@ -1,4 +1,4 @@
-"""What bbio asks of a store, as tests that any store can be held to.
+"""What bbio asks of a store and of a log, as tests that any of them can be held to.
 
 It needs pytest, which `pip install bbio` does not bring.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 from bbio.conformance.cases import CLAIMS, Opened, case, opened
 from bbio.conformance.counts import Counts
 from bbio.conformance.endurance import Concurrency, Persistence
+from bbio.conformance.logs import LOG_CLAIMS, LogConformance
 from bbio.conformance.models import Filters, Models, Options, Revisions
 from bbio.conformance.operations import Operations
 from bbio.conformance.queries import Queries
 from bbio.conformance.stamps import Stamps
-from bbio.conformance.streams import Streams
+from bbio.conformance.streams import Streams, Told
 
-__all__ = ["CLAIMS", "Opened", "StoreConformance", "case", "opened"]
+__all__ = ["CLAIMS", "LOG_CLAIMS", "LogConformance", "Opened", "StoreConformance", "case", "opened"]
 
 
 class StoreConformance(
-    Models, Options, Filters, Queries, Revisions, Counts, Streams, Stamps, Operations, Concurrency, Persistence
+    Models, Options, Filters, Queries, Revisions, Counts, Told, Streams, Stamps, Operations, Concurrency, Persistence
 ):
     """Subclass it in a test module, with one method that makes a store; pytest does the rest.
 

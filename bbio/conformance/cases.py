@@ -14,7 +14,7 @@ import pytest
 
 from bbio import Backend, Request, Store, SyncError
 from bbio.protocol import encode
-from bbio.requests import Method
+from bbio.requests import Found, Method
 from bbio.runtime import Runtime
 from bbio.streams import Commit, Event, Op, Position, channel_stream
 
@@ -60,12 +60,13 @@ class Opened:
     """A store as its backend has it, and what it has published.
 
     Parameters:
-        store: the open store.
+        store: the open store; `log` is what keeps its events, which may be the store itself.
         published: every event with the socket of its writer, in the order of publishing.
     """
 
     def __init__(self, store: Store, published: list[tuple[Event, Any]]) -> None:
         self.store = store
+        self.log = store.log
         self.published = published
         self.key = store.id_attribute
 
@@ -77,7 +78,7 @@ class Opened:
                 "payload": encode(("sync", {"method": method, "model": model})).decode(),
                 **fields,
             }
-        return Request(cast("Method", method), model, backend=self.store.backend, **fields)
+        return Request(cast("Method", method), model, backend=self.log.backend, **fields)
 
     async def write(self, method: str, model: Any, **fields: Any) -> Commit:
         return await self.store.write(self.request(method, model, **fields))
@@ -89,28 +90,30 @@ class Opened:
 
     async def read(self, id: Any, **fields: Any) -> Any:
         """One model."""
-        return await self.store.read(self.request("read", {self.key: id}, **fields))
+        return (await self.found(self.request("read", {self.key: id}, **fields))).models
 
     async def all(self, **fields: Any) -> list[Any]:
         """All models, in an order that depends on nothing but them."""
-        found = await self.store.read(self.request("read", {}, **fields))
-        return sorted(found, key=canonical)
+        return sorted((await self.found(self.request("read", {}, **fields))).models, key=canonical)
+
+    async def found(self, req: Request) -> Found:
+        """What a read finds, with what is told of it beside the models."""
+        return req.found(await self.store.read(req))
 
     async def revision(self, id: Any) -> int:
         """The revision of one model, as a reader is told it."""
-        req = self.request("read", {self.key: id})
-        await self.store.read(req)
-        assert req.revs is not None, "a read sets req.revs: ids to revisions"
-        return req.revs[id]
+        found = await self.found(self.request("read", {self.key: id}))
+        assert found.revs is not None, "a read returns Found, with revs: ids to revisions"
+        return found.revs[id]
 
     async def top(self, channel: str | None = None) -> Position:
         """The position of a channel's stream."""
         stream = channel_stream(channel)
-        return (await self.store.positions([stream]))[stream]
+        return (await self.log.positions([stream]))[stream]
 
     async def history(self, channel: str | None = None) -> list[Event] | None:
         """All events of a channel's stream, None when they are no longer all there."""
-        return await self.store.since(channel_stream(channel), (await self.top(channel)).epoch, 0)
+        return await self.log.since(channel_stream(channel), (await self.top(channel)).epoch, 0)
 
 
 class Published(list[tuple[Event, Any]]):
@@ -141,7 +144,8 @@ async def opened(declared: Store, name: str = "models") -> AsyncIterator[Opened]
     runtime.open(published)
     await runtime.start()
     try:
-        yield Opened(runtime.log, published)
+        assert runtime.store is not None
+        yield Opened(runtime.store, published)
     finally:
         await runtime.stop()
 

@@ -64,7 +64,7 @@ class Concurrency(Cases):
                 with suppress(asyncio.CancelledError):
                     await writer
                 await other
-                known = await models.store.find(models.request("create", {"n": steps}, op=op))
+                known = await models.log.find(models.request("create", {"n": steps}, op=op))
                 found = [model for model in await models.all() if model.get("n") == steps]
                 assert found == ([] if known is None else [known.record])
                 assert (await models.write("create", {"n": steps}, op=op)).duplicate is (known is not None)
@@ -85,7 +85,7 @@ class Persistence(Cases):
         async with self.opened() as models:
             for n in range(3, 6):
                 await models.create({"n": n})
-            events = await models.store.since("c:", published[0].epoch, 2)
+            events = await models.log.since("c:", published[0].epoch, 2)
             if events is None:
                 assert (await models.top()).epoch != published[0].epoch
             else:
@@ -111,16 +111,16 @@ class Persistence(Cases):
         """In the same epoch, at the next offset."""
         async with self.opened() as models:
             await models.create({"n": 0})
-            await models.store.append("*", "update", {"n": "told"})
+            await models.log.append("*", "update", {"n": "told"})
             top = await models.top()
         async with self.opened() as models:
             assert await models.top() == top
             await models.create({"n": 1})
             assert models.published[0][0].offset == 2
-            events = await models.store.since("c:", top.epoch, 0)
+            events = await models.log.since("c:", top.epoch, 0)
             assert [decode(event.body)["n"] for event in events or ()] == [0, 1]
-            epoch = (await models.store.positions(["*"]))["*"].epoch
-            events = await models.store.since("*", epoch, 0)
+            epoch = (await models.log.positions(["*"]))["*"].epoch
+            events = await models.log.since("*", epoch, 0)
             assert [decode(event.body) for event in events or ()] == [{"n": "told"}]
 
     @case("persistent", "atomic")

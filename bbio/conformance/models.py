@@ -348,6 +348,5 @@ class Revisions(Cases):
         async with self.opened() as models:
             made = [await models.create({"n": n}) for n in range(3)]
             await models.write("patch", {**made[1], "n": 10})
-            req = models.request("read", {})
-            await models.store.read(req)
-            assert req.revs == {model[models.key]: await models.revision(model[models.key]) for model in made}
+            found = await models.found(models.request("read", {}))
+            assert found.revs == {model[models.key]: await models.revision(model[models.key]) for model in made}

@@ -68,13 +68,13 @@ class Operations(Cases):
     async def test_find_tells_what_an_operation_came_to(self) -> None:
         """None when it is new or there is none, its commit when it was applied, a conflict when it was another."""
         async with self.opened() as models:
-            assert await models.store.find(models.request("create", {"n": 1}, op="c:1")) is None
+            assert await models.log.find(models.request("create", {"n": 1}, op="c:1")) is None
             first = await models.write("create", {"n": 1}, op="c:1")
-            found = await models.store.find(models.request("create", {"n": 1}, op="c:1"))
+            found = await models.log.find(models.request("create", {"n": 1}, op="c:1"))
             assert found is not None
             assert (found.record, found.duplicate) == (first.record, True)
-            await refused(models.store.find(models.request("create", {"n": 2}, op="c:1")), "Conflict")
-            assert await models.store.find(models.request("create", {"n": 1})) is None
+            await refused(models.log.find(models.request("create", {"n": 2}, op="c:1")), "Conflict")
+            assert await models.log.find(models.request("create", {"n": 1})) is None
 
     @case()
     async def test_append_for_a_request_happens_once(self) -> None:
@@ -82,7 +82,7 @@ class Operations(Cases):
         async with self.opened() as models:
             for repeated in (False, True, True):
                 req = models.request("create", {}, op="c:1")
-                commit = await models.store.append("c:", "create", {models.key: 1}, req)
+                commit = await models.log.append("c:", "create", {models.key: 1}, req)
                 assert (commit.duplicate, commit.event.offset) == (repeated, 1)
             assert [event.op for event, _ in models.published] == [Op.read("c:1").public]
 

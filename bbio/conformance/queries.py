@@ -120,11 +120,11 @@ REFUSED: list[dict[str, Any]] = [
 async def ask(models: Opened, data: dict[str, Any], **fields: Any) -> tuple[list[Any], dict[str, Any]]:
     """The models that a query finds, and what is told of the page."""
     req = models.request("read", {}, options={"data": data}, **fields)
-    found = await models.store.read(req)
-    assert req.page is not None, "a query sets req.page: its next cursor, and the total if that was asked for"
-    assert req.revs is not None
-    assert set(req.revs) == {model[models.key] for model in found}, "req.revs has those that were found"
-    return found, req.page
+    found = await models.found(req)
+    assert found.page is not None, "a query returns Found: with next, the cursor, and the total if that was asked for"
+    assert found.revs is not None
+    assert set(found.revs) == {model[models.key] for model in found.models}, "revs has those that were found"
+    return found.models, found.page
 
 
 async def walk(models: Opened, data: dict[str, Any], **fields: Any) -> list[Any]:

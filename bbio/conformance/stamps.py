@@ -16,7 +16,7 @@ class Stamps(Cases):
             assert (await models.top()).stamp == 0
             for n in range(3):
                 await models.create({"n": n})
-            await models.store.append("c:", "update", {models.key: "elsewhere"})
+            await models.log.append("c:", "update", {models.key: "elsewhere"})
             stamps = [event.stamp for event, _ in models.published]
             assert all(type(stamp) is int and 0 < stamp < STAMPS for stamp in stamps)
             assert len(set(stamps)) == 4, "each transaction has its own"
@@ -35,13 +35,13 @@ class Stamps(Cases):
             events = [event for event, _ in models.published]
             epoch = events[0].epoch
             for event in events:
-                found = await models.store.since("c:", epoch, event.offset, event.stamp)
+                found = await models.log.since("c:", epoch, event.offset, event.stamp)
                 assert [later.offset for later in found or ()] == list(range(event.offset + 1, 5))
                 assert found is not None
                 for other in (event.stamp ^ 1, STAMPS - 1 - event.stamp, 1):
-                    assert await models.store.since("c:", epoch, event.offset, other) is None
-            assert await models.store.since("c:", epoch, 0, events[0].stamp) is None
-            assert await models.store.since("c:nobody ever wrote here", epoch, 0, 1) is None
+                    assert await models.log.since("c:", epoch, event.offset, other) is None
+            assert await models.log.since("c:", epoch, 0, events[0].stamp) is None
+            assert await models.log.since("c:nobody ever wrote here", epoch, 0, 1) is None
 
     @case()
     async def test_a_position_without_a_stamp_is_not_checked(self) -> None:
@@ -51,7 +51,7 @@ class Stamps(Cases):
                 await models.create({"n": n})
             epoch = models.published[0][0].epoch
             for offset in range(4):
-                assert len(await models.store.since("c:", epoch, offset, 0) or ()) == 3 - offset
+                assert len(await models.log.since("c:", epoch, offset, 0) or ()) == 3 - offset
 
     @case()
     async def test_a_repeated_operation_tells_the_first_stamp(self) -> None:
@@ -69,10 +69,10 @@ class Stamps(Cases):
                 await models.create({"n": n})
             top = await models.top()
             assert top.stamp == models.published[-1][0].stamp
-            assert await models.store.since("c:", top.epoch, top.offset, top.stamp) == []
-            assert await models.store.since("c:", top.epoch, top.offset, top.stamp ^ 1) is None
+            assert await models.log.since("c:", top.epoch, top.offset, top.stamp) == []
+            assert await models.log.since("c:", top.epoch, top.offset, top.stamp ^ 1) is None
             early = models.published[0][0]
-            assert await models.store.since("c:", early.epoch, early.offset, early.stamp) is None
+            assert await models.log.since("c:", early.epoch, early.offset, early.stamp) is None
 
     @case("atomic", "persistent")
     async def test_stamps_are_there_after_a_restart(self) -> None:
@@ -84,9 +84,9 @@ class Stamps(Cases):
         async with self.opened() as models:
             top = await models.top()
             assert (top.offset, top.stamp) == (3, events[-1].stamp)
-            found = await models.store.since("c:", top.epoch, 1, events[0].stamp)
+            found = await models.log.since("c:", top.epoch, 1, events[0].stamp)
             assert [event.stamp for event in found or ()] == [event.stamp for event in events[1:]]
-            assert await models.store.since("c:", top.epoch, 1, events[1].stamp) is None
+            assert await models.log.since("c:", top.epoch, 1, events[1].stamp) is None
             again = await models.write("create", {"n": 2}, op="c:2")
             assert again.duplicate
             assert again.event.stamp == events[-1].stamp

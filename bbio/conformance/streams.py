@@ -18,8 +18,8 @@ async def fill(models: Opened, count: int, **fields: Any) -> None:
     await asyncio.gather(*(models.create({"n": n, "text": "x" * 80}, **fields) for n in range(count)))
 
 
-class Streams(Cases):
-    """Positions and history."""
+class Told(Cases):
+    """The events of a store's writes."""
 
     @case()
     async def test_offsets_count_from_one(self) -> None:
@@ -40,45 +40,6 @@ class Streams(Cases):
             assert (top.epoch, top.offset) == (start.epoch, 3)
 
     @case()
-    async def test_every_channel_has_a_stream(self) -> None:
-        """Offsets of one say nothing of another's; a stream's epoch is known before its first event."""
-        async with self.opened() as models:
-            names = ["c:", "c:home", "c:work", BACKEND_WIDE]
-            before = await models.store.positions(names)
-            assert before == await models.store.positions(names)
-            for channel, count in ((None, 1), ("home", 2), ("work", 3)):
-                await fill(models, count, channel=channel)
-            after = await models.store.positions(names)
-            assert [after[name].offset for name in names] == [1, 2, 3, 0]
-            assert [after[name].epoch for name in names] == [before[name].epoch for name in names]
-            assert [event.offset for event in await models.history("work") or ()] == [1, 2, 3]
-
-    @case()
-    async def test_since_tells_what_was_missed(self) -> None:
-        """From any position, exactly the events after it, as they were published."""
-        async with self.opened() as models:
-            for n in range(5):
-                await models.create({"n": n}, op=f"c:{n}")
-            published = [event for event, _ in models.published]
-            for offset in range(len(published) + 1):
-                events = await models.store.since("c:", published[0].epoch, offset)
-                assert events is not None
-                assert [plain(event) for event in events] == [plain(event) for event in published[offset:]]
-
-    @case()
-    async def test_since_admits_what_it_does_not_know(self) -> None:
-        """Another epoch, what is ahead, and what is no position recover nothing, and are no errors."""
-        async with self.opened() as models:
-            await fill(models, 3)
-            epoch = (await models.top()).epoch
-            for claimed in ("other", "", None, 1, [epoch], {"$ne": ""}, "' OR 1=1 --", epoch + " "):
-                assert await models.store.since("c:", claimed, 0) is None
-            wrong: list[Any] = [4, -1, 2**63, 2**80, 1.5, "1", None, True, [1], {}]
-            for offset in wrong:
-                assert await models.store.since("c:", epoch, offset) is None
-            assert await models.store.since("c:nobody ever wrote here", epoch, 1) is None
-
-    @case()
     async def test_a_refused_write_is_no_event(self) -> None:
         """It takes no offset, and nobody is told."""
         async with self.opened() as models:
@@ -94,12 +55,55 @@ class Streams(Cases):
         async with self.opened() as models:
             await models.create({})
             for stream in ("c:", BACKEND_WIDE):
-                commit = await models.store.append(stream, "update", {models.key: "elsewhere", "n": 1})
+                commit = await models.log.append(stream, "update", {models.key: "elsewhere", "n": 1})
                 event, writer = models.published[-1]
                 assert (event.stream, event.method, writer) == (stream, "update", None)
                 assert decode(event.body) == decode(commit.body) == {models.key: "elsewhere", "n": 1}
             assert [event.offset for event, _ in models.published] == [1, 2, 1]
             assert len(await models.all()) == 1
+
+
+class Streams(Cases):
+    """Positions and history, of whatever is written."""
+
+    @case()
+    async def test_every_channel_has_a_stream(self) -> None:
+        """Offsets of one say nothing of another's; a stream's epoch is known before its first event."""
+        async with self.opened() as models:
+            names = ["c:", "c:home", "c:work", BACKEND_WIDE]
+            before = await models.log.positions(names)
+            assert before == await models.log.positions(names)
+            for channel, count in ((None, 1), ("home", 2), ("work", 3)):
+                await fill(models, count, channel=channel)
+            after = await models.log.positions(names)
+            assert [after[name].offset for name in names] == [1, 2, 3, 0]
+            assert [after[name].epoch for name in names] == [before[name].epoch for name in names]
+            assert [event.offset for event in await models.history("work") or ()] == [1, 2, 3]
+
+    @case()
+    async def test_since_tells_what_was_missed(self) -> None:
+        """From any position, exactly the events after it, as they were published."""
+        async with self.opened() as models:
+            for n in range(5):
+                await models.create({"n": n}, op=f"c:{n}")
+            published = [event for event, _ in models.published]
+            for offset in range(len(published) + 1):
+                events = await models.log.since("c:", published[0].epoch, offset)
+                assert events is not None
+                assert [plain(event) for event in events] == [plain(event) for event in published[offset:]]
+
+    @case()
+    async def test_since_admits_what_it_does_not_know(self) -> None:
+        """Another epoch, what is ahead, and what is no position recover nothing, and are no errors."""
+        async with self.opened() as models:
+            await fill(models, 3)
+            epoch = (await models.top()).epoch
+            for claimed in ("other", "", None, 1, [epoch], {"$ne": ""}, "' OR 1=1 --", epoch + " "):
+                assert await models.log.since("c:", claimed, 0) is None
+            wrong: list[Any] = [4, -1, 2**63, 2**80, 1.5, "1", None, True, [1], {}]
+            for offset in wrong:
+                assert await models.log.since("c:", epoch, offset) is None
+            assert await models.log.since("c:nobody ever wrote here", epoch, 1) is None
 
     @case("history")
     async def test_history_is_bounded_by_events(self) -> None:
@@ -115,10 +119,10 @@ class Streams(Cases):
             await fill(models, SLACK)
             await self.kept(models, 5_000 // len(models.published[-1][0].body))
             await models.create({"text": "x" * 6_000})
-            events = await models.store.since("c:", *await self.at(models, 1))
+            events = await models.log.since("c:", *await self.at(models, 1))
             assert events is None or len(events) == 1
             await models.create({})
-            assert await models.store.since("c:", *await self.at(models, 0)) == []
+            assert await models.log.since("c:", *await self.at(models, 0)) == []
 
     @case("history")
     async def test_history_is_bounded_by_age(self) -> None:
@@ -127,7 +131,7 @@ class Streams(Cases):
             for _ in range(3):
                 await fill(models, SLACK // 2)
             assert await models.history() is None
-            assert await models.store.since("c:", *await self.at(models, SLACK + SLACK // 2)) is None
+            assert await models.log.since("c:", *await self.at(models, SLACK + SLACK // 2)) is None
 
     @case("history")
     async def test_streams_are_bounded(self) -> None:
@@ -137,11 +141,11 @@ class Streams(Cases):
             first = await models.top("first")
             for channel in range(10 + SLACK):
                 await models.create({}, channel=str(channel))
-            assert await models.store.since("c:first", first.epoch, first.offset) is None
+            assert await models.log.since("c:first", first.epoch, first.offset) is None
             await models.create({}, channel="first")
             again = await models.top("first")
             assert again.epoch != first.epoch
-            assert await models.store.since("c:first", again.epoch, again.offset) == []
+            assert await models.log.since("c:first", again.epoch, again.offset) == []
             assert await models.history(str(9 + SLACK)) is not None
 
     async def at(self, models: Opened, back: int) -> tuple[str, int]:
@@ -151,7 +155,7 @@ class Streams(Cases):
 
     async def kept(self, models: Opened, count: int) -> None:
         """The latest events must all be there, and the earliest must not."""
-        events = await models.store.since("c:", *await self.at(models, count))
+        events = await models.log.since("c:", *await self.at(models, count))
         assert events is not None
         top = (await models.top()).offset
         assert [event.offset for event in events] == list(range(top - count + 1, top + 1))

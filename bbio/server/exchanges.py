@@ -11,13 +11,18 @@ import msgspec
 
 from bbio import protocol
 from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
-from bbio.requests import Request
+from bbio.requests import Found, Request
 from bbio.server.connection import ClientSocket, Key
 from bbio.server.memory import weigh
+from bbio.stack import Run
 from bbio.streams import Commit
 
 if TYPE_CHECKING:
     from bbio.server.sockets import Gateway
+
+
+# Of a read that no store has answered.
+NOTHING = Found(None)
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -35,6 +40,7 @@ class Exchange(msgspec.Struct, eq=False):
         context: the context that it arrived in, where it waits for others: it must not begin in one of theirs.
         text: the JSON that it arrived in, until it has been weighed.
         size: the bytes that it holds, once it has been weighed.
+        res: what a sync has come to so far, once it has begun.
     """
 
     gateway: Gateway
@@ -48,11 +54,17 @@ class Exchange(msgspec.Struct, eq=False):
     context: Context | None = None
     text: str | None = ""
     size: int = 0
+    res: Run | None = None
 
     @property
     @abstractmethod
     def key(self) -> Key:
         """What must be worked on in order: a backend's name and a model's id; None for what has no order."""
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether it has written something that is committed."""
+        return self.res is not None and self.res.commit is not None
 
     def weigh(self) -> int:
         """Return the bytes that it holds; 0 for few."""
@@ -77,8 +89,8 @@ class Exchange(msgspec.Struct, eq=False):
             self.refuse(Timeout())
             return False
         stepper = self.gateway.stepper
-        bare = self.socket.runtime.stacks[self.req.method].bare
-        task = stepper.start_bare(self.work()) if bare else stepper.start(self.work(), self.context)
+        is_bare = self.socket.runtime.stacks[self.req.method].is_bare
+        task = stepper.start_bare(self.work()) if is_bare else stepper.start(self.work(), self.context)
         if task is None:
             if self.timer is not None:
                 self.timer.cancel()
@@ -154,21 +166,22 @@ class SyncExchange(Exchange):
     async def work(self) -> None:
         req = self.req
         try:
-            res = await self.gateway.registry.dispatch(self.socket.runtime, req)
+            res = self.res = Run()
+            await self.gateway.registry.dispatch(self.socket.runtime, req, res)
             if res.failure is not None:
                 assert isinstance(res.failure, SyncError)
                 self.refuse(res.failure)
             else:
                 body = res.body or protocol.encode(res.result)
-                if req.committed is not None:
-                    self._answer_write(body, req.committed)
+                if res.commit is not None:
+                    self._answer_write(body, res.commit)
                 elif len(body) > self.gateway.limits.reply:
                     self.refuse(BadRequest(f"the answer has {len(body)} bytes; ask for less, such as with a limit"))
                 elif req.op is None and not self.socket.channels.get(req.channel):
                     self.reply(protocol.reply(body))
                 else:
-                    attribute, revs = self.socket.id_attribute, req.revs or {}
-                    self.reply(protocol.read_reply_v1(body, res.result, attribute, revs, req.page))
+                    attribute, found = self.socket.id_attribute, res.found or NOTHING
+                    self.reply(protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page))
         except BaseException as err:
             if isinstance(err, EncodingError):
                 self.socket.runtime.stacks[req.method].explain(err, req, res.result)

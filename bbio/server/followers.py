@@ -215,7 +215,7 @@ class Followers:
             if exchange.socket in followed.legacy and exchange.req.method in WRITES
         ]
         while loop.time() < until and any(  # noqa: ASYNC110 - a commit wakes nobody but its writer
-            exchange.req.committed is None and exchange in self._gateway.exchanges for exchange in running
+            not exchange.has_committed and exchange in self._gateway.exchanges for exchange in running
         ):
             await asyncio.sleep(RETRY)
 

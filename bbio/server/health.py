@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from bbio.log import Log
 from bbio.runtime import Runtime
 from bbio.server.admission import Admission
-from bbio.store import Store
 from bbio.streams import BACKEND_WIDE
 
 # Seconds between two looks at a store, seconds that one may take, and the age at which the last that succeeded is too
@@ -56,7 +56,7 @@ class Readiness:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._reached.clear()
 
-    async def _watch(self, name: str, log: Store) -> None:
+    async def _watch(self, name: str, log: Log) -> None:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.0))

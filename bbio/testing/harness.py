@@ -14,11 +14,12 @@ import attrs
 from bbio.client.handle import Handle
 from bbio.client.session import Settings
 from bbio.errors import ConfigurationError, SyncError
-from bbio.requests import Request, Response
+from bbio.requests import Request
 from bbio.runtime import Registry, Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
 from bbio.server.sockets import Gateway
+from bbio.stack import Run
 from bbio.store import Scratch, Store
 from bbio.testing.cable import Cable, CableLane
 from bbio.testing.clock import Clock
@@ -51,9 +52,9 @@ class Introduced(Registry):
     def __init__(self, registry: Registry) -> None:
         vars(self).update(vars(registry))
 
-    def dispatch(self, runtime: Runtime, req: Request) -> Awaitable[Response]:
+    def dispatch(self, runtime: Runtime, req: Request, res: Run | None = None) -> Awaitable[Run]:
         _introduce(req)
-        return super().dispatch(runtime, req)
+        return super().dispatch(runtime, req, res)
 
     async def admit(self, runtime: Runtime, req: Request) -> SyncError | None:
         _introduce(req)

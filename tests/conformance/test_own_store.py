@@ -1,10 +1,12 @@
-"""What a store of a user's own is held to: one that keeps models in a JSON file, and leaves the rest to the base."""
+"""What a user's own are held to: a store that keeps models in a JSON file, and one that is a log as well."""
 
 import json
+from pathlib import Path
 from uuid import uuid4
 
 from bbio import BadRequest, NotFound, Store
-from bbio.conformance import StoreConformance
+from bbio.conformance import LOG_CLAIMS, LogConformance, StoreConformance
+from tests.support.guides import files
 
 
 class FileStore(Store):
@@ -60,3 +62,27 @@ class TestFileStore(StoreConformance):
 
     def make_store(self, **options):
         return FileStore(self.folder / "models.json", **options)
+
+
+PAGE = Path(__file__).parents[2] / "docs/stores.md"
+
+
+def ledger(path):
+    """The example of the documentation."""
+    names = {}
+    exec(compile(files(PAGE.read_text())["ledger.py"], "ledger.py", "exec"), names)
+    return names["Ledger"](path)
+
+
+class TestLedger(StoreConformance):
+    claims = frozenset({"ids", "persistent", "atomic"})
+
+    def make_store(self, **options):
+        return ledger(self.folder / "ledger.db")
+
+
+class TestLedgerAsLog(LogConformance):
+    claims = LOG_CLAIMS - {"history"}
+
+    def make_log(self, **options):
+        return ledger(self.folder / "ledger.db")

@@ -1,11 +1,11 @@
-"""PostgresStore is held to the store suite."""
+"""PostgresStore is held to both suites."""
 
 from __future__ import annotations
 
 import pytest
 
 from bbio.builtin import PostgresStore
-from bbio.conformance import StoreConformance
+from bbio.conformance import LogConformance, StoreConformance
 
 
 class TestPostgresStore(StoreConformance):
@@ -21,3 +21,12 @@ class TestPostgresStore(StoreConformance):
 class TestPostgresStoreWithRevisionsBeside(TestPostgresStore):
     def make_store(self, **options):
         return PostgresStore(self.database_url, revisions="beside", **options)
+
+
+class TestPostgresStoreAsLog(LogConformance):
+    @pytest.fixture(autouse=True)
+    def _database(self, database_url):
+        self.database_url = database_url
+
+    def make_log(self, **options):
+        return PostgresStore(self.database_url, **options)

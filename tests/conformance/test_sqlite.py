@@ -1,9 +1,9 @@
-"""SQLiteStore is held to the store suite, with durable commits and with the faster setting."""
+"""SQLiteStore is held to both suites, with durable commits and with the faster setting."""
 
 import pytest
 
 from bbio.builtin import SQLiteStore
-from bbio.conformance import StoreConformance
+from bbio.conformance import LogConformance, StoreConformance
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -14,3 +14,8 @@ class TestSQLiteStore(StoreConformance):
 
     def make_store(self, **options):
         return SQLiteStore(self.folder / "models.db", durable=self.durable, **options)
+
+
+class TestSQLiteStoreAsLog(LogConformance):
+    def make_log(self, **options):
+        return SQLiteStore(self.folder / "models.db", **options)

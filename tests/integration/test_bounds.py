@@ -225,7 +225,7 @@ async def test_who_reads_nothing_of_a_list_is_dropped(serve, join):
     """What it asked for is held for a time alone, and counted to its address meanwhile."""
     app = await serve(Lists, limits=Limits(stall_time=0.3))
     mallory = await join(app, "lists", receive_buffer=4_096)
-    address = app._gateway.addresses.of("127.0.0.1")
+    address = app.gateway.addresses.of("127.0.0.1")
     mallory.wire.pause()
     await mallory.start("read")
 
@@ -243,7 +243,7 @@ async def test_who_reads_nothing_of_the_answer_to_a_poll_is_dropped(serve, dial)
     """As over a WebSocket."""
     app = await serve(Lists, limits=Limits(stall_time=0.3))
     wire = await dial(app, transport="polling")
-    session, address = app.sio.eio.sockets[wire.sid], app._gateway.addresses.of("127.0.0.1")
+    session, address = app.sio.eio.sockets[wire.sid], app.gateway.addresses.of("127.0.0.1")
     wire._reader.cancel()
     packets = ["40/lists,", f"42/lists,1{encode(['sync', {'method': 'read'}])}"]
     for packet in packets:
@@ -288,7 +288,7 @@ async def test_who_polls_no_more_is_answered_no_more(serve, dial):
 
     app = await serve(Counted, limits=Limits(reply=2_500_000))
     wire, mallory = await unread(dial, app, "counted")
-    address = app._gateway.addresses.of("127.0.0.1")
+    address = app.gateway.addresses.of("127.0.0.1")
     ids = [await mallory.start("read") for _ in range(3)]
 
     async def is_held():
@@ -316,7 +316,7 @@ async def test_who_polls_no_more_is_dropped_for_events(serve, dial, caplog):
     wire, mallory = await unread(dial, app, "lists")
     await mallory.start("read")
     await mallory.namespace.start("listen", None)
-    session, address = app.sio.eio.sockets[wire.sid], app._gateway.addresses.of("127.0.0.1")
+    session, address = app.sio.eio.sockets[wire.sid], app.gateway.addresses.of("127.0.0.1")
 
     async def dropped():
         app.backends["lists"].emit("updated", {"id": 1, "text": "x" * 10_000})
@@ -332,7 +332,7 @@ async def test_who_has_the_most_unread_is_dropped_for_its_address(serve, join, d
     app = await serve(Lists, limits=Limits(memory=10_000_000))
     bob = await join(app, "lists", transport="polling")
     wire, mallory = await unread(dial, app, "lists")
-    address = app._gateway.addresses.of("127.0.0.1")
+    address = app.gateway.addresses.of("127.0.0.1")
 
     async def dropped():
         return wire.sid not in app.sio.eio.sockets and address.held == 0

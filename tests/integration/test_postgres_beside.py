@@ -70,8 +70,9 @@ async def test_nothing_is_added_to_the_table(database_url, psql):
     columns = await psql.fetchval(COLUMNS, "models")
     async with opened(database_url, Item, index=["title"], **BESIDE) as models:
         req = models.request("read", {}, options={"data": {"sort": "-title", "limit": 2}})
-        assert [each["title"] for each in await models.store.read(req)] == ["c", "b"]
-        assert req.revs == {3: 0, 2: 0}
+        found = await models.found(req)
+        assert [each["title"] for each in found.models] == ["c", "b"]
+        assert found.revs == {3: 0, 2: 0}
         patched = await models.write("patch", {"id": 2, "title": "b2"}, rev=0)
         assert await models.revision(2) == patched.event.rev > 0
         made = await models.write("create", {"title": "d", "n": 0})
@@ -80,9 +81,9 @@ async def test_nothing_is_added_to_the_table(database_url, psql):
         for _ in range(2):
             data = {"sort": "title", "limit": 2} | ({"cursor": cursor} if cursor else {})
             req = models.request("read", {}, options={"data": data})
-            await models.store.read(req)
-            pages |= req.revs
-            cursor = req.page["next"]
+            found = await models.found(req)
+            pages |= found.revs
+            cursor = found.next
         assert (pages, cursor) == ({1: 0, 2: patched.event.rev, 3: 0, 4: made.event.rev}, None)
         counted = await models.write("patch", {"id": 4, "$inc": {"n": 2}}, rev=0)
         assert (counted.record["n"], await models.revision(4)) == (2, counted.event.rev)
@@ -118,7 +119,8 @@ async def test_a_column_rev_of_the_owners_is_left_alone(database_url, psql):
         await models.write("patch", {"id": 1, "title": "villa"})
         made = await models.create({"title": "hut", "rev": "A-1"})
         assert await models.all() == [{"id": 1, "rev": "B-2", "title": "villa"}, made]
-        assert await models.store.read(models.request("read", {}, options={"data": {"rev": "A-1"}})) == [made]
+        found = await models.found(models.request("read", {}, options={"data": {"rev": "A-1"}}))
+        assert found.models == [made]
     assert await psql.fetch("SELECT title, rev FROM models ORDER BY id") == [("villa", "B-2"), ("hut", "A-1")]
 
 

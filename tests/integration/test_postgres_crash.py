@@ -105,8 +105,9 @@ async def check(stores, writers):
         if event.method == "delete":
             del told[body["id"]]
     req = stores[1].request("read", {}, channel="home")
-    assert {model["id"]: model for model in await stores[1].store.read(req)} == told
-    assert req.revs == {id: revs[id] for id in told}
+    found = await stores[1].found(req)
+    assert {model["id"]: model for model in found.models} == told
+    assert found.revs == {id: revs[id] for id in told}
     for store in stores:
         published = [event.offset for event, _ in store.published]
         assert published == sorted(set(published))

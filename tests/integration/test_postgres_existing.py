@@ -70,7 +70,7 @@ async def found(models, **data):
 
 
 async def ask(models, data):
-    return await models.store.read(models.request("read", {}, options={"data": data}))
+    return (await models.found(models.request("read", {}, options={"data": data}))).models
 
 
 async def refusal(database_url, model, table="models", **options):
@@ -375,8 +375,9 @@ async def test_prices_of_single_precision_are_found_page_by_page(database_url, p
                         {},
                         options={"data": {"sort": sort, "limit": 2} | ({"cursor": cursor} if cursor else {})},
                     )
-                    pages += [each["price"] for each in await models.store.read(req)]
-                    cursor = req.page["next"]
+                    found = await models.found(req)
+                    pages += [each["price"] for each in found.models]
+                    cursor = found.next
                     if cursor is None:
                         break
                 expected = sorted(told, key=lambda price: (price is not None, price or 0), reverse=sort[0] == "-")

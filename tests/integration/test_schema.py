@@ -185,7 +185,7 @@ async def test_what_a_client_cannot_see_survives_its_updates(serve, join, users)
 async def raw(app: Any, key: Any) -> Any:
     """A record as the store has it."""
     backend = app.backends["users"]
-    return await backend.log.read(Request("read", {"id": key}, backend=backend))
+    return (await backend.store.read(Request("read", {"id": key}, backend=backend))).models
 
 
 async def test_nothing_private_leaves_the_server(serve, join, users):
@@ -865,7 +865,7 @@ async def test_the_server_itself_may_write_to_a_store(serve, users):
     backend = app.backends["users"]
 
     async def write(method: str, model: Any) -> Any:
-        return (await backend.log.write(Request(method, model, backend=backend))).record
+        return (await backend.store.write(Request(method, model, backend=backend))).record
 
     ann = await write("create", {"name": "Ann", "hash": "h-1"})
     assert (await write("patch", {"id": ann["id"], "score": 3}))["hash"] == "h-1"

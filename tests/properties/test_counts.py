@@ -141,7 +141,7 @@ async def follow(backend: Any, program: list[list[Any]], typed: bool) -> None:
     made = await run(backend, "create", {})
     id, record = {"id": made.result["id"]}, made.result
     expected = {**record}
-    told = [(made.committed.event.rev, expected)]
+    told = [(made.commit.event.rev, expected)]
     for batch in program:
         # Whoever sends at the same time knows nothing of the others.
         seen = [told[-1 - min(ago, len(told) - 1)] if ago is not None else None for _, _, ago in batch]
@@ -161,19 +161,12 @@ async def follow(backend: Any, program: list[list[Any]], typed: bool) -> None:
                 continue
             assert answer.failure is None, backend.store
             assert as_told(answer.result) == as_told(wanted), backend.store
-            assert as_told(decode(answer.committed.event.body)) == as_told(wanted), backend.store
-            told.append((answer.committed.event.rev, wanted))
+            assert as_told(decode(answer.commit.event.body)) == as_told(wanted), backend.store
+            told.append((answer.commit.event.rev, wanted))
     found = await run(backend, "read", id)
     assert as_told(found.result) == as_told(expected), backend.store
 
 
-class Answer:
-    """What a backend answers: a result or a failure, and the commit of a write."""
-
-    def __init__(self, req: Request, res: Any) -> None:
-        self.result, self.failure, self.committed = res.result, res.failure, req.committed
-
-
 async def run(backend: Any, method: str, model: Any, rev: int | None = None) -> Any:
     req = Request(method, model, backend=backend.backend, rev=rev)
-    return Answer(req, await backend.stacks[method].run(req))
+    return await backend.stacks[method].run(req)

@@ -233,7 +233,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(channel=st.sampled_from(CHANNELS))
     def forget(self, channel: str | None) -> None:
         """A stream's history is lost: a new epoch begins."""
-        self.log.log.forget("c:" + (channel or "")) if hasattr(self.log, "log") else None
+        self.log.streams.forget("c:" + (channel or ""))
 
     # What must be true
 

@@ -69,7 +69,7 @@ class Reader:
                 assert told["epoch"] == epoch
                 assert [event[2]["o"] for event in told["events"]] == list(range(offset + 1, told["offset"] + 1))
             # Else everything is read, which is as of now, and the place is one that lies behind.
-            top = self.server.store.log.stream(name)
+            top = self.server.store.streams.stream(name)
             assert told["epoch"] != top.epoch or told["offset"] <= top.top
             self.places[name] = (told["epoch"], told["offset"])
         held, self.held = self.held, []
@@ -122,7 +122,7 @@ async def run(actions, streams):
             case "gate":
                 store.gate.clear() if store.gate.is_set() else store.gate.set()
             case "forget":
-                store.log.forget("c:")
+                store.streams.forget("c:")
             case "step":
                 await asyncio.sleep(0)
             case "take":
@@ -145,7 +145,7 @@ async def run(actions, streams):
         reader.take()
         assert not reader.listening
         for name in STREAMS:
-            top = store.log.stream(name).position
+            top = store.streams.stream(name).position
             assert reader.places[name] == (top.epoch, top.offset)
     await server.close()
     assert server.followers._streams.keys() <= {"c:", "*"}

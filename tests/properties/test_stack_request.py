@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bbio import Backend, Request, before
 from bbio.protocol import read_sync
 from bbio.requests import METHODS
+from bbio.stack import Run
 from tests.support.stacks import Served
 
 TRUSTED = (
@@ -51,10 +52,10 @@ def test_nothing_a_client_sends_sets_a_trusted_field(
 
     class Todos(Backend):
         @before
-        def look(self, req: Request) -> None:
+        def look(self, req: Request, res: Run) -> None:
             seen.append(req)
             assert (req.user, req.session, req.state) == (None, {}, {})
-            assert (req.committed, req.revs, req.page, req.written) == (None, None, None, msgspec.UNSET)
+            assert (res.commit, res.found, res.written, res.attempt) == (None, None, msgspec.UNSET, None)
             assert (req.channel, req.op, req.event) == ("mine", None, "sync")
 
     served = Served(Todos)

@@ -140,7 +140,7 @@ class SharedStore(MemoryStore):
     async def positions(self, streams: Iterable[str]) -> Any:
         names = list(streams)
         await self._wait("positions", *names)
-        return self.log.positions(names)
+        return self.streams.positions(names)
 
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> Any:
         events = await super().since(stream, epoch, offset, stamp)
@@ -149,7 +149,7 @@ class SharedStore(MemoryStore):
 
     def written_by_others(self, stream: str = "c:", model: Any = None) -> Any:
         """A write of another process: it is in the log, and nobody here was told."""
-        return self.log.append(stream, "update", b'{"id":1}', 1)
+        return self.streams.append(stream, "update", b'{"id":1}', 1)
 
 
 async def settled() -> None:

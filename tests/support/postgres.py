@@ -48,19 +48,19 @@ async def opened(dsn: str, model: type | None = None, **options: Any) -> AsyncIt
     models = _backend(told, dsn, model, **options)
     await models.start()
     try:
-        yield Opened(models.log, told)
+        yield Opened(models.store, told)
     finally:
         await models.stop()
 
 
 async def install_triggers(dsn: str, model: type | None = None, **options: Any) -> None:
     """Install the triggers of the store that `opened` opens."""
-    await _backend(Told(), dsn, model, **options).log.install_triggers()
+    await _backend(Told(), dsn, model, **options).store.install_triggers()
 
 
 async def remove_triggers(dsn: str, model: type | None = None, **options: Any) -> None:
     """Remove the triggers of the store that `opened` opens."""
-    await _backend(Told(), dsn, model, **options).log.remove_triggers()
+    await _backend(Told(), dsn, model, **options).store.remove_triggers()
 
 
 def _backend(told: Told, dsn: str, model: type | None, **options: Any) -> Any:

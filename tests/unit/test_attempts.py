@@ -9,7 +9,7 @@ from bbio import attempts as module
 from bbio.attempts import Attempts
 from bbio.builtin import MemoryStore
 from bbio.requests import Request
-from bbio.streams import Commit, Event, Op
+from bbio.streams import Commit, Event
 from tests.support.listeners import Server, settled, until
 
 OP = {"c": "ann", "n": 1}
@@ -247,7 +247,7 @@ async def test_an_atomic_store_is_asked_again(serve, backend, failure):
     assert "error" in client.acks[0][0]
     assert client.acks[1] == client.acks[2]
     assert client.acks[1][0] is None
-    assert server.store.log.stream("c:").top == 1
+    assert server.store.streams.stream("c:").top == 1
 
 
 @pytest.mark.parametrize("backend", NOT_ATOMIC)
@@ -314,7 +314,7 @@ async def test_a_handler_above_an_atomic_store_may_be_tried_again(serve):
     attempt(client)
     assert client.acks[0][0]["error"]["name"] == "InternalError"
     assert client.acks[1][1]["title"] == "milk"
-    assert server.store.log.stream("c:").top == 1
+    assert server.store.streams.stream("c:").top == 1
 
 
 @pytest.mark.parametrize("store", [None, MemoryStore(), Plain()])
@@ -361,29 +361,25 @@ async def test_an_operation_of_a_read_means_nothing(serve):
     assert [ack[0] for ack in client.acks] == [None, None]
 
 
-def request(n=0, committed=None):
-    """A request that works at an operation."""
-    return Request("create", {}, op=Op("ann", n), committed=committed)
+def operation(n=0):
+    return ("ann", n)
 
 
 async def broken_off(attempts, n):
     """An attempt that ends half way."""
-    req = request(n)
-    await attempts.begin(req)
-    req.doubtful = True
-    attempts.end(req)
+    await attempts.begin(operation(n))
+    attempts.end(operation(n), True)
 
 
 async def is_refused(attempts, n):
     """Whether another attempt is refused."""
-    req = request(n)
-    await attempts.begin(req)
+    await attempts.begin(operation(n))
     try:
-        attempts.check(req)
+        attempts.check(operation(n))
     except module.UnknownOutcome:
         return True
     finally:
-        attempts.end(req)
+        attempts.end(operation(n), False)
     return False
 
 
@@ -408,9 +404,14 @@ async def test_doubtful_operations_are_bounded_by_age():
 
 def kept(attempts, n):
     """Whether the reply of an operation is remembered."""
-    req = request(n)
-    req.attempt = req.operation
-    return attempts.reply(req, Commit("stored", b"", None)) != "stored"
+    return attempts.reply(operation(n), Commit("stored", b"", None)) != "stored"
+
+
+async def keep(attempts, n, result, commit=None):
+    """An attempt that comes to something."""
+    await attempts.begin(operation(n))
+    attempts.keep(operation(n), Request("create", {}), result, commit)
+    attempts.end(operation(n), False)
 
 
 @pytest.mark.parametrize(("limit", "value"), [("REPLIES", 2), ("REPLIES_SIZE", 14)])
@@ -419,33 +420,35 @@ async def test_reshaped_replies_are_bounded(monkeypatch, limit, value):
     monkeypatch.setattr(module, limit, value)
     attempts = Attempts()
     for n in range(3):
-        req = request(n)
-        await attempts.begin(req)
-        attempts.keep(req, {"n": n})
-        attempts.end(req)
+        await keep(attempts, n, {"n": n})
     assert [kept(attempts, n) for n in range(3)] == [False, True, True]
 
 
 async def test_what_the_store_will_tell_is_not_remembered_twice():
     """Most handlers leave the record as it is."""
     attempts = Attempts()
-    req = request(committed=Commit({"id": 1}, b'{"id":1}', Event("c:", "e", 1, "create", b'{"id":1}')))
-    await attempts.begin(req)
-    attempts.keep(req, {"id": 1})
-    attempts.end(req)
+    await keep(attempts, 0, {"id": 1}, Commit({"id": 1}, b'{"id":1}', Event("c:", "e", 1, "create", b'{"id":1}')))
     assert not kept(attempts, 0)
 
 
 async def test_a_duplicate_that_gives_up_waiting_leaves_the_others_waiting():
     """It is passed over when the first has ended."""
     attempts = Attempts()
-    first, gone, last = (request() for _ in range(3))
-    await attempts.begin(first)
-    waiting = [asyncio.create_task(attempts.begin(req)) for req in (gone, last)]
+    await attempts.begin(operation())
+    gone, last = (asyncio.create_task(attempts.begin(operation())) for _ in range(2))
     await settled()
-    waiting[0].cancel()
+    gone.cancel()
     await settled()
-    attempts.end(first)
-    await waiting[1]
-    assert (gone.attempt, last.attempt) == (None, last.operation)
-    attempts.end(last)
+    assert gone.cancelled()
+    assert not last.done()
+    attempts.end(operation(), False)
+    await last
+    attempts.end(operation(), False)
+
+
+async def test_what_goes_on_after_its_attempt_has_ended_is_not_remembered():
+    """A layer may leave `next()` behind; what that comes to is nobody's reply."""
+    attempts = Attempts()
+    attempts.keep(None, Request("create", {}), {"n": 1}, None)
+    assert attempts.reply(None, Commit("stored", b"", None)) == "stored"
+    assert not kept(attempts, 0)

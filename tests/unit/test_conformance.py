@@ -1,11 +1,15 @@
 """The store suite: what it leaves out, and that it finds what is wrong with a store."""
 
+import asyncio
+
 import pytest
 
 from bbio.builtin import MemoryStore
-from bbio.conformance import CLAIMS, StoreConformance, case
+from bbio.conformance import CLAIMS, LogConformance, StoreConformance, case
 from bbio.errors import Conflict, NotFound
-from bbio.streams import Position
+from bbio.log import MemoryLog
+from bbio.protocol import encode
+from bbio.streams import Event, Position
 
 
 def suite(store, **attributes):
@@ -66,7 +70,7 @@ class ForgetsIds(MemoryStore):
 
 class MergesUpdates(MemoryStore):
     async def update(self, req):
-        return {**(await self.read(req)), **(await super().update(req))}
+        return {**(await self.read(req)).models, **(await super().update(req))}
 
     patch = update
 
@@ -125,7 +129,7 @@ class RemembersRefusals(MemoryStore):
 
 class LosesEvents(MemoryStore):
     async def write(self, req):
-        self.log.append("c:", "update", b"{}")
+        self.streams.append("c:", "update", b"{}")
         return await super().write(req)
 
 
@@ -143,7 +147,7 @@ class RecoversAnything(MemoryStore):
 
 class AlwaysTheSameEpoch(MemoryStore):
     async def since(self, stream, epoch, offset, stamp=0):
-        return await super().since(stream, self.log.stream(stream).epoch, offset, stamp)
+        return await super().since(stream, self.streams.stream(stream).epoch, offset, stamp)
 
     async def positions(self, streams):
         found = await super().positions(streams)
@@ -158,14 +162,14 @@ class TakesAnyStamp(MemoryStore):
 class HasNoStamps(MemoryStore):
     def open(self, backend, publisher):
         opened = super().open(backend, publisher)
-        append = opened.log.append
+        append = opened.streams.append
 
         def unstamped(*what):
             event = append(*what)
             event.stamp = 0
             return event
 
-        opened.log.append = unstamped
+        opened.streams.append = unstamped
         return opened
 
 
@@ -200,3 +204,107 @@ def test_what_is_wrong_with_a_store_is_found(store, test):
         getattr(suite(store), test)()
     if store is not ForgetsItsModels:
         getattr(suite(MemoryStore), test)()
+
+
+def log_suite(log, **attributes):
+    """An instance of the suite for logs of a class."""
+    kind = type("Suite", (LogConformance,), {"make_log": lambda self, **options: log(**options), **attributes})
+    return kind()
+
+
+def test_a_suite_must_make_logs():
+    """What is missing is said; an unknown claim, too."""
+    with pytest.raises(NotImplementedError, match="Unfinished needs a method make_log"):
+        type("Unfinished", (LogConformance,), {})().make_log()
+    with pytest.raises(TypeError, match="claims revisons; there are atomic, "):
+        log_suite(MemoryLog, claims=frozenset({"revisons"}))
+
+
+class AppendsAgain(MemoryLog):
+    async def append(self, stream, method, model, req=None):
+        return self.record(stream, method, model, self.encode(model), req, req and req.operation)
+
+
+class FindsNothing(MemoryLog):
+    async def find(self, req):
+        return None
+
+
+class TellsNobody(MemoryLog):
+    def open(self, backend, publisher):
+        opened = super().open(backend, publisher)
+        opened._publish = lambda event, origin: None
+        return opened
+
+
+class TellsAll(MemoryLog):
+    def open(self, backend, publisher):
+        opened = super().open(backend, publisher)
+        opened.encode = encode
+        return opened
+
+
+class TellsSecrets(MemoryLog):
+    async def append(self, stream, method, model, req=None):
+        commit = await super().append(stream, method, model, req)
+        if req is not None and req.op is not None:
+            commit.event.op = f"{req.op.c}:{req.op.n}"
+        return commit
+
+
+class TakesEverybodyForOne(MemoryLog):
+    async def append(self, stream, method, model, req=None):
+        if req is not None:
+            req.user = None
+        return await super().append(stream, method, model, req)
+
+
+class NumbersWhatFails(MemoryLog):
+    async def append(self, stream, method, model, req=None):
+        self.streams.stream(stream).top += 1
+        return await super().append(stream, method, model, req)
+
+
+class LosesItsOperations(MemoryLog):
+    async def append(self, stream, method, model, req=None):
+        earlier = None if req is None else await self.find(req)
+        if earlier is not None:
+            return earlier
+        await asyncio.sleep(0)
+        return self.record(stream, method, model, self.encode(model), req, req and req.operation)
+
+
+class PublishesBeforeItWaits(MemoryLog):
+    async def append(self, stream, method, model, req=None):
+        self._publish(Event(stream, "e", 1, method, self.encode(model)), None)
+        await asyncio.sleep(0)
+        return await super().append(stream, method, model, req)
+
+
+class AlwaysAtTheBeginning(MemoryLog):
+    async def positions(self, streams):
+        return {name: Position("always", 0) for name in streams}
+
+
+@pytest.mark.parametrize(
+    ("log", "test"),
+    [
+        (TellsNobody, "test_what_is_appended_is_published"),
+        (NumbersWhatFails, "test_what_cannot_be_written_is_no_event"),
+        (AppendsAgain, "test_a_repeated_operation_is_one_event"),
+        (FindsNothing, "test_find_tells_what_an_operation_came_to"),
+        (TakesEverybodyForOne, "test_operations_belong_to_who_asked"),
+        (TellsSecrets, "test_an_operation_is_told_in_its_public_form"),
+        (TellsAll, "test_private_fields_are_no_part_of_an_event"),
+        (LosesItsOperations, "test_duplicates_at_the_same_time_are_one_event"),
+        (PublishesBeforeItWaits, "test_a_writer_that_gives_up_wrote_all_or_nothing"),
+        (AlwaysAtTheBeginning, "test_every_channel_has_a_stream"),
+        (MemoryLog, "test_events_and_operations_are_there_after_a_restart"),
+    ],
+)
+def test_what_is_wrong_with_a_log_is_found(log, test):
+    """A log that breaks one rule fails the test of that rule, which a right one passes."""
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        getattr(log_suite(log), test)()
+    if log is not MemoryLog:
+        getattr(log_suite(MemoryLog), test)()

@@ -156,7 +156,7 @@ async def test_an_early_event_that_the_log_does_not_know_is_dropped(server):
     ann = await listening(server)
     event = server.store.written_by_others()
     publish(server, event)
-    server.store.log.forget("c:")
+    server.store.streams.forget("c:")
     publish(server, server.store.written_by_others())
     await settled()
     ann.received.clear()
@@ -175,7 +175,7 @@ async def test_history_that_is_gone_is_told_as_such(server):
     publish(server, server.store.written_by_others())
     for _ in range(5):
         server.store.written_by_others()
-    stream = server.store.log.stream("c:")
+    stream = server.store.streams.stream("c:")
     for _ in range(4):
         stream.events.popleft()
     publish(server, server.store.written_by_others(), bob.socket)
@@ -193,7 +193,7 @@ async def test_what_was_published_before_the_newest_is_told_where_history_is_gon
     """It is told for those who cannot resync; the position is the newest one's all the same."""
     ann = await listening(server)
     events = [server.store.written_by_others() for _ in range(6)]
-    stream = server.store.log.stream("c:")
+    stream = server.store.streams.stream("c:")
     stream.before = stream.events.popleft().stamp
     publish(server, events[2])
     await settled()
@@ -207,7 +207,7 @@ async def test_a_new_epoch_is_told_as_such(server):
     """An event of a new epoch means that history was lost; the event itself is told."""
     ann, bob = await listening(server), await listening(server, version=0)
     publish(server, server.store.written_by_others())
-    server.store.log.forget("c:")
+    server.store.streams.forget("c:")
     publish(server, server.store.written_by_others())
     await settled()
     assert ann.resyncs == ["c:"]
@@ -222,7 +222,7 @@ async def test_a_lost_history_that_comes_by_itself_is_no_loss(server):
     """What is published while the server looks for it need not be resynced."""
     ann = await listening(server)
     events = [server.store.written_by_others() for _ in range(3)]
-    stream = server.store.log.stream("c:")
+    stream = server.store.streams.stream("c:")
     stream.before = stream.events.popleft().stamp
     server.store.gate.clear()
     publish(server, events[2])
@@ -406,7 +406,7 @@ async def test_the_end_takes_what_is_being_read_along(server):
 
 def restored(server, offset):
     """The log as it was at an offset: what came later is gone, and the next event has the next offset."""
-    stream = server.store.log.stream("c:")
+    stream = server.store.streams.stream("c:")
     while stream.top > offset:
         stream.size -= len(stream.events.pop().body)
         stream.top -= 1
@@ -454,7 +454,7 @@ async def test_a_top_with_another_stamp_shows_another_history(server):
     restored(server, 3)
     for _ in range(2):
         server.store.written_by_others()
-    assert server.store.log.stream("c:").position.offset == late.offset
+    assert server.store.streams.stream("c:").position.offset == late.offset
     server.followers.check()
     await settled()
     assert ann.resyncs == ["c:"]
@@ -514,7 +514,7 @@ async def test_events_without_stamps_are_told_as_ever(server):
 async def test_those_who_come_back_to_what_was_told_cost_no_look_at_the_log(server):
     """With a stamp and without, from any place that is at hand."""
     await listening(server)
-    epoch = server.store.log.stream("c:").epoch
+    epoch = server.store.streams.stream("c:").epoch
     events = await told(server, 5)
     server.store.asked.clear()
     for since in ([epoch, 0], *map(place, events), [epoch, 3]):

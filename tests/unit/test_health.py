@@ -8,11 +8,12 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from bbio import App, Backend, ConfigurationError, Store
 from bbio.builtin import MemoryStore
+from bbio.log import MemoryLog
 from bbio.server import health
 from tests.support.servers import eventually
 
 
-class Shared(Store):
+class Shared(Store, MemoryLog):
     """A store whose log is elsewhere, and may be out of reach."""
 
     check_interval = 5.0

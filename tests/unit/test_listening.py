@@ -29,7 +29,7 @@ async def test_what_is_written_while_the_log_is_read_is_told_exactly_once(server
     server.forget()
     bob = server.client()
     store.gate.clear()
-    bob.listen(since={"c:": [events[0].epoch, 1], "*": [store.log.stream("*").epoch, 0]})
+    bob.listen(since={"c:": [events[0].epoch, 1], "*": [store.streams.stream("*").epoch, 0]})
     await settled()  # the log was read up to 3, and the answer is on its way
     publish(server, store.written_by_others())
     await settled()
@@ -111,10 +111,10 @@ async def test_an_epoch_that_ends_while_the_log_is_read_recovers_nothing(server)
     bob = server.client()
     bob.listen(since={"c:": [event.epoch, 0]})
     await settled()
-    store.log.forget("c:")
+    store.streams.forget("c:")
     # The log of the new epoch is read at once, the answer to bob is still on its way.
     anew = store.written_by_others()
-    server.followers._streams["c:"].place(store.log.stream("c:").position)
+    server.followers._streams["c:"].place(store.streams.stream("c:").position)
     store.gate.set()
     await settled()
     told = bob.reply["streams"]["c:"]
@@ -132,8 +132,8 @@ async def test_an_epoch_that_ends_while_another_stream_is_read_recovers_nothing(
     bob = server.client()
     bob.listen(since={"c:": [epochs["c:"], 0], "*": [epochs["*"], 0]})
     await settled()
-    server.store.log.forget("c:")
-    server.followers._streams["c:"].place(server.store.log.stream("c:").position)
+    server.store.streams.forget("c:")
+    server.followers._streams["c:"].place(server.store.streams.stream("c:").position)
     server.store.gate.set()
     await settled()
     assert bob.reply["streams"]["c:"]["recovered"] is False
@@ -153,7 +153,7 @@ async def test_history_that_is_lost_while_others_join(server):
     for client in joining:
         client.listen(since={"c:": [epochs["c:"], 0], "*": [epochs["*"], 0]})
     await settled()
-    server.store.log.forget("c:")
+    server.store.streams.forget("c:")
     publish(server, server.store.written_by_others())
     await settled()
     assert ann.resyncs == ["c:"]

@@ -106,7 +106,7 @@ async def test_a_sync_to_a_channel_that_was_taken_away_is_refused(club):
         ann.sync("create", {"title": "x"}, **fields)
         await settled()
         assert ann.reply["error"]["name"] == "Forbidden"
-    assert club.store.log.stream("c:a").top == 0
+    assert club.store.streams.stream("c:a").top == 0
 
 
 @pytest.mark.parametrize("failure", [Unavailable(), Busy(), Timeout(), OSError()])

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 
 from bbio.errors import BadRequest, NotFound, StackError, SyncError
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response, principal
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Found, Request, Response, principal
 from bbio.streams import Op
 
 
@@ -182,3 +182,34 @@ def test_cookies_are_those_of_the_handshake():
 
     assert Request("read", socket=Socket()).cookies == {"language": "de"}
     assert Request("read").cookies == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "page"),
+    [
+        (Found([]), None),
+        (Found([], {}, next=None), {"next": None}),
+        (Found([], next="x", total=3), {"next": "x", "total": 3}),
+        (Found([], total=3), None),
+    ],
+)
+def test_a_page_is_told_of_what_was_asked_for_in_pages(found, page):
+    """Without a query there is no cursor, and so no page."""
+    assert found.page == page
+
+
+def test_what_a_store_of_an_earlier_version_leaves_in_the_request_is_found():
+    """It says what to write instead; what was left is told as if it had been returned."""
+    req = Request("read")
+    assert not req.has_left
+    assert req.found([]).page is None
+    with pytest.warns(DeprecationWarning, match=r"write `return Found\(page\.models, next=page\.next, total="):
+        req.page = {"next": "x", "total": 3}
+    with pytest.warns(DeprecationWarning, match=r"write `return Found\(models, revs\)` in the store's read"):
+        req.revs = {1: 7}
+    assert req.has_left
+    found = req.found([{"id": 1}])
+    assert (found.models, found.revs, found.page) == ([{"id": 1}], {1: 7}, {"next": "x", "total": 3})
+    assert req.found(Found([], next=None)).page == {"next": None}
+    with pytest.raises(AttributeError):
+        _ = req.page

@@ -152,7 +152,7 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     server.backend.gate.set()
     await until(lambda: not server.gateway.exchanges)
     assert [ack[0]["error"]["name"] for ack in ann.acks] == ["Timeout", "Timeout"]
-    assert server.store.log.stream("c:").top == 0
+    assert server.store.streams.stream("c:").top == 0
     await server.close()
 
 

@@ -819,16 +819,6 @@ async def test_a_thread_that_stops_does_what_waits():
     assert await asyncio.gather(*asked) == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [("submit", [None]), ("look_up", [("", "1")]), ("select", [None, ()]), ("look_up_operation", [b""])],
-)
-async def test_a_document_store_must_reach_its_database(name, given):
-    """What the stores in databases share can neither write nor read by itself."""
-    with pytest.raises(NotImplementedError):
-        getattr(documents.DocumentStore(), name)(*given)
-
-
 async def test_look_ups_that_take_long_go_to_the_thread(path, monkeypatch):
     """One that was slow is followed by others in the thread, for a time; all find the same."""
     asked = []
@@ -877,10 +867,10 @@ async def test_a_million_models_are_read_page_by_page(path):
         for _ in range(3):
             data = {"limit": 1_000} | ({"cursor": cursor} if cursor else {})
             req = models.request("read", {}, options={"data": data})
-            page = await models.store.read(req)
-            assert len(page) == 1_000
-            seen += len(page)
-            cursor = req.page["next"]
+            found = await models.found(req)
+            assert len(found.models) == 1_000
+            seen += len(found.models)
+            cursor = found.next
         with contextlib.suppress(Timeout):
             await models.store.read(models.request("read", {}, options={"data": {"n": 11, "limit": 10}}))
         assert seen == 3_000

@@ -11,11 +11,11 @@ from bbio.streams import (
     Event,
     HistoryLimits,
     Kept,
-    Log,
     Op,
     Operations,
     Position,
     Stream,
+    Streams,
     channel_stream,
 )
 
@@ -32,7 +32,7 @@ class Clock:
 
 def filled(count, **limits):
     """A log whose stream `c:` has had so many events of two bytes each."""
-    log = Log(HistoryLimits(**limits))
+    log = Streams(HistoryLimits(**limits))
     for _ in range(count):
         log.append("c:", "create", b"{}")
     return log
@@ -55,7 +55,7 @@ def test_an_event_shows_where_it_is():
 
 def test_offsets_are_contiguous_from_one():
     """Every event of a stream is numbered without holes, whatever other streams do meanwhile."""
-    log = Log()
+    log = Streams()
     offsets = [log.append(name, "create", b"{}").offset for name in ("c:", "c:a", "c:", "c:", "c:a")]
     assert offsets == [1, 1, 2, 3, 2]
     last = log.stream("c:").events[-1]
@@ -64,7 +64,7 @@ def test_offsets_are_contiguous_from_one():
 
 def test_the_top_is_zero_before_the_first_event():
     """A stream nobody wrote to has a position, and nothing is missed after it."""
-    log = Log()
+    log = Streams()
     position = log.positions(["c:new"])["c:new"]
     assert position.offset == 0
     assert log.stream("c:new").since(position.epoch, 0) == []
@@ -101,7 +101,7 @@ def test_an_event_larger_than_the_history_is_not_kept():
 def test_history_is_bounded_by_age():
     """What is older than the limit goes when the next event comes; what is exactly as old stays."""
     clock = Clock()
-    log = Log(HistoryLimits(age=10.0), clock)
+    log = Streams(HistoryLimits(age=10.0), clock)
     for clock.now in (0.0, 5.0, 10.0):
         log.append("c:", "create", b"{}")
     assert kept(log) == [1, 2, 3]
@@ -155,7 +155,7 @@ def test_forgetting_an_unknown_stream_is_harmless():
 
 def test_the_stream_longest_without_an_event_is_forgotten_first():
     """The number of streams is bounded, and an event keeps its stream from being forgotten."""
-    log = Log(HistoryLimits(streams=2))
+    log = Streams(HistoryLimits(streams=2))
     for name in ("c:a", "c:b", "c:a"):
         log.append(name, "create", b"{}")
     epochs = {name: log.stream(name).epoch for name in ("c:a", "c:b")}
@@ -258,7 +258,7 @@ def test_a_long_request_is_kept_as_a_digest():
 
 def test_asking_for_a_position_makes_no_stream():
     """Nor does asking for what was missed; who was told the place goes on from there."""
-    log = Log(HistoryLimits(streams=2))
+    log = Streams(HistoryLimits(streams=2))
     log.append("c:home", "create", b"{}")
     home, held = log.stream("c:home").position, log.held
     told = log.positions([f"c:made-up-{n}" for n in range(10)])
@@ -273,7 +273,7 @@ def test_asking_for_a_position_makes_no_stream():
 def test_what_is_too_old_is_dropped_without_another_write():
     """Events and the replies of operations, and what they took is free again."""
     clock = Clock()
-    log = Log(HistoryLimits(age=10.0), clock)
+    log = Streams(HistoryLimits(age=10.0), clock)
     for clock.now in (0.0, 5.0):
         log.keep(("c", int(clock.now)), ASKED, log.append("c:", "create", b"{}"))
     held = log.held
@@ -290,7 +290,7 @@ def test_what_is_too_old_is_dropped_without_another_write():
 def several(limit, count=2):
     """Logs that share so many bytes."""
     shared = Kept(limit)
-    return shared, [Log(kept=shared) for _ in range(count)]
+    return shared, [Streams(kept=shared) for _ in range(count)]
 
 
 def test_histories_share_what_may_be_kept():

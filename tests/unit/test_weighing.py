@@ -6,7 +6,7 @@ import pytest
 
 from bbio import protocol
 from bbio.server.memory import LIGHT, weigh
-from bbio.streams import Kept, Log, channel_stream, public_part
+from bbio.streams import Kept, Streams, channel_stream, public_part
 
 FACE, MORE = "\U0001f600", 60_000
 
@@ -89,7 +89,7 @@ HISTORIES = {
 def test_a_log_holds_no_more_than_it_says(shape):
     """Whatever names, models and clients are like; but for dictionaries that were larger, which Python leaves so."""
     shared = Kept(1_000_000)
-    log = Log(kept=shared)
+    log = Streams(kept=shared)
 
     def fill():
         for n in range(800):
@@ -107,7 +107,7 @@ def test_a_log_holds_no_more_than_it_says(shape):
 
 def test_what_a_log_holds_of_clients_is_given_back():
     """With the last of their replies."""
-    log = Log()
+    log = Streams()
     for n in range(3):
         log.keep((f"{WIDE}{n}", n), "{}", log.append("c:", "create", b"{}"))
     log.operations.forget(0.0, 0)

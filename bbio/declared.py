@@ -1,0 +1,122 @@
+"""What a backend declares in its class body and opens for itself: the base of stores and logs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Protocol, Self
+
+from bbio.errors import DefinitionError
+from bbio.requests import Socket
+from bbio.schema import Schema
+from bbio.streams import Event
+from bbio.view import public_body
+
+
+class Publisher(Protocol):
+    """Where a log tells what it has committed, and what it has heard of other processes.
+
+    All is called on the event loop, and returns at once.
+    """
+
+    def publish(self, event: Event, origin: Socket | None) -> None:
+        """Tell of a committed event.
+
+        Events of one stream should come in the order of their offsets. One that was told before is dropped; one that
+        comes too early has the log read, by `since`.
+
+        Parameters:
+            event: the event, which `since` finds by now.
+            origin: the writer's socket, None when there is none.
+        """
+
+    def check(self, streams: Iterable[str] | None = None) -> None:
+        """Look at the log: something may have been written that was not published here.
+
+        That is what another process or program wrote. `positions` and `since` are asked a moment later, and what is
+        missing is told. A stream that nobody follows costs nothing.
+
+        Parameters:
+            streams: the names of the streams written to; None when that is not known.
+        """
+
+    def recheck_soon(self, channel: str | None = None) -> None:
+        """Ask again who may listen: another process that serves the backend was told to.
+
+        Parameters:
+            channel: only the listeners of this channel ("" is the default channel); all when None.
+        """
+
+
+class Declared:
+    """An object in a class body, of which every backend that is served opens a copy of its own.
+
+    Attributes:
+        backend: the backend instance.
+        schema: what its models are, None when they may be anything.
+        publisher: is told of every committed event.
+    """
+
+    backend: Any
+    schema: Schema | None = None
+    publisher: Publisher
+    _publish: Callable[[Event, Socket | None], None]
+
+    # The names that a class derived from this one must not take for something else.
+    __bbio_own__: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base, names in _own(cls.__mro__[1:]):
+            for name in names & vars(cls).keys():
+                raise DefinitionError(f"{cls.__qualname__}.{name} hides {base.__name__}.{name}; give it another name")
+
+    def open(self, backend: Any, publisher: Publisher) -> Self:
+        """Return a copy of this declaration for one backend.
+
+        Parameters:
+            backend: the backend instance; its `name` is the default of table names.
+            publisher: is to be told of every committed event, and of writes by others.
+
+        Raises:
+            DefinitionError: an attribute has a name that the base needs.
+        """
+        cls = type(self)
+        for base, names in _own(cls.__mro__):
+            hidden = names & vars(self).keys()
+            if hidden and not hasattr(self, "_publish"):  # as it is in a copy that is opened again
+                raise DefinitionError(
+                    f"{cls.__qualname__}.{min(hidden)} is set before the start, and then hidden by "
+                    f"{base.__name__}'s own; give it another name"
+                )
+        opened = copy.copy(self)
+        opened.backend = backend
+        opened.schema = getattr(backend, "schema", None)
+        opened.publisher = publisher
+        opened._publish = publisher.publish
+        return opened
+
+    def encode(self, record: Any) -> bytes:
+        """Return the JSON of a record for an event: no field of it that nobody may see.
+
+        Parameters:
+            record: an instance, a record, or whatever else a handler has answered.
+
+        Raises:
+            EncodingError: it holds what JSON does not have.
+        """
+        return public_body(self.schema, record)
+
+    async def start(self) -> None:
+        """Connect, create tables. Called once, before the first request."""
+
+    async def stop(self) -> None:
+        """Finish what is being written and let go. Called once, after the last request."""
+
+
+def _own(classes: Iterable[type]) -> Iterator[tuple[type, frozenset[str]]]:
+    """Return the classes that have names of their own, with those."""
+    for cls in classes:
+        names = vars(cls).get("__bbio_own__")
+        if names:
+            yield cls, names

@@ -1,0 +1,6 @@
+"""Logs: the numbered events of a backend, kept for a while, and the operations that they came of."""
+
+from bbio.log.log import Log
+from bbio.log.memory import MemoryLog
+
+__all__ = ["Log", "MemoryLog"]
