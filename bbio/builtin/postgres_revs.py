@@ -42,7 +42,7 @@ class Beside(Table):
 
     def about(self, row: str) -> tuple[str, str]:
         """What an entry calls the model in a row: the channel and the id, in SQL."""
-        channel = f"{row}.channel::text" if self.per_channel else "''"
+        channel = f'{row}.channel::text COLLATE "C"' if self.per_channel else "''"
         return channel, f'{row}.{self.id_column}::text COLLATE "C"'
 
     def _entry(self, row: str) -> str:
@@ -55,13 +55,14 @@ class Beside(Table):
 
     def lock(self, how: str) -> str:
         named = [f"{column}::text AS {name}" for name, column in zip(self.key, self._columns_of_key("t"), strict=True)]
-        channel = "f.channel" if self.per_channel else "''"
+        # A text as a parameter brings its collation along, and the entries have one of their own.
+        about = ", ".join(f'{text} COLLATE "C"' for text in ("f.channel" if self.per_channel else "''", "f.id"))
         return (
             f"WITH found AS MATERIALIZED (SELECT {', '.join(named)}, {self.fields('t')} AS fields"
             f" FROM {self._arrays()} AS u({', '.join(self.key)}) JOIN {self.place} t ON {self._is_key()}"
             f" ORDER BY {', '.join(self._columns_of_key('t'))} {how})"
             f" SELECT ({DRAW_REVISIONS} FROM (SELECT count(*) FROM found) AS locked),"
-            f" {', '.join(f'f.{name}' for name in self.key)}, bbio_rev({self.backend}, {channel}, f.id), f.fields"
+            f" {', '.join(f'f.{name}' for name in self.key)}, bbio_rev({self.backend}, {about}), f.fields"
             " FROM (VALUES (1)) AS one LEFT JOIN found f ON true"
         )
 

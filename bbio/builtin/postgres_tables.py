@@ -760,9 +760,8 @@ class Table:
         Parameters:
             source: what gives one, in SQL.
         """
-        # OFFSET, so that none is drawn twice.
         return (
-            f"SELECT id FROM ({self.draw(source)} OFFSET 0) d"
+            f"SELECT id FROM ({self.draw(source)}) d"
             f" WHERE NOT EXISTS (SELECT FROM {self.place} t WHERE t.{self.id_column} = d.id)"
         )
 

@@ -23,6 +23,7 @@ UNCOUNTABLE: list[tuple[dict[str, Any], str]] = [
     ({"$inc": {"n": -(2**53)}}, "'n' would pass 9007199254740991"),
     ({"$inc": {"n": 1e300}}, "'n' would pass 9007199254740991"),
     ({"$inc": {"large": -1}}, "'large' would pass 9007199254740991"),
+    ({"$inc": {"just": -1}}, "'just' would pass 9007199254740991"),
     ({"$inc": {"n": 1}, "n": 7}, "'n' is set and counted at once"),
     ({"$inc": 1}, "'$inc' must be an object"),
     ({"$inc": None}, "'$inc' must be an object"),
@@ -61,7 +62,7 @@ class Counts(Cases):
         """The answer names the field; nothing changes, not even what the patch sets."""
         async with self.opened() as models:
             made = await models.create(
-                {"n": 1, "large": 2**60, "title": "milk", "done": True, "tags": [1], "other": "as it was"}
+                {"n": 1, "large": 2**60, "just": 2**53, "title": "milk", "done": True, "tags": [1], "other": "old"}
             )
             for patch, message in [*UNCOUNTABLE, ({"$inc": {models.key: 1}}, f"'{models.key}' cannot be counted")]:
                 err = await refused(

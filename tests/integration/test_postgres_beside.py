@@ -323,6 +323,58 @@ async def test_many_rows_have_revisions_too(database_url, psql):
         assert await models.store.since("*", top.epoch, 0) is None
 
 
+async def test_too_many_rows_are_one_word(database_url, psql):
+    """No row of a large import is written down once more, to be told."""
+    await psql.execute(TABLE)
+    await install_triggers(database_url, Item, **BESIDE)
+    for change in (
+        f"INSERT INTO models (title) SELECT 'a' FROM generate_series(0, {MOST_TOLD})",
+        "UPDATE models SET n = 1",
+        "DELETE FROM models",
+    ):
+        await psql.execute(change)
+        assert await psql.fetch("DELETE FROM bbio_pending RETURNING stream, body") == [("*", None)]
+
+
+async def test_a_key_that_is_checked_at_the_end(database_url, psql):
+    """Until a transaction ends several rows may have one key; its programs do not suffer."""
+    await psql.execute(TABLE.replace("PRIMARY KEY", "PRIMARY KEY DEFERRABLE INITIALLY DEFERRED"))
+    await install_triggers(database_url, Item, **BESIDE)
+    async with opened(database_url, Item, **BESIDE) as models:
+        async with psql.transaction():
+            await psql.execute("INSERT INTO models VALUES (1, 'a'), (1, 'b'), (2, 'c'), (2, 'd')")
+            await psql.execute("UPDATE models SET n = 1")
+            await psql.execute("DELETE FROM models WHERE title IN ('a', 'c', 'd')")
+        assert await models.all() == [{"id": 1, "title": "b", "n": 1}]
+        assert (await log(models, "*"))[0].method == "create"
+
+
+@pytest.mark.parametrize("revisions", ["beside", "column"])
+async def test_texts_of_any_collation_are_keys(database_url, psql, revisions):
+    """They are compared with entries that have a collation of their own, by bbio and by triggers."""
+    text = 'text COLLATE "POSIX" NOT NULL'
+    await psql.execute(f"CREATE TABLE models (channel {text}, id {text}, title text, n integer NOT NULL DEFAULT 0)")
+    await psql.execute("ALTER TABLE models ADD PRIMARY KEY (channel, id)")
+    options = {"revisions": revisions, "per_channel": True}
+    await install_triggers(database_url, Item, **options)
+    async with opened(database_url, Item, **options) as models:
+        made = await models.create({"title": "a", "n": 0})
+        await psql.execute("UPDATE models SET n = 1")
+        await psql.execute("INSERT INTO models (channel, id, title) VALUES ('home', 'x', 'b'), ('', 'y', 'c')")
+        assert await models.revision(made["id"]) == (await log(models))[1].rev
+        assert [model["title"] for model in await models.all()] == ["a", "c"]
+        await psql.execute("UPDATE models SET id = 'z' WHERE id = 'y'; DELETE FROM models WHERE id = 'z'")
+        await models.write("patch", {"id": made["id"], "n": 2})
+        await models.write("delete", made)
+        told = [event.method for event in (await log(models))[2:]]
+        assert told == ["create", "delete", "create", "delete", "update", "delete"]
+        if revisions == "beside":
+            assert [(channel, id) for channel, id, _ in await psql.fetch(ENTRIES)] == [("home", "x")]
+            await psql.execute("ALTER TABLE models DISABLE TRIGGER USER; DELETE FROM models")
+    async with opened(database_url, Item, **options):
+        assert await psql.fetch(ENTRIES) == []
+
+
 async def test_a_table_that_has_changed_since_has_revisions(database_url, psql):
     """All that is written counts as changed, as long as its key is what it was."""
     await psql.execute(TABLE + "; INSERT INTO models (title) VALUES ('a'), ('b')")
@@ -433,6 +485,35 @@ async def test_entries_of_models_that_are_gone_are_dropped(database_url, psql):
         async with opened(database_url, Item, **BESIDE):
             assert (await revs(psql)).keys() == {"1", "3"}
     await other.close()
+
+
+async def test_an_entry_that_is_written_while_others_are_dropped_stays(database_url, psql):
+    """A model that comes back just then keeps its revision."""
+    await psql.execute("CREATE TABLE models (id text PRIMARY KEY, title text, n integer)")
+    await psql.execute("INSERT INTO models VALUES ('a')")
+    async with opened(database_url, Item, **BESIDE) as models:
+        table = models.store.definition
+    # A table that is looked at slowly.
+    await psql.execute("""
+        CREATE FUNCTION wait() RETURNS boolean LANGUAGE plpgsql AS $$
+            BEGIN PERFORM pg_advisory_xact_lock(1); RETURN true; END $$;
+        CREATE VIEW slow AS SELECT * FROM models WHERE wait()
+    """)
+    await psql.execute("INSERT INTO bbio_revs (backend, channel, id, rev) SELECT id, '', 'b', 7 FROM bbio_backends")
+    await psql.execute("INSERT INTO bbio_revs (backend, channel, id, rev) SELECT id, '', 'c', 8 FROM bbio_backends")
+    await psql.execute("SELECT pg_advisory_lock(1)")
+    other = await asyncpg.connect(database_url)
+    dropping = asyncio.ensure_future(other.execute(attrs.evolve(table, name="slow").forget()))
+
+    async def waits():
+        return await psql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") == 1
+
+    await eventually(waits)
+    await psql.execute("INSERT INTO models VALUES ('b'); UPDATE bbio_revs SET rev = 9 WHERE id = 'b'")
+    await psql.execute("SELECT pg_advisory_unlock(1)")
+    await dropping
+    await other.close()
+    assert await revs(psql) == {"b": 9}
 
 
 async def test_what_does_not_fit_is_said(database_url, psql):

@@ -139,6 +139,15 @@ async def test_every_kind_of_value_comes_back_as_it_was(database_url, psql):
         }
 
 
+async def test_numbers_of_documents_come_back_as_they_were(database_url):
+    """A double stays one where it is whole, however large, and a whole number stays that."""
+    numbers = [0.0, 2.0, 1e15, 1e16, -123456789012345680.0, 1e19, 1e22, 1e300, 5e-324, 10**16, -(2**63), 2**64 - 1]
+    async with opened(database_url) as models:
+        made = await models.create({"n": numbers})
+        for told in (made["n"], (await models.read(made["id"]))["n"]):
+            assert [(type(each), each) for each in told] == [(type(each), each) for each in numbers]
+
+
 async def test_a_number_that_no_column_can_hold_is_refused(database_url):
     """Whole numbers have 64 bits; the others of the batch pass."""
     async with opened(database_url, Todo) as models:

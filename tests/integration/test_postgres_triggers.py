@@ -341,6 +341,33 @@ async def test_what_a_write_sets_off_in_its_own_stream_comes_after_it(database_u
         assert await models.revision(milk["id"]) == events[1].rev > events[0].rev
 
 
+async def test_what_a_write_sets_off_comes_after_it_whatever_others_leave_meanwhile(database_url, psql):
+    """Another program writes to the same stream while a trigger of the owner's takes its time: that comes first."""
+    await install_triggers(database_url, per_channel=True)
+    async with opened(database_url, per_channel=True) as models:
+        await psql.execute("""
+            CREATE FUNCTION counted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                UPDATE models SET body = body || '{"n": 2}' WHERE id = NEW.id;
+                PERFORM pg_advisory_xact_lock(1);
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER counted AFTER INSERT ON models FOR EACH ROW WHEN (NEW.id <> 'theirs')
+                EXECUTE FUNCTION counted();
+            SELECT pg_advisory_lock(1)
+        """)
+        writing = asyncio.ensure_future(models.create({"n": 1}))
+
+        async def waits():
+            return await psql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") == 1
+
+        await eventually(waits)
+        await psql.execute("""INSERT INTO models (channel, id, body) VALUES ('', 'theirs', '{"n": 0}')""")
+        await psql.execute("SELECT pg_advisory_unlock(1)")
+        await writing
+        events = [(event.method, decode(event.body)["n"]) for event in await log(models)]
+        assert events == [("create", 0), ("create", 1), ("update", 2)]
+
+
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
 async def test_transactions_that_touch_different_rows_are_not_in_each_others_way(database_url, psql, isolation):
     """At any isolation: no row is shared. One that is rolled back leaves no hole."""
@@ -428,6 +455,17 @@ async def test_a_table_that_has_changed_since_is_written_to_all_the_same(databas
     caplog.clear()
     async with opened(database_url, title):
         assert caplog.text == ""
+
+
+async def test_a_field_that_is_new_is_told_from_the_start_on(database_url, psql, caplog):
+    """Whoever adds its column has the triggers made anew."""
+    await install_triggers(database_url, Title)
+    noted = attrs.make_class("Title", {"title": attrs.field(type=str), "note": attrs.field(type=str, default="none")})
+    async with opened(database_url, noted) as models:
+        await psql.execute("INSERT INTO models (id, title) VALUES ('a', 'b')")
+        (event,) = await log(models, "*")
+        assert decode(event.body) == {"id": "a", "title": "b", "note": "none"}
+    assert caplog.text == ""
 
 
 OLDER = """
