@@ -51,7 +51,7 @@ def is_overtaken(req: Request, stored: dict[str, Any], base: bytes | None, id_at
     return any(
         not is_same(stored.get(name, UNSET), before.get(name, UNSET)) and not is_same(stored.get(name, UNSET), value)
         for name, value in req.model.items()
-        if name not in (id_attribute, COUNTS)
+        if name != id_attribute
     )
 
 

@@ -89,11 +89,15 @@ FIND_REVISIONS = """
 # so only when it is asked how many there are.
 MAKE_ROOM = "SELECT pg_notification_queue_usage()"
 TELL = "SELECT pg_notify($1, $2) FROM pg_notification_queue_usage()"
-# The models that a statement finds, up to and with the first that is one too many for so many bytes.
-UP_TO = (
-    "SELECT rev, body FROM (SELECT *, sum(octet_length(body) + 1) OVER (ROWS UNBOUNDED PRECEDING) AS size"
-    " FROM ({0}) AS found(rev, body)) AS sized WHERE size - octet_length(body) <= ${1}::bigint"
-)
+# The models that a statement finds, up to and with the first that is one too many for so many bytes. What comes after
+# that is not looked for: a limit is worked out first, and what is materialized is made as far as somebody reads.
+UP_TO = """
+    WITH sized AS MATERIALIZED (
+        SELECT *, row_number() OVER w AS number, sum(octet_length(body) + 1) OVER w AS size
+        FROM ({0}) AS found(rev, body) WINDOW w AS (ROWS UNBOUNDED PRECEDING)
+    )
+    SELECT rev, body FROM sized LIMIT (SELECT number FROM sized WHERE size >= ${1}::bigint LIMIT 1)
+"""
 FIND_STAMP = "SELECT stamp FROM bbio_log WHERE stream = $1 AND position = $2"
 
 # Reads of streams

@@ -228,6 +228,38 @@ async def test_what_a_layer_counts_without_sense_is_refused(store):
         assert caught.value.fields == {"done": "does not hold a number", "count": "must be a number"}
 
 
+@attrs.define
+class Score:
+    """A model with more fields than its records have."""
+
+    must: int
+    five: int = 5
+    seven: int | None = 7
+
+
+async def test_what_is_not_there_counts_from_the_default(store):
+    """In records from before there was a class, or a field; from 0 where that has none, or null is a value of it."""
+
+    def meddle(self, req):
+        seen.append(req)
+        req.model["$inc"]["new"] = 2
+
+    seen = []
+    kept = {"models": [{"id": "none", "must": 1, "five": None, "seven": None}, {"id": "bare"}]}
+    async with App().serve(backend(store(**kept))).running():
+        pass
+    app = App().serve(backend(store(**kept), model=Score, meddle=before("patch")(meddle)))
+    async with app.running() as url, connect(url) as io:
+        for id, expected in (
+            ("none", {"must": 2, "five": 6, "seven": 1}),
+            ("bare", {"must": 1, "five": 6, "seven": 8}),
+        ):
+            counts = dict.fromkeys(expected, 1)
+            assert await io.backend("tallies").patch({"id": id, "$inc": counts}) == {"id": id, **expected}
+            # What a layer counts beside the fields of the class is kept.
+            assert seen[-1].committed.record["new"] == 2
+
+
 async def test_who_may_not_read_cannot_count(store):
     """What is refused, and what is not, would tell what is stored."""
 

@@ -13,6 +13,7 @@ import pytest
 from bbio import Busy, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.builtin import PostgresStore, documents, postgres, postgres_database
 from bbio.builtin.postgres_database import words_of
+from bbio.builtin.postgres_statements import UP_TO
 from bbio.builtin.postgres_tables import LOCK
 from bbio.conformance.cases import refused
 from bbio.errors import ConfigurationError
@@ -654,6 +655,21 @@ async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
         assert not database._lists._turns
         assert not database._lists_of_store._turns
         assert not database._lists_of_client._turns
+
+
+async def test_a_list_that_is_too_long_is_not_looked_for_to_its_end(psql):
+    """The model that is one too many is the last that is made."""
+    await psql.execute("""
+        CREATE SEQUENCE made;
+        CREATE FUNCTION make(n integer) RETURNS text LANGUAGE plpgsql AS $$
+            BEGIN PERFORM nextval('made'); RETURN repeat('x', 9); END $$
+    """)
+    for wanted, most, found in ((1000, 100, 10), (1000, 101, 11), (5, 100, 5), (5, 0, 1), (0, 0, 0)):
+        await psql.execute("ALTER SEQUENCE made RESTART")
+        models = f"SELECT n, make(n) FROM generate_series(1, {wanted}) n"
+        rows = await psql.fetch(UP_TO.format(models, 1), most)
+        assert [rev for rev, _ in rows] == list(range(1, found + 1))
+        assert await psql.fetchval("SELECT nextval('made')") <= found + 2
 
 
 async def test_a_full_queue_of_notifications_stops_no_write(database_url, psql, monkeypatch, caplog):
