@@ -181,6 +181,7 @@ test('a class made before the client was there, and one with a class field, are 
   await emit(Backbone, spec, 'created', { id: 1 });
   await until(() => heard.length === 2);
   assert.deepEqual(heard, [0, 1]);
+  assert.equal(new Early([], { backend: 'todos' }).backend, spec, 'its constructor knows no such option');
   page.disconnect();
 });
 
