@@ -185,6 +185,18 @@ test('a class made before the client was there, and one with a class field, are 
   page.disconnect();
 });
 
+test('a collection whose backend is a function is told from the first sync of one of its models on', async () => {
+  const spec = room();
+  const Backbone = openPage(server.url);
+  const mine = new (Backbone.Collection.extend({ backend: () => spec }))([{ id: 1 }]);
+  const heard = [];
+  mine.on('remote', (method, { id }) => heard.push([method, id]));
+  await mine.at(0).fetch().then(assert.fail, (err) => assert.equal(err.name, 'NotFound'));
+  for (const [what, id] of [['created', 2], ['updated', 1]]) await emit(Backbone, spec, what, { id });
+  await until(() => heard.length > 1);
+  assert.deepEqual(heard, [['create', 2], ['update', 1]]);
+});
+
 test('a collection that takes another backend is told of that one alone', async () => {
   const [one, two] = [room(), room()];
   const Backbone = openPage(server.url);
