@@ -138,7 +138,6 @@ export function attach(Backbone, io) {
       }
       if (mirrors.get(this)?.handle === handle) return this;
       this.unbindBackend();
-      deaf.delete(this);
       const mirror = new (this instanceof Backbone.Collection ? CollectionMirror : ModelMirror)(this, handle);
       mirrors.set(this, mirror);
       mirror.start();

@@ -93,7 +93,7 @@ for (const { version, $ } of flavours) {
       const spec = room();
       const mine = byHand(page(), spec).bindBackend();
       const them = await other(spec);
-      await ready(mine);
+      await mine.fetch();
       const { id } = await them.sync('create', { t: 1 });
       await until(() => mine.heard.length === 1);
       await them.sync('delete', { id });
