@@ -326,3 +326,35 @@ test('news that cannot wait for the end of a read is read', () => calmly(async (
   await passOn(world);
   assert.equal(collection.length, 10_001);
 }));
+
+test('a create whose answer comes after everything was read anew is one model', () => calmly(async (world, { links: [link] }, collection) => {
+  const model = collection.create({ title: 't1', by: 'ann' });
+  world.serve(link);
+  world.renew('c:x');
+  world.late = 1;
+  await passOn(world);
+  assert.equal(link.late.length, 2, 'of the create, which was sent again, and of the read');
+  for (const answer of [link.late.pop(), link.late.pop()]) {
+    link.toClient.push(answer);
+    await passOn(world);
+  }
+  assert.deepEqual([collection.models, world.store('x').size], [[model], 1]);
+}));
+
+test('an order that cannot be told does not keep everything from being read anew', () => calmly(async (world, _, collection) => {
+  writeElsewhere(world, 'gone');
+  await passOn(world);
+  collection.comparator = (model) => {
+    throw new Error(`no place for ${model.id}`);
+  };
+  const reset = new Promise((resolve) => collection.once('backend:reset', resolve));
+  const reports = [];
+  globalThis.reportError = (err) => reports.push(err.message);
+  world.store('x').clear();
+  for (const id of ['a', 'b']) world.store('x').set(id, { rev: 2, model: { id } });
+  world.renew('c:x');
+  await passOn(world);
+  delete globalThis.reportError;
+  assert.deepEqual([(await reset).removed.map(({ id }) => id), collection.pluck('id').sort()], [['gone'], ['a', 'b']]);
+  assert.match(reports.join(), /no place for/);
+}));
