@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from bbio import protocol
 from bbio.errors import StackError, SyncError, Unavailable
 from bbio.requests import Request, owned
@@ -122,19 +120,23 @@ class ListenExchange(Exchange, kw_only=True):
             socket.client = None
             reply["client"] = public_part(self.fields.client)
             if self.fields.asks_user:
-                # Of a user who cannot be known again, nothing is told.
-                with suppress(StackError):
-                    reply["user"] = self._user(self.fields.client)
+                reply["user"] = self._user(self.fields.client)
         self.reply(protocol.encode([reply]))
 
     def _user(self, client: str) -> str | None:
-        """Return the text by which a client knows whom it speaks for; None for nobody.
+        """Return the text by which a client knows whom it speaks for, empty of a user without an id; None for nobody.
 
         It is of the client's own id too, so to others it says nothing, and it is no id of anybody.
         """
         user = self.req.user
+        if user is None:
+            return None
+        try:
+            name = owned(user, client)
+        except StackError:
+            return ""
         # Not kept: it is asked for at a listen alone, and would crowd out the clients that write.
-        return None if user is None else public_part.__wrapped__(owned(user, client))
+        return public_part.__wrapped__(name)
 
     def _as_seen(
         self, followed: Followed, position: Position, events: list[Event] | None

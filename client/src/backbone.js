@@ -52,7 +52,7 @@ export function attach(Backbone, io) {
   /** What tells those that are not bound. @type {WeakMap<object, Announcer>} */
   const announcers = new WeakMap();
   const forgotten = new FinalizationRegistry((/** @type {Announcer} */ announcer) => announcer.handle.detach(announcer));
-  /** Those that were unbound, and are told nothing. @type {WeakSet<object>} */
+  /** Those that are bound, or were: no announcer tells them anything. @type {WeakSet<object>} */
   const deaf = new WeakSet();
   /** @type {Map<string, Backend>} */
   const backends = new Map();
@@ -86,7 +86,7 @@ export function attach(Backbone, io) {
    * @param {import('./core/handle.js').Handle} handle
    */
   function announce(target, handle) {
-    if (mirrors.has(target) || deaf.has(target) || announcers.get(target)?.handle === handle) return;
+    if (deaf.has(target) || announcers.get(target)?.handle === handle) return;
     silence(target);
     const isTold = (/** @type {any} */ other) => (mirrors.get(other) ?? announcers.get(other))?.handle === handle;
     const announcer = new Announcer(target, handle, isTold);
@@ -138,7 +138,6 @@ export function attach(Backbone, io) {
       }
       if (mirrors.get(this)?.handle === handle) return this;
       this.unbindBackend();
-      deaf.delete(this);
       const mirror = new (this instanceof Backbone.Collection ? CollectionMirror : ModelMirror)(this, handle);
       mirrors.set(this, mirror);
       mirror.start();

@@ -251,11 +251,10 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
     const raw = told ? clone(result) : how === 'patch' ? { ...base?.raw, ...applied(base?.raw, what) } : what;
     if (!passed) for (const mirror of its) mirror.acked(model, how, raw, meta);
     delivering(() => {
-      if (how === 'create') for (const mirror of its) guarded(() => mirror.settle(model, raw));
       if (how === 'delete') {
         destroyed.add(model);
         guarded(() => options.success?.(result));
-      } else guarded(() => answered(what, result, raw, meta?.r));
+      } else guarded(() => answered(how, what, result, raw, meta?.r));
       for (const mirror of its) guarded(() => mirror.place(model, how, passed));
     });
     if (how !== 'delete') look([model]);
@@ -263,8 +262,9 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
     resolve(result);
   }
 
-  /** @param {any} what @param {any} result @param {any} raw @param {number | undefined} rev */
-  function answered(what, result, raw, rev) {
+  /** @param {string} how @param {any} what @param {any} result @param {any} raw @param {number | undefined} rev */
+  function answered(how, what, result, raw, rev) {
+    if (how === 'create') for (const mirror of its) mirror.settle(model, raw);
     const latest = newer(its, its[0]?.idOf(raw), rev);
     show(handle, model, latest ?? { raw, rev }, () => options.success?.(latest ? clone(latest.raw) : result));
     reassert(model, handle);

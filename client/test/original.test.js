@@ -93,7 +93,7 @@ for (const { version, $ } of flavours) {
       const spec = room();
       const mine = byHand(page(), spec).bindBackend();
       const them = await other(spec);
-      await ready(mine);
+      await mine.fetch();
       const { id } = await them.sync('create', { t: 1 });
       await until(() => mine.heard.length === 1);
       await them.sync('delete', { id });
@@ -181,7 +181,35 @@ test('a class made before the client was there, and one with a class field, are 
   await emit(Backbone, spec, 'created', { id: 1 });
   await until(() => heard.length === 2);
   assert.deepEqual(heard, [0, 1]);
+  assert.equal(new Early([], { backend: 'todos' }).backend, spec, 'its constructor knows no such option');
   page.disconnect();
+});
+
+test('a collection whose backend is a function is told from the first sync of one of its models on', async () => {
+  const spec = room();
+  const Backbone = openPage(server.url);
+  const mine = new (Backbone.Collection.extend({ backend: () => spec }))([{ id: 1 }]);
+  const heard = [];
+  mine.on('remote', (method, { id }) => heard.push([method, id]));
+  await mine.at(0).fetch().then(assert.fail, (err) => assert.equal(err.name, 'NotFound'));
+  for (const [what, id] of [['created', 2], ['updated', 1]]) await emit(Backbone, spec, what, { id });
+  await until(() => heard.length > 1);
+  assert.deepEqual(heard, [['create', 2], ['update', 1]]);
+});
+
+test('handlers by hand are told once of each change, and may do with the record what they like', () => {
+  const Backbone = openPage();
+  const [spoiling, other] = [1, 2].map(() => new Backbone.Collection([], { backend: 'rooms' }));
+  spoiling.on('backend backend:create', (...args) => delete args.at(-1).t);
+  const heard = [];
+  other.on('all', (event, ...args) => heard.push([event, args.at(-1)]));
+  const handle = Backbone.io.connection.backend('rooms');
+  const meta = { s: 'c:', e: 'e', o: 1 };
+  handle.notified([{ method: 'create', raw: { id: 1, t: 1 } }]);
+  handle.wrote({ method: 'create', model: {} }, { id: 2, t: 2 }, meta, []);
+  handle.notified([{ method: 'create', raw: { id: 2, t: 2 }, meta, own: true }]);
+  const [one, two] = [{ id: 1, t: 1 }, { id: 2, t: 2 }];
+  assert.deepEqual(heard, [['backend', one], ['backend:create', one], ['backend', two], ['backend:create', two]]);
 });
 
 test('a collection that takes another backend is told of that one alone', async () => {

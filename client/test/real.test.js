@@ -580,6 +580,21 @@ for (const [who, next] of [['ann', 'bob'], ['ann', null], [null, 'bob']]) {
   }
 }
 
+for (const [who, next] of [['ann', 'a guest'], ['a guest', 'ann']]) {
+  test(`a user without an id is another than one with an id: ${who}, ${next}`, async () => {
+    const { list, turn, held } = await changing(who);
+    await offline(list);
+    const outcome = created(list, 'private');
+    await turn(next);
+    assert.equal(await outcome, 'Dropped');
+    await turn('a guest');
+    await offline(list);
+    const own = created(list, 'own');
+    await turn('a guest');
+    assert.deepEqual([await own, await held()], ['InternalError', []]);
+  });
+}
+
 test('what waits for the id of a model is not written by whom auth names next either', async () => {
   const { list, turn, held } = await changing('ann');
   await offline(list);

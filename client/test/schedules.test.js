@@ -230,49 +230,131 @@ async function passOn(world) {
   }
 }
 
-test('a write whose answer is lost while its user becomes another, on the same link, is of unknown outcome', async () => {
+/** A page of one channel in a world without chance, with time stopped while `run` goes on. */
+async function calmly(run) {
   mock.timers.enable({ apis: ['setTimeout'] });
   try {
     const world = new World(seeded(1));
-    Object.assign(world, { history: 40, late: 0, lossy: false, busy: 0, random: () => 0.5 });
-    const { connection, collections: [collection] } = page(world, ['x']);
-    const [link] = world.links;
+    Object.assign(world, { history: 40, most: 20_000, late: 0, lossy: false, busy: 0, random: () => 0.5 });
+    const one = page(world, ['x']);
     await passOn(world);
-    const outcome = new Promise((resolve) => collection.create({ title: 't1', by: 'ann' }, { error: (_, err) => resolve(err.name) }));
-    link.toServer = [];
-    link.user = 'bob';
-    link.send('resync', 'c:x');
-    for (let second = 0; second < 9; second += 1) {
-      await passOn(world);
-      mock.timers.tick(1000);
-    }
-    assert.deepEqual([await outcome, collection.length, world.strangers], ['UnknownOutcome', 0, 0]);
-    connection.close();
+    await run(world, one, one.collections[0]);
+    one.connection.close();
   } finally {
     mock.timers.reset();
   }
-});
+}
 
-test('an edit made on a link that has died is stored within fifteen seconds, and nothing is taken back', async () => {
-  mock.timers.enable({ apis: ['setTimeout'] });
-  try {
-    const world = new World(seeded(1));
-    Object.assign(world, { history: 40, late: 0, lossy: false, busy: 0, random: () => 0.5 });
-    const { connection, collections: [collection] } = page(world, ['x']);
+/** Let seconds go by. */
+async function pass(world, seconds) {
+  for (let second = 0; second < seconds; second += 1) {
+    mock.timers.tick(1000);
+    await settle();
     await passOn(world);
-    for (const link of world.links) link.die();
-    const removed = [];
-    collection.on('remove error', (model) => removed.push(model));
-    const model = collection.create({ title: 't1', n: 1, by: 'ann' });
-    for (let second = 0; second < 15; second += 1) {
-      mock.timers.tick(1000);
-      await settle();
-      await passOn(world);
-    }
-    assert.equal(model.isNew(), false);
-    assert.deepEqual([world.store('x').size, removed], [1, []]);
-    connection.close();
-  } finally {
-    mock.timers.reset();
   }
-});
+}
+
+test('a write whose answer is lost while its user becomes another, on the same link, is of unknown outcome', () => calmly(async (world, { links: [link] }, collection) => {
+  const outcome = new Promise((resolve) => collection.create({ title: 't1', by: 'ann' }, { error: (_, err) => resolve(err.name) }));
+  link.toServer = [];
+  link.user = 'bob';
+  link.send('resync', 'c:x');
+  await passOn(world);
+  await pass(world, 9);
+  assert.deepEqual([await outcome, collection.length, world.strangers], ['UnknownOutcome', 0, 0]);
+}));
+
+test('an edit made on a link that has died is stored within fifteen seconds, and nothing is taken back', () => calmly(async (world, { links: [link] }, collection) => {
+  link.die();
+  const removed = [];
+  collection.on('remove error', (model) => removed.push(model));
+  const model = collection.create({ title: 't1', n: 1, by: 'ann' });
+  await pass(world, 15);
+  assert.equal(model.isNew(), false);
+  assert.deepEqual([world.store('x').size, removed], [1, []]);
+}));
+
+/** Another client writes. */
+function writeElsewhere(world, id) {
+  const model = { id };
+  world.store('x').set(id, { rev: 1, model });
+  world.publish('c:x', 'create', model, 1, undefined, { certain: true });
+}
+
+test('a listen that is lost on its way is sent again on the same link', () => calmly(async (world, { links }, collection) => {
+  const [link] = links;
+  link.send('resync', 'c:x');
+  link.receive();
+  mock.timers.tick(1000);
+  assert.deepEqual(link.toServer.splice(0).map(([event]) => event), ['listen']);
+  await pass(world, 10);
+  writeElsewhere(world, 'new');
+  await passOn(world);
+  assert.deepEqual([links.length, collection.pluck('id')], [1, ['new']]);
+}));
+
+test('a link that has died is found out by a listen that is not answered', () => calmly(async (world, { links }, collection) => {
+  const [link] = links;
+  link.send('resync', 'c:x');
+  link.receive();
+  link.die();
+  writeElsewhere(world, 'missed');
+  await pass(world, 15);
+  assert.deepEqual([links.length, collection.pluck('id')], [2, ['missed']]);
+}));
+
+test('of what has no answer when the page closes its connection only what was sent is of unknown outcome', () => calmly(async (world, { connection, links }, collection) => {
+  const outcome = (title) => new Promise((resolve) => collection.create({ title }, { error: (_, err) => resolve(err.name) }));
+  const sent = outcome('sent');
+  links[0].cut('transport close');
+  const unsent = outcome('unsent');
+  connection.close();
+  assert.deepEqual(await Promise.all([sent, unsent]), ['UnknownOutcome', 'Unavailable']);
+}));
+
+test('news that cannot wait for the end of a read is read', () => calmly(async (world, { links: [link] }, collection) => {
+  const fetched = collection.fetch();
+  world.serve(link);
+  const answer = link.toClient.pop();
+  for (let n = 0; n <= 10_000; n += 1) {
+    writeElsewhere(world, `m${n}`);
+    link.receive();
+  }
+  link.toClient.push(answer);
+  await passOn(world);
+  await fetched;
+  await passOn(world);
+  assert.equal(collection.length, 10_001);
+}));
+
+test('a create whose answer comes after everything was read anew is one model', () => calmly(async (world, { links: [link] }, collection) => {
+  const model = collection.create({ title: 't1', by: 'ann' });
+  world.serve(link);
+  world.renew('c:x');
+  world.late = 1;
+  await passOn(world);
+  assert.equal(link.late.length, 2, 'of the create, which was sent again, and of the read');
+  for (const answer of [link.late.pop(), link.late.pop()]) {
+    link.toClient.push(answer);
+    await passOn(world);
+  }
+  assert.deepEqual([collection.models, world.store('x').size], [[model], 1]);
+}));
+
+test('an order that cannot be told does not keep everything from being read anew', () => calmly(async (world, _, collection) => {
+  writeElsewhere(world, 'gone');
+  await passOn(world);
+  collection.comparator = (model) => {
+    throw new Error(`no place for ${model.id}`);
+  };
+  const reset = new Promise((resolve) => collection.once('backend:reset', resolve));
+  const reports = [];
+  globalThis.reportError = (err) => reports.push(err.message);
+  world.store('x').clear();
+  for (const id of ['a', 'b']) world.store('x').set(id, { rev: 2, model: { id } });
+  world.renew('c:x');
+  await passOn(world);
+  delete globalThis.reportError;
+  assert.deepEqual([(await reset).removed.map(({ id }) => id), collection.pluck('id').sort()], [['gone'], ['a', 'b']]);
+  assert.match(reports.join(), /no place for/);
+}));

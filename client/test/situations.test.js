@@ -104,6 +104,27 @@ test('an id that cannot be told of an answer is reported, and the save ends', as
   assert.equal((await handle.sync('read')).length, 1);
 });
 
+test('a set of the page that throws costs no save its end', async () => {
+  const { Backbone, bound } = place();
+  const { set } = Backbone.Model.prototype;
+  const model = Backbone.Model.extend({
+    set(key, value, options) {
+      if ((typeof key === 'object' ? value : options)?.remote) throw new Error('set');
+      return set.call(this, key, value, options);
+    },
+  });
+  const list = bound({ model });
+  await list.fetch();
+  const made = list.create({ title: 'a' });
+  await heard(made, 'sync');
+  const found = await reports(async () => {
+    const saves = [made.save({ n: 1 }), made.save({ n: 2 })];
+    const late = new Promise((resolve) => setTimeout(resolve, 5000, 'never'));
+    assert.deepEqual(await Promise.race([Promise.all(saves.map(outcome)), late]), ['done', 'done']);
+  });
+  assert.deepEqual([found, made.get('n')], [['set'], 2]);
+});
+
 test('a promise of jQuery whose handlers throw costs nobody else an answer', async () => {
   const Backbone = openPage(server.url, { $: loadJQuery() });
   const list = new Backbone.Collection([], { backend: { name: 'board', channel: 'jQuery' } }).bindBackend();

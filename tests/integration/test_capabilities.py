@@ -82,7 +82,7 @@ class Key:
 
 @pytest.mark.parametrize("user", ["ann", {"id": 7}, None, Key()], ids=["name", "record", "nobody", "object"])
 async def test_a_client_is_told_whom_it_speaks_for(serve, writer, user):
-    """As a text that is the same for one user and client, and no id of anybody; nothing where that cannot be known."""
+    """As a text that is the same for one user and client, and no id of anybody; an empty one for all without an id."""
 
     class Pastes(Backend):
         store = MemoryStore()
@@ -96,7 +96,7 @@ async def test_a_client_is_told_whom_it_speaks_for(serve, writer, user):
     first = await mine.listen(client=mine.own, user=True)
     assert first == await mine.listen(client=mine.own, user=True)
     if isinstance(user, Key) or user is None:
-        assert first.get("user", "nothing") == (None if user is None else "nothing")
+        assert first["user"] == (None if user is None else "")
         return
     told = {first["user"], (await other.listen(client=other.own, user=True))["user"], first["client"], mine.own}
     assert len(told) == 4

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bbio import Backend, ConfigurationError, Forbidden, Unavailable, UnknownOutcome, before
+from bbio import Backend, ConfigurationError, Forbidden, InternalError, Unavailable, UnknownOutcome, before
 from bbio.builtin import MemoryStore
 from bbio.client import Dropped, connect, sockets
 from tests.support.proxy import Proxy
@@ -56,6 +56,8 @@ async def letters(serve):
         @before
         def who(self, req):
             req.user = (req.socket.auth or {}).get("who") if req.socket else None
+            if req.user == "a guest":
+                req.user = object()
 
         @before("read")
         def admit(self, req):
@@ -297,6 +299,29 @@ async def test_what_waits_is_not_written_by_whom_auth_names_next(letters, queue,
         await change.to(who)
         assert [(await write)["by"] for write in private] == [who, who]
         assert change.told == []
+
+
+@pytest.mark.parametrize(("who", "then"), [("ann", "a guest"), ("a guest", "ann")])
+async def test_a_user_without_an_id_is_another_than_one_with_an_id(letters, who, then):
+    """And the same as before, when it comes back: then the store says that it cannot be told from others."""
+    change = Change(letters, who)
+    handle = change.handle
+    await handle.ready()
+    await letters.offline(handle)
+    private = writing(handle, "private")
+    await asyncio.sleep(0)
+    await change.to(then)
+    with pytest.raises(Dropped):
+        await private
+    await change.to("a guest")
+    await handle.ready()
+    await letters.offline(handle)
+    own = writing(handle, "own")
+    await asyncio.sleep(0)
+    await change.to("a guest")
+    with pytest.raises(InternalError):
+        await own
+    assert await letters.held() == []
 
 
 async def test_what_auth_named_the_sender_of_is_not_sent_as_another(letters):
