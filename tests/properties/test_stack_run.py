@@ -83,7 +83,7 @@ def test_a_request_comes_to_what_the_rules_say(program: Program) -> None:
     asyncio.run(all_methods())
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(programs, st.sampled_from(sorted(WRITES)), st.integers(1, 3))
 @example(one_class(function("a", "once", parameters="record"), function("b", "use", ("next",))), "create", 2)
 @example(one_class(function("a", "once", parameters=""), store=("return", None)), "patch", 3)
