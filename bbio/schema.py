@@ -174,6 +174,7 @@ class Schema:
             for name, each in self.fields.items()
             if (each.private or each.read_only or each.roles) and name != id_attribute
         ]
+        # The roles that some field is for.
         self.roles = frozenset(role for each in self.fields.values() for role in each.roles)
 
     def _field(self, attribute: Any) -> Field:
