@@ -174,7 +174,8 @@ class Schema:
             for name, each in self.fields.items()
             if (each.private or each.read_only or each.roles) and name != id_attribute
         ]
-        self.has_roles = any(each.roles for each in self.fields.values())
+        # The roles that some field is for.
+        self.roles = frozenset(role for each in self.fields.values() for role in each.roles)
 
     def _field(self, attribute: Any) -> Field:
         access = attribute.metadata.get(MARK, Access())
@@ -211,7 +212,7 @@ class Schema:
         Parameters:
             roles: the roles of the user.
         """
-        if not self.has_roles:
+        if not self.roles:
             return self.public
         held = set(roles)
         return self.public - {name for name, each in self.fields.items() if each.roles and not held & set(each.roles)}

@@ -77,7 +77,7 @@ def _shared(schema: Schema, fields: frozenset[str]) -> View:
 
 
 @lru_cache(maxsize=SHARED_VIEWS)
-def _for_roles(schema: Schema, roles: tuple[Any, ...]) -> View:
+def _for_roles(schema: Schema, roles: frozenset[str]) -> View:
     return _shared(schema, schema.visible(roles))
 
 
@@ -115,7 +115,9 @@ class View(msgspec.Struct, frozen=True, gc=False):
             schema: the schema of the backend.
             user: `req.user`, as middleware has set it.
         """
-        return _for_roles(schema, roles_of(user)) if schema.has_roles else _shared(schema, schema.public)
+        # What else a user is said to be, maybe in words of a client, is not remembered.
+        roles = schema.roles.intersection(roles_of(user)) if schema.roles else frozenset()
+        return _for_roles(schema, roles)
 
     @classmethod
     def public(cls, schema: Schema) -> View:
@@ -125,7 +127,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
     @staticmethod
     def differs(schema: Schema | None) -> bool:
         """Return whether some viewers may see more than others, so that each has a view of its own."""
-        return schema is not None and schema.has_roles
+        return schema is not None and bool(schema.roles)
 
     @classmethod
     def common(cls, views: Collection[View]) -> View:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import json
+import weakref
 from typing import Any
 
 import attrs
@@ -283,3 +285,17 @@ def test_a_socket_has_a_view_of_each_channel():
     assert socket.views == {"c:one": y, BACKEND_WIDE: y}
     assert socket.see("c:one", None)
     assert socket.views == {}
+
+
+def test_roles_that_no_field_is_for_are_not_remembered():
+    """They may be words of a client, of any number and length."""
+
+    class Word(str):
+        """A text that tells when it is gone."""
+
+    schema, word = schema_of({"a": ("x",)}), Word("y" * 10_000)
+    kept = weakref.ref(word)
+    assert View.of(schema, {"roles": [word]}) is View.of(schema, None)
+    del word
+    gc.collect()
+    assert kept() is None
