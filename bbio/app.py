@@ -64,21 +64,22 @@ class App:
 
     Parameters:
         event: the prefix of the events that Backbone collections trigger (`backend:create`).
-        public: what else every client is told when it listens, as `collection.backend.options` in pages; JSON.
+        public: further options that every client gets when it listens, as `collection.backend.options` in pages; a dict
+            that can be written as JSON.
         cors: origins of other sites that may connect, `"*"` for all; those of $BBIO_CORS_ORIGINS by default, else only
             the server's own.
-        hosts: the only host names to answer to, `"*"` for any; by default any, but over loopback, where no proxy of
-            `proxies` asks, those of the machine itself alone (`localhost`, `127.0.0.1`).
-        proxies: addresses or networks of proxies whose forwarded headers are believed; `"unix"` for whoever connects
-            through a Unix socket.
-        limits: what a client may ask for.
+        hosts: the host names to answer to, `"*"` for any. By default any name; but over loopback, unless a proxy of
+            `proxies` asks, only names of the machine itself (`localhost`, `127.0.0.1`).
+        proxies: addresses or networks of proxies whose forwarded headers are believed; `"unix"` for clients that
+            connect through a Unix socket.
+        limits: the limits of clients.
         debug: whether unexpected errors reach clients with message and stack.
-        engine: `"fast"`, or `"plain"` for python-socketio as it is.
+        engine: `"fast"`, or `"plain"` for an unmodified python-socketio.
         ping_interval: seconds between heartbeats.
         ping_timeout: seconds a client may take to answer one.
 
     Raises:
-        ConfigurationError: an option makes no sense.
+        ConfigurationError: an option is not valid.
 
     Example:
         >>> from bbio import App, Backend
@@ -150,10 +151,14 @@ class App:
         self.url = ""
 
     def serve(self, *backends: Any, **named: Any) -> Self:
-        """Serve backends: classes or instances, under their own names or as `name=Backend`.
+        """Serve backends; return the application.
+
+        Parameters:
+            backends: classes or instances, served under their own names.
+            named: classes or instances, served under these names.
 
         Raises:
-            ConfigurationError: something is no backend, or is served already, or a name is taken.
+            ConfigurationError: an argument is not a backend, or is served already, or a name is taken.
             FrozenError: the application has started.
         """
         for name, backend in [*((None, backend) for backend in backends), *named.items()]:
@@ -170,7 +175,7 @@ class App:
             file: the file; a relative path begins in the current folder.
 
         Raises:
-            ConfigurationError: the path cannot be one, there is no such file, or the routes are made already.
+            ConfigurationError: the path is not valid, there is no such file, or it is too late to add a page.
 
         Example:
             `app.page("/", Path(__file__).with_name("index.html"))`
@@ -227,10 +232,17 @@ class App:
 
         It gets routes below `/socket.io/`, those of `page`, and `/healthz` and `/readyz` unless it has its own.
 
-        Returns: the application.
+        Parameters:
+            application: the aiohttp application.
+
+        Returns: the aiohttp application.
 
         Raises:
             ConfigurationError: something else answers at `/socket.io/`, such as another App.
+
+        Example:
+            >>> from aiohttp import web
+            >>> application = App().mount(web.Application())
         """
         self._mount(application)
         self._mounted = True
@@ -356,11 +368,11 @@ class App:
     async def start(
         self, host: str = "127.0.0.1", port: int = 0, *, application: web.Application | None = None
     ) -> None:
-        """Serve on a port of the running event loop; port 0 takes a free one. `url` and `port` then say where.
+        """Serve on a port, in the running event loop; `url` and `port` then hold the address.
 
         Parameters:
             host: the address to listen on.
-            port: the TCP port.
+            port: the TCP port; 0 takes a free one.
             application: the aiohttp application that this one is mounted on; by default one that has nothing else.
 
         Raises:
@@ -399,7 +411,7 @@ class App:
         self.url = f"http://[{shown}]:{self.port}" if ":" in shown else f"http://{shown}:{self.port}"
 
     async def stop(self) -> None:
-        """Stop: nothing new, let what runs finish for `limits.drain_time`, close the rest with code 1001."""
+        """Stop: accept no connections, let requests finish for `limits.drain_time`, close the rest with code 1001."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -408,7 +420,7 @@ class App:
     async def running(
         self, host: str = "127.0.0.1", port: int = 0, *, application: web.Application | None = None
     ) -> AsyncIterator[str]:
-        """`async with app.running() as url:` starts and stops the application; see `start`."""
+        """Start the application, and stop it at the end: `async with app.running() as url:`. See `start`."""
         await self.start(host, port, application=application)
         try:
             yield self.url
@@ -428,11 +440,11 @@ class App:
         Parameters:
             host: the address to listen on, `0.0.0.0` for all; $BBIO_HOST or 127.0.0.1 by default.
             port: the TCP port; $BBIO_PORT or 3000 by default.
-            log_level: what is logged, `debug`, `info`, `warning` or `error`; $BBIO_LOG_LEVEL or `info` by default.
+            log_level: the logging level, from `debug` to `critical`; $BBIO_LOG_LEVEL or `info` by default.
             application: the aiohttp application that this one is mounted on; by default one that has nothing else.
 
         Raises:
-            ConfigurationError: a setting makes no sense, or the port is in use.
+            ConfigurationError: a setting is not valid, or the port is in use.
         """
         settings = Settings.from_env()
         host = host or settings.host
@@ -440,7 +452,7 @@ class App:
             port = settings.port_number()
         level = log_level or settings.log_level
         if level.lower() not in LOG_LEVELS:
-            raise ConfigurationError(f"{level!r} is no log level; it is one of {', '.join(LOG_LEVELS)}")
+            raise ConfigurationError(f"{level!r} is not a log level; choose one of {', '.join(LOG_LEVELS)}")
         handler = logging.StreamHandler()
         handler.setFormatter(IndentingFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
         logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -448,17 +460,18 @@ class App:
             runner.run(self._run(host, port, application))
 
     def test(self, *, seed: int = 0, stores: Literal["fresh", "real"] | Mapping[str, Store] = "fresh") -> Harness:
-        """`async with app.test() as t:` runs the application for a test, with clients in the same process.
+        """Run the application for a test, with clients in the same process: `async with app.test() as t:`.
 
-        Files and databases of the application are not touched: its stores begin empty, in places of the test's own.
+        A test does not touch the files and databases of the application: its stores begin empty, in other places.
 
         Parameters:
-            seed: of what is left to chance, such as the pause before a client connects again.
-            stores: `"real"` for the stores as they are declared, with all that they hold; or stores by the names of
+            seed: the seed of everything that is left to chance, such as the pause before a client connects again.
+            stores: `"real"` for the stores as they are declared, with all their data; or stores by the names of
                 backends, to be used instead of theirs.
 
         Raises:
-            ConfigurationError: there is no such choice of stores; when the test begins: a store has no place to go.
+            ConfigurationError: there is no such choice of stores; or, when the test begins, a store does not know how
+                to keep its data elsewhere.
 
         Example:
             >>> from bbio import Backend
@@ -546,7 +559,7 @@ def _public(event: str, public: Mapping[str, Any]) -> dict[str, Any]:
         told = dict(public)
         encode(told)
     except (TypeError, ValueError) as err:
-        raise ConfigurationError(f"App(public={public!r}): every client is told it, as a JSON object: {err}") from None
+        raise ConfigurationError(f"App(public={public!r}): every client gets it, as a JSON object: {err}") from None
     own = sorted({"client", "error", "event", "streams", "user", "v"} & told.keys())
     if own:
         raise ConfigurationError(f"App(public=...): {own[0]!r} is bbio's own; name it otherwise")

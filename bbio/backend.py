@@ -48,7 +48,7 @@ def check_name(name: Any) -> str:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) >= MAX_NAME:
         raise DefinitionError(
-            f"{name!r} is no backend name; use letters, digits, '_', '-', '.' and '/', fewer than {MAX_NAME} of them"
+            f"{name!r} is not a backend name; use letters, digits, '_', '-', '.' and '/', fewer than {MAX_NAME} of them"
         )
     return name
 
@@ -177,19 +177,19 @@ RUNNING: WeakSet[Running] = WeakSet()
 
 
 class Backend(Generic[M]):
-    """Subclass it, decorate methods, and serve it with `app.serve(...)`.
+    """Base class of backends: subclass it, decorate methods, and serve it with `app.serve(...)`.
 
     Class attributes:
         name: the backend's name and namespace; from the class name when not given.
         middleware: reusable layers, outermost first.
-        store: the layer that answers when nothing above did, or None.
-        model: an attrs class, the schema of the models; anything that is JSON when None. `class Todos(Backend[Todo])`
+        store: the store, which answers every request that no handler has answered; or None.
+        model: an attrs class, the schema of the models; None for any JSON object. `class Todos(Backend[Todo])`
             declares it too, and tells type checkers.
-        unknown: with a model, what happens to fields it does not declare: `"reject"` or `"drop"`.
-        recheck_interval: seconds between two rounds of asking whether those who listen still may, see `recheck`;
-            no rounds when None.
+        unknown: `"reject"` or `"drop"`, for fields that the model does not declare.
+        recheck_interval: seconds between two rounds in which all listeners are asked for their permission again, see
+            `recheck`; None for no rounds.
 
-    `schema` is what was made of `model`.
+    `schema` is the `Schema` of `model`.
 
     Raises (at class definition):
         DefinitionError: a mark, a parameter or a name is wrong; the text shows the fix.
@@ -235,7 +235,7 @@ class Backend(Generic[M]):
         cls.model = _named_model(cls) or cls.model
         cls.name = check_name(vars(cls).get("name") or default_name(cls))
         if isinstance(cls.middleware, (str, bytes)) or not isinstance(cls.middleware, Sequence):
-            raise DefinitionError(f"{cls.__qualname__}.middleware is no list; write middleware = [Logger(), ...]")
+            raise DefinitionError(f"{cls.__qualname__}.middleware is not a list; write middleware = [Logger(), ...]")
         for item in cls.middleware:
             middleware_layers(item)
         if isinstance(cls.store, type) or not isinstance(cls.store, (Store, type(None))):
@@ -253,7 +253,7 @@ class Backend(Generic[M]):
                 instance or a function of `req, res, next`.
 
         Raises:
-            DefinitionError: it is no middleware, or a sync method is unknown.
+            DefinitionError: it is not middleware, or a sync method is unknown.
             FrozenError: an application that serves this class, or one derived from it, is running.
 
         Example:
@@ -277,15 +277,16 @@ class Backend(Generic[M]):
         return "id" if self.store is None else self.store.id_attribute
 
     def emit(self, event: Emitted, model: M | Mapping[str, Any], channel: str | None = None) -> None:
-        """Tell the clients of this backend of a change that no client made, see `Runtime.emit`.
+        """Notify the clients of this backend of a change that no client made; see `Runtime.emit`.
 
         Parameters:
             event: `created`, `updated` or `deleted`.
             model: the whole model.
-            channel: only the listeners of this channel ("" is the default channel); every client when None.
+            channel: the channel whose listeners are notified ("" is the default channel); None for all clients.
 
         Raises:
-            ConfigurationError: the backend is not served; and what `Runtime.emit` raises.
+            ConfigurationError: the backend is not served.
+            ValueError, EncodingError: see `Runtime.emit`.
 
         Example:
             `self.emit("updated", {"id": "x", "percent": 50})`
@@ -293,13 +294,17 @@ class Backend(Generic[M]):
         self.__bbio_served__("emit").emit(event, model, channel)
 
     async def recheck(self, channel: str | None = None) -> None:
-        """Ask again whether those who listen may, see `Runtime.recheck`.
+        """Check the permission of all listeners again; see `Runtime.recheck`.
 
         Parameters:
-            channel: only the listeners of this channel ("" is the default channel); all when None.
+            channel: the channel whose listeners are checked ("" is the default channel); None for all listeners.
 
         Raises:
-            ConfigurationError: the backend is not served; and what `Runtime.recheck` raises.
+            ConfigurationError: the backend is not served.
+            SyncError: see `Runtime.recheck`.
+
+        Example:
+            `await self.recheck("staff")`
         """
         await self.__bbio_served__("recheck").recheck(channel)
 

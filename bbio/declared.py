@@ -14,16 +14,19 @@ from bbio.view import public_body
 
 
 class Publisher(Protocol):
-    """Where a log tells what it has committed, and what it has heard of other processes.
+    """Receiver of the events that a log has committed, and of its news about other processes.
 
-    All is called on the event loop, and returns at once.
+    Its methods are called on the event loop, and return at once.
+
+    Example:
+        `self.publisher.check(["c:home"])`, in a log that hears of a write by another process in the channel `home`.
     """
 
     def publish(self, event: Event, origin: Socket | None) -> None:
-        """Tell of a committed event.
+        """Send a committed event to the clients.
 
-        Events of one stream should come in the order of their offsets. One that was told before is dropped; one that
-        comes too early has the log read, by `since`.
+        Events of one stream should come in the order of their offsets. An event that was sent before is dropped; for an
+        event that comes too early, `since` is asked for the ones before it.
 
         Parameters:
             event: the event, which `since` finds by now.

@@ -69,13 +69,13 @@ ENDLESS = float("inf")
 
 
 class Found(msgspec.Struct, eq=False, gc=False):
-    """What a store's `read` has found.
+    """The result of a store's `read`.
 
     Parameters:
-        models: the model that was asked for by its id, or the list of models.
-        revs: the revision of each by its id, where the store counts them.
-        next: the cursor of the next page, None at the end; not given where nothing was asked for in pages.
-        total: how many models the query matches in all, None unless it was asked for.
+        models: the model with the id that was asked for, or the list of models.
+        revs: the revision of each model, by its id; None if the store keeps no revisions.
+        next: the cursor of the next page, None at the end; left out if the client has not asked for pages.
+        total: the number of all models that the query matches; None unless the client has asked for it.
 
     Example:
         >>> Found([{"id": 1}], {1: 5}, next=None).page

@@ -66,18 +66,18 @@ class Runtime:
     Parameters:
         backend: the backend.
         name: the name that it is served under.
-        spawn: has the server do some work, from any thread.
-        threads: where layers run that block.
+        spawn: a function that has the server do some work, from any thread.
+        threads: the threads in which layers run that block.
 
     Attributes:
         backend: the instance of the application's class.
         name: the name that it is served under.
         namespace: the Socket.IO namespace of that name.
-        schema: what its models are, None when they may be anything.
-        declared: the store as it was declared, None when there is none.
-        store: the store as it was opened.
-        log: what keeps events and operations: the store's log, one in memory where there is no store.
-        stacks: the compiled stack of each sync method.
+        schema: the schema of its models; None if they may be any JSON object.
+        declared: the store as it was declared; None without one.
+        store: the store as it was opened; None without one.
+        log: the log of events and operations: the store's, or one in memory without a store.
+        stacks: the compiled stack of each sync method, by its name.
 
     Raises:
         ConfigurationError: the backend is served already.
@@ -220,8 +220,8 @@ class Runtime:
         self._unanswered.update(methods)
         if methods:
             logger.warning(
-                "%s (%s): nothing answers %s: the client gets back the model that it sent, and a write is told to "
-                "others; give the backend a store, or write @%s above a method that answers, or that refuses",
+                "%s (%s): nothing answers %s: the client gets back the model that it sent, and other clients "
+                "are notified; give the backend a store, or write @%s above a method that answers, or that refuses",
                 self.name,
                 type(self.backend).__name__,
                 ", ".join(methods),
@@ -284,20 +284,20 @@ class Runtime:
         return [view.narrow(event) for event in events]
 
     def emit(self, event: Emitted, model: Any, channel: str | None = None) -> None:
-        """Tell the clients of this backend of a change that no client made. May be called from any thread.
+        """Notify the clients of this backend of a change that no client made. May be called from any thread.
 
-        Nothing is stored: keep first what is told, where a read finds it. Before the application has started, the event
+        It stores nothing: first store the change where a read finds it. Before the application has started, the event
         waits for the start.
 
         Parameters:
             event: `created`, `updated` or `deleted`.
             model: the whole model.
-            channel: only the listeners of this channel ("" is the default channel); every client when None.
+            channel: the channel whose listeners are notified ("" is the default channel); None for all clients.
 
         Raises:
-            ValueError: the event is none of the three.
-            EncodingError: the model holds what JSON does not have.
-            ConfigurationError: the application does not run any more, or too much waits for its start.
+            ValueError: there is no such event.
+            EncodingError: the model cannot be written as JSON.
+            ConfigurationError: the application has stopped, or too many events wait for its start.
 
         Example:
             `app.backends["jobs"].emit("updated", {"id": "x", "percent": 50})`
@@ -321,38 +321,38 @@ class Runtime:
                 listener_failures.error(err, "a listener to %r of %s failed", event, self.name)
 
     def on(self, event: Emitted, listener: Callable[[Any], Any]) -> Self:
-        """Call a function whenever this backend emits, as in backbone.io: clients' own writes are for `@after` layers.
+        """Call a function whenever this backend emits, as in backbone.io. For writes of clients, use `@after` layers.
 
         Parameters:
             event: `created`, `updated` or `deleted`.
-            listener: a function of the model, called at once where `emit` was called; an async one runs in the
-                application. What it raises is logged.
+            listener: a function of the model. A plain one is called within `emit`, an async one runs in the
+                application. Its exceptions are logged.
 
         Raises:
-            ValueError: the event is none of the three.
-            TypeError: the listener is no function.
+            ValueError: there is no such event.
+            TypeError: the listener is not a function.
 
         Example:
             `app.backends["notes"].on("created", print)`
         """
         _emitted_as("on", event)
         if not callable(listener):
-            raise TypeError(f"on({event!r}, {listener!r}): that is no function of the model")
+            raise TypeError(f"on({event!r}, {listener!r}): that is not a function of the model")
         self._listeners[event].append(listener)
         return self
 
     async def recheck(self, channel: str | None = None) -> None:
-        """Ask the `before` layers of `read` again whether those who listen may; who may not any more hears no more.
+        """Ask the `before` layers of `read` about all listeners again; the refused ones get no more events.
 
-        Call it when a permission has been taken away. An error of the server, a timeout or `Busy` drops nobody. Other
-        processes that serve the backend from the same database do the same: with PostgreSQL a moment later, with
+        Call it after you have taken a permission away. An error of the server, a timeout or `Busy` refuses nobody.
+        Other processes that serve the backend from the same database follow: with PostgreSQL a moment later, with
         SQLite within five seconds.
 
         Parameters:
-            channel: only the listeners of this channel ("" is the default channel); all when None.
+            channel: the channel whose listeners are checked ("" is the default channel); None for all listeners.
 
         Raises:
-            SyncError: other processes could not be told; who listens here was asked all the same.
+            SyncError: other processes could not be reached; the listeners of this one were checked all the same.
 
         Example:
             `await app.backends["messages"].recheck("staff")`
@@ -467,7 +467,7 @@ class Registry(Mapping[str, Runtime]):
             backend = backend()
         if not isinstance(backend, Backend) or type(backend) is Backend:
             raise ConfigurationError(
-                f"app.serve({backend!r}): that is no backend; serve a subclass of bbio.Backend: class Todos(Backend)"
+                f"app.serve({backend!r}): that is not a backend; serve a subclass of bbio.Backend: class Todos(Backend)"
             )
         try:
             name = check_name(backend.name if name is None else name)

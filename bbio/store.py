@@ -94,11 +94,15 @@ class Scratch:
 
 @attrs.frozen
 class Promises:
-    """What a store promises of one sync method. It is asked once, when the stacks are compiled.
+    """Promises of a store for one sync method. A store is asked once, when the stacks are compiled.
 
     Parameters:
-        atomic: a write keeps the model, its event and its operation together, or nothing of them.
-        immediate: it neither waits nor calls code of the application, so that it needs no task to run in.
+        atomic: whether a write keeps the model, its event and its operation together, or none of them.
+        immediate: whether the method neither waits nor calls code of the application, so that it needs no task.
+
+    Example:
+        >>> Promises(atomic=True).immediate
+        False
     """
 
     atomic: bool = False
@@ -310,7 +314,11 @@ class Store(Declared):
         return {**stored, **(counted(model, stored, self.id_attribute) if COUNTS in model else model)}
 
     async def write(self, req: Request) -> Commit:
-        """Apply a write and log it. A known operation is answered without being applied again."""
+        """Apply a write and log it; return its commit. A known operation is answered and not applied again.
+
+        Parameters:
+            req: the request.
+        """
         log = self.log
         earlier = await log.find(req)
         if earlier is not None:

@@ -116,9 +116,16 @@ def _digest(text: str) -> bytes:
 
 @attrs.frozen
 class Position:
-    """A place in a stream: the epoch and the offset of the last event seen (0 before the first), and its stamp.
+    """A position in a stream.
 
-    The stamp is the random number of the transaction that logged that event, 0 where none is known.
+    Parameters:
+        epoch: the epoch of the stream's history.
+        offset: the offset of the last event seen; 0 before the first.
+        stamp: the random number of the transaction that logged that event; 0 if it is not known.
+
+    Example:
+        >>> Position("9a0c", 42).stamp
+        0
     """
 
     epoch: str
@@ -127,7 +134,7 @@ class Position:
 
 
 class Event(msgspec.Struct, eq=False, gc=False):
-    """One write, as other clients are told of it.
+    """One write, as other clients are notified of it.
 
     Parameters:
         stream: the stream's name.
@@ -138,7 +145,11 @@ class Event(msgspec.Struct, eq=False, gc=False):
         rev: the model's revision; None when the write was not a store's.
         op: the public form of the operation id, None when there was none.
         when: seconds of a monotonic clock.
-        stamp: the random number, of 48 bits, of the transaction that logged it; 0 where none is known.
+        stamp: the random number, of 48 bits, of the transaction that logged it; 0 if it is not known.
+
+    Example:
+        >>> Event("c:home", "9a0c", 42, "update", b'{"id":7,"done":true}', rev=19)
+        <Event c:home 9a0c/42 update>
     """
 
     stream: str
@@ -156,7 +167,18 @@ class Event(msgspec.Struct, eq=False, gc=False):
 
 
 class Commit(msgspec.Struct, eq=False, gc=False):
-    """What a write came to: the record, its JSON, the event that tells of it, and whether it had been applied."""
+    """The outcome of a write.
+
+    Parameters:
+        record: the record as it is stored; of a delete, as it was.
+        body: the record as JSON.
+        event: the event that was logged.
+        duplicate: whether an earlier attempt had applied the write.
+
+    Example:
+        >>> Commit({"id": 7}, b'{"id":7}', Event("c:", "9a0c", 1, "create", b'{"id":7}')).duplicate
+        False
+    """
 
     record: Any
     body: bytes

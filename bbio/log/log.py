@@ -119,4 +119,8 @@ class Log(Declared, ABC):
         """
 
     def share_memory(self, kept: Kept) -> None:
-        """Have what it keeps in memory count to what all backends may take; nothing by default."""
+        """Count the events and operations in memory towards the bytes of all backends; nothing by default.
+
+        Parameters:
+            kept: the count of all backends together.
+        """

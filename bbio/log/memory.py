@@ -16,10 +16,15 @@ class MemoryLog(Log):
     """Keeps the events of one backend in memory; they end with the process.
 
     Parameters:
-        history: how much of each stream is kept for clients that come back.
+        history: how much of each stream is kept for clients that return.
 
     Attributes:
-        streams: what it keeps, once it is open.
+        streams: the streams, once it is open.
+
+    Example:
+        >>> from bbio import HistoryLimits
+        >>> MemoryLog(HistoryLimits(events=100)).history.events
+        100
     """
 
     streams: Streams

@@ -70,9 +70,11 @@ def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
     for name, store in stores.items():
         if name not in app.backends or app.backends[name].store is None:
             served = ", ".join(name for name, runtime in app.backends.items() if runtime.store is not None)
-            raise ConfigurationError(f"app.test(stores=...): {name!r} is no backend with a store; those are {served}")
+            raise ConfigurationError(
+                f"app.test(stores=...): {name!r} is not a backend with a store; those are {served}"
+            )
         if not isinstance(store, Store):
-            raise ConfigurationError(f"app.test(stores=...): {store!r} is no store; write {{{name!r}: MemoryStore()}}")
+            raise ConfigurationError(f"app.test(stores=...): {store!r} is not a store; use {{{name!r}: MemoryStore()}}")
     return stores
 
 

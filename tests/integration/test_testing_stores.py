@@ -455,9 +455,9 @@ async def test_a_test_says_which_store_it_uses(tmp_path):
     ("stores", "said"),
     [
         ("reel", "it is 'fresh', 'real' or"),
-        ({"todo": MemoryStore()}, "'todo' is no backend with a store; those are todos"),
-        ({"mere": MemoryStore()}, "'mere' is no backend with a store"),
-        ({"todos": MemoryStore}, "is no store; write {'todos': MemoryStore()}"),
+        ({"todo": MemoryStore()}, "'todo' is not a backend with a store; those are todos"),
+        ({"mere": MemoryStore()}, "'mere' is not a backend with a store"),
+        ({"todos": MemoryStore}, "is not a store; use {'todos': MemoryStore()}"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_told(stores, said):

@@ -82,13 +82,13 @@ def test_a_name_of_its_own():
 @pytest.mark.parametrize("name", ["to dos", "/todos", "todos/", "a//b", "tâches", 5, "x" * 255, "a\n"], ids=repr)
 def test_a_name_that_could_be_no_namespace(name):
     """It is refused when the class is defined, with what is allowed."""
-    with pytest.raises(DefinitionError, match=re.escape(f"{name!r} is no backend name; use letters, digits, '_'")):
+    with pytest.raises(DefinitionError, match=re.escape(f"{name!r} is not a backend name; use letters, digits, '_'")):
         type("Todos", (Backend,), {"name": name})
 
 
 def test_a_class_name_that_could_be_no_namespace():
     """The same holds for a name made from the class name."""
-    with pytest.raises(DefinitionError, match="is no backend name; use letters"):
+    with pytest.raises(DefinitionError, match="is not a backend name; use letters"):
         type("Tâches", (Backend,), {})
 
 
@@ -423,7 +423,7 @@ async def test_the_start_tells_what_nothing_answers(caplog):
     served = await started(Todos)
     text = (
         "todos (Todos): nothing answers create, update, patch, delete: the client gets back the model that it sent, "
-        "and a write is told to others; give the backend a store, or write @create above a method that answers, or "
+        "and other clients are notified; give the backend a store, or write @create above a method that answers, or "
         "that refuses"
     )
     assert warnings(caplog) == [text]
@@ -818,7 +818,7 @@ def test_listeners_are_checked_when_they_are_given():
 
     with pytest.raises(ValueError, match=r"on\('create'\): the event is one of created, updated, deleted"):
         Served(Todos).runtime.on("create", print)
-    with pytest.raises(TypeError, match="no function of the model"):
+    with pytest.raises(TypeError, match="not a function of the model"):
         Served(Todos).runtime.on("created", None)
 
 

@@ -95,7 +95,7 @@ class Typo(Backend):
         ("from bbio import App; App(engine='fats')", "app", "{} cannot be imported: App(engine='fats')"),
         (SERVED + MISSPELT, "app", "there is no sync method 'raed'; did you mean 'read'?"),
         (SERVED.replace("Todos, Notes", "Todos, Todos"), "app", "two backends are named 'todos'"),
-        (SERVED.replace("Todos, Notes", "Todos, int"), "app", "app.serve(<class 'int'>): that is no backend"),
+        (SERVED.replace("Todos, Notes", "Todos, int"), "app", "app.serve(<class 'int'>): that is not a backend"),
     ],
 )
 def test_what_cannot_be_loaded_is_told(served, source, attribute, text):

@@ -54,7 +54,7 @@ def test_an_application_runs_where_the_environment_says(ran, monkeypatch):
         ("BBIO_PORT", "http", "BBIO_PORT is 'http'; a port is a number"),
         ("BBIO_PORT", "65536", "BBIO_PORT is '65536'; a port is a number"),
         ("BBIO_PORT", "-1", "BBIO_PORT is '-1'; a port is a number"),
-        ("BBIO_LOG_LEVEL", "loud", "'loud' is no log level; it is one of debug, info"),
+        ("BBIO_LOG_LEVEL", "loud", "'loud' is not a log level; choose one of debug, info"),
     ],
 )
 def test_settings_without_sense_are_told(ran, monkeypatch, name, value, text):

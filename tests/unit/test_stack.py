@@ -1007,7 +1007,7 @@ def test_what_is_no_middleware(item, text):
 def test_middleware_that_is_no_list(items):
     """A forgotten pair of brackets is noticed."""
     with pytest.raises(
-        DefinitionError, match=r"Todos\.middleware is no list; write middleware = \[Logger\(\), \.\.\.\]"
+        DefinitionError, match=r"Todos\.middleware is not a list; write middleware = \[Logger\(\), \.\.\.\]"
     ):
         type("Todos", (Backend,), {"middleware": items})
 
