@@ -87,13 +87,15 @@ test('what was counted while offline is sent once, on top of what others have co
 
 test('news of others goes below what waits', async () => {
   const [mine, theirs] = await pair();
-  const slow = count(mine, { n: 1 }, { slow: true });
+  const slow = count(mine, { n: 1 }, { slow: true }, { constructor: 'x' });
   assert.equal(mine.get('n'), 6);
   await count(theirs, { n: 10 });
   await until(() => mine.get('n') === 16);
+  assert.equal(mine.get('constructor'), 'x');
   mine.set('n', 99); // changed again, and not saved
+  const told = new Promise((resolve) => mine.collection.once('remote:update', resolve));
   await count(theirs, { n: 10 });
-  await until(() => theirs.get('n') === 25);
+  assert.equal((await told).n, 25);
   assert.equal(mine.get('n'), 99);
   await theirs.save({ title: 'go' }, { patch: true });
   await slow;
@@ -153,4 +155,7 @@ test('where a backend answers nothing, the page and its other lists show what wa
   await count(lists[0].get(1), { n: 1 });
   assert.deepEqual(lists[0].get(1).attributes, { id: 1, n: 2 });
   assert.equal('$inc' in lists[1].get(1).attributes, false);
+  const large = { n: 9, text: 'x'.repeat(1_100_000) };
+  await assert.rejects(Promise.resolve(lists[0].get(1).save(large, { patch: true })), { code: 413 });
+  assert.deepEqual(lists[0].get(1).attributes, { id: 1, n: 2 }, 'what is refused goes back to that');
 });

@@ -197,17 +197,24 @@ test('a collection whose backend is a function is told from the first sync of on
   assert.deepEqual(heard, [['create', 2], ['update', 1]]);
 });
 
-test('handlers by hand are told once of each change, and may do with the record what they like', () => {
+test('handlers by hand are told once of each change, whatever another of them does to the record, or throws', () => {
   const Backbone = openPage();
   const [spoiling, other] = [1, 2].map(() => new Backbone.Collection([], { backend: 'rooms' }));
-  spoiling.on('backend backend:create', (...args) => delete args.at(-1).t);
-  const heard = [];
+  spoiling.on('backend backend:create', (...args) => {
+    delete args.at(-1).t;
+    throw new Error('by hand');
+  });
+  const [heard, thrown, counts] = [[], [], { backend: 0, 'backend:create': 0 }];
+  for (const event of Object.keys(counts)) spoiling.on(event, () => (counts[event] += 1));
+  globalThis.reportError = (err) => thrown.push(err.message);
   other.on('all', (event, ...args) => heard.push([event, args.at(-1)]));
   const handle = Backbone.io.connection.backend('rooms');
   const meta = { s: 'c:', e: 'e', o: 1 };
   handle.notified([{ method: 'create', raw: { id: 1, t: 1 } }]);
   handle.wrote({ method: 'create', model: {} }, { id: 2, t: 2 }, meta, []);
   handle.notified([{ method: 'create', raw: { id: 2, t: 2 }, meta, own: true }]);
+  delete globalThis.reportError;
+  assert.deepEqual([counts, thrown], [{ backend: 2, 'backend:create': 2 }, Array(4).fill('by hand')]);
   const [one, two] = [{ id: 1, t: 1 }, { id: 2, t: 2 }];
   assert.deepEqual(heard, [['backend', one], ['backend:create', one], ['backend', two], ['backend:create', two]]);
 });
