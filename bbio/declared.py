@@ -14,16 +14,19 @@ from bbio.view import public_body
 
 
 class Publisher(Protocol):
-    """Where a log tells what it has committed, and what it has heard of other processes.
+    """Receiver of the events that a store has committed, and of its news about other processes.
 
-    All is called on the event loop, and returns at once.
+    Its methods are called on the event loop, and return at once.
+
+    Example:
+        `self.publisher.check(["c:home"])`, in a store that hears of a write by another process in the channel `home`.
     """
 
     def publish(self, event: Event, origin: Socket | None) -> None:
-        """Tell of a committed event.
+        """Send a committed event to the clients.
 
-        Events of one stream should come in the order of their offsets. One that was told before is dropped; one that
-        comes too early has the log read, by `since`.
+        Events of one stream should come in the order of their offsets. An event that was sent before is dropped; for an
+        event that comes too early, `since` is asked for the ones before it.
 
         Parameters:
             event: the event, which `since` finds by now.
@@ -31,10 +34,10 @@ class Publisher(Protocol):
         """
 
     def check(self, streams: Iterable[str] | None = None) -> None:
-        """Look at the log: something may have been written that was not published here.
+        """Look at the log: another process or program may have written something.
 
-        That is what another process or program wrote. `positions` and `since` are asked a moment later, and what is
-        missing is told. A stream that nobody follows costs nothing.
+        `positions` and `since` are asked a moment later, and clients get what they lack. A stream without listeners
+        costs nothing.
 
         Parameters:
             streams: the names of the streams written to; None when that is not known.
@@ -108,10 +111,10 @@ class Declared:
         return public_body(self.schema, record)
 
     async def start(self) -> None:
-        """Connect, create tables. Called once, before the first request."""
+        """Prepare for the first request: connect, create tables. Called once."""
 
     async def stop(self) -> None:
-        """Finish what is being written and let go. Called once, after the last request."""
+        """Finish the writes under way and let go of everything. Called once, after the last request."""
 
 
 def _own(classes: Iterable[type]) -> Iterator[tuple[type, frozenset[str]]]:

@@ -69,7 +69,7 @@ ENDLESS = float("inf")
 
 
 class Found(msgspec.Struct, eq=False, gc=False):
-    """What a store's `read` has found.
+    """Result of a store's `read`.
 
     Parameters:
         models: the model that was asked for by its id, or the list of models.

@@ -94,11 +94,16 @@ class Scratch:
 
 @attrs.frozen
 class Promises:
-    """What a store promises of one sync method. It is asked once, when the stacks are compiled.
+    """Promises of a store about one sync method. It is asked once, when the stacks are compiled.
 
     Parameters:
         atomic: a write keeps the model, its event and its operation together, or nothing of them.
         immediate: it neither waits nor calls code of the application, so that it needs no task to run in.
+
+    Example:
+        >>> from bbio.builtin import MemoryStore
+        >>> MemoryStore().promises("create")
+        Promises(atomic=True, immediate=True)
     """
 
     atomic: bool = False
@@ -310,7 +315,13 @@ class Store(Declared):
         return {**stored, **(counted(model, stored, self.id_attribute) if COUNTS in model else model)}
 
     async def write(self, req: Request) -> Commit:
-        """Apply a write and log it. A known operation is answered without being applied again."""
+        """Apply a write and log it. A known operation is answered without being applied again.
+
+        Parameters:
+            req: the request.
+
+        Returns: the record with its event.
+        """
         log = self.log
         earlier = await log.find(req)
         if earlier is not None:

@@ -119,6 +119,10 @@ class Position:
     """A place in a stream: the epoch and the offset of the last event seen (0 before the first), and its stamp.
 
     The stamp is the random number of the transaction that logged that event, 0 where none is known.
+
+    Example:
+        >>> Position("9a0c", 7)
+        Position(epoch='9a0c', offset=7, stamp=0)
     """
 
     epoch: str
@@ -139,6 +143,10 @@ class Event(msgspec.Struct, eq=False, gc=False):
         op: the public form of the operation id, None when there was none.
         when: seconds of a monotonic clock.
         stamp: the random number, of 48 bits, of the transaction that logged it; 0 where none is known.
+
+    Example:
+        >>> Event("c:", "9a0c", 7, "delete", b'{"id":1}')
+        <Event c: 9a0c/7 delete>
     """
 
     stream: str
@@ -156,7 +164,18 @@ class Event(msgspec.Struct, eq=False, gc=False):
 
 
 class Commit(msgspec.Struct, eq=False, gc=False):
-    """What a write came to: the record, its JSON, the event that tells of it, and whether it had been applied."""
+    """Result of a write.
+
+    Parameters:
+        record: the record, as it is now stored or, of a delete, as it was.
+        body: what any client may see of it, as JSON.
+        event: the event that tells of it.
+        duplicate: whether the operation had been applied before.
+
+    Example:
+        >>> Commit({"id": 1}, b'{"id":1}', Event("c:", "9a0c", 1, "create", b'{"id":1}'))
+        Commit(record={'id': 1}, body=b'{"id":1}', event=<Event c: 9a0c/1 create>, duplicate=False)
+    """
 
     record: Any
     body: bytes

@@ -119,4 +119,8 @@ class Log(Declared, ABC):
         """
 
     def share_memory(self, kept: Kept) -> None:
-        """Have what it keeps in memory count to what all backends may take; nothing by default."""
+        """Have what it keeps in memory count to what all backends may take; nothing by default.
+
+        Parameters:
+            kept: what all of them keep.
+        """

@@ -20,6 +20,10 @@ class MemoryLog(Log):
 
     Attributes:
         streams: what it keeps, once it is open.
+
+    Example:
+        >>> MemoryLog(HistoryLimits(events=100)).history.events
+        100
     """
 
     streams: Streams
