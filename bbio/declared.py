@@ -34,10 +34,10 @@ class Publisher(Protocol):
         """
 
     def check(self, streams: Iterable[str] | None = None) -> None:
-        """Look at the log: something may have been written that was not published here.
+        """Look at the log: another process or program may have written something.
 
-        That is what another process or program wrote. `positions` and `since` are asked a moment later, and what is
-        missing is told. A stream that nobody follows costs nothing.
+        `positions` and `since` are asked a moment later, and clients get what they lack. A stream without listeners
+        costs nothing.
 
         Parameters:
             streams: the names of the streams written to; None when that is not known.
@@ -111,10 +111,10 @@ class Declared:
         return public_body(self.schema, record)
 
     async def start(self) -> None:
-        """Connect, create tables. Called once, before the first request."""
+        """Prepare for the first request: connect, create tables. Called once."""
 
     async def stop(self) -> None:
-        """Finish what is being written and let go. Called once, after the last request."""
+        """Finish the writes under way and let go of everything. Called once, after the last request."""
 
 
 def _own(classes: Iterable[type]) -> Iterator[tuple[type, frozenset[str]]]:
