@@ -16,7 +16,7 @@ from bbio.client.events import RESET, Events
 from bbio.client.follower import Apply, Follower, Listen, Meta, Read, Ready, Watch
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
-from bbio.client.session import PATIENCE, PROBE, Session, Settings
+from bbio.client.session import AGAIN, PATIENCE, PROBE, Session, Settings
 from bbio.protocol import decode, encode
 from bbio.testing import Clock
 
@@ -865,18 +865,35 @@ class TestPromises:
         session.connected(session.wire)
         session.probe()
         session.wire.answer(reply(0))
-        read = await asking(session, handle.read())
+        write = await asking(session, handle.create({}))
         session.clock.turn()
         session.probe()
-        sync, probe = session.wire.sent
-        assert (sync[0], probe[:2]) == ("sync", ("unlisten", ([],)))
+        sync, probe, repeated = session.wire.sent
+        assert (sync[0], probe[:2], repeated[0]) == ("sync", ("unlisten", ([],)), "sync")
         probe[2](None)
         probe[2](None)
         assert not session.wire.dropped
         while not session.wire.dropped:
             session.clock.turn()
         assert session.clock.time() == 2 * PATIENCE + PROBE
-        read.cancel()
+        write.cancel()
+
+    async def test_a_link_is_given_up_later_while_a_long_list_may_be_on_its_way(self, session):
+        """Another backend's, too, whose answer is before that of the probe; with time left to ask for it again."""
+        lists = Session("lists", lambda _: None, session.clock, session.settings, beside=session._beside)
+        session._beside["lists"] = lists
+        handles = []
+        for each in (session, lists):
+            handles.append(each.handle(None, "id"))
+            each.connected(session.wire)
+            session.wire.answer(reply(0))
+        work = await asking(session, handles[0].create({}), handles[1].read())
+        while not session.wire.dropped:
+            session.clock.turn()
+        assert session.clock.time() == session.settings.deadline - AGAIN
+        for each in work:
+            each.cancel()
+        lists.close()
 
     async def test_a_listen_that_is_not_answered_probes_the_link(self, session):
         """And is sent once more: either the server answers it, or the link is dropped."""
