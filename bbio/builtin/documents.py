@@ -63,6 +63,8 @@ OPERATION_COUNT = 1_000_000
 SEEN_SECONDS = 3_600.0
 MAX_BATCH = 500
 MAX_WAITING = 10_000
+# Bytes of the models that are read for a batch, past which the rest of it waits for the next.
+MAX_BATCH_BYTES = 1 << 20
 
 
 _began = time.time() - time.monotonic()
@@ -197,8 +199,9 @@ class Queue:
             if self._idle is not None:
                 self._idle.set_result(None)
 
-    def settle(self, batch: list[Any]) -> None:
-        """Take back a batch that is done."""
+    def settle(self, batch: list[Any], left: Sequence[Any] = ()) -> None:
+        """Take back a batch that is done, and those that were left for the next."""
+        self._waiting[:0] = left
         self._next()
         self.tell(batch)
 
@@ -501,6 +504,14 @@ class DocumentStore(Store, Log):
         return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
 
 
+class Surplus(Exception):
+    """What a batch is about is too large to be held together: it ends before this change."""
+
+    def __init__(self, change: Change) -> None:
+        super().__init__()
+        self.change = change
+
+
 class Write(msgspec.Struct, eq=False):
     """What a change is to do to its model.
 
@@ -523,6 +534,10 @@ class Write(msgspec.Struct, eq=False):
         """What happens to the model: `create`, `update` or `delete`."""
         # An upsert is a create: who holds the whole collection must get the model.
         return "create" if self.stored is None else self.change.method
+
+
+def _is_about_stored(change: Change) -> bool:
+    return change.req is not None and change.req.method != "create"
 
 
 class Batch:
@@ -567,7 +582,11 @@ class Batch:
     @property
     def keys(self) -> list[Key]:
         """The models that must be known."""
-        return list({c.key: None for c in self.changes if c.key and c.req and c.req.method != "create"})
+        return list({change.key: None for change in self.changes if change.key and _is_about_stored(change)})
+
+    def surplus(self, key: Key) -> Surplus:
+        """What ends the batch before the first change that must know a model."""
+        return Surplus(next(change for change in self.changes if change.key == key and _is_about_stored(change)))
 
     @property
     def operations(self) -> list[bytes]:

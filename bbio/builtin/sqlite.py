@@ -19,6 +19,7 @@ import msgspec
 
 from bbio.builtin.documents import (
     MAX_BATCH,
+    MAX_BATCH_BYTES,
     OPERATION_AGE,
     OPERATION_COUNT,
     Batch,
@@ -319,9 +320,13 @@ class SQLiteStore(DocumentStore):
             stream = streams.get(name) or self._find_stream(connection, name)
             if stream is not None:
                 batch.tops[name] = stream.epoch, stream.top
+        size = 0
         for key in batch.keys:
+            if size > MAX_BATCH_BYTES:
+                raise batch.surplus(key)
             for rev, body in execute(self._select, self._columns_of(key)):
                 batch.models[key] = (rev, body)
+                size += len(body)
         for (name, rev), key in batch.stale.items():
             base = self._base(connection, name, rev, key)
             if base is not None:
