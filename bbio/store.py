@@ -99,6 +99,7 @@ class Promises:
     Parameters:
         atomic: whether a write keeps the model, its event and its operation together, or none of them.
         immediate: whether the method neither waits nor calls code of the application, so that it needs no task.
+        passes_on: whether a read gives the models of a list as JSON, `msgspec.Raw`, where `Request.passes_on` says so.
 
     Example:
         >>> Promises(atomic=True).immediate
@@ -107,6 +108,7 @@ class Promises:
 
     atomic: bool = False
     immediate: bool = False
+    passes_on: bool = False
 
 
 NO_PROMISES = Promises()

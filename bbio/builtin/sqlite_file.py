@@ -11,12 +11,13 @@ import hashlib
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bbio import Unavailable, UnknownOutcome
-from bbio.builtin.documents import Job, logger, refusals
+from bbio.builtin.documents import Job, Surplus, logger, refusals
 from bbio.builtin.sqlite_threads import Call, Lister, Worker
 from bbio.errors import ConfigurationError
 
@@ -252,7 +253,8 @@ class Database:
         """What tells this file, with its log, from others in its place."""
         return f"{os.stat(self.path).st_ino} {os.stat(f'{self.path}-wal').st_ino}"
 
-    def _read(self, connection: sqlite3.Connection, jobs: list[Call]) -> None:
+    def _read(self, connection: sqlite3.Connection, jobs: list[Call]) -> Sequence[Any]:
+        """Do what has come together; nothing is left."""
         for job in jobs:
             if job.given_up:
                 continue
@@ -260,16 +262,25 @@ class Database:
                 job.result = job.function(connection)
             except Exception as err:
                 job.error = self._error(err)
+        return ()
 
-    def _write(self, connection: sqlite3.Connection, jobs: list[Job]) -> None:
-        changes = []
+    def _write(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Any]:
+        """Do what has come together, and return what is left for the next batch."""
+        changes: list[Any] = []
         for job in jobs:
             if isinstance(job, Call):
                 self._read(connection, [job])
             else:
                 changes.append(job)
-        if changes:
-            self._commit(connection, changes)
+        left: list[Any] = []
+        while changes:
+            try:
+                self._commit(connection, changes)
+                break
+            except Surplus as surplus:
+                place = changes.index(surplus.change)
+                changes, left = changes[:place], changes[place:] + left
+        return left
 
     def _commit(self, connection: sqlite3.Connection, changes: list[Any]) -> None:
         committing = False
@@ -280,6 +291,10 @@ class Database:
                 self._begin(connection)
                 for store in dict.fromkeys(change.store for change in changes):
                     store.apply(connection, [change for change in changes if change.store is store])
+            except Surplus:
+                connection.rollback()
+                self._forget()
+                raise
             except Exception as err:
                 if type(err) in FAILURES:
                     raise
@@ -292,6 +307,8 @@ class Database:
             committing = True
             connection.execute("COMMIT")
             self._check_place()  # what was deleted meanwhile has taken the commit with it
+        except Surplus:
+            raise
         except Exception as err:
             self._forget()
             # What could not be synced may be there after a crash, or not. An operation may be repeated, and is told

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from queue import SimpleQueue
 from typing import Any
@@ -89,11 +89,12 @@ class Worker:
 
     Parameters:
         connect: opens the thread's connection; called in the thread.
-        work: does a batch of jobs, and puts into each what came of it; called in the thread.
+        work: does a batch of jobs, puts into each what came of it, and returns those, the last of them, that it has
+            left for the next batch; called in the thread.
     """
 
     def __init__(
-        self, connect: Callable[[], sqlite3.Connection], work: Callable[[sqlite3.Connection, list[Any]], None]
+        self, connect: Callable[[], sqlite3.Connection], work: Callable[[sqlite3.Connection, list[Any]], Sequence[Any]]
     ) -> None:
         self._work = work
         self._inbox: SimpleQueue[list[Job] | None] = SimpleQueue()
@@ -115,14 +116,19 @@ class Worker:
 
     def _serve(self, connection: sqlite3.Connection) -> None:
         while (batch := self._inbox.get()) is not None:
+            left: Sequence[Any] = ()
             try:
-                self._work(connection, batch)
+                left = self._work(connection, batch)
             except Exception as err:
                 # Whatever happens, nobody may wait for ever.
                 logger.exception("the database's thread failed")
                 for job in batch:
                     job.error = err
-            self._loop.call_soon_threadsafe(self._queue.settle, batch)
+            if left:
+                later = set(map(id, left))
+                batch = [job for job in batch if id(job) not in later]
+            self._loop.call_soon_threadsafe(self._queue.settle, batch, left)
+            del batch, left  # what they hold is not this thread's any more
 
 
 class Listing(InLine, kw_only=True):
@@ -345,8 +351,8 @@ class Reader:
             if listings:
                 if listings[0].is_long and self._done:
                     self._hand_back()
-                self._read_all(connection, listings)
-                after_long = self._listing.is_long
+                after_long = self._read_all(connection, listings)
+                del self._listing, listings  # what they hold is not this thread's any more
             elif self._done:
                 self._hand_back()
             elif self._lister.is_ending():
@@ -354,8 +360,8 @@ class Reader:
             else:
                 self._bell.acquire()
 
-    def _read_all(self, connection: sqlite3.Connection, listings: deque[Listing]) -> None:
-        """Read lists after each other, until that takes long."""
+    def _read_all(self, connection: sqlite3.Connection, listings: deque[Listing]) -> bool:
+        """Read lists after each other, until that takes long; whether the last was a long one."""
         self._rest = listings
         clock = self._lister.clock
         begun = now = clock()
@@ -366,7 +372,7 @@ class Reader:
             now = clock()
             if self._is_postponed:
                 self._lister.postpone(listing, now - self._begun)
-                return
+                break
             if listings and now - begun > TOGETHER_SECONDS:
                 self._lister.part(listing, listings)
             if not listings:
@@ -376,6 +382,7 @@ class Reader:
             self._done.append(listing)
             if listing.is_long or now - self._since > TOGETHER_SECONDS:
                 self._hand_back()
+        return listing.is_long
 
     def _read(self, connection: sqlite3.Connection, listing: Listing) -> None:
         self._is_postponed = False

@@ -149,6 +149,17 @@ async def test_a_head_has_a_limit(serve, todos, call, parts):
         assert status.startswith(b"HTTP/1.1 431" if too_long else b"HTTP/1.1 200")
 
 
+async def test_each_head_of_a_connection_has_the_limit(serve, todos, call):
+    """Not its first alone, and it counts anew for each."""
+    reader, writer = await call(await serve(todos))
+    fields = b"".join(b"X-%d: %b\r\n" % (n, b"x" * 790) for n in range(25))
+    for count, status in ((1, b"200"), (1, b"200"), (2, b"431")):
+        writer.write(HEAD + fields * count + b"\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 " + status)
+        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+
+
 async def test_bodies_are_no_heads(serve, join, todos):
     """However long they are, and wherever the head before them is split."""
     app = await serve(todos)

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import closing
 from functools import partial
+from itertools import groupby
 
 import attrs
 import pytest
@@ -80,6 +81,20 @@ async def test_a_commit_has_a_bound(path, commits, monkeypatch):
         await asyncio.gather(*(models.create({"n": n}) for n in range(100)))
         assert commits == [40, 40, 20]
         assert [decode(event.body)["n"] for event, _ in models.published] == list(range(100))
+
+
+async def test_large_models_are_written_a_few_at_a_time(path):
+    """Small patches of many of them would else hold all of them at once; each has its turn, in order."""
+    large = [{"id": n, "text": "x" * 400_000} for n in range(10)]
+    async with opened(SQLiteStore(path, models=large)) as models:
+        asked = [("patch", {"id": n % 10, "n": n}) for n in range(20)]
+        asked.insert(1, ("create", {"title": "small"}))
+        commits = await asyncio.gather(*(models.write(method, model) for method, model in asked))
+        batches = [list(batch) for _, batch in groupby(commits, key=lambda commit: commit.event.stamp)]
+        # Three models are read for a batch; who writes another one of them again waits behind others, too.
+        assert [len(batch) for batch in batches] == [4, 3, 3, 3, 3, 3, 2]
+        assert [commit.event.offset for commit in commits] == list(range(1, 22))
+        assert [(await models.read(n))["n"] for n in range(10)] == list(range(10, 20))
 
 
 async def test_too_many_writes_are_told_so(path, monkeypatch):
@@ -793,6 +808,7 @@ async def test_a_thread_survives_whatever_its_work_raises(caplog):
             raise RuntimeError("broken")
         for job in jobs:
             job.result = job.function(connection)
+        return ()
 
     worker = Worker(lambda: sqlite3.connect(":memory:"), work)
     await worker.start()
@@ -810,6 +826,7 @@ async def test_a_thread_that_stops_does_what_waits():
     def work(connection, jobs):
         for job in jobs:
             job.result = job.function(connection)
+        return ()
 
     worker = Worker(lambda: sqlite3.connect(":memory:"), work)
     await worker.start()

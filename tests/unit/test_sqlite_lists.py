@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+import weakref
 from collections import deque
 from contextlib import closing
 from itertools import groupby
@@ -13,7 +14,7 @@ import pytest
 
 from bbio import Busy, Timeout
 from bbio.builtin import SQLiteStore, sqlite_threads
-from bbio.builtin.sqlite_threads import Lister, Listing, Reader
+from bbio.builtin.sqlite_threads import Lister, Listing, Reader, Worker
 from bbio.conformance import opened
 from bbio.protocol import encode
 from bbio.query import Query
@@ -83,6 +84,30 @@ class Lists:
 
 def threads():
     return [thread for thread in threading.enumerate() if thread.name == "bbio-sqlite"]
+
+
+class Large:
+    """What was read, and tells when it is held no more."""
+
+    def __init__(self, loop):
+        self.gone = asyncio.Event()
+        weakref.finalize(self, loop.call_soon_threadsafe, self.gone.set)
+
+
+async def test_a_thread_keeps_nothing_of_what_it_has_read():
+    """It may be hundreds of megabytes, and the next may be read by another thread, days later."""
+    loop = asyncio.get_running_loop()
+    async with Lists() as lists:
+        gone = (await lists.read("all", ATTACKER, lambda connection: Large(loop))).gone
+        lists._asked.clear()
+        async with asyncio.timeout(10):
+            await gone.wait()
+    worker = Worker(connect, lambda connection, batch: setattr(batch[0], "result", batch[0].function(connection)) or ())
+    await worker.start()
+    gone = (await worker.call(lambda connection: Large(loop))).gone
+    async with asyncio.timeout(10):
+        await gone.wait()
+    await worker.stop()
 
 
 async def test_a_backend_waits_for_one_list_of_another():
@@ -305,7 +330,7 @@ async def test_the_lists_of_one_address_leave_places_to_others(tmp_path, monkeyp
         asked.append(models.store.select(query, ()))
         go_on.set()
         await held
-        assert await asyncio.gather(*asked) == [([milk], [1], None, len(encode([milk])))] * 6
+        assert await asyncio.gather(*asked) == [([milk], [1], None, (len(encode([milk])), 0))] * 6
 
 
 async def test_threads_that_stop_read_what_waits():
