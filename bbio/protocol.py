@@ -475,13 +475,17 @@ def read_reply_v1(
 
     Parameters:
         body: the model or the models as JSON.
-        result: the model or the models.
+        result: the model or the models, those of a list maybe as `msgspec.Raw`.
         id_attribute: the name of the id in them.
-        revs: revisions by id.
+        revs: revisions by id, those of a list in its order.
         page: what else is told of the page that a query found.
     """
     if isinstance(result, list):
-        told: dict[str, Any] = {"r": [revs.get(_id_of(model, id_attribute)) for model in result], **(page or {})}
+        if result and type(result[0]) is msgspec.Raw:
+            found: list[int | None] = [*revs.values()]
+        else:
+            found = [revs.get(_id_of(model, id_attribute)) for model in result]
+        told: dict[str, Any] = {"r": found, **(page or {})}
     else:
         told = {"r": revs.get(_id_of(result, id_attribute))}
     return b"[null,%b,%b]" % (body, encode(told))

@@ -261,13 +261,18 @@ class Query:
         found = found[self.offset : self.offset + self.wanted]
         return self._cut([one[0] for one in found], lambda last: found[last][1:], total)
 
-    def cut(self, found: list[dict[str, Any]], total: int | None = None) -> Page:
+    def cut(self, found: list[Any], total: int | None = None, decode: Callable[[Any], Any] | None = None) -> Page:
         """The page of what was found when `wanted` models were looked for.
+
+        Parameters:
+            found: the models.
+            total: how many there are in all.
+            decode: makes one a model, where they are something else.
 
         Raises:
             BadRequest: they are more than a read without a limit may return.
         """
-        return self._cut(found, lambda last: self._keys(found[last]), total)
+        return self._cut(found, lambda last: self._keys(found[last] if decode is None else decode(found[last])), total)
 
     def _cut(self, found: list[Any], keys: Callable[[int], Sequence[Key]], total: int | None) -> Page:
         if len(found) < self.wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
@@ -55,17 +55,38 @@ class Socket(Protocol):
 class Room(Protocol):
     """The room that there is for lists which are made for one connection."""
 
-    def most(self, req: Request) -> float:
-        """The bytes of JSON that a list may come to."""
+    def most(self, req: Request) -> ListSize:
+        """What a list may come to."""
 
-    async def hold(self, req: Request, size: float) -> None:
-        """Hold a list of so many bytes for a request, and no other for it; wait while others hold too many."""
+    def passes_on(self, req: Request) -> bool:
+        """Whether what is read for a request goes to the client as it is: no layer looks at it."""
+
+    async def hold(self, req: Request, size: ListSize) -> None:
+        """Hold a list for a request, and no other for it; wait while others hold too many."""
 
 
+class ListSize(NamedTuple):
+    """The bytes of a list: as JSON, and of what Python holds for it where it is decoded."""
+
+    json: float
+    decoded: float = 0
+
+    @classmethod
+    def of(cls, json: float) -> ListSize:
+        """The size of a decoded list of which no more is known than its JSON."""
+        return cls(json, json * DECODED_BYTES)
+
+    def has_room_for(self, other: ListSize) -> bool:
+        """Whether another list takes no more than this, in either way."""
+        return other.json <= self.json and other.decoded <= self.decoded
+
+
+# What Python holds for a byte of a list's JSON, such as of short texts.
+DECODED_BYTES = 10
 # Bytes of a list's JSON up to which it does not count.
 SHORT_LIST = 65_536
 # What a list may come to that the server reads for itself.
-ENDLESS = float("inf")
+ENDLESS = ListSize(float("inf"), float("inf"))
 
 
 class Found(msgspec.Struct, eq=False, gc=False):
@@ -217,27 +238,33 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     revs = property(None, _leave_revs)
     page = property(None, _leave_page)
 
-    async def make_room(self, size: float) -> None:
+    async def make_room(self, size: float, decoded: float | None = None) -> None:
         """Hold a list of so many bytes until this request is answered; wait while others hold too many.
 
         A store calls it before it makes a list of what it has found, or again when it knows better.
 
         Parameters:
             size: the bytes of the models as JSON.
+            decoded: the bytes that Python holds for them, where that is known; ten times `size` by default.
 
         Raises:
-            BadRequest: the answer would be too long.
+            BadRequest: the answer would be too long, or hold too many values.
 
         Example:
             `await req.make_room(sum(map(len, bodies)))`
         """
         if self.room is not None:
-            await self.room.hold(self, size)
+            await self.room.hold(self, ListSize.of(size) if decoded is None else ListSize(size, decoded))
 
     @property
-    def most(self) -> float:
-        """The bytes of JSON that a list may come to."""
+    def most(self) -> ListSize:
+        """What a list may come to."""
         return ENDLESS if self.room is None else self.room.most(self)
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether a list that is read goes to the client as it is, so that its models may stay JSON, `msgspec.Raw`."""
+        return self.room is not None and self.room.passes_on(self)
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"

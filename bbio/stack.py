@@ -457,6 +457,7 @@ class Stack:
         "is_bare",
         "layers",
         "method",
+        "passes_on",
     )
 
     def __init__(
@@ -488,6 +489,8 @@ class Stack:
         self.is_bare = promises.immediate and not self.layers
         self._atomic, self._immediate = promises.atomic, promises.immediate
         self._attempts = attempts or Attempts()
+        # Whether the client is given lists as the store has read them.
+        self.passes_on = promises.passes_on and not self.may_shorten
         self._log = RateLimitedLog(logger)
         lowest = _lowest(store) if write is None else _lowest_write(write, promises.atomic, bool(self._once))
         self._top = self._fold(lowest, find, self._attempts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from bbio.errors import Timeout
@@ -14,6 +14,7 @@ STEP_SECONDS = 0.002
 # How long the first one may take while other work takes turns: many may begin in one turn of the loop.
 FIRST_SECONDS = 0.000_2
 
+A = TypeVar("A")
 T = TypeVar("T")
 # Work that yields wherever it may be interrupted, and returns what has come of it.
 Steps = Generator[None, None, T]
@@ -57,6 +58,15 @@ def run(steps: Steps[T]) -> T:
         except StopIteration as done:
             result: T = done.value
             return result
+
+
+def call_each(function: Callable[[A], T], items: Iterable[A]) -> Steps[list[T]]:
+    """Call a function with each of some items, one in a step, and return what came of them."""
+    results = []
+    for item in items:
+        results.append(function(item))
+        yield
+    return results
 
 
 async def run_in_turns(steps: Steps[T], seconds: float, clock: Any = time.perf_counter) -> T:

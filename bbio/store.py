@@ -99,10 +99,12 @@ class Promises:
     Parameters:
         atomic: a write keeps the model, its event and its operation together, or nothing of them.
         immediate: it neither waits nor calls code of the application, so that it needs no task to run in.
+        passes_on: a read gives the models of a list as JSON, `msgspec.Raw`, where `Request.passes_on` says so.
     """
 
     atomic: bool = False
     immediate: bool = False
+    passes_on: bool = False
 
 
 NO_PROMISES = Promises()

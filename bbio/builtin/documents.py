@@ -15,7 +15,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
-from itertools import starmap
+from itertools import count, starmap
 from typing import Any, Self
 
 import msgspec
@@ -29,11 +29,12 @@ from bbio.log import Log
 from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
-from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST, Found
+from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST, Found, ListSize
 from bbio.store import is_overtaken
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, channel_stream
 from bbio.typed import as_json, view_in, whole_json
 from bbio.view import View, public_body
+from bbio.weight import decoded_bytes
 
 logger = logging.getLogger("bbio.store")
 # Writes that break a rule of the database: clients can cause any number of them.
@@ -52,8 +53,8 @@ BESIDE_ID = ("rev", "channel", "body")
 
 Key = tuple[str, Any]
 # What a query has found: the models, None where they come to more bytes than were asked for; their revisions, how many
-# there are in all if it asks for that, and the bytes, of those alone that were looked at where they are too many.
-Selected = tuple[list[Any] | None, list[int], int | None, int]
+# there are in all if it asks for that, and the size, of those alone that were looked at where they are too many.
+Selected = tuple[list[Any] | None, list[int], int | None, ListSize]
 # Of an operation: the digest of what was asked, the event it came to, and the record where that holds more.
 Outcome = tuple[int, Event, bytes | None]
 
@@ -246,8 +247,8 @@ class DocumentStore(Store, Log):
 
     _ids: Iterator[Any]
     _seen: Seen
-    # The bytes that a list of everything is likely to come to, a little more than the last one.
-    _usual = 0
+    # The size that a list of everything is likely to come to, a little more than the last one.
+    _usual = ListSize(0)
 
     def __init__(
         self,
@@ -289,7 +290,12 @@ class DocumentStore(Store, Log):
 
     @abstractmethod
     def select(
-        self, query: Query, scope: tuple[str, ...], client: object = None, most: float = ENDLESS
+        self,
+        query: Query,
+        scope: tuple[str, ...],
+        client: object = None,
+        most: ListSize = ENDLESS,
+        passes_on: bool = False,
     ) -> Awaitable[Selected]:
         """What a query finds.
 
@@ -297,7 +303,8 @@ class DocumentStore(Store, Log):
             query: what is asked for.
             scope: the channel whose models are looked at, nothing where all channels share them.
             client: who asks, whose lists are not to keep others waiting; None for the server itself.
-            most: the bytes of the models that are wanted at most.
+            most: the size of the models that are wanted at most.
+            passes_on: whether the models are wanted as JSON, `msgspec.Raw`; then they count as such alone.
         """
 
     @abstractmethod
@@ -312,31 +319,39 @@ class DocumentStore(Store, Log):
             row = await self.look_up((channel, key))
             if row is None:
                 raise self.unknown(key)
-            return Found(decode(row[1]), {key: row[0]})
+            rev, body = row
+            if len(body) > SHORT_LIST and not req.passes_on:
+                await req.make_room(len(body), decoded_bytes(body))
+            return Found(decode(body), {key: rev})
         query = self.query(req)
         asked = query or Query(limits=self.queries)
         models, revs, total = await self._within_room(req, asked, (channel,) if self._per_channel else ())
-        page = asked.cut(models, total)
-        by_id = {model[self.id_attribute]: rev for model, rev in zip(page.models, revs, strict=False)}
+        page = asked.cut(models, total, decode if req.passes_on else None)
+        ids = count() if req.passes_on else (model[self.id_attribute] for model in page.models)
+        by_id = dict(zip(ids, revs[: len(page.models)], strict=False))
         return Found(page.models, by_id) if query is None else Found(page.models, by_id, page.next, page.total)
 
     async def _within_room(
         self, req: Request, query: Query, scope: tuple[str, ...]
     ) -> tuple[list[Any], list[int], int | None]:
         """What a query finds, within the room that there is for lists."""
-        client, most = getattr(req.socket, "connection", None), req.most
+        client, most, usual = getattr(req.socket, "connection", None), req.most, ListSize.of(SHORT_LIST)
         # Room is made before anything is held; where it was too little, for as much as there may be.
         is_all = not query.identity
-        room = min(most, max(SHORT_LIST, self._usual if is_all else 0))
-        while True:
-            await req.make_room(room)
-            models, revs, total, size = await self.select(query, scope, client, room)
-            if models is not None:
-                break
-            room = max(most, size)  # where that is more, it is refused
-        await req.make_room(size)
         if is_all:
-            self._usual = size * 5 // 4
+            usual = ListSize(*map(max, usual, self._usual))
+        room = ListSize(*map(min, most, usual))
+        passes_on = req.passes_on
+        while True:
+            await req.make_room(room.json, 0 if passes_on else room.decoded)
+            models, revs, total, size = await self.select(query, scope, client, room, passes_on)
+            if models is not None or room == most:
+                break
+            room = most
+        await req.make_room(*size)  # where there are no models, it is refused
+        assert models is not None
+        if is_all:
+            self._usual = ListSize(size.json * 5 // 4, size.decoded * 5 // 4)
         return models, revs, total
 
     async def find(self, req: Request) -> Commit | None:

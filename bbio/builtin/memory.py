@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
+import msgspec
+
 from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.builtin.ids import Ids, given_ids, random_ids
 from bbio.builtin.sql import read_indexes
@@ -14,26 +16,14 @@ from bbio.log import MemoryLog
 from bbio.protocol import decode, encode
 from bbio.query import QueryLimits, too_many
 from bbio.requests import NOTIFIED_AS, SHORT_LIST, Found
-from bbio.steps import Steps, run_in_turns
+from bbio.steps import call_each, run_in_turns
 from bbio.store import Promises, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 from bbio.view import public_body
+from bbio.weight import decoded_bytes
 
 Models = dict[Any, tuple[int, bytes]]
-
-
-def _decoded(bodies: Iterable[bytes]) -> Steps[list[Any]]:
-    decoded = []
-    for body in bodies:
-        decoded.append(decode(body))
-        yield
-    return decoded
-
-
-def size_of(bodies: list[bytes]) -> int:
-    """The bytes of a list of models."""
-    return sum(map(len, bodies)) + len(bodies) + 1
 
 
 class MemoryStore(Store, MemoryLog):
@@ -103,7 +93,8 @@ class MemoryStore(Store, MemoryLog):
 
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on; a class derived from this one may wait."""
-        return Promises(atomic=self.atomic, immediate=type(self) is MemoryStore)
+        is_own = type(self) is MemoryStore
+        return Promises(atomic=self.atomic, immediate=is_own, passes_on=is_own)
 
     def _models(self, channel: str | None) -> Models:
         key = channel if self._per_channel else None
@@ -117,6 +108,8 @@ class MemoryStore(Store, MemoryLog):
         key = None if req.model is None else self._key(req.model)
         if key is not None:
             rev, body = self._known(models, key)
+            if len(body) > SHORT_LIST and not req.passes_on:
+                await req.make_room(len(body), decoded_bytes(body))
             return Found(decode(body), {key: rev})
         query = self.query(req)
         if query is None and len(models) > self.queries.models:
@@ -128,11 +121,16 @@ class MemoryStore(Store, MemoryLog):
             page = await run_in_turns(steps, query.limits.seconds)
             found = {key: found[key] for key in page.models}
         bodies = [body for _, body in found.values()]
-        size = size_of(bodies)
+        size = sum(map(len, bodies)) + len(bodies) + 1
+        passes_on, seconds = req.passes_on, self.queries.seconds
         if size > SHORT_LIST:
-            await req.make_room(size)
+            is_decoded = not passes_on and size <= req.most.json
+            sizes = await run_in_turns(call_each(decoded_bytes, bodies), seconds) if is_decoded else ()
+            await req.make_room(size, sum(sizes))
         revs = {key: rev for key, (rev, _) in found.items()}
-        listed = await run_in_turns(_decoded(bodies), self.queries.seconds)
+        listed: list[Any] = [msgspec.Raw(body) for body in bodies] if passes_on else []
+        if not passes_on:
+            listed = await run_in_turns(call_each(decode, bodies), seconds)
         return Found(listed, revs) if query is None else Found(listed, revs, page.next, page.total)
 
     async def write(self, req: Request) -> Commit:

@@ -110,12 +110,14 @@ from bbio.declared import Publisher
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode, encode
 from bbio.query import Query
-from bbio.requests import ENDLESS
+from bbio.requests import ENDLESS, SHORT_LIST, ListSize
 from bbio.settings import Settings
-from bbio.store import Scratch
+from bbio.steps import call_each, run_in_turns
+from bbio.store import Promises, Scratch
 from bbio.streams import Commit, Event, Position
 from bbio.typed import given_in, unset_in
 from bbio.values import is_same
+from bbio.weight import decoded_bytes
 
 # Seconds for a change of a table, which may be a large one.
 LONG = 3600.0
@@ -1140,21 +1142,35 @@ class PostgresStore(DocumentStore):
         """The revision and body of a model, None when there is none."""
         return self._reader.submit(Lookup(key=key))
 
+    def promises(self, method: str) -> Promises:
+        """Return what a backend may rely on."""
+        return Promises(atomic=self.atomic, passes_on=type(self) is PostgresStore)
+
     async def select(
-        self, query: Query, scope: tuple[str, ...], client: object = None, most: float = ENDLESS
+        self,
+        query: Query,
+        scope: tuple[str, ...],
+        client: object = None,
+        most: ListSize = ENDLESS,
+        passes_on: bool = False,
     ) -> Selected:
         """What a query finds."""
         statement, values = self._queries.select(query, scope, self.definition.id_column)
-        if most < ENDLESS:
-            values = [*values, int(most)]
+        if most != ENDLESS:
+            values = [*values, int(most.json)]
             statement = UP_TO.format(statement, len(values))
         async with self._database.listing(self, client):
             rows = await self._database.ask(statement, *values, timeout=query.limits.seconds)
-            size = 1 + sum([bytes_of(body) for _, body in rows])
-            if size > most:
+            seconds, bodies = query.limits.seconds, [body for _, body in rows]
+            size = ListSize(1 + sum(map(bytes_of, bodies)))
+            if SHORT_LIST < size.json <= most.json and not passes_on:
+                size = ListSize(size.json, sum(await run_in_turns(call_each(decoded_bytes, bodies), seconds)))
+            if not most.has_room_for(size):
                 return None, [], None, size
             total = await self._count(query, scope) if query.count else None
-        return [decoded(body) for _, body in rows], [rev for rev, _ in rows], total, size
+        read = _encoded if passes_on else decoded
+        models = await run_in_turns(call_each(read, bodies), seconds)
+        return models, [rev for rev, _ in rows], total, size
 
     async def _count(self, query: Query, scope: tuple[str, ...]) -> int:
         statement, values = self._queries.count(query, scope)
@@ -1194,6 +1210,11 @@ class PostgresStore(DocumentStore):
             return None
         events = [event_of(stream, epoch, *rest) for _, _, _, _, *rest in rows if rest[0] is not None]
         return await self._all_in_full(events) if len(events) == top - offset else None
+
+
+def _encoded(body: str) -> msgspec.Raw:
+    """A model as JSON, for a list that goes to the client as it is."""
+    return msgspec.Raw(encode(decoded(body)))
 
 
 def _ids() -> Iterator[str]:

@@ -42,9 +42,10 @@ from bbio.declared import Publisher
 from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
 from bbio.query import Query
-from bbio.requests import ENDLESS, Request
+from bbio.requests import ENDLESS, SHORT_LIST, ListSize, Request
 from bbio.store import Promises, Scratch
 from bbio.streams import Commit, Event, Position
+from bbio.weight import decoded_bytes
 
 # The log is trimmed each time it has grown by so many events, and so on with streams and operations.
 TRIM_EVERY = 125
@@ -207,7 +208,7 @@ class SQLiteStore(DocumentStore):
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on: without a model, a read by this very class runs no other code."""
         is_own = type(self) is SQLiteStore and self.schema is None
-        return Promises(atomic=self.atomic, immediate=is_own and method == "read")
+        return Promises(atomic=self.atomic, immediate=is_own and method == "read", passes_on=type(self) is SQLiteStore)
 
     async def start(self) -> None:
         """Open the file and make the table.
@@ -472,12 +473,19 @@ class SQLiteStore(DocumentStore):
         return self._database.row(self._select, self._columns_of(key))
 
     def select(
-        self, query: Query, scope: tuple[str, ...], client: object = None, most: float = ENDLESS
+        self,
+        query: Query,
+        scope: tuple[str, ...],
+        client: object = None,
+        most: ListSize = ENDLESS,
+        passes_on: bool = False,
     ) -> Awaitable[Selected]:
         """What a query finds."""
         path = (self, getattr(client, "address", None), client)
         return self._database.lister.call(
-            lambda connection: _answer(connection, self._queried, query, scope, most), query.limits.seconds, path
+            lambda connection: _answer(connection, self._queried, query, scope, most, passes_on),
+            query.limits.seconds,
+            path,
         )
 
     def look_up_operation(self, operation: bytes) -> Awaitable[Any]:
@@ -560,24 +568,32 @@ class SQLiteStore(DocumentStore):
 
 
 def _answer(
-    connection: sqlite3.Connection, table: Table, query: Query, scope: tuple[Any, ...], most: float
+    connection: sqlite3.Connection,
+    table: Table,
+    query: Query,
+    scope: tuple[Any, ...],
+    most: ListSize,
+    passes_on: bool,
 ) -> Selected:
     """What a query finds."""
     connection.execute("BEGIN")
     try:
         models: list[Any] = []
         revs: list[int] = []
-        size = 1
+        size, decoded = 1, 0
         for rev, body in connection.execute(*table.select(query, scope, "rowid")):
             size += bytes_of(body)
-            if size > most:
-                return None, revs, None, size
-            models.append(decode(body))
+            if size > SHORT_LIST and not passes_on:
+                decoded += decoded_bytes(body)
+            if size > most.json or decoded > most.decoded:
+                return None, revs, None, ListSize(size, decoded)
+            # Other programs may have written it: what they wrote must be JSON.
+            models.append(msgspec.Raw(encode(decode(body))) if passes_on else decode(body))
             revs.append(rev)
         total = connection.execute(*table.count(query, scope)).fetchone()[0] if query.count else None
     finally:
         connection.rollback()
-    return models, revs, total, size
+    return models, revs, total, ListSize(size, decoded)
 
 
 def _quoted(name: str) -> str:

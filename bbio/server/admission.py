@@ -20,7 +20,8 @@ from bbio.ratelimit import RateLimitedLog, peer
 from bbio.server.binding import Binding, cookies_of
 from bbio.server.limits import Limits
 from bbio.server.lobby import address_of
-from bbio.server.memory import LIGHT, Addresses
+from bbio.server.memory import Addresses
+from bbio.weight import LIGHT
 
 # Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
 LINGER = 1.0

@@ -13,9 +13,9 @@ from bbio import protocol
 from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
 from bbio.requests import Found, Request
 from bbio.server.connection import ClientSocket, Key
-from bbio.server.memory import weigh
 from bbio.stack import Run
 from bbio.streams import Commit
+from bbio.weight import weigh
 
 if TYPE_CHECKING:
     from bbio.server.sockets import Gateway
@@ -178,10 +178,13 @@ class SyncExchange(Exchange):
                 elif len(body) > self.gateway.limits.reply:
                     self.refuse(BadRequest(f"the answer has {len(body)} bytes; ask for less, such as with a limit"))
                 elif req.op is None and not self.socket.channels.get(req.channel):
+                    res.result = None  # it may be large, and so are the copies of the answer on its way
                     self.reply(protocol.reply(body))
                 else:
                     attribute, found = self.socket.id_attribute, res.found or NOTHING
-                    self.reply(protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page))
+                    told = protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page)
+                    res.result = None
+                    self.reply(told)
         except BaseException as err:
             if isinstance(err, EncodingError):
                 self.socket.runtime.stacks[req.method].explain(err, req, res.result)

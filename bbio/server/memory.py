@@ -8,43 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from bbio.errors import BadRequest
-from bbio.requests import SHORT_LIST, Request
+from bbio.requests import SHORT_LIST, ListSize, Request
 from bbio.server.limits import Limits
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
 
-# Requests of less text are not weighed: what the places of one connection hold of them is bounded by their number.
-LIGHT = 4_096
-# What Python holds at most for a number, a text, a list and an object of JSON, besides the characters.
-VALUE_BYTES = 40
-TEXT_BYTES = 52
-LIST_BYTES = 90
-OBJECT_BYTES = 240
-# What Python holds for a byte of a list's JSON, such as of short texts.
-LISTED_BYTES = 12
+# The answer on its way at most: as JSON, as what is written, and copies of it; and while the list itself is there.
+ON_THEIR_WAY = 5
+ENCODED = 2
 # Bits of an IPv6 address that one customer of a provider cannot choose.
 NETWORK_BITS = 64
-
-
-def weigh(text: str | bytes) -> int:
-    """Return the bytes that Python holds at most for a JSON text and what it is decoded to; 0 for a light one.
-
-    Parameters:
-        text: the JSON.
-
-    Example:
-        >>> weigh('{"id": 1}'), weigh("[" + "[]," * 2_000 + "[]]")
-        (0, 272188)
-    """
-    if len(text) <= LIGHT:
-        return 0
-    if isinstance(text, bytes):
-        text = text.decode()
-    values, quotes, lists, objects = text.count(","), text.count('"'), text.count("["), text.count("{")
-    # The text, which has a copy in UTF-8 once it was decoded unless it is ASCII, and the characters of its values.
-    characters = len(text) * (2 if text.isascii() else 12)
-    return characters + values * VALUE_BYTES + quotes // 2 * TEXT_BYTES + lists * LIST_BYTES + objects * OBJECT_BYTES
 
 
 class ByteBudget:
@@ -159,21 +133,33 @@ class ListRoom:
         # Held by who waits: so no list of a request waits for another of the same.
         self._asking = asyncio.Lock()
 
-    def most(self, req: Request) -> float:
-        """The bytes of JSON that a list may come to: more than an answer where a layer may leave some out."""
-        reply, socket = self._limits.reply, cast("ClientSocket", req.socket)
-        return max(reply, self._limits.memory / 4) if socket.runtime.stacks[req.method].may_shorten else reply
+    def most(self, req: Request) -> ListSize:
+        """What a list may come to: more than an answer where a layer may leave some out."""
+        reply, memory, socket = self._limits.reply, self._limits.memory, cast("ClientSocket", req.socket)
+        may_shorten = socket.runtime.stacks[req.method].may_shorten
+        return ListSize(max(reply, memory / 4) if may_shorten else reply, memory)
 
-    async def hold(self, req: Request, size: float) -> None:
-        """Hold a list of so many bytes for a request, and no other for it; wait while others hold too many.
+    def passes_on(self, req: Request) -> bool:
+        """Whether what is read for a request goes to the client as it is: no layer looks at it."""
+        return cast("ClientSocket", req.socket).runtime.stacks[req.method].passes_on
+
+    async def hold(self, req: Request, size: ListSize) -> None:
+        """Hold a list for a request, and no other for it; wait while others hold too many.
 
         Raises:
-            BadRequest: the answer would be too long.
+            BadRequest: the answer would be too long, or hold too many values.
         """
         most = self.most(req)
-        if size > most:
-            raise BadRequest(f"the answer has more than {most:.0f} bytes; ask for less, such as with a limit")
-        held = size * LISTED_BYTES if size > SHORT_LIST else 0
+        if size.json > most.json:
+            raise BadRequest(f"the answer has more than {most.json:.0f} bytes; ask for less, such as with a limit")
+        if size.decoded > most.decoded:
+            raise BadRequest(
+                f"the answer has so many values that they take more than {most.decoded:.0f} bytes of memory; ask for "
+                f"less, such as with a limit"
+            )
+        held = 0.0
+        if size.json > SHORT_LIST:
+            held = max(size.decoded + size.json * ENCODED, size.json * ON_THEIR_WAY)
         if held > req.held:
             self.leave(req)
             async with self._asking:

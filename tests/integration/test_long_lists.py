@@ -1,5 +1,6 @@
 """Long lists over the wire: what many at once make the server's process hold, and that honest ones are answered."""
 
+import asyncio
 import functools
 from pathlib import Path
 
@@ -13,8 +14,8 @@ pytestmark = pytest.mark.once  # the server is a process of its own, and what is
 
 STORES = {
     "memory": "MemoryStore(",
-    "SQLite": "SQLiteStore('lists.db', 'lists', ",
-    "PostgreSQL": "PostgresStore(os.environ['DATABASE'], 'lists', timeout=60.0, ",
+    "SQLite": "SQLiteStore('lists.db', ",
+    "PostgreSQL": "PostgresStore(os.environ['DATABASE'], timeout=60.0, ",
 }
 # 48 MB that are never given out whole, and lists that a layer works on for a while, of which each holds 50 MB.
 SOURCE = """
@@ -23,10 +24,10 @@ from bbio import App, Backend, after
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 
 class Large(Backend):
-    store = {large}models=[{{"id": n, "text": "x" * 800_000}} for n in range(60)])
+    store = STORE(models=[{"id": n, "text": "x" * 800_000} for n in range(60)])
 
 class Dense(Backend):
-    store = {dense}models=[{{"id": n, "a": [[]] * 60_000}} for n in range(10)])
+    store = STORE(models=[{"id": n, "a": [[]] * 60_000} for n in range(10)])
 
     @after("read")
     async def work(self, req, res):
@@ -37,19 +38,18 @@ app = App(engine=os.environ["ENGINE"]).serve(Large, Dense)
 
 
 @pytest.fixture(params=STORES)
-def settings(request, engine):
-    """The source of an application with each of the three stores, and its environment."""
-    large, env = STORES[request.param], {"ENGINE": engine}
+def start(request, engine, spawn):
+    """Starts a process that serves an application over each of the three stores, given its source."""
+    store, env = STORES[request.param], {"ENGINE": engine}
     if request.param == "PostgreSQL":
         env["DATABASE"] = request.getfixturevalue("database_url")
-    return SOURCE.format(large=large, dense=large.replace("'lists'", "'dense'")), env
+    return lambda source: spawn(source.replace("STORE(", store), **env)
 
 
 @pytest.fixture
-async def server(settings, spawn):
+async def server(start):
     """A process that serves the lists."""
-    source, env = settings
-    return await spawn(source, **env)
+    return await start(SOURCE)
 
 
 def peak(server):
@@ -81,6 +81,37 @@ async def test_long_lists_are_made_one_after_another(server, join):
     for client, id in asked:
         assert len(await client.finish(id, 60)) == 10
     assert peak(server) - before < 250
+
+
+# 5 MB of which Python would hold 160 MB.
+PACKED = """
+import os
+from bbio import App, Backend, QueryLimits, after
+from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
+
+class Packed(Backend):
+    store = STORE(queries=QueryLimits(seconds=30), models=[{"id": n, "a": [{}] * 90_000} for n in range(20)])
+
+class Seen(Packed):
+    @after("read")
+    def see(self, req, res):
+        pass
+
+app = App(engine=os.environ["ENGINE"]).serve(Packed, Seen)
+"""
+
+
+@pytest.mark.parametrize("start", ["memory", "SQLite"], indirect=True)  # PostgreSQL would take a minute to begin with
+async def test_a_list_of_very_many_values_is_not_made(start, join):
+    """It is decoded for a layer that looks at it alone, and then its values count."""
+    server = await start(PACKED)
+    packed, seen = await join(server.url, "packed"), await join(server.url, "seen")
+    before = peak(server)
+    for _ in range(2):
+        assert len(await packed.finish(await packed.start("read"), 60)) == 20
+        with pytest.raises(SyncFailed, match="BadRequest: the answer has so many values that they take more than"):
+            await seen.finish(await seen.start("read"), 60)
+    assert peak(server) - before < 100
 
 
 MODELS = [{"id": n, "text": "é" * 500} for n in range(200)]
@@ -136,3 +167,49 @@ async def test_a_list_that_a_layer_shortens_may_be_longer(serve, join, make_stor
             with pytest.raises(SyncFailed, match=told):
                 await alice.sync("read")
         await app.stop()
+
+
+async def test_the_values_of_a_list_count_where_it_is_decoded(serve, join, make_store):
+    """For a layer that looks at it; else it goes to the client as it is."""
+
+    class Todos(Backend):
+        store = make_store(models=[{"id": n, "a": [{}] * 1_000} for n in range(60)])
+
+    class Seen(Todos):
+        @after("read")
+        def see(self, req, res):
+            assert len(res.result[0]["a"]) == 1_000
+
+    app = await serve(Todos, Seen, limits=Limits(memory=4_000_000))
+    todos, seen = await join(app, "todos"), await join(app, "seen")
+    assert [len(model["a"]) for model in await todos.sync("read")] == [1_000] * 60
+    with pytest.raises(SyncFailed, match="so many values that they take more than 4000000 bytes"):
+        await seen.sync("read")
+    page = {"data": {"sort": "id", "limit": 10}}
+    assert await seen.sync("read", options=page) == await todos.sync("read", options=page)
+    assert app.gateway.addresses.lists.whole.held == 0
+
+
+async def test_a_large_model_counts_like_a_list_while_a_layer_holds_it(serve, join, make_store):
+    """The next waits for it, where there is no more room; who is answered makes room."""
+    go_on, begun, reading = asyncio.Event(), asyncio.Event(), []
+
+    class Todos(Backend):
+        store = make_store(models=[{"id": n, "text": "x" * 200_000} for n in range(3)])
+
+        @after("read")
+        async def wait(self, req, res):
+            reading.append(req.id)
+            begun.set()
+            await go_on.wait()
+
+    app = await serve(Todos, limits=Limits(memory=2_000_000))
+    alice = await join(app, "todos")
+    asked = [await alice.start("read", {"id": n}) for n in range(3)]
+    await begun.wait()
+    held = app.gateway.addresses.lists.whole
+    assert len(reading) == 1
+    assert 1_000_000 < held.held < 1_001_000
+    go_on.set()
+    assert [(await alice.finish(id))["id"] for id in asked] == [0, 1, 2]
+    assert (sorted(reading), held.held) == ([0, 1, 2], 0)

@@ -178,3 +178,17 @@ async def test_a_write_without_an_id_is_a_bad_request(serve, join, method):
     alice = await join(await serve(backend(upsert=True)), "todos")
     await refused(alice, method, {"title": "x"}, "BadRequest")
     assert await alice.sync("read") == []
+
+
+async def test_a_store_of_ones_own_sees_the_models_of_a_list(serve, join):
+    """They stay JSON only where no code of the application comes between."""
+
+    class Own(MemoryStore):
+        async def read(self, req):
+            return [{**model, "seen": True} for model in (await super().read(req)).models]
+
+    class Todos(Backend):
+        store = Own(models=[{"id": 1}])
+
+    alice = await join(await serve(Todos), "todos")
+    assert await alice.sync("read") == [{"id": 1, "seen": True}]

@@ -7,7 +7,8 @@ from bbio import Backend
 from bbio.errors import Busy
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
-from bbio.server.memory import ByteBudget, weigh
+from bbio.server.memory import ByteBudget
+from bbio.weight import weigh
 from tests.support.stacks import Served
 
 

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from bbio import BadRequest, Limits, Request
-from bbio.requests import ENDLESS, SHORT_LIST
-from bbio.server.memory import LISTED_BYTES, Addresses, ByteBudget, ListRoom, Lists
+from bbio.requests import DECODED_BYTES, ENDLESS, SHORT_LIST
+from bbio.server.memory import ENCODED, ON_THEIR_WAY, Addresses, ByteBudget, ListRoom, Lists
 
 MORE = 10 * SHORT_LIST
+# What is held for a byte of a list of which no more is known.
+LISTED_BYTES = DECODED_BYTES + ENCODED
 
 
 async def settled():
@@ -107,7 +109,7 @@ async def test_who_gives_up_makes_room():
 def room_for(may_shorten=False, **limits):
     """The room of a connection, and a request of it."""
     address = Addresses(Limits(**limits)).of("192.0.2.1")
-    stack = SimpleNamespace(may_shorten=may_shorten)
+    stack = SimpleNamespace(may_shorten=may_shorten, passes_on=not may_shorten)
     req = Request("read", socket=SimpleNamespace(runtime=SimpleNamespace(stacks={"read": stack})))
     req.room = ListRoom(Limits(**limits), address)
     return req, address
@@ -124,6 +126,15 @@ async def test_a_request_holds_what_it_last_said():
     assert req.held == address.lists.held == 0
 
 
+async def test_what_is_known_of_a_list_counts():
+    """What Python holds for it, and the answer; or at least the copies that are made of that on its way."""
+    req, address = room_for()
+    for decoded, held in ((0, ON_THEIR_WAY * MORE), (MORE, ON_THEIR_WAY * MORE), (20 * MORE, (20 + ENCODED) * MORE)):
+        await req.make_room(MORE, decoded)
+        assert req.held == address.lists.held == held
+    req.room.leave(req)
+
+
 async def test_a_list_does_not_wait_for_another_of_the_same_request():
     """A layer may read several at a time, for which there is no room together."""
     req, address = room_for()
@@ -137,12 +148,14 @@ async def test_a_list_does_not_wait_for_another_of_the_same_request():
 async def test_what_would_be_refused_in_the_end_is_refused_before():
     """Where a layer may leave some out, only what is too much to be held; the server's own lists have no bound."""
     req, _ = room_for(reply=1_000, memory=400_000)
-    assert req.most == 1_000
+    assert (req.most.json, req.passes_on) == (1_000, True)
     with pytest.raises(BadRequest, match="more than 1000 bytes; ask for less"):
         await req.make_room(1_001)
     req, _ = room_for(True, reply=1_000, memory=400_000)
-    assert req.most == 100_000
+    assert (req.most.json, req.passes_on) == (100_000, False)
     await req.make_room(1_001)
+    with pytest.raises(BadRequest, match="so many values that they take more than 400000 bytes of memory"):
+        await req.make_room(1_001, 400_001)
     own = Request("read")
     await own.make_room(10**12)
-    assert own.most == ENDLESS
+    assert (own.most, own.passes_on) == (ENDLESS, False)

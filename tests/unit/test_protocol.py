@@ -6,6 +6,7 @@ import time
 from functools import partial
 from unittest.mock import Mock
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -333,6 +334,8 @@ def test_revisions_follow_what_was_read():
     one, many = {"id": 1}, [{"id": 1}, {"id": 2}, {"id": []}, None]
     assert json.loads(protocol.read_reply_v1(b"{}", one, "id", revs)) == [None, {}, {"r": 5}]
     assert json.loads(protocol.read_reply_v1(b"[]", many, "id", revs)) == [None, [], {"r": [5, None, None, None]}]
+    raw = [msgspec.Raw(b"{}")] * 2
+    assert json.loads(protocol.read_reply_v1(b"[]", raw, "id", {0: 5, 1: 7})) == [None, [], {"r": [5, 7]}]
 
 
 @pytest.mark.parametrize("value", [[[]], {"a": []}, [{"a": 1}], {"a": {}}])

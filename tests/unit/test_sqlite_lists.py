@@ -330,7 +330,7 @@ async def test_the_lists_of_one_address_leave_places_to_others(tmp_path, monkeyp
         asked.append(models.store.select(query, ()))
         go_on.set()
         await held
-        assert await asyncio.gather(*asked) == [([milk], [1], None, len(encode([milk])))] * 6
+        assert await asyncio.gather(*asked) == [([milk], [1], None, (len(encode([milk])), 0))] * 6
 
 
 async def test_threads_that_stop_read_what_waits():

@@ -10,7 +10,7 @@ import pytest
 from bbio.comparison import STEP_CHARACTERS, Like
 from bbio.errors import Timeout
 from bbio.query import RUN, Query
-from bbio.steps import STEP_SECONDS, Turns, run, run_in_turns
+from bbio.steps import STEP_SECONDS, Turns, call_each, run, run_in_turns
 
 
 def counted(steps):
@@ -22,6 +22,11 @@ def counted(steps):
         except StopIteration as done:
             return done.value, count
         count += 1
+
+
+def test_each_item_is_a_step():
+    """And what the function came to is returned."""
+    assert counted(call_each(len, ["a", "bc", ""])) == ([1, 2, 0], 3)
 
 
 class Clock:

@@ -5,8 +5,8 @@ import tracemalloc
 import pytest
 
 from bbio import protocol
-from bbio.server.memory import LIGHT, weigh
 from bbio.streams import Kept, Streams, channel_stream, public_part
+from bbio.weight import LIGHT, decoded_bytes, weigh
 
 FACE, MORE = "\U0001f600", 60_000
 
@@ -68,6 +68,20 @@ def test_a_request_holds_no_more_than_it_weighs(shape):
         return text, protocol.decode_sync(text, 34) or protocol.parse(text, 34)
 
     assert held_by(read) <= weigh(frame) + LIGHT
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_model_of_a_list_holds_no_more_than_it_is_said_to(shape):
+    """Decoded, and encoded for the answer; told by the text of either kind."""
+    text = f'{{"v":{SHAPES[shape]}}}'
+
+    def read():
+        model = protocol.decode(text)
+        protocol.encode(model)  # what Python keeps of that is counted
+        return model
+
+    assert held_by(read) <= decoded_bytes(text) + LIGHT
+    assert decoded_bytes(text.encode()) >= decoded_bytes(text)
 
 
 WIDE = FACE * 60
