@@ -138,10 +138,6 @@ class Page(Generic[M]):
     next: str | None = None
     total: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """What travels of it besides the models."""
-        return {"next": self.next} if self.total is None else {"next": self.next, "total": self.total}
-
 
 @attrs.frozen
 class Query:

@@ -900,13 +900,12 @@ class PostgresStore(DocumentStore):
         known = dict(zip(zip(*keys, strict=True), writes, strict=True))
         # New ones in the order in which they were given, whatever ids a trigger has given them.
         is_in_order = writes[0].stored is None and len(rows) == len(writes)
-        made: dict[Write, dict[str, Any]] = {}
-        for key, row in zip(known if is_in_order else [row[: len(keys)] for row in rows], rows, strict=True):
-            write = known.get(key)
-            if write is not None:
-                id, fields = row[-2:]
-                made[write] = self._record(write, key[-1] == id, id, fields)
-        return made
+        of_rows = known if is_in_order else [row[: len(keys)] for row in rows]
+        return {
+            write: self._record(write, key[-1] == row[-2], *row[-2:])
+            for key, row in zip(of_rows, rows, strict=True)
+            if (write := known.get(key)) is not None
+        }
 
     def _record(self, write: Write, is_id: bool, id: str, fields: str) -> dict[str, Any]:
         """What a write has stored, in the order in which its fields were given, as far as they were."""

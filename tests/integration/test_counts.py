@@ -9,7 +9,21 @@ from typing import Any, Literal
 import attrs
 import pytest
 
-from bbio import App, Backend, BadRequest, Conflict, Forbidden, Invalid, Limits, Middleware, before, field, patch, read
+from bbio import (
+    App,
+    Backend,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    Invalid,
+    Limits,
+    Middleware,
+    after,
+    before,
+    field,
+    patch,
+    read,
+)
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.client import connect
 from tests.support.servers import heard
@@ -241,14 +255,18 @@ async def test_what_is_not_there_counts_from_the_default(store):
     """In records from before there was a class, or a field; from 0 where that has none, or null is a value of it."""
 
     def meddle(self, req):
-        seen.append(req)
         req.model["$inc"]["new"] = 2
 
-    seen = []
+    def note(self, record):
+        written.append(record)
+
+    written = []
     kept = {"models": [{"id": "none", "must": 1, "five": None, "seven": None}, {"id": "bare"}]}
     async with App().serve(backend(store(**kept))).running():
         pass
-    app = App().serve(backend(store(**kept), model=Score, meddle=before("patch")(meddle)))
+    app = App().serve(
+        backend(store(**kept), model=Score, meddle=before("patch")(meddle), note=after("patch", once=True)(note))
+    )
     async with app.running() as url, connect(url) as io:
         for id, expected in (
             ("none", {"must": 2, "five": 6, "seven": 1}),
@@ -257,7 +275,7 @@ async def test_what_is_not_there_counts_from_the_default(store):
             counts = dict.fromkeys(expected, 1)
             assert await io.backend("tallies").patch({"id": id, "$inc": counts}) == {"id": id, **expected}
             # What a layer counts beside the fields of the class is kept.
-            assert seen[-1].committed.record["new"] == 2
+            assert written[-1]["new"] == 2
 
 
 async def test_who_may_not_read_cannot_count(store):

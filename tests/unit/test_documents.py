@@ -9,7 +9,7 @@ from bbio import Backend, NotFound, Store
 from bbio.builtin.documents import Batch, DocumentStore
 from bbio.conformance import CLAIMS, StoreConformance
 from bbio.protocol import decode
-from bbio.requests import ENDLESS
+from bbio.requests import ENDLESS, ListSize
 from bbio.streams import Position
 from tests.support.stacks import Served
 
@@ -62,9 +62,9 @@ class Filled(DocumentStore):
     async def look_up_operation(self, operation):
         return self.replies.get(operation)
 
-    async def select(self, query, scope, client=None, most=ENDLESS):
+    async def select(self, query, scope, client=None, most=ENDLESS, passes_on=False):
         rows = [row for (channel, _), row in self.models.items() if scope in ((), (channel,))]
-        return [decode(body) for _, body in rows], [rev for rev, _ in rows], None, 0
+        return [decode(body) for _, body in rows], [rev for rev, _ in rows], None, ListSize(0)
 
     async def positions(self, streams):
         return {name: self.position(self.kept(name)) for name in streams}
