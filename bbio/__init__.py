@@ -34,12 +34,12 @@ from bbio.errors import (
     UnknownOutcome,
 )
 from bbio.log import Log, MemoryLog
-from bbio.query import QueryLimits
+from bbio.model.schema import Schema, field
+from bbio.query.query import QueryLimits
 from bbio.requests import Found, Next, Request, Response
 from bbio.runtime import Runtime
-from bbio.schema import Schema, field
 from bbio.server.limits import Limits
-from bbio.stack import Middleware
+from bbio.stack.stack import Middleware
 from bbio.store import Store
 from bbio.streams import HistoryLimits
 

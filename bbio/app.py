@@ -21,21 +21,21 @@ from bbio.errors import ConfigurationError
 from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.runtime import Registry, Runtime, Work
-from bbio.server.admission import Admission
-from bbio.server.connect import attach
-from bbio.server.health import Readiness, health
-from bbio.server.http import asset_routes, file_route, hide_version, http_logger, own, socket_logger
+from bbio.server.gateway import Gateway
+from bbio.server.http.admission import Admission
+from bbio.server.http.health import Readiness, health
+from bbio.server.http.lobby import Lobby
+from bbio.server.http.routes import Endpoint, Fallback, check_alone, check_mountable
+from bbio.server.http.server import asset_routes, file_route, hide_version, http_logger, own, socket_logger
 from bbio.server.limits import Limits
-from bbio.server.lobby import Lobby
-from bbio.server.plain import PlainServer
-from bbio.server.routes import Endpoint, Fallback, check_alone, check_mountable
-from bbio.server.sockets import Gateway
+from bbio.server.namespaces import attach
+from bbio.server.stock.server import PlainServer
 from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
 from bbio.settings import LOG_LEVELS, Settings
-from bbio.threads import Threads
+from bbio.stack.threads import Threads
 
 if TYPE_CHECKING:
-    from bbio.server.engine import FastServer
+    from bbio.server.fast.engine import FastServer
     from bbio.store import Store
     from bbio.testing import Harness
 
@@ -545,7 +545,7 @@ def _why_not(err: OSError, host: str, port: int) -> str:
 
 def _fast_server(limits: Limits, options: dict[str, Any]) -> FastServer:
     try:
-        from bbio.server.engine import FastServer
+        from bbio.server.fast.engine import FastServer
     except ImportError as err:
         raise ConfigurationError(
             f"the fast engine relies on what the installed versions of its libraries do not have ({err}); "

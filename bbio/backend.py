@@ -16,10 +16,10 @@ import attrs
 from bbio.decorators import Marked, check_hidden, check_methods, check_undecorated, collect, own_classes
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.generic import M
+from bbio.model.schema import Schema
 from bbio.protocol import MAX_NAME
-from bbio.query import QueryLimits
-from bbio.schema import Schema
-from bbio.stack import Middleware, middleware_layers
+from bbio.query.query import QueryLimits
+from bbio.stack.stack import Middleware, middleware_layers
 from bbio.store import Store
 from bbio.streams import HistoryLimits
 

@@ -18,10 +18,11 @@ import click
 from aiohttp import web
 from watchfiles import PythonFilter, run_process
 
-from bbio import App, Backend, BadRequest, Request, Store, __version__, before, describe
+from bbio import App, Backend, BadRequest, Request, Store, __version__, before
 from bbio.app import mounted_on
 from bbio.builtin import MemoryStore, PostgresStore, store_from_env
 from bbio.errors import BbioError
+from bbio.model import export as describe
 from bbio.requests import METHODS
 from bbio.settings import LAST_PORT, LOG_LEVELS, Settings, variable
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Protocol, Self
 
 from bbio.errors import DefinitionError
+from bbio.model.schema import Schema
 from bbio.requests import Socket
-from bbio.schema import Schema
 from bbio.streams import Event
 from bbio.view import public_body
 

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 
 from bbio.errors import BadRequest, SyncError
+from bbio.model.scalars import writable
 from bbio.requests import METHODS
 from bbio.streams import BACKEND_WIDE, STAMPS, Event, Op, Position, channel_stream
-from bbio.values import writable
 
 VERSION = 1
 # The events that a client of a backend sends.

@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import attrs
 import msgspec
 
-from bbio.attempts import Attempts
 from bbio.backend import RUNNING, Backend, Emitted, check_name, schema_of
-from bbio.counts import has_counts, uncounted
 from bbio.declared import Declared, Publisher
 from bbio.errors import (
     BadRequest,
@@ -32,15 +30,28 @@ from bbio.errors import (
     SyncError,
 )
 from bbio.log import Log, MemoryLog
+from bbio.model.counts import has_counts, uncounted
+from bbio.model.scalars import place_of
+from bbio.model.schema import Schema
 from bbio.ratelimit import RateLimitedLog, one_line
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
-from bbio.schema import Schema
-from bbio.stack import Answer, Layer, Middleware, Run, Stack, Write, bottom, layers_of, make_layer, middleware_layers
+from bbio.stack.once import Attempts
+from bbio.stack.stack import (
+    Answer,
+    Layer,
+    Middleware,
+    Run,
+    Stack,
+    Write,
+    bottom,
+    layers_of,
+    make_layer,
+    middleware_layers,
+)
+from bbio.stack.threads import Threads
 from bbio.store import NO_PROMISES, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
-from bbio.threads import Threads
 from bbio.typed import as_record, enter, plain
-from bbio.values import place_of
 from bbio.view import View, public_body
 
 EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}

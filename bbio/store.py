@@ -16,16 +16,16 @@ from typing import Any, Self
 import attrs
 from msgspec import UNSET
 
-from bbio.counts import COUNTS, counted
 from bbio.declared import Declared, Publisher
 from bbio.errors import BadRequest, ConfigurationError, DefinitionError
 from bbio.log import Log, MemoryLog
+from bbio.model.counts import COUNTS, counted
+from bbio.model.scalars import is_same
 from bbio.protocol import decode
-from bbio.query import Query, QueryLimits
+from bbio.query.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import merged
-from bbio.values import is_same
 from bbio.view import View
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from bbio.counts import COUNTS, PATCHES_ALONE, counts_in, decimal_total, total, uncounted
 from bbio.errors import Invalid
+from bbio.model.counts import COUNTS, PATCHES_ALONE, counts_in, decimal_total, total, uncounted
+from bbio.model.scalars import MAX_WRONG, Wrong, is_same
+from bbio.model.schema import Field, Schema
+from bbio.model.types import WANTED, kinds_of
 from bbio.protocol import encode
 from bbio.requests import Request
-from bbio.schema import Field, Schema
-from bbio.shapes import WANTED, kinds_of
-from bbio.values import MAX_WRONG, Wrong, is_same
 from bbio.view import View
 
 UNKNOWN = "is not a known field"

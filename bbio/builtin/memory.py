@@ -10,13 +10,13 @@ import msgspec
 from bbio import BadRequest, Conflict, NotFound, Request, Store
 from bbio.builtin.ids import Ids, given_ids, random_ids
 from bbio.builtin.sql import read_indexes
-from bbio.counts import refuse_counts
 from bbio.declared import Publisher
 from bbio.log import MemoryLog
+from bbio.model.counts import refuse_counts
 from bbio.protocol import decode, encode
-from bbio.query import QueryLimits, too_many
+from bbio.query.query import QueryLimits, too_many
+from bbio.query.steps import call_each, run_in_turns
 from bbio.requests import NOTIFIED_AS, SHORT_LIST, Found
-from bbio.steps import call_each, run_in_turns
 from bbio.store import Promises, Scratch, is_overtaken
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json

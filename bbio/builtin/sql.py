@@ -1,8 +1,8 @@
 """Queries as SQL, for tables that keep models as JSON documents.
 
-A value is compared by its key, as `bbio.comparison.key_of` has it: the rank of its type, then what that is ordered by.
-Here a key is some SQL expressions, compared one after the other, none of them ever NULL. An index on a field is one on
-these expressions and the id. What a client sends is always a parameter, the names of fields too; the text of a
+A value is compared by its key, as `bbio.query.ordering.key_of` has it: the rank of its type, then what that is ordered
+by. Here a key is some SQL expressions, compared one after the other, none of them ever NULL. An index on a field is one
+on these expressions and the id. What a client sends is always a parameter, the names of fields too; the text of a
 statement holds only what the application itself declared.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 
 import attrs
 
-from bbio.comparison import (
+from bbio.errors import ConfigurationError
+from bbio.query.ordering import (
     FALSE,
     MAX_TEXT,
     MISSING,
@@ -29,8 +30,7 @@ from bbio.comparison import (
     key_of,
     parts,
 )
-from bbio.errors import ConfigurationError
-from bbio.query import NAME, Comparison, Condition, Either, Order, Query
+from bbio.query.query import NAME, Comparison, Condition, Either, Order, Query
 
 Bind = Callable[[Any], str]
 Parameters = list[Any] | dict[str, Any]

@@ -13,11 +13,11 @@ import msgspec
 from bbio.client.collection import Collection
 from bbio.client.errors import Dropped, passing
 from bbio.client.events import RESET, Event, Events
-from bbio.client.follower import Follower, Meta
-from bbio.counts import uncounted
+from bbio.client.tracker import Meta, Tracker
 from bbio.errors import BadRequest, SyncError, Timeout
 from bbio.generic import M
-from bbio.query import Page
+from bbio.model.counts import uncounted
+from bbio.query.query import Page
 from bbio.requests import METHODS, NOTIFIED_AS, Method
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Handle(Generic[M]):
         self.channel = channel
         self.id_attribute = id_attribute
         self.session = session
-        self.follower = Follower()
+        self.tracker = Tracker()
         # By identity, as a collection equals any mapping of the same models; one that nobody has any more is forgotten.
         self.mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
         self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
@@ -382,7 +382,7 @@ class Handle(Generic[M]):
     @property
     def settled(self) -> bool:
         """Whether this handle knows all that the server has told it, or was refused."""
-        return self._refusal is not None or self.follower.settled
+        return self._refusal is not None or self.tracker.settled
 
     def release(self, mirror: Mirror) -> None:
         """A mirror is closed; the last thing that follows the channel leaves it."""
@@ -411,7 +411,7 @@ class Handle(Generic[M]):
         """The channel was left: who comes back to it begins anew."""
         self._listens = False
         self._stop_rereading()
-        self.follower = Follower()
+        self.tracker = Tracker()
 
     def notified(self, method: str, model: Any, meta: Meta | None, *, own: bool) -> None:
         """A notification came, in its turn."""
@@ -488,7 +488,7 @@ class Handle(Generic[M]):
         if self.mirrors:
             self._rereading = asyncio.get_running_loop().create_task(self._reread(renewed))
         else:
-            self.follower.complete()
+            self.tracker.complete()
 
     async def _reread(self, renewed: bool) -> None:
         pause = FIRST_PAUSE
@@ -508,7 +508,7 @@ class Handle(Generic[M]):
             await self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         self._rereading = None
-        self.follower.complete()
+        self.tracker.complete()
 
     async def _sleep(self, seconds: float) -> None:
         over = asyncio.Event()

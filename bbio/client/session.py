@@ -1,4 +1,4 @@
-"""The namespace of one backend, shared by its channels: what connects handles, followers and the outbox to the wire.
+"""The namespace of one backend, shared by its channels: what connects handles, trackers and the outbox to the wire.
 
 It knows neither sockets nor time: a `Link` carries what it sends, a `Clock` calls it later.
 """
@@ -16,9 +16,9 @@ import msgspec
 
 from bbio import protocol
 from bbio.client.errors import Dropped, TooLarge, error_of, passing
-from bbio.client.follower import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.client.handle import Handle, copied
 from bbio.client.outbox import Done, Entry, Outbox
+from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.streams import BACKEND_WIDE, channel_stream
 
@@ -161,7 +161,7 @@ class Session:
             handle.joined = True
             self._joined.add(handle)
             if self.link is not None:
-                self.run(handle, handle.follower.connected())
+                self.run(handle, handle.tracker.connected())
 
     def leave(self, handle: Handle) -> None:
         """Follow a channel no more, unless something is under way in it."""
@@ -185,7 +185,7 @@ class Session:
                 self._arm(entry)
         for handle in self.handles.values():
             if handle.joined:
-                self.run(handle, handle.follower.connected())
+                self.run(handle, handle.tracker.connected())
 
     def disconnected(self) -> None:
         """The namespace was left, or the connection ended; it will come back."""
@@ -197,10 +197,10 @@ class Session:
             entry.left -= LOSS
             if entry.left <= 0:
                 self._settle(entry, Timeout(self._why(entry)))
-            elif entry.writes and not entry.handle.follower.positioned:
+            elif entry.writes and not entry.handle.tracker.positioned:
                 self._settle(entry, self._unknown(entry))
         for handle in self.handles.values():
-            handle.follower.disconnected()
+            handle.tracker.disconnected()
             handle.offline()
 
     def replaced(self, user: str, *, keep: bool) -> Callable[[], None]:
@@ -314,10 +314,10 @@ class Session:
             method, model, *rest = arguments
             meta = Meta.read(rest[0]) if rest else None
             for handle in self._following(None if meta is None else meta.stream):
-                self.run(handle, handle.follower.event(method, model, meta))
+                self.run(handle, handle.tracker.event(method, model, meta))
         elif event == "resync":
             for handle in self._following(arguments[0] if arguments else None):
-                self.run(handle, handle.follower.gap())
+                self.run(handle, handle.tracker.gap())
 
     def _fail(self, error: SyncError, entries: list[Entry]) -> None:
         """Fail requests that have no answer."""
@@ -372,7 +372,7 @@ class Session:
             self.flush()
 
     def run(self, handle: Handle, effects: list[Effect]) -> None:
-        """Do what a follower asks for."""
+        """Do what a tracker asks for."""
         for effect in effects:
             match effect:
                 case Apply():
@@ -380,7 +380,7 @@ class Session:
                 case Listen():
                     self._listen(handle, effect)
                 case Watch():
-                    self._later(OVERDUE, lambda: self.run(handle, handle.follower.overdue()))
+                    self._later(OVERDUE, lambda: self.run(handle, handle.tracker.overdue()))
                 case Ready():
                     self.flush()
                     handle.online()
@@ -392,7 +392,7 @@ class Session:
         link = self.link
         if link is None:
             return
-        for entry in self.outbox.due(lambda entry: entry.handle.follower.ready and not self._is_of_another(entry)):
+        for entry in self.outbox.due(lambda entry: entry.handle.tracker.ready and not self._is_of_another(entry)):
             body = protocol.encode(entry.request)
             size, limit = len(body) + len(self.name) + ENVELOPE, link.max_payload
             if limit is None or size <= limit:
@@ -414,7 +414,7 @@ class Session:
         has most of its time.
         """
         link = self.link
-        if link is None or self._probe is not None or not any(h.follower.positioned for h in self.handles.values()):
+        if link is None or self._probe is not None or not any(h.tracker.positioned for h in self.handles.values()):
             return
 
         def alive(*_: Any) -> None:
@@ -469,11 +469,11 @@ class Session:
                 # What waits is not sent before the server has said who this is; it would be refused for good.
                 retry_after = error.values.get("retry_after")
                 pause = max(1.0, retry_after if isinstance(retry_after, (int, float)) else 0.0)
-                self._later(pause, lambda: self._listen(handle, Listen(handle.follower.since, again=True)))
+                self._later(pause, lambda: self._listen(handle, Listen(handle.tracker.since, again=True)))
                 return
             handle.refused(error)
             # A client that may not listen may still be allowed to sync.
-            handle.follower.refused()
+            handle.tracker.refused()
             self._unrecognized(handle, error)
             self.flush()
             return
@@ -481,11 +481,11 @@ class Session:
             self.outbox.public = reply["client"]
         if "user" in reply:
             self._recognized(handle, NOBODY if reply["user"] is None else str(reply["user"]))
-        self.run(handle, handle.follower.listened(reply))
+        self.run(handle, handle.tracker.listened(reply))
         for stream, told in (reply.get("streams") or {}).items():
             for other in self._following(stream):
                 if other is not handle:
-                    self.run(other, other.follower.overheard(stream, told))
+                    self.run(other, other.tracker.overheard(stream, told))
 
     def _following(self, stream: str | None) -> list[Handle]:
         """The handles that follow a stream; all, when a server names none."""
@@ -516,10 +516,10 @@ class Session:
             if meta is None:
                 self._succeed(entry, result, told)
                 return
-            follower = entry.handle.follower
-            self._succeed(entry, result, meta, passed=follower.passed(meta, entry.retried))
+            tracker = entry.handle.tracker
+            self._succeed(entry, result, meta, passed=tracker.passed(meta, entry.retried))
             if self.link is not None:  # else the next listen tells
-                self.run(entry.handle, follower.acked(meta))
+                self.run(entry.handle, tracker.acked(meta))
 
         return answer
 
@@ -545,7 +545,7 @@ class Session:
 
     def _waited(self, entry: Entry, step: float) -> None:
         """An entry has had no answer for a while: the time counts, unless a write merely waits for a connection."""
-        repeatable = entry.writes and bool(entry.handle.follower.positioned)
+        repeatable = entry.writes and bool(entry.handle.tracker.positioned)
         is_away = entry.old is None and (self._is_of_another(entry) or (self.link is None and self.wanted))
         if repeatable and not entry.strict and self._reached and is_away:
             entry.timer = None  # until there is one

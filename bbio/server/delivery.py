@@ -19,8 +19,8 @@ from bbio.view import View, public_event
 
 if TYPE_CHECKING:
     from bbio.server.connection import ClientSocket
-    from bbio.server.followed import Followed
-    from bbio.server.stepping import Stepper
+    from bbio.server.eager import Stepper
+    from bbio.server.stream import Followed
 
 
 class Link(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from bbio.errors import ConfigurationError
-from bbio.threads import MAX_THREADS
+from bbio.stack.threads import MAX_THREADS
 
 
 def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:

@@ -6,9 +6,9 @@ from bbio import protocol
 from bbio.errors import StackError, SyncError, Unavailable
 from bbio.requests import Request, owned
 from bbio.server.connection import Key
-from bbio.server.exchanges import Exchange
-from bbio.server.followed import Followed
-from bbio.server.followers import Followers
+from bbio.server.exchange import Exchange
+from bbio.server.stream import Followed
+from bbio.server.subscribers import Subscribers
 from bbio.streams import BACKEND_WIDE, Event, Position, public_part
 from bbio.view import View, public_event
 
@@ -17,7 +17,7 @@ Missed = tuple[Position | None, list[Event] | None]
 
 
 class ListenExchange(Exchange, kw_only=True):
-    """Admission, then the followers of the channel's streams."""
+    """Admission, then the subscribers of the channel's streams."""
 
     fields: protocol.Listen
 
@@ -27,10 +27,10 @@ class ListenExchange(Exchange, kw_only=True):
 
     async def work(self) -> None:
         try:
-            followers = self.gateway.followers[self.socket.runtime.name]
-            rechecks = followers.rechecks
+            subscribers = self.gateway.subscribers[self.socket.runtime.name]
+            rechecks = subscribers.rechecks
             if await self._admitted():
-                await self._join(followers, rechecks)
+                await self._join(subscribers, rechecks)
         except BaseException as err:
             self.fail(err)
         self.finish()
@@ -53,27 +53,27 @@ class ListenExchange(Exchange, kw_only=True):
             socket.last_channel = channel
         self.reply(arguments)
 
-    async def _join(self, followers: Followers, rechecks: int) -> None:
+    async def _join(self, subscribers: Subscribers, rechecks: int) -> None:
         version = self.fields.version
-        streams = followers.join(protocol.followed(self.fields.channel))
+        streams = subscribers.join(protocol.followed(self.fields.channel))
         try:
             try:
-                await followers.locate(streams)
-                missed = [await self._missed(followers, followed) for followed in streams] if version else []
+                await subscribers.locate(streams)
+                missed = [await self._missed(subscribers, followed) for followed in streams] if version else []
             except Exception as err:
                 self.refuse(self._unreadable(err))
                 return
-            while rechecks != followers.rechecks:
+            while rechecks != subscribers.rechecks:
                 # Permissions were looked at meanwhile, and this client was not among the listeners.
-                rechecks = followers.rechecks
+                rechecks = subscribers.rechecks
                 req = self.req
                 self.req = Request("read", None, {}, req.backend, req.channel, req.socket, event="listen")
                 if not await self._admitted():
                     return
             # Nothing waits from here on: what is published next goes to this client too.
-            self._go_live(followers, streams, missed)
+            self._go_live(subscribers, streams, missed)
         finally:
-            followers.joined(streams)
+            subscribers.joined(streams)
 
     def _unreadable(self, err: Exception) -> SyncError:
         if isinstance(err, SyncError):
@@ -81,15 +81,15 @@ class ListenExchange(Exchange, kw_only=True):
         self.gateway.registry.internal_error(err, self.req)
         return Unavailable("what was missed cannot be read at the moment", retry_after=1.0)
 
-    async def _missed(self, followers: Followers, followed: Followed) -> Missed:
+    async def _missed(self, subscribers: Subscribers, followed: Followed) -> Missed:
         """The position a client claims, and the events after it; None when it makes no sense, or goes too far back."""
         claimed = protocol.read_position(self.fields.since, followed.name)
         if claimed is not None and followed.has_views:
             # Whose view it was is looked at in the end: of what all channels share it depends on the others too.
             claimed = View.without_view(claimed)
-        return claimed, None if claimed is None else await followers.since(followed, claimed)
+        return claimed, None if claimed is None else await subscribers.since(followed, claimed)
 
-    def _go_live(self, followers: Followers, streams: list[Followed], missed: list[Missed]) -> None:
+    def _go_live(self, subscribers: Subscribers, streams: list[Followed], missed: list[Missed]) -> None:
         socket, channel, version = self.socket, self.fields.channel, self.fields.version
         if socket.left or self.replied:
             return
@@ -99,7 +99,7 @@ class ListenExchange(Exchange, kw_only=True):
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
-                followers.follow(socket, followed, version)
+                subscribers.follow(socket, followed, version)
         socket.channels[channel] = version
         socket.last_channel = channel
         if channel:

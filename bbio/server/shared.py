@@ -18,8 +18,8 @@ import socketio
 from bbio import protocol
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
-from bbio.server.admission import REMOTE
-from bbio.server.sockets import Gateway
+from bbio.server.gateway import Gateway
+from bbio.server.http.admission import REMOTE
 
 logger = logging.getLogger("bbio")
 

@@ -17,9 +17,9 @@ from bbio.errors import ConfigurationError, SyncError
 from bbio.requests import Request
 from bbio.runtime import Registry, Runtime
 from bbio.server.connection import ClientSocket, Connection
+from bbio.server.gateway import Gateway
 from bbio.server.limits import Limits
-from bbio.server.sockets import Gateway
-from bbio.stack import Run
+from bbio.stack.stack import Run
 from bbio.store import Scratch, Store
 from bbio.testing.cable import Cable, CableLane
 from bbio.testing.clock import Clock

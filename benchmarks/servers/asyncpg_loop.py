@@ -13,9 +13,9 @@ import time
 import asyncpg
 import uvloop
 
-from bbio.builtin.postgres_database import Database
-from bbio.builtin.postgres_statements import ADD_STREAMS, LOG
-from bbio.builtin.postgres_tables import CHANNEL, DRAW_REVISIONS, Table
+from bbio.builtin.postgres.database import Database
+from bbio.builtin.postgres.statements import ADD_STREAMS, LOG
+from bbio.builtin.postgres.tables import CHANNEL, DRAW_REVISIONS, Table
 
 BODY = '{"text":"hello world","done":false,"n":7,"id":"%s"}'
 WRITERS = 50

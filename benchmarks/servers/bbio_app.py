@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bbio import App, Backend, Middleware, Unauthorized, before
 from bbio.builtin import MemoryStore, PostgresStore, Session, SQLiteStore
-from bbio.server import engine
+from bbio.server.fast import engine
 from bbio.streams import HistoryLimits
 
 FILES = ("", "-wal", "-shm")

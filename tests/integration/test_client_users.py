@@ -6,7 +6,8 @@ import pytest
 
 from bbio import Backend, ConfigurationError, Forbidden, InternalError, Unavailable, UnknownOutcome, before
 from bbio.builtin import MemoryStore
-from bbio.client import Dropped, connect, sockets
+from bbio.client import Dropped, connect
+from bbio.client import connection as sockets
 from tests.support.proxy import Proxy
 from tests.support.servers import eventually
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from bbio import Limits
-from bbio.server.lobby import HEAD_BYTES, Lobby
+from bbio.server.http.lobby import HEAD_BYTES, Lobby
 from bbio.server.memory import Addresses
 from tests.support.servers import eventually
 from tests.support.wire import encode, post_in_parts
@@ -42,7 +42,7 @@ async def call():
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """As many may wait as there may be clients, however few."""
-    monkeypatch.setattr("bbio.server.lobby.LEAST_WAITING", 1)
+    monkeypatch.setattr("bbio.server.http.lobby.LEAST_WAITING", 1)
 
 
 async def answer(reader):

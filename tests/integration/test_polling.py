@@ -8,7 +8,7 @@ from aiohttp import ClientSession
 from engineio import packet as engine_packet
 
 from bbio import Backend, update
-from bbio.server.engine import FastEngine
+from bbio.server.fast.engine import FastEngine
 from tests.support.servers import heard
 from tests.support.wire import LegacyClient, SyncFailed
 

@@ -7,7 +7,7 @@ import asyncio
 import attrs
 import pytest
 
-from bbio.builtin.postgres_database import REPLANNED
+from bbio.builtin.postgres.database import REPLANNED
 from tests.support.postgres import log, opened, processes
 from tests.support.servers import eventually
 

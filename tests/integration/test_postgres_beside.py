@@ -12,7 +12,7 @@ import pytest
 
 from bbio import Conflict
 from bbio.builtin import PostgresStore
-from bbio.builtin.postgres_tables import MOST_TOLD
+from bbio.builtin.postgres.tables import MOST_TOLD
 from bbio.conformance.cases import refused
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode
@@ -401,7 +401,7 @@ async def test_virtual_columns_and_names(database_url, psql, monkeypatch):
         f'CREATE TABLE "Kept" (id text); CREATE SCHEMA "Old"; CREATE TABLE "Old".{quoted} ("Id" varchar PRIMARY KEY,'
         f" number_ integer, {columns}, title text GENERATED ALWAYS AS (backend_id || number_::text) STORED)"
     )
-    from bbio.builtin import postgres
+    from bbio.builtin.postgres import store as postgres
 
     # Before PostgreSQL 18 a stored one stands in for a virtual one.
     monkeypatch.setattr(postgres, "OWNERS", postgres.OWNERS.replace("WHEN 'v'", "WHEN 's'"))

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from bbio import Unavailable
-from bbio.builtin import postgres
+from bbio.builtin.postgres import store as postgres
 from bbio.protocol import decode
 from tests.support.postgres import install_triggers, log, opened
 from tests.support.servers import eventually

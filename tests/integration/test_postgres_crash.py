@@ -20,8 +20,8 @@ import asyncpg
 import pytest
 
 from bbio import Conflict, SyncError, UnknownOutcome
-from bbio.builtin.postgres import PostgresStore
-from bbio.builtin.postgres_tables import MOST_TOLD
+from bbio.builtin.postgres.store import PostgresStore
+from bbio.builtin.postgres.tables import MOST_TOLD
 from bbio.protocol import decode
 from bbio.streams import HistoryLimits
 from tests.support.postgres import install_triggers, log, processes

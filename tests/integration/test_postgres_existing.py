@@ -17,12 +17,13 @@ import pytest
 
 import bbio
 from bbio import App, Backend
-from bbio.builtin import PostgresStore, postgres_database
+from bbio.builtin import PostgresStore
+from bbio.builtin.postgres import database as postgres_database
 from bbio.client import connect
 from bbio.conformance.cases import refused
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode
-from bbio.query import WORDS
+from bbio.query.query import WORDS
 from tests.support.postgres import Relay, install_triggers, log, opened, processes
 from tests.support.servers import eventually
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from bbio.builtin.documents import digest_of
-from bbio.builtin.postgres_tables import LOCK, MIGRATIONS, ORIGIN
+from bbio.builtin.postgres.tables import LOCK, MIGRATIONS, ORIGIN
 from bbio.conformance.cases import refused
 from bbio.streams import HistoryLimits, Position
 from tests.support.postgres import install_triggers, log, opened, processes

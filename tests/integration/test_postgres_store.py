@@ -11,10 +11,12 @@ import attrs
 import pytest
 
 from bbio import Busy, SyncError, Timeout, Unavailable, UnknownOutcome
-from bbio.builtin import PostgresStore, documents, postgres, postgres_database
-from bbio.builtin.postgres_database import words_of
-from bbio.builtin.postgres_statements import UP_TO
-from bbio.builtin.postgres_tables import LOCK
+from bbio.builtin import PostgresStore, documents
+from bbio.builtin.postgres import database as postgres_database
+from bbio.builtin.postgres import store as postgres
+from bbio.builtin.postgres.database import words_of
+from bbio.builtin.postgres.statements import UP_TO
+from bbio.builtin.postgres.tables import LOCK
 from bbio.conformance.cases import refused
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode

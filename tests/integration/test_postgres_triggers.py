@@ -11,8 +11,8 @@ import attrs
 import pytest
 from click.testing import CliRunner
 
-from bbio.builtin import postgres
-from bbio.builtin.postgres_tables import MOST_TOLD
+from bbio.builtin.postgres import store as postgres
+from bbio.builtin.postgres.tables import MOST_TOLD
 from bbio.cli import main
 from bbio.protocol import decode
 from tests.support.postgres import install_triggers, log, opened
@@ -614,7 +614,7 @@ async def test_where_the_origin_is_kept_secret_nothing_is_noticed(database_url, 
 
 async def test_the_listener_comes_back(database_url, psql, monkeypatch):
     """A connection that is silent is asked whether it lives; when it was cut, the log is looked at."""
-    from bbio.builtin import postgres_database
+    from bbio.builtin.postgres import database as postgres_database
 
     monkeypatch.setattr(postgres_database, "PULSE", 0.01)
     monkeypatch.setattr(postgres_database, "BACKOFF", (0.01, 0.1))

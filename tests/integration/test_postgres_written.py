@@ -15,9 +15,10 @@ import pytest
 import bbio
 from bbio import ratelimit
 from bbio import typed as typing
-from bbio.builtin import postgres, postgres_database
 from bbio.builtin.documents import logger
-from bbio.builtin.postgres_database import is_lost, is_refused, refusal_of
+from bbio.builtin.postgres import database as postgres_database
+from bbio.builtin.postgres import store as postgres
+from bbio.builtin.postgres.database import is_lost, is_refused, refusal_of
 from bbio.conformance.cases import refused
 from bbio.protocol import decode
 from bbio.ratelimit import RateLimitedLog

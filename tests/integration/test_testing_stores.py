@@ -11,7 +11,7 @@ import pytest
 
 from bbio import App, Backend, ConfigurationError, Conflict, Store
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore, store_from_env
-from bbio.builtin.postgres_scratch import COMMENT
+from bbio.builtin.postgres.scratch import COMMENT
 from bbio.store import Scratch
 from tests.support.servers import eventually
 
@@ -314,7 +314,7 @@ async def test_a_database_that_is_away_is_told():
 
 async def test_a_schema_that_is_not_used_is_refused(database_url, monkeypatch):
     """As where a pooler drops the part of the DSN that names it: then tables would be made among the real ones."""
-    monkeypatch.setattr("bbio.builtin.postgres_scratch.SEARCH_PATH", "application_name")
+    monkeypatch.setattr("bbio.builtin.postgres.scratch.SEARCH_PATH", "application_name")
 
     class Todos(Backend):
         store = PostgresStore(database_url)

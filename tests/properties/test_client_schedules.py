@@ -52,7 +52,7 @@ PATIENCE = 60.0
 
 
 class Counting:
-    """Counts the effects of each operation and of each number written, on their way from a store to its followers."""
+    """Counts the effects of each operation and of each number written, on their way from a store to its trackers."""
 
     def __init__(self, publisher: Any, effects: Counter[str]) -> None:
         self._publisher = publisher
@@ -250,7 +250,7 @@ class Schedule:
         t = self.harness
         t.heal()
         for client, handle in enumerate(self.handles):
-            if t._cable_of(handle).silent and handle.follower.positioned:
+            if t._cable_of(handle).silent and handle.tracker.positioned:
                 begun = t.clock.time()
                 with suppress(Dropped):  # it is somebody else by now
                     await handle.create({"n": -self.users - client, "by": self._user(handle)})

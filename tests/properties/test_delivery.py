@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 from bbio import App, Backend
 from bbio.builtin import MemoryStore, SQLiteStore
 from bbio.client import Collection, Connection, Handle, connect
-from bbio.client.follower import Meta
+from bbio.client.tracker import Meta
 from bbio.errors import Conflict, NotFound, SyncError, Timeout
 from bbio.server.limits import Limits
 from bbio.streams import Event, HistoryLimits

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bbio.builtin.postgres_found import Found, adapted
-from bbio.builtin.postgres_queries import queries_of
-from bbio.builtin.postgres_revs import Beside
-from bbio.builtin.postgres_tables import MIGRATIONS, Table
-from bbio.comparison import MAX_TEXT
+from bbio.builtin.postgres.beside import Beside
+from bbio.builtin.postgres.existing import Found, adapted
+from bbio.builtin.postgres.queries import queries_of
+from bbio.builtin.postgres.tables import MIGRATIONS, Table
+from bbio.model.schema import Schema
 from bbio.protocol import decode
-from bbio.query import Page, Query
-from bbio.schema import Schema
+from bbio.query.ordering import MAX_TEXT
+from bbio.query.query import Page, Query
 from tests.properties.queries import Loop, texts
 from tests.support.examples import examples
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bbio import Schema
+from bbio.model.scalars import Wrong
 from bbio.protocol import decode, encode
-from bbio.values import Wrong
 from tests.properties.models import classes, json_values
 
 

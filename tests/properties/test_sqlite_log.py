@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bbio import HistoryLimits
 from bbio.builtin import SQLiteStore
-from bbio.builtin import sqlite as module
+from bbio.builtin.sqlite import store as module
 from bbio.conformance import opened
 from tests.support.examples import examples
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bbio import Backend, Request, before
 from bbio.protocol import read_sync
 from bbio.requests import METHODS
-from bbio.stack import Run
+from bbio.stack.stack import Run
 from tests.support.stacks import Served
 
 TRUSTED = (

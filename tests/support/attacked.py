@@ -76,8 +76,8 @@ class Probe(Backend):
             "requests": len(app.gateway.exchanges),
             "listeners": sum(
                 len(stream.legacy) + len(stream.version_1)
-                for followers in app.gateway.followers.values()
-                for stream in followers._streams.values()
+                for subscribers in app.gateway.subscribers.values()
+                for stream in subscribers._streams.values()
             ),
             **ran,
         }

@@ -20,7 +20,7 @@ from bbio.builtin import MemoryStore
 from bbio.protocol import decode
 from bbio.runtime import Registry
 from bbio.server.connection import ClientSocket, Connection
-from bbio.server.sockets import Gateway
+from bbio.server.gateway import Gateway
 
 
 class Client:
@@ -90,7 +90,7 @@ class Server:
         self.runtime = self.registry.add(backend)
         self.backend = self.runtime.backend
         self.gateway.add(self.runtime)
-        self.followers = self.gateway.followers[self.runtime.name]
+        self.subscribers = self.gateway.subscribers[self.runtime.name]
         self.store: Any = self.runtime.log
 
     def _spawn(self, work: Any) -> None:
@@ -108,7 +108,7 @@ class Server:
 
     def forget(self) -> None:
         """Empty the rings: what was missed must be read from the log."""
-        for followed in self.followers._streams.values():
+        for followed in self.subscribers._streams.values():
             followed.forget()
 
     async def close(self) -> None:
@@ -175,7 +175,7 @@ async def listening(server: Server, *, version: int = 1, channel: str | None = N
 
 def publish(server: Server, event: Any, origin: Any = None) -> None:
     """As a store does that has committed an event."""
-    server.followers.publish(event, origin)
+    server.subscribers.publish(event, origin)
 
 
 class Todos(Backend):

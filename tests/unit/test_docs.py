@@ -133,6 +133,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_the_files_that_the_architecture_names_are_there() -> None:
+    """Each module and script, by the end of its path."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    paths = [path.as_posix() for path in (*(ROOT / "bbio").rglob("*.py"), *(ROOT / "client").rglob("src/**/*.js"))]
+    named = set(re.findall(r"`(?:bbio/)?([\w/]+\.(?:py|js))`", text)) - {"tests/unit/test_floor_plan.py"}
+    assert len(named) > 40
+    assert [name for name in sorted(named) if not any(path.endswith("/" + name) for path in paths)] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     """No guide is left out of the table of contents."""
     index = (ROOT / "docs" / "index.md").read_text().splitlines()

@@ -193,18 +193,18 @@ async def test_permissions_are_looked_at_periodically_where_that_is_wanted(monke
 async def test_another_process_has_permissions_looked_at(club):
     """Soon, as that process was told to; nobody is asked where nobody listens, or after the end."""
     asked = club.backend.came
-    club.followers.recheck_soon()
+    club.subscribers.recheck_soon()
     await settled()
     assert not asked.is_set()
     ann = await member(club, "ann", "a", "b")
     club.backend.members.clear()
-    club.followers.recheck_soon("a")
+    club.subscribers.recheck_soon("a")
     await settled()
     assert ann.resyncs == ["c:a"]
-    await club.followers.close()
-    club.followers.recheck_soon()
-    assert not club.followers.busy
-    club.followers.open()
+    await club.subscribers.close()
+    club.subscribers.recheck_soon()
+    assert not club.subscribers.busy
+    club.subscribers.open()
 
 
 async def test_other_processes_are_told_to_look_at_permissions(club, monkeypatch):

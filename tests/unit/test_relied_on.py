@@ -1,6 +1,6 @@
 """What bbio relies on of asyncio and libraries beside what they document: a version that changes it fails here first.
 
-What the fast engine alone relies on is in `bbio.server.engine.INTERNALS`, and in test_engine.py.
+What the fast engine alone relies on is in `bbio.server.fast.engine.INTERNALS`, and in test_engine.py.
 """
 
 import ast

@@ -1,0 +1,1 @@
+"""PostgresStore: models, events and operations in a PostgreSQL database."""

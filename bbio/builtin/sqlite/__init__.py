@@ -1,0 +1,1 @@
+"""SQLiteStore: models, events and operations in a file."""

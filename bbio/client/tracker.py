@@ -1,0 +1,266 @@
+"""Where a client stands in the streams of one channel: a state machine without I/O or clock.
+
+Every input returns the effects it asks for, in order. docs/protocol.md, "Rules for clients", has the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import attrs
+
+# How many events wait for the reply to a listen; past it the place is lost and everything is read again.
+WAITING = 10_000
+
+
+class Meta(NamedTuple):
+    """What the server says of an event: stream, epoch, offset, the model's revision, the operation and the stamp."""
+
+    stream: str
+    epoch: str
+    offset: int
+    rev: int | None = None
+    op: str | None = None
+    stamp: int = 0
+
+    @classmethod
+    def read(cls, told: Any) -> Meta | None:
+        """The third argument of a `synced` or of a write's reply; None from servers that know no positions."""
+        if not isinstance(told, Mapping):
+            return None
+        stream, epoch, offset = told.get("s"), told.get("e"), told.get("o")
+        if not isinstance(stream, str) or not isinstance(epoch, str) or type(offset) is not int:
+            return None
+        return cls(stream, epoch, offset, told.get("r"), told.get("op"), told.get("k", 0))
+
+
+class Listen(NamedTuple):
+    """Send a listen; `again`: spread it over time, others do the same now."""
+
+    since: dict[str, list[Any]]
+    again: bool = False
+
+
+class Apply(NamedTuple):
+    """Tell the mirrors."""
+
+    method: str
+    model: Any
+    meta: Meta | None
+
+
+class Ready(NamedTuple):
+    """The listen is answered; `resumed`: nothing was missed since the connection before."""
+
+    resumed: bool
+
+
+class Read(NamedTuple):
+    """History is gone: read everything, then call `complete`; `renewed`: revisions may have begun anew."""
+
+    renewed: bool
+
+
+class Watch(NamedTuple):
+    """Call `overdue` a little later."""
+
+
+Effect = Listen | Apply | Ready | Read | Watch
+
+
+@attrs.define
+class Place:
+    """A position; `stale`: not to be resumed from before everything was read.
+
+    `stamp` tells whether the position is of the same history, 0 when it is not known; `ahead` has the stamps of own
+    writes beyond the position, by offset.
+    """
+
+    epoch: str
+    offset: int
+    stamp: int = 0
+    stale: bool = False
+    ahead: dict[int, int] = attrs.field(factory=dict)
+
+
+class Tracker:
+    """Follows the streams that one `listen` names.
+
+    Example:
+        >>> tracker = Tracker()
+        >>> tracker.connected()
+        [Listen(since={}, again=False)]
+        >>> reply = {"v": 1, "streams": {"c:": {"epoch": "a", "offset": 7, "recovered": False, "events": []}}}
+        >>> tracker.listened(reply)
+        [Ready(resumed=False)]
+        >>> tracker.event("create", {"id": 1}, Meta("c:", "a", 9))
+        [Listen(since={'c:': ['a', 7]}, again=True)]
+    """
+
+    def __init__(self) -> None:
+        # Whether the server has answered a listen of this connection, and whether it lets this client listen.
+        self.ready = False
+        self._admitted = False
+        # Whether the server speaks version 1; None until it has answered.
+        self.positioned: bool | None = None
+        self.listening = False
+        self._places: dict[str, Place] = {}
+        self._waiting: list[tuple[str | None, Any, Meta]] = []
+        # How many of those came before the listen left: its reply covers them.
+        self._covered = 0
+        self._overflown = False
+
+    @property
+    def since(self) -> dict[str, list[Any]]:
+        """Positions that everything up to has been applied, by stream; with their stamps where those are known."""
+        return {
+            stream: [place.epoch, place.offset, place.stamp] if place.stamp else [place.epoch, place.offset]
+            for stream, place in self._places.items()
+            if not place.stale
+        }
+
+    @property
+    def stale(self) -> bool:
+        """Whether everything must be read before the positions hold."""
+        return any(place.stale for place in self._places.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything is applied that the server has told, and nothing is being asked for."""
+        behind = self._waiting or any(place.stale or place.ahead for place in self._places.values())
+        return self.ready and not self.listening and not behind
+
+    def connected(self) -> list[Effect]:
+        """There is a connection."""
+        self.listening = True
+        self._covered = 0
+        return [Listen(self.since)]
+
+    def disconnected(self) -> None:
+        """The connection is gone, and with it what had not been answered."""
+        self.ready = self._admitted = self.listening = self._overflown = False
+        self._waiting = []
+
+    def refused(self) -> None:
+        """The server answered the listen with an error; it may answer syncs all the same."""
+        self.ready = True
+
+    def listened(self, reply: Mapping[str, Any]) -> list[Effect]:
+        """The server answered the latest listen."""
+        first = self.positioned is None and not self._places
+        again = self._admitted
+        self.ready = self._admitted = True
+        self.listening = False
+        self.positioned = reply.get("v") == 1
+        resumed = self.positioned and not first
+        renewed = False
+        effects: list[Effect] = []
+        for stream, told in (reply.get("streams") or {}).items():
+            place = self._places.get(stream)
+            for method, model, meta in told.get("events") or ():
+                effects += self.event(method, model, Meta.read(meta))
+            epoch, offset = told["epoch"], told["offset"]
+            stamp = told.get("stamp", 0)
+            if place is not None and not place.stale and told["recovered"] and place.offset == offset:
+                place.stamp = stamp
+                if not self._overflown:
+                    continue
+            # The epoch may be the same and the history another: one that fell back.
+            renewed = renewed or place is None or place.epoch != epoch or not told["recovered"]
+            self._places[stream] = Place(epoch, offset, stamp, stale=not first or self._overflown)
+            resumed = False
+        reset = self.stale
+        waiting, self._waiting = self._waiting[self._covered :], []
+        self._overflown = False
+        for entry in waiting:
+            effects += self._take(*entry)
+        self._covered = len(self._waiting)
+        if not again or reset:
+            effects.append(Ready(resumed and not reset))
+        if reset:
+            effects.append(Read(renewed))
+        return effects
+
+    def overheard(self, stream: str, told: Mapping[str, Any]) -> list[Effect]:
+        """What the listen of another channel on the same connection was told of a stream that this one follows too."""
+        place = self._places.get(stream)
+        if place is None or self.listening:
+            return []
+        effects: list[Effect] = []
+        for method, model, meta in told.get("events") or ():
+            effects += self.event(method, model, Meta.read(meta))
+        behind = told["epoch"] != place.epoch or told["offset"] > place.offset
+        return effects + (self._again() if behind and not self.listening else [])
+
+    def event(self, method: str, model: Any, meta: Meta | None) -> list[Effect]:
+        """A `synced` arrived."""
+        return [Apply(method, model, None)] if meta is None else self._take(method, model, meta)
+
+    def acked(self, meta: Meta) -> list[Effect]:
+        """The reply to a write of this client told its place in the stream: a place that need not come as an event."""
+        return self._take(None, None, meta)
+
+    def passed(self, meta: Meta, retried: bool) -> bool:
+        """Whether all that was true at a place has been told: by events, or by reading everything later than that.
+
+        Parameters:
+            meta: the place in a reply.
+            retried: whether the reply may be that of an earlier attempt, and its epoch a past one.
+        """
+        place = self._places.get(meta.stream)
+        if place is None:
+            return False
+        return meta.offset <= place.offset if meta.epoch == place.epoch else retried
+
+    def complete(self) -> None:
+        """Everything has been read and applied since the effect `Read`."""
+        for place in self._places.values():
+            place.stale = False
+
+    def gap(self) -> list[Effect]:
+        """The server says that it can no longer tell what was missed."""
+        return [] if self.listening or not self.ready else self._again()
+
+    def overdue(self) -> list[Effect]:
+        """Some time after the effect `Watch`: what a reply told of should have arrived by now."""
+        return self.gap() if any(place.ahead for place in self._places.values()) else []
+
+    def _again(self) -> list[Effect]:
+        self.listening = True
+        self._covered = len(self._waiting)
+        return [Listen(self.since, again=True)]
+
+    def _wait(self, method: str | None, model: Any, meta: Meta) -> None:
+        if len(self._waiting) < WAITING:
+            self._waiting.append((method, model, meta))
+        else:
+            self._overflown = True
+
+    def _take(self, method: str | None, model: Any, meta: Meta) -> list[Effect]:
+        """An event (or, without a method, the mere place of an own write) in its turn, early, late, or again."""
+        if self.listening:
+            self._wait(method, model, meta)
+            return []
+        place = self._places.get(meta.stream)
+        if place is None:
+            return []
+        same_epoch = meta.epoch == place.epoch
+        if same_epoch and (meta.offset <= place.offset or (method is None and meta.offset in place.ahead)):
+            return []
+        if same_epoch and meta.offset == place.offset + 1:
+            self._advance(place, meta)
+            return [] if method is None else [Apply(method, model, meta)]
+        if method is not None:
+            self._wait(method, model, meta)
+            return self._again()
+        if not same_epoch:
+            return self._again()
+        place.ahead[meta.offset] = meta.stamp
+        return [Watch()]
+
+    def _advance(self, place: Place, meta: Meta) -> None:
+        place.ahead[meta.offset] = meta.stamp
+        while place.offset + 1 in place.ahead:
+            place.offset += 1
+            place.stamp = place.ahead.pop(place.offset)

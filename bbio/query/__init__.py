@@ -1,0 +1,1 @@
+"""Queries: their language, the order of values, and work in steps."""

@@ -1,0 +1,225 @@
+"""One request on its way and its ack; a `sync` through the stack."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bbio import protocol
+from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
+from bbio.requests import Found, Request
+from bbio.server.connection import ClientSocket, Key
+from bbio.stack.stack import Run
+from bbio.streams import Commit
+from bbio.weight import weigh
+
+if TYPE_CHECKING:
+    from bbio.server.gateway import Gateway
+
+
+# Of a read that no store has answered.
+NOTHING = Found(None)
+
+
+class Exchange(msgspec.Struct, eq=False):
+    """One request on its way and its ack.
+
+    Parameters:
+        gateway: the gateway.
+        socket: who asked.
+        ack_id: what the engine needs to answer, None when no answer is wanted.
+        req: the request.
+        model_id: the id of the model it is about, as it arrived.
+        replied: whether the ack is out.
+        task: what carries on with it, once it has waited.
+        timer: its deadline, once it has waited.
+        context: the context that it arrived in, where it waits for others: it must not begin in one of theirs.
+        text: the JSON that it arrived in, until it has been weighed.
+        size: the bytes that it holds, once it has been weighed.
+        res: what a sync has come to so far, once it has begun.
+    """
+
+    gateway: Gateway
+    socket: ClientSocket
+    ack_id: Any
+    req: Request
+    model_id: Any = None
+    replied: bool = False
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    context: Context | None = None
+    text: str | None = ""
+    size: int = 0
+    res: Run | None = None
+
+    @property
+    @abstractmethod
+    def key(self) -> Key:
+        """What must be worked on in order: a backend's name and a model's id; None for what has no order."""
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether it has written something that is committed."""
+        return self.res is not None and self.res.commit is not None
+
+    def weigh(self) -> int:
+        """Return the bytes that it holds; 0 for few."""
+        if self.text is not None:
+            self.size = weigh(self.text or protocol.encode(self.req.model))
+            self.text = None
+        return self.size
+
+    def let_go(self) -> None:
+        """Hold nothing any more: who asked has left, and it will not be started."""
+        self.replied = True
+        assert self.timer is not None, "what waits has a deadline"
+        self.timer.cancel()
+
+    def start(self) -> bool:
+        """Begin; True when it goes on after this step, and will call `finished` of its connection."""
+        if self.replied:
+            return False  # its deadline passed while it waited
+        if self.timer is not None and asyncio.get_running_loop().time() >= self.timer.when():
+            # The event loop was busy for so long that the deadline has not been told yet.
+            self.timer.cancel()
+            self.refuse(Timeout())
+            return False
+        stepper = self.gateway.stepper
+        is_bare = self.socket.runtime.stacks[self.req.method].is_bare
+        task = stepper.start_bare(self.work()) if is_bare else stepper.start(self.work(), self.context)
+        if task is None:
+            if self.timer is not None:
+                self.timer.cancel()
+            return False
+        self.task = task
+        if self.timer is None:
+            self.expire_later()
+        self.gateway.exchanges.add(self)
+        return True
+
+    def queue(self) -> None:
+        """Wait for others, in the context that it arrived in."""
+        self.context = copy_context()
+        self.expire_later()
+
+    def expire_later(self) -> None:
+        """Set the deadline: it counts from when the request arrived."""
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_later(self.gateway.limits.deadline, self.give_up, Timeout())
+
+    def give_up(self, err: SyncError) -> None:
+        """Answer with an error now, and cancel what runs."""
+        self.refuse(err)
+        if self.task is not None:
+            self.task.cancel()
+
+    def reply(self, arguments: bytes) -> None:
+        """Send the ack, once."""
+        if self.replied:
+            return
+        self.replied = True
+        if self.ack_id is not None:
+            self.socket.link.ack(self.socket, self.ack_id, arguments)
+
+    def refuse(self, err: SyncError) -> None:
+        """Answer with an error, which holds no frames afterwards."""
+        self.reply_refusal(protocol.error_reply(err))
+        _forget_frames(err)
+
+    def reply_refusal(self, arguments: bytes) -> None:
+        """Send the ack of a refusal, once."""
+        self.reply(arguments)
+
+    @abstractmethod
+    async def work(self) -> None:
+        """Do what was asked and reply; `fail` on any error, `finish` at the end."""
+
+    def fail(self, err: BaseException) -> None:
+        """Answer with an error that nothing above has handled."""
+        if isinstance(err, Exception):
+            self.refuse(self.gateway.registry.internal_error(err, self.req))
+        else:
+            self.refuse(Unavailable("the request was cancelled"))
+
+    def finish(self) -> None:
+        """The work is done: of what has waited, let go of what waits for it."""
+        if self.task is not None:
+            self.task = None
+            assert self.timer is not None
+            self.timer.cancel()
+            self.gateway.ended(self)
+            self.socket.connection.finished(self)
+
+
+class SyncExchange(Exchange):
+    """A `sync`: through the stack, then the ack at its place among the events it caused."""
+
+    @property
+    def key(self) -> Key:
+        model_id = self.model_id
+        return (self.socket.runtime.name, model_id) if isinstance(model_id, (str, int)) else None
+
+    async def work(self) -> None:
+        req = self.req
+        try:
+            res = self.res = Run()
+            await self.gateway.registry.dispatch(self.socket.runtime, req, res)
+            if res.failure is not None:
+                assert isinstance(res.failure, SyncError)
+                self.refuse(res.failure)
+            else:
+                body = res.body or protocol.encode(res.result)
+                if res.commit is not None:
+                    self._answer_write(body, res.commit)
+                elif len(body) > self.gateway.limits.reply:
+                    self.refuse(BadRequest(f"the answer has {len(body)} bytes; ask for less, such as with a limit"))
+                elif req.op is None and not self.socket.channels.get(req.channel):
+                    res.result = None  # it may be large, and so are the copies of the answer on its way
+                    self.reply(protocol.reply(body))
+                else:
+                    attribute, found = self.socket.id_attribute, res.found or NOTHING
+                    told = protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page)
+                    res.result = None
+                    self.reply(told)
+        except BaseException as err:
+            if isinstance(err, EncodingError):
+                self.socket.runtime.stacks[req.method].explain(err, req, res.result)
+            self.fail(err)
+        if req.held:
+            self.socket.connection.room.leave(req)
+        self.finish()
+
+    def _answer_write(self, body: bytes, commit: Commit) -> None:
+        if self.req.op is None and not self.socket.channels.get(self.req.channel):
+            self.reply(protocol.reply(body))
+        else:
+            self._reply_in_order(body, commit)
+
+    def _reply_in_order(self, body: bytes, commit: Commit) -> None:
+        """Reply to a write, at the place of its event if that has not been sent yet."""
+        socket, delivery, event = self.socket, self.gateway.delivery, commit.event
+        followed = None
+        if not commit.duplicate and not self.replied and self.ack_id is not None and socket.link.in_order:
+            followed = delivery.take(event)
+        view = socket.views.get(event.stream)
+        place = event if view is None else view.place(event)
+        self.reply(protocol.reply_v1(body, place, self.req.method))
+        if followed is not None and (
+            followed.legacy or len(followed.version_1) > 1 or socket not in followed.version_1
+        ):
+            delivery.fan_out(followed, event, socket, replied=True)
+
+
+def _forget_frames(err: BaseException | None) -> None:
+    """Have an error that was answered hold no frames any more.
+
+    They hold the request and the response, which holds the error: all of them would stay until Python looks for
+    garbage, which takes long where there are many large ones.
+    """
+    while err is not None and err.__traceback__ is not None:
+        err.__traceback__ = None
+        err = err.__context__

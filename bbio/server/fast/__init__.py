@@ -1,0 +1,1 @@
+"""The fast engine: frames are handled where they arrive."""

@@ -1,0 +1,242 @@
+"""The gateway: `listen` and `sync` from a client socket, down through the registry and back up as one ack."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from bbio import protocol
+from bbio.errors import BadRequest, Forbidden, SyncError, Unavailable
+from bbio.requests import Request
+from bbio.runtime import Registry, Runtime
+from bbio.server.budget import Flooded
+from bbio.server.connection import ClientSocket, Connection
+from bbio.server.delivery import Delivery, Lane, Link
+from bbio.server.eager import Stepper
+from bbio.server.exchange import Exchange, SyncExchange
+from bbio.server.limits import Limits
+from bbio.server.listening import ListenExchange, UnlistenExchange
+from bbio.server.memory import Addresses
+from bbio.server.subscribers import Subscribers
+from bbio.store import Store
+from bbio.streams import BACKEND_WIDE, Kept, channel_stream
+
+# Seconds between two looks for what is too old to be kept.
+EXPIRY_SECONDS = 30.0
+
+
+class Gateway:
+    """Takes what clients send, gives back acks, and keeps who listens to what.
+
+    Parameters:
+        registry: the served backends.
+        limits: what a client may ask for.
+        lane: the engine's way to send.
+        public: what clients are told in the reply to a `listen`, `event` among it.
+    """
+
+    def __init__(self, registry: Registry, limits: Limits, lane: Lane, public: dict[str, Any]) -> None:
+        self.registry = registry
+        self.limits = limits
+        self.addresses = Addresses(limits)
+        self.stepper = Stepper()
+        self.delivery = Delivery(lane, self.stepper)
+        self.subscribers: dict[str, Subscribers] = {}
+        self.public_options = public
+        self.listened = protocol.encode([self.public_options])
+        self.exchanges: set[Exchange] = set()
+        # What the histories and operations of all backends take in memory.
+        self.kept = Kept(limits.memory / 4)
+        self._expiry: asyncio.TimerHandle | None = None
+        self._one_ended: asyncio.Future[None] | None = None
+
+    def add(self, runtime: Runtime, store: Store | None = None) -> None:
+        """Open a backend for clients, or open it anew, when it loses what it has in memory.
+
+        Parameters:
+            runtime: the backend.
+            store: a store in place of the declared one.
+        """
+        if runtime.name in self.subscribers:
+            runtime.log.share_memory(Kept())
+        subscribers = self.subscribers[runtime.name] = Subscribers(self, runtime)
+        runtime.open(subscribers, store)
+        # What it keeps in memory shares what all may.
+        runtime.log.share_memory(self.kept)
+
+    def open(self) -> None:
+        """The application starts, or starts again."""
+        self.stepper.open()
+        for subscribers in self.subscribers.values():
+            subscribers.open()
+        self._expire()
+
+    def _expire(self) -> None:
+        self.kept.expire()
+        for subscribers in self.subscribers.values():
+            subscribers.expire()
+        self._expiry = asyncio.get_running_loop().call_later(EXPIRY_SECONDS, self._expire)
+
+    async def close(self) -> None:
+        """The application stops: look at no log any more."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        for subscribers in self.subscribers.values():
+            await subscribers.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request, an event or a log is being worked on."""
+        return bool(self.exchanges) or self.delivery.busy or any(each.busy for each in self.subscribers.values())
+
+    def joined(self, sid: str, runtime: Runtime, connection: Connection, link: Link, auth: Any = None) -> ClientSocket:
+        """A client has joined a backend's namespace.
+
+        Parameters:
+            auth: what it sent when it joined, unchecked.
+
+        Raises:
+            BadRequest: that cannot be accepted, so it has not joined.
+        """
+        credentials = protocol.check_auth(auth, self.limits.auth, self.limits.depth)
+        socket = ClientSocket(sid, runtime, connection, link, credentials)
+        connection.sockets[runtime.namespace] = socket
+        connection.closed = False  # it is not, when its only namespace was left and joined again
+        return socket
+
+    def left(self, socket: ClientSocket) -> None:
+        """A client has left a backend's namespace, or its connection has ended."""
+        connection = socket.connection
+        if connection.sockets.get(socket.runtime.namespace) is socket:
+            del connection.sockets[socket.runtime.namespace]
+        socket.left = True
+        streams = [channel_stream(channel) for channel in socket.channels]
+        self.subscribers[socket.runtime.name].unfollow(socket, [*streams, BACKEND_WIDE])
+        socket.channels.clear()
+        if not connection.sockets:
+            connection.close()
+
+    def receive(self, socket: ClientSocket, event: str, ack_id: Any, arguments: Any) -> None:
+        """Take an event with its arguments, already decoded; one ack follows if one is asked for."""
+        try:
+            socket.connection.count_request()
+            if event == "sync":
+                fields = protocol.read_sync(arguments)
+                text = "" if fields.op is None else protocol.encode(["sync", *arguments]).decode()
+                self._sync(socket, ack_id, fields, text)
+            elif event == "unlisten":
+                self._unlisten(socket, ack_id, protocol.read_unlisten(arguments))
+            else:
+                self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
+        except SyncError as err:
+            self.reject(socket, ack_id, err)
+        except Flooded as err:
+            socket.link.drop(str(err))
+        except Exception as err:
+            self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} {event}", socket.remote))
+
+    def receive_sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
+        """Take a `sync` whose fields are read already, with the JSON they were read from."""
+        try:
+            socket.connection.count_request()
+            self._sync(socket, ack_id, fields, text)
+        except SyncError as err:
+            self.reject(socket, ack_id, err)
+        except Flooded as err:
+            socket.link.drop(str(err))
+        except Exception as err:
+            self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} sync", socket.remote))
+
+    def _sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
+        channel = fields.channel
+        if channel is protocol.UNSAID:
+            channel = socket.last_channel
+        if channel and channel not in socket.channels:
+            if channel not in socket.refusals:
+                raise Forbidden("listen to a channel before a sync names it")
+            self._answer(socket, ack_id, socket.refusals[channel])
+            return
+        model = fields.model
+        req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
+        if fields.op is not None:
+            req.op = fields.op
+            if socket.client is not None:
+                socket.client = fields.op.c
+            req.payload = text
+        req.rev = fields.rev
+        req.room = socket.connection.room
+        self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute), text=text))
+
+    def _begin(self, exchange: Exchange) -> None:
+        connection = exchange.socket.connection
+        try:
+            if connection.is_idle:
+                if exchange.start():
+                    connection.begun(exchange)
+            elif connection.submit(exchange):
+                exchange.queue()
+        except SyncError:
+            raise
+        except Exception as err:
+            exchange.fail(err)  # unless it has been answered
+
+    def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.Listen) -> Exchange:
+        if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:
+            raise BadRequest(f"a socket may listen to {self.limits.channels} channels")
+        req = Request("read", None, {}, socket.backend, fields.channel, socket, event="listen")
+        return ListenExchange(self, socket, ack_id, req, fields=fields)
+
+    def _unlisten(self, socket: ClientSocket, ack_id: Any, channels: list[str | None]) -> None:
+        if channels:
+            req = Request("read", None, {}, socket.backend, None, socket, event="listen")
+            self._begin(UnlistenExchange(self, socket, ack_id, req, channels=channels))
+        elif ack_id is not None:
+            # Whoever asks wants to know whether the server is there, whatever it is busy with.
+            socket.link.ack(socket, ack_id, protocol.UNLISTENED)
+
+    def unlisten(self, socket: ClientSocket, channels: list[str | None]) -> None:
+        """A client wants to be told of these channels no more."""
+        left = [channel for channel in channels if channel in socket.channels]
+        streams = [channel_stream(channel) for channel in left]
+        for channel in left:
+            socket.channels.pop(channel, None)
+        if not socket.channels:
+            streams.append(BACKEND_WIDE)
+        if socket.last_channel not in socket.channels:
+            socket.last_channel = None
+        self.subscribers[socket.runtime.name].unfollow(socket, streams)
+
+    def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
+        """Answer with an error to a request that cannot be read; it counts like any other."""
+        try:
+            socket.connection.count_request()
+        except SyncError as busy:
+            err = busy
+        except Flooded as flooded:
+            socket.link.drop(str(flooded))
+            return
+        self.reject(socket, ack_id, err)
+
+    def reject(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
+        """Answer with an error."""
+        self._answer(socket, ack_id, protocol.error_reply(err))
+
+    def _answer(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
+        if ack_id is not None:
+            socket.link.ack(socket, ack_id, arguments)
+
+    async def drain(self, seconds: float) -> None:
+        """Let what runs finish, for a time; what does not is answered `Unavailable`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self.exchanges and (left := deadline - loop.time()) > 0:
+            self._one_ended = loop.create_future()
+            await asyncio.wait([self._one_ended], timeout=left)
+        for exchange in list(self.exchanges):
+            exchange.give_up(Unavailable("the server is stopping", retry_after=1.0))
+
+    def ended(self, exchange: Exchange) -> None:
+        """A request that had gone on has ended."""
+        self.exchanges.discard(exchange)
+        if self._one_ended is not None and not self._one_ended.done():
+            self._one_ended.set_result(None)

@@ -1,0 +1,1 @@
+"""HTTP around Socket.IO: admission, assets, probes, and connections without a request."""

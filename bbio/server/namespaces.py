@@ -1,0 +1,70 @@
+"""How clients of a backend's namespace come and go, on either engine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from socketio.exceptions import ConnectionRefusedError as Refused
+
+from bbio.errors import BadRequest
+from bbio.runtime import Runtime
+from bbio.server.connection import ClientSocket, Connection
+from bbio.server.gateway import Gateway
+from bbio.server.http.admission import Admission
+from bbio.server.shared import Handler
+from bbio.server.stock.server import PlainServer
+
+if TYPE_CHECKING:
+    from bbio.server.fast.engine import FastServer
+
+CONNECTION = "bbio.connection"
+
+
+def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, admission: Admission) -> None:
+    """Register a backend's namespace with the Socket.IO server."""
+    namespace = runtime.namespace
+    sockets: dict[str, ClientSocket] = {}
+
+    async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
+        connection = environ.get(CONNECTION)
+        if connection is None:
+            request = environ["aiohttp.request"]
+            clock = asyncio.get_running_loop().time
+            remote = admission.remote(request)
+            address = gateway.addresses.of(remote)
+            connection = Connection(admission.headers(request), remote, gateway.limits, clock, address)
+            environ[CONNECTION] = connection
+        try:
+            if isinstance(auth, BadRequest):  # what the plain engine could not read
+                raise auth
+            socket = gateway.joined(sid, runtime, connection, sio.link_of(sid, namespace), auth)
+        except BadRequest as err:
+            raise Refused(err.message, err.to_json()) from None
+        sockets[sid] = socket
+        socket.link.joined(socket)
+
+    async def disconnect(sid: str, reason: str) -> None:
+        socket = sockets.pop(sid, None)
+        if socket is not None:
+            gateway.left(socket)
+            socket.link.left(socket)
+
+    handlers: dict[str, Handler] = {"connect": connect, "disconnect": disconnect}
+    if isinstance(sio, PlainServer):
+
+        async def receive(event: str, sid: str, arguments: tuple[Any, ...]) -> Any:
+            socket = sockets.get(sid)  # none when the client left before the library came to this event
+            return sio.not_handled if socket is None else await sio.receive(socket, event, list(arguments))
+
+        async def sync(sid: str, *arguments: Any) -> Any:
+            return await receive("sync", sid, arguments)
+
+        async def listen(sid: str, *arguments: Any) -> Any:
+            return await receive("listen", sid, arguments)
+
+        async def unlisten(sid: str, *arguments: Any) -> Any:
+            return await receive("unlisten", sid, arguments)
+
+        handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten}
+    sio.keep(namespace, **handlers)

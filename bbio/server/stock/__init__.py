@@ -1,0 +1,1 @@
+"""The engine on python-socketio as it is."""

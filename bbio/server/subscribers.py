@@ -1,0 +1,436 @@
+"""Who follows which stream of a backend, and up to where they have been told: nothing left out, nothing told twice.
+
+An event that is the next of its stream goes on to delivery at once. One that was told already is dropped. One that
+comes too early, or is of another epoch, shows that something is missing: the store's log is read, and what it holds is
+told. Where the log does not reach back, version-1 clients are told to resync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Iterator
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from bbio import protocol
+from bbio.errors import Busy
+from bbio.requests import WRITES, Request, Socket
+from bbio.runtime import Runtime
+from bbio.server.stream import Followed, Rings
+from bbio.stack.once import refused
+from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
+from bbio.view import View
+
+if TYPE_CHECKING:
+    from bbio.server.connection import ClientSocket
+    from bbio.server.gateway import Gateway
+
+logger = logging.getLogger("bbio")
+
+# Early events that keep their writers' names while the log is read; the events themselves are in the log.
+WAITING = 1_000
+# Seconds that what others wrote waits for own writes which may be in what was read.
+OWN_WRITES = 0.5
+RETRY = 0.01
+# Seconds until a log that could not be read is asked again.
+AGAIN = 1.0
+# Listeners that are admitted anew at the same time.
+AT_ONCE = 50
+
+
+class Subscribers:
+    """The subscribers of one backend's streams; what its store publishes to.
+
+    Parameters:
+        gateway: the gateway.
+        runtime: the backend.
+    """
+
+    __slots__ = (
+        "_checking",
+        "_closed",
+        "_context",
+        "_delivery",
+        "_failing",
+        "_gateway",
+        "_has_views",
+        "_namespace",
+        "_recheck_timer",
+        "_rings",
+        "_runtime",
+        "_streams",
+        "_tasks",
+        "_timer",
+        "_unchecked",
+        "rechecks",
+    )
+
+    def __init__(self, gateway: Gateway, runtime: Runtime) -> None:
+        self._gateway = gateway
+        self._runtime = runtime
+        self._namespace = runtime.namespace
+        self._has_views = View.differs(runtime.schema)
+        self._delivery = gateway.delivery
+        self._rings: Rings | None = None
+        self._streams: dict[str, Followed] = {}
+        self._unchecked: set[str] = set()
+        self._checking = False
+        self._closed = False
+        self._context = copy_context()
+        self._failing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._recheck_timer: asyncio.TimerHandle | None = None
+        # How often permissions were looked at: who was admitted before the last time is asked again.
+        self.rechecks = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What a store calls
+
+    def publish(self, event: Event, origin: Socket | None) -> None:
+        """Tell of a committed event. Called on the event loop."""
+        followed = self._streams.get(event.stream)
+        if followed is None:
+            return
+        if event.offset != followed.offset + 1 or event.epoch != followed.epoch:
+            self._take_out_of_turn(followed, event, origin)
+        else:
+            self._tell(followed, event, origin)
+
+    def check(self, streams: Iterable[str] | None = None) -> None:
+        """Look at the logs of some streams, of all that are followed by default. Called on the event loop."""
+        active = self._streams
+        self._unchecked.update(active if streams is None else [name for name in streams if name in active])
+        if self._unchecked and not self._checking and not self._closed:
+            self._checking = True
+            self._spawn(self._check())
+
+    def recheck_soon(self, channel: str | None = None) -> None:
+        """Ask again who may listen, as another process was told to. Called on the event loop."""
+        if self._streams and not self._closed:
+            self._spawn(self.recheck(channel))
+
+    # In turn and out of turn
+
+    def _tell(self, followed: Followed, event: Event, origin: Socket | None) -> None:
+        followed.advance(event)
+        if followed.rings.bytes > followed.rings.most:
+            self._empty_rings()
+        legacy = followed.legacy
+        if not followed.version_1 and len(legacy) == 1 and origin in legacy:
+            return  # the writer alone follows this stream, and its reply is all that a legacy client gets
+        self._delivery.add(followed, event, origin)
+
+    def _take_out_of_turn(self, followed: Followed, event: Event, origin: Socket | None) -> None:
+        if not followed.epoch:
+            followed.place(Position(event.epoch, event.offset - 1))
+            self._tell(followed, event, origin)
+        elif event.epoch != followed.epoch or event.offset > followed.offset:
+            if len(followed.waiting) < WAITING:
+                followed.waiting[event.epoch, event.offset] = (event, origin)
+            self._repair_later(followed)
+        elif event.stamp and event.stamp != followed.stamp_at(event.offset):
+            self._fall_back(followed, event, origin)
+
+    def _fall_back(self, followed: Followed, event: Event, origin: Socket | None) -> None:
+        """Another event was told at this place, or it was so long ago that nobody knows: the log must tell."""
+        if followed.stamp_at(event.offset):
+            followed.place(Position(event.epoch, event.offset - 1))
+            self._tell(followed, event, origin)
+            self._resync(followed)
+        else:
+            self._repair_later(followed)
+
+    def expire(self) -> None:
+        """Drop from the rings what is too old."""
+        for followed in self._streams.values():
+            followed.expire()
+
+    def _empty_rings(self) -> None:
+        for followed in self._streams.values():
+            if not followed.joining:
+                followed.forget()
+
+    def _repair_later(self, followed: Followed) -> None:
+        followed.stale = True
+        if not followed.repairing and not self._closed:
+            followed.repairing = True
+            self._spawn(self._repair(followed))
+
+    async def _repair(self, followed: Followed) -> None:
+        try:
+            while followed.stale:
+                followed.stale = False
+                await self._catch_up(followed)
+            self._readable()
+        except Exception:
+            self._unreadable()
+        finally:
+            followed.repairing = False
+
+    async def _catch_up(self, followed: Followed) -> None:
+        log, name, here = self._runtime.log, followed.name, followed.position
+        events = await self._runtime.since(name, here.epoch, here.offset, here.stamp)
+        if events is None:
+            position = (await log.positions([name]))[name]
+            if followed.position == here:
+                self._begin_anew(followed, position)
+            else:
+                followed.stale = True  # what was asked for has come by itself meanwhile
+            return
+        if followed.legacy:
+            await self._own_writes(followed)
+        if followed.offset < here.offset:
+            followed.stale = True  # history fell back meanwhile, and this may be of the one that was
+            return
+        waiting = followed.waiting
+        for event in events:
+            told = waiting.pop((event.epoch, event.offset), (event, None))
+            if event.offset == followed.offset + 1:
+                self._tell(followed, *told)
+        if not followed.stale:
+            waiting.clear()  # the log knows nothing of them
+
+    def _begin_anew(self, followed: Followed, position: Position) -> None:
+        """Events are lost: what is known is told, and those who can are to read everything."""
+        early = [entry for entry in followed.waiting.values() if entry[0].epoch == position.epoch]
+        followed.waiting.clear()
+        for event, origin in sorted(early, key=lambda entry: entry[0].offset):
+            self._tell(followed, event, origin)
+            if event.offset >= position.offset:
+                position = Position(event.epoch, event.offset, event.stamp)
+        followed.place(position)
+        self._resync(followed)
+
+    def _resync(self, followed: Followed) -> None:
+        self._delivery.send(followed.version_1.values(), self._namespace, protocol.resync(followed.name))
+
+    async def _own_writes(self, followed: Followed) -> None:
+        """Wait for writes of legacy subscribers: what was read may hold them, and nobody is told of an own write."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + OWN_WRITES
+        running = [
+            exchange
+            for exchange in self._gateway.exchanges
+            if exchange.socket in followed.legacy and exchange.req.method in WRITES
+        ]
+        while loop.time() < until and any(  # noqa: ASYNC110 - a commit wakes nobody but its writer
+            not exchange.has_committed and exchange in self._gateway.exchanges for exchange in running
+        ):
+            await asyncio.sleep(RETRY)
+
+    # Looking at the logs
+
+    async def _check(self) -> None:
+        try:
+            while self._unchecked:
+                names, self._unchecked = list(self._unchecked), set()
+                positions = await self._runtime.log.positions(names)
+                for name in names:
+                    followed = self._streams.get(name)
+                    if followed is not None and followed.epoch:
+                        here, there = followed.position, positions[name]
+                        known = here.stamp and there.stamp
+                        if there != here if known else (there.epoch, there.offset) != (here.epoch, here.offset):
+                            self._repair_later(followed)
+            self._readable()
+        except Exception:
+            self._unreadable()
+        finally:
+            self._checking = False
+
+    def _readable(self) -> None:
+        if self._failing:
+            self._failing = False
+            logger.warning("the log of %s can be read again", self._runtime.name)
+
+    def _unreadable(self) -> None:
+        if not self._failing:
+            self._failing = True
+            logger.exception("the log of %s cannot be read; trying again", self._runtime.name)
+        self._check_later(AGAIN)
+
+    def _check_later(self, seconds: float | None) -> None:
+        if seconds is not None and self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._check_now)
+
+    def _check_now(self) -> None:
+        self._timer = None
+        if self._streams:
+            self.check()
+            self._check_later(self._runtime.log.check_interval)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def open(self) -> None:
+        """The application starts."""
+        self._closed = False
+        self._context = copy_context()
+
+    async def close(self) -> None:
+        """Look at no log any more."""
+        self._closed = True
+        for timer in (self._timer, self._recheck_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._recheck_timer = None
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a log is being read."""
+        return bool(self._tasks)
+
+    # Who follows
+
+    def stream(self, name: str) -> Followed:
+        """A stream that somebody is about to follow; its place may not be known yet."""
+        followed = self._streams.get(name)
+        if followed is None:
+            if self._rings is None:
+                log, limits = self._runtime.log, self._gateway.limits
+                most = limits.memory / 8 / len(self._gateway.subscribers)
+                self._rings = Rings(log.history, limits.replay, most, log.event_clock)
+            followed = self._streams[name] = Followed(
+                name, self._rings, self._namespace, self._has_views, self._runtime.id_attribute
+            )
+            self._check_later(self._runtime.log.check_interval)
+            self._recheck_later()
+        return followed
+
+    async def locate(self, streams: Iterable[Followed]) -> None:
+        """Learn the places of streams whose subscribers have been told nothing yet."""
+        unknown = [followed for followed in streams if not followed.epoch]
+        if unknown:
+            positions = await self._runtime.log.positions([followed.name for followed in unknown])
+            for followed in unknown:
+                if not followed.epoch:
+                    followed.place(positions[followed.name])
+
+    def follow(self, socket: ClientSocket, followed: Followed, version: int) -> None:
+        """From now on a socket is told of a stream's events, in that version of the protocol."""
+        told, not_told = followed.legacy, followed.version_1
+        if version:
+            told, not_told = not_told, told
+        told[socket] = socket.link
+        not_told.pop(socket, None)
+
+    def unfollow(self, socket: ClientSocket, names: Iterable[str]) -> None:
+        """A socket is told of these streams no more."""
+        for name in names:
+            followed = self._streams.get(name)
+            if followed is not None:
+                followed.legacy.pop(socket, None)
+                followed.version_1.pop(socket, None)
+                self._let_go(followed)
+
+    def join(self, names: Iterable[str]) -> list[Followed]:
+        """Streams whose log somebody is about to read: what is told meanwhile is kept, until `joined`."""
+        streams = [self.stream(name) for name in names]
+        for followed in streams:
+            followed.joining += 1
+        return streams
+
+    async def since(self, followed: Followed, claimed: Position) -> list[Event] | None:
+        """The events after the place that a joining client claims, None when they cannot be told.
+
+        Raises:
+            Exception: the log cannot be read.
+        """
+        known, events = followed.recall(claimed)
+        if known:
+            return events
+        # Those who come back together wait for the first of them to read the log, and find what that one found.
+        async with followed.reading:
+            known, events = followed.recall(claimed)
+            if known:
+                return events
+            events = await self._runtime.since(followed.name, claimed.epoch, claimed.offset, claimed.stamp)
+            if events and claimed.epoch == followed.epoch:
+                followed.reach_back(claimed, events)
+            return events
+
+    def joined(self, streams: Iterable[Followed]) -> None:
+        """The end of `join`."""
+        for followed in streams:
+            followed.joining -= 1
+            self._let_go(followed)
+
+    def _let_go(self, followed: Followed) -> None:
+        if not (followed.legacy or followed.version_1 or followed.joining):
+            self._streams.pop(followed.name, None)
+            followed.forget()
+
+    # Who may
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
+        self.rechecks += 1
+        listeners = iter(
+            [
+                (socket, followed)
+                for followed in self._streams.values()
+                if followed.name != BACKEND_WIDE and (channel is None or followed.name == channel_stream(channel))
+                for socket in (*followed.legacy, *followed.version_1)
+            ]
+        )
+        await asyncio.gather(*(self._recheck_each(listeners) for _ in range(AT_ONCE)))
+
+    def _recheck_later(self) -> None:
+        seconds = self._runtime.backend.recheck_interval
+        if seconds is not None and self._recheck_timer is None and not self._closed:
+            self._recheck_timer = asyncio.get_running_loop().call_later(seconds, self._recheck_now)
+
+    def _recheck_now(self) -> None:
+        if self._streams:
+            self._spawn(self._recheck_periodically())
+        else:
+            self._recheck_timer = None
+
+    async def _recheck_periodically(self) -> None:
+        try:
+            await self.recheck()
+        finally:
+            self._recheck_timer = None
+            self._recheck_later()
+
+    async def _recheck_each(self, listeners: Iterator[tuple[ClientSocket, Followed]]) -> None:
+        for socket, followed in listeners:
+            if await self._is_refused(socket, followed):
+                self._drop(socket, followed)
+            await asyncio.sleep(0)
+
+    async def _is_refused(self, socket: ClientSocket, followed: Followed) -> bool:
+        """Whether a listener may listen no more. One that is told of other fields from now on is to read everything."""
+        channel = followed.name[2:] or None
+        req = Request("read", None, {}, self._runtime.backend, channel, socket, event="listen")
+        try:
+            async with asyncio.timeout(self._gateway.limits.deadline):
+                # In a context of its own: the listeners that are asked by one task must not see each other's.
+                admission = self._gateway.registry.admit(self._runtime, req)
+                failure = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
+        except TimeoutError:
+            return False
+        if failure is None and self._has_views and channel in socket.channels:
+            changed = socket.see(followed.name, View.of(req.backend.schema, req.user))
+            if changed and socket in followed.version_1:
+                self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))
+        return failure is not None and refused(failure) and not isinstance(failure, Busy)
+
+    def _drop(self, socket: ClientSocket, followed: Followed) -> None:
+        if socket.left:
+            return
+        version = socket.channels.pop(followed.name[2:] or None, 0)
+        socket.see(followed.name, None)
+        self.unfollow(socket, [followed.name] if socket.channels else [followed.name, BACKEND_WIDE])
+        if socket.channels and not any(socket.channels.values()):
+            self.follow(socket, self.stream(BACKEND_WIDE), 0)
+        if version:
+            # Listening again, which is what it then does, tells it why.
+            self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))

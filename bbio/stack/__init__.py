@@ -1,0 +1,1 @@
+"""The middleware stack: layers, what runs them, and what happens once."""

@@ -1,0 +1,974 @@
+"""The client's rules without a network: trackers, the outbox, mirrors, events, errors."""
+
+import asyncio
+import gc
+
+import msgspec
+import pytest
+
+from bbio import Busy, Conflict, Forbidden, NotFound, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio.client import Changes, Collection, Event
+from bbio.client import collection as collection_module
+from bbio.client import replica as replica_module
+from bbio.client import tracker as follower_module
+from bbio.client.errors import error_of, passing
+from bbio.client.events import RESET, Events
+from bbio.client.outbox import WINDOW, Outbox
+from bbio.client.replica import Replica
+from bbio.client.session import AGAIN, PATIENCE, PROBE, Session, Settings
+from bbio.client.tracker import Apply, Listen, Meta, Read, Ready, Tracker, Watch
+from bbio.protocol import decode, encode
+from bbio.testing import Clock
+
+
+def reply(offset, epoch="e", *, recovered=True, events=(), stream="c:"):
+    return {
+        "v": 1,
+        "streams": {stream: {"epoch": epoch, "offset": offset, "recovered": recovered, "events": list(events)}},
+    }
+
+
+def told(offset, epoch="e", **fields):
+    return {"s": "c:", "e": epoch, "o": offset, **fields}
+
+
+def meta(offset, epoch="e", stream="c:"):
+    return Meta(stream, epoch, offset)
+
+
+def live(offset=0):
+    tracker = Tracker()
+    tracker.connected()
+    tracker.listened(reply(offset, recovered=False))
+    return tracker
+
+
+def offsets(effects):
+    return [effect.meta.offset for effect in effects if isinstance(effect, Apply)]
+
+
+class TestFollower:
+    def test_an_event_is_applied_once_and_in_its_place(self):
+        """The next is applied, a known one is not, a later one has the client listen again."""
+        tracker = live(5)
+        assert tracker.event("update", {}, meta(6)) == [Apply("update", {}, meta(6))]
+        assert tracker.event("update", {}, meta(6)) == []
+        assert tracker.event("update", {}, meta(8)) == [Listen({"c:": ["e", 6]}, again=True)]
+        assert tracker.event("update", {}, meta(9)) == []
+        assert not tracker.settled
+        missed = [["update", {}, told(7)], ["update", {}, told(8)]]
+        assert offsets(tracker.listened(reply(8, events=missed))) == [7, 8, 9]
+        assert tracker.since == {"c:": ["e", 9]}
+        assert tracker.settled
+
+    def test_the_stamp_of_the_place_is_told(self):
+        """As far as the server has told it: with an event, with the reply to an own write, or to a listen."""
+        tracker = live(5)
+        assert tracker.since == {"c:": ["e", 5]}
+        tracker.event("update", {}, meta(6)._replace(stamp=66))
+        assert tracker.since == {"c:": ["e", 6, 66]}
+        tracker.acked(meta(8)._replace(stamp=88))
+        tracker.acked(meta(9)._replace(stamp=99))
+        assert tracker.since == {"c:": ["e", 6, 66]}
+        tracker.event("update", {}, Meta.read(told(7, k=77)))
+        assert tracker.since == {"c:": ["e", 9, 99]}
+        tracker.disconnected()
+        assert tracker.connected() == [Listen({"c:": ["e", 9, 99]})]
+        tracker.listened({"v": 1, "streams": {"c:": {"epoch": "e", "offset": 9, "stamp": 9, "recovered": True}}})
+        assert tracker.since == {"c:": ["e", 9, 9]}
+
+    def test_a_new_position_holds_when_everything_was_read(self):
+        """Until then, another connection that breaks leaves the client with what it knew."""
+        tracker = live(5)
+        for offset in (2, 3):
+            tracker.disconnected()
+            tracker.connected()
+            assert tracker.listened(reply(offset, "f", recovered=False)) == [Ready(False), Read(True)]
+            assert (tracker.since, tracker.settled) == ({}, False)
+        assert offsets(tracker.event("update", {}, meta(4, "f"))) == [4]
+        tracker.complete()
+        assert (tracker.since, tracker.settled) == ({"c:": ["f", 4]}, True)
+
+    def test_a_resumed_client_is_told_so(self):
+        """Nothing is read when everything that was missed came along."""
+        tracker = live(5)
+        tracker.disconnected()
+        assert tracker.connected() == [Listen({"c:": ["e", 5]})]
+        tracker.event("update", {}, meta(7))
+        effects = tracker.listened(reply(6, events=[["create", {}, told(6)]]))
+        assert offsets(effects) == [6, 7]
+        assert Ready(True) in effects
+
+    def test_a_reply_that_does_not_add_up_is_no_recovery(self):
+        """Events that leave a hole before the position told."""
+        tracker = live(5)
+        tracker.disconnected()
+        tracker.connected()
+        assert tracker.listened(reply(7, events=[["create", {}, told(6)]]))[-1] == Read(False)
+
+    def test_another_epoch_while_connected(self):
+        """An event of another life of the stream has the client ask."""
+        tracker = live(5)
+        assert tracker.event("update", {}, meta(6, "f")) == [Listen({"c:": ["e", 5]}, again=True)]
+
+    def test_positions_in_replies(self):
+        """A place may be told by a reply instead of an event; one that is ahead waits for what is before it."""
+        tracker = live(5)
+        assert tracker.acked(meta(6)) == []
+        assert tracker.acked(meta(8)) == [Watch()]
+        assert not tracker.settled
+        assert tracker.acked(meta(8)) == []
+        assert offsets(tracker.event("update", {}, meta(7))) == [7]
+        assert tracker.since == {"c:": ["e", 8]}
+        assert tracker.overdue() == []
+        tracker.acked(meta(10))
+        assert tracker.overdue() == [Listen({"c:": ["e", 8]}, again=True)]
+        assert tracker.acked(meta(11)) == []
+        assert live(5).acked(meta(1, "f")) == [Listen({"c:": ["e", 5]}, again=True)]
+
+    def test_what_has_passed(self):
+        """A reply may tell of what is known already, or of a life of the stream that is over."""
+        tracker = live(5)
+        assert tracker.passed(meta(5), retried=False)
+        assert not tracker.passed(meta(6), retried=True)
+        assert tracker.passed(meta(6, "d"), retried=True)
+        assert not tracker.passed(meta(6, "f"), retried=False)
+        assert not tracker.passed(meta(1, stream="?"), retried=True)
+
+    def test_what_is_not_followed_is_ignored(self):
+        """Other streams; but events without a place, of servers that know none, are applied."""
+        tracker = live()
+        assert tracker.event("update", {}, meta(1, stream="c:other")) == []
+        assert tracker.event("update", {}, None) == [Apply("update", {}, None)]
+        for nothing in (None, 7, {}, {"s": "c:"}, {"s": "c:", "e": "e", "o": "1"}):
+            assert Meta.read(nothing) is None
+
+    def test_what_another_channel_was_told(self):
+        """A shared stream that another listen was told of: its events count, and a gap shows."""
+        tracker = live(5)
+        assert offsets(tracker.overheard("c:", reply(6, events=[["create", {}, told(6)]])["streams"]["c:"])) == [6]
+        assert tracker.overheard("c:", reply(6)["streams"]["c:"]) == []
+        assert tracker.overheard("*", reply(6)["streams"]["c:"]) == []
+        assert tracker.overheard("c:", reply(8)["streams"]["c:"]) == [Listen({"c:": ["e", 6]}, again=True)]
+        assert tracker.overheard("c:", reply(9)["streams"]["c:"]) == []
+
+    def test_a_gap_that_the_server_tells_of(self):
+        """It is asked about once, and not before the client listens."""
+        assert Tracker().gap() == []
+        tracker = live(5)
+        assert tracker.gap() == [Listen({"c:": ["e", 5]}, again=True)]
+        assert tracker.gap() == []
+
+    def test_waiting_events_are_bounded(self, monkeypatch):
+        """More than can wait, and everything is read."""
+        monkeypatch.setattr(follower_module, "WAITING", 2)
+        tracker = live(0)
+        tracker.gap()
+        for offset in (1, 2, 3):
+            tracker.event("update", {}, meta(offset))
+        assert tracker.listened(reply(0))[-1] == Read(False)
+
+    def test_a_refused_listen(self):
+        """Syncs may go out all the same."""
+        tracker = Tracker()
+        tracker.connected()
+        tracker.refused()
+        assert (tracker.ready, tracker.settled) == (True, False)
+
+
+class TestOutbox:
+    def entries(self, outbox, *methods):
+        return [outbox.add(None, {"method": method}, None, 30.0, False) for method in methods]
+
+    def test_operations_are_named_once(self):
+        """A write keeps its name; a read has none."""
+        outbox = Outbox("me")
+        write, read = self.entries(outbox, "create", "read")
+        assert (write.request["op"], "op" in read.request) == ({"c": "me", "n": 1}, False)
+        assert outbox.due(lambda entry: True) == [write, read]
+        assert outbox.due(lambda entry: True) == []
+        assert not write.retried
+        assert outbox.disconnected() == [write, read]
+        assert outbox.due(lambda entry: entry.writes) == [write]
+        assert (write.retried, write.request["op"]) == (True, {"c": "me", "n": 1})
+
+    def test_own_operations_are_known(self):
+        """By what events carry."""
+        outbox = Outbox("me")
+        (write,) = self.entries(outbox, "create")
+        assert outbox.find("me:1") is write
+        for op in ("me:2", "you:1", None):
+            assert outbox.find(op) is None
+        assert outbox.owns("me:2")
+        assert not outbox.owns("you:2")
+        assert outbox.settle(write)
+        assert not outbox.settle(write)
+        assert outbox.find("me:1") is None
+
+    def test_few_are_under_way_at_once(self):
+        """The rest follows in order, as answers come."""
+        outbox = Outbox("me")
+        entries = self.entries(outbox, *["create"] * (WINDOW + 2))
+        assert outbox.due(lambda entry: True) == entries[:WINDOW]
+        outbox.settle(entries[3])
+        outbox.repeat(entries[5])
+        assert outbox.due(lambda entry: True) == [entries[5], entries[WINDOW]]
+
+
+class TestReplica:
+    def test_only_what_is_newer_counts(self):
+        """Also after a deletion; without revisions everything counts."""
+        replica = Replica()
+        assert replica.accept(1, {"n": 1}, 5)
+        assert not replica.accept(1, {"n": 0}, 4)
+        assert replica.accept(1, None, 6)
+        assert not replica.accept(1, {"n": 1}, 5)
+        assert (replica.models, replica.rev(1)) == ({}, 6)
+        assert replica.accept(1, {"n": 2}, None)
+        assert replica.models == {1: {"n": 2}}
+        replica.renew()
+        assert replica.accept(1, {"n": 3}, 1)
+
+    def test_a_read_replaces_what_is_there(self):
+        """Except what is known to be newer."""
+        replica = Replica()
+        for key, rev in ((1, 5), (2, 6), (3, 7)):
+            replica.accept(key, {"key": key}, rev)
+        replica.replace([(1, {"key": "read"}, 9), (2, {"key": "old"}, 1), (4, {"key": "new"}, None)])
+        assert replica.models == {1: {"key": "read"}, 2: {"key": 2}, 4: {"key": "new"}}
+        assert replica.rev(1) == 9
+
+    def test_graves_are_few(self, monkeypatch):
+        """The revisions of models deleted long ago are forgotten."""
+        monkeypatch.setattr(replica_module, "GRAVES", 2)
+        replica = Replica()
+        for key in (1, 2, 3):
+            replica.accept(key, None, 10 + key)
+        assert [replica.rev(key) for key in (1, 2, 3)] == [None, 12, 13]
+
+
+class TestChanges:
+    def test_net_changes(self):
+        """What came and went again did not happen."""
+        changes = Changes()
+        for key, before, after in (
+            ("came", None, 1),
+            ("came", 1, 2),
+            ("same", 1, 1),
+            ("changed", 1, 2),
+            ("went", 1, 2),
+            ("went", 2, None),
+            ("back", 1, None),
+            ("back", None, 2),
+            ("gone", None, 1),
+            ("gone", 1, None),
+        ):
+            changes.note(key, before, after)
+        assert changes == Changes(added={"came"}, changed={"changed", "back"}, removed={"went"})
+
+    def test_many_changes_are_a_reset(self, monkeypatch):
+        """Nobody has read them for long."""
+        monkeypatch.setattr(collection_module, "NOTED", 2)
+        changes = Changes()
+        for key in (1, 2, 3):
+            changes.note(key, None, key)
+        assert changes == Changes(reset=True)
+
+
+class TestEvents:
+    async def test_a_reader_that_falls_behind_is_told(self):
+        """Instead of what it has missed."""
+        events = Events(limit=2)
+        for n in range(3):
+            events.put(Event("create", n))
+        events.put(Event("create", 3))
+        assert [await anext(events) for _ in range(2)] == [RESET, Event("create", 3)]
+
+    async def test_it_ends(self):
+        """After what has come; what comes later is not for it."""
+        async with Events(limit=2) as events:
+            events.put(Event("create", 1))
+        events.put(Event("create", 2))
+        assert [event async for event in events] == [Event("create", 1)]
+
+    async def test_a_refusal_is_raised_once(self):
+        """And then it waits, in case the server thinks otherwise."""
+        events = Events(limit=2)
+        events.fail(NotFound("x"))
+        with pytest.raises(NotFound):
+            await anext(events)
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        events.put(RESET)
+        assert await waiting == RESET
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "told", [None, "text", 7, {}, {"name": 7}, {"name": "no name"}, {"name": "X", "code": "y"}]
+    )
+    def test_anything_is_an_error(self, told):
+        """Whatever a server sends."""
+        assert isinstance(error_of(told), SyncError)
+
+    def test_details_that_are_not_declared_are_dropped(self):
+        """A known class has its own."""
+        error = error_of({"name": "Conflict", "message": "m", "rev": 3, "extra": 1})
+        assert isinstance(error, Conflict)
+        assert (error.rev, error.current, error.values) == (3, None, {"rev": 3})
+
+    def test_which_may_pass(self):
+        """Those after which the same request may succeed."""
+        assert [passing(err) for err in (Timeout(), Busy(), Unavailable(), NotFound())] == [True, True, True, False]
+
+
+class Wire:
+    """A link that keeps what is sent, with its answer."""
+
+    max_payload = None
+
+    def __init__(self):
+        self.sent = []
+        self.dropped = False
+
+    def drop(self):
+        self.dropped = True
+
+    def emit(self, event, arguments, answer):
+        if event == "sync":
+            assert isinstance(arguments[0], msgspec.Raw), "a request is encoded once"
+        self.sent.append((event, tuple(decode(encode(arguments))), answer))
+
+    def answer(self, *arguments):
+        """Answer what was sent first."""
+        event, given, answer = self.sent.pop(0)
+        answer(*arguments)
+        return event, given
+
+
+@pytest.fixture
+async def session():
+    """A session with a clock to turn, and a wire."""
+    session = Session("todos", lambda session: None, Clock(), Settings(), "me", lambda: 0.5)
+    session.wire = Wire()
+    yield session
+    session.close()
+
+
+async def rounds():
+    """Let tasks that can go on do so."""
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+async def asking(session, *work):
+    """Requests on their way."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    await rounds()
+    return tasks[0] if len(tasks) == 1 else tasks
+
+
+class TestSession:
+    async def test_what_comes_after_the_end_asks_for_nothing(self, session):
+        """An event that the library hands on late shows a gap, and nobody is asked about it."""
+        session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(5, recovered=False))
+        session.disconnected()
+        session.received("synced", ("update", {"id": 1}, told(9)))
+        while session.clock.next is not None:
+            session.clock.turn()
+        assert session.wire.sent == []
+
+    async def test_a_server_that_knows_no_positions(self, session):
+        """Everything works, but a write whose connection breaks has an outcome that nobody knows."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        assert session.wire.answer({"event": "x"}) == (
+            "listen",
+            (None, {"v": 1, "since": {}, "client": "me", "user": True}),
+        )
+        events = handle.events()
+        session.received("synced", ("create", {"id": 1}))
+        assert await anext(events) == Event("create", {"id": 1})
+        write, read = await asking(session, handle.create({}), handle.read())
+        session.disconnected()
+        session.disconnected()
+        with pytest.raises(UnknownOutcome, match="the create may have been applied"):
+            await write
+        session.connected(wire := Wire())
+        wire.answer({})
+        assert wire.answer(None, [])[0] == "sync"
+        assert await read == []
+        old_create, old_read = session.wire.sent
+        old_read[2](None, ["late"])
+        old_create[2](None, {})
+
+    async def test_a_listen_is_repeated(self, session):
+        """When no answer comes, and later when the server is busy; an answer that comes twice counts once."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.clock.turn()
+        assert session.clock.time() == PATIENCE
+        (_, _, first), (_, _, second) = session.wire.sent
+        first(reply(0))
+        assert not handle.tracker.positioned
+        session.wire.sent.clear()
+        write = await asking(session, handle.create({}))
+        hasty = await asking(session, handle.create({}, timeout=1.0))
+        second({"error": {"name": "Busy", "code": 429, "retry_after": 7}})
+        assert not handle.settled
+        while not session.wire.sent:
+            session.clock.turn()
+        with pytest.raises(Timeout, match="not ready in time"):
+            await hasty
+        assert session.clock.time() == PATIENCE + 7.5
+        for name, code in (("InternalError", 500), ("Timeout", 408)):
+            assert session.wire.answer({"error": {"name": name, "code": code}})[0] == "listen"
+            while not session.wire.sent:
+                session.clock.turn()
+        session.wire.answer(reply(0))
+        await handle.ready()
+        assert session.wire.answer(None, {"id": 1}, told(1, r=1))[0] == "sync"
+        assert await write == {"id": 1}
+        second(reply(5))
+        assert handle.tracker.since == {"c:": ["e", 1]}
+
+    async def test_odd_packets_do_no_harm(self, session):
+        """Of any shape."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.received("synced", ())
+        session.received("other", (1,))
+        session.received("resync", ())
+        assert handle.tracker.listening
+
+    async def test_an_own_event_is_an_answer(self, session):
+        """Whichever comes first: the write is answered once, and told to others' handles as a notification."""
+        handle, other = session.handle(None, "id"), session.handle("x", "id")
+        session.connected(session.wire)
+        for stream in ("c:", "c:x"):
+            session.wire.answer(reply(0, stream=stream))
+        write = await asking(session, handle.create({"a": 1}))
+        seen = other.events()
+        session.received("synced", ("create", {"id": 7}, told(1, r=1, op="me:1")))
+        assert await write == {"id": 7}
+        session.wire.answer(None, {"id": 7}, told(1, r=1))
+        session.received("synced", ("create", {"id": 8}, {"s": "c:x", "e": "e", "o": 1, "op": "you:1"}))
+        assert (await anext(seen)).model == {"id": 8}
+
+    async def test_an_own_event_has_the_public_part(self, session):
+        """Once the server has told it, the client's own id in an event is not its own any more."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer({**reply(0), "client": "~me"})
+        write = await asking(session, handle.create({"a": 1}))
+        session.received("synced", ("create", {"id": 8}, told(1, r=1, op="me:1")))
+        session.received("synced", ("create", {"id": 7}, told(2, r=2, op="~me:1")))
+        assert await write == {"id": 7}
+
+    async def test_the_place_in_an_answer_counts(self, session):
+        """The event itself need not come: the next one is in its turn."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        write = await asking(session, handle.create({}))
+        session.wire.answer(None, {"id": 1}, told(1))
+        await write
+        assert handle.tracker.since == {"c:": ["e", 1]}
+        session.received("synced", ("create", {"id": 2}, told(2)))
+        assert handle.settled
+
+    async def test_an_old_connection_answers_before_another_is_there(self, session):
+        """Its writes are not sent again; where they stand in the stream the next listen tells."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        first, second, read = await asking(session, handle.create({}), handle.create({}), handle.read())
+        ended = session.replaced("bob", keep=False)
+        session.wire.answer(None, {"id": 1}, told(1))
+        assert await first == {"id": 1}
+        assert handle.tracker.since == {"c:": ["e", 0]}
+        session.connected(wire := Wire())
+        wire.answer(reply(1, events=[["create", {"id": 1}, told(1, op="me:1")]]))
+        assert [given["method"] for _, (given,), _ in wire.sent] == ["read"]
+        wire.answer(None, [])
+        assert await read == []
+        ended()
+        with pytest.raises(UnknownOutcome):
+            await second
+        session.wire.answer(None, {"id": 2}, told(2))
+
+    async def test_what_another_user_keeps_waits_without_end(self, session):
+        """It costs those who are there no room in the queue, and does not fail when they are refused."""
+        session.settings = Settings(queue_limit=1)
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.disconnected()
+        kept, strict = await asking(session, handle.create({}), handle.read(timeout=1000.0))
+        strict.cancel()
+        session.replaced("bob", keep=True)
+        session.refused("no")
+        session.connected(wire := Wire())
+        wire.answer(reply(0))
+        write = await asking(session, handle.create({"by": "bob"}))
+        with pytest.raises(Busy, match="1 requests to 'todos' wait"):
+            await handle.create({})
+        wire.answer(None, {"id": 1}, told(1))
+        await write
+        while session.clock.turn():
+            pass
+        assert (kept.done(), wire.sent) == (False, [])
+        session.replaced("", keep=True)
+        session.connected(wire)
+        wire.answer(reply(1))
+        wire.answer(None, {"id": 2}, told(2))
+        assert await kept == {"id": 2}
+
+    async def test_what_is_kept_for_whom_the_server_does_not_know_any_more_is_sent_to_it_later(self, session):
+        """Its time stands still, also when another listens on the connection, and goes on when its user is back."""
+        session.keep = True
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer({**reply(0), "user": "ann"})
+        session.disconnected()
+        kept = await asking(session, handle.create({}))
+        session.connected(wire := Wire())
+        wire.answer({**reply(0), "user": None})
+        while session.clock.turn():
+            pass
+        assert (kept.done(), wire.sent) == (False, [])
+        session.received("resync", ("c:",))
+        while not wire.sent:
+            session.clock.turn()
+        (entry,) = session.outbox.entries
+        wire.answer({**reply(0), "user": "ann"})
+        assert entry.timer is not None
+        wire.answer(None, {"id": 1}, told(1))
+        assert await kept == {"id": 1}
+
+    async def test_a_users_writes_come_after_those_on_an_old_connection(self, session):
+        """Reads, and what others write, do not wait for them."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        await asking(session, handle.create({"n": 1}))
+        session.replaced("", keep=True)
+        session.connected(wire := Wire())
+        wire.answer(reply(0))
+        second, _ = await asking(session, handle.create({"n": 2}), handle.read())
+        assert [given["method"] for _, (given,), _ in wire.sent] == ["read"]
+        session.wire.answer({"name": "Invalid"})
+        assert wire.sent[-1][1][0]["model"] == {"n": 2}
+        second.cancel()
+
+    async def test_an_answer_that_has_been_overtaken(self, session):
+        """What a repeated write came to long ago does not undo what has happened since."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        opening = await asking(session, handle.collection().open())
+        session.wire.answer(None, [], {"r": []})
+        mirror = await opening
+        write = await asking(session, handle.create({"n": 1}))
+        for offset in (1, 2):
+            session.received("synced", ("create", {"id": 1, "n": offset}, told(offset)))
+        session.wire.answer(None, {"id": 1, "n": 1}, told(1))
+        assert await write == {"id": 1, "n": 1}
+        assert mirror == {1: {"id": 1, "n": 2}}
+
+    async def test_a_cancelled_request_is_not_repeated(self, session):
+        """Nobody waits for it."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        write = await asking(session, handle.create({}))
+        write.cancel()
+        await asyncio.gather(write, return_exceptions=True)
+        assert len(session.outbox) == 0
+        session.wire.answer({"error": {"name": "NotFound"}})
+
+    async def test_an_answer_to_a_cancelled_request_in_the_same_turn(self, session):
+        """It is cancelled all the same."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        read = await asking(session, handle.read())
+        read.cancel()
+        session.wire.answer(None, [])
+        with pytest.raises(asyncio.CancelledError):
+            await read
+
+    async def test_time_stands_still_for_writes_that_wait(self, session):
+        """Not for those that were given a time, nor for reads."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.disconnected()
+        write, strict = await asking(session, handle.create({}), handle.create({}, timeout=60))
+        while session.clock.turn():
+            pass
+        with pytest.raises(Timeout):
+            await strict
+        assert not write.done()
+        session.connected(wire := Wire())
+        wire.answer(reply(0))
+        wire.answer(None, {"id": 1}, told(1))
+        assert await write == {"id": 1}
+
+    async def test_a_request_that_breaks_every_connection_ends(self, session):
+        """It may be the reason."""
+        handle = session.handle(None, "id")
+        write = await asking(session, handle.create({}))
+        count = 0
+        while len(session.outbox):
+            count += 1
+            session.connected(wire := Wire())
+            wire.answer(reply(0))
+            session.disconnected()
+        with pytest.raises(Timeout):
+            await write
+        assert count == 15
+
+    async def test_a_late_ready_is_told(self, session):
+        """`ready` waits as long as a request does; who gives up before is forgotten."""
+        handle = session.handle(None, "id")
+        first, second = await asking(session, handle.ready(), handle.ready())
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
+        session.clock.turn()
+        with pytest.raises(Timeout, match="is the address right"):
+            await first
+
+    async def test_whoever_waits_is_told_once(self, session):
+        """Also when the server changes its mind in the same turn of the loop."""
+        handle = session.handle(None, "id")
+        waiting = await asking(session, handle.ready())
+        handle.online()
+        handle.online()
+        handle.refused(Forbidden("x"))
+        session.clock.turn()
+        await waiting
+
+    async def test_an_own_write_is_no_news(self, session):
+        """Even one that its maker does not wait for any more."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        events = handle.events()
+        write = await asking(session, handle.create({}))
+        write.cancel()
+        await rounds()
+        session.received("synced", ("create", {"id": 1}, told(1, op="me:1")))
+        session.received("synced", ("create", {"id": 2}, told(2, op="you:1")))
+        assert (await anext(events)).model == {"id": 2}
+
+    async def test_events_without_a_collection_are_reset_too(self, session):
+        """There is nothing to read; the new place holds at once."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        events = handle.events()
+        session.disconnected()
+        session.connected(wire := Wire())
+        wire.answer(reply(5, "f", recovered=False))
+        assert await anext(events) == RESET
+        assert handle.tracker.since == {"c:": ["f", 5]}
+
+    async def test_writes_that_wait_offline_can_be_given_up(self, session):
+        """By who made them, or by closing."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.disconnected()
+        first, second = await asking(session, handle.create({}), handle.create({}))
+        while session.clock.turn():
+            pass
+        first.cancel()
+        await rounds()
+        assert len(session.outbox) == 1
+        session.close()
+        with pytest.raises(Unavailable):
+            await second
+
+    async def test_readers_that_are_gone_are_forgotten(self, session):
+        """An iterator that nobody holds needs no closing."""
+        handle = session.handle(None, "id")
+        handle.events()
+        gc.collect()
+        assert len(handle._readers) == 0
+
+
+class TestCollection:
+    async def opened(self, session):
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        opening = await asking(session, handle.collection().open())
+        return handle, opening
+
+    async def test_what_is_told_during_the_read_comes_after_it(self, session):
+        """The read may be older than that, or newer."""
+        _, opening = await self.opened(session)
+        for offset, (method, key, rev) in enumerate([("create", 1, 3), ("update", 2, 4), ("delete", 3, 5)], 1):
+            session.received("synced", (method, {"id": key, "rev": rev}, told(offset, r=rev)))
+        session.received("synced", ("create", "no model", told(4)))
+        session.wire.answer(None, [{"id": 2, "rev": 9}, {"id": 3, "rev": 2}, {"no": "id"}], {"r": [9, 2, None]})
+        mirror = await opening
+        assert mirror == {1: {"id": 1, "rev": 3}, 2: {"id": 2, "rev": 9}}
+
+    async def test_a_read_that_is_overtaken_is_void(self, session):
+        """By a reset: only the later one counts, and whoever opens the collection waits for it."""
+        handle, opening = await self.opened(session)
+        session.disconnected()
+        session.connected(wire := Wire())
+        wire.answer(reply(5, "f", recovered=False))
+        await rounds()
+        assert wire.answer(None, [{"id": "old"}], {"r": 1})[0] == "sync"
+        await rounds()
+        assert not opening.done()
+        wire.answer(None, [{"id": "new"}], None)
+        mirror = await opening
+        assert mirror == {"new": {"id": "new"}}
+        await rounds()
+        assert handle.settled
+
+    async def test_an_overtaken_read_that_fails_says_nothing(self, session):
+        """Only the later one does."""
+        _, opening = await self.opened(session)
+        for epoch in ("f", "g"):
+            session.disconnected()
+            await rounds()
+            session.connected(wire := Wire())
+            wire.answer(reply(5, epoch, recovered=False))
+            await rounds()
+        wire.answer({"error": {"name": "NotFound"}})
+        await rounds()
+        wire.answer({"error": {"name": "NotFound", "message": "second"}})
+        with pytest.raises(NotFound, match="second"):
+            await opening
+
+    async def test_reading_again_goes_on_until_it_succeeds(self, session):
+        """With pauses; what will not pass is told to who waits for changes."""
+        handle, opening = await self.opened(session)
+        session.wire.answer(None, [], {"r": []})
+        mirror = await opening
+        session.received("resync", ("c:",))
+        session.clock.turn()
+        session.wire.answer(reply(9, recovered=False))
+        for pause in (1, 2):
+            await rounds()
+            session.wire.answer({"error": {"name": "Busy", "code": 429}})
+            await rounds()
+            before = session.clock.time()
+            session.clock.turn()
+            assert session.clock.time() == before + pause
+            await rounds()
+        changed = await asking(session, mirror.changed())
+        session.wire.answer({"error": {"name": "Forbidden", "code": 403}})
+        with pytest.raises(Forbidden):
+            await changed
+        await rounds()
+        assert handle.settled
+
+    async def test_revisions_may_begin_anew(self, session):
+        """In another epoch, those of the one before say nothing."""
+        _, opening = await self.opened(session)
+        session.wire.answer(None, [{"id": 1, "n": "old"}], {"r": [9]})
+        mirror = await opening
+        session.disconnected()
+        session.connected(wire := Wire())
+        wire.answer(reply(0, "f", recovered=False))
+        await rounds()
+        wire.answer(None, [{"id": 1, "n": "new"}], {"r": [1]})
+        await rounds()
+        assert (mirror, mirror.rev(1)) == ({1: {"id": 1, "n": "new"}}, 1)
+
+    async def test_too_much_during_a_read(self, session, monkeypatch):
+        """Is as if the read had failed: it is made again."""
+        monkeypatch.setattr(collection_module, "NOTED", 1)
+        _, opening = await self.opened(session)
+        for offset in (1, 2):
+            session.received("synced", ("create", {"id": offset}, told(offset, r=offset)))
+        session.wire.answer(None, [], {"r": []})
+        with pytest.raises(Unavailable, match="than can wait"):
+            await opening
+
+    async def test_what_is_no_list(self, session):
+        """A backend may answer a read with anything; there is nothing to mirror then."""
+        _, opening = await self.opened(session)
+        session.wire.answer(None, {"total": 3}, {"r": None})
+        assert isinstance(await opening, Collection)
+        assert await opening == {}
+
+
+class Failing:
+    """A mirror with a mistake in it."""
+
+    def apply(self, method, model, meta):
+        raise ZeroDivisionError(method)
+
+    async def reread(self, renewed):
+        raise ZeroDivisionError(renewed)
+
+    def failed(self, error):
+        raise ZeroDivisionError(type(error))
+
+
+class TestPromises:
+    async def test_a_mirror_that_fails_costs_nobody_else_an_event(self, session):
+        """It is told to the event loop's handler, and the place moves on."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        failing = Failing()
+        handle.mirrors[id(failing)] = failing
+        events = handle.events()
+        failures = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        session.received("synced", ("create", {"id": 1}, told(1)))
+        session.received("synced", ("update", {"id": 1}, told(2)))
+        assert [(await anext(events)).method for _ in range(2)] == ["create", "update"]
+        assert handle.tracker.since == {"c:": ["e", 2]}
+        assert [type(failure) for failure in failures] == [ZeroDivisionError] * 2
+
+    async def test_a_mirror_that_fails_costs_nobody_else_a_reading_or_its_end(self, session):
+        """What it raises when everything is read anew, or can no more be followed, is told to the loop's handler."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        failing = Failing()
+        handle.mirrors[id(failing)] = failing
+        opening = await asking(session, handle.collection().open())
+        session.wire.answer(None, [], {"r": []})
+        mirror = await opening
+        failures = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+        session.received("resync", ("c:",))
+        session.clock.turn()
+        session.wire.answer(reply(9, recovered=False))
+        await rounds()
+        session.wire.answer(None, [{"id": 1}], {"r": [1]})
+        await rounds()
+        assert (mirror, handle.tracker.since) == ({1: {"id": 1}}, {"c:": ["e", 9]})
+        session.refused({"data": {"name": "Forbidden", "code": 403}})
+        with pytest.raises(Forbidden):
+            await mirror.until(lambda _: False)
+        assert [failure.args for failure in failures] == [(True,), (Forbidden,)]
+
+    async def test_a_link_that_does_not_answer_is_probed_and_dropped(self, session):
+        """Once; one that lives stays."""
+        handle = session.handle(None, "id")
+        session.probe()
+        session.connected(session.wire)
+        session.probe()
+        session.wire.answer(reply(0))
+        write = await asking(session, handle.create({}))
+        session.clock.turn()
+        session.probe()
+        sync, probe, repeated = session.wire.sent
+        assert (sync[0], probe[:2], repeated[0]) == ("sync", ("unlisten", ([],)), "sync")
+        probe[2](None)
+        probe[2](None)
+        assert not session.wire.dropped
+        while not session.wire.dropped:
+            session.clock.turn()
+        assert session.clock.time() == 2 * PATIENCE + PROBE
+        write.cancel()
+
+    async def test_a_link_is_given_up_later_while_a_long_list_may_be_on_its_way(self, session):
+        """Another backend's, too, whose answer is before that of the probe; with time left to ask for it again."""
+        lists = Session("lists", lambda _: None, session.clock, session.settings, beside=session._beside)
+        session._beside["lists"] = lists
+        handles = []
+        for each in (session, lists):
+            handles.append(each.handle(None, "id"))
+            each.connected(session.wire)
+            session.wire.answer(reply(0))
+        work = await asking(session, handles[0].create({}), handles[1].read())
+        while not session.wire.dropped:
+            session.clock.turn()
+        assert session.clock.time() == session.settings.deadline - AGAIN
+        for each in work:
+            each.cancel()
+        lists.close()
+
+    async def test_a_listen_that_is_not_answered_probes_the_link(self, session):
+        """And is sent once more: either the server answers it, or the link is dropped."""
+        session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        session.received("resync", ("c:",))
+        for _ in range(3):
+            session.clock.turn()
+        assert [event for event, *_ in session.wire.sent] == ["listen", "unlisten", "listen"]
+        assert session.wire.dropped
+        assert session.clock.time() == 0.5 + PATIENCE + PROBE
+
+    async def test_what_was_sent_is_of_unknown_outcome_when_the_connection_is_closed(self, session):
+        """Also when the link had been lost meanwhile; what was never sent, and a read, may be asked for again."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        sent, read = await asking(session, handle.create({}), handle.read())
+        session.disconnected()
+        unsent = await asking(session, handle.create({}))
+        session.close()
+        outcomes = await asyncio.gather(sent, read, unsent, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [UnknownOutcome, Unavailable, Unavailable]
+
+    async def test_what_one_reader_does_to_a_model_shows_to_no_other(self, session):
+        """Each has a copy of its own."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        first, second = handle.events(), handle.events()
+        session.received("synced", ("create", {"id": 1, "tags": ["a"]}, told(1)))
+        (await anext(first)).model["tags"].clear()
+        assert (await anext(second)).model == {"id": 1, "tags": ["a"]}
+
+    async def test_a_channel_is_left_when_nothing_is_under_way_in_it(self, session):
+        """And an answer to a listen of before says nothing any more."""
+        handle = session.handle("x", "id")
+        session.connected(session.wire)
+        (_, _, listened) = session.wire.sent.pop()
+        mirror = Collection(handle, None)
+        handle.mirrors[id(mirror)] = mirror
+        handle.tracker.refused()
+        write = await asking(session, handle.create({}))
+        mirror.close()
+        assert handle.joined
+        session.wire.answer(None, {"id": 1})
+        assert await write == {"id": 1}
+        assert not handle.joined
+        (left,) = session.wire.sent
+        assert left[:2] == ("unlisten", (["x"],))
+        left[2](None)
+        listened(reply(5, stream="c:x"))
+        assert not handle.tracker.ready
+        session.received("synced", ("create", {"id": 2}, told(9)))
+        session.disconnected()
+        session.leave(handle)
+        session.connected(again := Wire())
+        assert again.sent == []
+        assert session.handle("x", "id") is handle
+        assert again.sent[0][0] == "listen"
+        mirror.close()
+
+    async def test_a_listen_that_waits_for_its_turn_is_not_sent_for_a_channel_that_was_left(self, session):
+        """Nor is one that was not answered repeated."""
+        handle = session.handle("x", "id")
+        session.connected(session.wire)
+        session.wire.answer({"v": 1, "streams": {}})
+        session.run(handle, [Listen({}, again=True)])
+        session.leave(handle)
+        session.wire.sent.clear()
+        while session.clock.next is not None:
+            session.clock.turn()
+        assert session.wire.sent == []
+        session.disconnected()
+        session.leave(handle)
+        session.handle("x", "id")
+        session.leave(handle)
