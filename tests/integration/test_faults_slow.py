@@ -18,10 +18,11 @@ async def test_a_listener_that_never_reads_costs_little_and_is_dropped(spawn):
         alice = await target.join()
         mallory = await target.join(receive_buffer=4096)
         mallory.wire.pause()
-        emitting = asyncio.create_task(target.emit(1000, 10_000))
-        for n in range(1000):
-            assert (await alice.synced())[1]["id"] == n
-        await emitting
+        for _ in range(10):  # no more at once than waits for a client that a busy machine keeps from reading
+            emitting = asyncio.create_task(target.emit(100, 10_000))
+            for n in range(100):
+                assert (await alice.synced())[1]["id"] == n
+            await emitting
         assert target.grown() <= 8 * MIB
         await target.server.said(f"ending {mallory.wire.sid}: slow consumer", 1)
         assert (await target.look())["sessions"] == target.held["sessions"] + 1
