@@ -323,16 +323,7 @@ class Connection:
         session = self._sessions.get(name)
         if session is None:
             loop = asyncio.get_running_loop()
-            session = Session(
-                name,
-                self._join,
-                loop,
-                self._settings,
-                self._client,
-                user=self._user,
-                keep=self._keeps,
-                beside=self._sessions,
-            )
+            session = Session(name, self._join, loop, self._settings, self._client, user=self._user, keep=self._keeps)
         return session.handle(channel or None, id_attribute)
 
     def connect(

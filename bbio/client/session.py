@@ -28,8 +28,6 @@ PATIENCE = 8.0
 LOSS = 2.0
 # Seconds in which a link shows that it lives.
 PROBE = 4.0
-# Seconds that a read has left when its link is given up, to be asked again.
-AGAIN = 6.0
 # Bytes around a request in its packet, without the backend's name.
 ENVELOPE = 32
 # Seconds in which what a reply told of should have arrived.
@@ -111,7 +109,6 @@ class Session:
         chance: a random number from 0 to 1.
         user: who makes the requests, as far as the application has said so.
         keep: whether writes that wait to be sent when another user connects wait for their own.
-        beside: the sessions of the same connection, by name.
     """
 
     def __init__(
@@ -124,11 +121,9 @@ class Session:
         chance: Callable[[], float] = random.random,
         user: str = "",
         keep: bool = False,
-        beside: Mapping[str, Session] | None = None,
     ) -> None:
         self.name = name
         self.clock = clock
-        self._beside = {name: self} if beside is None else beside
         self.settings = settings
         self.chance = chance
         self.outbox = Outbox(client or secrets.token_hex(12))
@@ -402,17 +397,8 @@ class Session:
                 message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
                 self._settle(entry, TooLarge(message, size=size, limit=limit))
 
-    @property
-    def reading(self) -> float:
-        """Seconds that the reads which were sent over this link still have, at most; 0 without one."""
-        return max((entry.left for entry in self.outbox.entries if entry.waiting and not entry.writes), default=0.0)
-
     def probe(self) -> None:
-        """Find out whether the server is there; if it does not show, the connection is opened again.
-
-        On a slow link it cannot show while a long list is on its way, which would be cut off again and again: so a read
-        has most of its time.
-        """
+        """Find out whether the server is there; if it does not show, the connection is opened again."""
         link = self.link
         if link is None or self._probe is not None or not any(h.tracker.positioned for h in self.handles.values()):
             return
@@ -422,8 +408,7 @@ class Session:
                 probe.cancel()
                 self._probe = None
 
-        reading = max(session.reading for session in self._beside.values())
-        probe = self._probe = self._later(max(PROBE, reading - AGAIN), self._dead, link)
+        probe = self._probe = self._later(PROBE, self._dead, link)
         link.emit("unlisten", ([],), alive)
 
     def _dead(self, link: Link) -> None:

@@ -190,32 +190,6 @@ test(`collections equal the store after any of ${SCHEDULES} schedules`, { timeou
   }
 });
 
-test('a link that shows no life is given up, later while a long list may be on its way', async () => {
-  mock.timers.enable({ apis: ['setTimeout'] });
-  try {
-    for (const [reads, seconds] of [[false, 12], [true, 24]]) {
-      const world = new World(seeded(1));
-      Object.assign(world, { late: 0, lossy: false, busy: 0, silent: false, random: () => 0.5 });
-      const one = page(world, ['x']);
-      const [things, others] = ['things', 'others'].map((name) => one.connection.backend(name, { channel: 'x' }));
-      await heal(world, [one]);
-      const { length } = world.links;
-      for (const link of world.links) link.die();
-      things.sync('update', { id: 'last', by: 'ann' }).catch(() => {});
-      if (reads) others.sync('read').catch(() => {});
-      for (let n = 0; n < seconds; n += 1) {
-        assert.equal(world.links.length, length, `given up after ${n} of ${seconds} s`);
-        mock.timers.tick(1000);
-      }
-      assert.ok(world.links.length > length, `not given up after ${seconds} s`);
-      await heal(world, [one]);
-      one.connection.close();
-    }
-  } finally {
-    mock.timers.reset();
-  }
-});
-
 test('a collection of 20,000 models is fetched and read anew, page by page, while others write', async () => {
   mock.timers.enable({ apis: ['setTimeout'] });
   try {

@@ -87,11 +87,6 @@ export class Connection {
     return this;
   }
 
-  /** Milliseconds that the reads which were sent over this connection still have, at most; 0 without one. */
-  get reading() {
-    return Math.max(0, ...[...this.#sessions.values()].map(({ reading }) => reading));
-  }
-
   /** The connection is dead, or was away: open it again, and go on. */
   reopen() {
     if (this.#manager) this.#begin(true);

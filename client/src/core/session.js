@@ -9,9 +9,6 @@ const PATIENCE = 8000;
 /** How many milliseconds a link may take to show that it lives. */
 const PROBE = 4000;
 
-/** How many milliseconds a read has left when its link is given up, to be asked again. */
-const AGAIN = 6000;
-
 /** How many milliseconds a connection that another takes the place of has for its answers. */
 const GRACE = 5000;
 
@@ -461,20 +458,11 @@ export class Session {
     return new SyncError({ name: 'BadRequest', message, code: 413, size: bytes, limit });
   }
 
-  /** Milliseconds that the reads which were sent over this link still have, at most; 0 without one. */
-  get reading() {
-    const reads = this.outbox.entries.filter(({ waiting, draining, request }) => waiting && !draining && request.method === 'read');
-    return Math.max(0, ...reads.map((entry) => /** @type {Timed} */ (entry).left));
-  }
-
-  /**
-   * Find out whether the server is there; if it does not show, the connection is opened again. On a slow link it cannot
-   * show while a long list is on its way, which would be cut off again and again: so a read has most of its time.
-   */
+  /** Find out whether the server is there; if it does not show, the connection is opened again. */
   probe() {
     if (!this.#online || this.#probing || ![...this.#handles.values()].some(({ follower }) => follower.positioned)) return;
     this.#probing = true;
-    const dead = this.#later(Math.max(PROBE, this.connection.reading - AGAIN), () => {
+    const dead = this.#later(PROBE, () => {
       this.#probing = false;
       this.connection.reopen();
     });

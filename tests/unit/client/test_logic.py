@@ -15,7 +15,7 @@ from bbio.client.errors import error_of, passing
 from bbio.client.events import RESET, Events
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
-from bbio.client.session import AGAIN, PATIENCE, PROBE, Session, Settings
+from bbio.client.session import PATIENCE, PROBE, Session, Settings
 from bbio.client.tracker import Apply, Listen, Meta, Read, Ready, Tracker, Watch
 from bbio.protocol import decode, encode
 from bbio.testing import Clock
@@ -865,35 +865,18 @@ class TestPromises:
         session.connected(session.wire)
         session.probe()
         session.wire.answer(reply(0))
-        write = await asking(session, handle.create({}))
+        read = await asking(session, handle.read())
         session.clock.turn()
         session.probe()
-        sync, probe, repeated = session.wire.sent
-        assert (sync[0], probe[:2], repeated[0]) == ("sync", ("unlisten", ([],)), "sync")
+        sync, probe = session.wire.sent
+        assert (sync[0], probe[:2]) == ("sync", ("unlisten", ([],)))
         probe[2](None)
         probe[2](None)
         assert not session.wire.dropped
         while not session.wire.dropped:
             session.clock.turn()
         assert session.clock.time() == 2 * PATIENCE + PROBE
-        write.cancel()
-
-    async def test_a_link_is_given_up_later_while_a_long_list_may_be_on_its_way(self, session):
-        """Another backend's, too, whose answer is before that of the probe; with time left to ask for it again."""
-        lists = Session("lists", lambda _: None, session.clock, session.settings, beside=session._beside)
-        session._beside["lists"] = lists
-        handles = []
-        for each in (session, lists):
-            handles.append(each.handle(None, "id"))
-            each.connected(session.wire)
-            session.wire.answer(reply(0))
-        work = await asking(session, handles[0].create({}), handles[1].read())
-        while not session.wire.dropped:
-            session.clock.turn()
-        assert session.clock.time() == session.settings.deadline - AGAIN
-        for each in work:
-            each.cancel()
-        lists.close()
+        read.cancel()
 
     async def test_a_listen_that_is_not_answered_probes_the_link(self, session):
         """And is sent once more: either the server answers it, or the link is dropped."""
