@@ -35,11 +35,11 @@ from bbio.errors import (
 )
 from bbio.log import Log, MemoryLog
 from bbio.model.schema import Schema, field
-from bbio.query.query import QueryLimits
+from bbio.query import QueryLimits
 from bbio.requests import Found, Next, Request, Response
 from bbio.runtime import Runtime
 from bbio.server.limits import Limits
-from bbio.stack.stack import Middleware
+from bbio.stack import Middleware
 from bbio.store import Store
 from bbio.streams import HistoryLimits
 

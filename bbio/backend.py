@@ -18,7 +18,7 @@ from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.generic import M
 from bbio.model.schema import Schema
 from bbio.protocol import MAX_NAME
-from bbio.query.query import QueryLimits
+from bbio.query import QueryLimits
 from bbio.stack.stack import Middleware, middleware_layers
 from bbio.store import Store
 from bbio.streams import HistoryLimits

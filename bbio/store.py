@@ -22,7 +22,7 @@ from bbio.log import Log, MemoryLog
 from bbio.model.counts import COUNTS, counted
 from bbio.model.scalars import is_same
 from bbio.protocol import decode
-from bbio.query.query import Query, QueryLimits
+from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import merged

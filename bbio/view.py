@@ -18,7 +18,7 @@ import msgspec
 from bbio.errors import Invalid, SyncError
 from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
-from bbio.query.query import Query
+from bbio.query import Query
 from bbio.streams import Event, Position
 
 # Between an epoch and the digest of the view that it is told under.

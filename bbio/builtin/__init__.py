@@ -4,8 +4,8 @@ from bbio.builtin.cookies import CookieParser
 from bbio.builtin.from_env import store_from_env
 from bbio.builtin.logger import Logger
 from bbio.builtin.memory import MemoryStore
-from bbio.builtin.postgres.store import PostgresStore
+from bbio.builtin.postgres import PostgresStore
 from bbio.builtin.session import Session
-from bbio.builtin.sqlite.store import SQLiteStore
+from bbio.builtin.sqlite import SQLiteStore
 
 __all__ = ["CookieParser", "Logger", "MemoryStore", "PostgresStore", "SQLiteStore", "Session", "store_from_env"]

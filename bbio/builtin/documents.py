@@ -27,7 +27,7 @@ from bbio.errors import ConfigurationError
 from bbio.log import Log
 from bbio.model.counts import refuse_counts
 from bbio.protocol import decode, encode
-from bbio.query.query import Query, QueryLimits
+from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST, Found, ListSize
 from bbio.store import is_overtaken

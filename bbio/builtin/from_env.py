@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bbio import Store
-from bbio.builtin.postgres.store import PostgresStore
-from bbio.builtin.sqlite.store import SQLiteStore
+from bbio.builtin.postgres import PostgresStore
+from bbio.builtin.sqlite import SQLiteStore
 from bbio.errors import ConfigurationError
 from bbio.settings import Settings
 

@@ -12,7 +12,7 @@ from bbio.client.replica import Key, Replica
 from bbio.client.tracker import Meta
 from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
 from bbio.generic import M
-from bbio.query.query import Query, QueryLimits
+from bbio.query import Query, QueryLimits
 
 if TYPE_CHECKING:
     from bbio.client.handle import Handle

@@ -17,7 +17,7 @@ from bbio.client.tracker import Meta, Tracker
 from bbio.errors import BadRequest, SyncError, Timeout
 from bbio.generic import M
 from bbio.model.counts import uncounted
-from bbio.query.query import Page
+from bbio.query import Page
 from bbio.requests import METHODS, NOTIFIED_AS, Method
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from bbio.conformance.cases import Cases, Opened, case, refused
-from bbio.query.query import QueryLimits
+from bbio.query import QueryLimits
 
 # From the lowest to the highest, as they are sorted; those in one line are alike.
 SORTED: list[list[dict[str, Any]]] = [

@@ -11,7 +11,7 @@ import asyncpg
 from hypothesis import strategies as st
 
 from bbio.builtin.sql import PostgreSQL, SQLite, Table, read_indexes
-from bbio.query.query import Page, Query
+from bbio.query import Page, Query
 
 FIELDS = ("a", "b", "a", "b", "n.x", "n.y z", "n", "a.a", "none", "a'b; --", "é", "0", "n.0", "_id")
 INDEXED = (["a", ("b", "a"), ("n.x", "n.y z")], [])

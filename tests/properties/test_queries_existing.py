@@ -20,8 +20,8 @@ from bbio.builtin.postgres.queries import queries_of
 from bbio.builtin.postgres.tables import MIGRATIONS, Table
 from bbio.model.schema import Schema
 from bbio.protocol import decode
+from bbio.query import Page, Query
 from bbio.query.ordering import MAX_TEXT
-from bbio.query.query import Page, Query
 from tests.properties.queries import Loop, texts
 from tests.support.examples import examples
 

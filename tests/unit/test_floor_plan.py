@@ -1,11 +1,15 @@
 """The floor plan: which module may import which."""
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import bbio
+import bbio.builtin
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,3 +28,18 @@ def test_who_sees_what_is_decided_in_one_place():
     asks = re.compile(r"\bschema\.(public|visible|shown|roles)\b|\broles_of\(")
     modules = [path for path in (ROOT / "bbio").rglob("*.py") if asks.search(path.read_text())]
     assert [path.relative_to(ROOT).as_posix() for path in modules] == ["bbio/view.py"]
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("bbio.query", "QueryLimits"),
+        ("bbio.stack", "Middleware"),
+        ("bbio.builtin.postgres", "PostgresStore"),
+        ("bbio.builtin.sqlite", "SQLiteStore"),
+    ],
+)
+def test_public_names_are_found_where_modules_became_packages(package, name):
+    """As they were before."""
+    public = bbio.builtin if package.startswith("bbio.builtin") else bbio
+    assert getattr(importlib.import_module(package), name) is getattr(public, name)

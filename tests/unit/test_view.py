@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict as attributes
 
 from bbio import BadRequest, Conflict, Invalid, Schema, SyncError, field
-from bbio.query.query import QueryLimits
+from bbio.query import QueryLimits
 from bbio.server.connection import ClientSocket
 from bbio.streams import BACKEND_WIDE, Event, Position
 from bbio.view import View, public_body, public_event, roles_of

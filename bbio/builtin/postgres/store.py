@@ -110,7 +110,7 @@ from bbio.declared import Publisher
 from bbio.errors import ConfigurationError
 from bbio.model.scalars import is_same
 from bbio.protocol import decode, encode
-from bbio.query.query import Query
+from bbio.query import Query
 from bbio.query.steps import call_each, run_in_turns
 from bbio.requests import ENDLESS, SHORT_LIST, ListSize
 from bbio.settings import Settings

@@ -1,1 +1,5 @@
 """SQLiteStore: models, events and operations in a file."""
+
+from bbio.builtin.sqlite.store import SQLiteStore
+
+__all__ = ["SQLiteStore"]

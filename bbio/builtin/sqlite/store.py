@@ -41,7 +41,7 @@ from bbio.builtin.sqlite.file import Database, explain, stand_in
 from bbio.declared import Publisher
 from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
-from bbio.query.query import Query
+from bbio.query import Query
 from bbio.requests import ENDLESS, SHORT_LIST, ListSize, Request
 from bbio.store import Promises, Scratch
 from bbio.streams import Commit, Event, Position

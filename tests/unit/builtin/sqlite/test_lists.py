@@ -18,7 +18,7 @@ from bbio.builtin.sqlite import threads as sqlite_threads
 from bbio.builtin.sqlite.threads import Lister, Listing, Reader, Worker
 from bbio.conformance import opened
 from bbio.protocol import encode
-from bbio.query.query import Query
+from bbio.query import Query
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 ATTACKER = ("todos", "a", 1)
