@@ -13,6 +13,7 @@ import pytest
 
 from bbio import Backend, field
 from bbio.conformance.cases import Cases, Opened, Published, case, refused
+from bbio.conformance.operations import Known
 from bbio.conformance.stamps import Stamps
 from bbio.conformance.streams import Streams
 from bbio.errors import EncodingError
@@ -129,20 +130,6 @@ class Appends(Cases):
             assert [event.offset for event, _ in models.published] == [1, 2]
 
     @case()
-    async def test_find_tells_what_an_operation_came_to(self) -> None:
-        """None when it is new or there is none; a conflict when it was another request, which is not appended."""
-        async with self.opened() as models:
-            assert await models.log.find(models.request("create", {"n": 1}, op="c:1")) is None
-            first = await models.write("create", {"n": 1}, op="c:1")
-            found = await models.log.find(models.request("create", {"n": 1}, op="c:1"))
-            assert found is not None
-            assert (found.record, found.event.offset, found.duplicate) == (first.record, 1, True)
-            await refused(models.log.find(models.request("create", {"n": 2}, op="c:1")), "Conflict")
-            await refused(models.write("create", {"n": 2}, op="c:1"), "Conflict")
-            assert await models.log.find(models.request("create", {"n": 1})) is None
-            assert len(models.published) == 1
-
-    @case()
     async def test_operations_belong_to_who_asked(self) -> None:
         """Another user's operation of the same id is another operation; so is that of another number."""
         async with self.opened() as models:
@@ -253,7 +240,7 @@ class Appends(Cases):
             assert [decode(event.body)["n"] for event in events or ()] == [1, 3]
 
 
-class LogConformance(Appends, Streams, Stamps):
+class LogConformance(Appends, Known, Streams, Stamps):
     """Subclass it in a test module, with one method that makes a log; pytest does the rest.
 
     Class attributes:

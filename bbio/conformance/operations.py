@@ -9,7 +9,25 @@ from bbio.protocol import decode
 from bbio.streams import Op
 
 
-class Operations(Cases):
+class Known(Cases):
+    """Operations that a log has applied; asked of logs alone too."""
+
+    @case()
+    async def test_find_tells_what_an_operation_came_to(self) -> None:
+        """None when it is new or there is none; a conflict when it was another request, which is not appended."""
+        async with self.opened() as models:
+            assert await models.log.find(models.request("create", {"n": 1}, op="c:1")) is None
+            first = await models.write("create", {"n": 1}, op="c:1")
+            found = await models.log.find(models.request("create", {"n": 1}, op="c:1"))
+            assert found is not None
+            assert (found.record, found.event.offset, found.duplicate) == (first.record, 1, True)
+            await refused(models.log.find(models.request("create", {"n": 2}, op="c:1")), "Conflict")
+            await refused(models.write("create", {"n": 2}, op="c:1"), "Conflict")
+            assert await models.log.find(models.request("create", {"n": 1})) is None
+            assert len(models.published) == 1
+
+
+class Operations(Known):
     """Writes once."""
 
     @case()
@@ -63,18 +81,6 @@ class Operations(Cases):
                 assert not (await models.write("create", {"n": 1}, op="c:1", user=user)).duplicate
                 assert (await models.write("create", {"n": 1}, op="c:1", user=user)).duplicate
             assert len(await models.all()) == 4
-
-    @case()
-    async def test_find_tells_what_an_operation_came_to(self) -> None:
-        """None when it is new or there is none, its commit when it was applied, a conflict when it was another."""
-        async with self.opened() as models:
-            assert await models.log.find(models.request("create", {"n": 1}, op="c:1")) is None
-            first = await models.write("create", {"n": 1}, op="c:1")
-            found = await models.log.find(models.request("create", {"n": 1}, op="c:1"))
-            assert found is not None
-            assert (found.record, found.duplicate) == (first.record, True)
-            await refused(models.log.find(models.request("create", {"n": 2}, op="c:1")), "Conflict")
-            assert await models.log.find(models.request("create", {"n": 1})) is None
 
     @case()
     async def test_append_for_a_request_happens_once(self) -> None:
