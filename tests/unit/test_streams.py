@@ -18,16 +18,7 @@ from bbio.streams import (
     Streams,
     channel_stream,
 )
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+from tests.support.clock import Clock
 
 
 def filled(count, **limits):
@@ -100,7 +91,7 @@ def test_an_event_larger_than_the_history_is_not_kept():
 
 def test_history_is_bounded_by_age():
     """What is older than the limit goes when the next event comes; what is exactly as old stays."""
-    clock = Clock()
+    clock = Clock(0.0)
     log = Streams(HistoryLimits(age=10.0), clock)
     for clock.now in (0.0, 5.0, 10.0):
         log.append("c:", "create", b"{}")
@@ -272,7 +263,7 @@ def test_asking_for_a_position_makes_no_stream():
 
 def test_what_is_too_old_is_dropped_without_another_write():
     """Events and the replies of operations, and what they took is free again."""
-    clock = Clock()
+    clock = Clock(0.0)
     log = Streams(HistoryLimits(age=10.0), clock)
     for clock.now in (0.0, 5.0):
         log.keep(("c", int(clock.now)), ASKED, log.append("c:", "create", b"{}"))

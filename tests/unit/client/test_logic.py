@@ -10,7 +10,7 @@ from bbio import Busy, Conflict, Forbidden, NotFound, SyncError, Timeout, Unavai
 from bbio.client import Changes, Collection, Event
 from bbio.client import collection as collection_module
 from bbio.client import replica as replica_module
-from bbio.client import tracker as follower_module
+from bbio.client import tracker as tracker_module
 from bbio.client.errors import error_of, passing
 from bbio.client.events import RESET, Events
 from bbio.client.outbox import WINDOW, Outbox
@@ -161,7 +161,7 @@ class TestFollower:
 
     def test_waiting_events_are_bounded(self, monkeypatch):
         """More than can wait, and everything is read."""
-        monkeypatch.setattr(follower_module, "WAITING", 2)
+        monkeypatch.setattr(tracker_module, "WAITING", 2)
         tracker = live(0)
         tracker.gap()
         for offset in (1, 2, 3):

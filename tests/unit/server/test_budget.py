@@ -20,17 +20,8 @@ from bbio.server.budget import (
     Rate,
     Resting,
 )
+from tests.support.clock import Clock
 from tests.support.servers import eventually
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 class Transport:

@@ -9,17 +9,8 @@ from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
 from bbio.server.memory import ByteBudget
 from bbio.weight import weigh
+from tests.support.clock import Clock
 from tests.support.stacks import Served
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 def connect(clock=None, headers=None, **limits):

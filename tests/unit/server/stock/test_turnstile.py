@@ -16,16 +16,7 @@ from bbio.server.budget import (
     Resting,
 )
 from bbio.server.stock.turnstile import put_before
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.support.clock import Clock
 
 
 class Loop:
