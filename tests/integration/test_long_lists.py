@@ -20,7 +20,7 @@ STORES = {
 # 48 MB that are never given out whole, and lists that a layer works on for a while, of which each holds 50 MB.
 SOURCE = """
 import asyncio, os
-from bbio import App, Backend, after
+from bbio import App, Backend, Limits, after
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 
 class Large(Backend):
@@ -33,7 +33,8 @@ class Dense(Backend):
     async def work(self, req, res):
         await asyncio.sleep(0.1)
 
-app = App(engine=os.environ["ENGINE"]).serve(Large, Dense)
+# The clients share a process that decodes millions of values, and reads nothing meanwhile.
+app = App(engine=os.environ["ENGINE"], limits=Limits(stall_time=60)).serve(Large, Dense)
 """
 
 
@@ -78,7 +79,6 @@ async def test_long_lists_are_made_one_after_another(server, join):
     clients = [await join(server.url, "dense") for _ in range(10)]
     before = peak(server)
     asked = [(client, await client.start("read")) for client in clients]
-    # At once, as the server drops a client that reads nothing for a while.
     found = await asyncio.gather(*(client.finish(id, 60) for client, id in asked))
     assert [len(models) for models in found] == [10] * 10
     assert peak(server) - before < 250
@@ -87,7 +87,7 @@ async def test_long_lists_are_made_one_after_another(server, join):
 # 5 MB of which Python would hold 160 MB.
 PACKED = """
 import os
-from bbio import App, Backend, QueryLimits, after
+from bbio import App, Backend, Limits, QueryLimits, after
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 
 class Packed(Backend):
@@ -98,7 +98,7 @@ class Seen(Packed):
     def see(self, req, res):
         pass
 
-app = App(engine=os.environ["ENGINE"]).serve(Packed, Seen)
+app = App(engine=os.environ["ENGINE"], limits=Limits(stall_time=60)).serve(Packed, Seen)
 """
 
 
