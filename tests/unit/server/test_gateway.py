@@ -1,6 +1,7 @@
 """The gateway: the order of replies and events, and what comes and goes."""
 
 import asyncio
+import contextlib
 import gc
 
 import pytest
@@ -144,15 +145,28 @@ async def test_draining_gives_up_in_the_end(server):
 
 async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     """It is answered `Timeout`, and its turn is passed over."""
-    server = Server(Todos, Limits(deadline=0.05, running=1))
+
+    class Stubborn(Todos):
+        """Its creates hold their turn until the gate opens, whatever is cancelled."""
+
+        @create
+        async def make(self, req, next):
+            run.append(req.model)
+            while not self.gate.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.gate.wait()
+            raise Forbidden()
+
+    run = []
+    server = Server(Stubborn, Limits(deadline=0.05, running=1))
     ann = server.client()
-    ann.sync("create", {"wait": True})
+    ann.sync("create", {"title": "bread"})
     ann.sync("create", {"title": "milk"})
     await until(lambda: len(ann.acks) == 2)
     server.backend.gate.set()
     await until(lambda: not server.gateway.exchanges)
     assert [ack[0]["error"]["name"] for ack in ann.acks] == ["Timeout", "Timeout"]
-    assert server.store.streams.stream("c:").top == 0
+    assert run == [{"title": "bread"}]
     await server.close()
 
 
