@@ -43,6 +43,10 @@ MIN_DOUBLE = "2.5e-324"
 # A double as a number of any length.
 DOUBLE = "float8::text::numeric"
 
+# What SQLite calls the types of JSON.
+_JSON_TYPES = {NULL: "'null'", FALSE: "'false'", TRUE: "'true'", NUMBER: "'integer', 'real'", TEXT: "'text'"}
+_JSON_CONSTANTS = {NULL: "null", FALSE: "false", TRUE: "true"}
+
 _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
@@ -105,6 +109,10 @@ class Dialect:
         """Whether a field, known to be a text, is like a pattern."""
         raise NotImplementedError
 
+    def contains(self, path: Path, key: Key, bind: Bind) -> str:
+        """Whether a field is a list that has a value of this key in it."""
+        raise NotImplementedError
+
 
 class SQLite(Dialect):
     """Models as JSON text in the column `body`, ids of any type in the column `id`."""
@@ -152,6 +160,14 @@ class SQLite(Dialect):
         glob = "".join({"%": "*", "_": "?"}.get(part) or _globbed(part[1]) for part in pattern)
         return f"json_extract(body, {bind(self._at(path))}) GLOB {bind(glob)}"
 
+    def contains(self, path: Path, key: Key, bind: Bind) -> str:
+        at = bind(self._at(path))
+        rank, value = key
+        same = f"type IN ({_JSON_TYPES[rank]})"
+        if rank in (NUMBER, TEXT):
+            same += f" AND value = {bind(value)}"
+        return f"(json_type(body, {at}) = 'array' AND EXISTS (SELECT 1 FROM json_each(body, {at}) WHERE {same}))"
+
     def _at(self, path: Path) -> str:
         return "$" + "".join(f'."{name}"' for name in path)
 
@@ -184,6 +200,18 @@ class PostgreSQL(Dialect):
 
     def like(self, path: Path, pattern: list[str], bind: Bind) -> str:
         return f"""({self._at(path, bind)} #>> '{{}}') COLLATE "C" LIKE {bind("".join(pattern))}"""
+
+    def contains(self, path: Path, key: Key, bind: Bind) -> str:
+        field = self._at(path, bind)
+        rank, value = key
+        if rank != NUMBER:
+            wanted = f"jsonb_build_array({bind(value)})" if rank == TEXT else f"'[{_JSON_CONSTANTS[rank]}]'::jsonb"
+            return f"({field} @> {wanted})"
+        same = map("{} = {}".format, self._key("one", "{}"), self.operands(key, bind))
+        return (
+            f"(jsonb_typeof({field}) = 'array' AND EXISTS (SELECT 1 FROM jsonb_array_elements("
+            f"CASE jsonb_typeof({field}) WHEN 'array' THEN {field} END) AS one WHERE {' AND '.join(same)}))"
+        )
 
     def _at(self, path: Path, bind: Bind) -> str:
         # Not #>, which takes a number in a path for a place in an array.
@@ -407,6 +435,8 @@ class Statement:
             return self._among(condition)
         if operator == "$like":
             return self._like(condition)
+        if operator == "$contains":
+            return self._dialect.contains(condition.path, key_of(value), self.bind)
         key = self.key(condition.path)
         rank, _ = wanted = key_of(value)
         operands = self._dialect.operands(wanted, self.bind)

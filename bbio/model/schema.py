@@ -239,6 +239,8 @@ class Schema:
     def stored(self, path: tuple[str, ...], value: Any) -> Any:
         """A value that a field is compared with, in the form that the field is stored in: a time in UTC, and the like.
 
+        A list is compared with by the values in it.
+
         What the field cannot have is left as it is, and equals nothing.
         """
         shapes: dict[str, Shape] | None = self.codec.shapes[self.cls]
@@ -246,6 +248,8 @@ class Schema:
         for name in path:
             shape = None if shapes is None else shapes.get(name)
             shapes = None if shape is None or shape.model is None else self.codec.shapes[shape.model]
+        if shape is not None and shape.kind == "array":
+            shape = shape.items
         if shape is None or not shape.format:
             return value
         try:

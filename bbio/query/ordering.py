@@ -26,12 +26,13 @@ MISSING, NULL, FALSE, TRUE, NUMBER, TEXT, OTHER = range(7)
 # Texts are compared with at most so many characters, and sorted by one more: that tells the longer ones apart.
 MAX_TEXT = 255
 
-# Characters of a text that are compared with a pattern in one step.
+# Characters of a text, and values of a list, that are compared in one step.
 STEP_CHARACTERS = 4_096
+STEP_VALUES = 4_096
 
 ABSENT = msgspec.UNSET
 COMPARED = {"$gt": operators.gt, "$gte": operators.ge, "$lt": operators.lt, "$lte": operators.le}
-OPERATORS = ("$eq", "$ne", *COMPARED, "$in", "$like")
+OPERATORS = ("$eq", "$ne", *COMPARED, "$in", "$contains", "$like")
 
 
 def lookup(model: Any, path: Path) -> Any:
@@ -140,9 +141,42 @@ def _has_in_order(text: str, texts: list[str]) -> bool:
     return True
 
 
+class Contains:
+    """Whether a value is a list that has a value in it.
+
+    Parameters:
+        wanted: the value: a string, a number, true, false or null.
+
+    Example:
+        >>> Contains("ann")(["bob", "ann"])
+        True
+    """
+
+    __slots__ = ("_key", "_types")
+
+    def __init__(self, wanted: Any) -> None:
+        self._key = key_of(wanted)
+        self._types = (int, float) if self._key[0] == NUMBER else (type(wanted),)
+
+    def __call__(self, value: Any) -> bool:
+        return type(value) is list and run(self.steps(value))
+
+    def steps(self, values: list[Any]) -> Steps[bool]:
+        """The same of a list, in steps."""
+        key, types = self._key, self._types
+        for begin in range(0, len(values), STEP_VALUES):
+            for value in values[begin : begin + STEP_VALUES]:
+                if type(value) in types and key_of(value) == key:
+                    return True
+            yield
+        return False
+
+
 def comparison(operator: str, value: Any) -> Callable[[Any], bool]:
     if operator == "$like":
         return Like(value)
+    if operator == "$contains":
+        return Contains(value)
     if operator == "$in":
         keys = frozenset(map(key_of, value))
         return lambda found: key_of(found) in keys

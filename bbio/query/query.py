@@ -27,6 +27,7 @@ from bbio.query.ordering import (
     OPERATORS,
     OTHER,
     TEXT,
+    Contains,
     Key,
     Like,
     Path,
@@ -94,7 +95,7 @@ class Comparison:
 
     Parameters:
         path: the field.
-        operator: `$eq`, `$ne`, `$gt`, `$gte`, `$lt`, `$lte`, `$in` or `$like`.
+        operator: `$eq`, `$ne`, `$gt`, `$gte`, `$lt`, `$lte`, `$in`, `$contains` or `$like`.
         value: what it is compared with; of `$in` a list.
         holds: the comparison itself, of the field's value or `ABSENT`.
     """
@@ -316,6 +317,8 @@ def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> Steps[b
             continue
         holds, value = condition.holds, lookup(model, condition.path)
         if type(value) is str and isinstance(holds, Like):
+            held = yield from holds.steps(value)
+        elif type(value) is list and isinstance(holds, Contains):
             held = yield from holds.steps(value)
         else:
             held = holds(value)

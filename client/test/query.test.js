@@ -161,7 +161,7 @@ test('data that a layer of the server makes a query of is not held against what 
 
 const VALUES = [
   ...[undefined, null, true, false, 0, -0, 1, 1.5, -3, 10, '', 'a', 'A', 'ab', 'b', '10', 'é', '\uffff', '😀', '%', '_', '\\', '.*'],
-  ...['x'.repeat(255), 'x'.repeat(256), [], ['a'], {}, { y: 1 }, { y: 'a' }, { y: { z: null } }],
+  ...['x'.repeat(255), 'x'.repeat(256), [], ['a'], [1, null], ['1', [1], { y: 1 }], ['x'.repeat(255), true, 1.5], ['x'.repeat(256), false], {}, { y: 1 }, { y: [1] }, { y: 'a' }, { y: { z: null } }],
 ];
 const OPERANDS = VALUES.filter((value) => value !== undefined && typeof value !== 'object' && `${value}`.length < 256);
 const COMPARED = OPERANDS.filter((value) => typeof value !== 'boolean');
@@ -171,6 +171,8 @@ const QUERIES = [
   ...COMPARED.flatMap((x) => ['$gt', '$gte', '$lt', '$lte'].map((operator) => ({ x: { [operator]: x } }))),
   ...PATTERNS.map(($like) => ({ x: { $like } })),
   ...[[], [1, 'a'], [null, true, 0, '']].map(($in) => ({ x: { $in } })),
+  ...OPERANDS.map(($contains) => ({ x: { $contains } })),
+  ...[{ $or: [{ 'x.y': { $contains: 1 } }, { x: { $contains: 'a' } }] }],
   ...[{}, { 'x.y.z': null }, { 'x.0': 'a' }, { $or: [{ x: 1 }, { $or: [{ x: 'a' }, { 'x.y': 'a' }] }] }, { x: { $gt: 0, $lt: 5 } }],
   ...[{ limit: { $eq: 7 } }, { sort: { $in: [7] } }, { $sort: 'x', x: 1 }, { sort: '-x', count: true, x: { $gte: 'a' } }],
 ];

@@ -340,6 +340,7 @@ class Thing:
     time: datetime.datetime | None = None
     token: uuid.UUID | None = None
     inner: dict[str, Any] | None = None
+    tags: list[Any] | None = None
 
 
 VALUES: dict[str, list[Any]] = {
@@ -352,8 +353,9 @@ VALUES: dict[str, list[Any]] = {
     "time": ["2026-01-31T09:30:00.000001Z", "2025-12-31T23:59:59.000000Z"],
     "token": ["0123abcd-0123-4567-89ab-0123456789ab", "ffffffff-0123-4567-89ab-0123456789ab"],
     "inner": [{}, {"x": 1}, {"x": None}, {"x": "a", "y": [1]}],
+    "tags": [[], ["a", 0.1], [3, True, None], ["1.50", 1e300, -1.5], [["a"]]],
 }
-PATHS = [*VALUES, "inner.x", "text.x", "id"]
+PATHS = [*VALUES, "inner.x", "inner.y", "text.x", "id"]
 OPERANDS = ["a", "ab", 0, 3, 0.1, -1.5, 1e300, True, False, None, "1.50", "2026-01-31", "x" * 255, VALUES["token"][0]]
 
 
@@ -387,6 +389,7 @@ async def test_queries_of_columns_find_what_the_same_query_finds_in_memory(datab
 
         operators = ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]
         conditions = [{path: {"$in": OPERANDS}} for path in PATHS]
+        conditions += [{path: {"$contains": value}} for path in PATHS for value in OPERANDS]
         conditions += [{path: {"$like": pattern}} for path in PATHS for pattern in ("a%", "%b\\%_", "%", "_", "2026%")]
         for path in PATHS:
             conditions += [

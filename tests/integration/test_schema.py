@@ -884,20 +884,22 @@ async def test_queries_name_what_the_client_sees_in_any_spelling(serve, join, tm
         at: datetime.datetime
         hash: str = field(private=True, default="h-secret")
         notes: str = field(roles=("support",), default="n")
+        seen: list[datetime.datetime] = attrs.field(factory=list)
 
     for store in (MemoryStore(), SQLiteStore(tmp_path / "entries.db")):
         app = await serve(type("Entries", (Backend,), {"model": Entry, "store": store, "middleware": [Cookies()]}))
         client, support = await join(app, "entries"), await join(app, "entries", **as_role("support"))
         one = await client.sync("create", {"at": "2026-01-31T09:30:00Z"})
-        two = await client.sync("create", {"at": "2026-01-31T09:30:00.500Z"})
+        two = await client.sync("create", {"at": "2026-01-31T09:30:00.500Z", "seen": ["2026-02-01T00:00:00Z"]})
         for data, found in (
             ({"at": "2026-01-31T10:30:00.000+01:00"}, [one]),
             ({"at": {"$in": ["2026-01-31T09:30Z", "2026-01-31T09:30:00.500Z"]}}, [one, two]),
             ({"at": {"$gt": "2026-01-31T09:30:00.000Z"}}, [two]),
+            ({"seen": {"$contains": "2026-02-01T01:00:00+01:00"}}, [two]),
         ):
             assert await client.sync("read", {}, {"data": data}) == found
         assert len(await support.sync("read", {}, {"data": {"notes": "n"}})) == 2
         for name in ("hash", "notes", "none"):
             for data in ({name: "h"}, {"sort": name}, {"$or": [{name: {"$like": "h%"}}]}):
-                with pytest.raises(SyncFailed, match=f"there is no field '{name}'; there are at, id"):
+                with pytest.raises(SyncFailed, match=f"there is no field '{name}'; there are at, id, seen"):
                     await client.sync("read", {}, {"data": data})

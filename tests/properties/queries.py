@@ -30,7 +30,8 @@ numbers = (
     | st.floats(-10, 10)
 )
 scalars = st.none() | st.booleans() | numbers | texts
-values = scalars | st.sampled_from([[], {}, ["a"], [1], {"a": 1}, {"x": "a"}])
+lists = st.lists(scalars | st.sampled_from([[], ["a"], {"a": 1}]), max_size=3)
+values = scalars | lists | st.sampled_from([[], {}, ["a"], [1], {"a": 1}, {"x": "a"}])
 
 
 @st.composite
@@ -65,6 +66,7 @@ operators = st.lists(
         st.tuples(st.sampled_from(["$eq", "$ne"]), operands),
         st.tuples(st.sampled_from(["$gt", "$gte", "$lt", "$lte"]), compared),
         st.tuples(st.just("$in"), st.lists(operands, max_size=4)),
+        st.tuples(st.just("$contains"), operands),
         st.tuples(st.just("$like"), patterns),
     ),
     min_size=1,

@@ -101,7 +101,23 @@ def test_a_walk_misses_nothing_and_repeats_nothing(loop, models, question, chang
 
 hostile = st.sampled_from(HOSTILE) | st.text(max_size=6)
 words = st.sampled_from(
-    ["sort", "$sort", "limit", "offset", "cursor", "count", "$or", "$eq", "$ne", "$gt", "$in", "$like", "a", "n.x"]
+    [
+        "sort",
+        "$sort",
+        "limit",
+        "offset",
+        "cursor",
+        "count",
+        "$or",
+        "$eq",
+        "$ne",
+        "$gt",
+        "$in",
+        "$contains",
+        "$like",
+        "a",
+        "n.x",
+    ]
 )
 anything = st.recursive(
     hostile | st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bbio.builtin import sql
 from bbio.builtin.postgres.tables import NUMBER_ID, Table, quote
 from bbio.builtin.sql import Bind, PostgreSQL
-from bbio.query.ordering import FALSE, MAX_TEXT, MISSING, NULL, NUMBER, TEXT, TRUE, Path
+from bbio.query.ordering import FALSE, MAX_TEXT, MISSING, NULL, NUMBER, TEXT, TRUE, Key, Path
 
 _COLLATED = '({} COLLATE "C")'
 _NO_TEXT = _COLLATED.format("''::text")
@@ -76,6 +76,12 @@ class Rows(PostgreSQL):
         else:
             value = "''" if column is None else column.text.format(quote(column.name))
         return f"""({value}) COLLATE "C" LIKE {bind("".join(pattern))}"""
+
+    def contains(self, path: Path, key: Key, bind: Bind) -> str:
+        column = self._columns.get(path[0])
+        if self._is_document or (column is not None and column.type == "jsonb"):
+            return super().contains(path, key, bind)
+        return "false"  # nothing else is a list
 
     def _at(self, path: Path, bind: Bind) -> str:
         if self._is_document:

@@ -57,6 +57,7 @@ function lookup(model, path) {
 /** @param {any} value @param {string} operator @param {any} operand @returns {boolean} */
 function compare(value, operator, operand) {
   if (operator === '$in') return operand.some((/** @type {any} */ one) => order(value, one) === 0);
+  if (operator === '$contains') return Array.isArray(value) && value.some((/** @type {any} */ one) => order(one, operand) === 0);
   if (operator === '$like') return typeof value === 'string' && like(operand).test(value);
   const found = order(value, operand);
   if (operator === '$eq') return found === 0;

@@ -223,6 +223,7 @@ def test_a_dialect_says_everything():
         lambda: dialect.significant(1),
         lambda: dialect.id_order(True),
         lambda: dialect.like(("a",), [], str),
+        lambda: dialect.contains(("a",), (1, 0), str),
     ):
         with pytest.raises(NotImplementedError):
             call()

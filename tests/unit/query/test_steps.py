@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from bbio.errors import Timeout
-from bbio.query.ordering import STEP_CHARACTERS, Like
+from bbio.query.ordering import STEP_CHARACTERS, STEP_VALUES, Like
 from bbio.query.query import RUN, Query
 from bbio.query.steps import STEP_SECONDS, Turns, call_each, run, run_in_turns
 
@@ -119,6 +119,8 @@ def test_a_query_may_be_interrupted_wherever_it_takes_long():
     assert run(following.steps(models)).models == expected[1000:]
     long_text = {"id": 1, "t": "a" * STEP_CHARACTERS * 5}
     assert counted(Query.read({"t": {"$like": "%_b"}}).steps([long_text]))[1] == 6
+    long_list = {"id": 1, "t": [0] * STEP_VALUES * 5}
+    assert counted(Query.read({"t": {"$contains": 1}}).steps([long_list]))[1] == 6
 
 
 def test_a_pattern_takes_one_step_for_so_many_characters_however_it_is_made():
