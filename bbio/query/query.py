@@ -316,9 +316,7 @@ def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> Steps[b
                 return False
             continue
         holds, value = condition.holds, lookup(model, condition.path)
-        if type(value) is str and isinstance(holds, Like):
-            held = yield from holds.steps(value)
-        elif type(value) is list and isinstance(holds, Contains):
+        if (type(value) is str and isinstance(holds, Like)) or (type(value) is list and isinstance(holds, Contains)):
             held = yield from holds.steps(value)
         else:
             held = holds(value)
