@@ -1,5 +1,5 @@
 /** The browser's script: `Backbone.io` where the page has Backbone, and `bbio` for pages that do without. */
-import { attach as attachTo } from './backbone.js';
+import { attach as attachTo } from './backbone/attach.js';
 import { Connection } from './core/connection.js';
 import { SyncError } from './core/errors.js';
 

@@ -1,6 +1,6 @@
 /** The package's entry for bundlers and Node. */
 import { io } from 'socket.io-client';
-import { attach as attachTo } from './backbone.js';
+import { attach as attachTo } from './backbone/attach.js';
 import { Connection } from './core/connection.js';
 
 export { Connection };
@@ -8,9 +8,9 @@ export { SyncError } from './core/errors.js';
 export { Handle } from './core/handle.js';
 
 /**
- * @typedef {import('./backbone.js').BackboneIO} BackboneIO
- * @typedef {import('./backbone.js').BackendSpec} BackendSpec
- * @typedef {import('./backend.js').Backend} Backend
+ * @typedef {import('./backbone/attach.js').BackboneIO} BackboneIO
+ * @typedef {import('./backbone/attach.js').BackendSpec} BackendSpec
+ * @typedef {import('./backbone/backend.js').Backend} Backend
  * @typedef {import('./core/namespace.js').Namespace} Namespace
  */
 
@@ -29,7 +29,7 @@ export const connect = (url, options) => new Connection(() => io).connect(url, o
 /**
  * Teach Backbone to sync models and collections that name a `backend`.
  * @param {any} Backbone Backbone 1.0 to 1.6
- * @returns {import('./backbone.js').BackboneIO} also found as `Backbone.io`
+ * @returns {import('./backbone/attach.js').BackboneIO} also found as `Backbone.io`
  *
  * @example
  * import Backbone from 'backbone';

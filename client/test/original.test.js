@@ -4,7 +4,7 @@ import { describe } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import vm from 'node:vm';
 import * as socketio from 'socket.io-client';
-import { attach } from '../src/backbone.js';
+import { attach } from '../src/backbone/attach.js';
 import { loadBackbone, loadJQuery, openPage, serveBehindProxy, test, until } from './support.js';
 
 const { server, proxy } = await serveBehindProxy();

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { mock } from 'node:test';
-import { attach } from '../src/backbone.js';
+import { attach } from '../src/backbone/attach.js';
 import { loadBackbone, test } from './support.js';
 import { seeded, World } from './world.js';
 

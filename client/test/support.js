@@ -6,7 +6,7 @@ import net from 'node:net';
 import { after, afterEach, test as untimed } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { io } from 'socket.io-client';
-import { attach } from '../src/backbone.js';
+import { attach } from '../src/backbone/attach.js';
 
 const require = createRequire(import.meta.url);
 const here = fileURLToPath(new URL('.', import.meta.url));

@@ -1,4 +1,4 @@
-import { clone } from './core/json.js';
+import { clone } from '../core/json.js';
 import { delivering } from './deliver.js';
 import { idAttributeOf } from './shown.js';
 
@@ -13,7 +13,7 @@ export class Announcer {
 
   /**
    * @param {any} target a collection, or a model: that hears of its own id
-   * @param {import('./core/handle.js').Handle} handle
+   * @param {import('../core/handle.js').Handle} handle
    * @param {(collection: any) => boolean} isTold whether a collection hears of the same
    */
   constructor(target, handle, isTold) {
@@ -26,7 +26,7 @@ export class Announcer {
     return this.#handle;
   }
 
-  /** @param {import('./core/handle.js').News[]} list */
+  /** @param {import('../core/handle.js').News[]} list */
   apply(list) {
     for (const { method, raw, acked } of list) {
       const target = this.#target.deref();

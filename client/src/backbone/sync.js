@@ -1,8 +1,8 @@
-import { COUNTS } from './core/counts.js';
-import { SyncError } from './core/errors.js';
-import { clone, copy, plain, same } from './core/json.js';
-import { joined, readAll } from './core/pages.js';
-import { guarded } from './core/report.js';
+import { COUNTS } from '../core/counts.js';
+import { SyncError } from '../core/errors.js';
+import { clone, copy, plain, same } from '../core/json.js';
+import { joined, readAll } from '../core/pages.js';
+import { guarded } from '../core/report.js';
 import { applied, recounted } from './counts.js';
 import { created, creating, creationOf, follow } from './creation.js';
 import { delivering } from './deliver.js';
@@ -16,7 +16,7 @@ import { begun, changed, ended } from './writes.js';
  * `Backbone.sync` over Socket.IO: what the page asks for goes out, and what is answered comes back into its models.
  *
  * @typedef {import('./mirror-collection.js').CollectionMirror & import('./mirror-model.js').ModelMirror} Mirror
- * @typedef {import('./core/handle.js').Handle} Handle
+ * @typedef {import('../core/handle.js').Handle} Handle
  * @typedef {object} Call
  * @property {any} model
  * @property {any} options

@@ -1,6 +1,6 @@
-import { clone, same, snapshot } from './core/json.js';
-import { Replica } from './core/replica.js';
-import { guarded } from './core/report.js';
+import { clone, same, snapshot } from '../core/json.js';
+import { Replica } from '../core/replica.js';
+import { guarded } from '../core/report.js';
 import { recounted } from './counts.js';
 import { delivering } from './deliver.js';
 import { lost, note, shownBy, takesPlainly } from './shown.js';
@@ -10,7 +10,7 @@ import { isPending, isWaiting, pendingOn, writesOf } from './writes.js';
  * A bound collection or model: it takes what the backend tells, knows what the server holds, and undoes local changes
  * that the server refuses.
  *
- * @typedef {import('./core/follower.js').Meta} Meta
+ * @typedef {import('../core/follower.js').Meta} Meta
  * @typedef {import('./writes.js').Write} Write
  * @typedef {{method: string, raw: any, meta?: Meta, maker?: any}} News `maker`: the model whose own write it is
  * @typedef {object} Turn what is to be done about some news
@@ -37,7 +37,7 @@ export class Mirror {
 
   /**
    * @param {any} target the bound collection or model
-   * @param {import('./core/handle.js').Handle} handle
+   * @param {import('../core/handle.js').Handle} handle
    */
   constructor(target, handle) {
     this.target = target;
@@ -248,7 +248,7 @@ export class Mirror {
 /**
  * The model was set to an answer: changes that still wait for theirs go on top.
  * @param {any} model
- * @param {import('./core/handle.js').Handle} handle
+ * @param {import('../core/handle.js').Handle} handle
  */
 export function reassert(model, handle) {
   recounted(model, shownBy(model, handle)?.base ?? {});

@@ -8,12 +8,12 @@
  * todos.backend.ready(() => console.log(`${todos.backend} listens, the server says`, todos.backend.options));
  */
 export class Backend {
-  /** @type {() => import('./core/handle.js').Handle} */
+  /** @type {() => import('../core/handle.js').Handle} */
   #handle;
 
   /**
    * @param {{name: string, channel?: string, persist?: boolean}} spec
-   * @param {() => import('./core/handle.js').Handle} handle finds its handle
+   * @param {() => import('../core/handle.js').Handle} handle finds its handle
    */
   constructor({ name, channel = '', persist = false }, handle) {
     this.name = name;
@@ -23,7 +23,7 @@ export class Backend {
     this.#handle = handle;
   }
 
-  /** The namespace's socket, for events of your own. @returns {import('./core/namespace.js').Namespace} */
+  /** The namespace's socket, for events of your own. @returns {import('../core/namespace.js').Namespace} */
   get socket() {
     return this.#handle().session.connection.of(this.name);
   }

@@ -1,4 +1,4 @@
-import { same, snapshot } from './core/json.js';
+import { same, snapshot } from '../core/json.js';
 
 /**
  * Changes of the page's own that were made before their answer.

@@ -1,5 +1,5 @@
-import { guarded } from './core/report.js';
-import { same, snapshot } from './core/json.js';
+import { guarded } from '../core/report.js';
+import { same, snapshot } from '../core/json.js';
 import { delivering } from './deliver.js';
 import { Mirror, REMOTE, destroyed } from './mirror.js';
 import { nameOfId, outdate, shownBy } from './shown.js';

@@ -1,5 +1,5 @@
-import { COUNTS, uncounted } from './core/counts.js';
-import { same } from './core/json.js';
+import { COUNTS, uncounted } from '../core/counts.js';
+import { same } from '../core/json.js';
 import { writesOf } from './writes.js';
 
 /**

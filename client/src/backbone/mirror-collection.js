@@ -1,7 +1,7 @@
-import { clone, covers, same } from './core/json.js';
-import { joined, readAll } from './core/pages.js';
-import { isPaged, matches, said } from './core/query.js';
-import { guarded } from './core/report.js';
+import { clone, covers, same } from '../core/json.js';
+import { joined, readAll } from '../core/pages.js';
+import { isPaged, matches, said } from '../core/query.js';
+import { guarded } from '../core/report.js';
 import { delivering } from './deliver.js';
 import { homes } from './homes.js';
 import { Mirror, REMOTE, destroyed, reassert, unset } from './mirror.js';
@@ -438,7 +438,7 @@ export class CollectionMirror extends Mirror {
     }
   }
 
-  /** @returns {Promise<import('./core/pages.js').Part[]>} */
+  /** @returns {Promise<import('../core/pages.js').Part[]>} */
   #read() {
     const { sort: _, ...options } = this.asked;
     return new Promise((resolve, reject) => {
@@ -448,7 +448,7 @@ export class CollectionMirror extends Mirror {
 
   /**
    * Everything was read: change what is different.
-   * @param {import('./core/pages.js').Part[]} parts
+   * @param {import('../core/pages.js').Part[]} parts
    */
   #renew(parts) {
     const { target, replica } = this;

@@ -1,5 +1,5 @@
-import { SyncError } from './core/errors.js';
-import { same, snapshot } from './core/json.js';
+import { SyncError } from '../core/errors.js';
+import { same, snapshot } from '../core/json.js';
 import { shownBy } from './shown.js';
 
 /**
@@ -14,7 +14,7 @@ import { shownBy } from './shown.js';
  * @property {() => void} spared there is nothing to be deleted
  *
  * @typedef {object} Creation
- * @property {import('./core/handle.js').Handle} handle
+ * @property {import('../core/handle.js').Handle} handle
  * @property {any} sent
  * @property {Record<string, any>} attributes those of the model when it was sent
  * @property {Step[]} steps
@@ -23,13 +23,13 @@ import { shownBy } from './shown.js';
 /** @type {WeakMap<object, Creation>} */
 const creations = new WeakMap();
 
-/** @param {any} model @param {import('./core/handle.js').Handle} handle @returns {Creation | undefined} */
+/** @param {any} model @param {import('../core/handle.js').Handle} handle @returns {Creation | undefined} */
 export function creationOf(model, handle) {
   const creation = creations.get(model);
   return creation?.handle === handle ? creation : undefined;
 }
 
-/** @param {any} model @param {import('./core/handle.js').Handle} handle @param {any} sent */
+/** @param {any} model @param {import('../core/handle.js').Handle} handle @param {any} sent */
 export function creating(model, handle, sent) {
   const creation = { handle, sent, attributes: snapshot({ ...model.attributes }), steps: /** @type {Step[]} */ ([]) };
   creations.set(model, creation);

@@ -1,4 +1,4 @@
-import { snapshot } from './core/json.js';
+import { snapshot } from '../core/json.js';
 import { isPending } from './writes.js';
 
 /**
@@ -19,7 +19,7 @@ const shown = new WeakMap();
 
 /**
  * @param {any} model
- * @param {import('./core/handle.js').Handle} handle
+ * @param {import('../core/handle.js').Handle} handle
  * @returns {Shown | undefined}
  */
 export function shownBy(model, handle) {
@@ -30,7 +30,7 @@ export function shownBy(model, handle) {
 /**
  * Note what a model shows, or is about to.
  * @param {any} model
- * @param {import('./core/handle.js').Handle} handle
+ * @param {import('../core/handle.js').Handle} handle
  * @param {{rev?: number, raw?: any, parsed?: any, plain?: boolean}} told `parsed`: what `parse` has made of it, where that is
  *   known; `plain`: that is what was said
  */

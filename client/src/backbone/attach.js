@@ -1,7 +1,7 @@
 import { Announcer } from './announcer.js';
 import { Backend } from './backend.js';
-import { Connection } from './core/connection.js';
-import { COUNTS } from './core/counts.js';
+import { Connection } from '../core/connection.js';
+import { COUNTS } from '../core/counts.js';
 import { applied } from './counts.js';
 import { creationOf } from './creation.js';
 import { delivered } from './deliver.js';
@@ -57,7 +57,7 @@ export function attach(Backbone, io) {
   /** @type {Map<string, Backend>} */
   const backends = new Map();
 
-  /** @param {any} target @returns {import('./core/handle.js').Handle | undefined} */
+  /** @param {any} target @returns {import('../core/handle.js').Handle | undefined} */
   function handleOf(target) {
     const owner = target.backend === undefined ? target.collection ?? homes.get(target) : target;
     const spec = typeof owner?.backend === 'function' ? owner.backend() : owner?.backend;
@@ -83,7 +83,7 @@ export function attach(Backbone, io) {
   /**
    * Trigger the backend's events on a collection or model that is not bound.
    * @param {any} target
-   * @param {import('./core/handle.js').Handle} handle
+   * @param {import('../core/handle.js').Handle} handle
    */
   function announce(target, handle) {
     if (deaf.has(target) || announcers.get(target)?.handle === handle) return;

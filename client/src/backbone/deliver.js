@@ -1,4 +1,4 @@
-import { report } from './core/report.js';
+import { report } from '../core/report.js';
 
 /**
  * Events that come from the server, or from an answer of its: what one listener throws is reported, and costs no other
