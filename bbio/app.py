@@ -28,6 +28,7 @@ from bbio.server.http.lobby import Lobby
 from bbio.server.http.routes import Endpoint, Fallback, check_alone, check_mountable
 from bbio.server.http.server import asset_routes, file_route, hide_version, http_logger, own, socket_logger
 from bbio.server.limits import Limits
+from bbio.server.memory import Addresses
 from bbio.server.namespaces import attach
 from bbio.server.stock.server import PlainServer
 from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
@@ -35,7 +36,7 @@ from bbio.settings import LOG_LEVELS, Settings
 from bbio.stack.threads import Threads
 
 if TYPE_CHECKING:
-    from bbio.server.fast.engine import FastServer
+    from bbio.server.fast.server import FastServer
     from bbio.store import Store
     from bbio.testing import Harness
 
@@ -112,7 +113,8 @@ class App:
         self.backends = Registry(self._spawn, debug=debug, threads=self._threads)
         if cors is None:
             cors = Settings.from_env().cors_origins
-        self._admission = Admission(cors, hosts, proxies, self.limits)
+        addresses = Addresses(self.limits)
+        self._admission = Admission(cors, hosts, proxies, self.limits, addresses)
         options: dict[str, Any] = {
             "async_mode": "aiohttp",
             "ping_interval": ping_interval,
@@ -125,12 +127,14 @@ class App:
         }
         self.sio: FastServer | PlainServer
         self.sio = server = (
-            _fast_server(self.limits, options) if engine == "fast" else PlainServer(self.limits, **options)
+            _fast_server(self.limits, addresses, options)
+            if engine == "fast"
+            else PlainServer(self.limits, addresses, **options)
         )
         self._admission.sessions = server.environ
-        self.gateway = server.gateway = Gateway(self.backends, self.limits, server, _public(event, public or {}))
-        self._admission.addresses = server.eio.addresses = self.gateway.addresses
-        server.eio.remote = self._admission.remote
+        self.gateway = server.gateway = Gateway(
+            self.backends, self.limits, addresses, server, _public(event, public or {})
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Work] | None = []  # what waits for the start; None once that has been
         self._starting = threading.Lock()
@@ -543,15 +547,15 @@ def _why_not(err: OSError, host: str, port: int) -> str:
     return f"cannot listen on {host}:{port}: {err.strerror}; choose an address of this machine, or 0.0.0.0 for all"
 
 
-def _fast_server(limits: Limits, options: dict[str, Any]) -> FastServer:
+def _fast_server(limits: Limits, addresses: Addresses, options: dict[str, Any]) -> FastServer:
     try:
-        from bbio.server.fast.engine import FastServer
+        from bbio.server.fast.server import FastServer
     except ImportError as err:
         raise ConfigurationError(
             f"the fast engine relies on what the installed versions of its libraries do not have ({err}); "
             f'install the versions that bbio names, or use App(engine="plain")'
         ) from None
-    return FastServer(limits, **options)
+    return FastServer(limits, addresses, **options)
 
 
 def _public(event: str, public: Mapping[str, Any]) -> dict[str, Any]:

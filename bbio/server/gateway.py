@@ -31,14 +31,17 @@ class Gateway:
     Parameters:
         registry: the served backends.
         limits: what a client may ask for.
+        addresses: where clients come from.
         lane: the engine's way to send.
         public: what clients are told in the reply to a `listen`, `event` among it.
     """
 
-    def __init__(self, registry: Registry, limits: Limits, lane: Lane, public: dict[str, Any]) -> None:
+    def __init__(
+        self, registry: Registry, limits: Limits, addresses: Addresses, lane: Lane, public: dict[str, Any]
+    ) -> None:
         self.registry = registry
         self.limits = limits
-        self.addresses = Addresses(limits)
+        self.addresses = addresses
         self.stepper = Stepper()
         self.delivery = Delivery(lane, self.stepper)
         self.subscribers: dict[str, Subscribers] = {}

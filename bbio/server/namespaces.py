@@ -16,7 +16,7 @@ from bbio.server.shared import Handler
 from bbio.server.stock.server import PlainServer
 
 if TYPE_CHECKING:
-    from bbio.server.fast.engine import FastServer
+    from bbio.server.fast.server import FastServer
 
 CONNECTION = "bbio.connection"
 

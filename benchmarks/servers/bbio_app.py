@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bbio import App, Backend, Middleware, Unauthorized, before
 from bbio.builtin import MemoryStore, PostgresStore, Session, SQLiteStore
-from bbio.server.fast import engine
+from bbio.server.fast import websocket
 from bbio.streams import HistoryLimits
 
 FILES = ("", "-wal", "-shm")
@@ -24,7 +24,7 @@ def make_store(options):
     return SQLiteStore(path, history=limits)
 
 
-class Unlimited(engine.Intake):
+class Unlimited(websocket.Intake):
     """Handles all that arrives, at once."""
 
     __slots__ = ()
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--no-budget", action="store_true", help="connections may take all the time they like")
     options = parser.parse_args()
     if options.no_budget:
-        engine.Intake = Unlimited
+        websocket.Intake = Unlimited
 
     guards = [Session(options.signed_in), UsersOnly()] if options.signed_in else []
 

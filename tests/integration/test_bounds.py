@@ -196,7 +196,7 @@ async def test_the_buffers_of_the_system_are_limited(serve, join, todos, transpo
         if engine == "plain":
             counted = app.sio._sessions[alice.wire.sid]
             return (counted.is_live or counted.open) and counted._transports[counted.is_live]
-        return session.transport or (session.polling and session._poll_watch.transport)
+        return session.transport or (session.polling and session.polls._watch.transport)
 
     await eventually(transport_of)
     connection = (await transport_of()).get_extra_info("socket")

@@ -223,6 +223,6 @@ async def test_nothing_is_read_of_a_post_once_its_session_has_ended(serve, todos
     mallory = await LegacyClient.open(app.url, "todos", transport="polling")
     (socket,) = app.sio.eio.sockets.values()
     await mallory.wire.transport.post("\x1e".join(["3"] * RATE * 100))
-    assert socket._ended
+    assert socket.has_ended
     assert socket.rate._counted <= FLOOD * RATE + 2 * PART
     await mallory.close()

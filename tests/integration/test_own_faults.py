@@ -10,7 +10,7 @@ import pytest
 from bbio import before
 from bbio.server.connection import Connection
 from bbio.server.exchange import Exchange
-from bbio.server.fast.engine import FastSocket
+from bbio.server.fast.socket import FastSocket
 from bbio.server.gateway import Gateway
 from tests.support.listeners import until
 from tests.support.wire import ConnectRefused, SyncFailed

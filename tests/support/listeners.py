@@ -21,6 +21,9 @@ from bbio.protocol import decode
 from bbio.runtime import Registry
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
+from bbio.server.memory import Addresses
+
+DEFAULTS = Limits()
 
 
 class Client:
@@ -82,10 +85,10 @@ class Client:
 class Server:
     """A gateway with one backend."""
 
-    def __init__(self, backend: type[Backend], limits: Limits | None = None) -> None:
+    def __init__(self, backend: type[Backend], limits: Limits = DEFAULTS) -> None:
         self.clients = 0
         self.registry = Registry(self._spawn)
-        self.gateway = Gateway(self.registry, limits or Limits(), self, {"event": "backend"})
+        self.gateway = Gateway(self.registry, limits, Addresses(limits), self, {"event": "backend"})
         self.tasks: list[asyncio.Task[Any]] = []
         self.runtime = self.registry.add(backend)
         self.backend = self.runtime.backend

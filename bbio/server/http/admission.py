@@ -56,6 +56,7 @@ class Admission:
         proxies: addresses or networks whose forwarded headers (for, host, proto) are believed; `"unix"` for whoever
             connects through a Unix socket.
         limits: the application's limits.
+        addresses: where clients come from.
 
     Raises:
         ConfigurationError: an origin or a host is spelled so that it never matches, or a proxy is no address.
@@ -67,6 +68,7 @@ class Admission:
         hosts: str | Iterable[str] | None,
         proxies: str | Iterable[str],
         limits: Limits,
+        addresses: Addresses,
     ) -> None:
         self._origins = {read_origin(origin) for origin in _each(origins or ())}
         # Origins that browsers may show who their user is: not all there are, nor pages that are of no origin.
@@ -82,8 +84,7 @@ class Admission:
                 f'or "unix" for a proxy that connects through a Unix socket'
             ) from None
         self._limits = limits
-        # Those of the clients.
-        self.addresses = Addresses(limits)
+        self._addresses = addresses
         self._log = RateLimitedLog(logger)
         self._strangers: set[str] = set()
         # By session: what the request that opened it came with, Socket.IO's `environ`.
@@ -272,7 +273,7 @@ class Admission:
 
     async def _with_body(self, handle: Handler, request: web.Request) -> web.StreamResponse:
         """Handle a request once all of its body is there; what there is of it counts to its address until then."""
-        address, blocks, held = self.addresses.of(request[REMOTE]), [], 0
+        address, blocks, held = self._addresses.of(request[REMOTE]), [], 0
         try:
             async for block in request.content.iter_any():
                 if held + len(block) > LIGHT and not address.has_room(len(block)):

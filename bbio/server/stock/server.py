@@ -19,7 +19,7 @@ from bbio.server.connection import ClientSocket
 from bbio.server.http.admission import BODY, REMOTE
 from bbio.server.lag import relieve
 from bbio.server.limits import Limits
-from bbio.server.memory import Address
+from bbio.server.memory import Address, Addresses
 from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
 from bbio.server.shared import OWN_EVENTS, SharedServer
 from bbio.server.stock.turnstile import put_before
@@ -155,15 +155,17 @@ class PlainServer(SharedServer):
 
     Parameters:
         limits: what a client may ask for.
+        addresses: where clients come from.
         options: passed on to `socketio.AsyncServer`.
     """
 
-    def __init__(self, limits: Limits, **options: Any) -> None:
+    def __init__(self, limits: Limits, addresses: Addresses, **options: Any) -> None:
         serializer = packet_class(limits, lambda namespace: namespace in self._backends)
         # Of any namespace the library asks the handlers below, which refuse what is not served.
         super().__init__(serializer=serializer, namespaces="*", **options)
         self._dispatch("*")
         self._limits = limits
+        self._addresses = addresses
         self._sessions: dict[str, PlainSession] = {}
         self._resting = Resting()
         self._count_sessions()
@@ -175,11 +177,10 @@ class PlainServer(SharedServer):
     def _count_sessions(self) -> None:
         """Have sessions counted, and what their clients have not read, beside what the library does for them."""
         begin, end = self.eio.handlers["connect"], self.eio.handlers["disconnect"]
-        take = self.eio.handlers["message"]
+        take, addresses = self.eio.handlers["message"], self._addresses
 
         async def begun(sid: str, environ: dict[str, Any]) -> Any:
             request = environ["aiohttp.request"]
-            addresses = self.gateway.addresses
             address = addresses.of(request[REMOTE])
             addresses.enter(address)
             session = self._sessions[sid] = PlainSession(
@@ -191,7 +192,7 @@ class PlainServer(SharedServer):
         async def ended(sid: str, reason: str) -> None:
             session = self._sessions[sid]
             session.ended()
-            self.gateway.addresses.leave(session.address)
+            addresses.leave(session.address)
             try:
                 await end(sid, reason)
             finally:
@@ -285,7 +286,7 @@ class PlainServer(SharedServer):
     async def handle_request(self, request: web.Request) -> Any:
         """Handle an HTTP request, with the whole of its body: the library takes what has arrived so far for that."""
         if "sid" not in request.query:
-            addresses = self.gateway.addresses
+            addresses = self._addresses
             address = addresses.of(request[REMOTE])
             refusal = addresses.refusal(address)
             if refusal is not None:

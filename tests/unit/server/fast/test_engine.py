@@ -2,7 +2,9 @@
 
 import ast
 import asyncio
+import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
 from sys import getsizeof
@@ -11,21 +13,25 @@ from unittest.mock import Mock
 import attrs
 import pytest
 from engineio import exceptions
+from engineio import packet as engine_packet
 
 from bbio import App, ConfigurationError, Limits
-from bbio.server import lag
-from bbio.server.fast import engine
-from bbio.server.fast.engine import FastSocket
+from bbio.server import fast, lag
+from bbio.server.fast import internals
+from bbio.server.fast.socket import FastSocket
 from bbio.server.memory import Addresses
 from tests.support.servers import eventually
 
+MODULES = [importlib.import_module(f"{fast.__name__}.{found.name}") for found in pkgutil.iter_modules(fast.__path__)]
 
-def private_names(tree):
-    """Every private attribute read, set or overridden, without what the module's own classes add."""
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+def private_names(modules):
+    """Every private attribute read, set or overridden, without what the modules' own classes add."""
+    trees = [(module, ast.parse(inspect.getsource(module))) for module in modules]
+    classes = [(module, node) for module, tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     methods, own = set(), set()
-    for definition in classes:
-        bases = inspect.getmro(getattr(engine, definition.name))[1:]
+    for module, definition in classes:
+        bases = inspect.getmro(getattr(module, definition.name))[1:]
         for node in definition.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 inherited = any(hasattr(base, node.name) for base in bases)
@@ -36,32 +42,33 @@ def private_names(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
         }
         own |= {name for name in stored if not any(hasattr(base, name) for base in bases)}
-    touched = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | methods
+    nodes = [node for _, tree in trees for node in ast.walk(tree)]
+    touched = {node.attr for node in nodes if isinstance(node, ast.Attribute)} | methods
     return {name for name in touched - own if name.startswith("_") and not name.startswith("__")}
 
 
 def test_the_list_of_internals_is_the_list_of_what_is_used():
     """Every private name of a library that the engine touches is checked at the start, and no other."""
-    used = private_names(ast.parse(inspect.getsource(engine)))
-    assert used == {name for _, name in engine.INTERNALS if name.startswith("_")}
+    used = private_names(MODULES)
+    assert used == {name for _, name in internals.INTERNALS if name.startswith("_")}
 
 
 def test_private_modules_are_imported_by_the_engine_alone():
-    """`bbio.server.fast.engine` is the one place that may fail with another version of a library."""
+    """`bbio.server.fast` is the one place that may fail with another version of a library."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("bbio.") and name not in ("bbio.server.fast.engine", "bbio.server.eager"):
+        if name.startswith("bbio.") and not name.startswith(("bbio.server.fast.", "bbio.server.eager")):
             for node in ast.walk(ast.parse(inspect.getsource(module))):
                 if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("bbio"):
                     assert not any(part.startswith("_") for part in (node.module or "").split(".") if part[:2] != "__")
 
 
-@pytest.mark.parametrize("number", range(len(engine.INTERNALS)))
+@pytest.mark.parametrize("number", range(len(internals.INTERNALS)))
 def test_a_missing_internal_is_told_when_an_application_is_made(monkeypatch, number):
     """The message names it, the versions installed, and what to do; the plain engine does without."""
-    owner, name = engine.INTERNALS[number]
+    owner, name = internals.INTERNALS[number]
     gone = type(owner.__name__, (), {"__module__": owner.__module__})
-    internals = [(gone if n == number else one, of) for n, (one, of) in enumerate(engine.INTERNALS)]
-    monkeypatch.setattr(engine, "INTERNALS", internals)
+    others = [(gone if n == number else one, of) for n, (one, of) in enumerate(internals.INTERNALS)]
+    monkeypatch.setattr(internals, "INTERNALS", others)
     with pytest.raises(ConfigurationError) as told:
         App()
     for word in (f"{owner.__name__}.{name},", "python-socketio", "aiohttp", "install", 'engine="plain"'):
@@ -142,11 +149,11 @@ async def test_what_waits_for_a_poll_is_counted_as_python_holds_it(socket, texts
     client = Mock(namespace=b"/todos")
     for text in texts * 3:
         socket.ack(client, 7, text.encode())
-    assert not socket._ended
+    assert not socket.has_ended
     assert socket._queued_bytes == socket._queued_answers
     for text in (texts[0][: 600 if dropped else 500], texts[1][: 600 if dropped else 300]):
         socket.write(b"4" + text.encode())
-    assert socket._ended is dropped
+    assert socket.has_ended is dropped
 
 
 async def test_what_a_client_asked_for_does_not_count_like_a_broadcast(socket):
@@ -238,7 +245,7 @@ async def test_who_has_the_most_unread_is_dropped_for_all(socket):
     sessions = [FastSocket(engine_server, f"a{n}", addresses.of(name)) for n, name in enumerate("aabbc")]
     for session in sessions:
         engine_server.sockets[session.sid] = session
-    ended = lambda: [session.sid for session in sessions if session._ended]  # noqa: E731
+    ended = lambda: [session.sid for session in sessions if session.has_ended]  # noqa: E731
     sessions[0].count_unread(700)
     sessions[1].count_unread(301)
     assert ended() == ["a0"]
@@ -269,28 +276,28 @@ async def test_a_session_is_ended_once(socket):
     socket.server.dropped(socket, "a third")
     socket._ping()
     size = socket.queue.qsize()
-    socket.enqueue(engine.engine_packet.Packet(engine.engine_packet.NOOP))
+    socket.enqueue(engine_packet.Packet(engine_packet.NOOP))
     assert (socket.closed, socket.queue.qsize(), socket.server.closing_tasks) == (True, size, set())
 
 
 async def test_what_waits_for_a_poll_has_a_bound(socket):
     """One packet may be larger, as no poll could be answered otherwise."""
     socket.transport = None
-    packet = engine.engine_packet.Packet(engine.engine_packet.MESSAGE, "x" * 1500)
+    packet = engine_packet.Packet(engine_packet.MESSAGE, "x" * 1500)
     socket.ack(Mock(namespace=b"/todos"), 1, b"x" * 3_000)
-    assert not socket._ended, "what it has asked for is none of that"
+    assert not socket.has_ended, "what it has asked for is none of that"
     await socket.poll()
     socket.enqueue(packet)
-    assert (socket._ended, socket.address.held) == (False, getsizeof("x" * 1_500))
+    assert (socket.has_ended, socket.address.held) == (False, getsizeof("x" * 1_500))
     socket.enqueue(packet)
-    assert (socket._ended, socket.address.held) == (True, 0)
+    assert (socket.has_ended, socket.address.held) == (True, 0)
 
 
 async def test_a_poll_whose_connection_is_gone_ends_the_session(socket):
     """It would be answered to nobody."""
     environ = {"aiohttp.request": Mock(transport=None)}
     assert (await socket.handle_get_request(environ))["status"].startswith("400")
-    assert socket._ended
+    assert socket.has_ended
 
 
 async def test_a_poll_that_is_cancelled_ends_the_session(socket):

@@ -13,11 +13,13 @@ from bbio.errors import ConfigurationError
 from bbio.handshake import read_cookies
 from bbio.server.http.admission import BODY, Admission, read_host, read_origin
 from bbio.server.limits import Limits
+from bbio.server.memory import Addresses
 
 
 def admission(origins=None, hosts=None, proxies=(), **limits):
     """An admission with what differs from the defaults."""
-    return Admission(origins, hosts, proxies, Limits(**limits))
+    bounds = Limits(**limits)
+    return Admission(origins, hosts, proxies, bounds, Addresses(bounds))
 
 
 def transport_at(address, **more):
