@@ -67,6 +67,8 @@ class Runner:
     @types.coroutine
     def _finish(self, job: Job, arrival: BaseException | None) -> Generator[Any, Any, None]:
         run, stepper, yielded = self._context.run, self._stepper, self._yielded
+        # A future holds its result: what is not waited for any more is not held, least of all by who is parked.
+        del self._context, self._yielded
         sent: Any = None
         while True:
             if arrival is None:

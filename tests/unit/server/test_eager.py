@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
+import weakref
 
 import pytest
 
@@ -99,6 +101,35 @@ async def test_from_a_callback_of_the_loop(stepper):
     loop.call_soon(lambda: seen.append(asyncio.current_task()))
     await rounds()
     assert seen == [True, None]
+
+
+async def test_what_it_no_longer_waits_for_is_not_held(stepper):
+    """Neither while it goes on, nor by its task, which is parked for the next: a result may be a large model."""
+
+    class Large:
+        """What can be looked for."""
+
+    loop, variable = asyncio.get_running_loop(), contextvars.ContextVar("variable")
+    first, second = loop.create_future(), loop.create_future()
+
+    async def job(first):
+        variable.set(Large())
+        seen.append(weakref.ref(variable.get()))
+        seen.append(weakref.ref(await first))
+        del first
+        await second
+
+    seen = []
+    task = stepper.start(job(first))
+    first.set_result(Large())
+    del first
+    await rounds()
+    in_context, awaited = seen
+    assert (in_context() is None, awaited() is None) == (False, True)
+    second.set_result(None)
+    await rounds()
+    assert not task.done()  # it is parked
+    assert in_context() is None
 
 
 async def test_errors_of_what_it_waits_for_arrive(stepper):
