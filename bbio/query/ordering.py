@@ -85,6 +85,7 @@ class Like:
     """
 
     __slots__ = ("_any", "_end", "_known", "_stay", "_texts")
+    judges = str  # values of another type are not like it
 
     def __init__(self, pattern: str) -> None:
         found = parts(pattern)
@@ -108,9 +109,9 @@ class Like:
         self._known = {character: bits | self._any for character, bits in self._known.items()}
 
     def __call__(self, value: Any) -> bool:
-        return type(value) is str and run(self.steps(value))
+        return type(value) is self.judges and run(self.steps(value))
 
-    def steps(self, text: str) -> Steps[bool]:
+    def steps(self, text: Any) -> Steps[bool]:
         """The same of a text, in steps."""
         if self._texts is not None:
             return _has_in_order(text, self._texts)
@@ -153,15 +154,16 @@ class Contains:
     """
 
     __slots__ = ("_key", "_types")
+    judges = list  # values of another type contain nothing
 
     def __init__(self, wanted: Any) -> None:
         self._key = key_of(wanted)
         self._types = (int, float) if self._key[0] == NUMBER else (type(wanted),)
 
     def __call__(self, value: Any) -> bool:
-        return type(value) is list and run(self.steps(value))
+        return type(value) is self.judges and run(self.steps(value))
 
-    def steps(self, values: list[Any]) -> Steps[bool]:
+    def steps(self, values: Any) -> Steps[bool]:
         """The same of a list, in steps."""
         key, types = self._key, self._types
         for begin in range(0, len(values), STEP_VALUES):

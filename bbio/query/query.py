@@ -316,7 +316,7 @@ def _all_hold(conditions: Iterable[Condition], model: dict[str, Any]) -> Steps[b
                 return False
             continue
         holds, value = condition.holds, lookup(model, condition.path)
-        if (type(value) is str and isinstance(holds, Like)) or (type(value) is list and isinstance(holds, Contains)):
+        if isinstance(holds, Like | Contains) and type(value) is holds.judges:
             held = yield from holds.steps(value)
         else:
             held = holds(value)
