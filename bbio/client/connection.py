@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -21,6 +20,7 @@ from bbio import protocol
 from bbio.client.errors import turned_away
 from bbio.client.handle import Handle
 from bbio.client.opener import Opener
+from bbio.client.outbox import new_client
 from bbio.client.session import ENVELOPE, Session, Settings
 from bbio.errors import ConfigurationError, Unavailable
 
@@ -275,7 +275,7 @@ class Connection:
         self._first_pause, self._longest_pause = reconnect
         self._pause = self._first_pause
         self._options = options
-        self._client = secrets.token_hex(12)
+        self._client = new_client()
         self._sessions: dict[str, Session] = {}
         self._wanted = asyncio.Event()
         # Set when whatever is being done for the connection there is, or was, is void.

@@ -5,6 +5,7 @@ A write keeps its operation id and its content on every retry, so the server can
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # How many requests are under way at once; servers bound what one connection may ask for at a time.
 WINDOW = 64
+
+# Random bytes of a client's id.
+ID_BYTES = 16
 
 Done = Callable[["SyncError | None", Any, Any], None]
 
@@ -35,6 +39,7 @@ class Entry:
         user: who made it, as far as the application has said so.
         known_as: the same as far as the server has said so, None as long as it has not.
         sent: whether it was ever sent.
+        sent_at: when it was sent the last time, by the session's clock.
         retried: whether it was sent more than once.
         waiting: whether it was sent on the present connection.
         old: the connection that it is under way on, which another has taken the place of: it is not sent again.
@@ -50,6 +55,7 @@ class Entry:
     user: str = ""
     known_as: str | None = None
     sent: bool = False
+    sent_at: float = 0.0
     retried: bool = False
     waiting: bool = False
     old: Link | None = None
@@ -59,6 +65,11 @@ class Entry:
     def writes(self) -> bool:
         """Whether it is a write."""
         return bool(self.request["method"] != "read")
+
+
+def new_client() -> str:
+    """Return an id for a client: a secret between it and the server."""
+    return secrets.token_hex(ID_BYTES)
 
 
 class Outbox:

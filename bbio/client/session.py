@@ -1,12 +1,11 @@
 """The namespace of one backend, shared by its channels: what connects handles, trackers and the outbox to the wire.
 
-It knows neither sockets nor time: a `Link` carries what it sends, a `Clock` calls it later.
+It knows neither sockets nor clocks: a `Link` carries what it sends, a `Clock` tells the time and calls it later.
 """
 
 from __future__ import annotations
 
 import random
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -17,7 +16,7 @@ import msgspec
 from bbio import protocol
 from bbio.client.errors import Dropped, TooLarge, error_of, passing
 from bbio.client.handle import Handle, copied
-from bbio.client.outbox import Done, Entry, Outbox
+from bbio.client.outbox import Done, Entry, Outbox, new_client
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.streams import BACKEND_WIDE, channel_stream
@@ -28,6 +27,8 @@ PATIENCE = 8.0
 LOSS = 2.0
 # Seconds in which a link shows that it lives.
 PROBE = 4.0
+# Seconds that a read whose long answer may be on its way waits before its link has to show that it lives, at most.
+LONG_READ = 40.0
 # Bytes around a request in its packet, without the backend's name.
 ENVELOPE = 32
 # Seconds in which what a reply told of should have arrived.
@@ -42,7 +43,10 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """What calls later: an event loop, or a clock that a test turns."""
+    """What tells the time and calls later: an event loop, or a clock that a test turns."""
+
+    def time(self) -> float:
+        """Seconds since some moment."""
 
     def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer:
         """Call `callback(*args)` after `delay` seconds."""
@@ -126,7 +130,7 @@ class Session:
         self.clock = clock
         self.settings = settings
         self.chance = chance
-        self.outbox = Outbox(client or secrets.token_hex(12))
+        self.outbox = Outbox(client or new_client())
         # Those that follow their channel stay; others as long as somebody has them.
         self.handles: WeakValueDictionary[str | None, Handle] = WeakValueDictionary()
         self._joined: set[Handle] = set()
@@ -139,7 +143,11 @@ class Session:
         self.wanted = True  # whether there is a connection, or should be
         self._reached = False
         self._timers: set[_Later] = set()
-        self._probe: _Later | None = None
+        # What stands for the probe that is not answered yet, and the call that ends its link.
+        self._probe: object | None = None
+        self._end: _Later | None = None
+        # When something came from the server.
+        self._heard = float("-inf")
         join(self)
 
     def handle(self, channel: str | None, id_attribute: str) -> Handle:
@@ -175,6 +183,7 @@ class Session:
         """The namespace was joined."""
         self.link = link
         self.wanted = self._reached = True
+        self._hear()
         for entry in self.outbox.entries:
             if entry.timer is None:
                 self._arm(entry)
@@ -305,6 +314,7 @@ class Session:
         """An event came from the server."""
         if self.link is None:
             return  # the library still hands on what came before the end; the next listen asks for all of it
+        self._hear()
         if event == "synced" and len(arguments) >= 2:
             method, model, *rest = arguments
             meta = Meta.read(rest[0]) if rest else None
@@ -388,6 +398,7 @@ class Session:
         if link is None:
             return
         for entry in self.outbox.due(lambda entry: entry.handle.tracker.ready and not self._is_of_another(entry)):
+            entry.sent_at = self.clock.time()
             body = protocol.encode(entry.request)
             size, limit = len(body) + len(self.name) + ENVELOPE, link.max_payload
             if limit is None or size <= limit:
@@ -397,23 +408,49 @@ class Session:
                 message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
                 self._settle(entry, TooLarge(message, size=size, limit=limit))
 
-    def probe(self) -> None:
-        """Find out whether the server is there; if it does not show, the connection is opened again."""
+    def probe(self, *, patient: bool = False) -> None:
+        """Find out whether the server is there; if it does not show in time, the connection is opened again.
+
+        Parameters:
+            patient: whether a long answer may be on its way, behind which the server cannot show: it has no time limit
+                then, until somebody asks who is not so patient.
+        """
         link = self.link
-        if link is None or self._probe is not None or not any(h.tracker.positioned for h in self.handles.values()):
+        if link is None or not any(handle.tracker.positioned for handle in self.handles.values()):
             return
+        if self._probe is None:
+            probe = self._probe = object()
 
-        def alive(*_: Any) -> None:
-            if self._probe is probe:
-                probe.cancel()
-                self._probe = None
+            def alive(*_: Any) -> None:
+                if self._probe is probe:
+                    self._hear()
+                    self._probe = None
+                    if self._end is not None:
+                        self._end.cancel()
+                        self._end = None
 
-        probe = self._probe = self._later(PROBE, self._dead, link)
-        link.emit("unlisten", ([],), alive)
+            link.emit("unlisten", ([],), alive)
+        if self._end is None and not patient:
+            self._end = self._later(PROBE, self._dead, link)
+
+    def _hear(self) -> None:
+        self._heard = self.clock.time()
 
     def _dead(self, link: Link) -> None:
-        self._probe = None
+        self._probe = self._end = None
         link.drop()
+
+    def _may_be_long(self, entry: Entry) -> bool:
+        """Whether the answer to a request may be on its way, and merely be long for the link.
+
+        The link lives; or it lived when it was asked for, and there is time to ask for it again. Nobody is as patient
+        about a write.
+        """
+        now = self.clock.time()
+        lives = self._heard > now - PATIENCE
+        lived = self._heard >= entry.sent_at - PATIENCE
+        is_early = now - entry.sent_at < LONG_READ and entry.left > 2 * PATIENCE
+        return entry.waiting and not entry.writes and (lives or (lived and is_early))
 
     # Listening
 
@@ -433,6 +470,7 @@ class Session:
         def answer(reply: Any = None, *_: Any) -> None:
             nonlocal answered
             if not answered and self.link is link and handle.joined:
+                self._hear()
                 answered = True
                 repeat.cancel()
                 self._listened(handle, reply if isinstance(reply, Mapping) else {})
@@ -440,7 +478,7 @@ class Session:
         def unanswered() -> None:
             nonlocal answered
             answered = True
-            self.probe()
+            self.probe(patient=any(map(self._may_be_long, self.outbox.entries)))
             self._send_listen(handle, since)
 
         repeat = self._later(PATIENCE, unanswered)
@@ -494,6 +532,7 @@ class Session:
         def answer(error: Any = None, result: Any = None, told: Any = None, *_: Any) -> None:
             if link is not self.link and link is not entry.old:
                 return
+            self._hear()
             if error is not None:
                 self._settle(entry, error_of(error.get("error", error) if isinstance(error, Mapping) else error))
                 return
@@ -540,8 +579,8 @@ class Session:
             self._settle(entry, Timeout(self._why(entry)))
             return
         self._arm(entry)
-        if entry.waiting:
-            self.probe()
+        if entry.waiting or (entry.writes and entry.old is None and not is_away):
+            self.probe(patient=self._may_be_long(entry))
         if repeatable and entry.waiting:
             self.outbox.repeat(entry)
             self.flush()
@@ -561,7 +600,7 @@ class Session:
         return _Later(self._timers, self.clock, pause, callback, args)
 
     def _forget_timers(self) -> None:
-        self._probe = None
+        self._probe = self._end = None
         for timer in list(self._timers):
             timer.cancel()
 

@@ -172,7 +172,7 @@ async function run(seed) {
 }
 
 test(`collections equal the store after any of ${SCHEDULES} schedules`, { timeout: SCHEDULES * LONGEST }, async () => {
-  mock.timers.enable({ apis: ['setTimeout'] });
+  mock.timers.enable({ apis: ['setTimeout', 'Date'] });
   const { random } = Math;
   const first = Number(process.env.BBIO_SEED ?? 1);
   try {
@@ -191,7 +191,7 @@ test(`collections equal the store after any of ${SCHEDULES} schedules`, { timeou
 });
 
 test('a collection of 20,000 models is fetched and read anew, page by page, while others write', async () => {
-  mock.timers.enable({ apis: ['setTimeout'] });
+  mock.timers.enable({ apis: ['setTimeout', 'Date'] });
   try {
     const world = new World(seeded(1));
     // Nothing is left to chance: no listener throws.
@@ -232,7 +232,7 @@ async function passOn(world) {
 
 /** A page of one channel in a world without chance, with time stopped while `run` goes on. */
 async function calmly(run) {
-  mock.timers.enable({ apis: ['setTimeout'] });
+  mock.timers.enable({ apis: ['setTimeout', 'Date'] });
   try {
     const world = new World(seeded(1));
     Object.assign(world, { history: 40, most: 20_000, late: 0, lossy: false, busy: 0, random: () => 0.5 });
@@ -301,6 +301,66 @@ test('a link that has died is found out by a listen that is not answered', () =>
   writeElsewhere(world, 'missed');
   await pass(world, 15);
   assert.deepEqual([links.length, collection.pluck('id')], [2, ['missed']]);
+}));
+
+/** How many seconds go by until a page opens another link; those given if it does not. */
+function givenUpAfter({ links }, longest) {
+  for (let second = 0; second < longest; second += 1) {
+    if (links.length > 1) return second;
+    mock.timers.tick(1000);
+  }
+  return longest;
+}
+
+/** What a page waits for, and when a link that has died is given up. */
+const DEAD = [
+  ['a write', (things) => void things.sync('create').catch(() => {}), 12],
+  ['a read', (things) => void things.sync('read').catch(() => {}), 20],
+  ['a read that may take long', (things) => void things.sync('read', {}, { timeout: 100_000 }).catch(() => {}), 44],
+  ['a read over a link that had been silent', (things) => (mock.timers.tick(9000), things.sync('read').catch(() => {})), 12],
+  ['a read, and a write soon after', (things) => (things.sync('read').catch(() => {}), mock.timers.tick(3000), things.sync('create').catch(() => {})), 12],
+  ['more reads than are sent at once, and a write', (things) => {
+    for (let n = 0; n < 64; n += 1) things.sync('read').catch(() => {});
+    things.sync('create').catch(() => {});
+  }, 12],
+  ['a read, and a listen', (things, { connection }) => (things.sync('read').catch(() => {}), connection.backend('things', { channel: 'y' })), 20],
+];
+
+for (const [what, ask, seconds] of DEAD) {
+  test(`a link that has died with ${what} on it is given up after ${seconds} s`, () => calmly(async (world, one) => {
+    one.links[0].die();
+    ask(one.connection.backend('things', { channel: 'x' }), one);
+    assert.equal(givenUpAfter(one, 60), seconds);
+  }));
+}
+
+test('a long list on a slow link arrives, and a link that dies after it is found out', () => calmly(async (world, one, collection) => {
+  const [link] = one.links;
+  world.store('x').set('m1', { rev: 1, model: { id: 'm1' } });
+  const fetched = collection.fetch();
+  world.serve(link);
+  // The answer to the probe comes behind the list.
+  assert.equal(givenUpAfter(one, 19), 19);
+  await passOn(world);
+  await fetched;
+  assert.deepEqual([one.links.length, collection.pluck('id')], [1, ['m1']]);
+  link.die();
+  collection.fetch().catch(() => {});
+  assert.equal(givenUpAfter(one, 60), 20);
+}));
+
+test('the second of two long lists has its time as long as the link lives', () => calmly(async (world, one) => {
+  const [link] = one.links;
+  const things = one.connection.backend('things', { channel: 'x' });
+  const first = things.sync('read');
+  things.sync('read').catch(() => {});
+  world.serve(link);
+  assert.equal(givenUpAfter(one, 13), 13);
+  link.receive();
+  await first;
+  link.die();
+  // There is little time left to ask for it again.
+  assert.equal(givenUpAfter(one, 60), 15);
 }));
 
 test('of what has no answer when the page closes its connection only what was sent is of unknown outcome', () => calmly(async (world, { connection, links }, collection) => {

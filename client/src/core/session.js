@@ -9,6 +9,9 @@ const PATIENCE = 8000;
 /** How many milliseconds a link may take to show that it lives. */
 const PROBE = 4000;
 
+/** How many milliseconds a read whose long answer may be on its way waits before its link has to show that it lives, at most. */
+const LONG_READ = 40_000;
+
 /** How many milliseconds a connection that another takes the place of has for its answers. */
 const GRACE = 5000;
 
@@ -22,7 +25,8 @@ const UNTOLD = 'untold';
  * The socket of one backend, shared by its channels: what connects handles, followers and the outbox to the wire.
  *
  * @typedef {import('./outbox.js').Entry & {left: number, strict: boolean, origins: any[], user: string,
- *   knownAs?: string | null, size: number, timer?: any}} Timed `user`: who made it, as far as the page has said so; `knownAs`: as far as the server has
+ *   knownAs?: string | null, size: number, sentAt?: number, timer?: any}} Timed `user`: who made it, as far as the page has said so; `knownAs`: as far as the
+ *   server has; `sentAt`: when it was sent the last time
  */
 export class Session {
   /** @type {Map<string | null, Handle>} */
@@ -34,7 +38,12 @@ export class Session {
   #timers = new Set();
   /** Old connections that still have answers to give. @type {{draining: Timed[], end: () => void}[]} */
   #drains = [];
-  #probing = false;
+  /** What stands for the probe that is not answered yet. @type {object | null} */
+  #probe = null;
+  /** The call that ends its link. */
+  #end = /** @type {any} */ (null);
+  /** When something came from the server. */
+  #heard = 0;
   /** Whether the page was told that the server refuses its connections. */
   #isTurnedAway = false;
 
@@ -108,6 +117,7 @@ export class Session {
     socket.on('connect_error', (/** @type {any} */ err) => this.#refused(socket, err));
     socket.on('synced', (/** @type {any[]} */ ...args) => this.#synced(args[0], args[1], args[2]));
     socket.on('resync', (/** @type {string} */ stream) => {
+      this.#hear();
       for (const handle of this.#following(stream)) this.run(handle, handle.follower.gap());
     });
     if (socket.connected) this.#connected();
@@ -292,6 +302,7 @@ export class Session {
 
   #connected() {
     this.#generation += 1;
+    this.#hear();
     const again = this.#reached;
     this.#linked = this.#reached = true;
     for (const handle of this.#handles.values()) {
@@ -311,7 +322,8 @@ export class Session {
   }
 
   #cut() {
-    this.#linked = this.#probing = false;
+    this.#linked = false;
+    this.#probe = this.#end = null;
     this.#generation += 1;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
@@ -362,11 +374,17 @@ export class Session {
       let answered = false;
       const answer = this.#current((/** @type {any} */ reply) => {
         if (answered) return;
+        this.#hear();
         answered = true;
         this.#listened(handle, reply);
       });
       this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true }, answer);
-      this.#later(PATIENCE, () => !answered && ((answered = true), this.probe(), this.#listen(handle, { do: 'listen', since, again })));
+      this.#later(PATIENCE, () => {
+        if (answered) return;
+        answered = true;
+        this.probe(/** @type {Timed[]} */ (this.outbox.entries).some((entry) => this.#mayBeLong(entry)));
+        this.#listen(handle, { do: 'listen', since, again });
+      });
     };
     if (again) this.#later(Math.random() * this.connection.jitter, send);
     else send();
@@ -405,6 +423,7 @@ export class Session {
 
   /** @param {string} method @param {any} model @param {any} meta */
   #synced(method, model, meta) {
+    this.#hear();
     for (const handle of this.#following(meta?.s)) this.run(handle, handle.follower.event(method, model, meta));
   }
 
@@ -434,7 +453,8 @@ export class Session {
       }
       const generation = this.#generation;
       const answer = (/** @type {any} */ err, /** @type {any} */ result, /** @type {any} */ meta) => {
-        if (generation !== this.#generation && !entry.draining) return;
+        if (generation === this.#generation) this.#hear();
+        else if (!entry.draining) return;
         if (err) this.#settle(timed, new SyncError(typeof err === 'string' ? { message: err } : err.error ?? err));
         else {
           const { follower } = entry.handle;
@@ -442,6 +462,7 @@ export class Session {
           if (meta?.s) this.run(entry.handle, follower.acked(meta));
         }
       };
+      timed.sentAt = Date.now();
       this.#socket.emit('sync', entry.request, answer);
     }
   }
@@ -458,19 +479,42 @@ export class Session {
     return new SyncError({ name: 'BadRequest', message, code: 413, size: bytes, limit });
   }
 
-  /** Find out whether the server is there; if it does not show, the connection is opened again. */
-  probe() {
-    if (!this.#online || this.#probing || ![...this.#handles.values()].some(({ follower }) => follower.positioned)) return;
-    this.#probing = true;
-    const dead = this.#later(PROBE, () => {
-      this.#probing = false;
-      this.connection.reopen();
-    });
-    this.#socket.emit('unlisten', [], this.#current(() => {
-      this.#probing = false;
-      clearTimeout(dead);
-      this.#timers.delete(dead);
-    }));
+  /**
+   * Find out whether the server is there; if it does not show in time, the connection is opened again.
+   * @param {boolean} [patient] whether a long answer may be on its way, behind which the server cannot show: it has no time limit
+   *   then, until somebody asks who is not so patient
+   */
+  probe(patient = false) {
+    if (!this.#online || ![...this.#handles.values()].some(({ follower }) => follower.positioned)) return;
+    if (!this.#probe) {
+      const probe = {};
+      this.#probe = probe;
+      this.#socket.emit('unlisten', [], () => {
+        if (this.#probe !== probe) return;
+        this.#hear();
+        clearTimeout(this.#end);
+        this.#timers.delete(this.#end);
+        this.#probe = this.#end = null;
+      });
+    }
+    if (!patient) this.#end ??= this.#later(PROBE, () => this.connection.reopen());
+  }
+
+  #hear() {
+    this.#heard = Date.now();
+  }
+
+  /**
+   * Whether the answer to a request may be on its way, and merely be long for the link. The link lives; or it lived when it was
+   * asked for, and there is time to ask for it again. Nobody is as patient about a write.
+   * @param {Timed} entry
+   */
+  #mayBeLong({ waiting, draining, request, sentAt = 0, left }) {
+    const now = Date.now();
+    const lives = this.#heard > now - PATIENCE;
+    const lived = this.#heard >= sentAt - PATIENCE;
+    const early = now - sentAt < LONG_READ && left > 2 * PATIENCE;
+    return waiting && !draining && request.method === 'read' && (lives || (lived && early));
   }
 
   /** @param {Timed} entry @param {any} result @param {any} meta @param {boolean} [passed] */
@@ -507,7 +551,7 @@ export class Session {
         this.#settle(entry, unanswered(this, entry, this.#socket !== null, this.#online));
         return;
       }
-      if (entry.waiting && !entry.draining) this.probe();
+      if (entry.waiting ? !entry.draining : write && !others) this.probe(this.#mayBeLong(entry));
       if (write && entry.waiting && !entry.draining) {
         entry.waiting = false;
         if (others) {

@@ -368,6 +368,13 @@ async def asking(session, *work):
     return tasks[0] if len(tasks) == 1 else tasks
 
 
+def given_up(session):
+    """Return when the link is dropped, over which nothing comes any more."""
+    while not session.wire.dropped and session.clock.turn():
+        pass
+    return session.clock.time()
+
+
 class TestSession:
     async def test_what_comes_after_the_end_asks_for_nothing(self, session):
         """An event that the library hands on late shows a gap, and nobody is asked about it."""
@@ -403,6 +410,11 @@ class TestSession:
         old_create, old_read = session.wire.sent
         old_read[2](None, ["late"])
         old_create[2](None, {})
+
+    def test_the_id_of_a_client_is_not_guessed(self):
+        """It has the 16 random bytes that docs/protocol.md asks for, and each client another."""
+        ids = {Session("todos", lambda session: None, Clock(), Settings()).outbox.client for _ in range(2)}
+        assert [len(bytes.fromhex(each)) for each in ids] == [16, 16]
 
     async def test_a_listen_is_repeated(self, session):
         """When no answer comes, and later when the server is busy; an answer that comes twice counts once."""
@@ -877,6 +889,66 @@ class TestPromises:
             session.clock.turn()
         assert session.clock.time() == 2 * PATIENCE + PROBE
         read.cancel()
+
+    @pytest.mark.parametrize(
+        ("asked", "seconds"),
+        [
+            ("write", PATIENCE + PROBE),
+            ("read", 2 * PATIENCE + PROBE),
+            ("read of 100 s", 5 * PATIENCE + PROBE),
+            ("read after silence", PATIENCE + PROBE),
+            ("read, write", PATIENCE + PROBE),
+            ("64 reads, write", PATIENCE + PROBE),
+            ("read, listen", 2 * PATIENCE + PROBE),
+        ],
+    )
+    async def test_a_link_that_has_died_is_given_up_later_where_a_long_list_may_be_on_its_way(
+        self, session, asked, seconds
+    ):
+        """Not as soon as a write waits, sent or not, nor where the link had been silent before."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        if asked == "read after silence":
+            session.clock.call_later(2 * PATIENCE, lambda: None)
+            session.clock.turn()
+        begun = session.clock.time()
+        work = []
+        for each in asked.split(", "):
+            if each == "write":
+                work.append(handle.create({}))
+            elif each == "listen":
+                session.handle("other", "id")
+            else:
+                timeout = 100.0 if each == "read of 100 s" else None
+                work += [handle.read(timeout=timeout) for _ in range(WINDOW if each == "64 reads" else 1)]
+        await asking(session, *work)
+        assert given_up(session) - begun == seconds
+
+    async def test_a_long_list_on_a_slow_link_arrives(self, session):
+        """The answer to the probe comes behind it; a link that dies after it is found out."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        read = await asking(session, handle.read())
+        session.clock.call_later(2 * PATIENCE - 1, session.wire.answer, None, [{"id": 1}])
+        while session.clock.time() < 2 * PATIENCE - 1:
+            session.clock.turn()
+        assert await read == [{"id": 1}]
+        assert session.wire.answer(None)[0] == "unlisten"
+        assert not session.wire.dropped
+        await asking(session, handle.read())
+        assert given_up(session) == 4 * PATIENCE - 1 + PROBE
+
+    async def test_the_second_of_two_long_lists_has_its_time_while_the_link_lives(self, session):
+        """The first has shown that it does, though there is little time left to ask for the second again."""
+        handle = session.handle(None, "id")
+        session.connected(session.wire)
+        session.wire.answer(reply(0))
+        first, _ = await asking(session, handle.read(), handle.read())
+        session.clock.call_later(PATIENCE + 5, session.wire.answer, None, [])
+        assert given_up(session) == 3 * PATIENCE + PROBE
+        assert await first == []
 
     async def test_a_listen_that_is_not_answered_probes_the_link(self, session):
         """And is sent once more: either the server answers it, or the link is dropped."""
