@@ -186,7 +186,10 @@ async def test_what_a_client_may_count(store):
         assert record == made | expected | {"free": 2.5, "title": "once", "low": 2}
         record = await tallies.patch({**id, "$inc": {"money": "1e1"[:1], "ratio": 0.5, "tip": 1, "count": -2}})
         assert (record["money"], record["ratio"], record["tip"], record["count"]) == ("2.75", 1.5, "0.90", 2)
-        # However many digits they have.
+        # However small they are, they are written without an exponent, and however many digits they have.
+        await tallies.patch({**id, "tip": "0"})
+        record = await tallies.patch({**id, "$inc": {"tip": "0.00000001"}})
+        assert record["tip"] == "0.00000001"
         await tallies.patch({**id, "tip": "12345678901234567890123456789.00"})
         record = await tallies.patch({**id, "$inc": {"tip": "0.0000000001"}})
         assert record["tip"] == "12345678901234567890123456789.0000000001"
