@@ -19,12 +19,13 @@ import bbio
 from bbio import App, Backend
 from bbio.builtin import PostgresStore
 from bbio.builtin.postgres import database as postgres_database
+from bbio.builtin.postgres.tables import quote
 from bbio.client import connect
 from bbio.conformance.cases import refused
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode
 from bbio.query.query import WORDS
-from tests.support.postgres import Relay, install_triggers, log, opened, processes
+from tests.support.postgres import Relay, install_triggers, log, opened, processes, remove_triggers
 from tests.support.servers import eventually
 
 pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
@@ -406,20 +407,31 @@ async def test_what_no_model_can_have_is_told_at_the_start(database_url, psql, c
     assert "nothing gives a value to made: give each a default" in caplog.text
 
 
-@pytest.mark.parametrize("name", ['x"; DROP TABLE kept; --', "x'; DROP TABLE kept; --", "{x}", "%s", "$bbio$", "a b"])
-async def test_names_are_nothing_but_names(database_url, psql, name):
-    """Of tables, of ids and of channels."""
+@pytest.mark.parametrize("revisions", ["column", "beside"])
+@pytest.mark.parametrize("name", ['x"; DROP TABLE kept; --', "x'; DROP TABLE kept; --", "{x}%s", "$bbio$$bbio_$"])
+async def test_names_are_nothing_but_names(database_url, psql, name, revisions):
+    """Of tables, of ids and of channels; also in what tells of other programs."""
     await psql.execute("CREATE TABLE kept (id text)")
-    options = {"table": name, "id_attribute": name, "per_channel": True}
+    options = {"table": name, "id_attribute": name, "per_channel": True, "revisions": revisions}
+    await install_triggers(database_url, Title, **options)
     async with opened(database_url, Title, **options) as models:
         made = await models.create({"title": name}, channel=name)
         assert await models.read(made[name], channel=name) == made
         await refused(models.read(made[name], channel="other"), "NotFound")
+        assert await models.store.since(f"c:{name}", "x", 0) is None
+        table = quote(name)
+        await psql.execute(f"INSERT INTO {table} (channel, id, title) VALUES ($1, 'theirs', $1)", name)
+        await psql.execute(f"UPDATE {table} SET title = 'x' WHERE id = 'theirs'")
+        await psql.execute(f"DELETE FROM {table} WHERE id = 'theirs'")
+        told = [(event.method, decode(event.body)[name]) for event in await log(models, f"c:{name}")]
+        assert told == [("create", made[name]), ("create", "theirs"), ("update", "theirs"), ("delete", "theirs")]
+        await remove_triggers(database_url, Title, **options)
         await psql.execute("SELECT 1 FROM kept")
 
 
 NAMES = (
     "w t u s d row one user order group select body value name position offset limit sort cursor stream OLD NEW oid key"
+    " bbio_r found locked fields default self_ cls number Name NAME größe 日本語 " + 31 * "é"
 )
 
 
@@ -434,7 +446,8 @@ async def test_fields_of_any_name(database_url, psql):
                 assert await ask(models, {name: n, "sort": f"-{name}"}) == [made], name
         patched = await models.write("patch", {"id": made["id"], "w": 7, "t": 8})
         assert patched.record == await models.read(made["id"]) == {**made, "w": 7, "t": 8}
-    assert "M.ctid cannot be a column" in await refusal(database_url, model(ctid=int))
+    for name in ("ctid", "channel", "rev", 32 * "é"):
+        assert f"M.{name} cannot be a column" in await refusal(database_url, model(**{name: int}))
 
 
 async def test_a_field_called_id_beside_another_id(database_url, psql):

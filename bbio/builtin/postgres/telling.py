@@ -78,14 +78,14 @@ def _changes(table: Table) -> dict[str, str]:
     id = table.id_column
     method = f"CASE WHEN o.{id} IS NULL THEN 'create' ELSE 'update' END"
     # Those whose key is new come after those whose key is gone.
-    left = _events(table, "n", method, "n.rev", f"{{}} + n.{place}")
+    left = _events(table, "n", method, "n.rev", f"(SELECT count(*) FROM o) + n.{place}")
     made = _events(table, "n", "'create'", "n.rev", "row_number() OVER ()")
     lost = _events(table, "o", "'delete'", "o.rev + 1", "row_number() OVER ()")
     return {
         "INSERT": f"{made} FROM {_worked_out(table, 'bbio_new')} n",
         "UPDATE": (
             f"WITH o AS ({first}), n AS ({last}) {gone} FROM o WHERE NOT EXISTS (SELECT FROM n WHERE {same})"
-            f" UNION ALL {left.format('(SELECT count(*) FROM o)')} FROM n LEFT JOIN o ON {same}"
+            f" UNION ALL {left} FROM n LEFT JOIN o ON {same}"
             f" WHERE o.{id} IS NULL OR {_is_changed(table)}"
         ),
         "DELETE": f"{lost} FROM {_worked_out(table, 'bbio_old')} o",

@@ -30,6 +30,14 @@ def _functions(table: Table) -> tuple[str, str]:
     return quote(f"bbio_tell_{table.name}"[:63]), quote(f"bbio_truncated_{table.name}"[:63])
 
 
+def _body(text: str) -> str:
+    """What PL/pgSQL is to run, in quotes that do not occur in it: a name may be anything."""
+    tag = "bbio"
+    while f"${tag}$" in text:
+        tag += "_"
+    return f"${tag}${text}${tag}$"
+
+
 def triggers(table: Table) -> str:
     """Have what other programs write told to clients; running it again changes nothing.
 
@@ -65,16 +73,12 @@ def triggers(table: Table) -> str:
         if beside
         else ""
     )
-    return f"""
-INSERT INTO bbio_backends (name, epoch)
-VALUES ({backend}, left(md5(clock_timestamp()::text || random()), 12)) ON CONFLICT DO NOTHING;
-{_function(table)}
-CREATE OR REPLACE FUNCTION {truncated}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $bbio$
+    is_truncated = f"""
 BEGIN
     PERFORM bbio_begin_epoch({backend});{forget}
     RETURN NULL;
-END $bbio$;
-DO $bbio$ DECLARE
+END """
+    make = f""" DECLARE
     -- As they run with the rights of their owner, they must find what they found when they were made.
     path text := (SELECT string_agg(quote_ident(name), ', ') || ', pg_temp' FROM unnest(current_schemas(false)) name);
     relation regclass := {literal(name)};
@@ -99,7 +103,13 @@ BEGIN
 {_drops(table, "    ")}{revising}{creates}
     CREATE TRIGGER bbio_truncated AFTER TRUNCATE ON {name} EXECUTE FUNCTION {truncated}();
     EXECUTE format('COMMENT ON TRIGGER bbio_insert ON %s IS %L', relation, written);
-END $bbio$;
+END """
+    return f"""
+INSERT INTO bbio_backends (name, epoch)
+VALUES ({backend}, left(md5(clock_timestamp()::text || random()), 12)) ON CONFLICT DO NOTHING;
+{_function(table)}
+CREATE OR REPLACE FUNCTION {truncated}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {_body(is_truncated)};
+DO {_body(make)};
 """
 
 
@@ -121,15 +131,16 @@ def _function(table: Table) -> str:
         SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
         JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
         WHERE a.attrelid = TG_RELID AND a.attname IN ({names}) ORDER BY a.attname) = ARRAY[{hows}]"""
-    return f"""CREATE OR REPLACE FUNCTION {_functions(table)[0]}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER AS $bbio${option}
+    tell = f"""{option}
 DECLARE
     backend_id integer := (SELECT b.id FROM bbio_backends b WHERE b.name = {literal(table.name)});
     is_fit boolean := {fit};{keyed}
     stream_name text;
 BEGIN{telling(table)}
     RETURN NULL;
-END $bbio$;"""
+END """
+    return f"""CREATE OR REPLACE FUNCTION {_functions(table)[0]}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS {_body(tell)};"""
 
 
 def made_of(table: Table) -> str:
