@@ -215,8 +215,9 @@ async def test_in_a_table_of_bbio_s_own_the_class_says_the_defaults(database_url
         assert (await typed(models, "create", {}))["done"] is True
 
 
-async def test_ids_that_a_trigger_gives_are_told(database_url, psql):
-    """A row may get another id than the one that it was given."""
+@pytest.mark.parametrize("revisions", ["column", "beside"])
+async def test_ids_that_a_trigger_gives_are_told(database_url, psql, revisions):
+    """A row may get another id than the one that it was given; its revision is kept under that."""
     await psql.execute("""
         CREATE TABLE models (id text PRIMARY KEY, title text);
         CREATE FUNCTION named() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -225,10 +226,11 @@ async def test_ids_that_a_trigger_gives_are_told(database_url, psql):
         CREATE TRIGGER named BEFORE INSERT ON models FOR EACH ROW EXECUTE FUNCTION named()
     """)
     cls = attrs.make_class("Todo", {"title": attrs.field(type=str)})
-    async with opened(database_url, cls) as models:
-        made = await asyncio.gather(*(models.create({"title": f"{n}"}) for n in range(3)))
-        assert made == [{"id": f"id-{n}", "title": f"{n}"} for n in range(3)]
-        assert await models.read("id-1") == made[1]
+    async with opened(database_url, cls, revisions=revisions) as models:
+        made = await asyncio.gather(*(models.write("create", {"title": f"{n}"}) for n in range(3)))
+        assert [each.record for each in made] == [{"id": f"id-{n}", "title": f"{n}"} for n in range(3)]
+        assert await models.read("id-1") == made[1].record
+        assert await models.revision("id-1") == made[1].event.rev
 
 
 STOP = """

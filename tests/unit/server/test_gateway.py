@@ -8,6 +8,7 @@ import pytest
 
 from bbio import Backend, Forbidden, Limits, before, create, read
 from bbio.builtin import MemoryStore
+from bbio.server import exchange
 from bbio.server.memory import Addresses
 from tests.support.listeners import Server, settled, until
 
@@ -168,6 +169,17 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     assert [ack[0]["error"]["name"] for ack in ann.acks] == ["Timeout", "Timeout"]
     assert run == [{"title": "bread"}]
     await server.close()
+
+
+async def test_a_request_that_waits_has_no_error_at_hand(server, monkeypatch):
+    """Making that of its deadline costs as much as all else that is done for it, so it is made when it is told."""
+    monkeypatch.setattr(exchange, "Timeout", None)
+    ann = server.client()
+    ann.sync("create", {"wait": True})
+    assert ann.acks == []
+    server.backend.gate.set()
+    await until(lambda: ann.acks)
+    assert ann.acks[0][0] is None
 
 
 async def test_what_waits_is_let_go_with_its_client(server):
