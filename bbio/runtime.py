@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import attrs
 import msgspec
@@ -431,6 +431,18 @@ def _plain_write(schema: Schema, write: Write) -> Write:
     return written
 
 
+class Admission(NamedTuple):
+    """The answer to a client that wants to listen.
+
+    Parameters:
+        failure: why it may not; None when it may.
+        view: what it sees of the events; None where all who may listen see the same.
+    """
+
+    failure: SyncError | None
+    view: View | None
+
+
 class Registry(Mapping[str, Runtime]):
     """The served backends by name.
 
@@ -503,11 +515,11 @@ class Registry(Mapping[str, Runtime]):
         """
         return runtime.stacks[req.method].run(req, self.internal_error, res)
 
-    async def admit(self, runtime: Runtime, req: Request) -> SyncError | None:
-        """Ask the `before` layers of `read` whether a client may listen; None when it may."""
+    async def admit(self, runtime: Runtime, req: Request) -> Admission:
+        """Ask the `before` layers of `read` whether a client may listen, and what it then sees."""
         res = await runtime.stacks["read"].admit(req, self.internal_error)
         assert res.failure is None or isinstance(res.failure, SyncError)
-        return res.failure
+        return Admission(res.failure, View.of_listener(runtime.schema, req) if res.failure is None else None)
 
     def internal_error(self, err: BaseException, req: Request) -> InternalError:
         """Log an unexpected error of a request whole, under an id; the id alone is for the client."""

@@ -7,7 +7,7 @@ fields, those for the roles of a user; where a backend has no model, nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 import attrs
 import msgspec
 
-from bbio.errors import Invalid, SyncError
+from bbio.errors import Forbidden, Invalid, SyncError
+from bbio.model.counts import COUNTS
 from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
 from bbio.query import Query
+from bbio.requests import Request, Response
 from bbio.streams import Event, Position
 
 # Between an epoch and the digest of the view that it is told under.
@@ -118,6 +120,16 @@ class View(msgspec.Struct, frozen=True, gc=False):
         # What else a user is said to be, maybe in words of a client, is not remembered.
         roles = schema.roles.intersection(roles_of(user)) if schema.roles else frozenset()
         return _for_roles(schema, roles)
+
+    @classmethod
+    def of_listener(cls, schema: Schema | None, req: Request) -> View | None:
+        """Return the view under which a client is told of events; None where all are told the same.
+
+        Parameters:
+            schema: the schema of the backend, None when its models may be anything.
+            req: the request to listen, admitted.
+        """
+        return cls.of(schema, req.user) if schema is not None and cls.differs(schema) else None
 
     @classmethod
     def public(cls, schema: Schema) -> View:
@@ -222,3 +234,56 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
     def _epoch(self, epoch: str) -> str:
         return f"{epoch}{MARK}{_digest(self.fields)}"
+
+
+MayRead = Callable[[Request], Awaitable[bool]]
+
+
+class WriterView:
+    """What the client of a write sees of its answer: all of it, or the fields alone that it gave if it may not read.
+
+    Parameters:
+        req: the write, as it came in.
+        may_read: awaited with the write to say whether its client may read the model; never asked about the server.
+    """
+
+    __slots__ = ("_given", "_may_read", "_req")
+
+    def __init__(self, req: Request, may_read: MayRead) -> None:
+        self._req = req
+        self._may_read = may_read
+        self._given = frozenset(req.model) if isinstance(req.model, dict) else frozenset[str]()
+
+    async def _reads(self) -> bool:
+        return self._req.socket is None or await self._may_read(self._req)
+
+    async def check(self) -> None:
+        """Refuse a write whose refusal by the store would tell something of what is stored.
+
+        Raises:
+            Forbidden: the client counts in a model that it may not read.
+        """
+        if self._req.method == "patch" and COUNTS in self._given and not await self._reads():
+            raise Forbidden("a client that may not read a model cannot count in it")
+
+    async def show(self, res: Response) -> None:
+        """Leave in a response nothing of a record but what its client may see."""
+        if await self._reads():
+            return
+        failure = res.failure
+        if isinstance(failure, SyncError):
+            failure.values = {
+                name: value
+                for name, value in failure.values.items()
+                if value is None or isinstance(value, (str, int, float)) or isinstance(failure, Invalid)
+            }
+        else:
+            res.body = None
+            res.result = _only(res.result, self._given | {self._req.backend.id_attribute})
+
+
+def _only(result: Any, names: frozenset[str]) -> Any:
+    """Return a record, or each of several, with these fields alone; anything else as it is."""
+    if isinstance(result, dict):
+        return {name: value for name, value in result.items() if name in names}
+    return [_only(each, names) for each in result] if isinstance(result, (list, tuple)) else result

@@ -20,6 +20,7 @@ class ListenExchange(Exchange, kw_only=True):
     """Admission, then the subscribers of the channel's streams."""
 
     fields: protocol.Listen
+    view: View | None = None
 
     @property
     def key(self) -> Key:
@@ -29,14 +30,14 @@ class ListenExchange(Exchange, kw_only=True):
         try:
             subscribers = self.gateway.subscribers[self.socket.runtime.name]
             rechecks = subscribers.rechecks
-            if await self._admitted():
+            if await self._is_admitted():
                 await self._join(subscribers, rechecks)
         except BaseException as err:
             self.fail(err)
         self.finish()
 
-    async def _admitted(self) -> bool:
-        failure = await self.gateway.registry.admit(self.socket.runtime, self.req)
+    async def _is_admitted(self) -> bool:
+        failure, self.view = await self.gateway.registry.admit(self.socket.runtime, self.req)
         if failure is not None:
             self.refuse(failure)
         return failure is None
@@ -68,7 +69,7 @@ class ListenExchange(Exchange, kw_only=True):
                 rechecks = subscribers.rechecks
                 req = self.req
                 self.req = Request("read", None, {}, req.backend, req.channel, req.socket, event="listen")
-                if not await self._admitted():
+                if not await self._is_admitted():
                     return
             # Nothing waits from here on: what is published next goes to this client too.
             self._go_live(subscribers, streams, missed)
@@ -95,7 +96,7 @@ class ListenExchange(Exchange, kw_only=True):
             return
         self.gateway.delivery.flush()
         if streams[0].has_views:
-            socket.see(streams[0].name, View.of(self.req.backend.schema, self.req.user))
+            socket.see(streams[0].name, self.view)
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:

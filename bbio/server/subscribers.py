@@ -414,11 +414,11 @@ class Subscribers:
             async with asyncio.timeout(self._gateway.limits.deadline):
                 # In a context of its own: the listeners that are asked by one task must not see each other's.
                 admission = self._gateway.registry.admit(self._runtime, req)
-                failure = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
+                failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False
         if failure is None and self._has_views and channel in socket.channels:
-            changed = socket.see(followed.name, View.of(req.backend.schema, req.user))
+            changed = socket.see(followed.name, view)
             if changed and socket in followed.version_1:
                 self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))
         return failure is not None and refused(failure) and not isinstance(failure, Busy)

@@ -19,14 +19,14 @@ import msgspec
 from msgspec import UNSET
 
 from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
-from bbio.errors import DefinitionError, EncodingError, Forbidden, Invalid, StackError, SyncError
-from bbio.model.counts import COUNTS
+from bbio.errors import DefinitionError, EncodingError, Forbidden, StackError, SyncError
 from bbio.model.scalars import place_of
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import METHODS, Found, Request, Response
 from bbio.stack.once import Attempts, refused
 from bbio.store import NO_PROMISES, Promises
 from bbio.streams import Commit, Operation
+from bbio.view import MayRead, WriterView
 
 Answer = Callable[[Request], Awaitable[Any]]
 Node = Callable[[Request, "Run", "Next | None"], Awaitable[Any]]
@@ -403,27 +403,6 @@ async def bottom(req: Request) -> Any:
     return req.model
 
 
-def _conceal(res: Response, given: frozenset[str]) -> None:
-    """Leave in a response nothing of a record but what its client gave."""
-    failure = res.failure
-    if isinstance(failure, SyncError):
-        failure.values = {
-            name: value
-            for name, value in failure.values.items()
-            if value is None or isinstance(value, (str, int, float)) or isinstance(failure, Invalid)
-        }
-    else:
-        res.body = None
-        res.result = _only(res.result, given)
-
-
-def _only(result: Any, names: frozenset[str]) -> Any:
-    """Return a record, or each of several, with these fields alone; anything else as it is."""
-    if isinstance(result, dict):
-        return {name: value for name, value in result.items() if name in names}
-    return [_only(each, names) for each in result] if isinstance(result, (list, tuple)) else result
-
-
 class Stack:
     """The compiled stack of one sync method of one backend.
 
@@ -471,7 +450,7 @@ class Stack:
         write: Write | None = None,
         promises: Promises = NO_PROMISES,
         show: Callable[[Request, Response], None] | None = None,
-        may_read: Callable[[Request], Awaitable[bool]] | None = None,
+        may_read: MayRead | None = None,
     ) -> None:
         self.method = method
         self._may_read = may_read
@@ -545,16 +524,10 @@ class Stack:
         if res is None:
             res = Run()
         result = None
-        given = frozenset(req.model) if self._may_read is not None and isinstance(req.model, dict) else frozenset()
+        writer = None if self._may_read is None else WriterView(req, self._may_read)
         try:
-            if (
-                self._may_read is not None
-                and self.method == "patch"
-                and COUNTS in given
-                and not await self._reads(req, self._may_read)
-            ):
-                # A refusal would tell something of what is stored.
-                raise Forbidden("a client that may not read a model cannot count in it")
+            if writer is not None:
+                await writer.check()
             if self._direct is not None and (req.op is None or self._atomic):
                 if req.op is not None and not self._immediate:
                     await res.begin(req, self._attempts)
@@ -586,14 +559,9 @@ class Stack:
             await self._run_once(req, res.written)
         if self._show is not None:
             self._show_safely(req, res, unexpected)
-        if self._may_read is not None and not await self._reads(req, self._may_read):
-            _conceal(res, given | {req.backend.id_attribute})
+        if writer is not None:
+            await writer.show(res)
         return res
-
-    @staticmethod
-    async def _reads(req: Request, may_read: Callable[[Request], Awaitable[bool]]) -> bool:
-        """Whether whoever asks may read what it writes; the server itself may."""
-        return req.socket is None or await may_read(req)
 
     def explain(self, err: EncodingError, req: Request, result: Any) -> None:
         """Say in an error where the value is that cannot be written, and which layers may have put it there."""

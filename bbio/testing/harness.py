@@ -13,9 +13,9 @@ import attrs
 
 from bbio.client.handle import Handle
 from bbio.client.session import Settings
-from bbio.errors import ConfigurationError, SyncError
+from bbio.errors import ConfigurationError
 from bbio.requests import Request
-from bbio.runtime import Registry, Runtime
+from bbio.runtime import Admission, Registry, Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
 from bbio.server.limits import Limits
@@ -56,7 +56,7 @@ class Introduced(Registry):
         _introduce(req)
         return super().dispatch(runtime, req, res)
 
-    async def admit(self, runtime: Runtime, req: Request) -> SyncError | None:
+    async def admit(self, runtime: Runtime, req: Request) -> Admission:
         _introduce(req)
         return await super().admit(runtime, req)
 

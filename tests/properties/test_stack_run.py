@@ -122,7 +122,7 @@ def test_who_may_listen(program: Program) -> None:
         req = assembled.served.request("read", dict(MODEL))
         passed: list[Any] = []
         await interpret(checks, [], [], req, passed.append, lambda record: None)
-        error = await assembled.served.registry.admit(
+        error, _ = await assembled.served.registry.admit(
             assembled.served.runtime, assembled.served.request("read", dict(MODEL), event="listen")
         )
         assert (error is None) == bool(passed)

@@ -867,8 +867,8 @@ async def test_listening_asks_the_before_layers_of_read():
             raise AssertionError
 
     served = Served(Todos)
-    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) is None
-    refused = await served.registry.admit(served.runtime, served.request("read", event="listen", channel="private"))
+    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) == (None, None)
+    refused, _ = await served.registry.admit(served.runtime, served.request("read", event="listen", channel="private"))
     assert isinstance(refused, Unauthorized)
 
 
@@ -878,7 +878,7 @@ async def test_a_backend_without_before_layers_lets_everybody_listen():
     class Todos(Backend): ...
 
     served = Served(Todos)
-    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) is None
+    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) == (None, None)
 
 
 async def test_recovering_lets_nobody_listen():
@@ -895,7 +895,8 @@ async def test_recovering_lets_nobody_listen():
 
     served = Served(Todos)
     assert await served.ask("read") == []
-    assert isinstance(await served.registry.admit(served.runtime, served.request("read", event="listen")), Unauthorized)
+    refused, _ = await served.registry.admit(served.runtime, served.request("read", event="listen"))
+    assert isinstance(refused, Unauthorized)
 
 
 @pytest.mark.parametrize("answer", [[], None, [{"id": 1}]])
@@ -909,8 +910,8 @@ async def test_a_before_layer_that_answers_a_read_admits_nobody(answer):
                 res.end(answer)
 
     served = Served(Quiet)
-    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) is None
-    refused = await served.registry.admit(served.runtime, served.request("read", event="listen", channel="staff"))
+    assert await served.registry.admit(served.runtime, served.request("read", event="listen")) == (None, None)
+    refused, _ = await served.registry.admit(served.runtime, served.request("read", event="listen", channel="staff"))
     assert isinstance(refused, Forbidden)
 
 
@@ -923,7 +924,7 @@ async def test_an_unexpected_error_while_admitting_is_internal(caplog):
             raise KeyError("secret")
 
     served = Served(Todos)
-    error = await served.registry.admit(served.runtime, served.request("read", event="listen"))
+    error, _ = await served.registry.admit(served.runtime, served.request("read", event="listen"))
     assert set(error.to_json()) == {"name", "message", "code", "id"}
     assert "secret" not in str(error.to_json())
     assert "secret" in caplog.text
