@@ -21,11 +21,33 @@ Next = Callable[[], Awaitable[Any]]
 """The type of `next` in a layer of `@use`: `await next()` runs what is below and returns its result."""
 
 Method = Literal["create", "read", "update", "patch", "delete"]
-METHODS: tuple[Method, ...] = ("create", "read", "update", "patch", "delete")
-WRITES: frozenset[Method] = frozenset(METHODS) - {"read"}
 
-# How a write is told to other clients: a patch travels as an update with the whole model.
-NOTIFIED_AS = {"create": "create", "update": "update", "patch": "update", "delete": "delete"}
+
+class Rules(NamedTuple):
+    """The rules of a sync method.
+
+    Parameters:
+        writes: whether it changes a model.
+        notified_as: the method of the event that others are told; empty where they are told nothing.
+        needs_id: whether it is about a model that there is, so that it must name one.
+    """
+
+    writes: bool
+    notified_as: str = ""
+    needs_id: bool = False
+
+
+RULES: dict[Method, Rules] = {
+    "create": Rules(writes=True, notified_as="create"),
+    "read": Rules(writes=False),
+    "update": Rules(writes=True, notified_as="update", needs_id=True),
+    # A patch travels as an update with the whole model.
+    "patch": Rules(writes=True, notified_as="update", needs_id=True),
+    "delete": Rules(writes=True, notified_as="delete", needs_id=True),
+}
+METHODS: tuple[Method, ...] = tuple(RULES)
+WRITES: frozenset[Method] = frozenset(method for method, rules in RULES.items() if rules.writes)
+NOTIFIED_AS: dict[str, str] = {method: rules.notified_as for method, rules in RULES.items() if rules.notified_as}
 
 
 class Socket(Protocol):

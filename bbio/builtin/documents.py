@@ -20,17 +20,16 @@ from typing import Any, Self
 
 import msgspec
 
-from bbio import BadRequest, Busy, Conflict, NotFound, Request, Store
+from bbio import BadRequest, Busy, Conflict, Request, Store
 from bbio.builtin.sql import read_indexes
 from bbio.declared import Publisher
 from bbio.errors import ConfigurationError
 from bbio.log import Log
-from bbio.model.counts import refuse_counts
 from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST, Found, ListSize
-from bbio.store import is_overtaken
+from bbio.store import Records, notified_as
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, channel_stream
 from bbio.typed import as_json, view_in, whole_json
 from bbio.view import View, public_body
@@ -245,6 +244,7 @@ class DocumentStore(Store, Log):
     check_interval = 5.0
     event_clock = staticmethod(time.time)
 
+    records: Records
     _ids: Iterator[Any]
     _seen: Seen
     # The size that a list of everything is likely to come to, a little more than the last one.
@@ -274,6 +274,7 @@ class DocumentStore(Store, Log):
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
         opened.table = self.table or backend.name
+        opened.records = Records(opened.schema, self.id_attribute, self._upsert)
         opened._seen = Seen()
         opened._initial = [as_json(opened.schema, model) for model in self._initial]
         if any(self.key(model) is None for model in opened._initial):
@@ -318,7 +319,7 @@ class DocumentStore(Store, Log):
         if key is not None:
             row = await self.look_up((channel, key))
             if row is None:
-                raise self.unknown(key)
+                raise self.records.unknown(key)
             rev, body = row
             if len(body) > SHORT_LIST and not req.passes_on:
                 await req.make_room(len(body), decoded_bytes(body))
@@ -455,52 +456,8 @@ class DocumentStore(Store, Log):
 
     def _target(self, req: Request) -> Key:
         key = self.key(req.model)
-        if req.method == "create":
-            if key is not None:
-                raise BadRequest(f"ids are given by the server; create without {self.id_attribute!r}")
-            key = next(self._ids)
-        elif key is None:
-            raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
-        if req.method in ("create", "update"):
-            refuse_counts(req.model)
-        return self.channel_of(req), key
-
-    def plan(
-        self, req: Request, key: Any, current: tuple[int, bytes] | None, base: bytes | None
-    ) -> tuple[dict[str, Any], Any]:
-        """The record that a write comes to, as far as can be told before it is stored, and the record as it was.
-
-        Parameters:
-            req: the request.
-            key: the id of the model.
-            current: the revision of the model and the model as JSON, None where there is none.
-            base: the model as it was at the revision that the request builds on; None where that is not known.
-
-        Raises:
-            NotFound: there is no such model.
-            Conflict: what the request builds on was changed.
-        """
-        model: dict[str, Any] = req.model
-        if req.method == "create":
-            return {**model, self.id_attribute: key}, None
-        if current is None:
-            if self._upsert and req.method != "delete":
-                return self.merged(req, None), None
-            raise self.unknown(key)
-        rev, body = current
-        stored: dict[str, Any] = decode(body)
-        if req.rev is not None and req.rev < rev and is_overtaken(req, stored, base, self.id_attribute):
-            raise Conflict("the model was changed by someone else", current=stored, rev=rev)
-        if req.method == "delete":
-            return stored, stored
-        if self.schema is None:
-            return model if req.method == "update" else self.merged(req, stored), stored
-        record = self.merged(req, stored)
-        # Of fields that the schema does not know, a later version of it may.
-        fields = self.schema.fields
-        return record | {
-            name: each for name, each in stored.items() if name not in fields and name not in record
-        }, stored
+        self.records.check(req, key)
+        return self.channel_of(req), next(self._ids) if key is None else key
 
     def shown(self, columns: Sequence[str], req: Request | None, beside: Collection[str] = BESIDE_ID) -> Sequence[str]:
         """Return the names of the fields that an error is about; none if the client may not see them all.
@@ -514,9 +471,6 @@ class DocumentStore(Store, Log):
         if self.schema is not None:
             hidden |= view_in(self.schema, req).hidden
         return () if hidden.intersection(columns) else columns
-
-    def unknown(self, key: Any) -> NotFound:
-        return NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
 
 
 class Surplus(Exception):
@@ -547,8 +501,9 @@ class Write(msgspec.Struct, eq=False):
     @property
     def method(self) -> str:
         """What happens to the model: `create`, `update` or `delete`."""
-        # An upsert is a create: who holds the whole collection must get the model.
-        return "create" if self.stored is None else self.change.method
+        req = self.change.req
+        assert req is not None
+        return notified_as(req.method, self.stored is None)
 
 
 def _is_about_stored(change: Change) -> bool:
@@ -670,7 +625,7 @@ class Batch:
         assert req is not None
         current = self.models.get(key)
         try:
-            record, stored = self.store.plan(req, key[1], current, self.bases.get((key, req.rev)))
+            record, stored = self.store.records.plan(req, key[1], current, lambda: self.bases.get((key, req.rev)))
         except Exception as err:
             change.error = err
             return None

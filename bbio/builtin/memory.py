@@ -7,17 +7,16 @@ from typing import Any, Self
 
 import msgspec
 
-from bbio import BadRequest, Conflict, NotFound, Request, Store
+from bbio import BadRequest, Conflict, Request, Store
 from bbio.builtin.ids import Ids, given_ids, random_ids
 from bbio.builtin.sql import read_indexes
 from bbio.declared import Publisher
 from bbio.log import MemoryLog
-from bbio.model.counts import refuse_counts
 from bbio.protocol import decode, encode
 from bbio.query.query import QueryLimits, too_many
 from bbio.query.steps import call_each, run_in_turns
-from bbio.requests import NOTIFIED_AS, SHORT_LIST, Found
-from bbio.store import Promises, Scratch, is_overtaken
+from bbio.requests import SHORT_LIST, Found
+from bbio.store import Promises, Records, Scratch, notified_as
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 from bbio.view import public_body
@@ -51,6 +50,7 @@ class MemoryStore(Store, MemoryLog):
 
     atomic = True
 
+    _records: Records
     _ids: Iterator[str | int]
     _rev: int
     _channels: dict[str | None, Models]
@@ -82,6 +82,7 @@ class MemoryStore(Store, MemoryLog):
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
+        opened._records = Records(opened.schema, self.id_attribute, self._upsert)
         opened._ids = random_ids() if self.ids is None else given_ids(self.ids)
         opened._rev = 0
         opened._channels = {}
@@ -107,7 +108,9 @@ class MemoryStore(Store, MemoryLog):
         models = self._models(req.channel)
         key = None if req.model is None else self._key(req.model)
         if key is not None:
-            rev, body = self._known(models, key)
+            if key not in models:
+                raise self._records.unknown(key)
+            rev, body = models[key]
             if len(body) > SHORT_LIST and not req.passes_on:
                 await req.make_room(len(body), decoded_bytes(body))
             return Found(decode(body), {key: rev})
@@ -146,9 +149,8 @@ class MemoryStore(Store, MemoryLog):
         key = record[self.id_attribute]
         self._rev = rev = self._rev + 1
         models = self._models(req.channel)
-        told = NOTIFIED_AS[method] if key in models else "create"
+        told = notified_as(method, key not in models)
         if method == "delete":
-            told = "delete"
             models.pop(key, None)
         else:
             models[key] = (rev, body)
@@ -157,7 +159,7 @@ class MemoryStore(Store, MemoryLog):
         return self.record(channel_stream(req.channel), told, record, body, req, operation, rev)
 
     async def create(self, req: Request) -> dict[str, Any]:
-        record = self._created(req.model)
+        record = self._created(req)
         if self.ids is not None and record[self.id_attribute] in self._models(req.channel):
             raise Conflict(f"there is a model with {self.id_attribute} {record[self.id_attribute]!r:.64} already")
         return record
@@ -168,32 +170,14 @@ class MemoryStore(Store, MemoryLog):
     patch = update
     delete = update
 
-    def _created(self, model: dict[str, Any]) -> dict[str, Any]:
-        if model.get(self.id_attribute) is not None:
-            raise BadRequest(f"ids are given by the server; create without {self.id_attribute!r}")
-        refuse_counts(model)
-        return {**model, self.id_attribute: next(self._ids)}
+    def _created(self, req: Request) -> dict[str, Any]:
+        self._records.check(req, self._key(req.model))
+        return self._records.plan(req, next(self._ids), None)[0]
 
     def _changed(self, models: Models, req: Request) -> dict[str, Any]:
-        model: dict[str, Any] = req.model
-        key = self._key(model)
-        if key is None:
-            raise BadRequest(f"{req.method} needs the model's {self.id_attribute!r}")
-        if req.method == "update":
-            refuse_counts(model)
-        if self._upsert and req.method != "delete" and key not in models:
-            return self.merged(req, None)
-        rev, body = self._known(models, key)
-        current: dict[str, Any] = decode(body)
-        if (
-            req.rev is not None
-            and req.rev < rev
-            and is_overtaken(req, current, self._base(req, key), self.id_attribute)
-        ):
-            raise Conflict("the model was changed by someone else", current=current, rev=rev)
-        if req.method == "update" and self.schema is None:
-            return model
-        return current if req.method == "delete" else self.merged(req, current)
+        key = self._key(req.model)
+        self._records.check(req, key)
+        return self._records.plan(req, key, models.get(key), lambda: self._base(req, key))[0]
 
     def _base(self, req: Request, key: Any) -> bytes | None:
         """A model as it was at the revision that a request names, None where that is forgotten."""
@@ -207,9 +191,3 @@ class MemoryStore(Store, MemoryLog):
         if key is not None and (not isinstance(key, (str, int)) or isinstance(key, bool)):
             raise BadRequest(f"{self.id_attribute!r} must be a string or a whole number")
         return key
-
-    def _known(self, models: Models, key: Any) -> tuple[int, bytes]:
-        found = models.get(key)
-        if found is None:
-            raise NotFound(f"there is no model with {self.id_attribute} {key!r:.64}")
-        return found

@@ -64,8 +64,8 @@ def test_a_suite_may_be_added_to():
 
 
 class ForgetsIds(MemoryStore):
-    def _created(self, model):
-        return {**model, "id": model.get("id") or super()._created(model)["id"]}
+    def _created(self, req):
+        return req.model if req.model.get("id") else super()._created(req)
 
 
 class MergesUpdates(MemoryStore):

@@ -381,7 +381,7 @@ class PostgresStore(DocumentStore):
             return None
         held = self.definition.held(key)
         if held is None:
-            raise self.unknown(key)
+            raise self.records.unknown(key)
         if held != key:
             model[self.id_attribute] = held
         return held

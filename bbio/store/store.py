@@ -14,45 +14,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import attrs
-from msgspec import UNSET
 
 from bbio.declared import Declared, Publisher
 from bbio.errors import BadRequest, ConfigurationError, DefinitionError
 from bbio.log import Log, MemoryLog
-from bbio.model.counts import COUNTS, counted
-from bbio.model.scalars import is_same
-from bbio.protocol import decode
 from bbio.query import Query, QueryLimits
 from bbio.requests import NOTIFIED_AS, Request
+from bbio.store.records import Records
 from bbio.streams import Commit, HistoryLimits, channel_stream
-from bbio.typed import merged
 from bbio.view import View
-
-
-def is_overtaken(req: Request, stored: dict[str, Any], base: bytes | None, id_attribute: str) -> bool:
-    """Whether a write builds on what was changed since the revision that it names.
-
-    A patch builds on the fields that it sets: it is overtaken when one of them was changed, to another value than it
-    sets. A field that it counts may be anything by then. Any other write builds on the whole model.
-
-    Parameters:
-        req: the request, whose `rev` is older than the model's.
-        stored: the model as it is.
-        base: the model as it was at that revision, as JSON; None where that is not known.
-        id_attribute: the name of the id.
-    """
-    if req.method != "patch":
-        return True
-    if COUNTS in req.model and req.model.keys() <= {COUNTS, id_attribute}:
-        return False
-    if base is None:
-        return True
-    before = decode(base)
-    return any(
-        not is_same(stored.get(name, UNSET), before.get(name, UNSET)) and not is_same(stored.get(name, UNSET), value)
-        for name, value in req.model.items()
-        if name != id_attribute
-    )
 
 
 class Scratch:
@@ -307,13 +277,7 @@ class Store(Declared):
             >>> Store().merged(req, {"id": 7, "title": "milk", "likes": 2})
             {'id': 7, 'title': 'milk', 'likes': 3, 'done': True}
         """
-        if self.schema is not None:
-            return merged(self.schema, req, current)
-        model: dict[str, Any] = req.model
-        if req.method != "patch":
-            return model
-        stored = current or {}
-        return {**stored, **(counted(model, stored, self.id_attribute) if COUNTS in model else model)}
+        return Records(self.schema, self.id_attribute).merged(req, current)
 
     async def write(self, req: Request) -> Commit:
         """Apply a write and log it; return its commit. A known operation is answered and not applied again.

@@ -1,0 +1,147 @@
+"""The rules of a write to one record, the same in all stores: whether it may be made, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import UNSET
+
+from bbio.errors import BadRequest, Conflict, NotFound
+from bbio.model.counts import COUNTS, counted, refuse_counts
+from bbio.model.scalars import is_same
+from bbio.model.schema import Schema
+from bbio.protocol import decode
+from bbio.requests import RULES, Method, Request
+from bbio.typed import merged
+
+# A record as it was at the revision that a write builds on, as JSON; None where that is not known.
+Base = Callable[[], bytes | None]
+
+
+def notified_as(method: Method, is_new: bool) -> str:
+    """Return what others are told of a write: an upsert is a create, for who holds the whole collection lacks it.
+
+    Parameters:
+        method: the sync method.
+        is_new: whether there was no record before.
+
+    Example:
+        >>> notified_as("patch", False), notified_as("patch", True)
+        ('update', 'create')
+    """
+    return "create" if is_new and method != "delete" else RULES[method].notified_as
+
+
+class Records:
+    """The rules of the records of one store.
+
+    Parameters:
+        schema: the schema of the backend, None when its models may be anything.
+        id_attribute: the name of the id.
+        upsert: whether an update or patch of an unknown id creates the record.
+
+    Example:
+        >>> req = Request("patch", {"id": 7, "done": True})
+        >>> Records(None, "id").plan(req, 7, (3, b'{"id":7,"title":"milk"}'))
+        ({'id': 7, 'title': 'milk', 'done': True}, {'id': 7, 'title': 'milk'})
+    """
+
+    __slots__ = ("_id_attribute", "_schema", "_upsert")
+
+    def __init__(self, schema: Schema | None, id_attribute: str, upsert: bool = False) -> None:
+        self._schema = schema
+        self._id_attribute = id_attribute
+        self._upsert = upsert
+
+    def check(self, req: Request, key: Any) -> None:
+        """Refuse a write that makes no sense, whatever is stored.
+
+        Parameters:
+            req: the request.
+            key: the id in its model, None when there is none.
+
+        Raises:
+            BadRequest: it gives an id to a new record, names none of another, or counts where nothing can be counted.
+        """
+        method = req.method
+        if RULES[method].needs_id and key is None:
+            raise BadRequest(f"{method} needs the model's {self._id_attribute!r}")
+        if method == "create" and key is not None:
+            raise BadRequest(f"ids are given by the server; create without {self._id_attribute!r}")
+        if method in ("create", "update"):
+            refuse_counts(req.model)
+
+    def plan(
+        self, req: Request, key: Any, current: tuple[int, bytes] | None, base: Base = lambda: None
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Return the record that a write comes to, of a delete as it is, and the record that is stored.
+
+        Parameters:
+            req: the request, which is checked.
+            key: the id of the record.
+            current: its revision and the record as JSON, None where there is none.
+            base: returns the record as it was at the revision that the request builds on.
+
+        Raises:
+            NotFound: there is no such record.
+            Conflict: what the request builds on was changed.
+            Invalid: the record would not be valid, or the client may not change a field.
+            BadRequest: a patch counts a field that does not hold a number.
+        """
+        model: dict[str, Any] = req.model
+        method = req.method
+        if method == "create":
+            return {**model, self._id_attribute: key}, None
+        if current is None:
+            if self._upsert and method != "delete":
+                return self.merged(req, None), None
+            raise self.unknown(key)
+        rev, body = current
+        stored: dict[str, Any] = decode(body)
+        if req.rev is not None and req.rev < rev and self._is_overtaken(req, stored, base):
+            raise Conflict("the model was changed by someone else", current=stored, rev=rev)
+        if method == "delete":
+            return stored, stored
+        record = self.merged(req, stored)
+        if self._schema is not None:
+            # Of fields that the schema does not know, a later version of it may.
+            unknown = stored.keys() - self._schema.fields.keys() - record.keys()
+            if unknown:
+                record = record | {name: value for name, value in stored.items() if name in unknown}
+        return record, stored
+
+    def merged(self, req: Request, current: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the record that an update or patch results in; see `Store.merged`."""
+        if self._schema is not None:
+            return merged(self._schema, req, current)
+        model: dict[str, Any] = req.model
+        if req.method != "patch":
+            return model
+        stored = current or {}
+        return {**stored, **(counted(model, stored, self._id_attribute) if COUNTS in model else model)}
+
+    def unknown(self, key: Any) -> NotFound:
+        """Return the error of a record that is not there."""
+        return NotFound(f"there is no model with {self._id_attribute} {key!r:.64}")
+
+    def _is_overtaken(self, req: Request, stored: dict[str, Any], base: Base) -> bool:
+        """Whether a write builds on what was changed since the revision that it names.
+
+        A patch builds on the fields that it sets: it is overtaken when one of them was changed, to another value than
+        it sets. A field that it counts may be anything by then. Any other write builds on the whole record.
+        """
+        if req.method != "patch":
+            return True
+        if COUNTS in req.model and req.model.keys() <= {COUNTS, self._id_attribute}:
+            return False
+        body = base()
+        if body is None:
+            return True
+        before = decode(body)
+        return any(
+            not is_same(stored.get(name, UNSET), before.get(name, UNSET))
+            and not is_same(stored.get(name, UNSET), value)
+            for name, value in req.model.items()
+            if name != self._id_attribute
+        )
