@@ -268,6 +268,51 @@ async def test_virtual_columns_are_worked_out(database_url, psql, monkeypatch):
         assert decode(event.body)["title"] == "a\\ '3"
 
 
+@pytest.mark.parametrize("revisions", ["column", "beside"])
+async def test_every_kind_of_statement_is_told(database_url, psql, revisions):
+    """Whatever a program writes with; of a row that moves to another part of the table too."""
+    await psql.execute(
+        "CREATE TABLE models (id integer PRIMARY KEY, title text) PARTITION BY RANGE (id);"
+        "CREATE TABLE low PARTITION OF models FOR VALUES FROM (0) TO (9);"
+        "CREATE TABLE high PARTITION OF models FOR VALUES FROM (9) TO (99)"
+    )
+    await psql.execute("CREATE SEQUENCE numbers; ALTER TABLE models ALTER id SET DEFAULT nextval('numbers')")
+    await install_triggers(database_url, Title, revisions=revisions)
+    async with opened(database_url, Title, revisions=revisions) as models:
+
+        async def told():
+            events = [(event.method, *decode(event.body).values()) for event in await log(models, "*")]
+            rows = {each["id"]: each["title"] for each in await models.all()}
+            # What was told last of each is what is there.
+            last = {id: None if method == "delete" else title for method, id, title in events}
+            assert {id: title for id, title in last.items() if title is not None} == rows
+            new, told.before = events[told.before :], len(events)
+            return new
+
+        told.before = 0
+        await psql.copy_records_to_table("models", records=[(1, "a"), (2, "b")], columns=["id", "title"])
+        assert await told() == [("create", 1, "a"), ("create", 2, "b")]
+        upsert = "INSERT INTO models VALUES (2, 'x'), (3, 'c') ON CONFLICT (id) DO"
+        await psql.execute(f"{upsert} UPDATE SET title = excluded.title")
+        assert sorted(await told()) == [("create", 3, "c"), ("update", 2, "x")]
+        await psql.execute(f"{upsert} NOTHING")
+        assert await told() == []
+        await psql.execute(
+            "WITH gone AS (DELETE FROM models WHERE id = 2 RETURNING *), added AS (INSERT INTO models (id, title)"
+            " SELECT 4, title FROM gone) UPDATE models SET title = 'y' WHERE id = 3"
+        )
+        assert sorted(await told()) == [("create", 4, "x"), ("delete", 2, "x"), ("update", 3, "y")]
+        await psql.execute("UPDATE models SET id = 40 WHERE id = 4")
+        assert await told() == [("delete", 4, "x"), ("create", 40, "x")]
+        if psql.get_server_version().major >= 15:
+            await psql.execute(
+                "MERGE INTO models t USING (VALUES (1, 'm'), (3, 'm'), (5, 'm')) v(id, title) ON t.id = v.id"
+                " WHEN MATCHED AND v.id = 1 THEN DELETE WHEN MATCHED THEN UPDATE SET title = v.title"
+                " WHEN NOT MATCHED THEN INSERT (id, title) VALUES (v.id, v.title)"
+            )
+            assert sorted(await told()) == [("create", 5, "m"), ("delete", 1, "a"), ("update", 3, "m")]
+
+
 async def test_columns_may_have_any_name(database_url, psql):
     """Those of the model, and those of the host beside them."""
     names = ["w", "o", "n", "r", "e", "l", "t", "u", "revision", "stream", "bbio_place", "bbio_new", "old", "new"]

@@ -25,11 +25,14 @@ LEFT JOIN pg_type e ON t.typcategory = 'A' AND e.oid = t.typelem
 LEFT JOIN pg_attrdef d ON d.adrelid = to_regclass($1) AND d.adnum = h.attnum
 WHERE t.typtype <> 'd' ORDER BY h.attnum
 """
-# What kind of relation it is, and the primary key: the name of the rule, and the columns.
+# What kind of relation it is, the primary key (the name of the rule, and the columns), and what of it, itself or parts,
+# does not outlive a crash.
 RELATION = """
 SELECT c.relkind::text, coalesce(k.conname, ''), coalesce((SELECT array_agg(a.attname::text ORDER BY u.n)
     FROM unnest(k.conkey) WITH ORDINALITY AS u(number, n)
-    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number), '{}')
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number), '{}'),
+    ARRAY(SELECT p.oid::regclass::text FROM pg_class p WHERE p.relkind = 'r' AND p.relpersistence = 'u'
+        AND (p.oid = c.oid OR p.oid IN (SELECT relid FROM pg_partition_tree(c.oid))) ORDER BY 1)
 FROM pg_class c LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'p' WHERE c.oid = to_regclass($1)
 """
 OTHER_RELATIONS = {
@@ -108,12 +111,14 @@ class Found:
         rule: the name of the rule that makes its key one.
         key: the columns of its primary key.
         columns: all its columns, by name.
+        unlogged: what of it PostgreSQL empties after a crash: the table or its parts, in SQL.
     """
 
     kind: str
     rule: str
     key: tuple[str, ...]
     columns: dict[str, Kept]
+    unlogged: tuple[str, ...]
 
     @classmethod
     async def look(cls, connection: Any, table: Table) -> Found | None:
@@ -121,9 +126,9 @@ class Found:
         relation = await connection.fetchrow(RELATION, table.place)
         if relation is None:
             return None
-        kind, rule, key = relation
+        kind, rule, key, unlogged = relation
         columns = [Kept(*row) for row in await connection.fetch(COLUMNS, table.place)]
-        return cls(kind, rule, tuple(key), {column.name: column for column in columns})
+        return cls(kind, rule, tuple(key), {column.name: column for column in columns}, tuple(unlogged))
 
     @property
     def has_revisions(self) -> bool:
@@ -150,6 +155,12 @@ def adapted(table: Table, found: Found, zone: str | None) -> tuple[Table, list[s
         raise ConfigurationError(
             f"{table.name!r} is {OTHER_RELATIONS.get(found.kind, 'no table')}; name the table that holds the models: "
             f"PostgresStore(..., table='models')"
+        )
+    if found.unlogged:
+        raise ConfigurationError(
+            f"the table {table.name!r} is UNLOGGED: PostgreSQL empties it after a crash, and what pages hold would be "
+            f"gone without a word; have it kept: "
+            + "; ".join(f"ALTER TABLE {place} SET LOGGED" for place in found.unlogged)
         )
     table = attrs.evolve(_keyed(table, found), rule=found.rule)
     if table.revised and "rev" in columns and not found.has_revisions:
