@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Protocol, Self
 
+from bbio.cluster import Heard
 from bbio.errors import DefinitionError
 from bbio.model.schema import Schema
 from bbio.requests import Socket
@@ -13,16 +15,16 @@ from bbio.streams import Event
 from bbio.view import public_body
 
 
-class Publisher(Protocol):
+class Publisher(Heard, Protocol):
     """Receiver of the events that a log has committed, and of its news about other processes.
 
     Its methods are called on the event loop, and return at once.
 
     Example:
-        `self.publisher.check(["c:home"])`, in a log that hears of a write by another process in the channel `home`.
+        `self.publisher.doubt(["c:home"])`, in a log that hears of a write by another process in the channel `home`.
     """
 
-    def publish(self, event: Event, origin: Socket | None) -> None:
+    def event(self, event: Event, origin: Socket | None = None) -> None:
         """Send a committed event to the clients.
 
         Events of one stream should come in the order of their offsets. An event that was sent before is dropped; for an
@@ -33,14 +35,15 @@ class Publisher(Protocol):
             origin: the writer's socket, None when there is none.
         """
 
-    def check(self, streams: Iterable[str] | None = None) -> None:
+    def doubt(self, streams: Iterable[str] | None = None) -> None:
         """Look at the log: another process or program may have written something.
 
-        `positions` and `since` are asked a moment later, and clients get what they lack. A stream without listeners
-        costs nothing.
+        The log is asked a moment later, and clients get what they lack. A stream without listeners costs nothing.
 
         Parameters:
-            streams: the names of the streams written to; None when that is not known.
+            streams: the names of the streams that were written to: `since` is asked for each. Where their tops are
+                known, a mapping of names to positions: `since` is asked for those that are behind. None when nothing
+                is known: `positions` is asked for all streams with listeners, and `since` for those that are behind.
         """
 
     def recheck_soon(self, channel: str | None = None) -> None:
@@ -49,6 +52,18 @@ class Publisher(Protocol):
         Parameters:
             channel: only the listeners of this channel ("" is the default channel); all when None.
         """
+
+    # The names that these had before, for one version.
+
+    def publish(self, event: Event, origin: Socket | None) -> None:
+        """Send a committed event to the clients: the former name of `event`."""
+        warnings.warn("publisher.publish is publisher.event now", DeprecationWarning, stacklevel=2)
+        self.event(event, origin)
+
+    def check(self, streams: Iterable[str] | None = None) -> None:
+        """Look at the log: the former name of `doubt`."""
+        warnings.warn("publisher.check is publisher.doubt now", DeprecationWarning, stacklevel=2)
+        self.doubt(streams)
 
 
 class Declared:
@@ -96,7 +111,7 @@ class Declared:
         opened.backend = backend
         opened.schema = getattr(backend, "schema", None)
         opened.publisher = publisher
-        opened._publish = publisher.publish
+        opened._publish = publisher.event
         return opened
 
     def encode(self, record: Any) -> bytes:

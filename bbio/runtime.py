@@ -250,6 +250,8 @@ class Runtime:
             for part in self._parts():
                 await part.start()
                 stopping.push_async_callback(part.stop)
+            await self.log.broker.start(self.publisher)
+            stopping.push_async_callback(self.log.broker.stop)
             for item in self._middleware_instances():
                 await item.start(self.backend)
                 stopping.push_async_callback(item.stop)

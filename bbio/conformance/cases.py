@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from bbio import Backend, Request, Store, SyncError
+from bbio.declared import Publisher
 from bbio.protocol import encode
 from bbio.requests import Found, Method
 from bbio.runtime import Runtime
@@ -116,13 +117,13 @@ class Opened:
         return await self.log.since(channel_stream(channel), (await self.top(channel)).epoch, 0)
 
 
-class Published(list[tuple[Event, Any]]):
+class Published(Publisher, list[tuple[Event, Any]]):
     """What a store has published: every event with its writer's socket."""
 
-    def publish(self, event: Event, origin: Any) -> None:
+    def event(self, event: Event, origin: Any = None) -> None:
         self.append((event, origin))
 
-    def check(self, streams: Iterable[str] | None = None) -> None:
+    def doubt(self, streams: Iterable[str] | None = None) -> None:
         """Nobody follows the streams of a test."""
 
     def recheck_soon(self, channel: str | None = None) -> None:

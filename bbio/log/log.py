@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+from bbio.cluster import Alone, Broker
 from bbio.declared import Declared
 from bbio.errors import DefinitionError
 from bbio.requests import Request
@@ -26,6 +27,8 @@ class Log(Declared, ABC):
         event_clock: the clock of `Event.when`, in seconds, which the age of an event goes by.
         check_interval: seconds between two looks at the positions of all streams that are followed, for what others
             wrote or what a crash left untold; None when nobody else can write to the log.
+        broker: carries its events to the other processes that serve the backend, and theirs to this one. The log
+            itself calls `broker.tell(event)` for each event that it has committed.
 
     Raises (at class definition):
         DefinitionError: `since` takes no stamp.
@@ -40,6 +43,7 @@ class Log(Declared, ABC):
     history = HistoryLimits()
     event_clock = staticmethod(time.monotonic)
     check_interval: float | None = None
+    broker: Broker = Alone()
 
     __bbio_own__ = frozenset({"backend", "encode", "publisher", "schema"})
 

@@ -70,6 +70,7 @@ class Followed:
         "id_attribute",
         "joining",
         "legacy",
+        "missing",
         "name",
         "namespace",
         "offset",
@@ -110,6 +111,8 @@ class Followed:
         self.waiting: dict[tuple[str, int], tuple[Event, Socket | None]] = {}
         self.repairing = False
         self.stale = False
+        # After which offset an event is missing whose successors wait for it; None when none of them does.
+        self.missing: int | None = None
 
     @property
     def position(self) -> Position:

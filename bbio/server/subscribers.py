@@ -1,19 +1,21 @@
 """Who follows which stream of a backend, and up to where they have been told: nothing left out, nothing told twice.
 
-An event that is the next of its stream goes on to delivery at once. One that was told already is dropped. One that
-comes too early, or is of another epoch, shows that something is missing: the store's log is read, and what it holds is
-told. Where the log does not reach back, version-1 clients are told to resync.
+Events come in by one door, whether this process has committed them or another one. One that is the next of its stream
+goes on to delivery at once. One that was told already is dropped. One that comes too early, or is of another epoch,
+shows that something is missing: the store's log is read, and what it holds is told. Where the log does not reach back,
+version-1 clients are told to resync.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from bbio import protocol
+from bbio.declared import Publisher
 from bbio.errors import Busy
 from bbio.requests import WRITES, Request, Socket
 from bbio.runtime import Runtime
@@ -39,8 +41,8 @@ AGAIN = 1.0
 AT_ONCE = 50
 
 
-class Subscribers:
-    """The subscribers of one backend's streams; what its store publishes to.
+class Subscribers(Publisher):
+    """The subscribers of one backend's streams; what its store publishes to, and what other processes are heard by.
 
     Parameters:
         gateway: the gateway.
@@ -85,9 +87,9 @@ class Subscribers:
         self.rechecks = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # What a store calls
+    # The door for events
 
-    def publish(self, event: Event, origin: Socket | None) -> None:
+    def event(self, event: Event, origin: Socket | None = None) -> None:
         """Tell of a committed event. Called on the event loop."""
         followed = self._streams.get(event.stream)
         if followed is None:
@@ -96,14 +98,44 @@ class Subscribers:
             self._take_out_of_turn(followed, event, origin)
         else:
             self._tell(followed, event, origin)
+            if followed.waiting:
+                self._go_on(followed)
 
-    def check(self, streams: Iterable[str] | None = None) -> None:
-        """Look at the logs of some streams, of all that are followed by default. Called on the event loop."""
-        active = self._streams
-        self._unchecked.update(active if streams is None else [name for name in streams if name in active])
-        if self._unchecked and not self._checking and not self._closed:
-            self._checking = True
-            self._spawn(self._check())
+    def doubt(self, streams: Iterable[str] | None = None) -> None:
+        """Look at the logs of some streams; compare the tops of all that are followed by default.
+
+        Called on the event loop.
+
+        Parameters:
+            streams: the streams' names, with their tops where these are known.
+        """
+        if streams is None:
+            self._unchecked.update(self._streams)
+            if self._unchecked and not self._checking and not self._closed:
+                self._checking = True
+                self._spawn(self._check())
+            return
+        tops: Mapping[str, Position] = streams if isinstance(streams, Mapping) else {}
+        for name in streams:
+            followed = self._streams.get(name)
+            if followed is not None and not self._has_told(followed, tops.get(name)):
+                self._doubt(followed)
+
+    @staticmethod
+    def _has_told(followed: Followed, top: Position | None) -> bool:
+        """Whether all up to a position was told; not where it is not known."""
+        return (
+            top is not None
+            and top.epoch == followed.epoch
+            and top.offset <= followed.offset
+            and (not top.stamp or top.stamp == followed.stamp_at(top.offset))
+        )
+
+    def _doubt(self, followed: Followed) -> None:
+        if followed.epoch:
+            self._repair_later(followed)
+        else:
+            followed.stale = True  # its place is being looked for, and what is found may be older than this
 
     def recheck_soon(self, channel: str | None = None) -> None:
         """Ask again who may listen, as another process was told to. Called on the event loop."""
@@ -128,7 +160,10 @@ class Subscribers:
         elif event.epoch != followed.epoch or event.offset > followed.offset:
             if len(followed.waiting) < WAITING:
                 followed.waiting[event.epoch, event.offset] = (event, origin)
-            self._repair_later(followed)
+            if self._patience and event.epoch == followed.epoch:
+                self._wait_for_missing(followed)
+            else:
+                self._repair_later(followed)
         elif event.stamp and event.stamp != followed.stamp_at(event.offset):
             self._fall_back(followed, event, origin)
 
@@ -139,6 +174,24 @@ class Subscribers:
             self._tell(followed, event, origin)
             self._resync(followed)
         else:
+            self._repair_later(followed)
+
+    def _go_on(self, followed: Followed) -> None:
+        """Tell the events that have waited for the one that was just told."""
+        while early := followed.waiting.pop((followed.epoch, followed.offset + 1), None):
+            self._tell(followed, *early)
+
+    def _wait_for_missing(self, followed: Followed) -> None:
+        """Wait a moment for what another process is about to tell; then read the log."""
+        if followed.missing is None and not followed.repairing:
+            followed.missing = followed.offset
+            asyncio.get_running_loop().call_later(self._patience, self._give_up_waiting, followed)
+
+    def _give_up_waiting(self, followed: Followed) -> None:
+        missing, followed.missing = followed.missing, None
+        if followed.waiting and followed.offset != missing:
+            self._wait_for_missing(followed)  # it came, and now another one is missing
+        elif followed.waiting:
             self._repair_later(followed)
 
     def expire(self) -> None:
@@ -257,7 +310,7 @@ class Subscribers:
     def _check_now(self) -> None:
         self._timer = None
         if self._streams:
-            self.check()
+            self.doubt()
             self._check_later(self._runtime.log.check_interval)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -283,6 +336,10 @@ class Subscribers:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
+    def _patience(self) -> float:
+        return self._runtime.log.broker.patience
+
+    @property
     def busy(self) -> bool:
         """Whether a log is being read."""
         return bool(self._tasks)
@@ -300,6 +357,7 @@ class Subscribers:
             followed = self._streams[name] = Followed(
                 name, self._rings, self._namespace, self._has_views, self._runtime.id_attribute
             )
+            self._runtime.log.broker.follow(name)
             self._check_later(self._runtime.log.check_interval)
             self._recheck_later()
         return followed
@@ -312,6 +370,8 @@ class Subscribers:
             for followed in unknown:
                 if not followed.epoch:
                     followed.place(positions[followed.name])
+                    if followed.stale:
+                        self._repair_later(followed)
 
     def follow(self, socket: ClientSocket, followed: Followed, version: int) -> None:
         """From now on a socket is told of a stream's events, in that version of the protocol."""
@@ -365,6 +425,8 @@ class Subscribers:
     def _let_go(self, followed: Followed) -> None:
         if not (followed.legacy or followed.version_1 or followed.joining):
             self._streams.pop(followed.name, None)
+            self._runtime.log.broker.unfollow(followed.name)
+            followed.waiting.clear()
             followed.forget()
 
     # Who may

@@ -85,7 +85,7 @@ NO_PROMISES = Promises()
 
 
 # What a log has, and a store had before there were logs.
-OF_LOGS = ("append", "positions", "since", "tell_recheck", "check_interval", "event_clock")
+OF_LOGS = ("append", "positions", "since", "tell_recheck", "check_interval", "event_clock", "broker")
 
 
 class Store(Declared):

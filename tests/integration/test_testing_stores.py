@@ -186,9 +186,9 @@ async def test_tests_at_the_same_time_are_apart(database_url):
         def __getattr__(self, name):
             return getattr(self.publisher, name)
 
-        def check(self, streams=None):
+        def doubt(self, streams=None):
             told.append(streams)
-            self.publisher.check(streams)
+            self.publisher.doubt(streams)
 
     class Listening(PostgresStore):
         def open(self, backend, publisher):

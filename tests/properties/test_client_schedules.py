@@ -57,14 +57,14 @@ class Counting:
     def __init__(self, publisher: Any, effects: Counter[str]) -> None:
         self._publisher = publisher
         self._effects = effects
-        self.check = publisher.check
+        self.doubt = publisher.doubt
 
-    def publish(self, event: Any, origin: Any) -> None:
+    def event(self, event: Any, origin: Any) -> None:
         if event.op is not None:
             self._effects[event.op] += 1
             if event.method != "delete":
                 self._effects[f"number {decode(event.body)['n']}"] += 1
-        self._publisher.publish(event, origin)
+        self._publisher.event(event, origin)
 
 
 def counted(store: type[Any], effects: Counter[str], **options: Any) -> Any:

@@ -110,15 +110,15 @@ async def run(actions, streams):
         match action:
             case "write":
                 # As a store does it: commit, then publish; the writer is a legacy client.
-                server.subscribers.publish(store.written_by_others("c:"), legacy.socket)
+                server.subscribers.event(store.written_by_others("c:"), legacy.socket)
             case "others":
                 late.append(store.written_by_others(next(choose)))
             case "late" if late:
-                server.subscribers.publish(late.pop(), None)
+                server.subscribers.event(late.pop(), None)
             case "twice" if late:
-                server.subscribers.publish(late[0], None)
+                server.subscribers.event(late[0], None)
             case "check":
-                server.subscribers.check()
+                server.subscribers.doubt()
             case "gate":
                 store.gate.clear() if store.gate.is_set() else store.gate.set()
             case "forget":
@@ -139,7 +139,7 @@ async def run(actions, streams):
             if reader.client is None:
                 reader.come()
             reader.take()
-        server.subscribers.check()
+        server.subscribers.doubt()
     await settled()
     for reader in readers:
         reader.take()

@@ -17,6 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio import Backend, Limits
 from bbio.builtin import MemoryStore
+from bbio.cluster import Alone
 from bbio.protocol import decode
 from bbio.runtime import Registry
 from bbio.server.connection import ClientSocket, Connection
@@ -119,6 +120,21 @@ class Server:
         await self.gateway.stepper.close()
 
 
+class Carrier(Alone):
+    """A broker that carries nothing itself: a test is the other process."""
+
+    patience = 0.02
+
+    def __init__(self) -> None:
+        self.followed: set[str] = set()
+
+    def follow(self, stream: str) -> None:
+        self.followed.add(stream)
+
+    def unfollow(self, stream: str) -> None:
+        self.followed.discard(stream)
+
+
 class SharedStore(MemoryStore):
     """A store in memory that behaves as a database does: it can be waited for, fail, and be written to by others."""
 
@@ -178,7 +194,7 @@ async def listening(server: Server, *, version: int = 1, channel: str | None = N
 
 def publish(server: Server, event: Any, origin: Any = None) -> None:
     """As a store does that has committed an event."""
-    server.subscribers.publish(event, origin)
+    server.subscribers.event(event, origin)
 
 
 class Todos(Backend):

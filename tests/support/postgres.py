@@ -24,7 +24,7 @@ class Told(Published):
         self.rechecks: asyncio.Queue[str | None] = asyncio.Queue()
         self._changed = asyncio.Event()
 
-    def check(self, streams: Any = None) -> None:
+    def doubt(self, streams: Any = None) -> None:
         self.checks.append(streams)
         self._changed.set()
 

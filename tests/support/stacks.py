@@ -26,11 +26,11 @@ class Recorder:
         self.origins: list[Any] = []
         self.checks: list[list[str] | None] = []
 
-    def publish(self, event: Event, origin: Any) -> None:
+    def event(self, event: Event, origin: Any = None) -> None:
         self.events.append(event)
         self.origins.append(origin)
 
-    def check(self, streams: Iterable[str] | None = None) -> None:
+    def doubt(self, streams: Iterable[str] | None = None) -> None:
         self.checks.append(None if streams is None else list(streams))
 
     def recheck_soon(self, channel: str | None = None) -> None:

@@ -611,7 +611,7 @@ class Database:
             return
         for store in self._ready:
             if backend is None or store.backend_id == backend:
-                store.publisher.check(streams)
+                store.publisher.doubt(streams)
 
     def _told_to_recheck(self, connection: Any, pid: int, channel: str, payload: str) -> None:
         try:
@@ -626,7 +626,7 @@ class Database:
 
     def _check_all(self) -> None:
         for store in self._ready:
-            store.publisher.check(None)
+            store.publisher.doubt(None)
             store.publisher.recheck_soon(None)
 
     async def _tidy(self) -> None:

@@ -10,7 +10,7 @@ from bbio.requests import Request
 from bbio.server import subscribers as module
 from bbio.server.exchange import SyncExchange
 from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
-from tests.support.listeners import Server, SharedStore, Todos, listening, publish, settled, until
+from tests.support.listeners import Carrier, Server, SharedStore, Todos, listening, publish, settled, until
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_a_write_that_is_committed_but_not_published_yet_is_not_told_to_it
     exchange = SyncExchange(server.gateway, ann.socket, 1, req)
     server.gateway.exchanges.add(exchange)
     event = server.store.written_by_others()
-    server.subscribers.check()
+    server.subscribers.doubt()
     await settled()
     assert (ann.events, bob.events) == ([], [])
     publish(server, event, ann.socket)
@@ -105,7 +105,7 @@ async def test_others_do_not_wait_for_an_own_write_for_ever(server, monkeypatch)
     req = Request("update", {"id": 1}, backend=server.backend, socket=ann.socket)
     server.gateway.exchanges.add(SyncExchange(server.gateway, ann.socket, 1, req))
     server.store.written_by_others()
-    server.subscribers.check()
+    server.subscribers.doubt()
     await until(lambda: ann.events)
     server.gateway.exchanges.clear()
 
@@ -132,7 +132,7 @@ async def test_an_event_that_closes_its_own_gap_is_told_at_once(server):
     await settled()
     publish(server, late)
     await settled()
-    assert ann.offsets == [1]
+    assert ann.offsets == [1, 2]
     server.store.gate.set()
     await settled()
     assert ann.offsets == [1, 2]
@@ -239,7 +239,7 @@ async def test_check_tells_what_others_wrote(server):
     ann, bob = await listening(server, channel="a"), await listening(server, channel="b")
     server.store.asked.clear()
     server.store.written_by_others("c:a")
-    server.subscribers.check()
+    server.subscribers.doubt()
     await settled()
     assert (ann.offsets, bob.offsets) == ([1], [])
     asked = server.store.asked
@@ -253,10 +253,10 @@ async def test_check_of_named_streams_looks_at_those(server):
     server.store.asked.clear()
     server.store.written_by_others("c:a")
     server.store.written_by_others("c:nobody")
-    server.subscribers.check(["c:a", "c:nobody"])
+    server.subscribers.doubt(["c:a", "c:nobody"])
     await settled()
     assert ann.offsets == [1]
-    assert server.store.asked == [("positions", "c:a"), ("since", "c:a", 0)]
+    assert server.store.asked == [("since", "c:a", 0)]
 
 
 async def test_an_event_that_nobody_follows_is_dropped(server):
@@ -277,8 +277,8 @@ async def test_a_writer_alone_costs_no_delivery(server):
 
 async def test_check_of_what_nobody_follows_asks_nothing(server):
     """Streams without subscribers cost nothing."""
-    server.subscribers.check()
-    server.subscribers.check(["c:a"])
+    server.subscribers.doubt()
+    server.subscribers.doubt(["c:a"])
     await settled()
     assert server.store.asked == []
 
@@ -288,11 +288,11 @@ async def test_checks_that_come_together_are_one(server):
     ann = await listening(server)
     server.store.asked.clear()
     server.store.gate.clear()
-    server.subscribers.check()
+    server.subscribers.doubt()
     await settled()
     for _ in range(10):
         server.store.written_by_others()
-        server.subscribers.check()
+        server.subscribers.doubt()
     server.store.gate.set()
     await settled()
     assert ann.offsets == list(range(1, 11))
@@ -304,7 +304,7 @@ async def test_a_stream_whose_last_follower_leaves_during_a_check_is_left_alone(
     ann = await listening(server)
     server.store.gate.clear()
     server.store.written_by_others()
-    server.subscribers.check()
+    server.subscribers.doubt()
     await settled()
     ann.leave()
     server.store.asked.clear()
@@ -323,7 +323,7 @@ async def test_a_log_that_cannot_be_read_is_asked_again(server, monkeypatch, cap
     server.store.written_by_others()
     with caplog.at_level(logging.WARNING):
         publish(server, server.store.written_by_others())
-        server.subscribers.check()
+        server.subscribers.doubt()
         await until(lambda: len(server.store.asked) >= 8)
         assert ann.offsets == []
         server.store.failure = None
@@ -386,7 +386,7 @@ async def test_nothing_is_read_after_the_end(server):
     server.store.asked.clear()
     server.store.written_by_others()
     publish(server, server.store.written_by_others())
-    server.subscribers.check()
+    server.subscribers.doubt()
     await settled()
     assert server.store.asked == []
 
@@ -395,7 +395,7 @@ async def test_the_end_takes_what_is_being_read_along(server):
     """A store that never answers holds up no stop."""
     await listening(server)
     server.store.gate.clear()
-    server.subscribers.check()
+    server.subscribers.doubt()
     await settled()
     async with asyncio.timeout(5):
         await server.close()
@@ -455,7 +455,7 @@ async def test_a_top_with_another_stamp_shows_another_history(server):
     for _ in range(2):
         server.store.written_by_others()
     assert server.store.streams.stream("c:").position.offset == late.offset
-    server.subscribers.check()
+    server.subscribers.doubt()
     await settled()
     assert ann.resyncs == ["c:"]
     assert await came_back(server, late) is False
@@ -503,7 +503,7 @@ async def test_events_without_stamps_are_told_as_ever(server):
     for event in (*events, events[0]):
         publish(server, event)
     await settled()
-    server.subscribers.check()
+    server.subscribers.doubt()
     await settled()
     assert (ann.offsets, ann.resyncs) == ([1, 2, 3], [])
 
@@ -638,3 +638,126 @@ async def test_a_ring_goes_with_the_last_follower(server):
     assert rings.bytes > 0
     ann.leave()
     assert (server.subscribers._streams, rings.bytes) == ({}, 0)
+
+
+# What other processes tell
+
+
+class Carried(Backend):
+    """A backend whose log has a broker: what is missing may be on its way."""
+
+    name = "carried"
+
+    class Told(SharedStore):
+        def open(self, backend, publisher):
+            opened = super().open(backend, publisher)
+            opened.broker = Carrier()
+            return opened
+
+    store = Told()
+
+
+@pytest.fixture
+async def carried():
+    """A gateway whose store has a broker."""
+    server = Server(Carried)
+    yield server
+    await server.close()
+
+
+async def test_a_hint_has_the_log_read_at_once_and_once(server):
+    """Whoever knows the top of a stream spares the question for it; what was told costs nothing."""
+    ann = await listening(server)
+    server.store.asked.clear()
+    event = server.store.written_by_others()
+    top = Position(event.epoch, event.offset, event.stamp)
+    server.subscribers.doubt({"c:": top, "c:nobody": top})
+    await settled()
+    assert ann.offsets == [1]
+    assert server.store.asked == [("since", "c:", 0)]
+    await told(server, 1)
+    server.store.asked.clear()
+    for known in (top, Position(event.epoch, 1), Position(event.epoch, 2)):
+        server.subscribers.doubt({"c:": known})
+    await settled()
+    assert server.store.asked == []
+    for unlike in (Position("old", 1), Position(event.epoch, 2, event.stamp ^ 1), Position(event.epoch, 3)):
+        server.subscribers.doubt({"c:": unlike})
+        await settled()
+    assert server.store.asked == [("since", "c:", 2)] * 3
+    assert (ann.offsets, ann.resyncs) == ([1, 2], [])
+
+
+async def test_a_doubt_while_the_place_is_looked_for_is_not_forgotten(server):
+    """What is found may be older than what the doubt is about."""
+    ann = server.client()
+    server.store.gate.clear()
+    ann.listen()
+    await settled()
+    assert not server.subscribers._streams["c:"].epoch
+    server.store.written_by_others()
+    server.subscribers.doubt(["c:"])
+    server.store.gate.set()
+    await settled()
+    assert [what for what, *_ in server.store.asked] == ["positions", "since"]
+
+
+async def test_what_comes_too_early_waits_for_what_is_on_its_way(carried):
+    """No log is read where the missing ones come; who waited is told in order, to its writer as ever."""
+    ann, bob = await listening(carried), await listening(carried, version=0)
+    carried.store.asked.clear()
+    events = [carried.store.written_by_others() for _ in range(6)]
+    for n in (2, 5, 1, 0, 4, 3, 3):
+        publish(carried, events[n], bob.socket if n == 5 else None)
+    await settled()
+    assert ann.offsets == [1, 2, 3, 4, 5, 6]
+    assert len(bob.events) == 5
+    assert carried.store.asked == []
+
+
+async def test_what_does_not_come_is_read_a_moment_later(carried):
+    """Each missing one is waited for as long, once."""
+    ann = await listening(carried)
+    carried.store.asked.clear()
+    events = [carried.store.written_by_others() for _ in range(5)]
+    publish(carried, events[1])
+    publish(carried, events[0])
+    publish(carried, events[3])
+    await until(lambda: ann.offsets == [1, 2, 3, 4, 5])
+    assert carried.store.asked == [("since", "c:", 2)]
+    (followed,) = [each for name, each in carried.subscribers._streams.items() if name == "c:"]
+    assert followed.missing is None
+
+
+async def test_a_broker_is_told_which_streams_are_followed(carried):
+    """From the first who listens to the last who leaves."""
+    broker = carried.store.broker
+    ann, bob = await listening(carried, channel="home"), await listening(carried, channel="home")
+    assert broker.followed == {"*", "c:home"}
+    ann.leave()
+    assert broker.followed == {"*", "c:home"}
+    bob.leave()
+    assert broker.followed == set()
+
+
+async def test_nobody_waits_for_what_nobody_follows_any_more(carried):
+    """The last who listened has left, with an event waiting."""
+    ann = await listening(carried)
+    carried.store.written_by_others()
+    publish(carried, carried.store.written_by_others())
+    ann.leave()
+    carried.store.asked.clear()
+    await asyncio.sleep(2 * Carrier.patience)
+    assert carried.store.asked == []
+
+
+async def test_the_former_names_of_the_door_do_the_same(server):
+    """For one version."""
+    ann = await listening(server)
+    with pytest.warns(DeprecationWarning, match=r"publisher\.event"):
+        server.subscribers.publish(server.store.written_by_others(), None)
+    server.store.written_by_others()
+    with pytest.warns(DeprecationWarning, match=r"publisher\.doubt"):
+        server.subscribers.check(["c:"])
+    await settled()
+    assert ann.offsets == [1, 2]

@@ -35,10 +35,10 @@ class Counters(Store):
 class Published(list):
     """The events a store published, each with the writer's socket."""
 
-    def publish(self, event, origin):
+    def event(self, event, origin=None):
         self.append((event, origin))
 
-    def check(self, streams=None):
+    def doubt(self, streams=None):
         """Nobody follows."""
 
 
@@ -252,7 +252,9 @@ def test_a_store_promises_what_it_declares():
     assert type("Ledger", (Counters,), {"atomic": True})().promises("create") == Promises(atomic=True, immediate=False)
 
 
-@pytest.mark.parametrize("name", ["append", "positions", "since", "tell_recheck", "check_interval", "event_clock"])
+@pytest.mark.parametrize(
+    "name", ["append", "positions", "since", "tell_recheck", "check_interval", "event_clock", "broker"]
+)
 def test_what_is_asked_of_logs_alone_is_refused_in_a_store(name):
     """Nobody would ask the store; the text shows what to write, and with that it is asked."""
     with pytest.raises(

@@ -1,0 +1,6 @@
+"""How the processes that serve a backend tell each other of its events."""
+
+from bbio.cluster.broker import Broker, Heard
+from bbio.cluster.local import Alone
+
+__all__ = ["Alone", "Broker", "Heard"]
