@@ -17,16 +17,19 @@ import socketio
 from socketio.exceptions import SocketIOError
 
 from bbio import protocol
-from bbio.client.errors import turned_away
-from bbio.client.handle import Handle
+from bbio.client.errors import Dropped, turned_away
+from bbio.client.handle import Handle, Handles
 from bbio.client.opener import Opener
 from bbio.client.outbox import new_client
 from bbio.client.session import ENVELOPE, Session, Settings
+from bbio.client.subscription import Subscription
 from bbio.errors import ConfigurationError, Unavailable
 
 Credentials = Mapping[str, Any] | None
 Auth = Credentials | Callable[[], Credentials | Awaitable[Credentials]]
 Queue = Literal["drop", "keep"]
+# Called with a handle and its writes when these will not be sent.
+OnDropped = Callable[[Handle[Any], list[Dropped]], object]
 
 logger = logging.getLogger("bbio.client")
 # Every lost connection is a warning to the library.
@@ -252,6 +255,7 @@ class Connection:
         path: str,
         reconnect: tuple[float, float],
         queue: Queue,
+        dropped: OnDropped | None,
         settings: Settings,
         options: Mapping[str, Any],
     ) -> None:
@@ -276,7 +280,9 @@ class Connection:
         self._pause = self._first_pause
         self._options = options
         self._client = new_client()
+        self._on_dropped = dropped
         self._sessions: dict[str, Session] = {}
+        self._handles = Handles()
         self._wanted = asyncio.Event()
         # Set when whatever is being done for the connection there is, or was, is void.
         self._anew = asyncio.Event()
@@ -323,8 +329,17 @@ class Connection:
         session = self._sessions.get(name)
         if session is None:
             loop = asyncio.get_running_loop()
-            session = Session(name, self._join, loop, self._settings, self._client, user=self._user, keep=self._keeps)
-        return session.handle(channel or None, id_attribute)
+            session = Session(
+                name,
+                self._join,
+                loop,
+                self._settings,
+                self._client,
+                user=self._user,
+                keep=self._keeps,
+                on_dropped=self._dropped,
+            )
+        return self._handles.get(session, session.subscription(channel or None, id_attribute))
 
     def connect(
         self,
@@ -390,6 +405,10 @@ class Connection:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+
+    def _dropped(self, session: Session, subscription: Subscription, writes: list[Dropped]) -> None:
+        if self._on_dropped is not None:
+            self._on_dropped(self._handles.get(session, subscription), writes)
 
     def _join(self, session: Session) -> None:
         """A session needs a connection."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
-if TYPE_CHECKING:
-    from bbio.client.handle import Handle
-    from bbio.client.session import Link, Timer
-    from bbio.errors import SyncError
+from bbio.client.subscription import Subscription
+from bbio.client.transport import Link, Timer
+from bbio.errors import SyncError
 
 # How many requests are under way at once; servers bound what one connection may ask for at a time.
 WINDOW = 64
@@ -22,7 +21,7 @@ WINDOW = 64
 # Random bytes of a client's id.
 ID_BYTES = 16
 
-Done = Callable[["SyncError | None", Any, Any], None]
+Done = Callable[[SyncError | None, Any, Any], None]
 
 
 @attrs.define(eq=False)
@@ -31,7 +30,7 @@ class Entry:
 
     Parameters:
         n: its number, which is also the counter of its operation id.
-        handle: what it was made with.
+        subscription: the channel that it was made in.
         request: what travels.
         done: called once, with an error or None, the result and its third argument.
         left: seconds until it fails.
@@ -47,7 +46,7 @@ class Entry:
     """
 
     n: int
-    handle: Handle
+    subscription: Subscription
     request: dict[str, Any]
     done: Done
     left: float
@@ -97,7 +96,7 @@ class Outbox:
 
     def add(
         self,
-        handle: Handle,
+        subscription: Subscription,
         request: dict[str, Any],
         done: Done,
         left: float,
@@ -108,7 +107,7 @@ class Outbox:
         """Take a request; a write gets its operation id."""
         self._counter += 1
         n = self._counter
-        entry = self._entries[n] = Entry(n, handle, request, done, left, strict, user, known_as)
+        entry = self._entries[n] = Entry(n, subscription, request, done, left, strict, user, known_as)
         if entry.writes:
             request["op"] = {"c": self.client, "n": entry.n}
         return entry
@@ -128,8 +127,8 @@ class Outbox:
         busy = set()
         for entry in self._entries.values():
             if entry.old is not None:
-                busy.add((entry.handle, entry.user))
-            elif not entry.waiting and not (entry.writes and (entry.handle, entry.user) in busy) and may(entry):
+                busy.add((entry.subscription, entry.user))
+            elif not entry.waiting and not (entry.writes and (entry.subscription, entry.user) in busy) and may(entry):
                 entry.retried = entry.sent
                 entry.waiting = entry.sent = True
                 due.append(entry)

@@ -391,7 +391,7 @@ class Harness:
         return [client if isinstance(client, Cable) else self._cable_of(client) for client in clients]
 
     def _cable_of(self, handle: Handle) -> Cable:
-        return next(cable for cable in self.cables if handle.session in cable.sessions.values())
+        return next(cable for cable in self.cables if handle in cable.handles)
 
     def copies(self, cable: Cable, kind: str) -> int:
         """How many copies of a packet arrive."""
