@@ -23,11 +23,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bbio.client.collection import Changes, Collection
-from bbio.client.connection import Auth, Connection, OnDropped, Queue
+from bbio.client.connection import Connection, OnDropped, Queue
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
 from bbio.client.session import Settings
+from bbio.client.socket import Auth
 
 __all__ = ["Changes", "Collection", "Connection", "Dropped", "Event", "Events", "Handle", "TooLarge", "connect"]
 

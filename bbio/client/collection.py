@@ -1,4 +1,4 @@
-"""A live mirror of what a backend holds."""
+"""A live mirror of a backend's models."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Changes:
     reset: bool = False
 
     def note(self, key: Key, before: Any, after: Any) -> None:
-        """One model was one thing and is another; None is none."""
+        """Note a model before and after; None stands for no model."""
         if before == after:
             return
         if before is None:
@@ -276,7 +276,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._replace(models if isinstance(models, list) else [], told)
 
     async def _read_all(self) -> tuple[Any, Any]:
-        """All that is asked for, page by page where that is more than the server tells at once."""
+        """Read everything, page by page where that is more than the server sends at once."""
         options = {} if self._data is None else {"data": self._data}
         try:
             return await self._ask(options)
@@ -320,7 +320,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._wake()
 
     def _asked(self, models: list[Any]) -> Query | None:
-        """The query that the server has answered; None when it gave a meaning of its own to `data`."""
+        """Return the query that the server has answered; None when it gave a meaning of its own to `data`."""
         try:
             query = Query.read(dict(self._data or {}), id_attribute=self._subscription.id_attribute, limits=BOUNDLESS)
         except BadRequest:
@@ -328,6 +328,6 @@ class Collection(Mapping[Key, M], Generic[M]):
         return query if all(map(query.matches, models)) else None
 
     def failed(self, error: SyncError) -> None:
-        """It cannot be kept up to date, at least for now."""
+        """Note that it cannot be kept up to date, at least for now."""
         self._error = error
         self._wake()

@@ -62,7 +62,7 @@ class Entry:
 
     @property
     def writes(self) -> bool:
-        """Whether it is a write."""
+        """Return whether it is a write."""
         return bool(self.request["method"] != "read")
 
 
@@ -91,7 +91,7 @@ class Outbox:
 
     @property
     def entries(self) -> list[Entry]:
-        """The requests without an answer, oldest first."""
+        """Return the requests without an answer, oldest first."""
         return list(self._entries.values())
 
     def add(
@@ -113,7 +113,7 @@ class Outbox:
         return entry
 
     def due(self, may: Callable[[Entry], bool]) -> list[Entry]:
-        """The requests to send now, marked as sent.
+        """Return the requests to send now, marked as sent.
 
         Parameters:
             may: whether the connection is ready for a request.
@@ -138,34 +138,34 @@ class Outbox:
         return due
 
     def repeat(self, entry: Entry) -> None:
-        """There was no answer to what was sent: it is due again."""
+        """Mark a request as due again: there was no answer to it."""
         entry.waiting = False
         self._under_way -= 1
 
     def leave(self, entry: Entry, link: Link) -> None:
-        """What was sent stays with the connection that it was sent on."""
+        """Leave a request to the connection that it was sent on."""
         self.repeat(entry)
         entry.old = link
 
     def disconnected(self) -> list[Entry]:
-        """The connection is gone: what had been sent is due again. Returns it."""
+        """Mark what had been sent as due again, as the connection is gone; return it."""
         cut = [entry for entry in self._entries.values() if entry.waiting]
         for entry in cut:
             self.repeat(entry)
         return cut
 
     def owns(self, op: str | None) -> bool:
-        """Whether this client made an operation, given as events carry it: `public part:counter`."""
+        """Return whether this client made an operation, given as events carry it: `public part:counter`."""
         return op is not None and op.rpartition(":")[0] == self.public
 
     def find(self, op: str | None) -> Entry | None:
-        """The request of an operation, if it is one of ours and unanswered."""
+        """Return the request of an operation, if it is one of ours and unanswered."""
         if op is None or not self.owns(op):
             return None
         return self._entries.get(int(op.rpartition(":")[2]))
 
     def settle(self, entry: Entry) -> bool:
-        """The request is answered, or given up; whether it was still unanswered."""
+        """Forget a request that is answered or given up; return whether it was still unanswered."""
         if self._entries.pop(entry.n, None) is None:
             return False
         if entry.waiting:

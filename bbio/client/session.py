@@ -52,7 +52,7 @@ def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: floa
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What all sessions of a connection go by.
+    """Limits and times of all sessions of a connection.
 
     Parameters:
         deadline: seconds a sync may take.
@@ -262,7 +262,7 @@ class Session:
         self.flush()
 
     def _is_of_another(self, entry: Entry) -> bool:
-        """Whether somebody else made a write than who is connected, as far as application and server have said so."""
+        """Return whether a write is another user's than the connected one's, as application and server say."""
         known_as = entry.subscription.known_as
         is_other = entry.writes and known_as is not None and entry.known_as is not None and entry.known_as != known_as
         return is_other or entry.user != self.user

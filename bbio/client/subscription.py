@@ -103,12 +103,12 @@ class Subscription:
 
     @property
     def is_followed(self) -> bool:
-        """Whether a mirror, a reader or a waiter needs the channel."""
+        """Return whether a mirror, a reader or a waiter needs the channel."""
         return bool(self._mirrors) or bool(self._readers) or bool(self._waiters)
 
     @property
     def settled(self) -> bool:
-        """Whether everything that the server has sent is applied, or the server refused the client."""
+        """Return whether everything that the server has sent is applied, or the server refused the client."""
         return self.refusal is not None or self.tracker.settled
 
     # The connection

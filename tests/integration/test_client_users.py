@@ -7,7 +7,7 @@ import pytest
 from bbio import Backend, ConfigurationError, Forbidden, InternalError, Unavailable, UnknownOutcome, before
 from bbio.builtin import MemoryStore
 from bbio.client import Dropped, connect
-from bbio.client import connection as sockets
+from bbio.client import socket as sockets
 from tests.support.proxy import Proxy
 from tests.support.servers import eventually
 
@@ -132,7 +132,7 @@ async def test_what_is_under_way_is_answered_by_the_old_connection(letters, tran
 @pytest.mark.parametrize("end", ["late", "cut", "closed"])
 async def test_what_the_old_connection_cannot_answer_has_an_unknown_outcome(letters, monkeypatch, end):
     """When its time is over, or when it ends; it is not sent again."""
-    monkeypatch.setattr(sockets, "GRACE", 0.1 if end == "late" else 60.0)
+    monkeypatch.setattr(sockets, "DRAIN_SECONDS", 0.1 if end == "late" else 60.0)
     io = letters.connect("ann")
     handle = io.backend("letters")
     await handle.ready()
