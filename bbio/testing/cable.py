@@ -1,4 +1,4 @@
-"""What connects one client to the application, instead of a network: packets in order, and faults."""
+"""The connection of one client to the application, instead of a network: packets in order, and faults."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Cable:
 
     @property
     def settled(self) -> bool:
-        """Whether all that was sent has arrived, and nothing is being asked for; or the client is offline."""
+        """Return whether all that was sent has arrived, and nothing is being asked for; or the client is offline."""
         if not self.online:
             return True
         sessions = [session for session in self.sessions.values() if session.wanted]
@@ -261,7 +261,7 @@ class Cable:
 
     @property
     def next(self) -> float | None:
-        """When the next packet arrives."""
+        """Return the time when the next packet arrives."""
         return min((queue[0].due for queue in (self._up, self._down) if queue), default=None)
 
     def emit(self, session: Session, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
