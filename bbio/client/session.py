@@ -238,7 +238,7 @@ class Session:
                 if self._on_dropped is not None:
                     self._on_dropped(self, subscription, errors)
             except Exception as err:
-                subscription.report(err, "the function for writes that are dropped")
+                subscription.report(err, "connect(dropped=...)")
 
     def _recognized(self, subscription: Subscription, user: str) -> None:
         """The server has said whom it takes this client for: another one, if `auth` has changed its mind."""
@@ -433,7 +433,7 @@ class Session:
         link.drop()
 
     def _may_be_long(self, entry: Entry) -> bool:
-        """Whether the answer to a request may be on its way, and merely be long for the link.
+        """Return whether the answer to a request may be on its way, and merely be long for the link.
 
         The link lives; or it lived when it was asked for, and there is time to ask for it again. Nobody is as patient
         about a write.

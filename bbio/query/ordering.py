@@ -143,7 +143,7 @@ def _has_in_order(text: str, texts: list[str]) -> bool:
 
 
 class Contains:
-    """Whether a value is a list that has a value in it.
+    """A test whether a value is a list that has a value in it.
 
     Parameters:
         wanted: the value: a string, a number, true, false or null.
@@ -164,7 +164,7 @@ class Contains:
         return type(value) is self.judges and run(self.steps(value))
 
     def steps(self, values: Any) -> Steps[bool]:
-        """The same of a list, in steps."""
+        """Test a list, in steps."""
         key, types = self._key, self._types
         for begin in range(0, len(values), STEP_VALUES):
             for value in values[begin : begin + STEP_VALUES]:

@@ -366,9 +366,9 @@ async def test_another_backend_joins_a_live_connection(serve, todos, io):
     assert await opening.backend("notes").read() == await handle.read() == []
     connection = io(app)
     assert await connection.backend("todos").read() == []
-    wire = connection._wire
+    socket = connection._socket
     assert (await connection.backend("notes").create({"text": "x"}))["text"] == "x"
-    assert connection._wire is wire
+    assert connection._socket is socket
 
 
 async def test_a_namespace_that_the_server_closes_is_joined_again(serve, todos, io):

@@ -391,7 +391,7 @@ async def test_what_raises_when_it_is_told_of_dropped_writes_is_reported(letters
         await private
     assert (caught.value.method, caught.value.model) == ("create", {"text": "private"})
     assert [str(context["exception"]) for context in reported] == ["division by zero"]
-    assert "told of writes that are dropped of 'letters' failed" in reported[0]["message"]
+    assert "connect(dropped=...) of 'letters' failed" in reported[0]["message"]
     assert (await handle.create({"text": "x"}))["by"] == "bob"
 
 

@@ -912,7 +912,7 @@ class TestPromises:
         self, session, asked, seconds
     ):
         """Not as soon as a write waits, sent or not, nor where the link had been silent before."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         if asked == "read after silence":
@@ -924,7 +924,7 @@ class TestPromises:
             if each == "write":
                 work.append(handle.create({}))
             elif each == "listen":
-                session.handle("other", "id")
+                handle_of(session, "other")
             else:
                 timeout = 100.0 if each == "read of 100 s" else None
                 work += [handle.read(timeout=timeout) for _ in range(WINDOW if each == "64 reads" else 1)]
@@ -933,7 +933,7 @@ class TestPromises:
 
     async def test_a_long_list_on_a_slow_link_arrives(self, session):
         """The answer to the probe comes behind it; a link that dies after it is found out."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         read = await asking(session, handle.read())
@@ -948,7 +948,7 @@ class TestPromises:
 
     async def test_the_second_of_two_long_lists_has_its_time_while_the_link_lives(self, session):
         """The first has shown that it does, though there is little time left to ask for the second again."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         first, _ = await asking(session, handle.read(), handle.read())
