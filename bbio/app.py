@@ -284,12 +284,12 @@ class App:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is started, with a port or without one."""
+        """Return whether it is started, with a port or without one."""
         return self._loop is not None
 
     @property
     def is_busy(self) -> bool:
-        """Whether it works on something: a request, an event, a log or an emit."""
+        """Return whether it works on something: a request, an event, a log or an emit."""
         return self._at_work > 0 or self.gateway.busy
 
     def reopen(self, stores: Mapping[str, Store] | None = None) -> None:

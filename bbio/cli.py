@@ -92,7 +92,7 @@ def _mounts(module: ModuleType) -> dict[str, App]:
 
 
 def _place(err: BaseException) -> str:
-    """Where in the user's code an error happened, to be put behind its text."""
+    """Return the place in the user's code where an error happened, to be put behind its text."""
     package, importing = str(Path(__file__).parent), str(Path(importlib.__file__).parent)
     frames = [
         frame

@@ -1,4 +1,4 @@
-"""What a backend declares in its class body and opens for itself: the base of stores and logs."""
+"""An object that a backend declares in its class body and opens for itself: the base of stores and logs."""
 
 from __future__ import annotations
 

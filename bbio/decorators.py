@@ -41,7 +41,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 
 @attrs.frozen
 class Mark:
-    """What a decorator leaves: the kind of layer, the sync methods it applies to, and whether it runs in a thread."""
+    """The note that a decorator leaves: the kind of layer, its sync methods, and whether it runs in a thread."""
 
     kind: str
     methods: tuple[str, ...]
@@ -330,7 +330,7 @@ def check_hidden(cls: type, base: type, names: Iterable[str]) -> None:
 
 
 def own_classes(cls: type, base: type) -> list[type]:
-    """What `cls` is made of besides `base` and what that is made of: itself, its bases and mixins."""
+    """Return the classes that `cls` consists of besides `base` and its bases: itself, its bases and mixins."""
     return [owner for owner in cls.__mro__ if not issubclass(base, owner)]
 
 
@@ -372,7 +372,7 @@ def _check_thread(function: Callable[..., Any], names: tuple[str, ...], where: s
 
 
 def _hides_marks(value: Any) -> bool:
-    """Whether `value` wraps a marked function in something else, as @staticmethod above @before does."""
+    """Return whether `value` wraps a marked function in something else, as @staticmethod above @before does."""
     inner = [getattr(value, attribute, None) for attribute in ("__func__", "fget", "func")]
     return any(isinstance(getattr(function, MARKS, None), tuple) for function in inner)
 

@@ -27,7 +27,7 @@ def read_cookies(headers: MultiMapping[str]) -> dict[str, str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is one of this machine's own, `127.0.0.0/8` or `::1`."""
+    """Return whether an IP address is one of this machine's own, `127.0.0.0/8` or `::1`."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -37,7 +37,7 @@ def is_loopback(address: str) -> bool:
 
 
 def names_loopback(host: str) -> bool:
-    """Whether a `Host` header names the machine itself, which nobody's DNS can make another name do."""
+    """Return whether a `Host` header names the machine itself, which nobody's DNS can make another name do."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -46,5 +46,5 @@ def names_loopback(host: str) -> bool:
 
 
 def is_on_loopback(headers: Mapping[str, str]) -> bool:
-    """Whether a request was sent to the machine itself, and not by a proxy; so are those that name no host at all."""
+    """Return whether a request was sent to the machine itself, not by a proxy; true if it names no host."""
     return names_loopback(headers.get("Host", "localhost")) and not any(header in headers for header in FORWARDED)

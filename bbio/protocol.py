@@ -159,7 +159,7 @@ def parse(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def _is_suspect(text: str, max_depth: int) -> bool:
-    """Whether a JSON text may hold what `check_text` looks for, by cheap tests of the text."""
+    """Return whether a JSON text may hold what `check_text` looks for, by cheap tests of the text."""
     return (
         len(text) > LONG_FRAME or "\\u" in text or "__proto__" in text or text.count("[") + text.count("{") > max_depth
     )
@@ -384,7 +384,7 @@ def read_unlisten(args: Any) -> list[str | None]:
 
 
 def read_position(since: dict[str, Any], stream: str) -> Position | None:
-    """What a client claims its position in a stream to be; None when that is no position.
+    """Read the position in a stream that a client claims; None if that is not a position.
 
     A stamp that it does not know, it leaves out.
     """
@@ -458,7 +458,7 @@ def reply(body: bytes) -> bytes:
 
 
 def reply_v1(body: bytes, event: Event, method: str) -> bytes:
-    """The same with the position of the write. Whose operation it was, the writer knows.
+    """Add the position of the write to a reply. The writer knows its operation, so that is left out.
 
     Where others are told of a create and `method`, the request's, is another, the writer is told that as well.
     """
@@ -471,7 +471,7 @@ def reply_v1(body: bytes, event: Event, method: str) -> bytes:
 def read_reply_v1(
     body: bytes, result: Any, id_attribute: str, revs: dict[Any, int], page: dict[str, Any] | None = None
 ) -> bytes:
-    """The same of a read, with `r`, the model's revision, or those of a list's models in its order.
+    """Add `r` to the reply to a read: the model's revision, or those of a list's models in its order.
 
     Parameters:
         body: the model or the models as JSON.

@@ -54,7 +54,7 @@ class RateLimitedLog:
             self._logger.error(text, *args, exc_info=err, extra=extra)
 
     def admits(self, level: int) -> bool:
-        """Whether one more line may be written now; else it is counted."""
+        """Return whether one more line may be written now; else it is counted."""
         now = time.monotonic()
         if now - self._second >= 1.0:
             if self._left_out:

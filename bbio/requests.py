@@ -78,10 +78,10 @@ class Room(Protocol):
     """The room that there is for lists which are made for one connection."""
 
     def most(self, req: Request) -> ListSize:
-        """What a list may come to."""
+        """Return the largest size that a list may have."""
 
     def passes_on(self, req: Request) -> bool:
-        """Whether what is read for a request goes to the client as it is: no layer looks at it."""
+        """Return whether what is read for a request goes to the client as it is: no layer looks at it."""
 
     async def hold(self, req: Request, size: ListSize) -> None:
         """Hold a list for a request, and no other for it; wait while others hold too many."""
@@ -99,7 +99,7 @@ class ListSize(NamedTuple):
         return cls(json, json * DECODED_BYTES)
 
     def has_room_for(self, other: ListSize) -> bool:
-        """Whether another list takes no more than this, in either way."""
+        """Return whether another list takes no more than this, in either way."""
         return other.json <= self.json and other.decoded <= self.decoded
 
 
@@ -132,7 +132,7 @@ class Found(msgspec.Struct, eq=False, gc=False):
 
     @property
     def page(self) -> dict[str, Any] | None:
-        """What travels of a page besides the models; None where there was no query."""
+        """Return the fields of a page that are sent besides the models; None where there was no query."""
         if self.next is msgspec.UNSET:
             return None
         return {"next": self.next} if self.total is None else {"next": self.next, "total": self.total}
@@ -239,7 +239,7 @@ class Request(msgspec.Struct, Generic[M], eq=False):
 
     @property
     def has_left(self) -> bool:
-        """Whether a store of an earlier version has left something here of what it found."""
+        """Return whether a store of an earlier version has left something here of what it found."""
         return self._left is not None
 
     def found(self, result: Any) -> Found:
@@ -280,12 +280,12 @@ class Request(msgspec.Struct, Generic[M], eq=False):
 
     @property
     def most(self) -> ListSize:
-        """What a list may come to."""
+        """Return the largest size that a list may have."""
         return ENDLESS if self.room is None else self.room.most(self)
 
     @property
     def passes_on(self) -> bool:
-        """Whether a list that is read goes to the client as it is, so that its models may stay JSON, `msgspec.Raw`."""
+        """Return whether a list goes to the client as it is read, so that its models may stay `msgspec.Raw`."""
         return self.room is not None and self.room.passes_on(self)
 
     def __repr__(self) -> str:

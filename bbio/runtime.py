@@ -205,7 +205,7 @@ class Runtime:
             )
 
     async def _may_read(self, req: Request) -> bool:
-        """Whether the client of a write may read the model, as the `before` layers of `read` say."""
+        """Return whether the client of a write may read the model, as the `before` layers of `read` say."""
         if req.channel in getattr(req.socket, "channels", ()):
             return True  # it is told of the write anyway
         asked = Request("read", {self.id_attribute: req.id}, {}, self.backend, req.channel, req.socket)

@@ -83,7 +83,7 @@ class Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
     @property
     def public(self) -> str:
-        """What events tell of it, `public part:counter`."""
+        """Return its form in events, `public part:counter`."""
         return f"{public_part(self.c)}:{self.n}"
 
     def __repr__(self) -> str:
@@ -283,8 +283,9 @@ class Stream:
 
 
 class Reply(msgspec.Struct, eq=False, gc=False):
-    """What an operation came to: the operation, what was asked (a digest where that is long), the event, and the record
-    where that holds more.
+    """The outcome of an operation.
+
+    It has the operation, what was asked (a digest where that is long), the event, and the record where that holds more.
     """
 
     who: str
@@ -304,7 +305,7 @@ class Reply(msgspec.Struct, eq=False, gc=False):
         return REPLY_BYTES + size + len(self.event.body) + len(self.record or b"")
 
     def is_of(self, payload: str) -> bool:
-        """Whether it is the reply to this request."""
+        """Return whether it is the reply to this request."""
         asked = self.asked
         if isinstance(asked, bytes):
             return asked == _digest(payload)
@@ -423,7 +424,7 @@ class Operations:
 
 
 class Kept:
-    """What several backends keep in memory, histories and operations, of which there is so much in all.
+    """The histories and operations that several backends keep in memory, with one bound for all.
 
     Parameters:
         limit: how many bytes they may take.

@@ -26,7 +26,7 @@ MAX_PATH = 255
 
 
 class Entry(msgspec.Struct, eq=False):
-    """What is remembered of a model as it came in.
+    """The form of a model as it came in.
 
     Parameters:
         id: the id of the model, as the client sent it.
@@ -112,7 +112,7 @@ def enter(schema: Schema, req: Request) -> None:
 def _entered_counts(
     schema: Schema, given: dict[str, Any], visible: frozenset[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a client adds to fields that it may set and sees, and what is wrong with that."""
+    """Return what a client adds to fields that it may set and see, and the errors in that."""
     counts, wrong = counts_in(given, schema.id_attribute)
     for name in list(counts):
         field = schema.fields.get(name)
@@ -131,7 +131,7 @@ def _entered_counts(
 
 
 def _uncountable(schema: Schema, field: Field, number: Any) -> str:
-    """What is wrong with adding something to a field, whatever it holds; nothing where that depends."""
+    """Return the error in adding to a field, whatever it holds; None where that depends on the value."""
     shape = field.shape
     kinds = {kind for each in shape.options or (shape,) for kind in kinds_of(each)}
     if shape.format == "decimal":
@@ -143,7 +143,7 @@ def _uncountable(schema: Schema, field: Field, number: Any) -> str:
 
 
 def _counted(schema: Schema, model: dict[str, Any], stored: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a patch with `$inc` changes of a record, and what is wrong with what it counts."""
+    """Return the changes that a patch with `$inc` makes to a record, and the errors in them."""
     changes = uncounted(model)
     counts, wrong = counts_in(model, schema.id_attribute)
     for name, number in counts.items():
@@ -178,7 +178,7 @@ def _is_default(schema: Schema, name: str, value: Any) -> bool:
 
 
 def _is_as_made(field: Field, value: Any) -> bool:
-    """Whether the default of a new model is as it was made: a layer may have changed it."""
+    """Return whether the default of a new model is as it was made: a layer may have changed it."""
     return not isinstance(value, (list, dict)) or value == field.make_default()
 
 

@@ -1,4 +1,4 @@
-"""What Python holds at most for JSON, told by the text alone: by its bytes, not value by value."""
+"""The most memory that Python takes for JSON, estimated from the text alone: by its bytes, not value by value."""
 
 from __future__ import annotations
 

@@ -23,11 +23,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bbio.client.collection import Changes, Collection
-from bbio.client.connection import Auth, Connection, Queue
+from bbio.client.connection import Connection, OnDropped, Queue
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
-from bbio.client.session import Settings, Told
+from bbio.client.session import Settings
+from bbio.client.socket import Auth
 
 __all__ = ["Changes", "Collection", "Connection", "Dropped", "Event", "Events", "Handle", "TooLarge", "connect"]
 
@@ -46,7 +47,7 @@ def connect(
     jitter: float = 1.0,
     reconnect: tuple[float, float] = (1.0, 5.0),
     queue: Queue = "drop",
-    dropped: Told | None = None,
+    dropped: OnDropped | None = None,
     **options: Any,
 ) -> Connection:
     """Connect to a server: `async with connect(url) as io`. The first backend opens the connection.
@@ -81,9 +82,7 @@ def connect(
         ...     async with connect(url, auth={"token": "s3cret"}) as io:
         ...         await io.backend("todos").create({"title": title})
     """
-    settings = Settings(
-        deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter, dropped=dropped
-    )
+    settings = Settings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
     return Connection(
         url,
         headers=headers or {},
@@ -93,6 +92,7 @@ def connect(
         path=path,
         reconnect=reconnect,
         queue=queue,
+        dropped=dropped,
         settings=settings,
         options=options,
     )

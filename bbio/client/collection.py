@@ -1,21 +1,21 @@
-"""A live mirror of what a backend holds."""
+"""A live mirror of a backend's models."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Self, cast
+from typing import Any, Generic, Self, cast
 
 import attrs
 
+from bbio.client import calls
 from bbio.client.replica import Key, Replica
+from bbio.client.session import Session
+from bbio.client.subscription import Subscription
 from bbio.client.tracker import Meta
 from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
 from bbio.generic import M
 from bbio.query import Query, QueryLimits
-
-if TYPE_CHECKING:
-    from bbio.client.handle import Handle
 
 Model = dict[str, Any]
 
@@ -48,7 +48,7 @@ class Changes:
     reset: bool = False
 
     def note(self, key: Key, before: Any, after: Any) -> None:
-        """One model was one thing and is another; None is none."""
+        """Note a model before and after; None stands for no model."""
         if before == after:
             return
         if before is None:
@@ -82,8 +82,9 @@ class Collection(Mapping[Key, M], Generic[M]):
         ...     return [todo["title"] for todo in mirror.values()]
     """
 
-    def __init__(self, handle: Handle[M], data: Mapping[str, Any] | None) -> None:
-        self._handle = handle
+    def __init__(self, session: Session, subscription: Subscription, data: Mapping[str, Any] | None) -> None:
+        self._session = session
+        self._subscription = subscription
         # As it is sent: what becomes of the caller's own later, or what JSON has no type for, plays no part.
         self._data: Mapping[str, Any] | None = data
         # What others write is held against it, once the server has taken the data for a query.
@@ -108,7 +109,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         return len(self._replica.models)
 
     def __repr__(self) -> str:
-        return f"<Collection {self._handle.name} channel={self._handle.channel!r} {len(self)} models>"
+        return f"<Collection {self._subscription.name} channel={self._subscription.channel!r} {len(self)} models>"
 
     def rev(self, key: Key) -> int | None:
         """Return the revision of a model; pass it with a write that must not overwrite another one.
@@ -157,7 +158,7 @@ class Collection(Mapping[Key, M], Generic[M]):
             >>> async def wait_for_ten(mirror: Collection) -> None:
             ...     await mirror.until(lambda mirror: len(mirror) >= 10)
         """
-        session = self._handle.session
+        session = self._session
         late = asyncio.Event()
         timer = session.clock.call_later(session.settings.deadline if timeout is None else timeout, self._expire, late)
         try:
@@ -165,7 +166,9 @@ class Collection(Mapping[Key, M], Generic[M]):
                 if self._error is not None:
                     raise self._error
                 if late.is_set():
-                    raise Timeout(f"the collection of {self._handle.name!r} has not come to what is waited for: {self}")
+                    raise Timeout(
+                        f"the collection of {self._subscription.name!r} has not come to what is waited for: {self}"
+                    )
                 await self._next()
         finally:
             timer.cancel()
@@ -196,8 +199,8 @@ class Collection(Mapping[Key, M], Generic[M]):
             SyncError: the server does not let this client listen or read.
             Timeout: it did not answer in time.
         """
-        await self._handle.ready()
-        self._handle.mirrors[id(self)] = self
+        await calls.ready(self._session, self._subscription)
+        self._subscription.add_mirror(self)
         try:
             await self.reread(renewed=False)
             while not self._read:  # another reading has taken over
@@ -212,7 +215,7 @@ class Collection(Mapping[Key, M], Generic[M]):
     def close(self) -> None:
         """Stop following the backend; the models stay as they are."""
         self._reading = None
-        self._handle.release(self)
+        self._session.release(self._subscription, self)
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self.open().__await__()
@@ -250,7 +253,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         return query is None or (query.matches(model) and (not query.is_paged or key in self._replica.models))
 
     def _key(self, model: Any) -> Key | None:
-        key = model.get(self._handle.id_attribute) if isinstance(model, dict) else None
+        key = model.get(self._subscription.id_attribute) if isinstance(model, dict) else None
         return key if isinstance(key, (str, int)) else None
 
     async def reread(self, renewed: bool) -> None:
@@ -273,10 +276,10 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._replace(models if isinstance(models, list) else [], told)
 
     async def _read_all(self) -> tuple[Any, Any]:
-        """All that is asked for, page by page where that is more than the server tells at once."""
+        """Read everything, page by page where that is more than the server sends at once."""
         options = {} if self._data is None else {"data": self._data}
         try:
-            return await self._handle.request("read", {}, options=options)
+            return await self._ask(options)
         except BadRequest as err:
             limit = getattr(err, "page_limit", None)
             if not isinstance(limit, int) or {"limit", "$limit"} & set(self._data or {}):
@@ -285,12 +288,15 @@ class Collection(Mapping[Key, M], Generic[M]):
         revs: list[Any] = []
         page: dict[str, Any] = {"$limit": limit}
         while True:
-            models, told = await self._handle.request("read", {}, options={"data": {**(self._data or {}), **page}})
+            models, told = await self._ask({"data": {**(self._data or {}), **page}})
             found += models
             revs += told["r"]
             if told.get("next") is None:
                 return found, {"r": revs} if self._data is None else {"r": revs, "next": None}
             page["$cursor"] = told["next"]
+
+    async def _ask(self, options: Mapping[str, Any]) -> tuple[Any, Any]:
+        return await calls.request(self._session, self._subscription, "read", {}, options=options)
 
     def _replace(self, models: list[Any], told: Any) -> None:
         self._query = self._asked(models) if isinstance(told, Mapping) and "next" in told else None
@@ -314,14 +320,14 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._wake()
 
     def _asked(self, models: list[Any]) -> Query | None:
-        """The query that the server has answered; None when it gave a meaning of its own to `data`."""
+        """Return the query that the server has answered; None when it gave a meaning of its own to `data`."""
         try:
-            query = Query.read(dict(self._data or {}), id_attribute=self._handle.id_attribute, limits=BOUNDLESS)
+            query = Query.read(dict(self._data or {}), id_attribute=self._subscription.id_attribute, limits=BOUNDLESS)
         except BadRequest:
             return None
         return query if all(map(query.matches, models)) else None
 
     def failed(self, error: SyncError) -> None:
-        """It cannot be kept up to date, at least for now."""
+        """Note that it cannot be kept up to date, at least for now."""
         self._error = error
         self._wake()

@@ -1,234 +1,39 @@
-"""The connection of a client: python-socketio's, opened when it is needed and again when it was lost."""
+"""The connection of a client: opened when it is needed, and again when it was lost."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
-from inspect import isawaitable
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-import socketio
-from socketio.exceptions import SocketIOError
 
-from bbio import protocol
-from bbio.client.errors import turned_away
-from bbio.client.handle import Handle
-from bbio.client.opener import Opener
+from bbio.client.errors import Dropped, turned_away
+from bbio.client.handle import Handle, Handles
 from bbio.client.outbox import new_client
-from bbio.client.session import ENVELOPE, Session, Settings
+from bbio.client.session import Session, Settings
+from bbio.client.socket import OPEN_SECONDS, Auth, NamespaceSocket, Socket
+from bbio.client.subscription import Subscription
 from bbio.errors import ConfigurationError, Unavailable
 
-Credentials = Mapping[str, Any] | None
-Auth = Credentials | Callable[[], Credentials | Awaitable[Credentials]]
 Queue = Literal["drop", "keep"]
+# Called with a handle and its writes when these will not be sent.
+OnDropped = Callable[[Handle[Any], list[Dropped]], object]
 
 logger = logging.getLogger("bbio.client")
-# Every lost connection is a warning to the library.
-library_logger = logging.getLogger("bbio.client.socketio")
-library_logger.setLevel(logging.ERROR)
 
 TRANSPORTS = ("polling", "websocket")
 QUEUES = ("drop", "keep")
 # Options that are the library's own; its others are about what is done here, such as connecting again.
 OPTIONS = ("http_session", "request_timeout", "ssl_verify", "timestamp_requests", "websocket_extra_options")
 
-# Seconds that opening a connection may take, and closing one.
-OPEN_TIME = 10.0
-CLOSE_TIME = 1.0
-# Seconds that a connection has for its answers when another takes its place.
-GRACE = 5.0
-# Bytes of one message from the server.
-MAX_MESSAGE = 64 << 20
 # Seconds after which a namespace that the server closed is joined again, besides the jitter.
-REJOIN_PAUSE = 0.25
-
-
-class WireJSON:
-    """The JSON of this client alone."""
-
-    @staticmethod
-    def loads(text: str) -> Any:
-        return protocol.decode(text)
-
-    @staticmethod
-    def dumps(value: Any, **options: Any) -> str:
-        return protocol.encode(value).decode()
-
-
-class ClientPacket(socketio.packet.Packet):
-    """A packet read and written with `WireJSON`."""
-
-    json = WireJSON
-
-
-class Wire:
-    """One Socket.IO connection, from its opening to its end.
-
-    Parameters:
-        http: the HTTP session it is opened with.
-        auth: what is sent when a namespace is joined, or a function that returns it.
-        options: further ones for `socketio.AsyncClient`.
-    """
-
-    def __init__(self, http: aiohttp.ClientSession, auth: Auth, options: Mapping[str, Any]) -> None:
-        self._auth = auth
-        given = dict(options)
-        extras = {"max_msg_size": MAX_MESSAGE, **given.pop("websocket_extra_options", {})}
-        self._opener = Opener(http)
-        self.socket = socketio.AsyncClient(
-            reconnection=False,
-            handle_sigint=False,
-            serializer=ClientPacket,
-            http_session=self._opener,
-            websocket_extra_options=extras,
-            logger=library_logger,
-            engineio_logger=library_logger,
-            **given,
-        )
-        self._outgoing: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
-        self._gathered = 0  # bytes that may wait for the next POST
-        self._writing: asyncio.Task[None] | None = None
-        self._dropped = asyncio.Event()
-        self._unanswered = 0
-        self._answered = asyncio.Event()
-        # What is to be called when it has ended, once another has taken its place.
-        self.ends: list[Callable[[], None]] | None = None
-
-    @property
-    def max_payload(self) -> int | None:
-        """Bytes of the largest message that the server takes, if it has said so."""
-        return self._opener.max_payload
-
-    @property
-    def refused_with(self) -> int | None:
-        """The HTTP status of its opening, if that was refused."""
-        return self._opener.refused_with
-
-    async def credentials(self) -> dict[str, Any]:
-        """What to join a namespace with, asked for anew each time."""
-        try:
-            async with asyncio.timeout(OPEN_TIME):
-                auth = self._auth() if callable(self._auth) else self._auth
-                return dict((await auth if isawaitable(auth) else auth) or {})
-        except Exception:
-            logger.warning("auth, given to connect(), failed; it is asked again in a while", exc_info=True)
-            raise
-
-    def emit(self, event: str, arguments: tuple[Any, ...], namespace: str, answer: Callable[..., None]) -> None:
-        """Send an event after those before it."""
-        self._unanswered += 1
-
-        def answered(*told: Any) -> None:
-            self._unanswered -= 1
-            if not self._unanswered:
-                self._answered.set()
-            answer(*told)
-
-        async def send() -> None:
-            await self._make_room(namespace, arguments)
-            await self.socket.emit(event, arguments, namespace, answered)
-
-        self._outgoing.put_nowait(send)
-
-    async def _make_room(self, namespace: str, arguments: tuple[Any, ...]) -> None:
-        """Polling sends all that waits as one message, which must not be larger than the server takes."""
-        limit = self.max_payload
-        if limit is None or self.socket.transport() != "polling":
-            return
-        size = len(protocol.encode(arguments)) + len(namespace) + ENVELOPE
-        if self._gathered + size > limit:
-            await self.socket.eio.queue.join()
-            self._gathered = 0
-        self._gathered += size
-
-    def join(self, namespace: str) -> None:
-        """Join one more namespace; the library knows only those that it was opened with."""
-
-        async def send() -> None:
-            auth = await self.credentials()
-            await self.socket._send_packet(ClientPacket(socketio.packet.CONNECT, data=auth, namespace=namespace))
-
-        self._outgoing.put_nowait(send)
-
-    async def run(self) -> None:
-        """Send what is to be sent, until the connection ends.
-
-        Raises:
-            Exception: something could not be sent, such as an `auth` that a function failed to return.
-        """
-        self._writing = asyncio.create_task(self._write())
-        await self._until(self._writing, self._dropped)
-        if self._writing.done():
-            self._writing.result()
-
-    async def drain(self) -> None:
-        """Go on until everything is answered, for a while."""
-        if self._writing is not None and self._unanswered:
-            self._answered.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(GRACE):
-                    await self._until(self._writing, self._answered)
-
-    async def _until(self, writing: asyncio.Task[None], event: asyncio.Event) -> None:
-        """Wait until something happened, or the connection ended."""
-        waiting = asyncio.create_task(event.wait())
-        try:
-            ends = [self.socket.eio.read_loop_task, writing, waiting]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-
-    def drop(self) -> None:
-        """End it at once: the other side does not answer."""
-        self._dropped.set()
-
-    async def _write(self) -> None:
-        while True:
-            send = await self._outgoing.get()
-            with suppress(SocketIOError):  # the namespace may have been left since
-                await send()
-
-    async def close(self) -> None:
-        """End the connection, whatever state it is in."""
-        eio = self.socket.eio
-        closing = asyncio.ensure_future(self.socket.disconnect())
-        await asyncio.wait([closing], timeout=CLOSE_TIME)
-        begun = (closing, self._writing, eio.read_loop_task, eio.write_loop_task)
-        tasks = [task for task in begun if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        eio.http = None  # others use it too, and the library may close what it holds when it is collected
-        websocket = self._opener.websocket
-        if websocket is not None and not websocket.closed:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_TIME):
-                    await websocket.close()
-
-
-class SocketLink:
-    """A connection to one namespace."""
-
-    def __init__(self, wire: Wire, namespace: str) -> None:
-        self._wire = wire
-        self._namespace = namespace
-
-    @property
-    def max_payload(self) -> int | None:
-        return self._wire.max_payload
-
-    def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
-        self._wire.emit(event, arguments, self._namespace, answer)
-
-    def drop(self) -> None:
-        self._wire.drop()
+REJOIN_SECONDS = 0.25
 
 
 class Connection:
@@ -252,6 +57,7 @@ class Connection:
         path: str,
         reconnect: tuple[float, float],
         queue: Queue,
+        dropped: OnDropped | None,
         settings: Settings,
         options: Mapping[str, Any],
     ) -> None:
@@ -276,13 +82,15 @@ class Connection:
         self._pause = self._first_pause
         self._options = options
         self._client = new_client()
+        self._on_dropped = dropped
         self._sessions: dict[str, Session] = {}
+        self._handles = Handles()
         self._wanted = asyncio.Event()
         # Set when whatever is being done for the connection there is, or was, is void.
         self._anew = asyncio.Event()
-        self._wire: Wire | None = None
+        self._socket: Socket | None = None
         # The latest, open or not.
-        self._current: Wire | None = None
+        self._current: Socket | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -296,7 +104,7 @@ class Connection:
     @property
     def connected(self) -> bool:
         """True while there is a connection."""
-        return self._wire is not None
+        return self._socket is not None
 
     def backend(self, name: str, *, channel: str | None = None, id_attribute: str = "id") -> Handle[Any]:
         """Return a handle of a backend, in a channel. The first one opens the connection.
@@ -323,8 +131,17 @@ class Connection:
         session = self._sessions.get(name)
         if session is None:
             loop = asyncio.get_running_loop()
-            session = Session(name, self._join, loop, self._settings, self._client, user=self._user, keep=self._keeps)
-        return session.handle(channel or None, id_attribute)
+            session = Session(
+                name,
+                self._join,
+                loop,
+                self._settings,
+                self._client,
+                user=self._user,
+                keep=self._keeps,
+                on_dropped=self._dropped,
+            )
+        return self._handles.get(session, session.subscription(channel or None, id_attribute))
 
     def connect(
         self,
@@ -361,7 +178,7 @@ class Connection:
         ends = [session.replaced(self._user, keep=self._keeps) for session in self._sessions.values()]
         if self._current is not None:
             self._current.ends = ends
-        self._wire = self._current = None
+        self._socket = self._current = None
         self._pause = self._first_pause
         self._anew.set()
         self._wanted.set()
@@ -391,15 +208,19 @@ class Connection:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
+    def _dropped(self, session: Session, subscription: Subscription, writes: list[Dropped]) -> None:
+        if self._on_dropped is not None:
+            self._on_dropped(self._handles.get(session, subscription), writes)
+
     def _join(self, session: Session) -> None:
         """A session needs a connection."""
         self._sessions[session.name] = session
         self._wanted.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run())
-        elif self._wire is not None:
-            self._bind(self._wire, session)
-            self._wire.join("/" + session.name)
+        elif self._socket is not None:
+            self._bind(self._socket, session)
+            self._socket.join("/" + session.name)
 
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
@@ -411,7 +232,7 @@ class Connection:
                 self._wanted.clear()
                 while wanted := [session for session in self._sessions.values() if session.wanted]:
                     self._anew.clear()
-                    await self._unless_anew(self._connect(Wire(http, self._auth, options), wanted))
+                    await self._unless_anew(self._connect(Socket(http, self._auth, options), wanted))
                     await self._unless_anew(asyncio.sleep(self._pause * (0.5 + random.random())))
                     self._pause = min(2 * self._pause, self._longest_pause)
 
@@ -427,15 +248,15 @@ class Connection:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _connect(self, wire: Wire, sessions: list[Session]) -> None:
+    async def _connect(self, socket: Socket, sessions: list[Session]) -> None:
         """One connection, from its opening to its end."""
-        self._current = wire
+        self._current = socket
         for session in sessions:
-            self._bind(wire, session)
+            self._bind(socket, session)
         try:
-            auth = await wire.credentials()
-            async with asyncio.timeout(OPEN_TIME):
-                await wire.socket.connect(
+            auth = await socket.credentials()
+            async with asyncio.timeout(OPEN_SECONDS):
+                await socket.library.connect(
                     self.url,
                     headers=self._headers,
                     auth=auth,
@@ -444,44 +265,44 @@ class Connection:
                     socketio_path=self._path,
                     wait=False,
                 )
-            self._wire = wire
+            self._socket = socket
             for session in self._sessions.values():
                 if session.wanted and session not in sessions:
                     self._join(session)
-            await wire.run()
+            await socket.run()
         except Exception as err:
             # Whatever it is: the library also stumbles over connections that end while they are being opened.
             logger.debug("no connection to %s: %r", self.url, err)
-            refusal = turned_away(wire.refused_with, self.url)
-            if refusal is not None and self._current is wire:
+            refusal = turned_away(socket.refused_with, self.url)
+            if refusal is not None and self._current is socket:
                 for session in sessions:
                     session.turned_away(refusal)
         finally:
-            if wire.ends is None:
-                self._wire = self._current = None
-                await wire.close()
+            if socket.ends is None:
+                self._socket = self._current = None
+                await socket.close()
                 for session in self._sessions.values():
                     session.disconnected()
             else:
-                draining = asyncio.create_task(self._drain(wire, wire.ends))
+                draining = asyncio.create_task(self._drain(socket, socket.ends))
                 self._draining.add(draining)
                 draining.add_done_callback(self._draining.discard)
 
-    async def _drain(self, wire: Wire, ends: list[Callable[[], None]]) -> None:
+    async def _drain(self, socket: Socket, ends: list[Callable[[], None]]) -> None:
         """Have a connection that another has taken the place of answer what it can, and end it."""
         try:
-            await wire.drain()
+            await socket.drain()
         finally:
             for end in ends:
                 end()
-            await wire.close()
+            await socket.close()
 
     async def _end_draining(self) -> None:
         for task in self._draining:
             task.cancel()
         await asyncio.gather(*self._draining, return_exceptions=True)
 
-    def _bind(self, wire: Wire, session: Session) -> None:
+    def _bind(self, socket: Socket, session: Session) -> None:
         """Have a session told of what happens in its namespace."""
         namespace = "/" + session.name
 
@@ -489,34 +310,34 @@ class Connection:
             """Make a handler that is called until another connection takes the place of this one."""
 
             def handle(*told: Any) -> None:
-                if self._current is wire:
+                if self._current is socket:
                     handler(*told)
 
             return handle
 
         def joined() -> None:
             self._pause = self._first_pause
-            session.connected(SocketLink(wire, namespace))
+            session.connected(NamespaceSocket(socket, namespace))
 
         def left(reason: str) -> None:
             session.disconnected()
-            if self._wire is wire and reason == wire.socket.reason.SERVER_DISCONNECT:
-                pause = REJOIN_PAUSE + random.random() * self._settings.jitter
+            if self._socket is socket and reason == socket.library.reason.SERVER_DISCONNECT:
+                pause = REJOIN_SECONDS + random.random() * self._settings.jitter
                 asyncio.get_running_loop().call_later(pause, rejoin)
 
         def rejoin() -> None:
-            if self._wire is wire and not self._closed:
-                wire.join(namespace)
+            if self._socket is socket and not self._closed:
+                socket.join(namespace)
 
         def refused(told: Any = None, *_: Any) -> None:
             # The library also says so when there is no connection at all.
-            if self._wire is wire:
+            if self._socket is socket:
                 session.refused(told)
 
         def received(event: str, *arguments: Any) -> None:
             session.received(event, arguments)
 
-        on = wire.socket.on
+        on = socket.library.on
         on("connect", current(joined), namespace=namespace)
         on("disconnect", current(left), namespace=namespace)
         on("connect_error", current(refused), namespace=namespace)

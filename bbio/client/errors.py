@@ -106,5 +106,5 @@ def _subclasses(cls: type[SyncError]) -> Iterator[type[SyncError]]:
 
 
 def passing(err: SyncError) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Return whether the same request may succeed a little later."""
     return err.code >= 500 or err.code in (errors.Timeout.code, errors.Busy.code)

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, cast, overload
+from functools import partial
+from typing import Any, Generic, overload
 
-import msgspec
-
+from bbio.client import calls
 from bbio.client.collection import Collection
-from bbio.client.errors import Dropped, passing
-from bbio.client.events import RESET, Event, Events
-from bbio.client.tracker import Meta, Tracker
-from bbio.errors import BadRequest, SyncError, Timeout
+from bbio.client.events import Events
+from bbio.client.session import Session
+from bbio.client.subscription import Subscription
+from bbio.client.values import plain
 from bbio.generic import M
-from bbio.model.counts import uncounted
 from bbio.query import Page
-from bbio.requests import METHODS, NOTIFIED_AS, Method
-
-if TYPE_CHECKING:
-    from bbio.client.session import Session
+from bbio.requests import Method
 
 Key = str | int
-
-# Seconds between attempts to read everything again.
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
-
-
-class Mirror(Protocol):
-    """Something that is kept like the backend."""
-
-    def apply(self, method: str, model: Any, meta: Meta | None) -> None:
-        """Take a notification."""
-
-    async def reread(self, renewed: bool) -> None:
-        """Read everything again; `renewed`: revisions may have begun anew."""
-
-    def failed(self, error: SyncError) -> None:
-        """It cannot be kept any more."""
 
 
 class Handle(Generic[M]):
@@ -55,24 +32,12 @@ class Handle(Generic[M]):
         ...     assert await todos.read(milk["id"]) == {**milk, "done": True}
     """
 
-    def __init__(self, session: Session, channel: str | None, id_attribute: str) -> None:
+    def __init__(self, session: Session, subscription: Subscription) -> None:
         self.name = session.name
-        self.channel = channel
-        self.id_attribute = id_attribute
-        self.session = session
-        self.tracker = Tracker()
-        # By identity, as a collection equals any mapping of the same models; one that nobody has any more is forgotten.
-        self.mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
-        self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
-        self._refusal: SyncError | None = None
-        self._listens = False
-        # Whether its channel is followed, or was let go of.
-        self.joined = False
-        self.released = False
-        # Whom the server took this client for when it listened last; None as long as that is not known.
-        self.known_as: str | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._rereading: asyncio.Task[None] | None = None
+        self.channel = subscription.channel
+        self.id_attribute = subscription.id_attribute
+        self._session = session
+        self._subscription = subscription
 
     # Requests
 
@@ -262,31 +227,9 @@ class Handle(Generic[M]):
         Parameters:
             method: see `sync`, as for the other parameters.
         """
-        if method not in METHODS:
-            raise BadRequest(f"method must be one of {', '.join(METHODS)}")
-        request = {
-            "method": method,
-            "model": plain({} if model is None else model),
-            "options": plain(dict(options or {})),
-            "channel": self.channel,
-        }
-        if rev is not None:
-            request["rev"] = rev
-        answer: asyncio.Future[tuple[Any, Any]] = asyncio.get_running_loop().create_future()
-
-        def done(error: SyncError | None, result: Any, told: Any) -> None:
-            if answer.cancelled():
-                return
-            if error is None:
-                answer.set_result((result, told))
-            else:
-                answer.set_exception(error)
-
-        entry = self.session.request(self, request, timeout, done)
-        try:
-            return await answer
-        finally:
-            self.session.cancel(entry)
+        return await calls.request(
+            self._session, self._subscription, method, model, rev=rev, options=options, timeout=timeout
+        )
 
     # What others do
 
@@ -306,24 +249,7 @@ class Handle(Generic[M]):
             ...         return False
             ...     return True
         """
-        if self._refusal is not None:
-            raise self._refusal
-        self.session.join(self)
-        if self._listens:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        timer = self.session.clock.call_later(self.session.settings.deadline, self._expire, waiter)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self._waiters.discard(waiter)
-
-    def _expire(self, waiter: asyncio.Future[None]) -> None:
-        message = f"listen to {self.name!r}: the server did not answer in time; is the address right, and does it run?"
-        if not waiter.done():
-            waiter.set_exception(Timeout(message))
+        await calls.ready(self._session, self._subscription)
 
     def events(self) -> Events:
         """Return an endless iterator over what other clients write from now on, in order and once.
@@ -333,13 +259,13 @@ class Handle(Generic[M]):
             ...     async for event in todos.events():
             ...         print(event.method, event.model)
         """
-        reader = Events(self.session.settings.event_limit, self._let_go)
-        self.session.join(self)
-        if self.session.closed:
+        session, subscription = self._session, self._subscription
+        reader = Events(session.settings.event_limit, partial(session.release, subscription))
+        session.join(subscription)
+        if session.closed:
             reader.close()
-        elif self._refusal is not None:
-            reader.fail(self._refusal)
-        self._readers.add(reader)
+        else:
+            subscription.add_reader(reader)
         return reader
 
     async def query(
@@ -377,175 +303,21 @@ class Handle(Generic[M]):
             ...         while await mirror.changed():
             ...             print(list(mirror.values()))
         """
-        return Collection(self, None if data is None else plain(dict(data)))
-
-    @property
-    def settled(self) -> bool:
-        """Whether this handle knows all that the server has told it, or was refused."""
-        return self._refusal is not None or self.tracker.settled
-
-    def release(self, mirror: Mirror) -> None:
-        """A mirror is closed; the last thing that follows the channel leaves it."""
-        if self.mirrors.pop(id(mirror), None) is not None:
-            self._release()
-
-    def _let_go(self, reader: Events) -> None:
-        """A reader is closed."""
-        if reader in self._readers:
-            self._readers.remove(reader)
-            self._release()
-
-    def _release(self) -> None:
-        self.released = not self.mirrors
-        if not self.is_followed:
-            self.session.leave(self)
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether a mirror or a reader wants to be told of what others write."""
-        return bool(self.mirrors) or bool(self._readers) or bool(self._waiters)
-
-    # What the session tells
-
-    def left(self) -> None:
-        """The channel was left: who comes back to it begins anew."""
-        self._listens = False
-        self._stop_rereading()
-        self.tracker = Tracker()
-
-    def notified(self, method: str, model: Any, meta: Meta | None, *, own: bool) -> None:
-        """A notification came, in its turn."""
-        if not own:
-            for reader in list(self._readers):
-                reader.put(Event(cast("Any", method), copied(model), None if meta is None else meta.rev))
-        self._apply(method, model, meta)
-
-    def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None) -> None:
-        """A write of this client succeeded."""
-        model = result if isinstance(result, dict) else uncounted(request["model"])
-        self._apply(NOTIFIED_AS[request["method"]], model, meta)
-
-    def _apply(self, method: str, model: Any, meta: Meta | None) -> None:
-        for mirror in list(self.mirrors.values()):
-            try:
-                mirror.apply(method, copied(model), meta)
-            except Exception as err:
-                self._report(err)
-
-    def dropped(self, writes: list[Dropped]) -> None:
-        """Writes of another user will not be sent."""
-        told = self.session.settings.dropped
-        try:
-            if told is not None:
-                told(self, writes)
-        except Exception as err:
-            self._report(err, "what is told of writes that are dropped")
-
-    def _report(self, err: BaseException, what: str = "a mirror") -> None:
-        """The application raised: that costs nobody else an event, nor this client its place."""
-        context = {"message": f"{what} of {self.name!r} failed", "exception": err}
-        asyncio.get_running_loop().call_exception_handler(context)
-
-    def _end(self, mirror: Mirror, error: SyncError) -> None:
-        try:
-            mirror.failed(error)
-        except Exception as err:
-            self._report(err)
-
-    def online(self) -> None:
-        """The listen is answered."""
-        self._listens = True
-        self._refusal = None
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def offline(self) -> None:
-        """The connection is gone: a reading that goes on belongs to it."""
-        self._listens = False
-        self._stop_rereading()
-
-    def refused(self, error: SyncError) -> None:
-        """The server does not let this client listen."""
-        self._give_up(error)
-        for reader in list(self._readers):
-            reader.fail(error)
-
-    def _give_up(self, error: SyncError) -> None:
-        self._listens = False
-        self._refusal = error
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
-        for mirror in list(self.mirrors.values()):
-            self._end(mirror, error)
-
-    def reread(self, renewed: bool) -> None:
-        """History is gone: have every mirror read everything again, for as long as it takes."""
-        self._stop_rereading()
-        for reader in list(self._readers):
-            reader.put(RESET)
-        if self.mirrors:
-            self._rereading = asyncio.get_running_loop().create_task(self._reread(renewed))
-        else:
-            self.tracker.complete()
-
-    async def _reread(self, renewed: bool) -> None:
-        pause = FIRST_PAUSE
-        while True:
-            mirrors = list(self.mirrors.values())
-            outcomes = await asyncio.gather(*(mirror.reread(renewed) for mirror in mirrors), return_exceptions=True)
-            again = False
-            for mirror, outcome in zip(mirrors, outcomes, strict=True):
-                if isinstance(outcome, SyncError):
-                    again = again or passing(outcome)
-                    if not passing(outcome):
-                        self._end(mirror, outcome)
-                elif outcome is not None:
-                    self._report(outcome)
-            if not again:
-                break
-            await self._sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        self._rereading = None
-        self.tracker.complete()
-
-    async def _sleep(self, seconds: float) -> None:
-        over = asyncio.Event()
-        timer = self.session.clock.call_later(seconds, over.set)
-        try:
-            await over.wait()
-        finally:
-            timer.cancel()
-
-    def _stop_rereading(self) -> None:
-        if self._rereading is not None:
-            self._rereading.cancel()
-            self._rereading = None
-
-    def close(self, error: SyncError) -> None:
-        """The connection was closed."""
-        self._stop_rereading()
-        self._give_up(error)
-        for reader in list(self._readers):
-            reader.close()
+        return Collection(self._session, self._subscription, None if data is None else plain(dict(data)))
 
 
-def copied(model: Any) -> Any:
-    """A copy of what came as JSON, for whoever may change it."""
-    if isinstance(model, dict):
-        return {key: copied(value) for key, value in model.items()}
-    return [copied(value) for value in model] if isinstance(model, list) else model
+class Handles:
+    """The handles of one connection: one for all who ask for the same channel."""
 
+    def __init__(self) -> None:
+        self._handles: weakref.WeakValueDictionary[Subscription, Handle[Any]] = weakref.WeakValueDictionary()
 
-def plain(value: Any) -> Any:
-    """A copy as JSON has it.
+    def __contains__(self, handle: object) -> bool:
+        return any(handle is each for each in self._handles.values())
 
-    Raises:
-        BadRequest: it cannot travel.
-    """
-    try:
-        # The standard library refuses NaN and infinity, which msgspec writes as null.
-        return json.loads(json.dumps(msgspec.to_builtins(value, str_keys=True), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as err:
-        raise BadRequest(f"this cannot be written as JSON: {err}") from None
+    def get(self, session: Session, subscription: Subscription) -> Handle[Any]:
+        """Return the handle of a subscription."""
+        handle = self._handles.get(subscription)
+        if handle is None:
+            handle = self._handles[subscription] = Handle(session, subscription)
+        return handle

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
-if TYPE_CHECKING:
-    from bbio.client.handle import Handle
-    from bbio.client.session import Link, Timer
-    from bbio.errors import SyncError
+from bbio.client.subscription import Subscription
+from bbio.client.transport import Link, Timer
+from bbio.errors import SyncError
 
 # How many requests are under way at once; servers bound what one connection may ask for at a time.
 WINDOW = 64
@@ -22,7 +21,7 @@ WINDOW = 64
 # Random bytes of a client's id.
 ID_BYTES = 16
 
-Done = Callable[["SyncError | None", Any, Any], None]
+Done = Callable[[SyncError | None, Any, Any], None]
 
 
 @attrs.define(eq=False)
@@ -31,7 +30,7 @@ class Entry:
 
     Parameters:
         n: its number, which is also the counter of its operation id.
-        handle: what it was made with.
+        subscription: the channel that it was made in.
         request: what travels.
         done: called once, with an error or None, the result and its third argument.
         left: seconds until it fails.
@@ -47,7 +46,7 @@ class Entry:
     """
 
     n: int
-    handle: Handle
+    subscription: Subscription
     request: dict[str, Any]
     done: Done
     left: float
@@ -63,7 +62,7 @@ class Entry:
 
     @property
     def writes(self) -> bool:
-        """Whether it is a write."""
+        """Return whether it is a write."""
         return bool(self.request["method"] != "read")
 
 
@@ -92,12 +91,12 @@ class Outbox:
 
     @property
     def entries(self) -> list[Entry]:
-        """The requests without an answer, oldest first."""
+        """Return the requests without an answer, oldest first."""
         return list(self._entries.values())
 
     def add(
         self,
-        handle: Handle,
+        subscription: Subscription,
         request: dict[str, Any],
         done: Done,
         left: float,
@@ -108,13 +107,13 @@ class Outbox:
         """Take a request; a write gets its operation id."""
         self._counter += 1
         n = self._counter
-        entry = self._entries[n] = Entry(n, handle, request, done, left, strict, user, known_as)
+        entry = self._entries[n] = Entry(n, subscription, request, done, left, strict, user, known_as)
         if entry.writes:
             request["op"] = {"c": self.client, "n": entry.n}
         return entry
 
     def due(self, may: Callable[[Entry], bool]) -> list[Entry]:
-        """The requests to send now, marked as sent.
+        """Return the requests to send now, marked as sent.
 
         Parameters:
             may: whether the connection is ready for a request.
@@ -128,8 +127,8 @@ class Outbox:
         busy = set()
         for entry in self._entries.values():
             if entry.old is not None:
-                busy.add((entry.handle, entry.user))
-            elif not entry.waiting and not (entry.writes and (entry.handle, entry.user) in busy) and may(entry):
+                busy.add((entry.subscription, entry.user))
+            elif not entry.waiting and not (entry.writes and (entry.subscription, entry.user) in busy) and may(entry):
                 entry.retried = entry.sent
                 entry.waiting = entry.sent = True
                 due.append(entry)
@@ -139,34 +138,34 @@ class Outbox:
         return due
 
     def repeat(self, entry: Entry) -> None:
-        """There was no answer to what was sent: it is due again."""
+        """Mark a request as due again: there was no answer to it."""
         entry.waiting = False
         self._under_way -= 1
 
     def leave(self, entry: Entry, link: Link) -> None:
-        """What was sent stays with the connection that it was sent on."""
+        """Leave a request to the connection that it was sent on."""
         self.repeat(entry)
         entry.old = link
 
     def disconnected(self) -> list[Entry]:
-        """The connection is gone: what had been sent is due again. Returns it."""
+        """Mark what had been sent as due again, as the connection is gone; return it."""
         cut = [entry for entry in self._entries.values() if entry.waiting]
         for entry in cut:
             self.repeat(entry)
         return cut
 
     def owns(self, op: str | None) -> bool:
-        """Whether this client made an operation, given as events carry it: `public part:counter`."""
+        """Return whether this client made an operation, given as events carry it: `public part:counter`."""
         return op is not None and op.rpartition(":")[0] == self.public
 
     def find(self, op: str | None) -> Entry | None:
-        """The request of an operation, if it is one of ours and unanswered."""
+        """Return the request of an operation, if it is one of ours and unanswered."""
         if op is None or not self.owns(op):
             return None
         return self._entries.get(int(op.rpartition(":")[2]))
 
     def settle(self, entry: Entry) -> bool:
-        """The request is answered, or given up; whether it was still unanswered."""
+        """Forget a request that is answered or given up; return whether it was still unanswered."""
         if self._entries.pop(entry.n, None) is None:
             return False
         if entry.waiting:

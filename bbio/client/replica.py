@@ -1,4 +1,4 @@
-"""What the server is known to hold, by id: the latest revision of each model and its content, without I/O.
+"""The records of the server as a client knows them: each model and its latest revision, without I/O.
 
 Deleted models keep their revision for a while, so that an older notification, come by another stream, does not bring
 them back.
@@ -33,11 +33,11 @@ class Replica:
         self._graves: dict[Key, None] = {}
 
     def rev(self, key: Key) -> int | None:
-        """The latest revision known of a model."""
+        """Return the latest known revision of a model."""
         return self._revs.get(key)
 
     def accept(self, key: Key, model: Model | None, rev: int | None) -> bool:
-        """Take what the server says of a model, None when it is deleted; False when that, or newer, was known."""
+        """Take the server's record of a model, None when it is deleted; return False if it is not newer."""
         known = self._revs.get(key)
         if rev is not None and known is not None and rev <= known:
             return False
@@ -45,7 +45,7 @@ class Replica:
         return True
 
     def replace(self, models: Iterable[tuple[Key, Model, int | None]]) -> None:
-        """Take all that there is: what is not among it is gone."""
+        """Take all models: those that are not among them are gone."""
         gone = dict(self.models)
         for key, model, rev in models:
             gone.pop(key, None)
@@ -56,7 +56,7 @@ class Replica:
             self._know(key, None, None)
 
     def renew(self) -> None:
-        """Revisions may have begun anew: those known say nothing any more."""
+        """Forget all revisions: they may have begun anew."""
         self._revs.clear()
         self._graves.clear()
 

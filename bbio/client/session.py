@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
 import attrs
@@ -15,9 +15,12 @@ import msgspec
 
 from bbio import protocol
 from bbio.client.errors import Dropped, TooLarge, error_of, passing
-from bbio.client.handle import Handle, copied
+from bbio.client.events import Events
 from bbio.client.outbox import Done, Entry, Outbox, new_client
+from bbio.client.subscription import Mirror, Subscription
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
+from bbio.client.transport import Clock, Link
+from bbio.client.values import copied
 from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.streams import BACKEND_WIDE, channel_stream
 
@@ -35,42 +38,8 @@ ENVELOPE = 32
 OVERDUE = 2.0
 
 
-class Timer(Protocol):
-    """A call to come."""
-
-    def cancel(self) -> None:
-        """Do not make it."""
-
-
-class Clock(Protocol):
-    """What tells the time and calls later: an event loop, or a clock that a test turns."""
-
-    def time(self) -> float:
-        """Seconds since some moment."""
-
-    def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer:
-        """Call `callback(*args)` after `delay` seconds."""
-
-
-class Link(Protocol):
-    """A connection to the backend's namespace."""
-
-    @property
-    def max_payload(self) -> int | None:
-        """Bytes of the largest message that the server takes, if it has said so."""
-
-    def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
-        """Send an event, in order; `answer` is called with the arguments of its ack, if one comes.
-
-        A request is encoded already, as `msgspec.Raw`: what encodes the packet around it copies it.
-        """
-
-    def drop(self) -> None:
-        """Close the connection, which is dead; another will be opened."""
-
-
-# Called with the handle and its writes when these will not be sent.
-Told = Callable[[Handle, list[Dropped]], object]
+# Called with a session, the subscription that writes were made in, and those writes when they will not be sent.
+OnDropped = Callable[["Session", Subscription, list[Dropped]], object]
 
 # Whom the server takes a client for that has not logged in.
 NOBODY = "nobody"
@@ -83,21 +52,19 @@ def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: floa
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What all sessions of a connection go by.
+    """Limits and times of all sessions of a connection.
 
     Parameters:
         deadline: seconds a sync may take.
         queue_limit: requests to one backend that may wait for an answer.
         event_limit: events that may wait to be read from `events()`.
         jitter: seconds over which clients that lost the same connection spread.
-        dropped: told of writes that another user left.
     """
 
     deadline: float = attrs.field(default=30.0, validator=_not_negative)
     queue_limit: int = attrs.field(default=1_000, validator=_not_negative)
     event_limit: int = attrs.field(default=1_000, validator=_not_negative)
     jitter: float = attrs.field(default=1.0, validator=_not_negative)
-    dropped: Told | None = None
 
 
 class Session:
@@ -113,6 +80,7 @@ class Session:
         chance: a random number from 0 to 1.
         user: who makes the requests, as far as the application has said so.
         keep: whether writes that wait to be sent when another user connects wait for their own.
+        on_dropped: called when writes will not be sent, because another user connected.
     """
 
     def __init__(
@@ -125,6 +93,7 @@ class Session:
         chance: Callable[[], float] = random.random,
         user: str = "",
         keep: bool = False,
+        on_dropped: OnDropped | None = None,
     ) -> None:
         self.name = name
         self.clock = clock
@@ -132,14 +101,15 @@ class Session:
         self.chance = chance
         self.outbox = Outbox(client or new_client())
         # Those that follow their channel stay; others as long as somebody has them.
-        self.handles: WeakValueDictionary[str | None, Handle] = WeakValueDictionary()
-        self._joined: set[Handle] = set()
+        self.subscriptions: WeakValueDictionary[str | None, Subscription] = WeakValueDictionary()
+        self._joined: set[Subscription] = set()
         self.link: Link | None = None
         # Who makes the requests, as far as the application has said so.
         self.user = user
         self.keep = keep
         self.closed = False
         self._join = join
+        self._on_dropped = on_dropped
         self.wanted = True  # whether there is a connection, or should be
         self._reached = False
         self._timers: set[_Later] = set()
@@ -150,32 +120,41 @@ class Session:
         self._heard = float("-inf")
         join(self)
 
-    def handle(self, channel: str | None, id_attribute: str) -> Handle:
-        """The handle of a channel; one for all who ask."""
-        handle = self.handles.get(channel)
-        if handle is None:
-            handle = self.handles[channel] = Handle(self, channel, id_attribute)
-        self.join(handle)
-        return handle
+    def subscription(self, channel: str | None, id_attribute: str) -> Subscription:
+        """Return the subscription to a channel, and join it; there is one for all who ask."""
+        subscription = self.subscriptions.get(channel)
+        if subscription is None:
+            subscription = Subscription(self.name, channel, id_attribute, self.clock)
+            self.subscriptions[channel] = subscription
+        self.join(subscription)
+        return subscription
 
-    def join(self, handle: Handle) -> None:
-        """A handle is used: it follows its channel, also if that had been left."""
-        if self.handles.setdefault(handle.channel, handle) is handle and not handle.joined:
-            handle.joined = True
-            self._joined.add(handle)
+    def join(self, subscription: Subscription) -> None:
+        """A subscription is used: it follows its channel, also if that had been left."""
+        if (
+            self.subscriptions.setdefault(subscription.channel, subscription) is subscription
+            and not subscription.joined
+        ):
+            subscription.joined = True
+            self._joined.add(subscription)
             if self.link is not None:
-                self.run(handle, handle.tracker.connected())
+                self.run(subscription, subscription.tracker.connected())
 
-    def leave(self, handle: Handle) -> None:
+    def release(self, subscription: Subscription, follower: Mirror | Events) -> None:
+        """Forget a mirror or a reader that is closed; the last one that follows a channel leaves it."""
+        if subscription.remove(follower) and not subscription.is_followed:
+            self.leave(subscription)
+
+    def leave(self, subscription: Subscription) -> None:
         """Follow a channel no more, unless something is under way in it."""
-        busy = any(entry.handle is handle for entry in self.outbox.entries)
-        if busy or self.closed or not handle.joined:
+        busy = any(entry.subscription is subscription for entry in self.outbox.entries)
+        if busy or self.closed or not subscription.joined:
             return
-        handle.joined = False
-        self._joined.discard(handle)
-        handle.left()
+        subscription.joined = False
+        self._joined.discard(subscription)
+        subscription.left()
         if self.link is not None:
-            self.link.emit("unlisten", ([handle.channel],), _ignore)
+            self.link.emit("unlisten", ([subscription.channel],), _ignore)
 
     # What the connection tells
 
@@ -187,9 +166,9 @@ class Session:
         for entry in self.outbox.entries:
             if entry.timer is None:
                 self._arm(entry)
-        for handle in self.handles.values():
-            if handle.joined:
-                self.run(handle, handle.tracker.connected())
+        for subscription in self.subscriptions.values():
+            if subscription.joined:
+                self.run(subscription, subscription.tracker.connected())
 
     def disconnected(self) -> None:
         """The namespace was left, or the connection ended; it will come back."""
@@ -201,11 +180,11 @@ class Session:
             entry.left -= LOSS
             if entry.left <= 0:
                 self._settle(entry, Timeout(self._why(entry)))
-            elif entry.writes and not entry.handle.tracker.positioned:
+            elif entry.writes and not entry.subscription.tracker.positioned:
                 self._settle(entry, self._unknown(entry))
-        for handle in self.handles.values():
-            handle.tracker.disconnected()
-            handle.offline()
+        for subscription in self.subscriptions.values():
+            subscription.tracker.disconnected()
+            subscription.offline()
 
     def replaced(self, user: str, *, keep: bool) -> Callable[[], None]:
         """Another connection takes over, perhaps another user's.
@@ -230,8 +209,8 @@ class Session:
         self.disconnected()
         self.user, self.keep = user, keep
         self.wanted = True
-        for handle in self.handles.values():
-            handle.known_as = None
+        for subscription in self.subscriptions.values():
+            subscription.known_as = None
         entries = [entry for entry in self.outbox.entries if entry.old is None and entry.writes]
         self._part([entry for entry in entries if entry.sent or entry.user != user])
 
@@ -244,7 +223,7 @@ class Session:
 
     def _part(self, entries: list[Entry]) -> None:
         """Nobody here may send these writes, or send them again: they fail, or wait for who made them."""
-        dropped: dict[Handle, list[Dropped]] = {}
+        dropped: dict[Subscription, list[Dropped]] = {}
         for entry in entries:
             if entry.sent:
                 self._settle(entry, self._unknown(entry))
@@ -252,17 +231,26 @@ class Session:
                 method, model = entry.request["method"], entry.request["model"]
                 message = f"the {method} waited to be sent to {self.name!r} when another user connected"
                 error = Dropped(message, method=method, model=model)
-                dropped.setdefault(entry.handle, []).append(error)
+                dropped.setdefault(entry.subscription, []).append(error)
                 self._settle(entry, error)
-        for handle, errors in dropped.items():
-            handle.dropped(errors)
+        for subscription, errors in dropped.items():
+            try:
+                if self._on_dropped is not None:
+                    self._on_dropped(self, subscription, errors)
+            except Exception as err:
+                subscription.report(err, "connect(dropped=...)")
 
-    def _recognized(self, handle: Handle, user: str) -> None:
+    def _recognized(self, subscription: Subscription, user: str) -> None:
         """The server has said whom it takes this client for: another one, if `auth` has changed its mind."""
-        handle.known_as = user
+        subscription.known_as = user
         others = []
         for entry in self.outbox.entries:
-            if entry.handle is not handle or entry.user != self.user or entry.old is not None or entry.waiting:
+            if (
+                entry.subscription is not subscription
+                or entry.user != self.user
+                or entry.old is not None
+                or entry.waiting
+            ):
                 continue
             if entry.known_as is None:
                 entry.known_as = user
@@ -274,16 +262,18 @@ class Session:
         self.flush()
 
     def _is_of_another(self, entry: Entry) -> bool:
-        """Whether somebody else made a write than who is connected, as far as application and server have said so."""
-        known_as = entry.handle.known_as
+        """Return whether a write is another user's than the connected one's, as application and server say."""
+        known_as = entry.subscription.known_as
         is_other = entry.writes and known_as is not None and entry.known_as is not None and entry.known_as != known_as
         return is_other or entry.user != self.user
 
-    def _unrecognized(self, handle: Handle, error: SyncError) -> None:
+    def _unrecognized(self, subscription: Subscription, error: SyncError) -> None:
         """The server does not let this client listen any more, and so does not say whom it takes it for."""
-        if handle.known_as is not None:
-            handle.known_as = None
-            waiting = [entry for entry in self.outbox.entries if entry.handle is handle and entry.user == self.user]
+        if subscription.known_as is not None:
+            subscription.known_as = None
+            waiting = [
+                entry for entry in self.outbox.entries if entry.subscription is subscription and entry.user == self.user
+            ]
             known = [entry for entry in waiting if entry.known_as is not None and entry.writes]
             self._fail(error, [entry for entry in known if not entry.waiting and entry.old is None])
 
@@ -297,8 +287,8 @@ class Session:
         known = isinstance(fields.get("name"), str)
         error = error_of({**fields, "message": message}) if known else Unavailable(message)
         self._fail(error, [one for one in self.outbox.entries if one.old is None and not self._is_of_another(one)])
-        for handle in self.handles.values():
-            handle.refused(error)
+        for subscription in self.subscriptions.values():
+            subscription.refused(error)
 
     def turned_away(self, error: SyncError) -> None:
         """Connections to the server are refused; they are tried again.
@@ -307,8 +297,8 @@ class Session:
         """
         if not self._reached:
             self._fail(error, [one for one in self.outbox.entries if not self._is_of_another(one)])
-            for handle in self.handles.values():
-                handle.refused(error)
+            for subscription in self.subscriptions.values():
+                subscription.refused(error)
 
     def received(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An event came from the server."""
@@ -318,11 +308,11 @@ class Session:
         if event == "synced" and len(arguments) >= 2:
             method, model, *rest = arguments
             meta = Meta.read(rest[0]) if rest else None
-            for handle in self._following(None if meta is None else meta.stream):
-                self.run(handle, handle.tracker.event(method, model, meta))
+            for subscription in self._following(None if meta is None else meta.stream):
+                self.run(subscription, subscription.tracker.event(method, model, meta))
         elif event == "resync":
-            for handle in self._following(arguments[0] if arguments else None):
-                self.run(handle, handle.tracker.gap())
+            for subscription in self._following(arguments[0] if arguments else None):
+                self.run(subscription, subscription.tracker.gap())
 
     def _fail(self, error: SyncError, entries: list[Entry]) -> None:
         """Fail requests that have no answer."""
@@ -342,12 +332,12 @@ class Session:
         self._forget_timers()
         error = Unavailable("the connection was closed")
         self._fail(error, self.outbox.entries)
-        for handle in self.handles.values():
-            handle.close(error)
+        for subscription in self.subscriptions.values():
+            subscription.close(error)
 
     # What handles ask for
 
-    def request(self, handle: Handle, request: dict[str, Any], timeout: float | None, done: Done) -> Entry:
+    def request(self, subscription: Subscription, request: dict[str, Any], timeout: float | None, done: Done) -> Entry:
         """Take a request, to be sent now or when there is a connection.
 
         Raises:
@@ -359,9 +349,10 @@ class Session:
         limit = self.settings.queue_limit
         if len(self.outbox) >= limit and sum(not self._is_of_another(entry) for entry in self.outbox.entries) >= limit:
             raise Busy(f"{limit} requests to {self.name!r} wait for an answer already", retry_after=1.0)
-        self.join(handle)
+        self.join(subscription)
         left = self.settings.deadline if timeout is None else timeout
-        entry = self.outbox.add(handle, request, done, left, timeout is not None, self.user, handle.known_as)
+        user, known_as = self.user, subscription.known_as
+        entry = self.outbox.add(subscription, request, done, left, timeout is not None, user, known_as)
         self._arm(entry)
         if not self.wanted:
             self.wanted = True
@@ -376,28 +367,28 @@ class Session:
         if self.outbox.settle(entry):
             self.flush()
 
-    def run(self, handle: Handle, effects: list[Effect]) -> None:
+    def run(self, subscription: Subscription, effects: list[Effect]) -> None:
         """Do what a tracker asks for."""
         for effect in effects:
             match effect:
                 case Apply():
-                    self._apply(handle, effect)
+                    self._apply(subscription, effect)
                 case Listen():
-                    self._listen(handle, effect)
+                    self._listen(subscription, effect)
                 case Watch():
-                    self._later(OVERDUE, lambda: self.run(handle, handle.tracker.overdue()))
+                    self._later(OVERDUE, lambda: self.run(subscription, subscription.tracker.overdue()))
                 case Ready():
                     self.flush()
-                    handle.online()
+                    subscription.online()
                 case _:
-                    handle.reread(effect.renewed)
+                    subscription.reread(effect.renewed)
 
     def flush(self) -> None:
         """Send what is due."""
         link = self.link
         if link is None:
             return
-        for entry in self.outbox.due(lambda entry: entry.handle.tracker.ready and not self._is_of_another(entry)):
+        for entry in self.outbox.due(lambda entry: entry.subscription.tracker.ready and not self._is_of_another(entry)):
             entry.sent_at = self.clock.time()
             body = protocol.encode(entry.request)
             size, limit = len(body) + len(self.name) + ENVELOPE, link.max_payload
@@ -416,7 +407,8 @@ class Session:
                 then, until somebody asks who is not so patient.
         """
         link = self.link
-        if link is None or not any(handle.tracker.positioned for handle in self.handles.values()):
+        is_positioned = any(each.tracker.positioned for each in self.subscriptions.values())
+        if link is None or not is_positioned:
             return
         if self._probe is None:
             probe = self._probe = object()
@@ -441,7 +433,7 @@ class Session:
         link.drop()
 
     def _may_be_long(self, entry: Entry) -> bool:
-        """Whether the answer to a request may be on its way, and merely be long for the link.
+        """Return whether the answer to a request may be on its way, and merely be long for the link.
 
         The link lives; or it lived when it was asked for, and there is time to ask for it again. Nobody is as patient
         about a write.
@@ -454,77 +446,77 @@ class Session:
 
     # Listening
 
-    def _listen(self, handle: Handle, listen: Listen) -> None:
+    def _listen(self, subscription: Subscription, listen: Listen) -> None:
         if listen.again:
-            self._later(self.chance() * self.settings.jitter, self._send_listen, handle, listen.since)
+            self._later(self.chance() * self.settings.jitter, self._send_listen, subscription, listen.since)
         else:
-            self._send_listen(handle, listen.since)
+            self._send_listen(subscription, listen.since)
 
-    def _send_listen(self, handle: Handle, since: dict[str, list[Any]]) -> None:
+    def _send_listen(self, subscription: Subscription, since: dict[str, list[Any]]) -> None:
         link = self.link
         assert link is not None, "timers end with the connection"
-        if not handle.joined:
+        if not subscription.joined:
             return
         answered = False
 
         def answer(reply: Any = None, *_: Any) -> None:
             nonlocal answered
-            if not answered and self.link is link and handle.joined:
+            if not answered and self.link is link and subscription.joined:
                 self._hear()
                 answered = True
                 repeat.cancel()
-                self._listened(handle, reply if isinstance(reply, Mapping) else {})
+                self._listened(subscription, reply if isinstance(reply, Mapping) else {})
 
         def unanswered() -> None:
             nonlocal answered
             answered = True
             self.probe(patient=any(map(self._may_be_long, self.outbox.entries)))
-            self._send_listen(handle, since)
+            self._send_listen(subscription, since)
 
         repeat = self._later(PATIENCE, unanswered)
         asked = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
-        link.emit("listen", (handle.channel, asked), answer)
+        link.emit("listen", (subscription.channel, asked), answer)
 
-    def _listened(self, handle: Handle, reply: Mapping[str, Any]) -> None:
+    def _listened(self, subscription: Subscription, reply: Mapping[str, Any]) -> None:
         if reply.get("error"):
             error = error_of(reply["error"])
             if passing(error):
                 # What waits is not sent before the server has said who this is; it would be refused for good.
                 retry_after = error.values.get("retry_after")
                 pause = max(1.0, retry_after if isinstance(retry_after, (int, float)) else 0.0)
-                self._later(pause, lambda: self._listen(handle, Listen(handle.tracker.since, again=True)))
+                self._later(pause, lambda: self._listen(subscription, Listen(subscription.tracker.since, again=True)))
                 return
-            handle.refused(error)
+            subscription.refused(error)
             # A client that may not listen may still be allowed to sync.
-            handle.tracker.refused()
-            self._unrecognized(handle, error)
+            subscription.tracker.refused()
+            self._unrecognized(subscription, error)
             self.flush()
             return
         if isinstance(reply.get("client"), str):
             self.outbox.public = reply["client"]
         if "user" in reply:
-            self._recognized(handle, NOBODY if reply["user"] is None else str(reply["user"]))
-        self.run(handle, handle.tracker.listened(reply))
+            self._recognized(subscription, NOBODY if reply["user"] is None else str(reply["user"]))
+        self.run(subscription, subscription.tracker.listened(reply))
         for stream, told in (reply.get("streams") or {}).items():
             for other in self._following(stream):
-                if other is not handle:
+                if other is not subscription:
                     self.run(other, other.tracker.overheard(stream, told))
 
-    def _following(self, stream: str | None) -> list[Handle]:
+    def _following(self, stream: str | None) -> list[Subscription]:
         """The handles that follow a stream; all, when a server names none."""
         return [
-            handle
-            for handle in self.handles.values()
-            if handle.joined and (stream is None or stream == BACKEND_WIDE or stream == channel_stream(handle.channel))
+            each
+            for each in self.subscriptions.values()
+            if each.joined and stream in (None, BACKEND_WIDE, channel_stream(each.channel))
         ]
 
-    def _apply(self, handle: Handle, event: Apply) -> None:
+    def _apply(self, subscription: Subscription, event: Apply) -> None:
         op = None if event.meta is None else event.meta.op
         own = self.outbox.find(op)
-        if own is not None and own.handle is handle:
+        if own is not None and own.subscription is subscription:
             self._succeed(own, event.model, event.meta)
         else:
-            handle.notified(event.method, event.model, event.meta, own=self.outbox.owns(op))
+            subscription.notified(event.method, event.model, event.meta, own=self.outbox.owns(op))
 
     # Answers
 
@@ -540,10 +532,10 @@ class Session:
             if meta is None:
                 self._succeed(entry, result, told)
                 return
-            tracker = entry.handle.tracker
+            tracker = entry.subscription.tracker
             self._succeed(entry, result, meta, passed=tracker.passed(meta, entry.retried))
             if self.link is not None:  # else the next listen tells
-                self.run(entry.handle, tracker.acked(meta))
+                self.run(entry.subscription, tracker.acked(meta))
 
         return answer
 
@@ -552,7 +544,7 @@ class Session:
         # Also when it comes after the deadline: a write that its maker has given up on is news to all.
         if entry.writes and not passed:
             meta = told if isinstance(told, Meta) else None
-            entry.handle.wrote(entry.request, result, meta)
+            entry.subscription.wrote(entry.request, result, meta)
 
     def _settle(self, entry: Entry, error: SyncError | None, result: Any = None, told: Any = None) -> None:
         if entry.timer is not None:
@@ -560,8 +552,8 @@ class Session:
         if self.outbox.settle(entry):
             entry.done(error, copied(result) if entry.writes else result, told)
             self.flush()
-            if entry.handle.joined and entry.handle.released and not entry.handle.is_followed:
-                self.leave(entry.handle)
+            if entry.subscription.joined and entry.subscription.released and not entry.subscription.is_followed:
+                self.leave(entry.subscription)
 
     def _arm(self, entry: Entry) -> None:
         step = min(entry.left, PATIENCE)
@@ -569,7 +561,7 @@ class Session:
 
     def _waited(self, entry: Entry, step: float) -> None:
         """An entry has had no answer for a while: the time counts, unless a write merely waits for a connection."""
-        repeatable = entry.writes and bool(entry.handle.tracker.positioned)
+        repeatable = entry.writes and bool(entry.subscription.tracker.positioned)
         is_away = entry.old is None and (self._is_of_another(entry) or (self.link is None and self.wanted))
         if repeatable and not entry.strict and self._reached and is_away:
             entry.timer = None  # until there is one

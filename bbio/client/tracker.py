@@ -1,4 +1,4 @@
-"""Where a client stands in the streams of one channel: a state machine without I/O or clock.
+"""The positions of a client in the streams of one channel: a state machine without I/O or clock.
 
 Every input returns the effects it asks for, in order. docs/protocol.md, "Rules for clients", has the rules.
 """
@@ -15,7 +15,7 @@ WAITING = 10_000
 
 
 class Meta(NamedTuple):
-    """What the server says of an event: stream, epoch, offset, the model's revision, the operation and the stamp."""
+    """The server's data about an event: stream, epoch, offset, the model's revision, the operation and the stamp."""
 
     stream: str
     epoch: str
@@ -26,7 +26,7 @@ class Meta(NamedTuple):
 
     @classmethod
     def read(cls, told: Any) -> Meta | None:
-        """The third argument of a `synced` or of a write's reply; None from servers that know no positions."""
+        """Read the third argument of a `synced` or of a write's reply; None from servers that know no positions."""
         if not isinstance(told, Mapping):
             return None
         stream, epoch, offset = told.get("s"), told.get("e"), told.get("o")
@@ -113,7 +113,7 @@ class Tracker:
 
     @property
     def since(self) -> dict[str, list[Any]]:
-        """Positions that everything up to has been applied, by stream; with their stamps where those are known."""
+        """Return the positions up to which everything has been applied, by stream, with their stamps where known."""
         return {
             stream: [place.epoch, place.offset, place.stamp] if place.stamp else [place.epoch, place.offset]
             for stream, place in self._places.items()
@@ -122,32 +122,32 @@ class Tracker:
 
     @property
     def stale(self) -> bool:
-        """Whether everything must be read before the positions hold."""
+        """Return whether everything must be read before the positions hold."""
         return any(place.stale for place in self._places.values())
 
     @property
     def settled(self) -> bool:
-        """Whether everything is applied that the server has told, and nothing is being asked for."""
+        """Return whether everything is applied that the server has told, and nothing is being asked for."""
         behind = self._waiting or any(place.stale or place.ahead for place in self._places.values())
         return self.ready and not self.listening and not behind
 
     def connected(self) -> list[Effect]:
-        """There is a connection."""
+        """Begin on a new connection."""
         self.listening = True
         self._covered = 0
         return [Listen(self.since)]
 
     def disconnected(self) -> None:
-        """The connection is gone, and with it what had not been answered."""
+        """Forget what had not been answered: the connection is gone."""
         self.ready = self._admitted = self.listening = self._overflown = False
         self._waiting = []
 
     def refused(self) -> None:
-        """The server answered the listen with an error; it may answer syncs all the same."""
+        """Note that the server answered the listen with an error; it may answer syncs all the same."""
         self.ready = True
 
     def listened(self, reply: Mapping[str, Any]) -> list[Effect]:
-        """The server answered the latest listen."""
+        """Take the answer to the latest listen."""
         first = self.positioned is None and not self._places
         again = self._admitted
         self.ready = self._admitted = True
@@ -183,7 +183,7 @@ class Tracker:
         return effects
 
     def overheard(self, stream: str, told: Mapping[str, Any]) -> list[Effect]:
-        """What the listen of another channel on the same connection was told of a stream that this one follows too."""
+        """Take the answer to a listen of another channel, about a stream that this one follows too."""
         place = self._places.get(stream)
         if place is None or self.listening:
             return []
@@ -194,15 +194,15 @@ class Tracker:
         return effects + (self._again() if behind and not self.listening else [])
 
     def event(self, method: str, model: Any, meta: Meta | None) -> list[Effect]:
-        """A `synced` arrived."""
+        """Take an event, `synced`."""
         return [Apply(method, model, None)] if meta is None else self._take(method, model, meta)
 
     def acked(self, meta: Meta) -> list[Effect]:
-        """The reply to a write of this client told its place in the stream: a place that need not come as an event."""
+        """Take the position in the reply to a write of this client, which need not come as an event."""
         return self._take(None, None, meta)
 
     def passed(self, meta: Meta, retried: bool) -> bool:
-        """Whether all that was true at a place has been told: by events, or by reading everything later than that.
+        """Return whether everything up to a position is applied: by events, or by reading everything later than that.
 
         Parameters:
             meta: the place in a reply.
@@ -214,16 +214,16 @@ class Tracker:
         return meta.offset <= place.offset if meta.epoch == place.epoch else retried
 
     def complete(self) -> None:
-        """Everything has been read and applied since the effect `Read`."""
+        """Note that everything has been read and applied since the effect `Read`."""
         for place in self._places.values():
             place.stale = False
 
     def gap(self) -> list[Effect]:
-        """The server says that it can no longer tell what was missed."""
+        """Ask what was missed: the server has said that events are missing."""
         return [] if self.listening or not self.ready else self._again()
 
     def overdue(self) -> list[Effect]:
-        """Some time after the effect `Watch`: what a reply told of should have arrived by now."""
+        """Ask for what should have arrived by now, some time after the effect `Watch`."""
         return self.gap() if any(place.ahead for place in self._places.values()) else []
 
     def _again(self) -> list[Effect]:
@@ -238,7 +238,7 @@ class Tracker:
             self._overflown = True
 
     def _take(self, method: str | None, model: Any, meta: Meta) -> list[Effect]:
-        """An event (or, without a method, the mere place of an own write) in its turn, early, late, or again."""
+        """Take an event (or, without a method, the position of an own write) in its turn, early, late, or again."""
         if self.listening:
             self._wait(method, model, meta)
             return []

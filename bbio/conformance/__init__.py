@@ -1,4 +1,4 @@
-"""What bbio asks of a store and of a log, as tests that any of them can be held to.
+"""Tests of what bbio asks of every store and every log.
 
 It needs pytest, which `pip install bbio` does not bring.
 """

@@ -1,4 +1,4 @@
-"""How a test opens a store and asks it: as a backend does, without an application or a network."""
+"""The opening and calling of a store as a backend does it, without an application or a network."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Opened:
         return sorted((await self.found(self.request("read", {}, **fields))).models, key=canonical)
 
     async def found(self, req: Request) -> Found:
-        """What a read finds, with what is told of it beside the models."""
+        """Read, and return the result with what is said of it beside the models."""
         return req.found(await self.store.read(req))
 
     async def revision(self, id: Any) -> int:
@@ -118,7 +118,7 @@ class Opened:
 
 
 class Published(Publisher, list[tuple[Event, Any]]):
-    """What a store has published: every event with its writer's socket."""
+    """The publications of a store: every event with its writer's socket."""
 
     def event(self, event: Event, origin: Any = None) -> None:
         self.append((event, origin))

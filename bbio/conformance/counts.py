@@ -74,7 +74,7 @@ class Counts(Cases):
 
     @case("counts")
     async def test_nothing_but_a_patch_counts(self) -> None:
-        """Of a whole model `$inc` is no field."""
+        """Elsewhere than in a patch, `$inc` is not a field."""
         async with self.opened() as models:
             made = await models.create({"n": 1})
             for method, model in (("create", {}), ("update", made)):
@@ -139,7 +139,7 @@ class Counts(Cases):
 
     @case("counts", "revisions", "history")
     async def test_what_is_counted_builds_on_nothing_that_could_be_forgotten(self) -> None:
-        """Where it is not known what the model was, only what sets a field is a conflict."""
+        """If the earlier model is not known, only a patch that sets a field is a conflict."""
         async with self.opened(history=HistoryLimits(age=0.0, size=1, events=2)) as models:
             made = await models.create({"n": 0})
             patch = {models.key: made[models.key], "$inc": {"n": 1}}

@@ -94,7 +94,7 @@ class Persistence(Cases):
 
     @case("persistent")
     async def test_models_are_there_after_a_restart(self) -> None:
-        """As they were written, with ids that are not given again."""
+        """They are as they were written, and their ids are not used again."""
         async with self.opened() as models:
             made = [await models.create({"n": n}) for n in range(5)]
             await models.write("patch", {**made[0], "n": 10})

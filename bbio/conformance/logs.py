@@ -73,7 +73,7 @@ async def opened_log(declared: Log, model: type | None = None) -> AsyncIterator[
 
 
 class Appends(Cases):
-    """What is appended, and found again."""
+    """Appending, and finding again."""
 
     @case()
     async def test_what_is_appended_is_published(self) -> None:
@@ -141,7 +141,7 @@ class Appends(Cases):
 
     @case()
     async def test_an_operation_is_told_in_its_public_form(self) -> None:
-        """What others are told lets nobody make an operation of that client."""
+        """Nobody can make an operation of a client from what others are told."""
         async with self.opened() as models:
             await models.write("create", {}, op="a secret:7")
             events = [models.published[0][0], *(await models.history() or ())]
@@ -209,7 +209,7 @@ class Appends(Cases):
 
     @case()
     async def test_a_position_is_never_wrong_after_a_restart(self) -> None:
-        """Who comes back is told exactly what it missed, or that nobody knows."""
+        """A client that comes back is told exactly what it missed, or that nobody knows."""
         async with self.opened() as models:
             for n in range(3):
                 await models.write("update", {"n": n}, op=f"c:{n}")

@@ -38,7 +38,7 @@ class Models(Cases):
 
     @case()
     async def test_a_created_model_can_be_read(self) -> None:
-        """What is created is returned with its id, and read so, alone and among all."""
+        """A created model is returned with its id, and read so, alone and among all."""
         async with self.opened() as models:
             commit = await models.write("create", {"title": "milk"})
             milk = commit.record
@@ -95,7 +95,7 @@ class Models(Cases):
 
     @case()
     async def test_a_deleted_model_is_not_found(self) -> None:
-        """As if it had never been."""
+        """It is as if it had never been."""
         async with self.opened() as models:
             milk = await models.create({"title": "milk"})
             await models.write("delete", milk)
@@ -127,7 +127,7 @@ class Models(Cases):
 
     @case()
     async def test_every_json_value_comes_back_as_it_was(self) -> None:
-        """Of any kind and size, under any name."""
+        """Values of any kind and size, under any name."""
         async with self.opened() as models:
             made = await models.create(VALUES)
             assert made == {**VALUES, models.key: made[models.key]}
@@ -151,7 +151,7 @@ class Models(Cases):
 
 
 class Options(Cases):
-    """What the options change."""
+    """The effects of the options."""
 
     @case("id_attribute")
     async def test_the_id_may_have_another_name(self) -> None:
@@ -180,7 +180,7 @@ class Options(Cases):
 
     @case("upsert", "history")
     async def test_what_an_upsert_creates_is_told_as_a_create(self) -> None:
-        """Who holds the whole collection gets the new model; a model that comes back after a delete is new again."""
+        """A client with the whole collection gets the new model; a model that comes back after a delete is new."""
         async with self.opened(upsert=True) as models:
             key = models.key
             for method in ("update", "patch", "update", "delete", "patch"):

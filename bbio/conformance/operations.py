@@ -84,7 +84,7 @@ class Operations(Known):
 
     @case()
     async def test_append_for_a_request_happens_once(self) -> None:
-        """What a handler wrote is told once, however often its operation is repeated."""
+        """A handler's event is published once, however often its operation is repeated."""
         async with self.opened() as models:
             for repeated in (False, True, True):
                 req = models.request("create", {}, op="c:1")

@@ -220,7 +220,7 @@ class Queries(Cases):
 
     @case("queries")
     async def test_a_cursor_belongs_to_its_query(self) -> None:
-        """That of another query, or a changed one, is refused. It still holds when the model it was made of is gone."""
+        """A cursor of another query, or a changed one, is refused. It outlives the model that it was made of."""
         async with self.opened() as models:
             for n in range(6):
                 await models.create({"n": n})

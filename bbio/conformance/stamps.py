@@ -63,7 +63,7 @@ class Stamps(Cases):
 
     @case("history")
     async def test_the_stamp_of_the_top_outlives_its_event(self) -> None:
-        """Who has missed nothing is told so, however little history is kept; another is not taken for it."""
+        """A client that has missed nothing is told so, however little history is kept; others read again."""
         async with self.opened(history=HistoryLimits(age=0.0, size=1)) as models:
             for n in range(300):
                 await models.create({"n": n})

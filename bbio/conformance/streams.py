@@ -126,7 +126,7 @@ class Streams(Cases):
 
     @case("history")
     async def test_history_is_bounded_by_age(self) -> None:
-        """What is older than the limit goes when others come."""
+        """Events that are older than the limit go when others come."""
         async with self.opened(history=HistoryLimits(age=0.0)) as models:
             for _ in range(3):
                 await fill(models, SLACK // 2)
@@ -135,7 +135,7 @@ class Streams(Cases):
 
     @case("history")
     async def test_streams_are_bounded(self) -> None:
-        """Those longest without an event are forgotten: should they come again, it is in another epoch."""
+        """The streams that are longest without an event are forgotten: if they come again, it is in another epoch."""
         async with self.opened(history=HistoryLimits(streams=10)) as models:
             await models.create({}, channel="first")
             first = await models.top("first")
@@ -163,5 +163,5 @@ class Streams(Cases):
 
 
 def plain(event: Any) -> tuple[Any, ...]:
-    """What of an event must be the same whenever it is told."""
+    """Return the part of an event that must be the same whenever it is sent."""
     return event.stream, event.epoch, event.offset, event.method, decode(event.body), event.rev, event.op

@@ -24,7 +24,7 @@ _decimals = Context(prec=2 * MAX_DIGITS + 2)
 
 
 def counts_in(model: Mapping[str, Any], id_attribute: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a patch adds, by field, and what is wrong with that whatever is stored.
+    """Return what a patch adds, by field, and what is wrong with that whatever is stored.
 
     Parameters:
         model: the patch, which has `$inc`.
@@ -40,7 +40,7 @@ def counts_in(model: Mapping[str, Any], id_attribute: str) -> tuple[dict[str, An
 
 
 def total(held: Any, number: Any) -> Any:
-    """What a field comes to that held a value, or nothing (None), and is counted.
+    """Add to the value of a field, None for no value; return the sum.
 
     Raises:
         Wrong: these are no numbers, or nobody could tell exactly what they come to.
@@ -59,12 +59,12 @@ def total(held: Any, number: Any) -> Any:
 
 
 def decimal_total(held: Decimal | None, number: Decimal) -> str:
-    """The same of decimal numbers, as a text."""
+    """Add decimal numbers, which are strings."""
     return format(_decimals.add(held or Decimal(0), number), "f")
 
 
 def counted(model: Mapping[str, Any], stored: Mapping[str, Any], id_attribute: str) -> dict[str, Any]:
-    """What a patch with `$inc` changes of a record, where no schema says what its fields are.
+    """Return the changes that a patch with `$inc` makes to a record, where no schema describes its fields.
 
     Parameters:
         model: the patch.
@@ -96,7 +96,7 @@ def uncounted(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_counts(model: Any) -> bool:
-    """Whether a model, or whatever else was sent in its place, has `$inc`."""
+    """Return whether a model, or whatever else was sent in its place, has `$inc`."""
     return isinstance(model, dict) and COUNTS in model
 
 

@@ -36,17 +36,17 @@ class Member:
 
     @property
     def seen(self) -> bool:
-        """Whether some client gets it."""
+        """Return whether some client gets it."""
         return not self.access.private
 
     @property
     def given(self) -> bool:
-        """Whether some client may give it."""
+        """Return whether some client may give it."""
         return not (self.access.read_only or self.is_id)
 
     @property
     def required(self) -> bool:
-        """Whether it must be given."""
+        """Return whether it must be given."""
         return self.default is attrs.NOTHING
 
 
@@ -166,7 +166,7 @@ def _schema_of(models: Models, shape: Shape, refs: str) -> dict[str, Any]:
 
 
 def _rules(validator: Any, shape: Shape) -> dict[str, Any]:
-    """What the validators of attrs say, as keywords."""
+    """Return the validators of attrs as keywords."""
     match type(validator).__name__:
         case "_AndValidator":
             return {name: value for each in validator._validators for name, value in _rules(each, shape).items()}

@@ -1,4 +1,4 @@
-"""What attrs classes ask of their fields: defaults, converters and validators, the latter in words for a client."""
+"""The rules of the fields of attrs classes: defaults, converters and validators, the latter in words for a client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def converted(attribute: Any, value: Any, draft: Any) -> Any:
 
 
 def judge(validator: Any, draft: Any, attribute: Any, value: Any) -> str:
-    """What a validator has against a value, in words for a client; nothing if it has nothing."""
+    """Judge a value by a validator; return the messages for a client, none if the value is valid."""
     name = type(validator).__name__
     if not type(validator).__module__.startswith("attr."):
         try:
@@ -54,7 +54,7 @@ _COMPARED = {">=": "at least", "<=": "at most", ">": "more than", "<": "less tha
 
 
 def rule_of(validator: Any, value: Any = "") -> str:
-    """What one of the validators of attrs asks for."""
+    """Return the rule of one of the validators of attrs."""
     unit = "character" if isinstance(value, str) else "item"
     match type(validator).__name__:
         case "_MaxLengthValidator":

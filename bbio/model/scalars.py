@@ -37,7 +37,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class Wrong(ValueError):
-    """What is wrong with a value: messages by the path of the field (`address.city`), `""` for the value itself."""
+    """Errors of a value: messages by the path of the field (`address.city`), `""` for the value itself."""
 
     def __init__(self, fields: dict[str, str]) -> None:
         super().__init__("; ".join(fields.values()))
@@ -181,7 +181,7 @@ def refusal(shape: Shape) -> Convert:
 
 
 def is_same(value: Any, stored: Any) -> bool:
-    """Whether two values are the same in JSON, where 1, 1.0 and true are three, and the order of keys means nothing."""
+    """Return whether two values are the same in JSON, where 1, 1.0 and true differ and the order of keys is free."""
     if type(value) is not type(stored):
         return False
     return bool(value == stored) and (not isinstance(value, (dict, list)) or _sorted(value) == _sorted(stored))
@@ -248,7 +248,7 @@ def writable(value: Any) -> Any:
 
 
 def place_of(value: Any, root: Any, place: str, depth: int = MAX_PLACE_DEPTH) -> str | None:
-    """Where a very value is within another, such as `result.items.0`; None when it is not found."""
+    """Return the path of a very value within another, such as `result.items.0`; None if it is not there."""
     if value is root:
         return place
     if isinstance(root, dict):

@@ -20,7 +20,7 @@ MARK = "bbio"
 
 @attrs.frozen
 class Access:
-    """Who may see and write a field."""
+    """The rights on a field: who may see and write it."""
 
     private: bool = False
     read_only: bool = False
@@ -98,7 +98,7 @@ class Field:
 
     @property
     def access(self) -> Access:
-        """Who may see and write it."""
+        """Return the rights on it."""
         return Access(self.private, self.read_only, self.roles)
 
     @property
@@ -108,7 +108,7 @@ class Field:
 
     @property
     def kind(self) -> str:
-        """What it is in JSON: `string`, `integer`, `number`, `boolean`, `array`, `object` or `any`."""
+        """Return its type in JSON: `string`, `integer`, `number`, `boolean`, `array`, `object` or `any`."""
         return self.shape.kind
 
     def make_default(self) -> Any:
@@ -120,7 +120,7 @@ class Field:
 
     @property
     def required(self) -> bool:
-        """Whether it has no default."""
+        """Return whether it has no default."""
         return self.default is attrs.NOTHING
 
 
@@ -274,7 +274,7 @@ class Schema:
         return self._stored.write(self.cls, self._stored.read(self.cls, known))
 
     def can_have(self, name: str, value: Any) -> bool:
-        """Whether a field can be read of a value that is stored, be it allowed or not."""
+        """Return whether a field can be read of a value that is stored, be it allowed or not."""
         try:
             self._stored.reader(self.fields[name].shape)(value)
         except Wrong:
@@ -282,7 +282,7 @@ class Schema:
         return True
 
     def shown(self, value: Any, visible: frozenset[str]) -> Any:
-        """What may be seen of a model, or of a list of them: declared fields alone.
+        """Return the visible part of a model, or of a list of models: declared fields alone.
 
         Parameters:
             value: an instance, a record, a list of these, or anything else, which stays as it is.

@@ -44,7 +44,7 @@ KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: 
 
 @attrs.frozen
 class Shape:
-    """What a type is in JSON.
+    """The JSON form of a type.
 
     Parameters:
         type: the Python type, without `None`.
@@ -68,19 +68,19 @@ class Shape:
 
     @property
     def never_null(self) -> bool:
-        """Whether null is no value of it."""
+        """Return whether null is not a value of it."""
         return not self.nullable and (self.kind != "any" or bool(self.options or self.choices))
 
     @property
     def wanted(self) -> str:
-        """What to tell somebody whose value is something else."""
+        """Return the message for a value that is something else."""
         if self.choices:
             return f"must be one of {', '.join(map(str, self.choices))}"
         return WANTED.get(self.format or self.kind, "is not valid")
 
 
 def shape_of(annotation: Any, where: str) -> Shape:
-    """What a type is in JSON.
+    """The JSON form of a type.
 
     Parameters:
         annotation: the type.

@@ -1,4 +1,4 @@
-"""How values of JSON are compared: one order for all of them, and patterns of texts.
+"""The order of JSON values, one for all of them, and patterns of strings.
 
 Every database must come to the same; `bbio.builtin.sql` has the SQL.
 """
@@ -45,7 +45,7 @@ def lookup(model: Any, path: Path) -> Any:
 
 
 def key_of(value: Any) -> Key:
-    """What a value is compared and sorted by: keys of all values have one order."""
+    """Return the key that a value is compared and sorted by: keys of all values have one order."""
     kind = type(value)
     if kind is str:
         return TEXT, value[: MAX_TEXT + 1]
@@ -59,7 +59,7 @@ def key_of(value: Any) -> Key:
 
 
 def parts(pattern: str) -> list[str]:
-    """What a `$like` pattern consists of: `%`, `_`, and plain characters, each of these after a backslash.
+    """Split a `$like` pattern into its parts: `%`, `_`, and plain characters, each of these after a backslash.
 
     Raises:
         BadRequest: it ends with a lone backslash.
@@ -71,7 +71,7 @@ def parts(pattern: str) -> list[str]:
 
 
 class Like:
-    """Whether a value is a text like a pattern, found out in time that grows with the length of the text alone.
+    """A test of values against a pattern of strings; its time grows with the length of the string alone.
 
     Parameters:
         pattern: the pattern.
@@ -112,7 +112,7 @@ class Like:
         return type(value) is self.judges and run(self.steps(value))
 
     def steps(self, text: Any) -> Steps[bool]:
-        """The same of a text, in steps."""
+        """Test a text, in steps."""
         if self._texts is not None:
             return _has_in_order(text, self._texts)
         # Bit n: what was read so far is like the first n characters of the pattern.
@@ -127,7 +127,7 @@ class Like:
 
 
 def _has_in_order(text: str, texts: list[str]) -> bool:
-    """Whether a text begins with the first of some texts and ends with the last, and has the others in between."""
+    """Return whether a text begins with the first of some texts, ends with the last and has the others between."""
     if len(texts) == 1:
         return text == texts[0]
     first, *middle, last = texts
@@ -143,7 +143,7 @@ def _has_in_order(text: str, texts: list[str]) -> bool:
 
 
 class Contains:
-    """Whether a value is a list that has a value in it.
+    """A test whether a value is a list that has a value in it.
 
     Parameters:
         wanted: the value: a string, a number, true, false or null.
@@ -164,7 +164,7 @@ class Contains:
         return type(value) is self.judges and run(self.steps(value))
 
     def steps(self, values: Any) -> Steps[bool]:
-        """The same of a list, in steps."""
+        """Test a list, in steps."""
         key, types = self._key, self._types
         for begin in range(0, len(values), STEP_VALUES):
             for value in values[begin : begin + STEP_VALUES]:
@@ -205,5 +205,5 @@ def is_double(number: Any) -> bool:
 
 
 def travels(text: str) -> bool:
-    """Whether every database can hold a text."""
+    """Return whether every database can hold a text."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -127,7 +127,7 @@ class Order:
 
 @attrs.frozen
 class Page(Generic[M]):
-    """What a query found.
+    """The result of a query.
 
     Parameters:
         models: the models, in order.
@@ -199,12 +199,12 @@ class Query:
 
     @property
     def is_paged(self) -> bool:
-        """Whether it asks for a part only of what it finds."""
+        """Return whether it asks for only a part of what it finds."""
         return self.limit is not None or self.offset > 0 or self.after is not None
 
     @property
     def wanted(self) -> int:
-        """How many models to look for, one more than to return: it tells whether there are more."""
+        """Return the number of models to look for: one more than to return, which shows whether there are more."""
         return (self.limits.models if self.limit is None else self.limit) + 1
 
     def matches(self, model: dict[str, Any]) -> bool:
@@ -231,11 +231,11 @@ class Query:
         return run(self.steps(models))
 
     def steps(self, models: Iterable[dict[str, Any]]) -> Steps[Page]:
-        """The same in steps, for models that are many or large."""
+        """Find in steps, for models that are many or large."""
         return self.places((model, model) for model in models)
 
     def places(self, models: Iterable[tuple[Any, dict[str, Any]]]) -> Steps[Page]:
-        """The same of models that are not kept while others are looked at: the page has what stands for each.
+        """Find in models that are not kept while others are looked at: the page has what stands for each.
 
         Parameters:
             models: what stands for each model, and the model.
@@ -280,7 +280,7 @@ class Query:
         return Page(page, self._cursor(keys(len(page) - 1)) if page else None, total)
 
     def key(self, model: dict[str, Any], path: Path) -> Key:
-        """What a model is sorted by."""
+        """Return the key that a model is sorted by."""
         value = lookup(model, path)
         return (TEXT, value) if type(value) is str and path == self.id_path else key_of(value)
 
@@ -299,7 +299,7 @@ class Query:
 
 
 def too_many(limits: QueryLimits) -> BadRequest:
-    """What a client is told that asked for too many models at once."""
+    """Return the error for a client that asked for too many models at once."""
     return BadRequest(
         f"more than {limits.models} models: read them page by page, as with {{limit: 100}} and the cursor of each page",
         page_limit=limits.limit,
@@ -516,7 +516,7 @@ _OPERATORS = ", ".join(OPERATORS)
 
 
 def _is_key(key: Key) -> bool:
-    """Whether a key is one that `Query.key` can give: a client may have made it."""
+    """Return whether `Query.key` could have made a key: a client may have made it."""
     rank, value = key
     if rank == TEXT:
         return type(value) is str and travels(value)

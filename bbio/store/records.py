@@ -126,7 +126,7 @@ class Records:
         return NotFound(f"there is no model with {self._id_attribute} {key!r:.64}")
 
     def _is_overtaken(self, req: Request, stored: dict[str, Any], base: Base) -> bool:
-        """Whether a write builds on what was changed since the revision that it names.
+        """Return whether a write builds on what was changed since the revision that it names.
 
         A patch builds on the fields that it sets: it is overtaken when one of them was changed, to another value than
         it sets. A field that it counts may be anything by then. Any other write builds on the whole record.

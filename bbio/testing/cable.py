@@ -1,4 +1,4 @@
-"""What connects one client to the application, instead of a network: packets in order, and faults."""
+"""The connection of one client to the application, instead of a network: packets in order, and faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio import protocol
-from bbio.client.handle import Handle
+from bbio.client.handle import Handle, Handles
 from bbio.client.session import Session, Settings
 from bbio.errors import BadRequest, Unavailable
 from bbio.server.connection import ClientSocket, Connection
@@ -73,6 +73,7 @@ class Cable:
         # Whether the connection has died and neither side knows.
         self.silent = False
         self.sessions: dict[str, Session] = {}
+        self.handles = Handles()
         self._harness = harness
         self._headers = CIMultiDictProxy(CIMultiDict(headers))
         self._remote = remote
@@ -109,13 +110,13 @@ class Cable:
             harness = self._harness
             chance = harness.random.random
             session = Session(name, self._join, harness.clock, self._settings, self._client, chance)
-        return session.handle(channel or None, id_attribute)
+        return self.handles.get(session, session.subscription(channel or None, id_attribute))
 
     def __repr__(self) -> str:
         state = "held" if self.held else "silent" if self.silent else "connected" if self.connected else "not connected"
         asked = [entry.request["method"] for session in self.sessions.values() for entry in session.outbox.entries]
-        handles = [handle for session in self.sessions.values() for handle in session.handles.values()]
-        behind = [f"{handle.name} {handle.channel or ''}".strip() for handle in handles if not handle.settled]
+        subscriptions = [each for session in self.sessions.values() for each in session.subscriptions.values()]
+        behind = [f"{each.name} {each.channel or ''}".strip() for each in subscriptions if not each.settled]
         on_the_way = len(self._up) + len(self._down)
         return f"<Cable {state}, {on_the_way} packets on their way, unanswered {asked}, behind in {behind}>"
 
@@ -131,7 +132,7 @@ class Cable:
 
     @property
     def settled(self) -> bool:
-        """Whether all that was sent has arrived, and nothing is being asked for; or the client is offline."""
+        """Return whether all that was sent has arrived, and nothing is being asked for; or the client is offline."""
         if not self.online:
             return True
         sessions = [session for session in self.sessions.values() if session.wanted]
@@ -140,7 +141,7 @@ class Cable:
             and not self._up
             and not self._down
             and all(session.link is not None and not session.outbox for session in sessions)
-            and all(handle.settled for session in sessions for handle in session.handles.values())
+            and all(each.settled for session in sessions for each in session.subscriptions.values())
         )
 
     def close(self) -> None:
@@ -260,7 +261,7 @@ class Cable:
 
     @property
     def next(self) -> float | None:
-        """When the next packet arrives."""
+        """Return the time when the next packet arrives."""
         return min((queue[0].due for queue in (self._up, self._down) if queue), default=None)
 
     def emit(self, session: Session, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:

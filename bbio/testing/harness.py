@@ -38,7 +38,7 @@ Stores = Literal["fresh", "real"] | Mapping[str, Store]
 
 @attrs.define
 class Fault:
-    """What is to happen to packets of a kind: `copies` of each arrive; `left` of them, None for all."""
+    """A fault of packets of a kind: `copies` of each arrive; `left` of them, None for all."""
 
     kind: str
     copies: int
@@ -391,10 +391,10 @@ class Harness:
         return [client if isinstance(client, Cable) else self._cable_of(client) for client in clients]
 
     def _cable_of(self, handle: Handle) -> Cable:
-        return next(cable for cable in self.cables if handle.session in cable.sessions.values())
+        return next(cable for cable in self.cables if handle in cable.handles)
 
     def copies(self, cable: Cable, kind: str) -> int:
-        """How many copies of a packet arrive."""
+        """Return how many copies of a packet arrive."""
         for fault in self._faults:
             if (fault.kind == kind or (not fault.kind and kind != "connect")) and (
                 fault.cables is None or cable in fault.cables
@@ -444,7 +444,7 @@ class Harness:
 
     @property
     def settled(self) -> bool:
-        """Whether `settle` has nothing to wait for."""
+        """Return whether `settle` has nothing to wait for."""
         return not self.busy and all(cable.settled for cable in self.cables)
 
     async def advance(self, seconds: float) -> None:
@@ -460,11 +460,11 @@ class Harness:
 
     @property
     def busy(self) -> bool:
-        """Whether the application works on something."""
+        """Return whether the application works on something."""
         return self.app.is_busy
 
     def wake(self) -> None:
-        """There is something to do."""
+        """Wake the loop: there is something to do."""
         self._activity.set()
 
     def cut_later(self, cable: Cable) -> None:

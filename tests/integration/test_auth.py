@@ -249,7 +249,7 @@ async def test_a_function_that_fails_is_asked_again(serve, caplog, joined):
 @pytest.mark.parametrize("joined", [0, 1])
 async def test_a_function_that_takes_for_ever_is_asked_again(serve, monkeypatch, caplog, joined):
     """Nobody waits for it for ever, and the log says why it took so long."""
-    monkeypatch.setattr("bbio.client.connection.OPEN_TIME", 0.2)
+    monkeypatch.setattr("bbio.client.socket.OPEN_SECONDS", 0.2)
     calls = []
 
     async def auth():

@@ -237,7 +237,7 @@ async def test_writes_wait_for_the_connection_in_order(proxied, io):
     todos = io(proxied.url, queue_limit=11).backend("todos")
     milk = await todos.create({"title": "milk"})
     proxied.refuse()
-    await eventually(lambda: asyncio.sleep(0, todos.session.link is None))
+    await eventually(lambda: asyncio.sleep(0, todos._session.link is None))
     writes = [asyncio.create_task(todos.patch({"id": milk["id"], "n": n})) for n in range(10)]
     with pytest.raises(Timeout, match="could not be reached"):
         await todos.read(timeout=0.05)
@@ -366,9 +366,9 @@ async def test_another_backend_joins_a_live_connection(serve, todos, io):
     assert await opening.backend("notes").read() == await handle.read() == []
     connection = io(app)
     assert await connection.backend("todos").read() == []
-    wire = connection._wire
+    socket = connection._socket
     assert (await connection.backend("notes").create({"text": "x"}))["text"] == "x"
-    assert connection._wire is wire
+    assert connection._socket is socket
 
 
 async def test_a_namespace_that_the_server_closes_is_joined_again(serve, todos, io):
@@ -647,7 +647,7 @@ async def test_a_link_that_is_dropped_is_opened_again(proxied, io):
     """It is closed without a word to the other side, and opened again."""
     handle = io(f"http://127.0.0.1:{proxied.port}").backend("todos")
     await handle.ready()
-    session = handle.session
+    session = handle._session
     link = session.link
     link.drop()
 
@@ -721,8 +721,8 @@ async def test_who_was_let_in_before_goes_on_waiting_when_it_is_turned_away(serv
     connection.connect(headers={"Origin": "http://other.example"}, user="ann")
     write = asyncio.create_task(handle.create({"n": 1}))
     refused = asyncio.Event()
-    turned_away = handle.session.turned_away
-    handle.session.turned_away = lambda err: (turned_away(err), refused.set())
+    turned_away = handle._session.turned_away
+    handle._session.turned_away = lambda err: (turned_away(err), refused.set())
     await refused.wait()
     connection.connect(user="ann")
     assert (await write)["n"] == 1

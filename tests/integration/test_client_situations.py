@@ -44,7 +44,7 @@ class Place:
 
     async def offline(self, handle):
         self.proxy.refuse()
-        await eventually(lambda: asyncio.sleep(0, handle.session.link is None))
+        await eventually(lambda: asyncio.sleep(0, handle._session.link is None))
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ async def test_a_class_is_written_and_asked_for_as_json_has_it(place):
 async def test_a_reader_that_is_closed_leaves_its_channel(place):
     """A client may read the events of any number of channels, one after the other."""
     writer = place.client("rooms", channel="room 69")
-    connection = place.client("rooms").session
+    connection = place.client("rooms")._session
     for number in range(70):
         handle = place.opened[-1].backend("rooms", channel=f"room {number}")
         async with handle.events() as events:
@@ -297,7 +297,7 @@ async def test_a_reader_that_is_closed_leaves_its_channel(place):
             if number == 69:
                 await writer.create({"n": number})
                 assert (await anext(events)).model["n"] == number
-    assert [handle.channel for handle in connection.handles.values() if handle.joined] == [None]
+    assert [handle.channel for handle in connection.subscriptions.values() if handle.joined] == [None]
 
 
 async def test_of_two_that_follow_a_channel_the_one_that_stays_is_told(place):
@@ -313,7 +313,7 @@ async def test_of_two_that_follow_a_channel_the_one_that_stays_is_told(place):
     await writer.create({"n": 1})
     assert (await anext(events)).model["n"] == 1
     events.close()
-    assert not mine.joined
+    assert not mine._subscription.joined
     await writer.create({"n": 2})
     again = mine.events()
     await mine.ready()
@@ -331,8 +331,8 @@ async def test_what_nobody_has_any_more_is_not_kept(place):
         await handle.collection()
     mine = connection.backend("rooms", channel="room 9")
     gc.collect()
-    assert set(handle.session.handles) == {None, "room 9"}
-    assert len(handle.mirrors) == 0
+    assert set(handle._session.subscriptions) == {None, "room 9"}
+    assert len(handle._subscription.mirrors) == 0
     async with mine.collection() as mirror:
         made = await writer.create({"n": 1})
         await mirror.until(lambda mirror: made["id"] in mirror)
@@ -392,14 +392,14 @@ async def test_what_grew_too_large_stays_what_it_was_until_it_is_smaller(place):
     handle = place.client()
     mirror = await handle.collection()
     made = await handle.create({"text": "short"})
-    link = handle.session.link
+    link = handle._session.link
     for method in ("update", "patch"):
         with pytest.raises(TooLarge):
             await handle.sync(method, {**made, "text": "x" * 20_000})
     assert mirror[made["id"]] == made
     await handle.patch({"id": made["id"], "text": "longer"})
     assert (await handle.read(made["id"]))["text"] == "longer"
-    assert handle.session.link is link
+    assert handle._session.link is link
 
 
 # 13. Collections of any size
@@ -460,7 +460,7 @@ async def test_a_read_that_is_given_up_leaves_everything_as_it_was(place):
         await search
     made = await other.create({"t": "c"})
     await mirror.until(lambda mirror: dict(mirror) == {made["id"]: made})
-    assert len(handle.session.outbox) == 0
+    assert len(handle._session.outbox) == 0
 
 
 async def test_a_model_that_another_deletes_at_the_same_time_is_deleted_once(place):

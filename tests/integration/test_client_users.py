@@ -7,7 +7,7 @@ import pytest
 from bbio import Backend, ConfigurationError, Forbidden, InternalError, Unavailable, UnknownOutcome, before
 from bbio.builtin import MemoryStore
 from bbio.client import Dropped, connect
-from bbio.client import connection as sockets
+from bbio.client import socket as sockets
 from tests.support.proxy import Proxy
 from tests.support.servers import eventually
 
@@ -42,7 +42,7 @@ class Letters:
 
     async def offline(self, handle):
         self.proxy.refuse()
-        await eventually(lambda: asyncio.sleep(0, handle.session.link is None))
+        await eventually(lambda: asyncio.sleep(0, handle._session.link is None))
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ async def test_what_is_under_way_is_answered_by_the_old_connection(letters, tran
 @pytest.mark.parametrize("end", ["late", "cut", "closed"])
 async def test_what_the_old_connection_cannot_answer_has_an_unknown_outcome(letters, monkeypatch, end):
     """When its time is over, or when it ends; it is not sent again."""
-    monkeypatch.setattr(sockets, "GRACE", 0.1 if end == "late" else 60.0)
+    monkeypatch.setattr(sockets, "DRAIN_SECONDS", 0.1 if end == "late" else 60.0)
     io = letters.connect("ann")
     handle = io.backend("letters")
     await handle.ready()
@@ -391,7 +391,7 @@ async def test_what_raises_when_it_is_told_of_dropped_writes_is_reported(letters
         await private
     assert (caught.value.method, caught.value.model) == ("create", {"text": "private"})
     assert [str(context["exception"]) for context in reported] == ["division by zero"]
-    assert "told of writes that are dropped of 'letters' failed" in reported[0]["message"]
+    assert "connect(dropped=...) of 'letters' failed" in reported[0]["message"]
     assert (await handle.create({"text": "x"}))["by"] == "bob"
 
 

@@ -152,14 +152,14 @@ class Schedule:
         cable = self.harness.connect(user=f"user {self.users}", deadline=10_000)
         handle = self.handles[client] = cable.backend("todos", channel="x")
         raising = self.raising[client] = Raising(self.chance)
-        handle.mirrors[id(raising)] = raising
+        handle._subscription.add_mirror(raising)
         self.mirrors[client] = handle.collection()
         self.opened[client] = asyncio.create_task(self.mirrors[client].open())
 
     async def turn(self, client: int) -> None:
         """At the next connection a client is somebody else; the server knows, and has to tell it."""
         handle = self.handles[client]
-        if handle.known_as is not None:
+        if handle._subscription.known_as is not None:
             self.users += 1
             self.harness._cable_of(handle).user = f"user {self.users}"
             self.harness.cut(handle)
@@ -192,7 +192,8 @@ class Schedule:
             model = await self._written(handle, "create", self._link(handle, n=last - 2))
             key = model["id"]
             # It shows as soon as it is answered; what is read anew comes a little later.
-            is_whole = id(mirror) in handle.mirrors and mirror._read and mirror._reading is None
+            is_followed = any(each is mirror for each in handle._subscription.mirrors)
+            is_whole = is_followed and mirror._read and mirror._reading is None
             assert key in mirror or not is_whole or begun != self.restarts
             model = await self._written(handle, method, self._link(handle, id=key, n=last - 1), mirror.rev(key))
             model = await self._written(handle, "patch", self._link(handle, id=key, n=last))
@@ -250,7 +251,7 @@ class Schedule:
         t = self.harness
         t.heal()
         for client, handle in enumerate(self.handles):
-            if t._cable_of(handle).silent and handle.tracker.positioned:
+            if t._cable_of(handle).silent and handle._subscription.tracker.positioned:
                 begun = t.clock.time()
                 with suppress(Dropped):  # it is somebody else by now
                     await handle.create({"n": -self.users - client, "by": self._user(handle)})

@@ -65,8 +65,8 @@ class Page:
         self._spy()
 
     def _spy(self) -> None:
-        handle = self.handle
-        notified, reread = handle.notified, handle.reread
+        subscription = self.handle._subscription
+        notified, reread = subscription.notified, subscription.reread
 
         def spy_notified(method: str, model: Any, meta: Meta | None, *, own: bool) -> None:
             if meta is not None:
@@ -77,7 +77,7 @@ class Page:
             self.applied.append(None)
             reread(renewed)
 
-        handle.notified, handle.reread = spy_notified, spy_reread  # type: ignore[method-assign]
+        subscription.notified, subscription.reread = spy_notified, spy_reread  # type: ignore[method-assign]
 
 
 class Delivery(RuleBasedStateMachine):

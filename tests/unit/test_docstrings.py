@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -16,7 +17,12 @@ import bbio
 REFERENCE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
 ENTRY = re.compile(r"^\.\. auto(?:class|function):: ([\w.]+)\n((?:   .*\n)*)", re.MULTILINE)
 # How no docstring begins: with a clause that lacks its noun.
-HEADLESS = re.compile(r"(?:What|Who|Whom|Whose|Of|Those|That|Where|Whether|How|The same)\b")
+HEADLESS = re.compile(
+    r"(?:What|Who|Whom|Whose|Of|Those|That|Where|Whether|How|The same(?: (?:of|as|with|in|for))|As"
+    r"|Told|Known|Found|Given|Held|Kept|Made|Sent|Said|Seen|Taken)\b"
+)
+# Parts of bbio whose docstrings are still to be rewritten.
+UNREAD = {"server", "builtin", "stack", "view.py"}
 DECORATORS = [bbio.before, bbio.use, bbio.after, bbio.on_error, bbio.create, bbio.read, bbio.update, bbio.patch]
 
 
@@ -69,6 +75,20 @@ def test_a_docstring_says_what_a_user_has_to_know(name: str, obj: Any) -> None:
         assert [each for each in parameters(obj) if not re.search(rf"\b{each}\b", text)] == []
     if isinstance(obj, type) or name.count(".") == 1 or name.startswith(("bbio.client.connect", "bbio.builtin.store")):
         assert "Example:" in text
+
+
+@pytest.mark.once  # looks at the sources
+def test_every_docstring_begins_with_a_verb_or_a_noun() -> None:
+    """Also one that only those read who work on bbio."""
+    package = Path(bbio.__file__).parent
+    headless = []
+    for path in package.rglob("*.py"):
+        if path.relative_to(package).parts[0] not in UNREAD:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                    text = ast.get_docstring(node) or ""
+                    headless += [f"{path.name}: {text.splitlines()[0]}"] if HEADLESS.match(text) else []
+    assert headless == []
 
 
 @pytest.mark.parametrize("decorator", DECORATORS, ids=repr)

@@ -1,9 +1,11 @@
 """The floor plan: which module may import which."""
 
+import ast
 import importlib
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,26 @@ def test_public_names_are_found_where_modules_became_packages(package, name):
     """As they were before."""
     public = bbio.builtin if package.startswith("bbio.builtin") else bbio
     assert getattr(importlib.import_module(package), name) is getattr(public, name)
+
+
+def imported(path: Path, modules: set[str]) -> set[str]:
+    """Return those of the modules that a source imports, at any place in it and for types alone too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            paths = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= paths & modules or {str(node.module)}
+    return names & modules
+
+
+@pytest.mark.once  # looks at the sources
+@pytest.mark.parametrize("package", ["client"])
+def test_no_modules_of_a_package_import_each_other_in_a_circle(package):
+    """Neither when they run nor for types: each module can be read after those that it imports."""
+    folder = ROOT / "bbio" / package
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in folder.rglob("*.py")}
+    paths = {name.removesuffix(".__init__"): path for path, name in names.items()}
+    graph = {name: imported(path, set(paths)) for name, path in paths.items()}
+    list(TopologicalSorter(graph).static_order())  # a CycleError names the circle

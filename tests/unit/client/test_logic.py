@@ -13,6 +13,7 @@ from bbio.client import replica as replica_module
 from bbio.client import tracker as tracker_module
 from bbio.client.errors import error_of, passing
 from bbio.client.events import RESET, Events
+from bbio.client.handle import Handles
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
 from bbio.client.session import PATIENCE, PROBE, Session, Settings
@@ -350,9 +351,14 @@ class Wire:
 async def session():
     """A session with a clock to turn, and a wire."""
     session = Session("todos", lambda session: None, Clock(), Settings(), "me", lambda: 0.5)
-    session.wire = Wire()
+    session.wire, session.handles = Wire(), Handles()
     yield session
     session.close()
+
+
+def handle_of(session, channel=None):
+    """The handle of a channel, as a connection makes it."""
+    return session.handles.get(session, session.subscription(channel, "id"))
 
 
 async def rounds():
@@ -378,7 +384,7 @@ def given_up(session):
 class TestSession:
     async def test_what_comes_after_the_end_asks_for_nothing(self, session):
         """An event that the library hands on late shows a gap, and nobody is asked about it."""
-        session.handle(None, "id")
+        handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(5, recovered=False))
         session.disconnected()
@@ -389,7 +395,7 @@ class TestSession:
 
     async def test_a_server_that_knows_no_positions(self, session):
         """Everything works, but a write whose connection breaks has an outcome that nobody knows."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         assert session.wire.answer({"event": "x"}) == (
             "listen",
@@ -418,18 +424,18 @@ class TestSession:
 
     async def test_a_listen_is_repeated(self, session):
         """When no answer comes, and later when the server is busy; an answer that comes twice counts once."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.clock.turn()
         assert session.clock.time() == PATIENCE
         (_, _, first), (_, _, second) = session.wire.sent
         first(reply(0))
-        assert not handle.tracker.positioned
+        assert not handle._subscription.tracker.positioned
         session.wire.sent.clear()
         write = await asking(session, handle.create({}))
         hasty = await asking(session, handle.create({}, timeout=1.0))
         second({"error": {"name": "Busy", "code": 429, "retry_after": 7}})
-        assert not handle.settled
+        assert not handle._subscription.settled
         while not session.wire.sent:
             session.clock.turn()
         with pytest.raises(Timeout, match="not ready in time"):
@@ -444,21 +450,21 @@ class TestSession:
         assert session.wire.answer(None, {"id": 1}, told(1, r=1))[0] == "sync"
         assert await write == {"id": 1}
         second(reply(5))
-        assert handle.tracker.since == {"c:": ["e", 1]}
+        assert handle._subscription.tracker.since == {"c:": ["e", 1]}
 
     async def test_odd_packets_do_no_harm(self, session):
         """Of any shape."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         session.received("synced", ())
         session.received("other", (1,))
         session.received("resync", ())
-        assert handle.tracker.listening
+        assert handle._subscription.tracker.listening
 
     async def test_an_own_event_is_an_answer(self, session):
         """Whichever comes first: the write is answered once, and told to others' handles as a notification."""
-        handle, other = session.handle(None, "id"), session.handle("x", "id")
+        handle, other = handle_of(session), handle_of(session, "x")
         session.connected(session.wire)
         for stream in ("c:", "c:x"):
             session.wire.answer(reply(0, stream=stream))
@@ -472,7 +478,7 @@ class TestSession:
 
     async def test_an_own_event_has_the_public_part(self, session):
         """Once the server has told it, the client's own id in an event is not its own any more."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer({**reply(0), "client": "~me"})
         write = await asking(session, handle.create({"a": 1}))
@@ -482,26 +488,26 @@ class TestSession:
 
     async def test_the_place_in_an_answer_counts(self, session):
         """The event itself need not come: the next one is in its turn."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         write = await asking(session, handle.create({}))
         session.wire.answer(None, {"id": 1}, told(1))
         await write
-        assert handle.tracker.since == {"c:": ["e", 1]}
+        assert handle._subscription.tracker.since == {"c:": ["e", 1]}
         session.received("synced", ("create", {"id": 2}, told(2)))
-        assert handle.settled
+        assert handle._subscription.settled
 
     async def test_an_old_connection_answers_before_another_is_there(self, session):
         """Its writes are not sent again; where they stand in the stream the next listen tells."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         first, second, read = await asking(session, handle.create({}), handle.create({}), handle.read())
         ended = session.replaced("bob", keep=False)
         session.wire.answer(None, {"id": 1}, told(1))
         assert await first == {"id": 1}
-        assert handle.tracker.since == {"c:": ["e", 0]}
+        assert handle._subscription.tracker.since == {"c:": ["e", 0]}
         session.connected(wire := Wire())
         wire.answer(reply(1, events=[["create", {"id": 1}, told(1, op="me:1")]]))
         assert [given["method"] for _, (given,), _ in wire.sent] == ["read"]
@@ -515,7 +521,7 @@ class TestSession:
     async def test_what_another_user_keeps_waits_without_end(self, session):
         """It costs those who are there no room in the queue, and does not fail when they are refused."""
         session.settings = Settings(queue_limit=1)
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         session.disconnected()
@@ -542,7 +548,7 @@ class TestSession:
     async def test_what_is_kept_for_whom_the_server_does_not_know_any_more_is_sent_to_it_later(self, session):
         """Its time stands still, also when another listens on the connection, and goes on when its user is back."""
         session.keep = True
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer({**reply(0), "user": "ann"})
         session.disconnected()
@@ -563,7 +569,7 @@ class TestSession:
 
     async def test_a_users_writes_come_after_those_on_an_old_connection(self, session):
         """Reads, and what others write, do not wait for them."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         await asking(session, handle.create({"n": 1}))
@@ -578,7 +584,7 @@ class TestSession:
 
     async def test_an_answer_that_has_been_overtaken(self, session):
         """What a repeated write came to long ago does not undo what has happened since."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         opening = await asking(session, handle.collection().open())
@@ -593,7 +599,7 @@ class TestSession:
 
     async def test_a_cancelled_request_is_not_repeated(self, session):
         """Nobody waits for it."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         write = await asking(session, handle.create({}))
@@ -604,7 +610,7 @@ class TestSession:
 
     async def test_an_answer_to_a_cancelled_request_in_the_same_turn(self, session):
         """It is cancelled all the same."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         read = await asking(session, handle.read())
@@ -615,7 +621,7 @@ class TestSession:
 
     async def test_time_stands_still_for_writes_that_wait(self, session):
         """Not for those that were given a time, nor for reads."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         session.disconnected()
@@ -632,7 +638,7 @@ class TestSession:
 
     async def test_a_request_that_breaks_every_connection_ends(self, session):
         """It may be the reason."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         write = await asking(session, handle.create({}))
         count = 0
         while len(session.outbox):
@@ -646,7 +652,7 @@ class TestSession:
 
     async def test_a_late_ready_is_told(self, session):
         """`ready` waits as long as a request does; who gives up before is forgotten."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         first, second = await asking(session, handle.ready(), handle.ready())
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
@@ -656,17 +662,17 @@ class TestSession:
 
     async def test_whoever_waits_is_told_once(self, session):
         """Also when the server changes its mind in the same turn of the loop."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         waiting = await asking(session, handle.ready())
-        handle.online()
-        handle.online()
-        handle.refused(Forbidden("x"))
+        handle._subscription.online()
+        handle._subscription.online()
+        handle._subscription.refused(Forbidden("x"))
         session.clock.turn()
         await waiting
 
     async def test_an_own_write_is_no_news(self, session):
         """Even one that its maker does not wait for any more."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         events = handle.events()
@@ -679,7 +685,7 @@ class TestSession:
 
     async def test_events_without_a_collection_are_reset_too(self, session):
         """There is nothing to read; the new place holds at once."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         events = handle.events()
@@ -687,11 +693,11 @@ class TestSession:
         session.connected(wire := Wire())
         wire.answer(reply(5, "f", recovered=False))
         assert await anext(events) == RESET
-        assert handle.tracker.since == {"c:": ["f", 5]}
+        assert handle._subscription.tracker.since == {"c:": ["f", 5]}
 
     async def test_writes_that_wait_offline_can_be_given_up(self, session):
         """By who made them, or by closing."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         session.disconnected()
@@ -707,15 +713,15 @@ class TestSession:
 
     async def test_readers_that_are_gone_are_forgotten(self, session):
         """An iterator that nobody holds needs no closing."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         handle.events()
         gc.collect()
-        assert len(handle._readers) == 0
+        assert len(handle._subscription._readers) == 0
 
 
 class TestCollection:
     async def opened(self, session):
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         opening = await asking(session, handle.collection().open())
@@ -745,7 +751,7 @@ class TestCollection:
         mirror = await opening
         assert mirror == {"new": {"id": "new"}}
         await rounds()
-        assert handle.settled
+        assert handle._subscription.settled
 
     async def test_an_overtaken_read_that_fails_says_nothing(self, session):
         """Only the later one does."""
@@ -783,7 +789,7 @@ class TestCollection:
         with pytest.raises(Forbidden):
             await changed
         await rounds()
-        assert handle.settled
+        assert handle._subscription.settled
 
     async def test_revisions_may_begin_anew(self, session):
         """In another epoch, those of the one before say nothing."""
@@ -832,27 +838,27 @@ class Failing:
 class TestPromises:
     async def test_a_mirror_that_fails_costs_nobody_else_an_event(self, session):
         """It is told to the event loop's handler, and the place moves on."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         failing = Failing()
-        handle.mirrors[id(failing)] = failing
+        handle._subscription.add_mirror(failing)
         events = handle.events()
         failures = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
         session.received("synced", ("create", {"id": 1}, told(1)))
         session.received("synced", ("update", {"id": 1}, told(2)))
         assert [(await anext(events)).method for _ in range(2)] == ["create", "update"]
-        assert handle.tracker.since == {"c:": ["e", 2]}
+        assert handle._subscription.tracker.since == {"c:": ["e", 2]}
         assert [type(failure) for failure in failures] == [ZeroDivisionError] * 2
 
     async def test_a_mirror_that_fails_costs_nobody_else_a_reading_or_its_end(self, session):
         """What it raises when everything is read anew, or can no more be followed, is told to the loop's handler."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         failing = Failing()
-        handle.mirrors[id(failing)] = failing
+        handle._subscription.add_mirror(failing)
         opening = await asking(session, handle.collection().open())
         session.wire.answer(None, [], {"r": []})
         mirror = await opening
@@ -864,7 +870,7 @@ class TestPromises:
         await rounds()
         session.wire.answer(None, [{"id": 1}], {"r": [1]})
         await rounds()
-        assert (mirror, handle.tracker.since) == ({1: {"id": 1}}, {"c:": ["e", 9]})
+        assert (mirror, handle._subscription.tracker.since) == ({1: {"id": 1}}, {"c:": ["e", 9]})
         session.refused({"data": {"name": "Forbidden", "code": 403}})
         with pytest.raises(Forbidden):
             await mirror.until(lambda _: False)
@@ -872,7 +878,7 @@ class TestPromises:
 
     async def test_a_link_that_does_not_answer_is_probed_and_dropped(self, session):
         """Once; one that lives stays."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.probe()
         session.connected(session.wire)
         session.probe()
@@ -906,7 +912,7 @@ class TestPromises:
         self, session, asked, seconds
     ):
         """Not as soon as a write waits, sent or not, nor where the link had been silent before."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         if asked == "read after silence":
@@ -918,7 +924,7 @@ class TestPromises:
             if each == "write":
                 work.append(handle.create({}))
             elif each == "listen":
-                session.handle("other", "id")
+                handle_of(session, "other")
             else:
                 timeout = 100.0 if each == "read of 100 s" else None
                 work += [handle.read(timeout=timeout) for _ in range(WINDOW if each == "64 reads" else 1)]
@@ -927,7 +933,7 @@ class TestPromises:
 
     async def test_a_long_list_on_a_slow_link_arrives(self, session):
         """The answer to the probe comes behind it; a link that dies after it is found out."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         read = await asking(session, handle.read())
@@ -942,7 +948,7 @@ class TestPromises:
 
     async def test_the_second_of_two_long_lists_has_its_time_while_the_link_lives(self, session):
         """The first has shown that it does, though there is little time left to ask for the second again."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         first, _ = await asking(session, handle.read(), handle.read())
@@ -952,7 +958,7 @@ class TestPromises:
 
     async def test_a_listen_that_is_not_answered_probes_the_link(self, session):
         """And is sent once more: either the server answers it, or the link is dropped."""
-        session.handle(None, "id")
+        handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         session.received("resync", ("c:",))
@@ -964,7 +970,7 @@ class TestPromises:
 
     async def test_what_was_sent_is_of_unknown_outcome_when_the_connection_is_closed(self, session):
         """Also when the link had been lost meanwhile; what was never sent, and a read, may be asked for again."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         sent, read = await asking(session, handle.create({}), handle.read())
@@ -976,7 +982,7 @@ class TestPromises:
 
     async def test_what_one_reader_does_to_a_model_shows_to_no_other(self, session):
         """Each has a copy of its own."""
-        handle = session.handle(None, "id")
+        handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
         first, second = handle.events(), handle.events()
@@ -986,44 +992,44 @@ class TestPromises:
 
     async def test_a_channel_is_left_when_nothing_is_under_way_in_it(self, session):
         """And an answer to a listen of before says nothing any more."""
-        handle = session.handle("x", "id")
+        handle = handle_of(session, "x")
         session.connected(session.wire)
         (_, _, listened) = session.wire.sent.pop()
-        mirror = Collection(handle, None)
-        handle.mirrors[id(mirror)] = mirror
-        handle.tracker.refused()
+        mirror = Collection(session, handle._subscription, None)
+        handle._subscription.add_mirror(mirror)
+        handle._subscription.tracker.refused()
         write = await asking(session, handle.create({}))
         mirror.close()
-        assert handle.joined
+        assert handle._subscription.joined
         session.wire.answer(None, {"id": 1})
         assert await write == {"id": 1}
-        assert not handle.joined
+        assert not handle._subscription.joined
         (left,) = session.wire.sent
         assert left[:2] == ("unlisten", (["x"],))
         left[2](None)
         listened(reply(5, stream="c:x"))
-        assert not handle.tracker.ready
+        assert not handle._subscription.tracker.ready
         session.received("synced", ("create", {"id": 2}, told(9)))
         session.disconnected()
-        session.leave(handle)
+        session.leave(handle._subscription)
         session.connected(again := Wire())
         assert again.sent == []
-        assert session.handle("x", "id") is handle
+        assert handle_of(session, "x") is handle
         assert again.sent[0][0] == "listen"
         mirror.close()
 
     async def test_a_listen_that_waits_for_its_turn_is_not_sent_for_a_channel_that_was_left(self, session):
         """Nor is one that was not answered repeated."""
-        handle = session.handle("x", "id")
+        handle = handle_of(session, "x")
         session.connected(session.wire)
         session.wire.answer({"v": 1, "streams": {}})
-        session.run(handle, [Listen({}, again=True)])
-        session.leave(handle)
+        session.run(handle._subscription, [Listen({}, again=True)])
+        session.leave(handle._subscription)
         session.wire.sent.clear()
         while session.clock.next is not None:
             session.clock.turn()
         assert session.wire.sent == []
         session.disconnected()
-        session.leave(handle)
-        session.handle("x", "id")
-        session.leave(handle)
+        session.leave(handle._subscription)
+        handle_of(session, "x")
+        session.leave(handle._subscription)

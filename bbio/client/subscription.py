@@ -1,0 +1,231 @@
+"""One channel of a backend, as a client follows it: what lies under the user's handle and collections.
+
+The session passes on events, answers and changes of the connection; mirrors, readers and waiters get them from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from bbio.client.errors import passing
+from bbio.client.events import RESET, Event, Events
+from bbio.client.tracker import Meta, Tracker
+from bbio.client.transport import Clock
+from bbio.client.values import copied
+from bbio.errors import SyncError
+from bbio.model.counts import uncounted
+from bbio.requests import NOTIFIED_AS
+
+# Seconds between attempts to read everything again.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 30.0
+
+
+class Mirror(Protocol):
+    """A copy of the backend's models that is kept up to date."""
+
+    def apply(self, method: str, model: Any, meta: Meta | None) -> None:
+        """Take a notification."""
+
+    async def reread(self, renewed: bool) -> None:
+        """Read everything again; `renewed`: revisions may have begun anew."""
+
+    def failed(self, error: SyncError) -> None:
+        """Note that it cannot be kept up to date any more."""
+
+
+class Subscription:
+    """A channel that a client follows.
+
+    Parameters:
+        name: the backend's name.
+        channel: the channel; None for the default one.
+        id_attribute: the name of the id in its models.
+        clock: calls later.
+    """
+
+    def __init__(self, name: str, channel: str | None, id_attribute: str, clock: Clock) -> None:
+        self.name = name
+        self.channel = channel
+        self.id_attribute = id_attribute
+        self.tracker = Tracker()
+        # Whether the channel is followed, and whether the last of what followed it was closed.
+        self.joined = False
+        self.released = False
+        # The user that the server took this client for when it listened last; None as long as that is not known.
+        self.known_as: str | None = None
+        self.refusal: SyncError | None = None
+        self.listens = False
+        self._clock = clock
+        # By identity, as a collection equals any mapping of the same models; one that nobody has any more is forgotten.
+        self._mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
+        self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._rereading: asyncio.Task[None] | None = None
+
+    # Followers
+
+    @property
+    def mirrors(self) -> list[Mirror]:
+        """The mirrors that are kept up to date."""
+        return list(self._mirrors.values())
+
+    def add_mirror(self, mirror: Mirror) -> None:
+        """Keep a mirror up to date, for as long as somebody has it."""
+        self._mirrors[id(mirror)] = mirror
+
+    def add_reader(self, reader: Events) -> None:
+        """Tell a reader of what others write, for as long as somebody has it."""
+        if self.refusal is not None:
+            reader.fail(self.refusal)
+        self._readers.add(reader)
+
+    def remove(self, follower: Mirror | Events) -> bool:
+        """Forget a mirror or a reader; return whether it was there."""
+        if isinstance(follower, Events):
+            was_there = follower in self._readers
+            self._readers.discard(follower)
+        else:
+            was_there = self._mirrors.pop(id(follower), None) is not None
+        if was_there:
+            self.released = not self._mirrors
+        return was_there
+
+    def add_waiter(self) -> asyncio.Future[None]:
+        """Return a future that is done when the server has answered the listen."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        waiter.add_done_callback(self._waiters.discard)
+        return waiter
+
+    @property
+    def is_followed(self) -> bool:
+        """Return whether a mirror, a reader or a waiter needs the channel."""
+        return bool(self._mirrors) or bool(self._readers) or bool(self._waiters)
+
+    @property
+    def settled(self) -> bool:
+        """Return whether everything that the server has sent is applied, or the server refused the client."""
+        return self.refusal is not None or self.tracker.settled
+
+    # The connection
+
+    def online(self) -> None:
+        """Note that the listen is answered."""
+        self.listens = True
+        self.refusal = None
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def offline(self) -> None:
+        """Note that the connection is gone, and what was being read over it."""
+        self.listens = False
+        self._stop_rereading()
+
+    def refused(self, error: SyncError) -> None:
+        """Note that the server does not let this client listen."""
+        self._give_up(error)
+        for reader in list(self._readers):
+            reader.fail(error)
+
+    def left(self) -> None:
+        """Note that the channel was left: a client that comes back to it begins anew."""
+        self.offline()
+        self.tracker = Tracker()
+
+    def close(self, error: SyncError) -> None:
+        """Note that the connection was closed for good."""
+        self._stop_rereading()
+        self._give_up(error)
+        for reader in list(self._readers):
+            reader.close()
+
+    def _give_up(self, error: SyncError) -> None:
+        self.listens = False
+        self.refusal = error
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        for mirror in self.mirrors:
+            self._end(mirror, error)
+
+    # Events and answers
+
+    def notified(self, method: str, model: Any, meta: Meta | None, *, own: bool) -> None:
+        """Take a notification, in its turn."""
+        if not own:
+            for reader in list(self._readers):
+                reader.put(Event(cast("Any", method), copied(model), None if meta is None else meta.rev))
+        self._apply(method, model, meta)
+
+    def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None) -> None:
+        """Take the result of a write of this client."""
+        model = result if isinstance(result, dict) else uncounted(request["model"])
+        self._apply(NOTIFIED_AS[request["method"]], model, meta)
+
+    def _apply(self, method: str, model: Any, meta: Meta | None) -> None:
+        for mirror in self.mirrors:
+            try:
+                mirror.apply(method, copied(model), meta)
+            except Exception as err:
+                self.report(err, "a mirror")
+
+    def _end(self, mirror: Mirror, error: SyncError) -> None:
+        try:
+            mirror.failed(error)
+        except Exception as err:
+            self.report(err, "a mirror")
+
+    def report(self, err: BaseException, what: str) -> None:
+        """Report what the application raised: that costs nobody else an event, nor this client its position."""
+        context = {"message": f"{what} of {self.name!r} failed", "exception": err}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+    # Reading everything again
+
+    def reread(self, renewed: bool) -> None:
+        """Have every mirror read everything again, for as long as it takes: history is gone."""
+        self._stop_rereading()
+        for reader in list(self._readers):
+            reader.put(RESET)
+        if self._mirrors:
+            self._rereading = asyncio.get_running_loop().create_task(self._reread(renewed))
+        else:
+            self.tracker.complete()
+
+    async def _reread(self, renewed: bool) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            mirrors = self.mirrors
+            outcomes = await asyncio.gather(*(mirror.reread(renewed) for mirror in mirrors), return_exceptions=True)
+            again = False
+            for mirror, outcome in zip(mirrors, outcomes, strict=True):
+                if isinstance(outcome, SyncError):
+                    again = again or passing(outcome)
+                    if not passing(outcome):
+                        self._end(mirror, outcome)
+                elif outcome is not None:
+                    self.report(outcome, "a mirror")
+            if not again:
+                break
+            await self._sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        self._rereading = None
+        self.tracker.complete()
+
+    async def _sleep(self, seconds: float) -> None:
+        over = asyncio.Event()
+        timer = self._clock.call_later(seconds, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
+
+    def _stop_rereading(self) -> None:
+        if self._rereading is not None:
+            self._rereading.cancel()
+            self._rereading = None
