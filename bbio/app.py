@@ -22,6 +22,7 @@ from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.runtime import Registry, Runtime, Work
 from bbio.server.gateway import Gateway
+from bbio.server.heap import HeapTrimmer, heap_trimmer
 from bbio.server.http.admission import Admission
 from bbio.server.http.health import Readiness, health
 from bbio.server.http.lobby import Lobby
@@ -141,6 +142,7 @@ class App:
         self._started: list[Runtime] = []
         self._at_work = 0
         self._watchdog: Watchdog | None = None
+        self._heap_trimmer: HeapTrimmer | None = None
         self._thread: int | None = None
         self._websockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
         self._pages: dict[str, Path] = {}
@@ -281,6 +283,7 @@ class App:
     def _watch(self) -> None:
         layers = {layer.where: layer.name for runtime in self.backends.values() for layer in runtime.layers}
         self._watchdog = Watchdog(HELD_SECONDS_DEBUG if self.backends.debug else HELD_SECONDS, layers)
+        self._heap_trimmer = heap_trimmer()
 
     @property
     def is_open(self) -> bool:
@@ -352,6 +355,8 @@ class App:
             self._serving = None
             assert self._watchdog is not None
             self._watchdog.stop()
+            if self._heap_trimmer is not None:
+                self._heap_trimmer.stop()
             if not self._binding:
                 logger.info("stopped: %s served no more", ", ".join(self.backends) or "no backend")
             await self.close()
