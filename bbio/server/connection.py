@@ -41,6 +41,19 @@ class Asked(Protocol):
         """Hold nothing any more: it will not be started."""
 
 
+class Link(Protocol):
+    """What writes to one client: the part that the two engines do differently."""
+
+    # Whether an ack leaves at once, so that it keeps its place among the events of its socket.
+    in_order: bool
+
+    def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
+        """Answer an event with arguments given as JSON."""
+
+    def drop(self, reason: str) -> None:
+        """End it at once."""
+
+
 class Connection(Rate):
     """One Engine.IO session: what its sockets (one per namespace) share.
 

@@ -9,28 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from msgspec import structs
 
 from bbio import protocol
+from bbio.server.connection import Link
+from bbio.server.eager import Stepper
+from bbio.server.stream import Followed
 from bbio.streams import Event, public_part
 from bbio.view import View, public_event
-
-if TYPE_CHECKING:
-    from bbio.server.connection import ClientSocket
-    from bbio.server.eager import Stepper
-    from bbio.server.stream import Followed
-
-
-class Link(Protocol):
-    """What writes to one client: the part that the two engines do differently."""
-
-    # Whether an ack leaves at once, so that it keeps its place among the events of its socket.
-    in_order: bool
-
-    def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
-        """Answer an event with arguments given as JSON."""
 
 
 class Lane(Protocol):
@@ -41,7 +29,7 @@ class Lane(Protocol):
 
 
 # An event that waits for the end of a step: who is to be told, and the socket whose write it was.
-Pending = tuple["Followed", Event, Any]
+Pending = tuple[Followed, Event, Any]
 
 
 def own(event: Event, client: str | None) -> Event:
@@ -60,14 +48,13 @@ class Delivery:
 
     Parameters:
         lane: the engine's way to send.
-        stepper: tells whether a step is running, at whose end the events leave.
     """
 
-    def __init__(self, lane: Lane, stepper: Stepper) -> None:
+    def __init__(self, lane: Lane) -> None:
         self.lane = lane
-        self._stepper = stepper
+        # Runs the requests; what they publish leaves at the end of a step.
+        self.stepper = Stepper(self.flush)
         self._pending: deque[Pending] = deque()
-        stepper.after_step = self.flush
 
     @property
     def busy(self) -> bool:
@@ -83,7 +70,7 @@ class Delivery:
             origin: the socket whose write it was, None when it was nobody's.
         """
         self._pending.append((followed, event, origin))
-        if not self._stepper.stepping:
+        if not self.stepper.stepping:
             asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:

@@ -105,7 +105,7 @@ class Stepper:
         after_step: called after every outermost step, when the coroutine has ended or waits.
     """
 
-    def __init__(self, after_step: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, after_step: Callable[[], None]) -> None:
         self.after_step = after_step
         self.stepping = False
         self.closing = False

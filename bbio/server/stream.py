@@ -12,14 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from bbio.requests import Socket
-from bbio.server.delivery import Link
+from bbio.server.connection import ClientSocket, Link
 from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
-
-if TYPE_CHECKING:
-    from bbio.server.connection import ClientSocket
 
 # Events that a ring holds, however long a history the store keeps.
 RECENT = 1_000

@@ -304,6 +304,10 @@ class Cable:
             self._answer(kind, len(arguments), lambda: self._acked(ack_id, protocol.decode(arguments)))
         self._harness.wake()
 
+    def drop(self, reason: str) -> None:
+        """The server ends the connection."""
+        self._harness.cut_later(self)
+
     def _acked(self, ack_id: int, arguments: Any) -> None:
         answer = self._answers.pop(ack_id, None)
         if answer is not None:

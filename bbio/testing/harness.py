@@ -128,11 +128,11 @@ class Harness:
     async def __aenter__(self) -> Self:
         if self.app.is_open:
             raise ConfigurationError("this application runs already; app.test() runs it by itself")
-        self._registry, self._lane = self.gateway.registry, self.gateway.delivery.lane
+        self._registry, self._lane = self.gateway.exchanges.registry, self.gateway.delivery.lane
         self._room = Scratch()
         try:
             self._moved = await self._move_stores()
-            self.gateway.registry = Introduced(self._registry)
+            self.gateway.exchanges.registry = Introduced(self._registry)
             self.gateway.delivery.lane = CableLane()
             self.app.reopen(self._moved)
             await self.app.open()
@@ -167,7 +167,7 @@ class Harness:
         try:
             await app.close()
         finally:
-            gateway.registry, gateway.delivery.lane = self._registry, self._lane
+            gateway.exchanges.registry, gateway.delivery.lane = self._registry, self._lane
             app.reopen()
             await self._room.close()
 
@@ -516,7 +516,7 @@ class Harness:
     # The application
 
     async def _drain(self) -> None:
-        await self.gateway.drain(self.limits.drain_time)
+        await self.gateway.exchanges.drain(self.limits.drain_time)
 
     def join(self, runtime: Runtime, connection: Connection, cable: Cable) -> ClientSocket:
         """A client joins a backend's namespace."""

@@ -422,6 +422,25 @@ async def test_an_error_of_the_machinery_is_raised(app):
             await t.settle()
 
 
+async def test_a_client_that_floods_is_cut(engine):
+    """As the server does it; it connects again like any other."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+    app = App(engine=engine, limits=Limits(requests_per_second=1)).serve(Todos)
+    async with app.test() as t:
+        ann = t.connect()
+        ann.backend("todos")
+        await t.settle()
+        first = ann._sockets["todos"]
+        for _ in range(4):
+            t.gateway.refuse(first, None, BadRequest("no JSON"))
+        await t.settle()
+        assert ann.connected
+        assert ann._sockets["todos"] is not first
+
+
 async def test_conflicts_and_refusals(engine):
     """A race decided by revisions; a client that is no longer let in."""
     banned = set()

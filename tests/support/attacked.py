@@ -69,11 +69,11 @@ class Probe(Backend):
         sio = app.sio
         rooms = [sid for spaces in sio.manager.rooms.values() for room in spaces.values() for sid in room]
         return {
-            "tasks": len(lasting_tasks()) - len(app.gateway.stepper._parked),
+            "tasks": len(lasting_tasks()) - len(app.gateway.delivery.stepper._parked),
             "sessions": len(sio.eio.sockets),
             "environ": len(sio.environ),
             "rooms": len(set(rooms)),
-            "requests": len(app.gateway.exchanges),
+            "requests": len(app.gateway.exchanges.running),
             "listeners": sum(
                 len(stream.legacy) + len(stream.version_1)
                 for subscribers in app.gateway.subscribers.values()

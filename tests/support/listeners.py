@@ -35,7 +35,10 @@ class Client:
     def __init__(self, server: Server, **headers: str) -> None:
         self.server = server
         connection = Connection(
-            CIMultiDictProxy(CIMultiDict(headers)), "127.0.0.1", server.gateway.limits, asyncio.get_running_loop().time
+            CIMultiDictProxy(CIMultiDict(headers)),
+            "127.0.0.1",
+            server.gateway.limits,
+            asyncio.get_running_loop().time,
         )
         server.clients += 1
         self.socket = server.gateway.joined(f"s{server.clients}", server.runtime, connection, self)
@@ -117,7 +120,7 @@ class Server:
 
     async def close(self) -> None:
         await self.gateway.close()
-        await self.gateway.stepper.close()
+        await self.gateway.delivery.stepper.close()
 
 
 class Carrier(Alone):

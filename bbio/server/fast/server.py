@@ -16,6 +16,7 @@ from engineio import packet as engine_packet
 
 from bbio import protocol
 from bbio.errors import BadRequest, InternalError
+from bbio.runtime import Registry
 from bbio.server.fast.engine import FastEngine
 from bbio.server.fast.frames import LARGE_BYTES, frame
 from bbio.server.fast.internals import check_internals
@@ -39,19 +40,28 @@ class FastServer(SharedServer):
     """The Socket.IO server of the fast lane.
 
     Parameters:
+        registry: the served backends.
         limits: what a client may ask for.
         addresses: where clients come from.
+        public: what clients are told in the reply to a `listen`, `event` among it.
         options: passed on to `socketio.AsyncServer`.
     """
 
     eio: FastEngine
 
-    def __init__(self, limits: Limits, addresses: Addresses, **options: Any) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        limits: Limits,
+        addresses: Addresses,
+        public: dict[str, Any],
+        **options: Any,
+    ) -> None:
         check_internals()
         self._limits = limits
         self._addresses = addresses
         self._depth = limits.depth + 2  # the packet's array and the sync's object
-        super().__init__(monitor_clients=False, **options)
+        super().__init__(registry, limits, addresses, public, monitor_clients=False, **options)
 
     def _engineio_server_class(self) -> Callable[..., FastEngine]:
         # One log, so that a refused backend and a bad packet count together.

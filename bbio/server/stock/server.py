@@ -14,6 +14,7 @@ from engineio.async_socket import AsyncSocket
 
 from bbio import protocol
 from bbio.errors import BadRequest
+from bbio.runtime import Registry
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
 from bbio.server.http.admission import BODY, REMOTE
@@ -154,15 +155,24 @@ class PlainServer(SharedServer):
     """An unmodified Socket.IO server with the lane the gateway needs.
 
     Parameters:
+        registry: the served backends.
         limits: what a client may ask for.
         addresses: where clients come from.
+        public: what clients are told in the reply to a `listen`, `event` among it.
         options: passed on to `socketio.AsyncServer`.
     """
 
-    def __init__(self, limits: Limits, addresses: Addresses, **options: Any) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        limits: Limits,
+        addresses: Addresses,
+        public: dict[str, Any],
+        **options: Any,
+    ) -> None:
         serializer = packet_class(limits, lambda namespace: namespace in self._backends)
         # Of any namespace the library asks the handlers below, which refuse what is not served.
-        super().__init__(serializer=serializer, namespaces="*", **options)
+        super().__init__(registry, limits, addresses, public, serializer=serializer, namespaces="*", **options)
         self._dispatch("*")
         self._limits = limits
         self._addresses = addresses

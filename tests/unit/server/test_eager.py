@@ -14,7 +14,7 @@ from bbio.server.eager import PARKED, Stepper
 @pytest.fixture
 async def stepper():
     """A stepper, closed after the test; `steps` counts the outermost steps that have ended."""
-    made = Stepper()
+    made = Stepper(lambda: None)
     made.steps = 0
 
     def after_step():

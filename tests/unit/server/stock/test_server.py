@@ -1,11 +1,13 @@
 """The plain lane: what it reads, who is told, and what becomes of answers that nobody waits for."""
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 from engineio.async_socket import AsyncSocket
 
 from bbio import BadRequest, Limits, protocol
+from bbio.runtime import Registry
 from bbio.server.memory import Addresses
 from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
 from bbio.server.stock.server import UNREADABLE, PlainJSON, PlainLink, PlainServer, packet_class
@@ -82,7 +84,7 @@ async def test_nobody_waits_for_answers_of_a_client_that_left():
 
 async def test_a_session_that_has_ended_gets_no_heartbeat():
     """Though its pong has arrived behind its farewell; what else works in the background is left alone."""
-    server = PlainServer(Limits(), Addresses(Limits()), async_mode="aiohttp")
+    server = PlainServer(Registry(Mock()), Limits(), Addresses(Limits()), {}, async_mode="aiohttp")
     session = AsyncSocket(server.eio, "s1")
     session.schedule_ping()
     other = server.start_background_task(asyncio.sleep, 0, result="done")
@@ -103,7 +105,7 @@ def test_a_client_is_dropped_once(caplog):
 
 async def test_events_leave_in_order_for_all_but_one(monkeypatch):
     """One after another; an event that only its writer listens to is told to nobody."""
-    server, told = PlainServer(Limits(), Addresses(Limits()), async_mode="aiohttp"), []
+    server, told = PlainServer(Registry(Mock()), Limits(), Addresses(Limits()), {}, async_mode="aiohttp"), []
 
     async def emit(name, arguments, *, to, namespace):
         await asyncio.sleep(0)
