@@ -122,9 +122,9 @@ class App:
             "logger": socket_logger,
             "engineio_logger": socket_logger,
         }
-        addresses, told = Addresses(self.limits), _public(event, public or {})
+        addresses, public_options = Addresses(self.limits), _public(event, public or {})
         server_class = _fast_server() if engine == "fast" else PlainServer
-        self.sio = server_class(self.backends, self.limits, addresses, told, **options)
+        self.sio = server_class(self.backends, self.limits, addresses, public_options, **options)
         self.gateway = self.sio.gateway
         self._admission = Admission(cors, hosts, proxies, self.limits, addresses, self.sio.environ)
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -161,7 +161,7 @@ class Exchange(msgspec.Struct, eq=False):
             return
         self.replied = True
         if self.ack_id is not None:
-            self.socket.link.ack(self.socket, self.ack_id, arguments)
+            self.socket.peer.ack(self.socket, self.ack_id, arguments)
 
     def refuse(self, err: SyncError) -> None:
         """Answer with an error, which holds no frames afterwards."""
@@ -220,9 +220,9 @@ class SyncExchange(Exchange):
                     self.reply(protocol.reply(body))
                 else:
                     attribute, found = self.socket.id_attribute, res.found or NOTHING
-                    told = protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page)
+                    reply = protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page)
                     res.result = None
-                    self.reply(told)
+                    self.reply(reply)
         except BaseException as err:
             if isinstance(err, EncodingError):
                 self.socket.runtime.stacks[req.method].explain(err, req, res.result)
@@ -241,7 +241,7 @@ class SyncExchange(Exchange):
         """Reply to a write, at the place of its event if that has not been sent yet."""
         socket, delivery, event = self.socket, self.exchanges.delivery, commit.event
         followed = None
-        if not commit.duplicate and not self.replied and self.ack_id is not None and socket.link.in_order:
+        if not commit.duplicate and not self.replied and self.ack_id is not None and socket.peer.in_order:
             followed = delivery.take(event)
         view = socket.views.get(event.stream)
         place = event if view is None else view.place(event)

@@ -10,8 +10,8 @@ from bbio.errors import BadRequest, Forbidden, SyncError
 from bbio.requests import Request
 from bbio.runtime import Registry, Runtime
 from bbio.server.budget import Flooded
-from bbio.server.connection import ClientSocket, Connection, Link
-from bbio.server.delivery import Delivery, Lane
+from bbio.server.connection import ClientSocket, Connection, Peer
+from bbio.server.delivery import Delivery, Transport
 from bbio.server.exchange import Exchange, Exchanges, SyncExchange
 from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
@@ -31,17 +31,17 @@ class Gateway:
         registry: the served backends.
         limits: what a client may ask for.
         addresses: where clients come from.
-        lane: the engine's way to send.
+        transport: the engine's way to send.
         public: what clients are told in the reply to a `listen`, `event` among it.
     """
 
     def __init__(
-        self, registry: Registry, limits: Limits, addresses: Addresses, lane: Lane, public: dict[str, Any]
+        self, registry: Registry, limits: Limits, addresses: Addresses, transport: Transport, public: dict[str, Any]
     ) -> None:
         self.registry = registry
         self.limits = limits
         self.addresses = addresses
-        self.delivery = Delivery(lane)
+        self.delivery = Delivery(transport)
         self.exchanges = Exchanges(registry, limits, self.delivery)
         self.subscribers: dict[str, Subscribers] = {}
         # What the histories and operations of all backends take in memory.
@@ -90,7 +90,7 @@ class Gateway:
             bool(self.exchanges.running) or self.delivery.busy or any(each.busy for each in self.subscribers.values())
         )
 
-    def joined(self, sid: str, runtime: Runtime, connection: Connection, link: Link, auth: Any = None) -> ClientSocket:
+    def joined(self, sid: str, runtime: Runtime, connection: Connection, peer: Peer, auth: Any = None) -> ClientSocket:
         """A client has joined a backend's namespace.
 
         Parameters:
@@ -100,7 +100,7 @@ class Gateway:
             BadRequest: that cannot be accepted, so it has not joined.
         """
         credentials = protocol.check_auth(auth, self.limits.auth, self.limits.depth)
-        socket = ClientSocket(sid, runtime, connection, link, credentials)
+        socket = ClientSocket(sid, runtime, connection, peer, credentials)
         connection.sockets[runtime.namespace] = socket
         connection.closed = False  # it is not, when its only namespace was left and joined again
         return socket
@@ -132,7 +132,7 @@ class Gateway:
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Flooded as err:
-            socket.link.drop(str(err))
+            socket.peer.drop(str(err))
         except Exception as err:
             self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} {event}", socket.remote))
 
@@ -144,7 +144,7 @@ class Gateway:
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Flooded as err:
-            socket.link.drop(str(err))
+            socket.peer.drop(str(err))
         except Exception as err:
             self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} sync", socket.remote))
 
@@ -199,7 +199,7 @@ class Gateway:
             )
         elif ack_id is not None:
             # Whoever asks wants to know whether the server is there, whatever it is busy with.
-            socket.link.ack(socket, ack_id, protocol.UNLISTENED)
+            socket.peer.ack(socket, ack_id, protocol.UNLISTENED)
 
     def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error to a request that cannot be read; it counts like any other."""
@@ -208,7 +208,7 @@ class Gateway:
         except SyncError as busy:
             err = busy
         except Flooded as flooded:
-            socket.link.drop(str(flooded))
+            socket.peer.drop(str(flooded))
             return
         self.reject(socket, ack_id, err)
 
@@ -218,4 +218,4 @@ class Gateway:
 
     def _answer(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         if ack_id is not None:
-            socket.link.ack(socket, ack_id, arguments)
+            socket.peer.ack(socket, ack_id, arguments)

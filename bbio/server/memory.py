@@ -13,8 +13,8 @@ from bbio.runtime import Runtime
 from bbio.server.limits import Limits
 
 # The answer on its way at most: as JSON, as what is written, and copies of it; and while the list itself is there.
-ON_THEIR_WAY = 5
-ENCODED = 2
+ANSWER_COPIES = 5
+ENCODED_COPIES = 2
 # Bits of an IPv6 address that one customer of a provider cannot choose.
 NETWORK_BITS = 64
 
@@ -163,7 +163,7 @@ class ListRoom:
             )
         held = 0.0
         if size.json > SHORT_LIST:
-            held = max(size.decoded + size.json * ENCODED, size.json * ON_THEIR_WAY)
+            held = max(size.decoded + size.json * ENCODED_COPIES, size.json * ANSWER_COPIES)
         if held > req.held:
             self.leave(req)
             async with self._asking:
@@ -212,7 +212,7 @@ class Addresses:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._known: WeakValueDictionary[str, Address] = WeakValueDictionary()
+        self._addresses: WeakValueDictionary[str, Address] = WeakValueDictionary()
         self._connections = 0
         # What all clients hold that waits: requests, and what they have not read.
         self.waiting = ByteBudget(limits.memory / 2)
@@ -221,9 +221,9 @@ class Addresses:
     def of(self, remote: str) -> Address:
         """An address; all that one customer of a provider has, which of IPv6 is a whole network."""
         name = _network(remote) if ":" in remote else remote
-        address = self._known.get(name)
+        address = self._addresses.get(name)
         if address is None:
-            address = self._known[name] = Address(name, self._limits.memory / 4, self.waiting, self.lists)
+            address = self._addresses[name] = Address(name, self._limits.memory / 4, self.waiting, self.lists)
         return address
 
     def refusal(self, address: Address) -> str | None:

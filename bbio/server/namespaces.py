@@ -37,17 +37,17 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
         try:
             if isinstance(auth, BadRequest):  # what the plain engine could not read
                 raise auth
-            socket = gateway.joined(sid, runtime, connection, sio.link_of(sid, namespace), auth)
+            socket = gateway.joined(sid, runtime, connection, sio.peer_of(sid, namespace), auth)
         except BadRequest as err:
             raise Refused(err.message, err.to_json()) from None
         sockets[sid] = socket
-        socket.link.joined(socket)
+        socket.peer.joined(socket)
 
     async def disconnect(sid: str, reason: str) -> None:
         socket = sockets.pop(sid, None)
         if socket is not None:
             gateway.left(socket)
-            socket.link.left(socket)
+            socket.peer.left(socket)
 
     handlers: dict[str, Handler] = {"connect": connect, "disconnect": disconnect}
     if isinstance(sio, PlainServer):

@@ -68,8 +68,8 @@ class SharedServer(socketio.AsyncServer):
         super().__init__(**options)
 
     @abstractmethod
-    def deliver(self, links: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
-        """Send a Socket.IO event, given as JSON, over all links but one."""
+    def deliver(self, peers: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
+        """Send a Socket.IO event, given as JSON, to all peers but one."""
 
     def keep(self, namespace: str, **handlers: Handler) -> None:
         """Register bbio's handlers of a backend's namespace; those of the application stay beside them.

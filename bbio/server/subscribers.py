@@ -379,7 +379,7 @@ class Subscribers(Publisher):
         told, not_told = followed.legacy, followed.version_1
         if version:
             told, not_told = not_told, told
-        told[socket] = socket.link
+        told[socket] = socket.peer
         not_told.pop(socket, None)
 
     def unfollow(self, socket: ClientSocket, names: Iterable[str]) -> None:
@@ -483,7 +483,7 @@ class Subscribers(Publisher):
         if failure is None and self._has_views and channel in socket.channels:
             changed = socket.see(followed.name, view)
             if changed and socket in followed.version_1:
-                self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))
+                self._delivery.send([socket.peer], self._namespace, protocol.resync(followed.name))
         return failure is not None and refused(failure) and not isinstance(failure, Busy)
 
     def _drop(self, socket: ClientSocket, followed: Followed) -> None:
@@ -496,4 +496,4 @@ class Subscribers(Publisher):
             self.follow(socket, self.stream(BACKEND_WIDE), 0)
         if version:
             # Listening again, which is what it then does, tells it why.
-            self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))
+            self._delivery.send([socket.peer], self._namespace, protocol.resync(followed.name))

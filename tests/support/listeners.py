@@ -28,7 +28,7 @@ DEFAULTS = Limits()
 
 
 class Client:
-    """One socket of one connection; the lane writes to it through itself as the link."""
+    """One socket of one connection; the transport writes to it through itself as the peer."""
 
     in_order = True
 
@@ -103,11 +103,11 @@ class Server:
     def _spawn(self, work: Any) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work))
 
-    def deliver(self, links: Iterable[Client], skip: Client | None, namespace: str, text: bytes) -> None:
+    def deliver(self, peers: Iterable[Client], skip: Client | None, namespace: str, text: bytes) -> None:
         name, *arguments = decode(text)
-        for link in links:
-            if link is not skip:
-                link.received.append((name, arguments))
+        for peer in peers:
+            if peer is not skip:
+                peer.received.append((name, arguments))
 
     def client(self, **headers: str) -> Client:
         """A client that has joined the backend's namespace."""

@@ -24,7 +24,7 @@ from bbio.server.memory import Addresses
 from bbio.weight import LIGHT
 
 # Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
-LINGER = 1.0
+LINGER_SECONDS = 1.0
 NOT_ALLOWED = "this origin is not allowed; App(cors=...) allows others, App(proxies=...) names the proxy in front"
 # What `App(proxies=...)` calls a proxy at the other end of a Unix socket.
 UNIX = "unix"
@@ -413,7 +413,7 @@ async def _turn_away(request: web.Request, response: web.StreamResponse) -> None
     """Answer a request whose body was not read, and end its connection soon, whatever the client still sends."""
     response.force_close()
     with suppress(TimeoutError, OSError, web.RequestPayloadError):
-        async with asyncio.timeout(LINGER):
+        async with asyncio.timeout(LINGER_SECONDS):
             await response.prepare(request)
             await response.write_eof()
             while not request.content.at_eof():

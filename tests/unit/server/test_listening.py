@@ -79,7 +79,7 @@ async def test_a_log_that_is_ahead_of_what_was_published_is_told_up_to_its_top(s
 
 async def test_more_than_is_kept_while_the_log_is_read_recovers_nothing(server, monkeypatch):
     """Any doubt means: read everything. What comes after the answer is told."""
-    monkeypatch.setattr(module, "RECENT", 2)
+    monkeypatch.setattr(module, "RECENT_EVENTS", 2)
     await listening(server)
     store = server.store
     event = store.written_by_others()

@@ -580,7 +580,7 @@ async def test_a_ring_keeps_no_more_than_the_history(bodies, kept):
     assert followed.size == sum(len(event.body) for event in followed.recent)
     assert followed.rings.bytes == followed.size + EVENT_BYTES * len(followed.recent)
     assert followed.base == 100 + len(bodies) - len(kept)
-    assert followed.told_after(len(bodies) - len(kept) - 1) is None
+    assert followed.events_after(len(bodies) - len(kept) - 1) is None
     assert not followed.recall(Position(followed.epoch, 0, 7))[0]
     await server.close()
 
