@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import attrs
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -15,10 +16,11 @@ from bbio import protocol
 from bbio.client.handle import Handle, Handles
 from bbio.client.session import Session, Settings
 from bbio.errors import BadRequest, Unavailable
+from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
-
-if TYPE_CHECKING:
-    from bbio.testing.harness import Harness
+from bbio.server.gateway import Gateway
+from bbio.server.limits import Limits
+from bbio.testing.clock import Clock
 
 # Seconds, half to one and a half times, after which a client whose connection was lost connects again.
 RECONNECT_SECONDS = 1.0
@@ -43,6 +45,44 @@ class Packet:
     arrive: Callable[[], None]
 
 
+class Surroundings(Protocol):
+    """The harness, as its connections see it."""
+
+    clock: Clock
+    random: random.Random
+    running: bool
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway of the application."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the application."""
+
+    @property
+    def backends(self) -> Mapping[str, Runtime]:
+        """The served backends by name."""
+
+    def now(self) -> float:
+        """Return the seconds by which a connection counts its requests."""
+
+    def wake(self) -> None:
+        """Wake the loop: there is something to do."""
+
+    def copies(self, connection: FakeConnection, kind: str) -> int:
+        """Return how many copies of a packet arrive."""
+
+    def cut_later(self, connection: FakeConnection) -> None:
+        """Cut a connection, but not in the middle of what the server does just now."""
+
+    def join(self, runtime: Runtime, connection: Connection, peer: FakeConnection) -> ClientSocket:
+        """Have a client join a backend's namespace."""
+
+    def leave(self, socket: ClientSocket) -> None:
+        """Have a client leave a backend's namespace."""
+
+
 class FakeConnection:
     """One client: a connection to the application, carrying any number of backends and channels.
 
@@ -57,7 +97,7 @@ class FakeConnection:
 
     def __init__(
         self,
-        harness: Harness,
+        harness: Surroundings,
         *,
         headers: Mapping[str, str],
         auth: Mapping[str, Any] | None,
