@@ -21,7 +21,6 @@ from bbio.errors import ConfigurationError
 from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.runtime import Registry, Runtime, Work
-from bbio.server.gateway import Gateway
 from bbio.server.heap import HeapTrimmer, heap_trimmer
 from bbio.server.http.admission import Admission
 from bbio.server.http.health import Readiness, health
@@ -114,8 +113,6 @@ class App:
         self.backends = Registry(self._spawn, debug=debug, threads=self._threads)
         if cors is None:
             cors = Settings.from_env().cors_origins
-        addresses = Addresses(self.limits)
-        self._admission = Admission(cors, hosts, proxies, self.limits, addresses)
         options: dict[str, Any] = {
             "async_mode": "aiohttp",
             "ping_interval": ping_interval,
@@ -126,16 +123,11 @@ class App:
             "logger": socket_logger,
             "engineio_logger": socket_logger,
         }
-        self.sio: FastServer | PlainServer
-        self.sio = server = (
-            _fast_server(self.limits, addresses, options)
-            if engine == "fast"
-            else PlainServer(self.limits, addresses, **options)
-        )
-        self._admission.sessions = server.environ
-        self.gateway = server.gateway = Gateway(
-            self.backends, self.limits, addresses, server, _public(event, public or {})
-        )
+        addresses, public_options = Addresses(self.limits), _public(event, public or {})
+        server_class = _fast_server() if engine == "fast" else PlainServer
+        self.sio = server_class(self.backends, self.limits, addresses, public_options, **options)
+        self.gateway = self.sio.gateway
+        self._admission = Admission(cors, hosts, proxies, self.limits, addresses, self.sio.environ)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Work] | None = []  # what waits for the start; None once that has been
         self._starting = threading.Lock()
@@ -211,9 +203,9 @@ class App:
         if loop is None:
             raise ConfigurationError("the application does not run any more; emit before it starts, or while it runs")
         if threading.get_ident() == self._thread:
-            self.gateway.stepper.start(self._do(work))
+            self.gateway.delivery.stepper.start(self._do(work))
         else:
-            loop.call_soon_threadsafe(self.gateway.stepper.start, self._do(work))
+            loop.call_soon_threadsafe(self.gateway.delivery.stepper.start, self._do(work))
 
     async def _do(self, work: Work) -> None:
         self._at_work += 1
@@ -341,7 +333,7 @@ class App:
         if application is not self._serving:
             return  # it has not started this one
         self._admission.stopping = True
-        await self.gateway.drain(self.limits.drain_time)
+        await self.gateway.exchanges.drain(self.limits.drain_time)
         self.sio.handler_seconds = CLOSE_TIME / 2
         await _finish(
             response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")
@@ -369,7 +361,7 @@ class App:
             await self._started.pop().stop()
         if getattr(self.sio.eio, "service_task_handle", None) is not None:
             await self.sio.shutdown()
-        await self.gateway.stepper.close()
+        await self.gateway.delivery.stepper.close()
         self._threads.close()
         self._loop = self._early = None
         self.backends.frozen = False
@@ -552,7 +544,7 @@ def _why_not(err: OSError, host: str, port: int) -> str:
     return f"cannot listen on {host}:{port}: {err.strerror}; choose an address of this machine, or 0.0.0.0 for all"
 
 
-def _fast_server(limits: Limits, addresses: Addresses, options: dict[str, Any]) -> FastServer:
+def _fast_server() -> type[FastServer]:
     try:
         from bbio.server.fast.server import FastServer
     except ImportError as err:
@@ -560,7 +552,7 @@ def _fast_server(limits: Limits, addresses: Addresses, options: dict[str, Any]) 
             f"the fast engine relies on what the installed versions of its libraries do not have ({err}); "
             f'install the versions that bbio names, or use App(engine="plain")'
         ) from None
-    return FastServer(limits, addresses, **options)
+    return FastServer
 
 
 def _public(event: str, public: Mapping[str, Any]) -> dict[str, Any]:

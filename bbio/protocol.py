@@ -1,4 +1,4 @@
-"""The wire, without I/O: what clients may send, checked once, and what they are sent, encoded once.
+"""The protocol, without I/O: what clients may send, checked once, and what they are sent, encoded once.
 
 docs/protocol.md describes it. msgspec is the JSON library: it refuses what JSON does not have (NaN, Infinity, numbers
 past a double, lone surrogates), keeps integers of any size exact and writes attrs classes, dates and UUIDs.

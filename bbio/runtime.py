@@ -64,7 +64,7 @@ Work = Callable[[], Coroutine[Any, Any, Any]]
 Spawn = Callable[[Work], None]
 
 
-class Outlet(Publisher, Protocol):
+class BackendPublisher(Publisher, Protocol):
     """The server's side of a backend: what its store publishes to, and those who listen."""
 
     async def recheck(self, channel: str | None = None) -> None:
@@ -103,7 +103,7 @@ class Runtime:
 
     attempts: Attempts
     log: Log
-    publisher: Outlet
+    publisher: BackendPublisher
     stacks: dict[str, Stack]
 
     def __init__(self, backend: Backend, name: str, spawn: Spawn, threads: Threads | None = None) -> None:
@@ -148,7 +148,7 @@ class Runtime:
             own.insert(0, _entry(self.schema))
         return [layer for group in (*reusable, _by_kind(own)) for layer in group]
 
-    def open(self, publisher: Outlet, store: Store | None = None) -> None:
+    def open(self, publisher: BackendPublisher, store: Store | None = None) -> None:
         """Open the store and compile the stacks. Called when the backend is served, and again to begin anew.
 
         Parameters:

@@ -1,1 +1,1 @@
-"""Models: the attrs class of a backend, its fields, and what becomes of them on the wire."""
+"""Models: the attrs class of a backend, its fields, and how they travel."""

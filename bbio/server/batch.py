@@ -17,7 +17,7 @@ class Waiting(Protocol):
         """Write it."""
 
 
-class Batch:
+class WriteBatch:
     """What waits to be written. Those that have something new `add` themselves."""
 
     __slots__ = ("_loop", "_scheduled", "holding", "waiting")

@@ -8,7 +8,7 @@ from aiohttp import web
 from bbio.handshake import read_cookies
 
 # Characters of a cookie's value from which on nobody guesses it.
-UNGUESSABLE = 16
+UNGUESSABLE_CHARACTERS = 16
 
 
 class Binding(msgspec.Struct, eq=False):
@@ -36,4 +36,4 @@ class Binding(msgspec.Struct, eq=False):
 def cookies_of(request: web.BaseRequest) -> frozenset[str]:
     """The cookies of a request that nobody guesses."""
     cookies = read_cookies(request.headers).items()
-    return frozenset(f"{name}={value}" for name, value in cookies if len(value) >= UNGUESSABLE)
+    return frozenset(f"{name}={value}" for name, value in cookies if len(value) >= UNGUESSABLE_CHARACTERS)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bbio.server.batch import Batch
+from bbio.server.batch import WriteBatch
 
 # Seconds of the loop that a connection may use in one go.
 SHARE_SECONDS = 0.002
@@ -159,7 +159,7 @@ def next_piece(size: int, used: float) -> int:
     return min(PIECE_BYTES, 2 * size)
 
 
-class Intake:
+class BudgetedParser:
     """A parser of incoming data, within a budget, around which writes are held back.
 
     Parameters:
@@ -185,7 +185,7 @@ class Intake:
     )
 
     def __init__(
-        self, parser: Any, batch: Batch, budget: Budget, protocol: Any, is_full: Callable[[], bool] = lambda: False
+        self, parser: Any, batch: WriteBatch, budget: Budget, protocol: Any, is_full: Callable[[], bool] = lambda: False
     ) -> None:
         self._feed = parser.feed_data
         self._feed_eof = parser.feed_eof

@@ -41,6 +41,19 @@ class Asked(Protocol):
         """Hold nothing any more: it will not be started."""
 
 
+class Peer(Protocol):
+    """What writes to one client: the part that the two engines do differently."""
+
+    # Whether an ack leaves at once, so that it keeps its place among the events of its socket.
+    in_order: bool
+
+    def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
+        """Answer an event with arguments given as JSON."""
+
+    def drop(self, reason: str) -> None:
+        """End it at once."""
+
+
 class Connection(Rate):
     """One Engine.IO session: what its sockets (one per namespace) share.
 
@@ -74,7 +87,7 @@ class Connection(Rate):
         self._waiting: deque[Asked] = deque()
         self._queued = 0
         # Whether nothing is to be started, as what was answered has not been taken yet.
-        self._held = False
+        self._is_held = False
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
@@ -105,7 +118,7 @@ class Connection(Rate):
         """
         key = asked.key
         behind = None if key is None else self._busy.get(key)
-        if behind is None and self.running < self._limits.running and not self._waiting and not self._held:
+        if behind is None and self.running < self._limits.running and not self._waiting and not self._is_held:
             self.check_room(asked)
             if asked.start():
                 self.begun(asked)
@@ -144,7 +157,7 @@ class Connection(Rate):
         key = asked.key
         if key is not None:
             behind = self._busy[key]
-            if self._held:
+            if self._is_held:
                 self._waiting.extendleft(reversed(behind))
                 behind.clear()
             while behind and not self.closed:
@@ -162,7 +175,7 @@ class Connection(Rate):
         return False
 
     def _start_waiting(self) -> None:
-        while self._waiting and self.running < self._limits.running and not self.closed and not self._held:
+        while self._waiting and self.running < self._limits.running and not self.closed and not self._is_held:
             asked = self._waiting.popleft()
             behind = None if asked.key is None else self._busy.get(asked.key)
             if behind is not None:
@@ -172,17 +185,17 @@ class Connection(Rate):
 
     def hold(self) -> None:
         """Start nothing more until `go_on`: the client has not taken what it was answered."""
-        self._held = True
+        self._is_held = True
 
     def go_on(self) -> None:
         """Start what has waited for the client to read."""
-        self._held = False
+        self._is_held = False
         self._start_waiting()
 
     @property
     def is_idle(self) -> bool:
         """Whether a request may start without being queued, as nothing runs, waits or is held back."""
-        return not self.running and not self._held
+        return not self.running and not self._is_held
 
     def close(self) -> None:
         """Drop what is queued: nobody waits for it any more. What runs is finished."""
@@ -202,7 +215,7 @@ class ClientSocket:
         sid: the id of this socket.
         runtime: the backend whose namespace it is.
         connection: the connection it belongs to.
-        link: the engine's handle to write to; None where the library does the writing.
+        peer: the engine's handle to write to; None where the library does the writing.
         auth: the JSON of what the client sent when it joined; None when it sent nothing.
     """
 
@@ -215,8 +228,8 @@ class ClientSocket:
         "id_attribute",
         "last_channel",
         "left",
-        "link",
         "namespace",
+        "peer",
         "refusals",
         "runtime",
         "sid",
@@ -224,7 +237,7 @@ class ClientSocket:
     )
 
     def __init__(
-        self, sid: str, runtime: Runtime, connection: Connection, link: Any = None, auth: bytes | None = None
+        self, sid: str, runtime: Runtime, connection: Connection, peer: Any = None, auth: bytes | None = None
     ) -> None:
         self.sid = sid
         self.runtime = runtime
@@ -232,7 +245,7 @@ class ClientSocket:
         self.namespace = runtime.namespace.encode()
         self.id_attribute = runtime.id_attribute
         self.connection = connection
-        self.link = link
+        self.peer = peer
         # As JSON, whose size has a limit; what it decodes to may take twenty times as much.
         self._auth = auth
         # Its views by stream, where not all who follow that see the same: as they were when it was last asked who it

@@ -9,39 +9,27 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from msgspec import structs
 
 from bbio import protocol
+from bbio.server.connection import Peer
+from bbio.server.eager import Stepper
+from bbio.server.stream import Followed
 from bbio.streams import Event, public_part
 from bbio.view import View, public_event
 
-if TYPE_CHECKING:
-    from bbio.server.connection import ClientSocket
-    from bbio.server.eager import Stepper
-    from bbio.server.stream import Followed
 
-
-class Link(Protocol):
-    """What writes to one client: the part that the two engines do differently."""
-
-    # Whether an ack leaves at once, so that it keeps its place among the events of its socket.
-    in_order: bool
-
-    def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
-        """Answer an event with arguments given as JSON."""
-
-
-class Lane(Protocol):
+class Transport(Protocol):
     """How one event reaches many clients."""
 
-    def deliver(self, links: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
-        """Send a Socket.IO event, given as JSON, over all links but one."""
+    def deliver(self, peers: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
+        """Send a Socket.IO event, given as JSON, to all peers but one."""
 
 
 # An event that waits for the end of a step: who is to be told, and the socket whose write it was.
-Pending = tuple["Followed", Event, Any]
+Pending = tuple[Followed, Event, Any]
 
 
 def own(event: Event, client: str | None) -> Event:
@@ -59,15 +47,14 @@ class Delivery:
     """Fans events out.
 
     Parameters:
-        lane: the engine's way to send.
-        stepper: tells whether a step is running, at whose end the events leave.
+        transport: the engine's way to send.
     """
 
-    def __init__(self, lane: Lane, stepper: Stepper) -> None:
-        self.lane = lane
-        self._stepper = stepper
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        # Runs the requests; what they publish leaves at the end of a step.
+        self.stepper = Stepper(self.flush)
         self._pending: deque[Pending] = deque()
-        stepper.after_step = self.flush
 
     @property
     def busy(self) -> bool:
@@ -83,7 +70,7 @@ class Delivery:
             origin: the socket whose write it was, None when it was nobody's.
         """
         self._pending.append((followed, event, origin))
-        if not self._stepper.stepping:
+        if not self.stepper.stepping:
             asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
@@ -102,11 +89,11 @@ class Delivery:
             self.fan_out(followed, first, origin)
         return None
 
-    def send(self, links: Collection[Link], namespace: str, text: bytes) -> None:
+    def send(self, peers: Collection[Peer], namespace: str, text: bytes) -> None:
         """Send a Socket.IO event, given as JSON, after what is pending."""
         self.flush()
-        if links:
-            self.lane.deliver(links, None, namespace, text)
+        if peers:
+            self.transport.deliver(peers, None, namespace, text)
 
     def fan_out(self, followed: Followed, event: Event, origin: Any, replied: bool = False) -> None:
         """Send an event, not to its writer when that has just had it as its reply."""
@@ -115,29 +102,31 @@ class Delivery:
             return
         event = public_event(event, followed.id_attribute)
         legacy, version_1 = followed.legacy, followed.version_1
-        writer = None if origin is None else origin.link
+        writer = None if origin is None else origin.peer
         if legacy and not (len(legacy) == 1 and origin in legacy):
-            self.lane.deliver(legacy.values(), writer, followed.namespace, protocol.synced(event))
+            self.transport.deliver(legacy.values(), writer, followed.namespace, protocol.synced(event))
         if version_1:
             skipped = writer if replied else None
             if event.op is not None and not replied and origin in version_1 and origin.client:
                 skipped = writer
-                self.lane.deliver([writer], None, followed.namespace, protocol.synced_v1(own(event, origin.client)))
-            self.lane.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
+                self.transport.deliver(
+                    [writer], None, followed.namespace, protocol.synced_v1(own(event, origin.client))
+                )
+            self.transport.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
 
     def _fan_out_by_view(self, followed: Followed, whole: Event, origin: Any, replied: bool) -> None:
         """The same, once for each view that somebody has."""
         seen: dict[View, Event] = {}
-        for told, synced in ((followed.legacy, protocol.synced), (followed.version_1, protocol.synced_v1)):
-            groups: dict[View, list[Link]] = {}
-            for socket, link in told.items():
+        for audience, synced in ((followed.legacy, protocol.synced), (followed.version_1, protocol.synced_v1)):
+            groups: dict[View, list[Peer]] = {}
+            for socket, peer in audience.items():
                 view = socket.views[followed.name]
                 if socket is not origin:
-                    groups.setdefault(view, []).append(link)
-                elif told is followed.version_1 and not replied:
+                    groups.setdefault(view, []).append(peer)
+                elif audience is followed.version_1 and not replied:
                     event = own(view.event(whole), socket.client)
-                    self.lane.deliver([link], None, followed.namespace, synced(event))
-            for view, links in groups.items():
+                    self.transport.deliver([peer], None, followed.namespace, synced(event))
+            for view, peers in groups.items():
                 event = seen.get(view) or view.event(whole)
                 seen[view] = event
-                self.lane.deliver(links, None, followed.namespace, synced(event))
+                self.transport.deliver(peers, None, followed.namespace, synced(event))

@@ -15,7 +15,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any
 
-PARKED = 16
+PARKED_RUNNERS = 16
 
 Job = Coroutine[Any, Any, None]
 
@@ -105,7 +105,7 @@ class Stepper:
         after_step: called after every outermost step, when the coroutine has ended or waits.
     """
 
-    def __init__(self, after_step: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, after_step: Callable[[], None]) -> None:
         self.after_step = after_step
         self.stepping = False
         self.closing = False
@@ -172,7 +172,7 @@ class Stepper:
 
     def park(self, runner: Runner) -> bool:
         """Keep a runner for the next coroutine; False when there are enough, or it is being cancelled."""
-        if self.closing or len(self._parked) >= PARKED or runner.task.cancelling():
+        if self.closing or len(self._parked) >= PARKED_RUNNERS or runner.task.cancelling():
             return False
         self._parked.append(runner)
         return True

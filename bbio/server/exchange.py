@@ -5,31 +5,65 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from bbio import protocol
 from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
 from bbio.requests import Found, Request
+from bbio.runtime import Registry
 from bbio.server.connection import ClientSocket, Key
+from bbio.server.delivery import Delivery
+from bbio.server.limits import Limits
 from bbio.stack.stack import Run
 from bbio.streams import Commit
 from bbio.weight import weigh
 
-if TYPE_CHECKING:
-    from bbio.server.gateway import Gateway
-
-
 # Of a read that no store has answered.
 NOTHING = Found(None)
+
+
+class Exchanges:
+    """The requests that are being worked on, and what they all need.
+
+    Parameters:
+        registry: the served backends.
+        limits: what a client may ask for.
+        delivery: where the events go that they cause.
+    """
+
+    def __init__(self, registry: Registry, limits: Limits, delivery: Delivery) -> None:
+        self.registry = registry
+        self.limits = limits
+        self.delivery = delivery
+        self.stepper = delivery.stepper
+        # Those that have waited for something, or wait for it now.
+        self.running: set[Exchange] = set()
+        self._one_ended: asyncio.Future[None] | None = None
+
+    def ended(self, exchange: Exchange) -> None:
+        """A request that had gone on has ended."""
+        self.running.discard(exchange)
+        if self._one_ended is not None and not self._one_ended.done():
+            self._one_ended.set_result(None)
+
+    async def drain(self, seconds: float) -> None:
+        """Let what runs finish, for a time; what does not is answered `Unavailable`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self.running and (left := deadline - loop.time()) > 0:
+            self._one_ended = loop.create_future()
+            await asyncio.wait([self._one_ended], timeout=left)
+        for exchange in list(self.running):
+            exchange.give_up(Unavailable("the server is stopping", retry_after=1.0))
 
 
 class Exchange(msgspec.Struct, eq=False):
     """One request on its way and its ack.
 
     Parameters:
-        gateway: the gateway.
+        exchanges: what all requests share.
         socket: who asked.
         ack_id: what the engine needs to answer, None when no answer is wanted.
         req: the request.
@@ -43,7 +77,7 @@ class Exchange(msgspec.Struct, eq=False):
         res: what a sync has come to so far, once it has begun.
     """
 
-    gateway: Gateway
+    exchanges: Exchanges
     socket: ClientSocket
     ack_id: Any
     req: Request
@@ -88,7 +122,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.timer.cancel()
             self.refuse(Timeout())
             return False
-        stepper = self.gateway.stepper
+        stepper = self.exchanges.stepper
         is_bare = self.socket.runtime.stacks[self.req.method].is_bare
         task = stepper.start_bare(self.work()) if is_bare else stepper.start(self.work(), self.context)
         if task is None:
@@ -98,7 +132,7 @@ class Exchange(msgspec.Struct, eq=False):
         self.task = task
         if self.timer is None:
             self.expire_later()
-        self.gateway.exchanges.add(self)
+        self.exchanges.running.add(self)
         return True
 
     def queue(self) -> None:
@@ -109,7 +143,7 @@ class Exchange(msgspec.Struct, eq=False):
     def expire_later(self) -> None:
         """Set the deadline: it counts from when the request arrived."""
         loop = asyncio.get_running_loop()
-        self.timer = loop.call_later(self.gateway.limits.deadline, self._expire)
+        self.timer = loop.call_later(self.exchanges.limits.deadline, self._expire)
 
     def _expire(self) -> None:
         # The error is made now: hardly any request needs it, and it costs more than the timer.
@@ -127,7 +161,7 @@ class Exchange(msgspec.Struct, eq=False):
             return
         self.replied = True
         if self.ack_id is not None:
-            self.socket.link.ack(self.socket, self.ack_id, arguments)
+            self.socket.peer.ack(self.socket, self.ack_id, arguments)
 
     def refuse(self, err: SyncError) -> None:
         """Answer with an error, which holds no frames afterwards."""
@@ -145,7 +179,7 @@ class Exchange(msgspec.Struct, eq=False):
     def fail(self, err: BaseException) -> None:
         """Answer with an error that nothing above has handled."""
         if isinstance(err, Exception):
-            self.refuse(self.gateway.registry.internal_error(err, self.req))
+            self.refuse(self.exchanges.registry.internal_error(err, self.req))
         else:
             self.refuse(Unavailable("the request was cancelled"))
 
@@ -155,7 +189,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.task = None
             assert self.timer is not None
             self.timer.cancel()
-            self.gateway.ended(self)
+            self.exchanges.ended(self)
             self.socket.connection.finished(self)
 
 
@@ -171,7 +205,7 @@ class SyncExchange(Exchange):
         req = self.req
         try:
             res = self.res = Run()
-            await self.gateway.registry.dispatch(self.socket.runtime, req, res)
+            await self.exchanges.registry.dispatch(self.socket.runtime, req, res)
             if res.failure is not None:
                 assert isinstance(res.failure, SyncError)
                 self.refuse(res.failure)
@@ -179,16 +213,16 @@ class SyncExchange(Exchange):
                 body = res.body or protocol.encode(res.result)
                 if res.commit is not None:
                     self._answer_write(body, res.commit)
-                elif len(body) > self.gateway.limits.reply:
+                elif len(body) > self.exchanges.limits.reply:
                     self.refuse(BadRequest(f"the answer has {len(body)} bytes; ask for less, such as with a limit"))
                 elif req.op is None and not self.socket.channels.get(req.channel):
                     res.result = None  # it may be large, and so are the copies of the answer on its way
                     self.reply(protocol.reply(body))
                 else:
                     attribute, found = self.socket.id_attribute, res.found or NOTHING
-                    told = protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page)
+                    reply = protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page)
                     res.result = None
-                    self.reply(told)
+                    self.reply(reply)
         except BaseException as err:
             if isinstance(err, EncodingError):
                 self.socket.runtime.stacks[req.method].explain(err, req, res.result)
@@ -205,9 +239,9 @@ class SyncExchange(Exchange):
 
     def _reply_in_order(self, body: bytes, commit: Commit) -> None:
         """Reply to a write, at the place of its event if that has not been sent yet."""
-        socket, delivery, event = self.socket, self.gateway.delivery, commit.event
+        socket, delivery, event = self.socket, self.exchanges.delivery, commit.event
         followed = None
-        if not commit.duplicate and not self.replied and self.ack_id is not None and socket.link.in_order:
+        if not commit.duplicate and not self.replied and self.ack_id is not None and socket.peer.in_order:
             followed = delivery.take(event)
         view = socket.views.get(event.stream)
         place = event if view is None else view.place(event)

@@ -6,14 +6,13 @@ import asyncio
 from typing import Any
 
 from bbio import protocol
-from bbio.errors import BadRequest, Forbidden, SyncError, Unavailable
+from bbio.errors import BadRequest, Forbidden, SyncError
 from bbio.requests import Request
 from bbio.runtime import Registry, Runtime
 from bbio.server.budget import Flooded
-from bbio.server.connection import ClientSocket, Connection
-from bbio.server.delivery import Delivery, Lane, Link
-from bbio.server.eager import Stepper
-from bbio.server.exchange import Exchange, SyncExchange
+from bbio.server.connection import ClientSocket, Connection, Peer
+from bbio.server.delivery import Delivery, Transport
+from bbio.server.exchange import Exchange, Exchanges, SyncExchange
 from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
 from bbio.server.memory import Addresses
@@ -32,26 +31,23 @@ class Gateway:
         registry: the served backends.
         limits: what a client may ask for.
         addresses: where clients come from.
-        lane: the engine's way to send.
+        transport: the engine's way to send.
         public: what clients are told in the reply to a `listen`, `event` among it.
     """
 
     def __init__(
-        self, registry: Registry, limits: Limits, addresses: Addresses, lane: Lane, public: dict[str, Any]
+        self, registry: Registry, limits: Limits, addresses: Addresses, transport: Transport, public: dict[str, Any]
     ) -> None:
         self.registry = registry
         self.limits = limits
         self.addresses = addresses
-        self.stepper = Stepper()
-        self.delivery = Delivery(lane, self.stepper)
+        self.delivery = Delivery(transport)
+        self.exchanges = Exchanges(registry, limits, self.delivery)
         self.subscribers: dict[str, Subscribers] = {}
-        self.public_options = public
-        self.listened = protocol.encode([self.public_options])
-        self.exchanges: set[Exchange] = set()
         # What the histories and operations of all backends take in memory.
         self.kept = Kept(limits.memory / 4)
         self._expiry: asyncio.TimerHandle | None = None
-        self._one_ended: asyncio.Future[None] | None = None
+        self._public = public
 
     def add(self, runtime: Runtime, store: Store | None = None) -> None:
         """Open a backend for clients, or open it anew, when it loses what it has in memory.
@@ -62,14 +58,14 @@ class Gateway:
         """
         if runtime.name in self.subscribers:
             runtime.log.share_memory(Kept())
-        subscribers = self.subscribers[runtime.name] = Subscribers(self, runtime)
+        subscribers = self.subscribers[runtime.name] = Subscribers(self.exchanges, runtime, self.subscribers)
         runtime.open(subscribers, store)
         # What it keeps in memory shares what all may.
         runtime.log.share_memory(self.kept)
 
     def open(self) -> None:
         """The application starts, or starts again."""
-        self.stepper.open()
+        self.delivery.stepper.open()
         for subscribers in self.subscribers.values():
             subscribers.open()
         self._expire()
@@ -90,9 +86,11 @@ class Gateway:
     @property
     def busy(self) -> bool:
         """Whether a request, an event or a log is being worked on."""
-        return bool(self.exchanges) or self.delivery.busy or any(each.busy for each in self.subscribers.values())
+        return (
+            bool(self.exchanges.running) or self.delivery.busy or any(each.busy for each in self.subscribers.values())
+        )
 
-    def joined(self, sid: str, runtime: Runtime, connection: Connection, link: Link, auth: Any = None) -> ClientSocket:
+    def joined(self, sid: str, runtime: Runtime, connection: Connection, peer: Peer, auth: Any = None) -> ClientSocket:
         """A client has joined a backend's namespace.
 
         Parameters:
@@ -102,7 +100,7 @@ class Gateway:
             BadRequest: that cannot be accepted, so it has not joined.
         """
         credentials = protocol.check_auth(auth, self.limits.auth, self.limits.depth)
-        socket = ClientSocket(sid, runtime, connection, link, credentials)
+        socket = ClientSocket(sid, runtime, connection, peer, credentials)
         connection.sockets[runtime.namespace] = socket
         connection.closed = False  # it is not, when its only namespace was left and joined again
         return socket
@@ -134,7 +132,7 @@ class Gateway:
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Flooded as err:
-            socket.link.drop(str(err))
+            socket.peer.drop(str(err))
         except Exception as err:
             self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} {event}", socket.remote))
 
@@ -146,7 +144,7 @@ class Gateway:
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Flooded as err:
-            socket.link.drop(str(err))
+            socket.peer.drop(str(err))
         except Exception as err:
             self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} sync", socket.remote))
 
@@ -168,7 +166,7 @@ class Gateway:
             req.payload = text
         req.rev = fields.rev
         req.room = socket.connection.room
-        self._begin(SyncExchange(self, socket, ack_id, req, model.get(socket.id_attribute), text=text))
+        self._begin(SyncExchange(self.exchanges, socket, ack_id, req, model.get(socket.id_attribute), text=text))
 
     def _begin(self, exchange: Exchange) -> None:
         connection = exchange.socket.connection
@@ -187,27 +185,21 @@ class Gateway:
         if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:
             raise BadRequest(f"a socket may listen to {self.limits.channels} channels")
         req = Request("read", None, {}, socket.backend, fields.channel, socket, event="listen")
-        return ListenExchange(self, socket, ack_id, req, fields=fields)
+        subscribers = self.subscribers[socket.runtime.name]
+        return ListenExchange(
+            self.exchanges, socket, ack_id, req, fields=fields, subscribers=subscribers, public=self._public
+        )
 
     def _unlisten(self, socket: ClientSocket, ack_id: Any, channels: list[str | None]) -> None:
         if channels:
             req = Request("read", None, {}, socket.backend, None, socket, event="listen")
-            self._begin(UnlistenExchange(self, socket, ack_id, req, channels=channels))
+            subscribers = self.subscribers[socket.runtime.name]
+            self._begin(
+                UnlistenExchange(self.exchanges, socket, ack_id, req, channels=channels, subscribers=subscribers)
+            )
         elif ack_id is not None:
             # Whoever asks wants to know whether the server is there, whatever it is busy with.
-            socket.link.ack(socket, ack_id, protocol.UNLISTENED)
-
-    def unlisten(self, socket: ClientSocket, channels: list[str | None]) -> None:
-        """A client wants to be told of these channels no more."""
-        left = [channel for channel in channels if channel in socket.channels]
-        streams = [channel_stream(channel) for channel in left]
-        for channel in left:
-            socket.channels.pop(channel, None)
-        if not socket.channels:
-            streams.append(BACKEND_WIDE)
-        if socket.last_channel not in socket.channels:
-            socket.last_channel = None
-        self.subscribers[socket.runtime.name].unfollow(socket, streams)
+            socket.peer.ack(socket, ack_id, protocol.UNLISTENED)
 
     def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error to a request that cannot be read; it counts like any other."""
@@ -216,7 +208,7 @@ class Gateway:
         except SyncError as busy:
             err = busy
         except Flooded as flooded:
-            socket.link.drop(str(flooded))
+            socket.peer.drop(str(flooded))
             return
         self.reject(socket, ack_id, err)
 
@@ -226,20 +218,4 @@ class Gateway:
 
     def _answer(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         if ack_id is not None:
-            socket.link.ack(socket, ack_id, arguments)
-
-    async def drain(self, seconds: float) -> None:
-        """Let what runs finish, for a time; what does not is answered `Unavailable`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while self.exchanges and (left := deadline - loop.time()) > 0:
-            self._one_ended = loop.create_future()
-            await asyncio.wait([self._one_ended], timeout=left)
-        for exchange in list(self.exchanges):
-            exchange.give_up(Unavailable("the server is stopping", retry_after=1.0))
-
-    def ended(self, exchange: Exchange) -> None:
-        """A request that had gone on has ended."""
-        self.exchanges.discard(exchange)
-        if self._one_ended is not None and not self._one_ended.done():
-            self._one_ended.set_result(None)
+            socket.peer.ack(socket, ack_id, arguments)

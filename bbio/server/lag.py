@@ -11,17 +11,17 @@ from bbio.server.limits import Limits
 from bbio.server.memory import Address
 
 # Bytes that wait for a client before it is looked after.
-LAGGING = 65_536
+LAGGING_BYTES = 65_536
 # Seconds between two looks at how much it has taken.
 LOOK_SECONDS = 0.25
 # Seconds that it may take nothing of more events than its buffer should hold.
 OVERFLOW_SECONDS = 0.5
 # Bytes of each buffer that the system has for a connection; Linux makes twice as many.
-SYSTEM_BUFFER = 65_536
+SYSTEM_BUFFER_BYTES = 65_536
 SLOW = "slow consumer"
 
 
-class Session(Protocol):
+class Consumer(Protocol):
     """A session as this module sees it."""
 
     lag: Lag | None
@@ -60,7 +60,7 @@ class Lag:
 
     __slots__ = ("_limits", "_moved", "_session", "_timer", "_transport", "_unmoved", "answers")
 
-    def __init__(self, session: Session, transport: Outgoing, limits: Limits, answers: int = 0) -> None:
+    def __init__(self, session: Consumer, transport: Outgoing, limits: Limits, answers: int = 0) -> None:
         self.answers = answers
         self._session = session
         self._transport = transport
@@ -83,11 +83,11 @@ class Lag:
     def _look(self) -> None:
         waiting = self._transport.get_write_buffer_size()
         # The answer to a poll may not be written yet.
-        if waiting < LAGGING // 2 and not self._session.polling:
+        if waiting < LAGGING_BYTES // 2 and not self._session.polling:
             self.end()
             return
         loop = asyncio.get_running_loop()
-        if waiting < self._unmoved or waiting < LAGGING // 2:
+        if waiting < self._unmoved or waiting < LAGGING_BYTES // 2:
             self._moved = loop.time()
         elif loop.time() - self._moved >= self._patience(waiting):
             self._session.drop(SLOW)
@@ -107,7 +107,7 @@ class Lag:
         self._session.count_unread(0)
 
 
-def relieve(sessions: Iterable[Session], address: Address) -> None:
+def relieve(sessions: Iterable[Consumer], address: Address) -> None:
     """Drop who has the most unread, where an address holds too much, or all do.
 
     Parameters:
@@ -123,4 +123,4 @@ def bound_buffers(transport: asyncio.BaseTransport) -> None:
     """Keep the system from holding megabytes for a connection that is not read, or that the server does not read."""
     connection: Any = transport.get_extra_info("socket")
     for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        connection.setsockopt(socket.SOL_SOCKET, buffer, SYSTEM_BUFFER)
+        connection.setsockopt(socket.SOL_SOCKET, buffer, SYSTEM_BUFFER_BYTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bbio import protocol
 from bbio.errors import StackError, SyncError, Unavailable
 from bbio.requests import Request, owned
@@ -9,7 +11,7 @@ from bbio.server.connection import Key
 from bbio.server.exchange import Exchange
 from bbio.server.stream import Followed
 from bbio.server.subscribers import Subscribers
-from bbio.streams import BACKEND_WIDE, Event, Position, public_part
+from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream, public_part
 from bbio.view import View, public_event
 
 # The place that a client claims, None when it claims none, and the events after it; None when they cannot be told.
@@ -17,9 +19,18 @@ Missed = tuple[Position | None, list[Event] | None]
 
 
 class ListenExchange(Exchange, kw_only=True):
-    """Admission, then the subscribers of the channel's streams."""
+    """Admission, then the subscribers of the channel's streams.
+
+    Parameters:
+        fields: what the client has said.
+        subscribers: those of the backend.
+        public: what clients are told in the reply.
+        view: what the client sees, once it is admitted.
+    """
 
     fields: protocol.Listen
+    subscribers: Subscribers
+    public: dict[str, Any]
     view: View | None = None
 
     @property
@@ -28,7 +39,7 @@ class ListenExchange(Exchange, kw_only=True):
 
     async def work(self) -> None:
         try:
-            subscribers = self.gateway.subscribers[self.socket.runtime.name]
+            subscribers = self.subscribers
             rechecks = subscribers.rechecks
             if await self._is_admitted():
                 await self._join(subscribers, rechecks)
@@ -37,7 +48,7 @@ class ListenExchange(Exchange, kw_only=True):
         self.finish()
 
     async def _is_admitted(self) -> bool:
-        failure, self.view = await self.gateway.registry.admit(self.socket.runtime, self.req)
+        failure, self.view = await self.exchanges.registry.admit(self.socket.runtime, self.req)
         if failure is not None:
             self.refuse(failure)
         return failure is None
@@ -49,7 +60,7 @@ class ListenExchange(Exchange, kw_only=True):
             refusals = socket.refusals
             refusals.pop(channel, None)
             refusals[channel] = arguments
-            if len(refusals) > self.gateway.limits.channels:
+            if len(refusals) > self.exchanges.limits.channels:
                 del refusals[next(iter(refusals))]
             socket.last_channel = channel
         self.reply(arguments)
@@ -79,7 +90,7 @@ class ListenExchange(Exchange, kw_only=True):
     def _unreadable(self, err: Exception) -> SyncError:
         if isinstance(err, SyncError):
             return err
-        self.gateway.registry.internal_error(err, self.req)
+        self.exchanges.registry.internal_error(err, self.req)
         return Unavailable("what was missed cannot be read at the moment", retry_after=1.0)
 
     async def _missed(self, subscribers: Subscribers, followed: Followed) -> Missed:
@@ -94,7 +105,7 @@ class ListenExchange(Exchange, kw_only=True):
         socket, channel, version = self.socket, self.fields.channel, self.fields.version
         if socket.left or self.replied:
             return
-        self.gateway.delivery.flush()
+        self.exchanges.delivery.flush()
         if streams[0].has_views:
             socket.see(streams[0].name, self.view)
         for followed in streams:
@@ -106,17 +117,17 @@ class ListenExchange(Exchange, kw_only=True):
         if channel:
             socket.refusals.pop(channel, None)
         if not version:
-            self.reply(self.gateway.listened)
+            self.reply(protocol.encode([self.public]))
             return
         answer = {}
         for followed, claimed in zip(streams, missed, strict=True):
-            position, events = followed.merge(*claimed, self.gateway.limits.replay)
+            position, events = followed.merge(*claimed, self.exchanges.limits.replay)
             if followed.has_views:
                 position, events = self._as_seen(followed, position, events)
             elif events is not None:
                 events = [public_event(event, followed.id_attribute) for event in events]
             answer[followed.name] = protocol.stream_reply(position, events)
-        reply = {**self.gateway.public_options, "v": protocol.VERSION, "streams": answer}
+        reply = {**self.public, "v": protocol.VERSION, "streams": answer}
         if self.fields.client is not None:
             socket.client = None
             reply["client"] = public_part(self.fields.client)
@@ -151,15 +162,33 @@ class ListenExchange(Exchange, kw_only=True):
 
 
 class UnlistenExchange(Exchange, kw_only=True):
-    """The end of listening to some channels, after every `listen` before it."""
+    """The end of listening to some channels, after every `listen` before it.
+
+    Parameters:
+        channels: the channels.
+        subscribers: those of the backend.
+    """
 
     channels: list[str | None]
+    subscribers: Subscribers
 
     @property
     def key(self) -> Key:
         return ("listen", self.socket.sid)
 
     async def work(self) -> None:
-        self.gateway.unlisten(self.socket, self.channels)
+        self._leave()
         self.reply(protocol.UNLISTENED)
         self.finish()
+
+    def _leave(self) -> None:
+        socket = self.socket
+        left = [channel for channel in self.channels if channel in socket.channels]
+        streams = [channel_stream(channel) for channel in left]
+        for channel in left:
+            socket.channels.pop(channel, None)
+        if not socket.channels:
+            streams.append(BACKEND_WIDE)
+        if socket.last_channel not in socket.channels:
+            socket.last_channel = None
+        self.subscribers.unfollow(socket, streams)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 from weakref import WeakValueDictionary
 
 from bbio.errors import BadRequest
 from bbio.requests import SHORT_LIST, ListSize, Request
+from bbio.runtime import Runtime
 from bbio.server.limits import Limits
 
-if TYPE_CHECKING:
-    from bbio.server.connection import ClientSocket
-
 # The answer on its way at most: as JSON, as what is written, and copies of it; and while the list itself is there.
-ON_THEIR_WAY = 5
-ENCODED = 2
+ANSWER_COPIES = 5
+ENCODED_COPIES = 2
 # Bits of an IPv6 address that one customer of a provider cannot choose.
 NETWORK_BITS = 64
 
@@ -117,6 +115,12 @@ class Lists:
                 return
 
 
+class Asking(Protocol):
+    """The socket of a request, as its list is looked at."""
+
+    runtime: Runtime
+
+
 class ListRoom:
     """The room that there is for lists which are made for one connection.
 
@@ -135,13 +139,13 @@ class ListRoom:
 
     def most(self, req: Request) -> ListSize:
         """What a list may come to: more than an answer where a layer may leave some out."""
-        reply, memory, socket = self._limits.reply, self._limits.memory, cast("ClientSocket", req.socket)
+        reply, memory, socket = self._limits.reply, self._limits.memory, cast(Asking, req.socket)
         may_shorten = socket.runtime.stacks[req.method].may_shorten
         return ListSize(max(reply, memory / 4) if may_shorten else reply, memory)
 
     def passes_on(self, req: Request) -> bool:
         """Whether what is read for a request goes to the client as it is: no layer looks at it."""
-        return cast("ClientSocket", req.socket).runtime.stacks[req.method].passes_on
+        return cast(Asking, req.socket).runtime.stacks[req.method].passes_on
 
     async def hold(self, req: Request, size: ListSize) -> None:
         """Hold a list for a request, and no other for it; wait while others hold too many.
@@ -159,7 +163,7 @@ class ListRoom:
             )
         held = 0.0
         if size.json > SHORT_LIST:
-            held = max(size.decoded + size.json * ENCODED, size.json * ON_THEIR_WAY)
+            held = max(size.decoded + size.json * ENCODED_COPIES, size.json * ANSWER_COPIES)
         if held > req.held:
             self.leave(req)
             async with self._asking:
@@ -208,7 +212,7 @@ class Addresses:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._known: WeakValueDictionary[str, Address] = WeakValueDictionary()
+        self._addresses: WeakValueDictionary[str, Address] = WeakValueDictionary()
         self._connections = 0
         # What all clients hold that waits: requests, and what they have not read.
         self.waiting = ByteBudget(limits.memory / 2)
@@ -217,9 +221,9 @@ class Addresses:
     def of(self, remote: str) -> Address:
         """An address; all that one customer of a provider has, which of IPv6 is a whole network."""
         name = _network(remote) if ":" in remote else remote
-        address = self._known.get(name)
+        address = self._addresses.get(name)
         if address is None:
-            address = self._known[name] = Address(name, self._limits.memory / 4, self.waiting, self.lists)
+            address = self._addresses[name] = Address(name, self._limits.memory / 4, self.waiting, self.lists)
         return address
 
     def refusal(self, address: Address) -> str | None:

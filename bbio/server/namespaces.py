@@ -11,7 +11,7 @@ from bbio.errors import BadRequest
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
-from bbio.server.http.admission import Admission
+from bbio.server.http.admission import REMOTE, Admission
 from bbio.server.shared import Handler
 from bbio.server.stock.server import PlainServer
 
@@ -31,24 +31,23 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
         if connection is None:
             request = environ["aiohttp.request"]
             clock = asyncio.get_running_loop().time
-            remote = admission.remote(request)
-            address = gateway.addresses.of(remote)
-            connection = Connection(admission.headers(request), remote, gateway.limits, clock, address)
+            address, limits = gateway.addresses.of(request[REMOTE]), gateway.limits
+            connection = Connection(admission.headers(request), request[REMOTE], limits, clock, address)
             environ[CONNECTION] = connection
         try:
             if isinstance(auth, BadRequest):  # what the plain engine could not read
                 raise auth
-            socket = gateway.joined(sid, runtime, connection, sio.link_of(sid, namespace), auth)
+            socket = gateway.joined(sid, runtime, connection, sio.peer_of(sid, namespace), auth)
         except BadRequest as err:
             raise Refused(err.message, err.to_json()) from None
         sockets[sid] = socket
-        socket.link.joined(socket)
+        socket.peer.joined(socket)
 
     async def disconnect(sid: str, reason: str) -> None:
         socket = sockets.pop(sid, None)
         if socket is not None:
             gateway.left(socket)
-            socket.link.left(socket)
+            socket.peer.left(socket)
 
     handlers: dict[str, Handler] = {"connect": connect, "disconnect": disconnect}
     if isinstance(sio, PlainServer):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,11 @@ import socketio
 from bbio import protocol
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
+from bbio.runtime import Registry
 from bbio.server.gateway import Gateway
 from bbio.server.http.admission import REMOTE
+from bbio.server.limits import Limits
+from bbio.server.memory import Addresses
 
 logger = logging.getLogger("bbio")
 
@@ -35,13 +39,26 @@ class SharedServer(socketio.AsyncServer):
     Handlers of `connect` and `disconnect` get what python-socketio gives them. One that refuses a client, by `False` or
     `ConnectionRefusedError`, keeps it out of the backend too. One that fails, or takes longer than `Limits.deadline`,
     is logged: a failed `connect` refuses the client, a failed `disconnect` changes nothing.
+
+    Parameters:
+        registry: the served backends.
+        limits: what a client may ask for.
+        addresses: where clients come from.
+        public: what clients are told in the reply to a `listen`, `event` among it.
+        options: passed on to `socketio.AsyncServer`.
     """
 
-    gateway: Gateway
-    # How long a handler of connect or disconnect may take.
-    handler_seconds: float
-
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        limits: Limits,
+        addresses: Addresses,
+        public: dict[str, Any],
+        **options: Any,
+    ) -> None:
+        self.gateway = Gateway(registry, limits, addresses, self, public)
+        # How long a handler of connect or disconnect may take.
+        self.handler_seconds = limits.deadline
         # By namespace: bbio's handlers. By namespace and event: the application's functions.
         self._backends: dict[str, dict[str, Handler]] = {}
         self._functions: dict[tuple[str, str], Handler] = {}
@@ -49,6 +66,10 @@ class SharedServer(socketio.AsyncServer):
         # What clients do, apart from errors.
         self.quiet = RateLimitedLog(logger)
         super().__init__(**options)
+
+    @abstractmethod
+    def deliver(self, peers: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
+        """Send a Socket.IO event, given as JSON, to all peers but one."""
 
     def keep(self, namespace: str, **handlers: Handler) -> None:
         """Register bbio's handlers of a backend's namespace; those of the application stay beside them.

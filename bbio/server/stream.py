@@ -12,17 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from bbio.requests import Socket
-from bbio.server.delivery import Link
+from bbio.server.connection import ClientSocket, Peer
 from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
 
-if TYPE_CHECKING:
-    from bbio.server.connection import ClientSocket
-
 # Events that a ring holds, however long a history the store keeps.
-RECENT = 1_000
+RECENT_EVENTS = 1_000
 
 
 class Rings:
@@ -46,7 +42,7 @@ class Rings:
     ) -> None:
         self.most = most
         self.clock = clock
-        self.events = min(history.events, RECENT)
+        self.events = min(history.events, RECENT_EVENTS)
         self.size = min(history.size, replay)
         self.age = history.age
         self.bytes = 0
@@ -98,8 +94,8 @@ class Followed:
         self.offset = 0
         self.stamp = 0
         # Those told two arguments, and those told positions too.
-        self.legacy: dict[ClientSocket, Link] = {}
-        self.version_1: dict[ClientSocket, Link] = {}
+        self.legacy: dict[ClientSocket, Peer] = {}
+        self.version_1: dict[ClientSocket, Peer] = {}
         # The ring: the latest events up to the place, the bytes of their models, and the stamp of the one before them.
         self.recent: deque[Event] = deque()
         self.size = 0
@@ -145,7 +141,7 @@ class Followed:
 
     def _shrink(self) -> None:
         # Who is joining needs what was told meanwhile, whatever the limits.
-        recent, rings, most = self.recent, self.rings, RECENT if self.joining else self.rings.events
+        recent, rings, most = self.recent, self.rings, RECENT_EVENTS if self.joining else self.rings.events
         while len(recent) > most or (self.size > rings.size and not self.joining):
             self._drop_oldest()
 
@@ -195,12 +191,12 @@ class Followed:
             return True, None
         if claimed.stamp and not stamp:
             return False, None
-        events = self.told_after(claimed.offset)
+        events = self.events_after(claimed.offset)
         if events is None or (events and 0 < events[0].when < self.rings.clock() - self.rings.age):
             return False, None
         return True, events
 
-    def told_after(self, offset: int) -> list[Event] | None:
+    def events_after(self, offset: int) -> list[Event] | None:
         """The events told after an offset; None when they are not all at hand."""
         missed = self.offset - offset
         if not 0 <= missed <= len(self.recent):
@@ -239,7 +235,7 @@ class Followed:
         if claimed is None or events is None or claimed.epoch != self.epoch or not self.fits(claimed, events):
             return self.position, None
         read = claimed.offset + len(events)
-        later = self.told_after(read) if read < self.offset else []
+        later = self.events_after(read) if read < self.offset else []
         if later is None:
             return self.position, None
         missed = events + later

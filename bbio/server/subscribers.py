@@ -12,21 +12,19 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bbio import protocol
 from bbio.declared import Publisher
 from bbio.errors import Busy
 from bbio.requests import WRITES, Request, Socket
 from bbio.runtime import Runtime
+from bbio.server.connection import ClientSocket
+from bbio.server.exchange import Exchanges
 from bbio.server.stream import Followed, Rings
 from bbio.stack.once import refused
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
 from bbio.view import View
-
-if TYPE_CHECKING:
-    from bbio.server.connection import ClientSocket
-    from bbio.server.gateway import Gateway
 
 logger = logging.getLogger("bbio")
 
@@ -45,17 +43,19 @@ class Subscribers(Publisher):
     """The subscribers of one backend's streams; what its store publishes to, and what other processes are heard by.
 
     Parameters:
-        gateway: the gateway.
+        exchanges: the requests that are being worked on.
         runtime: the backend.
+        all_backends: the subscribers of each backend, which share the memory that there is for rings.
     """
 
     __slots__ = (
+        "_all_backends",
         "_checking",
         "_closed",
         "_context",
         "_delivery",
+        "_exchanges",
         "_failing",
-        "_gateway",
         "_has_views",
         "_namespace",
         "_recheck_timer",
@@ -68,12 +68,13 @@ class Subscribers(Publisher):
         "rechecks",
     )
 
-    def __init__(self, gateway: Gateway, runtime: Runtime) -> None:
-        self._gateway = gateway
+    def __init__(self, exchanges: Exchanges, runtime: Runtime, all_backends: Mapping[str, Subscribers]) -> None:
+        self._exchanges = exchanges
+        self._all_backends = all_backends
         self._runtime = runtime
         self._namespace = runtime.namespace
         self._has_views = View.differs(runtime.schema)
-        self._delivery = gateway.delivery
+        self._delivery = exchanges.delivery
         self._rings: Rings | None = None
         self._streams: dict[str, Followed] = {}
         self._unchecked: set[str] = set()
@@ -264,11 +265,11 @@ class Subscribers(Publisher):
         until = loop.time() + OWN_WRITES
         running = [
             exchange
-            for exchange in self._gateway.exchanges
+            for exchange in self._exchanges.running
             if exchange.socket in followed.legacy and exchange.req.method in WRITES
         ]
         while loop.time() < until and any(  # noqa: ASYNC110 - a commit wakes nobody but its writer
-            not exchange.has_committed and exchange in self._gateway.exchanges for exchange in running
+            not exchange.has_committed and exchange in self._exchanges.running for exchange in running
         ):
             await asyncio.sleep(RETRY)
 
@@ -351,8 +352,8 @@ class Subscribers(Publisher):
         followed = self._streams.get(name)
         if followed is None:
             if self._rings is None:
-                log, limits = self._runtime.log, self._gateway.limits
-                most = limits.memory / 8 / len(self._gateway.subscribers)
+                log, limits = self._runtime.log, self._exchanges.limits
+                most = limits.memory / 8 / len(self._all_backends)
                 self._rings = Rings(log.history, limits.replay, most, log.event_clock)
             followed = self._streams[name] = Followed(
                 name, self._rings, self._namespace, self._has_views, self._runtime.id_attribute
@@ -378,7 +379,7 @@ class Subscribers(Publisher):
         told, not_told = followed.legacy, followed.version_1
         if version:
             told, not_told = not_told, told
-        told[socket] = socket.link
+        told[socket] = socket.peer
         not_told.pop(socket, None)
 
     def unfollow(self, socket: ClientSocket, names: Iterable[str]) -> None:
@@ -473,16 +474,16 @@ class Subscribers(Publisher):
         channel = followed.name[2:] or None
         req = Request("read", None, {}, self._runtime.backend, channel, socket, event="listen")
         try:
-            async with asyncio.timeout(self._gateway.limits.deadline):
+            async with asyncio.timeout(self._exchanges.limits.deadline):
                 # In a context of its own: the listeners that are asked by one task must not see each other's.
-                admission = self._gateway.registry.admit(self._runtime, req)
+                admission = self._exchanges.registry.admit(self._runtime, req)
                 failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False
         if failure is None and self._has_views and channel in socket.channels:
             changed = socket.see(followed.name, view)
             if changed and socket in followed.version_1:
-                self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))
+                self._delivery.send([socket.peer], self._namespace, protocol.resync(followed.name))
         return failure is not None and refused(failure) and not isinstance(failure, Busy)
 
     def _drop(self, socket: ClientSocket, followed: Followed) -> None:
@@ -495,4 +496,4 @@ class Subscribers(Publisher):
             self.follow(socket, self.stream(BACKEND_WIDE), 0)
         if version:
             # Listening again, which is what it then does, tells it why.
-            self._delivery.send([socket.link], self._namespace, protocol.resync(followed.name))
+            self._delivery.send([socket.peer], self._namespace, protocol.resync(followed.name))

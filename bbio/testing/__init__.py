@@ -1,7 +1,7 @@
 """Tests of applications: clients in the same process, and faults that a network and a server may have.
 
-Only the wire is replaced. Requests pass the real limits, stacks, stores, streams and delivery; the clients are those of
-`bbio.client`.
+Only the network is replaced. Requests pass the real limits, stacks, stores, streams and delivery; the clients are
+those of `bbio.client`.
 
 Example:
     >>> import asyncio
@@ -19,8 +19,19 @@ Example:
     ['milk']
 """
 
-from bbio.testing.cable import Cable
+from typing import Any
+from warnings import warn
+
 from bbio.testing.clock import Clock
 from bbio.testing.harness import Harness
+from bbio.testing.network import FakeConnection
 
-__all__ = ["Cable", "Clock", "Harness"]
+__all__ = ["Clock", "FakeConnection", "Harness"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what an older name stands for."""
+    if name == "Cable":
+        warn("bbio.testing.Cable is FakeConnection now", DeprecationWarning, stacklevel=2)
+        return FakeConnection
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

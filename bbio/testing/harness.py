@@ -21,8 +21,8 @@ from bbio.server.gateway import Gateway
 from bbio.server.limits import Limits
 from bbio.stack.stack import Run
 from bbio.store import Scratch, Store
-from bbio.testing.cable import Cable, CableLane
 from bbio.testing.clock import Clock
+from bbio.testing.network import FakeConnection, FakeNetwork
 
 if TYPE_CHECKING:
     from bbio.app import App
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 # How often the event loop goes round before time passes: what waits for a packet gets to answer it.
 ROUNDS = 10
 # Real seconds between looks at an application that is busy.
-LOOK = 0.005
+LOOK_SECONDS = 0.005
 
-Client = Handle | Cable
+Client = Handle | FakeConnection
 Stores = Literal["fresh", "real"] | Mapping[str, Store]
 
 
@@ -43,7 +43,7 @@ class Fault:
     kind: str
     copies: int
     left: int | None
-    cables: frozenset[Cable] | None
+    connections: frozenset[FakeConnection] | None
 
 
 class Introduced(Registry):
@@ -80,7 +80,7 @@ def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
 
 def _introduce(req: Request) -> None:
     assert isinstance(req.socket, ClientSocket)
-    req.user = req.socket.link.user
+    req.user = req.socket.peer.user
 
 
 class Harness:
@@ -117,10 +117,10 @@ class Harness:
         self.clock = Clock(self.wake)
         self.random = random.Random(seed)
         self.running = False
-        self.cables: list[Cable] = []
+        self.connections: list[FakeConnection] = []
         self._sids = itertools.count(1)
         self._faults: list[Fault] = []
-        self._cutting: list[Cable] = []
+        self._cutting: list[FakeConnection] = []
         self._activity = asyncio.Event()
         self._quiet = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
@@ -128,12 +128,12 @@ class Harness:
     async def __aenter__(self) -> Self:
         if self.app.is_open:
             raise ConfigurationError("this application runs already; app.test() runs it by itself")
-        self._registry, self._lane = self.gateway.registry, self.gateway.delivery.lane
+        self._registry, self._transport = self.gateway.exchanges.registry, self.gateway.delivery.transport
         self._room = Scratch()
         try:
             self._moved = await self._move_stores()
-            self.gateway.registry = Introduced(self._registry)
-            self.gateway.delivery.lane = CableLane()
+            self.gateway.exchanges.registry = Introduced(self._registry)
+            self.gateway.delivery.transport = FakeNetwork()
             self.app.reopen(self._moved)
             await self.app.open()
         except BaseException:
@@ -145,8 +145,8 @@ class Harness:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for cable in self.cables:
-            cable.close()
+        for connection in self.connections:
+            connection.close()
         pump = self._pump
         assert pump is not None
         pump.cancel()
@@ -157,8 +157,8 @@ class Harness:
 
     def _ended(self, pump: asyncio.Task[None]) -> None:
         """Without anything that carries packets nobody must wait for one."""
-        for cable in self.cables:
-            cable.close()
+        for connection in self.connections:
+            connection.close()
         self._quiet.set()
 
     async def _leave(self) -> None:
@@ -167,7 +167,7 @@ class Harness:
         try:
             await app.close()
         finally:
-            gateway.registry, gateway.delivery.lane = self._registry, self._lane
+            gateway.exchanges.registry, gateway.delivery.transport = self._registry, self._transport
             app.reopen()
             await self._room.close()
 
@@ -208,7 +208,7 @@ class Harness:
         queue_limit: int = 1_000,
         event_limit: int = 1_000,
         jitter: float = 1.0,
-    ) -> Cable:
+    ) -> FakeConnection:
         """Return a client with a connection of its own; `.backend(name, channel=...)` gives its handles.
 
         Parameters:
@@ -226,9 +226,9 @@ class Harness:
         if cookies is not None:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
         settings = Settings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
-        cable = Cable(self, headers=sent, auth=auth, remote=remote, user=user, settings=settings)
-        self.cables.append(cable)
-        return cable
+        connection = FakeConnection(self, headers=sent, auth=auth, remote=remote, user=user, settings=settings)
+        self.connections.append(connection)
+        return connection
 
     async def client(
         self, *, backend: str | None = None, channel: str | None = None, id_attribute: str = "id", **options: Any
@@ -298,8 +298,8 @@ class Harness:
             seconds: seconds of the simulated time.
             clients: see `drop_acks`.
         """
-        for cable in self._of(clients):
-            cable.latency = seconds
+        for connection in self._of(clients):
+            connection.latency = seconds
 
     def hold(self, *clients: Client) -> None:
         """Hold all packets back, in both directions, until `release` or `heal`. Time stands still meanwhile.
@@ -307,8 +307,8 @@ class Harness:
         Parameters:
             clients: see `drop_acks`.
         """
-        for cable in self._of(clients):
-            cable.held = True
+        for connection in self._of(clients):
+            connection.held = True
 
     def release(self, *clients: Client) -> None:
         """End `hold`.
@@ -316,8 +316,8 @@ class Harness:
         Parameters:
             clients: see `drop_acks`.
         """
-        for cable in self._of(clients):
-            cable.held = False
+        for connection in self._of(clients):
+            connection.held = False
         self.wake()
 
     def cut(self, *clients: Client) -> None:
@@ -326,8 +326,8 @@ class Harness:
         Parameters:
             clients: see `drop_acks`.
         """
-        for cable in self._of(clients):
-            cable.cut()
+        for connection in self._of(clients):
+            connection.cut()
 
     def silence(self, *clients: Client) -> None:
         """Let connections die without a sign: no packet passes any more, and neither side notices at first.
@@ -337,8 +337,8 @@ class Harness:
         Parameters:
             clients: see `drop_acks`.
         """
-        for cable in self._of(clients):
-            cable.silence()
+        for connection in self._of(clients):
+            connection.silence()
 
     def offline(self, *clients: Client) -> None:
         """Cut connections; the clients cannot connect again until `online` or `heal`.
@@ -346,9 +346,9 @@ class Harness:
         Parameters:
             clients: see `drop_acks`.
         """
-        for cable in self._of(clients):
-            cable.online = False
-            cable.cut()
+        for connection in self._of(clients):
+            connection.online = False
+            connection.cut()
 
     def online(self, *clients: Client) -> None:
         """End `offline`: the clients connect again after about a second.
@@ -356,48 +356,48 @@ class Harness:
         Parameters:
             clients: see `drop_acks`.
         """
-        for cable in self._of(clients):
-            if not cable.online:
-                cable.online = True
-                cable.reconnect()
+        for connection in self._of(clients):
+            if not connection.online:
+                connection.online = True
+                connection.reconnect()
 
     def heal(self) -> None:
         """End all faults."""
         self._faults.clear()
-        for cable in self.cables:
-            cable.latency = 0.0
+        for connection in self.connections:
+            connection.latency = 0.0
         self.release()
         self.online()
 
     async def restart(self) -> None:
         """Stop the server and start it again. Data in memory is lost, with its streams; the clients reconnect."""
         self.running = False
-        for cable in self.cables:
-            cable.cut()
+        for connection in self.connections:
+            connection.cut()
         await self._drain()
         await self.app.close()
         self.app.reopen(self._moved)
         await self.app.open()
         self.running = True
-        for cable in self.cables:
-            cable.reconnect()
+        for connection in self.connections:
+            connection.reconnect()
 
     def _fault(self, kind: str, copies: int, count: int | None, clients: tuple[Client, ...]) -> None:
         self._faults.append(Fault(kind, copies, count, frozenset(self._of(clients)) if clients else None))
 
-    def _of(self, clients: tuple[Client, ...]) -> list[Cable]:
+    def _of(self, clients: tuple[Client, ...]) -> list[FakeConnection]:
         if not clients:
-            return [cable for cable in self.cables if not cable.closed]
-        return [client if isinstance(client, Cable) else self._cable_of(client) for client in clients]
+            return [connection for connection in self.connections if not connection.closed]
+        return [client if isinstance(client, FakeConnection) else self._connection_of(client) for client in clients]
 
-    def _cable_of(self, handle: Handle) -> Cable:
-        return next(cable for cable in self.cables if handle in cable.handles)
+    def _connection_of(self, handle: Handle) -> FakeConnection:
+        return next(connection for connection in self.connections if handle in connection.handles)
 
-    def copies(self, cable: Cable, kind: str) -> int:
+    def copies(self, connection: FakeConnection, kind: str) -> int:
         """Return how many copies of a packet arrive."""
         for fault in self._faults:
             if (fault.kind == kind or (not fault.kind and kind != "connect")) and (
-                fault.cables is None or cable in fault.cables
+                fault.connections is None or connection in fault.connections
             ):
                 if fault.left is not None:
                     fault.left -= 1
@@ -433,7 +433,9 @@ class Harness:
 
     def _unsettled(self) -> str:
         what = ["the application is at work"] if self.busy else []
-        what += [f"client {n}: {cable!r}" for n, cable in enumerate(self.cables, 1) if not cable.settled]
+        what += [
+            f"client {n}: {connection!r}" for n, connection in enumerate(self.connections, 1) if not connection.settled
+        ]
         return "; ".join(what)
 
     def _check(self) -> None:
@@ -445,7 +447,7 @@ class Harness:
     @property
     def settled(self) -> bool:
         """Return whether `settle` has nothing to wait for."""
-        return not self.busy and all(cable.settled for cable in self.cables)
+        return not self.busy and all(connection.settled for connection in self.connections)
 
     async def advance(self, seconds: float) -> None:
         """Let the clients' time pass.
@@ -467,9 +469,9 @@ class Harness:
         """Wake the loop: there is something to do."""
         self._activity.set()
 
-    def cut_later(self, cable: Cable) -> None:
+    def cut_later(self, connection: FakeConnection) -> None:
         """Cut a connection, but not in the middle of what the server does just now."""
-        self._cutting.append(cable)
+        self._cutting.append(connection)
         self.wake()
 
     def now(self) -> float:
@@ -485,9 +487,9 @@ class Harness:
         while True:
             self._activity.clear()
             cutting, self._cutting = self._cutting, []
-            for cable in cutting:
-                cable.cut()
-            carried = [cable.carry() for cable in list(self.cables)]
+            for connection in cutting:
+                connection.cut()
+            carried = [connection.carry() for connection in list(self.connections)]
             if any(carried) or cutting:
                 await asyncio.sleep(0)
                 continue
@@ -496,12 +498,12 @@ class Harness:
             if self._activity.is_set():
                 continue
             if self.busy:
-                await self._wait(LOOK)
-            elif any(cable.held for cable in self.cables) or not self._pass_time():
+                await self._wait(LOOK_SECONDS)
+            elif any(connection.held for connection in self.connections) or not self._pass_time():
                 await self._wait(None)
 
     def _pass_time(self) -> bool:
-        arrivals = [cable.next for cable in self.cables]
+        arrivals = [connection.next for connection in self.connections]
         arrival = min((due for due in arrivals if due is not None), default=None)
         due = self.clock.next
         if arrival is not None and (due is None or arrival < due):
@@ -516,11 +518,11 @@ class Harness:
     # The application
 
     async def _drain(self) -> None:
-        await self.gateway.drain(self.limits.drain_time)
+        await self.gateway.exchanges.drain(self.limits.drain_time)
 
-    def join(self, runtime: Runtime, connection: Connection, cable: Cable) -> ClientSocket:
+    def join(self, runtime: Runtime, connection: Connection, peer: FakeConnection) -> ClientSocket:
         """A client joins a backend's namespace."""
-        return self.gateway.joined(f"test-{next(self._sids)}", runtime, connection, cable, cable.auth)
+        return self.gateway.joined(f"test-{next(self._sids)}", runtime, connection, peer, peer.auth)
 
     def leave(self, socket: ClientSocket) -> None:
         """A client leaves a backend's namespace."""

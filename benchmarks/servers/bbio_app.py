@@ -24,7 +24,7 @@ def make_store(options):
     return SQLiteStore(path, history=limits)
 
 
-class Unlimited(websocket.Intake):
+class Unlimited(websocket.BudgetedParser):
     """Handles all that arrives, at once."""
 
     __slots__ = ()
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--no-budget", action="store_true", help="connections may take all the time they like")
     options = parser.parse_args()
     if options.no_budget:
-        websocket.Intake = Unlimited
+        websocket.BudgetedParser = Unlimited
 
     guards = [Session(options.signed_in), UsersOnly()] if options.signed_in else []
 

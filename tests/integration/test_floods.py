@@ -8,7 +8,7 @@ import pytest
 from bbio import Backend, Limits, before
 from bbio.builtin import MemoryStore
 from bbio.server.budget import FLOOD, JOIN_SECONDS, PACKET_SECONDS, Budget
-from bbio.server.payload import PART
+from bbio.server.payload import PART_PACKETS
 from tests.support.floods import FLOODS
 from tests.support.servers import eventually, heard
 from tests.support.websocket import PING, PONG, TEXT, frame
@@ -224,5 +224,5 @@ async def test_nothing_is_read_of_a_post_once_its_session_has_ended(serve, todos
     (socket,) = app.sio.eio.sockets.values()
     await mallory.wire.transport.post("\x1e".join(["3"] * RATE * 100))
     assert socket.has_ended
-    assert socket.rate._counted <= FLOOD * RATE + 2 * PART
+    assert socket.rate._counted <= FLOOD * RATE + 2 * PART_PACKETS
     await mallory.close()

@@ -19,6 +19,7 @@ from bbio import (
     Unavailable,
     before,
     create,
+    testing,
     update,
 )
 from bbio.builtin import MemoryStore, SQLiteStore
@@ -147,12 +148,12 @@ async def test_cuts(app):
     """A cut loses what is on its way; the client comes back by itself and everything is as it should be."""
     async with app.test() as t:
         ann, _, mine, theirs = await pair(t)
-        (cable, _) = t.cables
+        (connection, _) = t.connections
         for n in range(5):
             write = asyncio.create_task(ann.create({"n": n}))
             await asyncio.sleep(0)
             t.cut(ann)
-            assert not cable.connected
+            assert not connection.connected
             await write
             t.cut()
         await t.settle()
@@ -189,11 +190,11 @@ async def test_a_connection_that_dies_silently(app):
     """A write finds it out within fifteen seconds, the heartbeat in 45; nothing is lost. A cut is found out at once."""
     async with app.test() as t:
         ann, bob, mine, theirs = await pair(t)
-        cable = t.cables[1]
+        connection = t.connections[1]
         t.silence()
         milk = await ann.create({"title": "milk"})
         assert t.clock.time() < 15
-        assert repr(cable).startswith("<Cable silent")
+        assert repr(connection).startswith("<FakeConnection silent")
         await t.settle()
         assert t.clock.time() >= 45
         assert mine == theirs == {milk["id"]: milk}
@@ -212,7 +213,7 @@ async def test_a_client_that_is_closed_while_it_is_held(app):
     async with app.test() as t:
         ann, bob = await t.clients(2)
         t.hold(ann)
-        t.cables[0].close()
+        t.connections[0].close()
         await t.advance(60)
         t.cut(bob)
         await t.settle()
@@ -238,7 +239,7 @@ async def test_holding(app):
         ann, _, _, theirs = await pair(t)
         t.hold(ann)
         write = asyncio.create_task(ann.create({"title": "milk"}))
-        with pytest.raises(TimeoutError, match=r"client 1: <Cable held, 1 packets .* unanswered \['create'\]"):
+        with pytest.raises(TimeoutError, match=r"client 1: <FakeConnection held, 1 packets .* unanswered \['create'\]"):
             await t.settle(timeout=0.05)
         assert not write.done()
         t.release(ann)
@@ -335,18 +336,18 @@ async def test_limits_are_the_real_ones(engine, todos):
         with pytest.raises(BadRequest, match="nested too deep"):
             await ann.create({"a": {"b": {"c": {"d": 1}}}})
         with pytest.raises(BadRequest, match="may listen to 1 channels"):
-            await t.cables[0].backend("todos", channel="second").ready()
+            await t.connections[0].backend("todos", channel="second").ready()
         with pytest.raises(TooLarge, match="the server takes 1000"):
             await ann.create({"text": "x" * 1000})
         with pytest.raises(Timeout):
             await t.connect().backend("todos", channel="x" * 1000).ready()
-        assert not t.cables[2].connected
-        t.cables[2].close()
+        assert not t.connections[2].connected
+        t.connections[2].close()
         await t.settle()
         t.hold(bob)
         for n in range(6):
             await ann.create({"n": n, "text": "y" * 500})
-        assert not t.cables[1].connected
+        assert not t.connections[1].connected
         t.release(bob)
         await t.settle()
         assert mine == theirs
@@ -357,11 +358,11 @@ async def test_limits_are_the_real_ones(engine, todos):
 async def test_a_backend_that_is_not_served(app):
     """It is refused, each time it is asked."""
     async with app.test() as t:
-        cable = t.connect()
+        connection = t.connect()
         for _ in range(2):
             with pytest.raises(Unavailable, match="refused the backend 'none'"):
-                await cable.backend("none").read()
-        assert await cable.backend("todos").read() == []
+                await connection.backend("none").read()
+        assert await connection.backend("todos").read() == []
 
 
 async def test_which_backend(engine, todos):
@@ -374,8 +375,8 @@ async def test_which_backend(engine, todos):
         with pytest.raises(ConfigurationError, match="say which backend: backend='todos' or 'notes'"):
             await t.client()
         await t.client(backend="notes")
-        cable = t.connect()
-        notes, todos = cable.backend("notes"), cable.backend("todos")
+        connection = t.connect()
+        notes, todos = connection.backend("notes"), connection.backend("todos")
         await notes.create({"text": "x"})
         assert await todos.read() == []
 
@@ -383,13 +384,13 @@ async def test_which_backend(engine, todos):
 async def test_closing_a_client(app):
     """It is gone; others go on."""
     async with app.test() as t:
-        async with t.connect() as cable:
-            ann = cable.backend("todos")
+        async with t.connect() as connection:
+            ann = connection.backend("todos")
             await ann.create({"title": "milk"})
         with pytest.raises(Unavailable):
             await ann.read()
         with pytest.raises(Unavailable):
-            cable.backend("todos")
+            connection.backend("todos")
         t.cut()
         t.heal()
         assert len(await (await t.client()).read()) == 1
@@ -420,6 +421,25 @@ async def test_an_error_of_the_machinery_is_raised(app):
             with pytest.raises(Unavailable):
                 await ann.read()
             await t.settle()
+
+
+async def test_a_client_that_floods_is_cut(engine):
+    """As the server does it; it connects again like any other."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+    app = App(engine=engine, limits=Limits(requests_per_second=1)).serve(Todos)
+    async with app.test() as t:
+        ann = t.connect()
+        ann.backend("todos")
+        await t.settle()
+        first = ann._sockets["todos"]
+        for _ in range(4):
+            t.gateway.refuse(first, None, BadRequest("no JSON"))
+        await t.settle()
+        assert ann.connected
+        assert ann._sockets["todos"] is not first
 
 
 async def test_conflicts_and_refusals(engine):
@@ -455,3 +475,11 @@ async def test_conflicts_and_refusals(engine):
         for attempt in (anext(events), theirs.changed(), theirs.until(lambda mirror: False), bob.ready()):
             with pytest.raises(Forbidden, match="go away"):
                 await attempt
+
+
+def test_the_older_name_of_a_connection():
+    """It works, with a warning; a name that there never was is none."""
+    with pytest.warns(DeprecationWarning, match=r"bbio\.testing\.Cable is FakeConnection now"):
+        assert testing.Cable is testing.FakeConnection
+    with pytest.raises(AttributeError, match="no attribute 'Cables'"):
+        testing.Cables  # noqa: B018

@@ -149,8 +149,8 @@ class Schedule:
             self.harness._cable_of(self.handles[client]).close()
             await asyncio.gather(self.opened[client], return_exceptions=True)
         self.users += 1
-        cable = self.harness.connect(user=f"user {self.users}", deadline=10_000)
-        handle = self.handles[client] = cable.backend("todos", channel="x")
+        connection = self.harness.connect(user=f"user {self.users}", deadline=10_000)
+        handle = self.handles[client] = connection.backend("todos", channel="x")
         raising = self.raising[client] = Raising(self.chance)
         handle._subscription.add_mirror(raising)
         self.mirrors[client] = handle.collection()
@@ -229,7 +229,7 @@ class Schedule:
             await asyncio.sleep(0)
 
     async def settle(self) -> None:
-        if not any(cable.held for cable in self.harness.cables):
+        if not any(connection.held for connection in self.harness.connections):
             await self.harness.settle(PATIENCE)
 
     async def restart(self) -> None:

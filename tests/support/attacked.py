@@ -69,11 +69,11 @@ class Probe(Backend):
         sio = app.sio
         rooms = [sid for spaces in sio.manager.rooms.values() for room in spaces.values() for sid in room]
         return {
-            "tasks": len(lasting_tasks()) - len(app.gateway.stepper._parked),
+            "tasks": len(lasting_tasks()) - len(app.gateway.delivery.stepper._parked),
             "sessions": len(sio.eio.sockets),
             "environ": len(sio.environ),
             "rooms": len(set(rooms)),
-            "requests": len(app.gateway.exchanges),
+            "requests": len(app.gateway.exchanges.running),
             "listeners": sum(
                 len(stream.legacy) + len(stream.version_1)
                 for subscribers in app.gateway.subscribers.values()
@@ -102,15 +102,15 @@ class Probe(Backend):
 @app.sio.on("narrow", namespace="/todos")
 async def narrow(sid):
     """The kernel keeps little for this client, so that the server sees at once that it does not read."""
-    link = app.sio.link_of(sid, "/todos")
-    link.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
+    peer = app.sio.peer_of(sid, "/todos")
+    peer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32_768)
 
 
 @app.sio.on("waiting", namespace="/todos")
 async def waiting(sid, other):
     """Bytes that wait for another client; -1 when it is gone."""
-    link = app.sio.eio.sockets.get(other)
-    return -1 if link is None or link.transport is None else link.transport.get_write_buffer_size()
+    peer = app.sio.eio.sockets.get(other)
+    return -1 if peer is None or peer.transport is None else peer.transport.get_write_buffer_size()
 
 
 app.serve(Todos, Quiet, Slow, Secret, Probe)

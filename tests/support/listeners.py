@@ -28,14 +28,17 @@ DEFAULTS = Limits()
 
 
 class Client:
-    """One socket of one connection; the lane writes to it through itself as the link."""
+    """One socket of one connection; the transport writes to it through itself as the peer."""
 
     in_order = True
 
     def __init__(self, server: Server, **headers: str) -> None:
         self.server = server
         connection = Connection(
-            CIMultiDictProxy(CIMultiDict(headers)), "127.0.0.1", server.gateway.limits, asyncio.get_running_loop().time
+            CIMultiDictProxy(CIMultiDict(headers)),
+            "127.0.0.1",
+            server.gateway.limits,
+            asyncio.get_running_loop().time,
         )
         server.clients += 1
         self.socket = server.gateway.joined(f"s{server.clients}", server.runtime, connection, self)
@@ -100,11 +103,11 @@ class Server:
     def _spawn(self, work: Any) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work))
 
-    def deliver(self, links: Iterable[Client], skip: Client | None, namespace: str, text: bytes) -> None:
+    def deliver(self, peers: Iterable[Client], skip: Client | None, namespace: str, text: bytes) -> None:
         name, *arguments = decode(text)
-        for link in links:
-            if link is not skip:
-                link.received.append((name, arguments))
+        for peer in peers:
+            if peer is not skip:
+                peer.received.append((name, arguments))
 
     def client(self, **headers: str) -> Client:
         """A client that has joined the backend's namespace."""
@@ -117,7 +120,7 @@ class Server:
 
     async def close(self) -> None:
         await self.gateway.close()
-        await self.gateway.stepper.close()
+        await self.gateway.delivery.stepper.close()
 
 
 class Carrier(Alone):

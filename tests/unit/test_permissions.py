@@ -121,7 +121,7 @@ async def test_a_failure_of_the_server_takes_no_permission_away(club, failure):
 async def test_an_admission_that_never_ends_drops_nobody(club):
     """It ends with the deadline."""
     ann = await member(club, "ann", "a")
-    club.gateway.limits = Limits(deadline=0.02)
+    club.gateway.exchanges.limits = Limits(deadline=0.02)
     club.backend.gate.clear()
     async with asyncio.timeout(5):
         await club.backend.recheck()

@@ -20,7 +20,7 @@ import socketio
 import uvloop
 
 import bbio
-from bbio.server.batch import Batch
+from bbio.server.batch import WriteBatch
 
 FOLDER = Path(bbio.__file__).parent
 
@@ -190,7 +190,7 @@ def test_what_a_loop_is_about_to_run(run):
         shows = isinstance(loop, asyncio.BaseEventLoop)
         assert hasattr(loop, "_ready") == shows
         assert seen == [True, not shows]
-        batch, written, done = Batch(), [], loop.create_future()
+        batch, written, done = WriteBatch(), [], loop.create_future()
 
         def write():
             batch.holding = True

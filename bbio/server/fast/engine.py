@@ -10,7 +10,7 @@ from aiohttp import web
 from engineio import packet as engine_packet
 
 from bbio.ratelimit import RateLimitedLog
-from bbio.server.batch import Batch
+from bbio.server.batch import WriteBatch
 from bbio.server.budget import Resting
 from bbio.server.fast.interfaces import Receiver
 from bbio.server.fast.polling import POLL, PollAnswer
@@ -40,7 +40,7 @@ class FastEngine(engineio.AsyncServer):
         self.limits = limits
         self.addresses = addresses
         self.quiet = quiet
-        self.batch = Batch()
+        self.batch = WriteBatch()
         self.resting = Resting()
         self.closing_tasks: set[asyncio.Task[None]] = set()
 

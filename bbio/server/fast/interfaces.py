@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from bbio.server.batch import Batch
+from bbio.server.batch import WriteBatch
 from bbio.server.budget import Resting
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses
@@ -31,7 +31,7 @@ class Engine(Protocol):
 
     limits: Limits
     addresses: Addresses
-    batch: Batch
+    batch: WriteBatch
     resting: Resting
     receiver: Receiver
     sockets: dict[str, Any]

@@ -15,7 +15,7 @@ RESERVED_EVENTS = frozenset(
 )
 PONG = str(engine_packet.PONG)
 EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
-EVENT_BYTES = EVENT.encode()
+EVENT_PREFIX = EVENT.encode()
 JOINS = (str(socketio.packet.CONNECT), str(socketio.packet.DISCONNECT))
 BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_ACK))
 FROM_CLIENTS = (engine_packet.MESSAGE, engine_packet.PONG, engine_packet.CLOSE)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from bbio.server.lag import LAGGING, Lag, Session, bound_buffers
+from bbio.server.lag import LAGGING_BYTES, Consumer, Lag, bound_buffers
 from bbio.server.limits import Limits
 
 # Where a request's environ has the polls that it belongs to.
@@ -22,7 +22,7 @@ class Polls:
         limits: the application's limits.
     """
 
-    def __init__(self, session: Session, limits: Limits) -> None:
+    def __init__(self, session: Consumer, limits: Limits) -> None:
         self._session = session
         self._limits = limits
         self._watch: PollWatch | None = None
@@ -45,7 +45,7 @@ class Polls:
 
     def look_after(self, size: int) -> None:
         """The answer, of so many bytes, is about to be written."""
-        if self._watch is not None and size > LAGGING:
+        if self._watch is not None and size > LAGGING_BYTES:
             self._session.lag = Lag(self._session, self._watch.transport, self._limits, size)
 
     def close(self) -> None:

@@ -16,12 +16,13 @@ from engineio import packet as engine_packet
 
 from bbio import protocol
 from bbio.errors import BadRequest, InternalError
+from bbio.runtime import Registry
 from bbio.server.fast.engine import FastEngine
 from bbio.server.fast.frames import LARGE_BYTES, frame
 from bbio.server.fast.internals import check_internals
 from bbio.server.fast.packets import (
     BINARY_PACKETS,
-    EVENT_BYTES,
+    EVENT_PREFIX,
     BadPacket,
     decoding,
     is_event_name,
@@ -36,52 +37,61 @@ from bbio.server.shared import SharedServer
 
 
 class FastServer(SharedServer):
-    """The Socket.IO server of the fast lane.
+    """The Socket.IO server of the fast engine.
 
     Parameters:
+        registry: the served backends.
         limits: what a client may ask for.
         addresses: where clients come from.
+        public: what clients are told in the reply to a `listen`, `event` among it.
         options: passed on to `socketio.AsyncServer`.
     """
 
     eio: FastEngine
 
-    def __init__(self, limits: Limits, addresses: Addresses, **options: Any) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        limits: Limits,
+        addresses: Addresses,
+        public: dict[str, Any],
+        **options: Any,
+    ) -> None:
         check_internals()
         self._limits = limits
         self._addresses = addresses
         self._depth = limits.depth + 2  # the packet's array and the sync's object
-        super().__init__(monitor_clients=False, **options)
+        super().__init__(registry, limits, addresses, public, monitor_clients=False, **options)
 
     def _engineio_server_class(self) -> Callable[..., FastEngine]:
         # One log, so that a refused backend and a bad packet count together.
         return partial(FastEngine, self, self._limits, self._addresses, self.quiet)
 
-    # Lane
+    # Going out
 
-    def deliver(self, links: Iterable[FastSession], skip: FastSession | None, namespace: str, text: bytes) -> None:
-        payload = b"%b%b,%b" % (EVENT_BYTES, namespace.encode(), text)
+    def deliver(self, peers: Iterable[FastSession], skip: FastSession | None, namespace: str, text: bytes) -> None:
+        payload = b"%b%b,%b" % (EVENT_PREFIX, namespace.encode(), text)
         data = frame(payload)
         add = self.eio.batch.add
         small = len(data) <= LARGE_BYTES
         packet: engine_packet.Packet | None = None
-        for link in links:
-            if link is skip:
+        for peer in peers:
+            if peer is skip:
                 continue
-            if small and link.transport is not None:
-                frames = link.frames
+            if small and peer.transport is not None:
+                frames = peer.frames
                 if not frames:
-                    add(link)
+                    add(peer)
                 frames.append(data)
-            elif link.transport is not None:
-                link.write_frame(data)
+            elif peer.transport is not None:
+                peer.write_frame(data)
             else:
                 # One for all that poll: what many of them leave unread is kept once.
                 packet = packet or engine_packet.Packet(encoded_packet=payload.decode())
-                link.enqueue(packet)
+                peer.enqueue(packet)
 
-    def link_of(self, sid: str, namespace: str) -> FastSession:
-        """The link of a socket that joins a namespace."""
+    def peer_of(self, sid: str, namespace: str) -> FastSession:
+        """The peer of a socket that joins a namespace."""
         return cast(FastSession, self.eio.sockets[self.manager.eio_sid_from_sid(sid, namespace)])
 
     # Guards around what the library handles
@@ -164,8 +174,8 @@ class FastServer(SharedServer):
         if len(socket.clients) >= self._limits.namespaces:
             raise BadPacket("too many namespaces")
         if not self.has_namespace(namespace):
-            told = {"message": self.refuse_namespace(namespace)}
-            packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=told, namespace=namespace)
+            reply = {"message": self.refuse_namespace(namespace)}
+            packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=reply, namespace=namespace)
             await self._send_packet(eio_sid, packet)
         else:
             try:
@@ -176,8 +186,8 @@ class FastServer(SharedServer):
             self._count_refusal(socket)
 
     async def _refuse_connect(self, eio_sid: str, namespace: str, error: InternalError) -> None:
-        told = {"message": error.message, "data": error.to_json()}
-        packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=told, namespace=namespace)
+        reply = {"message": error.message, "data": error.to_json()}
+        packet = self.packet_class(socketio.packet.CONNECT_ERROR, data=reply, namespace=namespace)
         await self._send_packet(eio_sid, packet)
         sid = self.manager.sid_from_eio_sid(eio_sid, namespace)
         await self.manager.disconnect(sid, namespace, ignore_queue=True)
@@ -206,7 +216,7 @@ class FastServer(SharedServer):
             if id in self.manager.callbacks.get(sid, {}):
                 await super()._handle_ack(eio_sid, namespace, id, data)
 
-    # The fast lane
+    # Events, where they arrive
 
     def receive_event(self, engine_socket: FastSession, text: str) -> bool:
         """Handle an event frame of a backend's namespace; False leaves it to the library."""

@@ -26,7 +26,7 @@ from bbio.server.memory import Address
 
 
 class FastSession(async_socket.AsyncSocket):
-    """One Engine.IO session. Also the link its client sockets write acks to.
+    """One Engine.IO session. Also the peer that its client sockets write acks to.
 
     Parameters:
         server: the Engine.IO server.

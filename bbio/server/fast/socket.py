@@ -15,7 +15,7 @@ from bbio.server.fast.polling import POLL
 from bbio.server.fast.session import FastSession
 from bbio.server.fast.websocket import BINARY, TEXT, FastResponse
 from bbio.server.http.admission import BODY
-from bbio.server.lag import LAGGING, bound_buffers
+from bbio.server.lag import LAGGING_BYTES, bound_buffers
 from bbio.server.payload import parts
 
 
@@ -133,7 +133,7 @@ class FastSocket(FastSession):
         transport = request.transport
         if transport is None or transport.is_closing():
             return
-        transport.set_write_buffer_limits(high=LAGGING)
+        transport.set_write_buffer_limits(high=LAGGING_BYTES)
         bound_buffers(transport)
         self.protocol = request.protocol
         self.transport = transport

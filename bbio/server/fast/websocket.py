@@ -8,7 +8,7 @@ from typing import Any, cast
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 
-from bbio.server.budget import Intake
+from bbio.server.budget import BudgetedParser
 from bbio.server.fast.packets import EVENT
 from bbio.server.fast.session import FastSession
 
@@ -71,6 +71,6 @@ class FastResponse(web.WebSocketResponse):
         self._reader = queue = DirectQueue(connection, session)
         self._parser = WebSocketReader(queue, session.server.limits.frame, compress=False, decode_text=True)
         batch, budget = session.server.batch, session.budget
-        intake = Intake(self._parser, batch, budget, connection, lambda: connection._reading_paused)
-        connection.set_parser(cast(Any, intake))
+        parser = BudgetedParser(self._parser, batch, budget, connection, lambda: connection._reading_paused)
+        connection.set_parser(cast(Any, parser))
         connection.keep_alive(False)

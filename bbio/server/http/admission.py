@@ -24,7 +24,7 @@ from bbio.server.memory import Addresses
 from bbio.weight import LIGHT
 
 # Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
-LINGER = 1.0
+LINGER_SECONDS = 1.0
 NOT_ALLOWED = "this origin is not allowed; App(cors=...) allows others, App(proxies=...) names the proxy in front"
 # What `App(proxies=...)` calls a proxy at the other end of a Unix socket.
 UNIX = "unix"
@@ -57,6 +57,7 @@ class Admission:
             connects through a Unix socket.
         limits: the application's limits.
         addresses: where clients come from.
+        sessions: what the request that opened each session came with, Socket.IO's `environ`.
 
     Raises:
         ConfigurationError: an origin or a host is spelled so that it never matches, or a proxy is no address.
@@ -69,6 +70,7 @@ class Admission:
         proxies: str | Iterable[str],
         limits: Limits,
         addresses: Addresses,
+        sessions: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self._origins = {read_origin(origin) for origin in _each(origins or ())}
         # Origins that browsers may show who their user is: not all there are, nor pages that are of no origin.
@@ -87,8 +89,7 @@ class Admission:
         self._addresses = addresses
         self._log = RateLimitedLog(logger)
         self._strangers: set[str] = set()
-        # By session: what the request that opened it came with, Socket.IO's `environ`.
-        self.sessions: Mapping[str, Mapping[str, Any]] = {}
+        self._sessions = sessions
         # While the application stops nobody new is let in: who would tell them goodbye?
         self.stopping = False
 
@@ -155,7 +156,7 @@ class Admission:
 
     def _is_others(self, request: web.BaseRequest, sid: str) -> bool:
         """Whether a session was opened by another client than sends a request; of none that is known it is not so."""
-        opened = self.sessions.get(sid)
+        opened = self._sessions.get(sid)
         if opened is None:
             return False
         binding: Binding = opened["aiohttp.request"][BINDING]
@@ -412,7 +413,7 @@ async def _turn_away(request: web.Request, response: web.StreamResponse) -> None
     """Answer a request whose body was not read, and end its connection soon, whatever the client still sends."""
     response.force_close()
     with suppress(TimeoutError, OSError, web.RequestPayloadError):
-        async with asyncio.timeout(LINGER):
+        async with asyncio.timeout(LINGER_SECONDS):
             await response.prepare(request)
             await response.write_eof()
             while not request.content.at_eof():

@@ -1,4 +1,4 @@
-"""The plain lane: the same gateway on python-socketio as it is, through its public API alone."""
+"""The plain engine: the same gateway on python-socketio as it is, through its public API alone."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from engineio.async_socket import AsyncSocket
 
 from bbio import protocol
 from bbio.errors import BadRequest
+from bbio.runtime import Registry
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
 from bbio.server.http.admission import BODY, REMOTE
 from bbio.server.lag import relieve
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses
-from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
+from bbio.server.payload import ATTACHED_CHARACTERS, PART_PACKETS, parts
 from bbio.server.shared import OWN_EVENTS, SharedServer
 from bbio.server.stock.turnstile import put_before
 from bbio.server.stock.unread import Packets, PlainSession
@@ -91,8 +92,8 @@ def packet_class(limits: Limits, is_backend: Callable[[str], bool]) -> type[sock
     return PlainPacket
 
 
-class PlainLink:
-    """One client of the plain lane; its acks go out as what the library's handlers return."""
+class PlainPeer:
+    """One client of the plain engine; its acks go out as what the library's handlers return."""
 
     in_order = False
 
@@ -151,18 +152,27 @@ class WholeRequest:
 
 
 class PlainServer(SharedServer):
-    """An unmodified Socket.IO server with the lane the gateway needs.
+    """An unmodified Socket.IO server that is the transport the gateway needs.
 
     Parameters:
+        registry: the served backends.
         limits: what a client may ask for.
         addresses: where clients come from.
+        public: what clients are told in the reply to a `listen`, `event` among it.
         options: passed on to `socketio.AsyncServer`.
     """
 
-    def __init__(self, limits: Limits, addresses: Addresses, **options: Any) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        limits: Limits,
+        addresses: Addresses,
+        public: dict[str, Any],
+        **options: Any,
+    ) -> None:
         serializer = packet_class(limits, lambda namespace: namespace in self._backends)
         # Of any namespace the library asks the handlers below, which refuse what is not served.
-        super().__init__(serializer=serializer, namespaces="*", **options)
+        super().__init__(registry, limits, addresses, public, serializer=serializer, namespaces="*", **options)
         self._dispatch("*")
         self._limits = limits
         self._addresses = addresses
@@ -270,8 +280,8 @@ class PlainServer(SharedServer):
         if sid is not None:
             self._count_refusal(self.get_environ(sid, namespace), eio_sid)
 
-    def deliver(self, links: Iterable[PlainLink], skip: PlainLink | None, namespace: str, text: bytes) -> None:
-        sids = [link.sid for link in links if link is not skip]
+    def deliver(self, peers: Iterable[PlainPeer], skip: PlainPeer | None, namespace: str, text: bytes) -> None:
+        sids = [peer.sid for peer in peers if peer is not skip]
         name, *arguments = raw_values(text)
         self._outgoing.put_nowait((namespace, sids, [protocol.decode(bytes(name)), *arguments]))
         if self._sender is None or self._sender.done():
@@ -321,16 +331,16 @@ class PlainServer(SharedServer):
         for part in parts(request[BODY]):
             if session is not None:
                 await session.budget.take_turn()
-                session.budget.spend(PART * PACKET_SECONDS)
+                session.budget.spend(PART_PACKETS * PACKET_SECONDS)
             response = await super().handle_request(WholeRequest(request, part))
             if response.status != 200:
                 break
         return response
 
-    def link_of(self, sid: str, namespace: str) -> PlainLink:
-        """The link of a socket that joins a namespace."""
+    def peer_of(self, sid: str, namespace: str) -> PlainPeer:
+        """The peer of a socket that joins a namespace."""
         session = self._sessions[self.manager.eio_sid_from_sid(sid, namespace)]
-        return PlainLink(sid, lambda: self._end(sid, namespace), session)
+        return PlainPeer(sid, lambda: self._end(sid, namespace), session)
 
     def _end(self, sid: str, namespace: str) -> None:
         self._do(self.disconnect(sid, namespace=namespace))
@@ -343,8 +353,8 @@ class PlainServer(SharedServer):
     async def receive(self, socket: ClientSocket, event: str, arguments: list[Any]) -> Any:
         """Hand an event to the gateway and wait for its ack."""
         answer: asyncio.Future[tuple[Any, ...] | None] = asyncio.get_running_loop().create_future()
-        socket.link.unanswered.add(answer)
-        answer.add_done_callback(socket.link.unanswered.discard)
+        socket.peer.unanswered.add(answer)
+        answer.add_done_callback(socket.peer.unanswered.discard)
         if any(argument is UNREADABLE for argument in arguments):
             self.gateway.refuse(socket, answer, BadRequest("not valid JSON, or with attachments"))
         else:

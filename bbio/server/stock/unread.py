@@ -1,4 +1,4 @@
-"""A session of the plain lane, and what its client has not read: counted in bytes, with the bounds of the fast lane."""
+"""A session of the plain engine, and what its client has not read: counted in bytes, with the fast engine's bounds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from engineio.async_socket import AsyncSocket
 
 from bbio.server.budget import Budget
 from bbio.server.connection import Connection
-from bbio.server.lag import LAGGING, SLOW, Lag, bound_buffers
+from bbio.server.lag import LAGGING_BYTES, SLOW, Lag, bound_buffers
 from bbio.server.limits import Limits
 from bbio.server.memory import Address
 
 ACK = str(socketio.packet.ACK)
 # Bytes that are taken at once for a websocket. They are written before more is: so it shows who takes nothing.
-PORTION = 8_192
+PORTION_BYTES = 8_192
 
 
 class Packets(asyncio.Queue[Any]):
@@ -57,7 +57,7 @@ class Packets(asyncio.Queue[Any]):
 
     def get_nowait(self) -> Any:
         assert self.session is not None, "the session has begun"
-        if self.session.is_live and self._taken > PORTION:
+        if self.session.is_live and self._taken > PORTION_BYTES:
             raise asyncio.QueueEmpty
         item = super().get_nowait()
         size, answer = self._sizes.popleft()
@@ -71,7 +71,7 @@ class Packets(asyncio.Queue[Any]):
 class PlainSession:
     """One session: what its clients share, and what waits for them.
 
-    A client has the bounds that it has in the fast lane: what it leaves unread counts to its address, who takes too
+    A client has the bounds that it has with the fast engine: what it leaves unread counts to its address, who takes too
     little of it is dropped, and no request is begun for who has too many answers to read.
 
     Parameters:
@@ -143,7 +143,7 @@ class PlainSession:
         elif self.lag is not None:
             self.lag.answers += answer
             self.lag.written(size)
-        elif self.get_write_buffer_size() > LAGGING:
+        elif self.get_write_buffer_size() > LAGGING_BYTES:
             self._look_after(packets.answers)
         self._count()
 
@@ -161,11 +161,11 @@ class PlainSession:
     def took(self, size: int) -> None:
         """So many bytes were taken since somebody asked."""
         if self.is_live:
-            if self.lag is None and self.get_write_buffer_size() > LAGGING:
+            if self.lag is None and self.get_write_buffer_size() > LAGGING_BYTES:
                 self._look_after(self._packets.answers)  # it has waited for the upgrade
         elif self.lag is not None:
             self.lag.answers = size
-        elif size > LAGGING:
+        elif size > LAGGING_BYTES:
             self.polling = True
             self._look_after(size)
         self._count()

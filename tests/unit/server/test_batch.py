@@ -2,8 +2,8 @@
 
 import asyncio
 
-from bbio.server.batch import Batch
-from bbio.server.budget import Budget, Intake, Resting
+from bbio.server.batch import WriteBatch
+from bbio.server.budget import Budget, BudgetedParser, Resting
 
 
 class Writer:
@@ -38,9 +38,9 @@ class Parser:
         return "ended"
 
 
-def intake(take, batch):
-    """An intake whose parser hands each chunk to a function."""
-    return Intake(Parser(take), batch, Budget(Resting()), None)
+def parser(take, batch):
+    """A parser within a budget that hands each chunk to a function."""
+    return BudgetedParser(Parser(take), batch, Budget(Resting()), None)
 
 
 async def rounds(count):
@@ -51,7 +51,7 @@ async def rounds(count):
 
 async def test_what_one_piece_of_input_causes_leaves_in_one_write():
     """The writes of a chunk's frames are one, made when the chunk is handled."""
-    batch = Batch()
+    batch = WriteBatch()
     one, other = Writer(batch), Writer(batch)
 
     def take(data):
@@ -60,28 +60,28 @@ async def test_what_one_piece_of_input_causes_leaves_in_one_write():
             other.write(character.upper())
         assert one.written == other.written == []
 
-    taken = intake(take, batch)
+    taken = parser(take, batch)
     asyncio.get_running_loop().call_soon(taken.feed_data, "abc")
     await rounds(3)
     assert (one.written, other.written) == ([["a", "b", "c"]], [["A", "B", "C"]])
     assert taken.feed_eof() == "ended"
-    assert intake(lambda data: None, batch).feed_data("d") == (False, "d")
+    assert parser(lambda data: None, batch).feed_data("d") == (False, "d")
 
 
 async def test_what_arrives_in_one_round_leaves_in_one_write():
     """Several connections were ready: what their input causes is written after all of it is handled."""
-    batch = Batch()
+    batch = WriteBatch()
     writer = Writer(batch)
     loop = asyncio.get_running_loop()
     for data in "abc":
-        loop.call_soon(intake(writer.write, batch).feed_data, data)
+        loop.call_soon(parser(writer.write, batch).feed_data, data)
     await rounds(4)
     assert writer.written == [["a", "b", "c"]]
 
 
 async def test_what_no_input_causes_leaves_too():
     """A write from a task or a timer is made in the next round of the loop."""
-    batch = Batch()
+    batch = WriteBatch()
     writer = Writer(batch)
     writer.write("a")
     writer.write("b")
@@ -92,7 +92,7 @@ async def test_what_no_input_causes_leaves_too():
 
 async def test_a_parser_that_fails_keeps_nothing_back():
     """An error in the input passes on, and what was written before it leaves."""
-    batch = Batch()
+    batch = WriteBatch()
     writer = Writer(batch)
 
     def take(data):
@@ -103,7 +103,7 @@ async def test_a_parser_that_fails_keeps_nothing_back():
 
     def feed():
         try:
-            intake(take, batch).feed_data("a")
+            parser(take, batch).feed_data("a")
         except ValueError as err:
             failed.append(err.args)
 

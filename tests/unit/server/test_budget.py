@@ -3,7 +3,7 @@
 import pytest
 
 from bbio.server import budget as budgets
-from bbio.server.batch import Batch
+from bbio.server.batch import WriteBatch
 from bbio.server.budget import (
     FIRST_PIECE_BYTES,
     FLOOD,
@@ -15,8 +15,8 @@ from bbio.server.budget import (
     SHARE_SECONDS,
     SMALLEST_PIECE_BYTES,
     Budget,
+    BudgetedParser,
     Flooded,
-    Intake,
     Rate,
     Resting,
 )
@@ -49,7 +49,7 @@ class Connection:
         self.processor = Clock()
         self.budget = Budget(Resting(), self.clock, self.processor)
         self.seconds, self.taken, self.full, self.closed, self.failed = seconds, [], False, False, False
-        self.intake = Intake(self, Batch(), self.budget, self, lambda: self.full)
+        self.parser = BudgetedParser(self, WriteBatch(), self.budget, self, lambda: self.full)
 
     def feed_data(self, data):
         self.taken.append(data)
@@ -64,10 +64,10 @@ class Connection:
 
     def rest(self):
         """Let the time pass that it has to rest, and have it go on."""
-        timer = self.intake._timer
+        timer = self.parser._timer
         timer.cancel()
         self.clock.now = max(self.clock.now, self.budget.paid)
-        self.intake._go_on()
+        self.parser._go_on()
 
 
 def numbered(pieces):
@@ -78,12 +78,12 @@ def numbered(pieces):
 async def test_what_is_over_the_share_waits_and_nothing_more_is_read():
     """A large chunk is handled in pieces: so many as the share allows in each turn, in order, and then it is read."""
     connection = Connection(SHARE_SECONDS / 2)
-    connection.intake._piece = PIECE_BYTES
+    connection.parser._piece = PIECE_BYTES
     data = numbered(8)
-    connection.intake.feed_data(data)
+    connection.parser.feed_data(data)
     turns = [len(connection.taken)]
     assert not connection.transport.is_read
-    while connection.intake._timer is not None:
+    while connection.parser._timer is not None:
         connection.rest()
         turns.append(len(connection.taken))
     assert turns == [3, 6, 8]
@@ -96,10 +96,10 @@ async def test_small_chunks_are_counted_together():
     """Many of them in a round are no way around the budget; what comes while the connection rests keeps its order."""
     connection = Connection(SHARE_SECONDS)
     for n in range(10):
-        connection.intake.feed_data(b"%d" % n)
+        connection.parser.feed_data(b"%d" % n)
     assert (connection.taken, connection.transport.is_read) == ([b"0", b"1"], False)
     connection.transport.is_read = True  # as when aiohttp has begun to read again
-    connection.intake.feed_data(b"more")
+    connection.parser.feed_data(b"more")
     assert not connection.transport.is_read
     connection.rest()
     assert b"".join(connection.taken) == b"0123456789more"
@@ -108,25 +108,25 @@ async def test_small_chunks_are_counted_together():
 async def test_the_longer_a_piece_takes_the_fewer_bytes_are_handled_at_once():
     """Fewer after one that took more than the share, and more again after short ones, between two bounds."""
     connection = Connection(1.1 * SHARE_SECONDS)
-    intake = connection.intake
-    assert intake._piece == FIRST_PIECE_BYTES
-    intake.feed_data(b"x")
-    assert intake._piece == FIRST_PIECE_BYTES // 4
-    intake.feed_data(b"y" * FIRST_PIECE_BYTES)
+    parser = connection.parser
+    assert parser._piece == FIRST_PIECE_BYTES
+    parser.feed_data(b"x")
+    assert parser._piece == FIRST_PIECE_BYTES // 4
+    parser.feed_data(b"y" * FIRST_PIECE_BYTES)
     connection.rest()
-    assert intake._piece == SMALLEST_PIECE_BYTES
+    assert parser._piece == SMALLEST_PIECE_BYTES
     connection.seconds = 0.0
-    intake._rest += bytes(3 * PIECE_BYTES)
+    parser._rest += bytes(3 * PIECE_BYTES)
     connection.rest()
-    assert (intake._piece, intake._rest, connection.transport.is_read) == (PIECE_BYTES, b"", True)
+    assert (parser._piece, parser._rest, connection.transport.is_read) == (PIECE_BYTES, b"", True)
 
 
 async def test_who_sends_little_never_waits():
     """A chunk that leaves time enough between it and the next is handled where it arrives."""
     connection = Connection(SHARE_SECONDS / 10)
     for _ in range(100):
-        connection.intake.feed_data(b"x")
-        assert connection.intake._timer is None
+        connection.parser.feed_data(b"x")
+        assert connection.parser._timer is None
         connection.clock.now += REST * SHARE_SECONDS / 10
     assert len(connection.taken) == 100
 
@@ -135,9 +135,9 @@ async def test_one_that_was_held_up_by_others_does_not_pay_for_all_of_it():
     """Another program may have had the processor: so much counts at most, in one chunk and in many."""
     for data in (b"x", numbered(2)):
         connection = Connection(10.0)
-        connection.intake.feed_data(data)
+        connection.parser.feed_data(data)
         assert connection.budget.paid - connection.clock.now == pytest.approx(REST * LONGEST_SECONDS)
-        connection.intake.feed_eof()
+        connection.parser.feed_eof()
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ async def test_a_long_piece_of_work_is_paid_for_by_its_square(seconds, rest):
         connection.processor.now += seconds
         return False, b""
 
-    connection.intake._feed = work
-    connection.intake.feed_data(numbered(2))
+    connection.parser._feed = work
+    connection.parser.feed_data(numbered(2))
     assert connection.budget.paid - connection.clock.now == pytest.approx(rest)
-    connection.intake.feed_eof()
+    connection.parser.feed_eof()
 
 
 async def test_the_end_of_a_large_frame_is_no_way_around_it():
@@ -170,9 +170,9 @@ async def test_the_end_of_a_large_frame_is_no_way_around_it():
     connection.budget.processor = connection.clock
     for rest in (2 * REST * LONG_SECONDS, 4 * REST * LONG_SECONDS, 4 * REST * LONG_SECONDS):
         connection.clock.now = connection.budget.paid
-        connection.intake.feed_data(b"x")
+        connection.parser.feed_data(b"x")
         assert connection.budget.paid - connection.clock.now == pytest.approx(rest)
-    connection.intake.feed_eof()
+    connection.parser.feed_eof()
 
 
 async def test_the_more_rest_the_longer_each_of_them_rests():
@@ -189,9 +189,9 @@ async def test_the_more_rest_the_longer_each_of_them_rests():
 async def test_a_full_queue_is_not_read_to():
     """While aiohttp wants no more, it is aiohttp that begins to read again."""
     connection = Connection(SHARE_SECONDS)
-    connection.intake.feed_data(numbered(3))
+    connection.parser.feed_data(numbered(3))
     connection.full = True
-    while connection.intake._timer is not None:
+    while connection.parser._timer is not None:
         connection.rest()
     assert not connection.transport.is_read
 
@@ -199,14 +199,14 @@ async def test_a_full_queue_is_not_read_to():
 async def test_a_connection_that_ends_while_it_rests():
     """Nobody waits for the rest of it, it rests no more, and a transport that is gone is left alone."""
     connection = Connection(SHARE_SECONDS)
-    connection.intake.feed_data(numbered(9))
-    assert connection.intake.feed_eof() == "ended"
-    assert (connection.intake._timer, connection.budget._resting.count) == (None, 0)
+    connection.parser.feed_data(numbered(9))
+    assert connection.parser.feed_eof() == "ended"
+    assert (connection.parser._timer, connection.budget._resting.count) == (None, 0)
     for closing in (True, False):
         connection = Connection(SHARE_SECONDS)
         connection.transport.closing = closing
         connection.transport = connection.transport if closing else None
-        connection.intake.feed_data(numbered(3))
+        connection.parser.feed_data(numbered(3))
         connection.rest()
         assert closing is False or connection.transport.is_read
 
@@ -214,10 +214,10 @@ async def test_a_connection_that_ends_while_it_rests():
 async def test_a_protocol_error_in_what_has_waited_closes_the_connection():
     """As it does where it arrives; what comes after it is let go."""
     connection = Connection(SHARE_SECONDS)
-    connection.intake.feed_data(numbered(9))
+    connection.parser.feed_data(numbered(9))
     connection.failed = True
     connection.rest()
-    assert (connection.closed, len(connection.taken), connection.intake._rest) == (True, 3, b"")
+    assert (connection.closed, len(connection.taken), connection.parser._rest) == (True, 3, b"")
 
 
 async def test_prices_are_paid_by_waiting(monkeypatch):
@@ -257,9 +257,9 @@ async def test_asyncio_is_left_free_between_turns():
     """With a real clock and a real timer: the rest is handled later, by itself."""
     connection = Connection()
     connection.budget = Budget(Resting())
-    connection.intake = Intake(connection, Batch(), connection.budget, connection)
+    connection.parser = BudgetedParser(connection, WriteBatch(), connection.budget, connection)
     connection.budget.spend(2 * SHARE_SECONDS)
-    connection.intake.feed_data(b"x")
+    connection.parser.feed_data(b"x")
     assert connection.taken == []
 
     async def taken():

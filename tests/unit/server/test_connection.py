@@ -265,7 +265,7 @@ def test_a_socket_shows_its_connection():
     socket = ClientSocket("s1", Served(type("Todos", (Backend,), {})).runtime, connection)
     assert (socket.sid, socket.remote, socket.headers["x-team"]) == ("s1", "192.0.2.1", "red")
     assert socket.cookies == {"sid": "abc"}
-    assert (socket.channels, socket.last_channel, socket.link) == ({}, None, None)
+    assert (socket.channels, socket.last_channel, socket.peer) == ({}, None, None)
 
 
 @pytest.mark.parametrize(

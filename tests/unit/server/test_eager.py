@@ -8,13 +8,13 @@ import weakref
 
 import pytest
 
-from bbio.server.eager import PARKED, Stepper
+from bbio.server.eager import PARKED_RUNNERS, Stepper
 
 
 @pytest.fixture
 async def stepper():
     """A stepper, closed after the test; `steps` counts the outermost steps that have ended."""
-    made = Stepper()
+    made = Stepper(lambda: None)
     made.steps = 0
 
     def after_step():
@@ -244,8 +244,8 @@ async def test_a_parked_task_that_was_cancelled_is_replaced(stepper, wait):
 async def test_so_many_tasks_are_kept(stepper):
     """Of those that a rush has made the rest ends."""
     gate = asyncio.Event()
-    tasks = [stepper.start(gate.wait()) for _ in range(PARKED + 3)]
-    assert len(set(tasks)) == PARKED + 3
+    tasks = [stepper.start(gate.wait()) for _ in range(PARKED_RUNNERS + 3)]
+    assert len(set(tasks)) == PARKED_RUNNERS + 3
     gate.set()
     await rounds()
     assert sum(task.done() for task in tasks) == 3

@@ -126,7 +126,7 @@ async def test_draining_waits_for_what_runs(server):
     """What ends in time is answered with what it came to."""
     ann = server.client()
     ann.sync("create", {"wait": True})
-    draining = asyncio.create_task(server.gateway.drain(30.0))
+    draining = asyncio.create_task(server.gateway.exchanges.drain(30.0))
     await settled()
     assert not draining.done()
     server.backend.gate.set()
@@ -138,10 +138,10 @@ async def test_draining_gives_up_in_the_end(server):
     """What does not end in time is answered `Unavailable`, once."""
     ann = server.client()
     ann.sync("create", {"wait": True})
-    await server.gateway.drain(0.01)
-    await until(lambda: not server.gateway.exchanges)
+    await server.gateway.exchanges.drain(0.01)
+    await until(lambda: not server.gateway.exchanges.running)
     assert [ack[0]["error"]["name"] for ack in ann.acks] == ["Unavailable"]
-    await server.gateway.drain(0.01)
+    await server.gateway.exchanges.drain(0.01)
 
 
 async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
@@ -165,7 +165,7 @@ async def test_a_request_whose_deadline_passes_while_it_waits_is_not_run():
     ann.sync("create", {"title": "milk"})
     await until(lambda: len(ann.acks) == 2)
     server.backend.gate.set()
-    await until(lambda: not server.gateway.exchanges)
+    await until(lambda: not server.gateway.exchanges.running)
     assert [ack[0]["error"]["name"] for ack in ann.acks] == ["Timeout", "Timeout"]
     assert run == [{"title": "bread"}]
     await server.close()

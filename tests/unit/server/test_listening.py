@@ -79,7 +79,7 @@ async def test_a_log_that_is_ahead_of_what_was_published_is_told_up_to_its_top(s
 
 async def test_more_than_is_kept_while_the_log_is_read_recovers_nothing(server, monkeypatch):
     """Any doubt means: read everything. What comes after the answer is told."""
-    monkeypatch.setattr(module, "RECENT", 2)
+    monkeypatch.setattr(module, "RECENT_EVENTS", 2)
     await listening(server)
     store = server.store
     event = store.written_by_others()
@@ -293,7 +293,7 @@ async def test_a_refusal_that_passes_is_told_as_such(server):
 
 async def test_a_listen_past_its_deadline_is_not_live(server):
     """Its client was told that it failed: it is not told of events."""
-    server.gateway.limits = Limits(deadline=0.02)
+    server.gateway.exchanges.limits = Limits(deadline=0.02)
     server.store.gate.clear()
     ann = server.client()
     ann.listen()
@@ -315,7 +315,7 @@ async def test_a_listen_that_goes_on_past_its_deadline_is_not_live():
     server = Server(Stubborn, Limits(deadline=0.02))
     ann = server.client()
     ann.listen()
-    await until(lambda: ann.acks and not server.gateway.exchanges)
+    await until(lambda: ann.acks and not server.gateway.exchanges.running)
     assert [ack[0]["error"]["name"] for ack in ann.acks] == ["Timeout"]
     assert (ann.socket.channels, server.subscribers._streams) == ({}, {})
     await server.close()

@@ -7,11 +7,11 @@ import pytest
 
 from bbio import BadRequest, Limits, Request
 from bbio.requests import DECODED_BYTES, ENDLESS, SHORT_LIST
-from bbio.server.memory import ENCODED, ON_THEIR_WAY, Addresses, ByteBudget, ListRoom, Lists
+from bbio.server.memory import ANSWER_COPIES, ENCODED_COPIES, Addresses, ByteBudget, ListRoom, Lists
 
 MORE = 10 * SHORT_LIST
 # What is held for a byte of a list of which no more is known.
-LISTED_BYTES = DECODED_BYTES + ENCODED
+LISTED_BYTES = DECODED_BYTES + ENCODED_COPIES
 
 
 async def settled():
@@ -129,7 +129,11 @@ async def test_a_request_holds_what_it_last_said():
 async def test_what_is_known_of_a_list_counts():
     """What Python holds for it, and the answer; or at least the copies that are made of that on its way."""
     req, address = room_for()
-    for decoded, held in ((0, ON_THEIR_WAY * MORE), (MORE, ON_THEIR_WAY * MORE), (20 * MORE, (20 + ENCODED) * MORE)):
+    for decoded, held in (
+        (0, ANSWER_COPIES * MORE),
+        (MORE, ANSWER_COPIES * MORE),
+        (20 * MORE, (20 + ENCODED_COPIES) * MORE),
+    ):
         await req.make_room(MORE, decoded)
         assert req.held == address.lists.held == held
     req.room.leave(req)

@@ -85,14 +85,14 @@ async def test_a_write_that_is_committed_but_not_published_yet_is_not_told_to_it
     monkeypatch.setattr(module, "OWN_WRITES", 30.0)
     ann, bob = await listening(server, version=0), await listening(server, version=0)
     req = Request("update", {"id": 1}, backend=server.backend, socket=ann.socket)
-    exchange = SyncExchange(server.gateway, ann.socket, 1, req)
-    server.gateway.exchanges.add(exchange)
+    exchange = SyncExchange(server.gateway.exchanges, ann.socket, 1, req)
+    server.gateway.exchanges.running.add(exchange)
     event = server.store.written_by_others()
     server.subscribers.doubt()
     await settled()
     assert (ann.events, bob.events) == ([], [])
     publish(server, event, ann.socket)
-    server.gateway.exchanges.remove(exchange)
+    server.gateway.exchanges.running.remove(exchange)
     await until(lambda: bob.events)
     await asyncio.sleep(2 * module.RETRY)
     assert (len(ann.events), len(bob.events)) == (0, 1)
@@ -103,11 +103,11 @@ async def test_others_do_not_wait_for_an_own_write_for_ever(server, monkeypatch)
     monkeypatch.setattr(module, "OWN_WRITES", 0.05)
     ann = await listening(server, version=0)
     req = Request("update", {"id": 1}, backend=server.backend, socket=ann.socket)
-    server.gateway.exchanges.add(SyncExchange(server.gateway, ann.socket, 1, req))
+    server.gateway.exchanges.running.add(SyncExchange(server.gateway.exchanges, ann.socket, 1, req))
     server.store.written_by_others()
     server.subscribers.doubt()
     await until(lambda: ann.events)
-    server.gateway.exchanges.clear()
+    server.gateway.exchanges.running.clear()
 
 
 async def test_what_is_published_while_the_log_is_read_is_told_once(server):
@@ -580,7 +580,7 @@ async def test_a_ring_keeps_no_more_than_the_history(bodies, kept):
     assert followed.size == sum(len(event.body) for event in followed.recent)
     assert followed.rings.bytes == followed.size + EVENT_BYTES * len(followed.recent)
     assert followed.base == 100 + len(bodies) - len(kept)
-    assert followed.told_after(len(bodies) - len(kept) - 1) is None
+    assert followed.events_after(len(bodies) - len(kept) - 1) is None
     assert not followed.recall(Position(followed.epoch, 0, 7))[0]
     await server.close()
 
@@ -616,7 +616,7 @@ async def test_all_rings_together_are_bounded(server):
         await listening(server, channel=channel)
     streams = server.subscribers._streams
     rings = streams["c:a"].rings
-    assert rings.most == server.gateway.limits.memory / 8, "of which every backend has its part"
+    assert rings.most == server.gateway.exchanges.limits.memory / 8, "of which every backend has its part"
     rings.most = 25 * (EVENT_BYTES + 1) // 5
     server.subscribers.join(["c:b"])
     for _ in range(6):

@@ -225,7 +225,7 @@ async def test_a_retry_of_what_took_too_long_is_refused(serve, backend):
     server = serve(backend, deadline=0.05)
     first, waiting = server.client(), server.client()
     attempt(first)
-    server.gateway.limits = Limits()
+    server.gateway.exchanges.limits = Limits()
     attempt(waiting)
     await until(lambda: waiting.acks)
     assert first.acks[0][0]["error"]["name"] == "Timeout"

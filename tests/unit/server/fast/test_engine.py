@@ -184,7 +184,7 @@ async def test_slow_is_who_takes_nothing(socket, monkeypatch, taken, waiting, dr
     """Soon when more events wait than the buffer should hold, later when fewer do."""
     monkeypatch.setattr(lag, "LOOK_SECONDS", 0)
     monkeypatch.setattr(lag, "OVERFLOW_SECONDS", 0.1)
-    monkeypatch.setattr(lag, "LAGGING", 200)
+    monkeypatch.setattr(lag, "LAGGING_BYTES", 200)
     transport = socket.transport
     transport.waiting = 1_900
     socket.write(b"x" * 80)
@@ -200,7 +200,7 @@ async def test_slow_is_who_takes_nothing(socket, monkeypatch, taken, waiting, dr
 async def test_who_takes_nothing_for_long_is_slow_whatever_waits(socket, monkeypatch):
     """A list that it asked for is none the better for it; who has read it is looked after no more."""
     monkeypatch.setattr(lag, "LOOK_SECONDS", 0)
-    monkeypatch.setattr(lag, "LAGGING", 200)
+    monkeypatch.setattr(lag, "LAGGING_BYTES", 200)
     transport = socket.transport
     socket.server.limits = attrs.evolve(socket.server.limits, stall_time=0.05)
     transport.waiting = 500

@@ -19,7 +19,7 @@ from bbio.server.memory import Addresses
 def admission(origins=None, hosts=None, proxies=(), **limits):
     """An admission with what differs from the defaults."""
     bounds = Limits(**limits)
-    return Admission(origins, hosts, proxies, bounds, Addresses(bounds))
+    return Admission(origins, hosts, proxies, bounds, Addresses(bounds), {})
 
 
 def transport_at(address, **more):

@@ -1,14 +1,16 @@
-"""The plain lane: what it reads, who is told, and what becomes of answers that nobody waits for."""
+"""The plain engine: what it reads, who is told, and what becomes of answers that nobody waits for."""
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 from engineio.async_socket import AsyncSocket
 
 from bbio import BadRequest, Limits, protocol
+from bbio.runtime import Registry
 from bbio.server.memory import Addresses
-from bbio.server.payload import ATTACHED_CHARACTERS, PART, parts
-from bbio.server.stock.server import UNREADABLE, PlainJSON, PlainLink, PlainServer, packet_class
+from bbio.server.payload import ATTACHED_CHARACTERS, PART_PACKETS, parts
+from bbio.server.stock.server import UNREADABLE, PlainJSON, PlainPeer, PlainServer, packet_class
 
 
 @pytest.mark.parametrize("event", ["sync", "listen"])
@@ -55,34 +57,36 @@ def test_an_event_with_attachments_is_not_long():
     values = ",".join("0" for _ in range(ATTACHED_CHARACTERS // 2))
     with pytest.raises(BadRequest):
         packet_class(Limits(), bool)(encoded_packet=f'51-["x",{values}]')
-    assert len(packet_class(Limits(), bool)(encoded_packet=f'2["x",{values}]').data) > PART
+    assert len(packet_class(Limits(), bool)(encoded_packet=f'2["x",{values}]').data) > PART_PACKETS
 
 
-@pytest.mark.parametrize("packets", [1, PART - 1, PART, PART + 1, 3 * PART, 3 * PART + 5])
+@pytest.mark.parametrize(
+    "packets", [1, *(PART_PACKETS + n for n in (-1, 0, 1)), 3 * PART_PACKETS, 3 * PART_PACKETS + 5]
+)
 def test_the_packets_of_a_post_come_in_parts(packets):
     """All of them, in order, a few in each."""
     split = [part.split(b"\x1e") for part in parts(b"\x1e".join(b"%d" % n for n in range(packets)))]
     assert [int(packet) for part in split for packet in part] == list(range(packets))
-    assert all(len(part) == PART for part in split[:-1])
-    assert len(split[-1]) <= PART
+    assert all(len(part) == PART_PACKETS for part in split[:-1])
+    assert len(split[-1]) <= PART_PACKETS
 
 
 async def test_nobody_waits_for_answers_of_a_client_that_left():
     """What still waits is let go; what was answered or given up stays as it is."""
-    link = PlainLink("s1", list, None)
+    peer = PlainPeer("s1", list, None)
     waiting, answered, given_up = (asyncio.get_running_loop().create_future() for _ in range(3))
-    link.unanswered |= {waiting, answered, given_up}
-    link.ack(None, answered, b"[null,1]")
-    link.ack(None, answered, b"[null,2]")
+    peer.unanswered |= {waiting, answered, given_up}
+    peer.ack(None, answered, b"[null,1]")
+    peer.ack(None, answered, b"[null,2]")
     given_up.cancel()
-    link.left(None)
+    peer.left(None)
     assert [protocol.decode(bytes(value)) for value in answered.result()] == [None, 1]
     assert (waiting.result(), given_up.cancelled()) == (None, True)
 
 
 async def test_a_session_that_has_ended_gets_no_heartbeat():
     """Though its pong has arrived behind its farewell; what else works in the background is left alone."""
-    server = PlainServer(Limits(), Addresses(Limits()), async_mode="aiohttp")
+    server = PlainServer(Registry(Mock()), Limits(), Addresses(Limits()), {}, async_mode="aiohttp")
     session = AsyncSocket(server.eio, "s1")
     session.schedule_ping()
     other = server.start_background_task(asyncio.sleep, 0, result="done")
@@ -95,22 +99,22 @@ def test_a_client_is_dropped_once(caplog):
     """Whoever finds it behind first."""
     caplog.set_level("INFO", logger="bbio")
     gone = []
-    link = PlainLink("s1", lambda: gone.append(1), None)
-    link.drop("slow consumer")
-    link.drop("slow consumer")
+    peer = PlainPeer("s1", lambda: gone.append(1), None)
+    peer.drop("slow consumer")
+    peer.drop("slow consumer")
     assert (gone, caplog.messages) == ([1], ["ending s1: slow consumer"])
 
 
 async def test_events_leave_in_order_for_all_but_one(monkeypatch):
     """One after another; an event that only its writer listens to is told to nobody."""
-    server, told = PlainServer(Limits(), Addresses(Limits()), async_mode="aiohttp"), []
+    server, told = PlainServer(Registry(Mock()), Limits(), Addresses(Limits()), {}, async_mode="aiohttp"), []
 
     async def emit(name, arguments, *, to, namespace):
         await asyncio.sleep(0)
         told.append((name, *map(protocol.decode, map(bytes, arguments)), to, namespace))
 
     monkeypatch.setattr(server, "emit", emit)
-    alice, bob = PlainLink("alice", list, None), PlainLink("bob", list, None)
+    alice, bob = PlainPeer("alice", list, None), PlainPeer("bob", list, None)
     server.deliver([alice, bob], None, "/todos", b'["synced",1]')
     server.deliver([alice], alice, "/todos", b'["synced",2]')
     server.deliver([alice, bob], alice, "/todos", b'["synced",3]')

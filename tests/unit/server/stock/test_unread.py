@@ -1,4 +1,4 @@
-"""What clients of the plain lane have not read: how it is counted and taken, and who is dropped for it."""
+"""What clients of the plain engine have not read: how it is counted and taken, and who is dropped for it."""
 
 import asyncio
 from types import SimpleNamespace
@@ -8,9 +8,9 @@ import pytest
 from engineio.packet import MESSAGE, Packet
 
 from bbio import Limits
-from bbio.server.lag import LAGGING, relieve
+from bbio.server.lag import LAGGING_BYTES, relieve
 from bbio.server.memory import Addresses
-from bbio.server.stock.unread import PORTION, Packets, PlainSession
+from bbio.server.stock.unread import PORTION_BYTES, Packets, PlainSession
 
 
 class Transport:
@@ -101,7 +101,7 @@ async def test_packets_for_a_websocket_are_taken_in_portions(sessions):
     taken = []
     while len(taken) < 20:
         portion = await take_all(queue)
-        assert len(portion) <= PORTION / 1_000 + 1
+        assert len(portion) <= PORTION_BYTES / 1_000 + 1
         taken += portion
     assert taken == sent
     assert (queue.size, queue.answers) == (0, 0)
@@ -111,15 +111,15 @@ async def test_the_next_poll_takes_all(sessions):
     """The end among it; while its long answer may be on its way it is looked after, until there is another poll."""
     session = sessions().make(live=False)
     queue = session.engine.queue
-    sent = [answer(LAGGING // 2), event(LAGGING // 2), answer(LAGGING), None]
+    sent = [answer(LAGGING_BYTES // 2), event(LAGGING_BYTES // 2), answer(LAGGING_BYTES), None]
     for packet in sent:
         queue.put_nowait(packet)
-    assert session.unread == session.address.held > 2 * LAGGING
+    assert session.unread == session.address.held > 2 * LAGGING_BYTES
     assert await take_all(queue) == sent
     assert (session.polling, session.unread) == (True, 0)
-    session.transport.waiting = 2 * LAGGING
+    session.transport.waiting = 2 * LAGGING_BYTES
     session.count_unread(0)
-    assert session.address.held == 2 * LAGGING
+    assert session.address.held == 2 * LAGGING_BYTES
     next_poll = asyncio.ensure_future(queue.get())
     await asyncio.sleep(0)
     assert (session.polling, session.lag, session.address.held) == (False, None, 0)
@@ -131,8 +131,8 @@ async def test_the_next_poll_takes_all(sessions):
 @pytest.mark.parametrize(("size", "ended"), [(1_900, False), (2_100, True)])
 async def test_twice_the_buffer_is_the_bound(sessions, size, ended):
     """In one event and in many, whatever the client has asked for."""
-    made = sessions(send_buffer=LAGGING)
-    for sizes in ([size * LAGGING // 1_000], [size * LAGGING // 20_000] * 20):
+    made = sessions(send_buffer=LAGGING_BYTES)
+    for sizes in ([size * LAGGING_BYTES // 1_000], [size * LAGGING_BYTES // 20_000] * 20):
         session = made.make()
         for each in sizes:
             session.engine.queue.put_nowait(answer(each))
@@ -146,9 +146,9 @@ async def test_twice_the_buffer_is_the_bound(sessions, size, ended):
 
 async def test_too_much_at_once_is_no_answer_of_a_client_that_is_behind(sessions):
     """One event, larger than all that may wait, ends it before it is looked after."""
-    made = sessions(send_buffer=LAGGING)
+    made = sessions(send_buffer=LAGGING_BYTES)
     session = made.make()
-    session.engine.queue.put_nowait(event(3 * LAGGING))
+    session.engine.queue.put_nowait(event(3 * LAGGING_BYTES))
     assert (made.ended, session.lag, session.address.held) == ([(session.sid, "slow consumer")], None, 0)
 
 
@@ -173,13 +173,13 @@ async def test_what_waits_for_a_poll_has_a_bound(sessions):
 async def test_what_has_waited_for_an_upgrade_is_looked_after(sessions):
     """Once the websocket is there, which begins to take it."""
     session = sessions().make(live=False)
-    session.engine.queue.put_nowait(answer(LAGGING))
-    session.engine.queue.put_nowait(answer(LAGGING))
+    session.engine.queue.put_nowait(answer(LAGGING_BYTES))
+    session.engine.queue.put_nowait(answer(LAGGING_BYTES))
     session.engine.upgraded = True
     assert session.lag is None
     await take_all(session.engine.queue)
     assert session.lag is not None
-    assert session.lag.answers == session.engine.queue.answers == session.address.held > LAGGING
+    assert session.lag.answers == session.engine.queue.answers == session.address.held > LAGGING_BYTES
 
 
 async def test_nothing_is_begun_for_who_has_long_answers_to_read(sessions):
@@ -218,7 +218,7 @@ async def test_a_connection_that_is_gone_holds_nothing(sessions):
 async def test_what_is_not_read_is_not_kept_for_ever(sessions, waiting):
     """Though the library has ended the session: its last answer has some time left to be read."""
     session = sessions(body_time=0.01).make(live=False)
-    session.engine.queue.put_nowait(answer(2 * LAGGING))
+    session.engine.queue.put_nowait(answer(2 * LAGGING_BYTES))
     await take_all(session.engine.queue)
     session.transport.waiting = waiting
     session.ended()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import attrs
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -15,15 +16,16 @@ from bbio import protocol
 from bbio.client.handle import Handle, Handles
 from bbio.client.session import Session, Settings
 from bbio.errors import BadRequest, Unavailable
+from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
-
-if TYPE_CHECKING:
-    from bbio.testing.harness import Harness
+from bbio.server.gateway import Gateway
+from bbio.server.limits import Limits
+from bbio.testing.clock import Clock
 
 # Seconds, half to one and a half times, after which a client whose connection was lost connects again.
-RECONNECT = 1.0
-# Seconds after which the heartbeat of a link that has died is missed: by default one comes every 25 s, and may take 20.
-HEARTBEAT = 45.0
+RECONNECT_SECONDS = 1.0
+# Seconds after which a dead connection is found out by its heartbeat: by default one comes every 25 s, and may take 20.
+HEARTBEAT_SECONDS = 45.0
 
 
 @attrs.define
@@ -43,10 +45,48 @@ class Packet:
     arrive: Callable[[], None]
 
 
-class Cable:
+class Surroundings(Protocol):
+    """The harness, as its connections see it."""
+
+    clock: Clock
+    random: random.Random
+    running: bool
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway of the application."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the application."""
+
+    @property
+    def backends(self) -> Mapping[str, Runtime]:
+        """The served backends by name."""
+
+    def now(self) -> float:
+        """Return the seconds by which a connection counts its requests."""
+
+    def wake(self) -> None:
+        """Wake the loop: there is something to do."""
+
+    def copies(self, connection: FakeConnection, kind: str) -> int:
+        """Return how many copies of a packet arrive."""
+
+    def cut_later(self, connection: FakeConnection) -> None:
+        """Cut a connection, but not in the middle of what the server does just now."""
+
+    def join(self, runtime: Runtime, connection: Connection, peer: FakeConnection) -> ClientSocket:
+        """Have a client join a backend's namespace."""
+
+    def leave(self, socket: ClientSocket) -> None:
+        """Have a client leave a backend's namespace."""
+
+
+class FakeConnection:
     """One client: a connection to the application, carrying any number of backends and channels.
 
-    Made by `Harness.connect`. `cable.backend(name, channel=...)` returns the same `Handle` as `bbio.client` does.
+    Made by `Harness.connect`. `connection.backend(name, channel=...)` returns the same `Handle` as `bbio.client` does.
 
     Example:
         `todos = t.connect(user={"id": "ann"}).backend("todos")`
@@ -57,7 +97,7 @@ class Cable:
 
     def __init__(
         self,
-        harness: Harness,
+        harness: Surroundings,
         *,
         headers: Mapping[str, str],
         auth: Mapping[str, Any] | None,
@@ -118,7 +158,7 @@ class Cable:
         subscriptions = [each for session in self.sessions.values() for each in session.subscriptions.values()]
         behind = [f"{each.name} {each.channel or ''}".strip() for each in subscriptions if not each.settled]
         on_the_way = len(self._up) + len(self._down)
-        return f"<Cable {state}, {on_the_way} packets on their way, unanswered {asked}, behind in {behind}>"
+        return f"<FakeConnection {state}, {on_the_way} packets on their way, unanswered {asked}, behind in {behind}>"
 
     @property
     def max_payload(self) -> int:
@@ -190,7 +230,7 @@ class Cable:
             self.silent = True
             self._up.clear()
             self._down.clear()
-            self._harness.clock.call_later(HEARTBEAT, self._missed, self._connection)
+            self._harness.clock.call_later(HEARTBEAT_SECONDS, self._missed, self._connection)
 
     def _missed(self, connection: Connection) -> None:
         if connection is self._connection:
@@ -200,7 +240,7 @@ class Cable:
         """Connect again in a while."""
         if self.online and self._harness.running and not self._reconnecting:
             self._reconnecting = True
-            self._harness.clock.call_later(RECONNECT * (0.5 + self._harness.random.random()), self.connect)
+            self._harness.clock.call_later(RECONNECT_SECONDS * (0.5 + self._harness.random.random()), self.connect)
 
     def _end(self) -> None:
         self._connection = None
@@ -226,7 +266,7 @@ class Cable:
             told = err.to_json()
             self._answer("connect", 0, lambda: session.refused(told))
             return
-        self._answer("connect", 0, lambda: session.connected(Plug(self, session)))
+        self._answer("connect", 0, lambda: session.connected(SessionTransport(self, session)))
 
     # Packets
 
@@ -304,6 +344,10 @@ class Cable:
             self._answer(kind, len(arguments), lambda: self._acked(ack_id, protocol.decode(arguments)))
         self._harness.wake()
 
+    def drop(self, reason: str) -> None:
+        """The server ends the connection."""
+        self._harness.cut_later(self)
+
     def _acked(self, ack_id: int, arguments: Any) -> None:
         answer = self._answers.pop(ack_id, None)
         if answer is not None:
@@ -318,28 +362,28 @@ class Cable:
         session.received(event[0], tuple(event[1:]))
 
 
-class Plug:
-    """A cable as one session sees it."""
+class SessionTransport:
+    """The connection as one session sees it."""
 
-    def __init__(self, cable: Cable, session: Session) -> None:
-        self._cable = cable
+    def __init__(self, connection: FakeConnection, session: Session) -> None:
+        self._connection = connection
         self._session = session
 
     @property
     def max_payload(self) -> int:
-        return self._cable.max_payload
+        return self._connection.max_payload
 
     def emit(self, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
-        self._cable.emit(self._session, event, arguments, answer)
+        self._connection.emit(self._session, event, arguments, answer)
 
     def drop(self) -> None:
-        self._cable.cut()
+        self._connection.cut()
 
 
-class CableLane:
-    """The gateway's way to many cables."""
+class FakeNetwork:
+    """The transport of the gateway: it reaches many connections."""
 
-    def deliver(self, links: Iterable[Cable], skip: Cable | None, namespace: str, text: bytes) -> None:
-        for cable in list(links):
-            if cable is not skip:
-                cable.tell(namespace, text)
+    def deliver(self, peers: Iterable[FakeConnection], skip: Any, namespace: str, text: bytes) -> None:
+        for peer in list(peers):
+            if peer is not skip:
+                peer.tell(namespace, text)
