@@ -7,6 +7,7 @@ import errno
 import gc
 import logging
 import signal
+import socket
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
@@ -372,7 +373,7 @@ class App:
         """Serve on a port, in the running event loop; `url` and `port` then hold the address.
 
         Parameters:
-            host: the address to listen on.
+            host: the address to listen on; `0.0.0.0` for all, `::` for all of IPv6 and IPv4.
             port: the TCP port; 0 takes a free one.
             application: the aiohttp application that this one is mounted on; by default one that has nothing else.
 
@@ -407,7 +408,6 @@ class App:
             self._binding = False
         self._runner = runner
         self.port = runner.addresses[0][1]
-        # "::" takes IPv6 alone.
         shown = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
         self.url = f"http://[{shown}]:{self.port}" if ":" in shown else f"http://{shown}:{self.port}"
 
@@ -439,7 +439,8 @@ class App:
         """Serve until SIGTERM or Ctrl-C.
 
         Parameters:
-            host: the address to listen on, `0.0.0.0` for all; $BBIO_HOST or 127.0.0.1 by default.
+            host: the address to listen on, `0.0.0.0` for all, `::` for all of IPv6 and IPv4; $BBIO_HOST or 127.0.0.1
+                by default.
             port: the TCP port; $BBIO_PORT or 3000 by default.
             log_level: the logging level, from `debug` to `critical`; $BBIO_LOG_LEVEL or `info` by default.
             application: the aiohttp application that this one is mounted on; by default one that has nothing else.
@@ -531,7 +532,12 @@ async def _finish(closing: Iterable[Coroutine[Any, Any, Any]]) -> None:
 
 async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
-        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+        if host == "::":
+            # Of itself asyncio takes IPv6 alone.
+            there = socket.create_server((host, port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+            await web.SockSite(runner, there, backlog=BACKLOG).start()
+        else:
+            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     except OSError as err:
         raise ConfigurationError(_why_not(err, host, port)) from None
 

@@ -116,7 +116,7 @@ def serving(command: Callable[..., Any]) -> Callable[..., Any]:
         ("cors-origins", None, str, "LIST", "Origins of other sites that may connect, with commas between; * for all."),
         ("log-level", Settings().log_level, levels, "LEVEL", f"What is logged: {', '.join(LOG_LEVELS)}."),
         ("port", Settings().port_number(), ports, "NUMBER", "TCP port; 0 takes a free one."),
-        ("host", Settings().host, str, "ADDRESS", "Address to listen on; 0.0.0.0 for all."),
+        ("host", Settings().host, str, "ADDRESS", "Address to listen on; 0.0.0.0 for all, :: for IPv6 too."),
     ):
         command = click.option(
             f"--{name}",

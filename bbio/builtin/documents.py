@@ -63,7 +63,7 @@ OPERATION_COUNT = 1_000_000
 SEEN_SECONDS = 3_600.0
 MAX_BATCH = 500
 MAX_WAITING = 10_000
-# Bytes of the models that are read for a batch, past which the rest of it waits for the next.
+# Bytes of the models that are read together, past which the rest of a batch waits for the next.
 MAX_BATCH_BYTES = 1 << 20
 
 
@@ -158,6 +158,8 @@ class Queue:
         # A batch is not worked on in the context of the request that happens to be its first.
         self._context = copy_context()
         self._waiting: list[Job] = []
+        # How many are handed over at once: fewer after a batch of which some were left.
+        self._most = MAX_BATCH
         self._busy = False
         self._idle: asyncio.Future[None] | None = None
 
@@ -182,12 +184,7 @@ class Queue:
             self._loop.call_soon(self._next, context=self._context)
 
     def _next(self) -> None:
-        waiting = self._waiting
-        if len(waiting) > MAX_BATCH:
-            self._waiting = waiting[MAX_BATCH:]
-            waiting = waiting[:MAX_BATCH]
-        else:
-            self._waiting = []
+        waiting, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
         # Whoever gave up waiting before anything was done has changed nothing.
         batch = [job for job in waiting if not job.future.cancelled()]  # type: ignore[union-attr]
         if batch:
@@ -202,6 +199,7 @@ class Queue:
     def settle(self, batch: list[Any], left: Sequence[Any] = ()) -> None:
         """Take back a batch that is done, and those that were left for the next."""
         self._waiting[:0] = left
+        self._most = max(1, 2 * len(batch)) if left else min(2 * self._most, MAX_BATCH)
         self._next()
         self.tell(batch)
 
@@ -473,14 +471,6 @@ class DocumentStore(Store, Log):
         return () if hidden.intersection(columns) else columns
 
 
-class Surplus(Exception):
-    """What a batch is about is too large to be held together: it ends before this change."""
-
-    def __init__(self, change: Change) -> None:
-        super().__init__()
-        self.change = change
-
-
 class Write(msgspec.Struct, eq=False):
     """What a change is to do to its model.
 
@@ -537,6 +527,8 @@ class Batch:
         self.changed: dict[Key, tuple[int, bytes] | None] = {}
         self.events: list[Event] = []
         self.kept: list[tuple[bytes, int, Event, bytes | None]] = []
+        # What is too large to be held together with those before it.
+        self.left: list[Change] = []
         self._waiting = changes
         for change in changes:
             change.error = None
@@ -554,9 +546,12 @@ class Batch:
         """The models that must be known."""
         return list({change.key: None for change in self.changes if change.key and _is_about_stored(change)})
 
-    def surplus(self, key: Key) -> Surplus:
-        """What ends the batch before the first change that must know a model."""
-        return Surplus(next(change for change in self.changes if change.key == key and _is_about_stored(change)))
+    def end_before(self, keys: Collection[Key]) -> None:
+        """Leave for the next batch all from the first change on that must know one of these models."""
+        changes = self.changes
+        place = next(n for n, change in enumerate(changes) if change.key in keys and _is_about_stored(change))
+        self.changes = self._waiting = changes[:place]
+        self.left = changes[place:]
 
     @property
     def operations(self) -> list[bytes]:

@@ -30,7 +30,7 @@ LONGEST_WORK_SECONDS = 0.1
 PIECE_BYTES = 4_096
 # As few, once they have taken long; as many for a new connection, which may begin with requests that take long.
 SMALLEST_PIECE_BYTES = 64
-FIRST_PIECE_BYTES = 512
+FIRST_PIECE_BYTES = 256
 # The price, in seconds, of a packet that the library handles in tasks, whose time cannot be told from waiting.
 PACKET_SECONDS = 0.000_05
 # The price of joining or leaving a namespace.

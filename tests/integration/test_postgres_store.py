@@ -613,7 +613,7 @@ async def test_a_refused_write_costs_its_batch_few_transactions(database_url, ps
 
         async def counted(changes, *rest):
             sizes.append(len(changes))
-            await transact(changes, *rest)
+            return await transact(changes, *rest)
 
         monkeypatch.setattr(models.store, "_transact", counted)
         writes = [models.write("create", {"n": n}) for n in range(65)]

@@ -473,7 +473,7 @@ async def test_a_client_that_is_refused_is_written_apart(database_url, psql, mon
 
         async def noted(changes, lock, told, careful):
             batches.append([change.req.socket for change in changes])
-            await transact(changes, lock, told, careful)
+            return await transact(changes, lock, told, careful)
 
         monkeypatch.setattr(store, "_transact", noted)
 

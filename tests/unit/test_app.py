@@ -291,9 +291,26 @@ async def test_a_start_that_fails_cleans_up_the_application_it_is_mounted_on():
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.0.0.1", "::1"])
 async def test_the_url_can_be_asked_for(host):
-    """Whatever address it listens on: one of IPv6 takes IPv6 alone."""
+    """Whatever address it listens on."""
     async with App().running(host) as url, aiohttp.ClientSession() as http, http.get(f"{url}/healthz") as answer:
         assert answer.status == 200
+
+
+async def test_all_addresses_are_those_of_both_protocols():
+    """A client of IPv4 is known by its own address then, and asks loopback for no other name all the same."""
+    app = App(proxies=["127.0.0.0/8"])
+    async with app.running("::"), aiohttp.ClientSession() as http:
+        for host, named, status in (
+            ("127.0.0.1", "localhost", 200),
+            ("[::1]", "localhost", 200),
+            ("[::1]", "rebound.example", 403),
+            ("127.0.0.1", "rebound.example", 200),  # from a proxy
+        ):
+            url = f"http://{host}:{app.port}/socket.io/?EIO=4&transport=polling"
+            async with http.get(url, headers={"Host": named}) as answer:
+                assert (host, answer.status) == (host, status)
+        with pytest.raises(ConfigurationError, match=f"port {app.port} of :: is in use"):
+            await App().start("::", app.port)
 
 
 async def test_what_does_not_close_in_time_is_given_up(monkeypatch):

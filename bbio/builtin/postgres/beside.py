@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import attrs
 
-from bbio.builtin.postgres.tables import DRAW_REVISIONS, Table
+from bbio.builtin.postgres.tables import Table
 
 # The revisions that a transaction has given: the backend, arrays of channels, ids and revisions, NULL of what is gone,
 # and the last of the transaction's own. What triggers have given to the same models since is later, and stays.
@@ -54,17 +54,9 @@ class Beside(Table):
         return f"coalesce((SELECT bbio_r.rev FROM bbio_revs bbio_r WHERE {self._entry(row)}), 0)"
 
     def lock(self, how: str) -> str:
-        named = [f"{column}::text AS {name}" for name, column in zip(self.key, self._columns_of_key("t"), strict=True)]
         # A text as a parameter brings its collation along, and the entries have one of their own.
         about = ", ".join(f'{text} COLLATE "C"' for text in ("f.channel" if self.per_channel else "''", "f.id"))
-        return (
-            f"WITH found AS MATERIALIZED (SELECT {', '.join(named)}, {self.fields('t')} AS fields"
-            f" FROM {self._arrays()} AS u({', '.join(self.key)}) JOIN {self.place} t ON {self._is_key()}"
-            f" ORDER BY {', '.join(self._columns_of_key('t'))} {how})"
-            f" SELECT ({DRAW_REVISIONS} FROM (SELECT count(*) FROM found) AS locked),"
-            f" {', '.join(f'f.{name}' for name in self.key)}, bbio_rev({self.backend}, {about}), f.fields"
-            " FROM (VALUES (1)) AS one LEFT JOIN found f ON true"
-        )
+        return self._locked("0", how, f"bbio_rev({self.backend}, {about})")
 
     def update(self, names: Collection[str], is_losing: bool = False) -> str:
         if self.is_document or any(column.name in names and not column.generated for column in self.columns):

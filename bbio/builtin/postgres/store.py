@@ -156,6 +156,10 @@ TABLES = {"column": Table, "beside": Beside}
 TAKEN = ("bbio_", "pg_")
 
 
+# The revision and body of a model, None where it is too large to be held together with others.
+Held = tuple[int, bytes] | None
+
+
 class StreamRow(msgspec.Struct):
     """A stream as its row was when it was locked, and how many events and bytes are added to it."""
 
@@ -185,14 +189,15 @@ class Worker:
     """Does the jobs that wait, all at once.
 
     Parameters:
-        work: awaited with the jobs, to put into each what came of it; it must not raise.
+        work: awaited with the jobs, to put into each what came of it, and to return those that it has left for the next
+            turn; it must not raise.
         divert: asked of each job before; the worker leaves those alone of which it is true.
         share: the part of the time in which it may work: it rests after each turn.
     """
 
     def __init__(
         self,
-        work: Callable[[list[Any]], Any],
+        work: Callable[[list[Any]], Awaitable[Sequence[Any]]],
         divert: Callable[[Any], bool] = lambda job: False,
         share: float = 1.0,
     ) -> None:
@@ -210,13 +215,15 @@ class Worker:
 
     async def _run(self, jobs: list[Any]) -> None:
         began = time.perf_counter()
-        if jobs:
-            await self._work(jobs)
+        left = await self._work(jobs) if jobs else ()
+        if left:
+            later = set(map(id, left))
+            jobs = [job for job in jobs if id(job) not in later]
         if self._share < 1.0:
             self._queue.tell(jobs)
             jobs = []
             await asyncio.sleep(min((time.perf_counter() - began) / self._share, LONGEST_REST_SECONDS))
-        self._queue.settle(jobs)
+        self._queue.settle(jobs, left)
 
 
 class Suspects:
@@ -698,32 +705,35 @@ class PostgresStore(DocumentStore):
         """Have a change made in the next batch."""
         return self._writer.submit(change)
 
-    async def _write(self, changes: list[Change], lock: str = LOCK, careful: bool = False) -> None:
-        """Make changes in one transaction; those that PostgreSQL refuses, without the others."""
+    async def _write(self, changes: list[Change], lock: str = LOCK, careful: bool = False) -> list[Change]:
+        """Make changes in one transaction; those that PostgreSQL refuses, without the others.
+
+        Returns: what is left for another transaction.
+        """
         try:
             try:
                 await self._draw(changes)
-                await self._try(changes, lock, careful)
+                return await self._try(changes, lock, careful)
             except Exception as err:
                 if not is_refused(err):
                     raise
                 if not careful:
-                    await self._write(changes, lock, careful=True)
-                elif len(changes) == 1:
+                    return await self._write(changes, lock, careful=True)
+                if len(changes) == 1:
                     self._refuse(changes[0], err)
-                else:
-                    # It is not a model that was refused. Find out whose write it is, and let the others pass.
-                    half = len(changes) // 2
-                    await self._write(changes[:half], lock, careful)
-                    await self._write(changes[half:], lock, careful)
+                    return []
+                # It is not a model that was refused. Find out whose write it is, and let the others pass.
+                half = len(changes) // 2
+                left = await self._write(changes[:half], lock, careful)
+                return left + changes[half:] if left else await self._write(changes[half:], lock, careful)
         except Exception as err:
             if is_slow(err) and lock == LOCK:
                 # Perhaps another program holds some of the models: leave those out, and let the others pass.
-                await self._write(changes, LOCK + " SKIP LOCKED", careful)
-                return
+                return await self._write(changes, LOCK + " SKIP LOCKED", careful)
             error = self._database.error(err, self.table)
             for change in changes:
                 change.error = error
+            return []
 
     def _refuse(self, change: Change, err: Exception) -> None:
         req = change.req
@@ -749,13 +759,12 @@ class PostgresStore(DocumentStore):
         self._writer_apart.add(change)
         return True
 
-    async def _try(self, changes: list[Change], lock: str, careful: bool) -> None:
+    async def _try(self, changes: list[Change], lock: str, careful: bool) -> list[Change]:
         attempt, told = 0, True
         while True:
             attempt += 1
             try:
-                await self._transact(changes, lock, told, careful)
-                return
+                return await self._transact(changes, lock, told, careful)
             except Exception as err:
                 if told and is_untold(err):
                     # Other processes find it in the log all the same, a little later.
@@ -775,7 +784,7 @@ class PostgresStore(DocumentStore):
         """Whether another process has just added the model that was to be added."""
         return isinstance(err, driver().UniqueViolationError) and err.constraint_name == self.definition.rule
 
-    async def _transact(self, changes: list[Change], lock: str, told: bool, careful: bool) -> None:
+    async def _transact(self, changes: list[Change], lock: str, told: bool, careful: bool) -> list[Change]:
         batch = Batch(self, changes)
         try:
             async with self._database.connections.one() as connection:
@@ -786,7 +795,7 @@ class PostgresStore(DocumentStore):
                     await self._make(connection, batch, writes, careful)
                 if all(change.error for change in batch.changes):
                     await connection.execute("ROLLBACK")
-                    return
+                    return batch.left
                 batch.number()
                 behind = (batch.rev - rev) // REVISIONS
                 if behind:
@@ -802,6 +811,7 @@ class PostgresStore(DocumentStore):
             await self._settle_outcome(batch)
         if self._outgrown(streams.values()):
             await self.tidy()
+        return batch.left
 
     async def _keep_revisions(self, connection: Any, batch: Batch) -> None:
         """Keep the revisions of what a batch has changed beside the table."""
@@ -969,9 +979,12 @@ class PostgresStore(DocumentStore):
         """Tell a batch what it needs to know, and lock its models."""
         keys = batch.keys
         if keys:
-            batch.rev, batch.models = await self._lock(connection, keys, lock)
+            batch.rev, found = await self._lock(connection, keys, lock)
+            batch.models = {key: held for key, held in found.items() if held is not None}
+            if len(batch.models) < len(found):
+                batch.end_before(found.keys() - batch.models.keys())
             if lock != LOCK:
-                held = (await self._models(connection.fetch, keys)).keys() - batch.models.keys()
+                held = (await self._models(connection.fetch, batch.keys)).keys() - batch.models.keys()
                 batch.leave_out(held, Timeout("another program holds the model"))
         else:
             batch.rev = await self._draw_revisions(connection, len(batch.changes))
@@ -996,23 +1009,27 @@ class PostgresStore(DocumentStore):
         start, self._spare = self._spare.start, self._spare[count:]
         return start
 
-    async def _lock(self, connection: Any, keys: list[Key], how: str) -> tuple[int, dict[Key, tuple[int, bytes]]]:
-        """Lock models: what comes before their next revisions, and the revision and body of those that are there."""
+    async def _lock(self, connection: Any, keys: list[Key], how: str) -> tuple[int, dict[Key, Held]]:
+        """Lock models: what comes before their next revisions, and those that are there."""
         columns = self._columns_of(keys)
         rows = await connection.fetch(self._statement("lock", how), *columns)
         # Drawn when they are locked, so that the revisions of each model grow.
         return rows[0][0], self._held(keys, columns, [row[1:] for row in rows if row[1] is not None])
 
-    async def _models(self, fetch: Any, keys: list[Key]) -> dict[Key, tuple[int, bytes]]:
-        """The revision and body of those models that are there."""
+    async def _models(self, fetch: Any, keys: list[Key]) -> dict[Key, Held]:
+        """Those models that are there."""
         columns = self._columns_of(keys)
         return self._held(keys, columns, await fetch(self._statement("select"), *columns))
 
-    def _held(self, keys: list[Key], columns: list[list[Any]], rows: list[Any]) -> dict[Key, tuple[int, bytes]]:
-        """The revision and body of each model in rows, by its key."""
+    def _held(self, keys: list[Key], columns: list[list[Any]], rows: list[Any]) -> dict[Key, Held]:
+        """Each model in rows, by its key."""
         texts = dict(zip(zip(*columns, strict=True), keys, strict=True))
         body = self.definition.body
-        return {key: (rev, body(key[1], fields)) for *text, rev, fields in rows for key in (texts[tuple(text)],)}
+        return {
+            key: None if fields is None else (rev, body(key[1], fields))
+            for *text, rev, fields in rows
+            for key in (texts[tuple(text)],)
+        }
 
     async def _lock_streams(
         self, connection: Any, names: list[str], statement: str = LOG, added: Iterable[Any] = NOTHING
@@ -1119,11 +1136,11 @@ class PostgresStore(DocumentStore):
 
     # Reads
 
-    async def _look_up(self, jobs: list[Lookup]) -> None:
-        """Read models and find operations that were asked for at the same time."""
+    async def _look_up(self, jobs: list[Lookup]) -> list[Lookup]:
+        """Read models and find operations that were asked for at the same time; what is left for the next time."""
         keys = list({job.key: None for job in jobs if job.key is not None})
         operations = [job.operation for job in jobs if job.key is None]
-        models: dict[Key, tuple[int, bytes]] = {}
+        models: dict[Key, Held] = {}
         replies: dict[bytes, Any] = {}
         try:
             if keys:
@@ -1134,8 +1151,12 @@ class PostgresStore(DocumentStore):
         except Exception as err:
             for job in jobs:
                 job.error = err
+        left = []
         for job in jobs:
             job.result = replies.get(job.operation) if job.key is None else models.get(job.key)
+            if job.error is None and job.key in models and job.result is None:
+                left.append(job)
+        return left
 
     def look_up(self, key: Key) -> Awaitable[Any]:
         """The revision and body of a model, None when there is none."""

@@ -16,6 +16,7 @@ import attrs
 import msgspec
 
 from bbio import BadRequest
+from bbio.builtin.documents import MAX_BATCH_BYTES
 from bbio.errors import ConfigurationError
 from bbio.model.schema import Field, Schema
 from bbio.model.types import kinds_of
@@ -30,6 +31,11 @@ LOCK = 0x6262696F
 REVISIONS = 1_000
 
 DRAW_REVISIONS = "SELECT nextval('bbio_revisions')"
+# Of the models in `f`, in their order, those that are held together; of each of the others NULL.
+WITHIN = (
+    "CASE WHEN sum(octet_length(f.fields)) OVER (ORDER BY f.number ROWS UNBOUNDED PRECEDING)"
+    f" - octet_length(f.fields) <= {MAX_BATCH_BYTES} THEN f.fields END"
+)
 
 # What triggers of one transaction tell of more rows than so many is that there were: clients read everything anew.
 MOST_TOLD = 1_000
@@ -726,11 +732,21 @@ class Table:
         return key if -(1 << bits) <= key < 1 << bits else None
 
     def select(self) -> str:
-        """The models of some keys."""
-        found = ", ".join(f"{column}::text" for column in self._columns_of_key("t"))
+        """The models of some keys, as many as are held together: of others, that they are there."""
+        return f"SELECT {self._key_in('f')}, f.rev, {WITHIN} FROM ({self._rows(self.revision('t'))}) f"
+
+    def _key_in(self, row: str) -> str:
+        return ", ".join(f"{row}.{name}" for name in self.key)
+
+    def _rows(self, revision: str) -> str:
+        """The rows of some keys, each with its place among them."""
+        key = ", ".join(
+            f"{column}::text AS {name}" for name, column in zip(self.key, self._columns_of_key("t"), strict=True)
+        )
         return (
-            f"SELECT {found}, {self.revision('t')}, {self.fields('t')}"
-            f" FROM {self._arrays()} AS u({', '.join(self.key)}) JOIN {self.place} t ON {self._is_key()}"
+            f"SELECT {key}, u.number, {revision} AS rev, {self.fields('t')} AS fields"
+            f" FROM {self._arrays()} WITH ORDINALITY AS u({', '.join(self.key)}, number)"
+            f" JOIN {self.place} t ON {self._is_key()}"
         )
 
     def lock(self, how: str) -> str:
@@ -739,11 +755,23 @@ class Table:
         Parameters:
             how: `FOR UPDATE OF t`, so that nobody else may write them.
         """
+        return self._locked(self.revision("t"), how, "f.rev")
+
+    def _locked(self, revision: str, how: str, now: str) -> str:
+        """The rows of some keys, locked.
+
+        Parameters:
+            revision: what is found with each, before it is locked.
+            how: how they are locked.
+            now: the revision of the model in `f`, when it is.
+        """
         return (
-            f"WITH found AS MATERIALIZED ({self.select()} ORDER BY {', '.join(self._columns_of_key('t'))} {how})"
+            f"WITH found AS MATERIALIZED ({self._rows(revision)}"
+            f" ORDER BY {', '.join(self._columns_of_key('t'))} {how})"
             # All are counted before it is drawn.
-            f" SELECT ({DRAW_REVISIONS} FROM (SELECT count(*) FROM found) AS locked), found.*"
-            " FROM (VALUES (1)) AS one LEFT JOIN found ON true"
+            f" SELECT ({DRAW_REVISIONS} FROM (SELECT count(*) FROM found) AS locked),"
+            f" {self._key_in('f')}, {now}, {WITHIN}"
+            " FROM (VALUES (1)) AS one LEFT JOIN found f ON true"
         )
 
     def draw(self, source: str) -> str:

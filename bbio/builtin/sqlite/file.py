@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bbio import Unavailable, UnknownOutcome
-from bbio.builtin.documents import Job, Surplus, logger, refusals
+from bbio.builtin.documents import MAX_BATCH_BYTES, Job, logger, refusals
 from bbio.builtin.sqlite.threads import Call, Lister, Worker
 from bbio.errors import ConfigurationError
 
@@ -272,29 +272,19 @@ class Database:
                 self._read(connection, [job])
             else:
                 changes.append(job)
-        left: list[Any] = []
-        while changes:
-            try:
-                self._commit(connection, changes)
-                break
-            except Surplus as surplus:
-                place = changes.index(surplus.change)
-                changes, left = changes[:place], changes[place:] + left
-        return left
+        return self._commit(connection, changes) if changes else []
 
-    def _commit(self, connection: sqlite3.Connection, changes: list[Any]) -> None:
+    def _commit(self, connection: sqlite3.Connection, changes: list[Any]) -> list[Any]:
+        """Make changes in one transaction, and return those that are left for the next."""
         committing = False
+        left: list[Any] = []
         try:
             connection.rollback()  # should a commit have failed, and could not be undone then
             self._check_place()
             try:
                 self._begin(connection)
                 for store in dict.fromkeys(change.store for change in changes):
-                    store.apply(connection, [change for change in changes if change.store is store])
-            except Surplus:
-                connection.rollback()
-                self._forget()
-                raise
+                    left += store.apply(connection, [change for change in changes if change.store is store])
             except Exception as err:
                 if type(err) in FAILURES:
                     raise
@@ -302,19 +292,19 @@ class Database:
                 connection.execute("ROLLBACK")
                 self._forget()
                 self._begin(connection)
-                for change in changes:
-                    self._apply_alone(connection, change)
+                left = self._apply_each(connection, changes)
             committing = True
             connection.execute("COMMIT")
             self._check_place()  # what was deleted meanwhile has taken the commit with it
-        except Surplus:
-            raise
         except Exception as err:
             self._forget()
             # What could not be synced may be there after a crash, or not. An operation may be repeated, and is told
             # then what it came to; what was refused has come to nothing in any case.
             doubtful = committing and _code(err) not in SAFE_FAILURES
+            later = set(map(id, left))
             for change in changes:
+                if id(change) in later:
+                    continue
                 unknown = doubtful and change.operation is None and change.error is None
                 error = self._error(err)
                 change.error = UnknownOutcome() if unknown else error
@@ -324,6 +314,7 @@ class Database:
             if self._failing:
                 self._failing = False
                 logger.warning("%s works again", self.path)
+        return left
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         """Begin to write; what the stores know of the file holds until somebody else has written to it."""
@@ -336,6 +327,16 @@ class Database:
     def _forget(self) -> None:
         for store in self._stores:
             store.forget()
+
+    def _apply_each(self, connection: sqlite3.Connection, changes: list[Any]) -> list[Any]:
+        """Make changes one by one, without those that cannot be; those that are left for another transaction."""
+        size = 0
+        for place, change in enumerate(changes):
+            if size > MAX_BATCH_BYTES:
+                return changes[place:]
+            self._apply_alone(connection, change)
+            size += 0 if change.error else len(change.result.body)
+        return []
 
     def _apply_alone(self, connection: sqlite3.Connection, change: Any) -> None:
         connection.execute("SAVEPOINT alone")

@@ -295,13 +295,14 @@ class SQLiteStore(DocumentStore):
         """Have a change made in the next batch."""
         return self._database.writer.submit(change)
 
-    def apply(self, connection: sqlite3.Connection, changes: list[Change]) -> None:
-        """Make changes in the transaction that is open."""
+    def apply(self, connection: sqlite3.Connection, changes: list[Change]) -> list[Change]:
+        """Make changes in the transaction that is open; those that are left for another come back."""
         batch = Batch(self, changes)
         last = self._load(connection, batch)
         batch.apply()
         if batch.events:
             self._save(connection, batch, last)
+        return batch.left
 
     def forget(self) -> None:
         """What is remembered of the file may not be so: a commit failed, or somebody else has written to it."""
@@ -321,10 +322,11 @@ class SQLiteStore(DocumentStore):
             stream = streams.get(name) or self._find_stream(connection, name)
             if stream is not None:
                 batch.tops[name] = stream.epoch, stream.top
-        size = 0
-        for key in batch.keys:
+        size, keys = 0, batch.keys
+        for place, key in enumerate(keys):
             if size > MAX_BATCH_BYTES:
-                raise batch.surplus(key)
+                batch.end_before(keys[place:])
+                break
             for rev, body in execute(self._select, self._columns_of(key)):
                 batch.models[key] = (rev, body)
                 size += len(body)

@@ -121,6 +121,12 @@ async def test_the_longer_a_piece_takes_the_fewer_bytes_are_handled_at_once():
     assert (parser._piece, parser._rest, connection.transport.is_read) == (PIECE_BYTES, b"", True)
 
 
+def test_a_new_connection_begins_with_few_requests():
+    """What it sends at once is not looked at one by one, and may be the longest lists that there are."""
+    head = 6
+    assert FIRST_PIECE_BYTES // (head + len('42/todos,1["sync",{"method":"read"}]')) <= 6
+
+
 async def test_who_sends_little_never_waits():
     """A chunk that leaves time enough between it and the next is handled where it arrives."""
     connection = Connection(SHARE_SECONDS / 10)

@@ -41,7 +41,7 @@ def commits(monkeypatch):
 
     def counted(self, connection, changes):
         sizes.append(len(changes))
-        commit(self, connection, changes)
+        return commit(self, connection, changes)
 
     monkeypatch.setattr(Database, "_commit", counted)
     return sizes
@@ -96,6 +96,18 @@ async def test_large_models_are_written_a_few_at_a_time(path):
         assert [len(batch) for batch in batches] == [4, 3, 3, 3, 3, 3, 2]
         assert [commit.event.offset for commit in commits] == list(range(1, 22))
         assert [(await models.read(n))["n"] for n in range(10)] == list(range(10, 20))
+
+
+async def test_large_models_are_written_a_few_at_a_time_beside_one_that_is_refused(path, commits):
+    """Then each is written by itself, in one transaction."""
+    large = [{"id": n, "text": "x" * 400_000} for n in range(10)]
+    async with opened(SQLiteStore(path, models=large)) as models:
+        execute(path, "CREATE UNIQUE INDEX one ON models (json_extract(body, '$.n'))")
+        writes = [models.write("patch", {"id": n, "n": max(n, 1)}) for n in range(10)]
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Conflict)] == [1]
+        # 0, 1, 2 and 3 of all; of the next eight there are but six, and three have room.
+        assert commits == [10, 6, 3]
 
 
 async def test_too_many_writes_are_told_so(path, monkeypatch):
