@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from bbio.conformance.cases import Cases, case
 from bbio.streams import STAMPS, HistoryLimits
 
@@ -65,8 +67,7 @@ class Stamps(Cases):
     async def test_the_stamp_of_the_top_outlives_its_event(self) -> None:
         """A client that has missed nothing is told so, however little history is kept; others read again."""
         async with self.opened(history=HistoryLimits(age=0.0, size=1)) as models:
-            for n in range(300):
-                await models.create({"n": n})
+            await asyncio.gather(*(models.create({"n": n}) for n in range(300)))
             top = await models.top()
             assert top.stamp == models.published[-1][0].stamp
             assert await models.log.since("c:", top.epoch, top.offset, top.stamp) == []
