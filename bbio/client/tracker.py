@@ -25,14 +25,14 @@ class Meta(NamedTuple):
     stamp: int = 0
 
     @classmethod
-    def read(cls, told: Any) -> Meta | None:
+    def read(cls, meta: Any) -> Meta | None:
         """Read the third argument of a `synced` or of a write's reply; None from servers that know no positions."""
-        if not isinstance(told, Mapping):
+        if not isinstance(meta, Mapping):
             return None
-        stream, epoch, offset = told.get("s"), told.get("e"), told.get("o")
+        stream, epoch, offset = meta.get("s"), meta.get("e"), meta.get("o")
         if not isinstance(stream, str) or not isinstance(epoch, str) or type(offset) is not int:
             return None
-        return cls(stream, epoch, offset, told.get("r"), told.get("op"), told.get("k", 0))
+        return cls(stream, epoch, offset, meta.get("r"), meta.get("op"), meta.get("k", 0))
 
 
 class Listen(NamedTuple):
@@ -156,18 +156,18 @@ class Tracker:
         resumed = self.positioned and not first
         renewed = False
         effects: list[Effect] = []
-        for stream, told in (reply.get("streams") or {}).items():
+        for stream, state in (reply.get("streams") or {}).items():
             place = self._places.get(stream)
-            for method, model, meta in told.get("events") or ():
+            for method, model, meta in state.get("events") or ():
                 effects += self.event(method, model, Meta.read(meta))
-            epoch, offset = told["epoch"], told["offset"]
-            stamp = told.get("stamp", 0)
-            if place is not None and not place.stale and told["recovered"] and place.offset == offset:
+            epoch, offset = state["epoch"], state["offset"]
+            stamp = state.get("stamp", 0)
+            if place is not None and not place.stale and state["recovered"] and place.offset == offset:
                 place.stamp = stamp
                 if not self._overflown:
                     continue
             # The epoch may be the same and the history another: one that fell back.
-            renewed = renewed or place is None or place.epoch != epoch or not told["recovered"]
+            renewed = renewed or place is None or place.epoch != epoch or not state["recovered"]
             self._places[stream] = Place(epoch, offset, stamp, stale=not first or self._overflown)
             resumed = False
         reset = self.stale
@@ -182,15 +182,15 @@ class Tracker:
             effects.append(Read(renewed))
         return effects
 
-    def overheard(self, stream: str, told: Mapping[str, Any]) -> list[Effect]:
+    def overheard(self, stream: str, state: Mapping[str, Any]) -> list[Effect]:
         """Take the answer to a listen of another channel, about a stream that this one follows too."""
         place = self._places.get(stream)
         if place is None or self.listening:
             return []
         effects: list[Effect] = []
-        for method, model, meta in told.get("events") or ():
+        for method, model, meta in state.get("events") or ():
             effects += self.event(method, model, Meta.read(meta))
-        behind = told["epoch"] != place.epoch or told["offset"] > place.offset
+        behind = state["epoch"] != place.epoch or state["offset"] > place.offset
         return effects + (self._again() if behind and not self.listening else [])
 
     def event(self, method: str, model: Any, meta: Meta | None) -> list[Effect]:
