@@ -1,4 +1,4 @@
-"""Whether a connection lives: when the server was heard, and probes that it has to answer."""
+"""The signs of life of a connection: when the server was heard, and probes that it has to answer."""
 
 from __future__ import annotations
 
