@@ -63,7 +63,7 @@ def find(target: str) -> App | web.Application:
         raise click.ClickException(f"no App is mounted on {target}; write app.mount({attribute})")
     names = [*_mounts(module), *(name for name, value in vars(module).items() if isinstance(value, App))]
     hint = f"did you mean {module_name}:{names[0]}?" if names else "it must be one: app = App(); app.serve(...)"
-    wrong = f"{module_name} has no {attribute!r}" if found is None else f"{target} is no bbio.App"
+    wrong = f"{module_name} has no {attribute!r}" if found is None else f"{target} is not a bbio.App"
     raise click.ClickException(f"{wrong}; {hint}")
 
 

@@ -62,7 +62,7 @@ def check_methods(decorator: str, names: tuple[Any, ...], every: tuple[str, ...]
     """The sync methods named by a decorator; `every` one when none is, or `"all"`; `"write"` is all but `read`.
 
     Raises:
-        DefinitionError: a name is no sync method, or is there twice.
+        DefinitionError: a name is not a sync method, or is there twice.
     """
     if names == ("all",):
         return every
@@ -381,7 +381,7 @@ def collect(cls: type) -> tuple[Marked, ...]:
     """The marked functions of `cls` in stack order, each checked.
 
     Raises:
-        DefinitionError: a marked name is overridden by what is no function, or parameters do not fit.
+        DefinitionError: a marked name is overridden by something that is not a function, or parameters do not fit.
     """
     slots: dict[str, Marked] = {}
     for owner in reversed(cls.__mro__):

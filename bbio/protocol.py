@@ -143,7 +143,7 @@ def parse(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
         max_depth: how deep arrays and objects may be nested.
 
     Raises:
-        BadRequest: it is no JSON, or holds what cannot travel: other nesting, NUL, `__proto__`, numbers past a double.
+        BadRequest: it is not JSON, or holds what cannot travel: other nesting, NUL, `__proto__`, numbers past a double.
     """
     try:
         value = decode(text) if len(text) < LARGE_FRAME else _decode_large(_decoder, _float_decoder, text)
@@ -271,7 +271,7 @@ def check_auth(auth: Any, max_bytes: int, max_depth: int = MAX_DEPTH) -> bytes |
         max_depth: how deep arrays and objects may be nested.
 
     Raises:
-        BadRequest: it is no object, cannot travel or is too long. The message quotes nothing of it.
+        BadRequest: it is not an object, cannot travel or is too long. The message quotes nothing of it.
     """
     if auth is None or auth == {}:
         return None
@@ -355,7 +355,7 @@ def read_listen(args: Any) -> Listen:
     """The fields of a `listen` from its arguments (without the event's name).
 
     Raises:
-        BadRequest: it is not as docs/protocol.md says. A `since` without sense is no error: it recovers nothing.
+        BadRequest: it is not as docs/protocol.md says. An invalid `since` is not an error: it recovers nothing.
     """
     if type(args) is not list or len(args) > 2:
         raise BadRequest("listen takes a channel (a string or null)")

@@ -43,7 +43,7 @@ class RateLimitedLog:
         self._write(logging.WARNING, text, args)
 
     def error(self, err: BaseException, text: str, *args: object, **extra: object) -> None:
-        """Write an error that is no client's fault, with its traceback: clients can cause it again and again.
+        """Write an error that is not a client's fault, with its traceback: clients can cause it again and again.
 
         Parameters:
             err: the error.

@@ -483,7 +483,7 @@ class Registry(Mapping[str, Runtime]):
             name: its name; the class's own by default.
 
         Raises:
-            ConfigurationError: it is no backend, is served already, or the name is taken.
+            ConfigurationError: it is not a backend, is served already, or the name is taken.
             FrozenError: the application has started.
         """
         if self.frozen:

@@ -64,7 +64,7 @@ class Settings:
         elsewhere does not care.
 
         Raises:
-            ConfigurationError: `BBIO_PORT` is no port.
+            ConfigurationError: `BBIO_PORT` is not a port.
         """
         if not (self.port.isascii() and self.port.isdecimal() and int(self.port) <= LAST_PORT):
             raise ConfigurationError(f"BBIO_PORT is {self.port!r}; a port is a number from 0 to {LAST_PORT}")

@@ -57,7 +57,7 @@ def enter(schema: Schema, req: Request) -> None:
     """Make the model of a create, update or patch a typed object.
 
     Raises:
-        Invalid: it is no valid model, or says what its client cannot say.
+        Invalid: it is not a valid model, or has fields that the client may not set.
     """
     given = dict(req.model)
     method, key = req.method, given.pop(schema.id_attribute, None)

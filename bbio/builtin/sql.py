@@ -342,7 +342,7 @@ def read_indexes(given: Iterable[str | tuple[str, ...]]) -> list[tuple[Path, ...
         paths: list[Path] = [tuple(name.split(".")) for name in ([fields] if isinstance(fields, str) else fields)]
         if not paths or not all(NAME.fullmatch(name) for path in paths for name in path):
             raise ConfigurationError(
-                f"index={list(given)!r}: {fields!r} is no field; name fields, or tuples of fields that are asked for "
+                f"index={list(given)!r}: {fields!r} is not a field; name fields, or tuples of fields asked for "
                 f'together: index=["done", ("list", "created")]'
             )
         indexes.append(tuple(paths))

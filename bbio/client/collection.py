@@ -87,14 +87,14 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._subscription = subscription
         # As it is sent: what becomes of the caller's own later, or what JSON has no type for, plays no part.
         self._data: Mapping[str, Any] | None = data
-        # What others write is held against it, once the server has taken the data for a query.
+        # What others write is matched against it, once the server has taken the data for a query.
         self._query: Query | None = None
         self._replica = Replica()
         self._changes = Changes()
         self._error: SyncError | None = None
-        # The reading that counts; what is told meanwhile is held.
+        # The reading that counts; what arrives meanwhile waits.
         self._reading: object | None = None
-        self._held: list[tuple[str, Any, int | None]] = []
+        self._waiting: list[tuple[str, Any, int | None]] = []
         self._overflown = False
         self._read = False  # whether everything was read once
         self._watchers: set[asyncio.Event] = set()
@@ -234,8 +234,8 @@ class Collection(Mapping[Key, M], Generic[M]):
         if self._reading is None:
             self._take(method, model, rev)
             self._wake()
-        elif len(self._held) < NOTED:
-            self._held.append((method, model, rev))
+        elif len(self._waiting) < NOTED:
+            self._waiting.append((method, model, rev))
         else:
             self._overflown = True
 
@@ -257,14 +257,14 @@ class Collection(Mapping[Key, M], Generic[M]):
         return key if isinstance(key, (str, int)) else None
 
     async def reread(self, renewed: bool) -> None:
-        """Read everything and replace what is held; a later call makes this one void."""
+        """Read everything and replace the models; a later call makes this one void."""
         self._reading = reading = object()
-        self._held = []
+        self._waiting = []
         self._overflown = False
         if renewed:
             self._replica.renew()
         try:
-            models, told = await self._read_all()
+            models, meta = await self._read_all()
         except SyncError:
             if self._reading is reading:
                 raise
@@ -273,7 +273,7 @@ class Collection(Mapping[Key, M], Generic[M]):
             return
         if self._overflown:
             raise Unavailable("more was written while everything was read than can wait")
-        self._replace(models if isinstance(models, list) else [], told)
+        self._replace(models if isinstance(models, list) else [], meta)
 
     async def _read_all(self) -> tuple[Any, Any]:
         """Read everything, page by page where that is more than the server sends at once."""
@@ -284,23 +284,23 @@ class Collection(Mapping[Key, M], Generic[M]):
             limit = getattr(err, "page_limit", None)
             if not isinstance(limit, int) or {"limit", "$limit"} & set(self._data or {}):
                 raise
-        found: list[Any] = []
+        models: list[Any] = []
         revs: list[Any] = []
         page: dict[str, Any] = {"$limit": limit}
         while True:
-            models, told = await self._ask({"data": {**(self._data or {}), **page}})
-            found += models
-            revs += told["r"]
-            if told.get("next") is None:
-                return found, {"r": revs} if self._data is None else {"r": revs, "next": None}
-            page["$cursor"] = told["next"]
+            page_models, meta = await self._ask({"data": {**(self._data or {}), **page}})
+            models += page_models
+            revs += meta["r"]
+            if meta.get("next") is None:
+                return models, {"r": revs} if self._data is None else {"r": revs, "next": None}
+            page["$cursor"] = meta["next"]
 
     async def _ask(self, options: Mapping[str, Any]) -> tuple[Any, Any]:
         return await calls.request(self._session, self._subscription, "read", {}, options=options)
 
-    def _replace(self, models: list[Any], told: Any) -> None:
-        self._query = self._asked(models) if isinstance(told, Mapping) and "next" in told else None
-        revs = told.get("r") if isinstance(told, Mapping) else None
+    def _replace(self, models: list[Any], meta: Any) -> None:
+        self._query = self._query_of(models) if isinstance(meta, Mapping) and "next" in meta else None
+        revs = meta.get("r") if isinstance(meta, Mapping) else None
         if not isinstance(revs, list) or len(revs) != len(models):
             revs = [None] * len(models)
         keyed = [(self._key(model), model, rev) for model, rev in zip(models, revs, strict=True)]
@@ -309,8 +309,8 @@ class Collection(Mapping[Key, M], Generic[M]):
         for key in {**before, **self._replica.models}:
             self._changes.note(key, before.get(key), self._replica.models.get(key))
         self._reading = self._error = None
-        held, self._held = self._held, []
-        for method, model, rev in held:
+        waiting, self._waiting = self._waiting, []
+        for method, model, rev in waiting:
             self._take(method, model, rev)
         if self._read:
             self._changes.reset = True
@@ -319,7 +319,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._read = True
         self._wake()
 
-    def _asked(self, models: list[Any]) -> Query | None:
+    def _query_of(self, models: list[Any]) -> Query | None:
         """Return the query that the server has answered; None when it gave a meaning of its own to `data`."""
         try:
             query = Query.read(dict(self._data or {}), id_attribute=self._subscription.id_attribute, limits=BOUNDLESS)

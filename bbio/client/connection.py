@@ -309,9 +309,9 @@ class Connection:
         def current(handler: Callable[..., None]) -> Callable[..., None]:
             """Make a handler that is called until another connection takes the place of this one."""
 
-            def handle(*told: Any) -> None:
+            def handle(*arguments: Any) -> None:
                 if self._current is socket:
-                    handler(*told)
+                    handler(*arguments)
 
             return handle
 
@@ -329,10 +329,10 @@ class Connection:
             if self._socket is socket and not self._closed:
                 socket.join(namespace)
 
-        def refused(told: Any = None, *_: Any) -> None:
+        def refused(reason: Any = None, *_: Any) -> None:
             # The library also says so when there is no connection at all.
             if self._socket is socket:
-                session.refused(told)
+                session.refused(reason)
 
         def received(event: str, *arguments: Any) -> None:
             session.received(event, arguments)

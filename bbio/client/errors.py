@@ -73,7 +73,7 @@ def turned_away(status: int | None, url: str) -> SyncError | None:
     return kind(f"the server refused the connection to {url} ({status}): {hint}")
 
 
-def error_of(told: Any) -> SyncError:
+def error_of(error: Any) -> SyncError:
     """The exception for what the server sent in `error`.
 
     It is one of `bbio.errors`, or a subclass of `SyncError` of that name that this program has defined (the latest);
@@ -85,7 +85,7 @@ def error_of(told: Any) -> SyncError:
         >>> error_of({"name": "Locked", "message": "by ann", "code": 423, "by": "ann"}).to_json()
         {'name': 'Locked', 'message': 'by ann', 'code': 423, 'by': 'ann'}
     """
-    fields: dict[str, Any] = dict(told) if isinstance(told, dict) else {"message": told}
+    fields: dict[str, Any] = dict(error) if isinstance(error, dict) else {"message": error}
     name, message, code = fields.pop("name", None), fields.pop("message", None), fields.pop("code", None)
     own = [cls for cls in _subclasses(SyncError) if cls.__name__ == name]
     cls = KNOWN.get(name) or (own[-1] if own else None)

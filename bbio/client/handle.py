@@ -287,9 +287,9 @@ class Handle(Generic[M]):
             ...     page = await todos.query({"done": False, "sort": "-created", "limit": 20})
             ...     return [todo["title"] for todo in page.models]
         """
-        models, told = await self.request("read", options={**(options or {}), "data": data}, timeout=timeout)
-        told = told if isinstance(told, Mapping) else {}
-        return Page(models, told.get("next"), told.get("total"))
+        models, meta = await self.request("read", options={**(options or {}), "data": data}, timeout=timeout)
+        meta = meta if isinstance(meta, Mapping) else {}
+        return Page(models, meta.get("next"), meta.get("total"))
 
     def collection(self, *, data: Mapping[str, Any] | None = None) -> Collection[M]:
         """Return a live mirror of the backend's models: await it, or use it in `async with`.

@@ -24,7 +24,7 @@ class Opener:
 
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self._http = http
-        self._told = False
+        self._noted = False
         self.websocket: Any = None
         self.max_payload: int | None = None
         # The HTTP status of an opening that was refused.
@@ -36,7 +36,7 @@ class Opener:
     async def get(self, url: str, **options: Any) -> aiohttp.ClientResponse:
         """Poll."""
         response = await self._http.get(url, **options)
-        if not self._told:
+        if not self._noted:
             if response.status == 200:
                 self._note(await response.text())
             else:
@@ -50,14 +50,14 @@ class Opener:
         except aiohttp.WSServerHandshakeError as err:
             self.refused_with = err.status
             raise
-        if self._told:
+        if self._noted:
             return self.websocket
         first = await self.websocket.receive()
         self._note(first.data)
         return ReadAhead(self.websocket, first)
 
     def _note(self, opening: Any) -> None:
-        self._told = True
+        self._noted = True
         self.max_payload = max_payload(opening)
 
 
@@ -89,9 +89,9 @@ def max_payload(opening: Any) -> int | None:
         >>> max_payload('0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}')
         1000000
     """
-    told = None
+    packet = None
     if isinstance(opening, str) and opening.startswith(OPEN):
         with suppress(ValueError):
-            told = json.loads(opening.removeprefix(OPEN).partition(SEPARATOR)[0])
-    limit = told.get("maxPayload") if isinstance(told, dict) else None
+            packet = json.loads(opening.removeprefix(OPEN).partition(SEPARATOR)[0])
+    limit = packet.get("maxPayload") if isinstance(packet, dict) else None
     return limit if isinstance(limit, int) else None

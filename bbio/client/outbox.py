@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from bbio.client.subscription import Subscription
-from bbio.client.transport import Link, Timer
+from bbio.client.transport import Timer, Transport
 from bbio.errors import SyncError
 
 # How many requests are under way at once; servers bound what one connection may ask for at a time.
@@ -35,8 +35,8 @@ class Entry:
         done: called once, with an error or None, the result and its third argument.
         left: seconds until it fails.
         strict: whether the time also passes while a write waits for a connection.
-        user: who made it, as far as the application has said so.
-        known_as: the same as far as the server has said so, None as long as it has not.
+        user: the user who made it, as far as the application has said so.
+        known_as: the user as far as the server has said so, None as long as it has not.
         sent: whether it was ever sent.
         sent_at: when it was sent the last time, by the session's clock.
         retried: whether it was sent more than once.
@@ -57,7 +57,7 @@ class Entry:
     sent_at: float = 0.0
     retried: bool = False
     waiting: bool = False
-    old: Link | None = None
+    old: Transport | None = None
     timer: Timer | None = None
 
     @property
@@ -76,10 +76,12 @@ class Outbox:
 
     Parameters:
         client: id of the client, part of every operation id; a secret between it and the server.
+        user: the user who makes the requests, as far as the application has said so.
     """
 
-    def __init__(self, client: str) -> None:
+    def __init__(self, client: str, user: str = "") -> None:
         self.client = client
+        self.user = user
         # What events have in its place; a server of an earlier version tells all of it to everybody.
         self.public = client
         self._counter = 0
@@ -94,23 +96,54 @@ class Outbox:
         """Return the requests without an answer, oldest first."""
         return list(self._entries.values())
 
-    def add(
-        self,
-        subscription: Subscription,
-        request: dict[str, Any],
-        done: Done,
-        left: float,
-        strict: bool,
-        user: str = "",
-        known_as: str | None = None,
-    ) -> Entry:
+    def add(self, subscription: Subscription, request: dict[str, Any], done: Done, left: float, strict: bool) -> Entry:
         """Take a request; a write gets its operation id."""
         self._counter += 1
         n = self._counter
-        entry = self._entries[n] = Entry(n, subscription, request, done, left, strict, user, known_as)
+        entry = Entry(n, subscription, request, done, left, strict, self.user, subscription.known_as)
+        self._entries[n] = entry
         if entry.writes:
             request["op"] = {"c": self.client, "n": entry.n}
         return entry
+
+    def is_of_another(self, entry: Entry) -> bool:
+        """Return whether a request is another user's than the connected one's, as application and server say."""
+        known_as = entry.subscription.known_as
+        is_other = entry.writes and known_as is not None and entry.known_as is not None and entry.known_as != known_as
+        return is_other or entry.user != self.user
+
+    def recognized(self, subscription: Subscription, user: str) -> tuple[list[Entry], list[Entry]]:
+        """Note the user that the server takes this client for: another one, if `auth` has changed its mind.
+
+        Returns: the requests that wait to be sent, of other users and of this one.
+        """
+        subscription.known_as = user
+        theirs: list[Entry] = []
+        ours: list[Entry] = []
+        for entry in self._entries.values():
+            if entry.subscription is subscription and entry.user == self.user and entry.old is None:
+                if entry.waiting:
+                    continue
+                if entry.known_as is None:
+                    entry.known_as = user
+                (theirs if self.is_of_another(entry) else ours).append(entry)
+        return theirs, ours
+
+    def unrecognized(self, subscription: Subscription) -> list[Entry]:
+        """Note that the server does not say which user this client is; return the writes that cannot be sent now."""
+        if subscription.known_as is None:
+            return []
+        subscription.known_as = None
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.subscription is subscription
+            and entry.user == self.user
+            and entry.known_as is not None
+            and entry.writes
+            and not entry.waiting
+            and entry.old is None
+        ]
 
     def due(self, may: Callable[[Entry], bool]) -> list[Entry]:
         """Return the requests to send now, marked as sent.
@@ -123,7 +156,7 @@ class Outbox:
         if room <= 0 or waits <= 0:
             return []
         due = []
-        # Who has writes under way on an old connection, and where: what they write next comes after those.
+        # The users with writes under way on an old connection, and where: their next writes come after those.
         busy = set()
         for entry in self._entries.values():
             if entry.old is not None:
@@ -142,10 +175,10 @@ class Outbox:
         entry.waiting = False
         self._under_way -= 1
 
-    def leave(self, entry: Entry, link: Link) -> None:
+    def leave(self, entry: Entry, transport: Transport) -> None:
         """Leave a request to the connection that it was sent on."""
         self.repeat(entry)
-        entry.old = link
+        entry.old = transport
 
     def disconnected(self) -> list[Entry]:
         """Mark what had been sent as due again, as the connection is gone; return it."""

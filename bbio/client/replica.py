@@ -38,21 +38,21 @@ class Replica:
 
     def accept(self, key: Key, model: Model | None, rev: int | None) -> bool:
         """Take the server's record of a model, None when it is deleted; return False if it is not newer."""
-        known = self._revs.get(key)
-        if rev is not None and known is not None and rev <= known:
+        latest = self._revs.get(key)
+        if rev is not None and latest is not None and rev <= latest:
             return False
         self._know(key, model, rev)
         return True
 
     def replace(self, models: Iterable[tuple[Key, Model, int | None]]) -> None:
         """Take all models: those that are not among them are gone."""
-        gone = dict(self.models)
+        missing = dict(self.models)
         for key, model, rev in models:
-            gone.pop(key, None)
-            known = self._revs.get(key)
-            if rev is None or known is None or rev >= known:
+            missing.pop(key, None)
+            latest = self._revs.get(key)
+            if rev is None or latest is None or rev >= latest:
                 self._know(key, model, rev)
-        for key in gone:
+        for key in missing:
             self._know(key, None, None)
 
     def renew(self) -> None:

@@ -1,6 +1,6 @@
-"""The namespace of one backend, shared by its channels: what connects handles, trackers and the outbox to the wire.
+"""The namespace of one backend, shared by its channels: what connects subscriptions and the outbox to the server.
 
-It knows neither sockets nor clocks: a `Link` carries what it sends, a `Clock` tells the time and calls it later.
+It knows neither sockets nor clocks: a `Transport` carries its packets, a `Clock` tells the time and calls it later.
 """
 
 from __future__ import annotations
@@ -16,32 +16,28 @@ import msgspec
 from bbio import protocol
 from bbio.client.errors import Dropped, TooLarge, error_of, passing
 from bbio.client.events import Events
+from bbio.client.liveness import PATIENCE, Liveness
 from bbio.client.outbox import Done, Entry, Outbox, new_client
 from bbio.client.subscription import Mirror, Subscription
+from bbio.client.timers import Timers
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
-from bbio.client.transport import Clock, Link
+from bbio.client.transport import Clock, Transport
 from bbio.client.values import copied
 from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.streams import BACKEND_WIDE, channel_stream
 
-# Seconds without an answer after which a write is sent again, or a listen.
-PATIENCE = 8.0
 # Seconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them.
 LOSS = 2.0
-# Seconds in which a link shows that it lives.
-PROBE = 4.0
-# Seconds that a read whose long answer may be on its way waits before its link has to show that it lives, at most.
-LONG_READ = 40.0
 # Bytes around a request in its packet, without the backend's name.
 ENVELOPE = 32
 # Seconds in which what a reply told of should have arrived.
 OVERDUE = 2.0
 
 
-# Called with a session, the subscription that writes were made in, and those writes when they will not be sent.
+# Called with a session, a subscription, and the writes in its channel that will not be sent.
 OnDropped = Callable[["Session", Subscription, list[Dropped]], object]
 
-# Whom the server takes a client for that has not logged in.
+# The user that the server takes a client for that has not logged in.
 NOBODY = "nobody"
 
 
@@ -78,7 +74,7 @@ class Session:
         settings: limits and times.
         client: this client's id, part of every operation id.
         chance: a random number from 0 to 1.
-        user: who makes the requests, as far as the application has said so.
+        user: the user who makes the requests, as far as the application has said so.
         keep: whether writes that wait to be sent when another user connects wait for their own.
         on_dropped: called when writes will not be sent, because another user connected.
     """
@@ -99,25 +95,19 @@ class Session:
         self.clock = clock
         self.settings = settings
         self.chance = chance
-        self.outbox = Outbox(client or new_client())
+        self.outbox = Outbox(client or new_client(), user)
         # Those that follow their channel stay; others as long as somebody has them.
         self.subscriptions: WeakValueDictionary[str | None, Subscription] = WeakValueDictionary()
         self._joined: set[Subscription] = set()
-        self.link: Link | None = None
-        # Who makes the requests, as far as the application has said so.
-        self.user = user
+        self.transport: Transport | None = None
         self.keep = keep
         self.closed = False
         self._join = join
         self._on_dropped = on_dropped
         self.wanted = True  # whether there is a connection, or should be
         self._reached = False
-        self._timers: set[_Later] = set()
-        # What stands for the probe that is not answered yet, and the call that ends its link.
-        self._probe: object | None = None
-        self._end: _Later | None = None
-        # When something came from the server.
-        self._heard = float("-inf")
+        self._timers = Timers(clock)
+        self._liveness = Liveness(clock, self._timers)
         join(self)
 
     def subscription(self, channel: str | None, id_attribute: str) -> Subscription:
@@ -130,14 +120,14 @@ class Session:
         return subscription
 
     def join(self, subscription: Subscription) -> None:
-        """A subscription is used: it follows its channel, also if that had been left."""
+        """Follow the channel of a subscription that is used, also if it had been left."""
         if (
             self.subscriptions.setdefault(subscription.channel, subscription) is subscription
             and not subscription.joined
         ):
             subscription.joined = True
             self._joined.add(subscription)
-            if self.link is not None:
+            if self.transport is not None:
                 self.run(subscription, subscription.tracker.connected())
 
     def release(self, subscription: Subscription, follower: Mirror | Events) -> None:
@@ -153,16 +143,16 @@ class Session:
         subscription.joined = False
         self._joined.discard(subscription)
         subscription.left()
-        if self.link is not None:
-            self.link.emit("unlisten", ([subscription.channel],), _ignore)
+        if self.transport is not None:
+            self.transport.emit("unlisten", ([subscription.channel],), _ignore)
 
-    # What the connection tells
+    # The connection
 
-    def connected(self, link: Link) -> None:
-        """The namespace was joined."""
-        self.link = link
+    def connected(self, transport: Transport) -> None:
+        """Begin on a new connection: the namespace was joined."""
+        self.transport = transport
         self.wanted = self._reached = True
-        self._hear()
+        self._liveness.hear()
         for entry in self.outbox.entries:
             if entry.timer is None:
                 self._arm(entry)
@@ -171,11 +161,12 @@ class Session:
                 self.run(subscription, subscription.tracker.connected())
 
     def disconnected(self) -> None:
-        """The namespace was left, or the connection ended; it will come back."""
-        if self.link is None:
+        """Note that the namespace was left, or the connection ended; it will come back."""
+        if self.transport is None:
             return
-        self.link = None
-        self._forget_timers()
+        self.transport = None
+        self._timers.forget()
+        self._liveness.forget()
         for entry in self.outbox.disconnected():
             entry.left -= LOSS
             if entry.left <= 0:
@@ -187,19 +178,19 @@ class Session:
             subscription.offline()
 
     def replaced(self, user: str, *, keep: bool) -> Callable[[], None]:
-        """Another connection takes over, perhaps another user's.
+        """Move to another connection, perhaps another user's.
 
-        What is under way stays with the old one; what that cannot answer is not sent again. What has not been sent goes
-        out as whoever made it, or not at all.
+        Requests under way stay with the old connection; those that it cannot answer are not sent again. Requests that
+        have not been sent go out as the user who made them, or not at all.
 
         Parameters:
-            user: who makes the requests from now on.
-            keep: whether what others have not sent waits for them.
+            user: the user who makes the requests from now on.
+            keep: whether writes that others have not sent wait for them.
 
         Returns:
             to be called when the old connection has ended.
         """
-        old = self.link
+        old = self.transport
         for entry in self.outbox.entries:
             if not entry.writes:
                 entry.user = user
@@ -207,7 +198,7 @@ class Session:
                 assert old is not None, "what waits for an answer was sent on a connection"
                 self.outbox.leave(entry, old)
         self.disconnected()
-        self.user, self.keep = user, keep
+        self.outbox.user, self.keep = user, keep
         self.wanted = True
         for subscription in self.subscriptions.values():
             subscription.known_as = None
@@ -222,7 +213,7 @@ class Session:
         return ended
 
     def _part(self, entries: list[Entry]) -> None:
-        """Nobody here may send these writes, or send them again: they fail, or wait for who made them."""
+        """Fail writes that nobody here may send, or send again; or have them wait for the user who made them."""
         dropped: dict[Subscription, list[Dropped]] = {}
         for entry in entries:
             if entry.sent:
@@ -241,70 +232,47 @@ class Session:
                 subscription.report(err, "connect(dropped=...)")
 
     def _recognized(self, subscription: Subscription, user: str) -> None:
-        """The server has said whom it takes this client for: another one, if `auth` has changed its mind."""
-        subscription.known_as = user
-        others = []
-        for entry in self.outbox.entries:
-            if (
-                entry.subscription is not subscription
-                or entry.user != self.user
-                or entry.old is not None
-                or entry.waiting
-            ):
-                continue
-            if entry.known_as is None:
-                entry.known_as = user
-            if self._is_of_another(entry):
-                others.append(entry)
-            elif entry.timer is None:
+        """Note the user that the server takes this client for: another one, if `auth` has changed its mind."""
+        theirs, ours = self.outbox.recognized(subscription, user)
+        for entry in ours:
+            if entry.timer is None:
                 self._arm(entry)
-        self._part(others)
+        self._part(theirs)
         self.flush()
 
-    def _is_of_another(self, entry: Entry) -> bool:
-        """Return whether a write is another user's than the connected one's, as application and server say."""
-        known_as = entry.subscription.known_as
-        is_other = entry.writes and known_as is not None and entry.known_as is not None and entry.known_as != known_as
-        return is_other or entry.user != self.user
-
     def _unrecognized(self, subscription: Subscription, error: SyncError) -> None:
-        """The server does not let this client listen any more, and so does not say whom it takes it for."""
-        if subscription.known_as is not None:
-            subscription.known_as = None
-            waiting = [
-                entry for entry in self.outbox.entries if entry.subscription is subscription and entry.user == self.user
-            ]
-            known = [entry for entry in waiting if entry.known_as is not None and entry.writes]
-            self._fail(error, [entry for entry in known if not entry.waiting and entry.old is None])
+        """Fail what cannot be sent: the server does not let this client listen, nor say which user it takes it for."""
+        self._fail(error, self.outbox.unrecognized(subscription))
 
-    def refused(self, told: Any) -> None:
-        """The server does not let this client into the namespace; the next request tries again."""
+    def refused(self, reason: Any) -> None:
+        """Note that the server does not let this client into the namespace; the next request tries again."""
         self.wanted = False
-        fields = told if isinstance(told, Mapping) else {"message": told}
+        fields = reason if isinstance(reason, Mapping) else {"message": reason}
         if isinstance(fields.get("data"), Mapping):  # where Socket.IO puts what is more than a message
             fields = fields["data"]
         message = f"the server refused the backend {self.name!r}: {fields.get('message') or 'it gave no reason'}"
-        known = isinstance(fields.get("name"), str)
-        error = error_of({**fields, "message": message}) if known else Unavailable(message)
-        self._fail(error, [one for one in self.outbox.entries if one.old is None and not self._is_of_another(one)])
+        has_name = isinstance(fields.get("name"), str)
+        error = error_of({**fields, "message": message}) if has_name else Unavailable(message)
+        entries = [entry for entry in self.outbox.entries if entry.old is None]
+        self._fail(error, [entry for entry in entries if not self.outbox.is_of_another(entry)])
         for subscription in self.subscriptions.values():
             subscription.refused(error)
 
     def turned_away(self, error: SyncError) -> None:
-        """Connections to the server are refused; they are tried again.
+        """Note that connections to the server are refused; they are tried again.
 
-        Who has been let in before is not told: what is in between may refuse for a while, and writes wait.
+        A client that was let in before ignores it: a proxy may refuse for a while, and writes wait.
         """
         if not self._reached:
-            self._fail(error, [one for one in self.outbox.entries if not self._is_of_another(one)])
+            self._fail(error, [one for one in self.outbox.entries if not self.outbox.is_of_another(one)])
             for subscription in self.subscriptions.values():
                 subscription.refused(error)
 
     def received(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """An event came from the server."""
-        if self.link is None:
+        """Take an event from the server."""
+        if self.transport is None:
             return  # the library still hands on what came before the end; the next listen asks for all of it
-        self._hear()
+        self._liveness.hear()
         if event == "synced" and len(arguments) >= 2:
             method, model, *rest = arguments
             meta = Meta.read(rest[0]) if rest else None
@@ -326,16 +294,17 @@ class Session:
         )
 
     def close(self) -> None:
-        """Nothing more will be sent."""
+        """End for good: nothing more will be sent."""
         self.closed = True
-        self.link = None
-        self._forget_timers()
+        self.transport = None
+        self._timers.forget()
+        self._liveness.forget()
         error = Unavailable("the connection was closed")
         self._fail(error, self.outbox.entries)
         for subscription in self.subscriptions.values():
             subscription.close(error)
 
-    # What handles ask for
+    # Requests
 
     def request(self, subscription: Subscription, request: dict[str, Any], timeout: float | None, done: Done) -> Entry:
         """Take a request, to be sent now or when there is a connection.
@@ -347,12 +316,14 @@ class Session:
         if self.closed:
             raise Unavailable("the connection was closed")
         limit = self.settings.queue_limit
-        if len(self.outbox) >= limit and sum(not self._is_of_another(entry) for entry in self.outbox.entries) >= limit:
+        if (
+            len(self.outbox) >= limit
+            and sum(not self.outbox.is_of_another(entry) for entry in self.outbox.entries) >= limit
+        ):
             raise Busy(f"{limit} requests to {self.name!r} wait for an answer already", retry_after=1.0)
         self.join(subscription)
         left = self.settings.deadline if timeout is None else timeout
-        user, known_as = self.user, subscription.known_as
-        entry = self.outbox.add(subscription, request, done, left, timeout is not None, user, known_as)
+        entry = self.outbox.add(subscription, request, done, left, timeout is not None)
         self._arm(entry)
         if not self.wanted:
             self.wanted = True
@@ -361,7 +332,7 @@ class Session:
         return entry
 
     def cancel(self, entry: Entry) -> None:
-        """Nobody waits for the answer any more: do not ask for it again."""
+        """Do not send a request again: nobody waits for its answer any more."""
         if entry.timer is not None:
             entry.timer.cancel()
         if self.outbox.settle(entry):
@@ -376,7 +347,7 @@ class Session:
                 case Listen():
                     self._listen(subscription, effect)
                 case Watch():
-                    self._later(OVERDUE, lambda: self.run(subscription, subscription.tracker.overdue()))
+                    self._timers.later(OVERDUE, lambda: self.run(subscription, subscription.tracker.overdue()))
                 case Ready():
                     self.flush()
                     subscription.online()
@@ -385,15 +356,17 @@ class Session:
 
     def flush(self) -> None:
         """Send what is due."""
-        link = self.link
-        if link is None:
+        transport = self.transport
+        if transport is None:
             return
-        for entry in self.outbox.due(lambda entry: entry.subscription.tracker.ready and not self._is_of_another(entry)):
+        for entry in self.outbox.due(
+            lambda entry: entry.subscription.tracker.ready and not self.outbox.is_of_another(entry)
+        ):
             entry.sent_at = self.clock.time()
             body = protocol.encode(entry.request)
-            size, limit = len(body) + len(self.name) + ENVELOPE, link.max_payload
+            size, limit = len(body) + len(self.name) + ENVELOPE, transport.max_payload
             if limit is None or size <= limit:
-                link.emit("sync", (msgspec.Raw(body),), self._answer(entry, link))
+                transport.emit("sync", (msgspec.Raw(body),), self._answer(entry, transport))
             else:  # it would close the connection
                 method = entry.request["method"]
                 message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
@@ -406,63 +379,29 @@ class Session:
             patient: whether a long answer may be on its way, behind which the server cannot show: it has no time limit
                 then, until somebody asks who is not so patient.
         """
-        link = self.link
         is_positioned = any(each.tracker.positioned for each in self.subscriptions.values())
-        if link is None or not is_positioned:
-            return
-        if self._probe is None:
-            probe = self._probe = object()
-
-            def alive(*_: Any) -> None:
-                if self._probe is probe:
-                    self._hear()
-                    self._probe = None
-                    if self._end is not None:
-                        self._end.cancel()
-                        self._end = None
-
-            link.emit("unlisten", ([],), alive)
-        if self._end is None and not patient:
-            self._end = self._later(PROBE, self._dead, link)
-
-    def _hear(self) -> None:
-        self._heard = self.clock.time()
-
-    def _dead(self, link: Link) -> None:
-        self._probe = self._end = None
-        link.drop()
-
-    def _may_be_long(self, entry: Entry) -> bool:
-        """Return whether the answer to a request may be on its way, and merely be long for the link.
-
-        The link lives; or it lived when it was asked for, and there is time to ask for it again. Nobody is as patient
-        about a write.
-        """
-        now = self.clock.time()
-        lives = self._heard > now - PATIENCE
-        lived = self._heard >= entry.sent_at - PATIENCE
-        is_early = now - entry.sent_at < LONG_READ and entry.left > 2 * PATIENCE
-        return entry.waiting and not entry.writes and (lives or (lived and is_early))
+        if self.transport is not None and is_positioned:
+            self._liveness.probe(self.transport, patient=patient)
 
     # Listening
 
     def _listen(self, subscription: Subscription, listen: Listen) -> None:
         if listen.again:
-            self._later(self.chance() * self.settings.jitter, self._send_listen, subscription, listen.since)
+            self._timers.later(self.chance() * self.settings.jitter, self._send_listen, subscription, listen.since)
         else:
             self._send_listen(subscription, listen.since)
 
     def _send_listen(self, subscription: Subscription, since: dict[str, list[Any]]) -> None:
-        link = self.link
-        assert link is not None, "timers end with the connection"
+        transport = self.transport
+        assert transport is not None, "timers end with the connection"
         if not subscription.joined:
             return
         answered = False
 
         def answer(reply: Any = None, *_: Any) -> None:
             nonlocal answered
-            if not answered and self.link is link and subscription.joined:
-                self._hear()
+            if not answered and self.transport is transport and subscription.joined:
+                self._liveness.hear()
                 answered = True
                 repeat.cancel()
                 self._listened(subscription, reply if isinstance(reply, Mapping) else {})
@@ -470,12 +409,12 @@ class Session:
         def unanswered() -> None:
             nonlocal answered
             answered = True
-            self.probe(patient=any(map(self._may_be_long, self.outbox.entries)))
+            self.probe(patient=any(map(self._liveness.may_be_long, self.outbox.entries)))
             self._send_listen(subscription, since)
 
-        repeat = self._later(PATIENCE, unanswered)
-        asked = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
-        link.emit("listen", (subscription.channel, asked), answer)
+        repeat = self._timers.later(PATIENCE, unanswered)
+        claim = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
+        transport.emit("listen", (subscription.channel, claim), answer)
 
     def _listened(self, subscription: Subscription, reply: Mapping[str, Any]) -> None:
         if reply.get("error"):
@@ -484,7 +423,9 @@ class Session:
                 # What waits is not sent before the server has said who this is; it would be refused for good.
                 retry_after = error.values.get("retry_after")
                 pause = max(1.0, retry_after if isinstance(retry_after, (int, float)) else 0.0)
-                self._later(pause, lambda: self._listen(subscription, Listen(subscription.tracker.since, again=True)))
+                self._timers.later(
+                    pause, lambda: self._listen(subscription, Listen(subscription.tracker.since, again=True))
+                )
                 return
             subscription.refused(error)
             # A client that may not listen may still be allowed to sync.
@@ -497,13 +438,13 @@ class Session:
         if "user" in reply:
             self._recognized(subscription, NOBODY if reply["user"] is None else str(reply["user"]))
         self.run(subscription, subscription.tracker.listened(reply))
-        for stream, told in (reply.get("streams") or {}).items():
+        for stream, state in (reply.get("streams") or {}).items():
             for other in self._following(stream):
                 if other is not subscription:
-                    self.run(other, other.tracker.overheard(stream, told))
+                    self.run(other, other.tracker.overheard(stream, state))
 
     def _following(self, stream: str | None) -> list[Subscription]:
-        """The handles that follow a stream; all, when a server names none."""
+        """Return the subscriptions that follow a stream; all, when a server names none."""
         return [
             each
             for each in self.subscriptions.values()
@@ -520,37 +461,37 @@ class Session:
 
     # Answers
 
-    def _answer(self, entry: Entry, link: Link) -> Callable[..., None]:
-        def answer(error: Any = None, result: Any = None, told: Any = None, *_: Any) -> None:
-            if link is not self.link and link is not entry.old:
+    def _answer(self, entry: Entry, transport: Transport) -> Callable[..., None]:
+        def answer(error: Any = None, result: Any = None, extra: Any = None, *_: Any) -> None:
+            if transport is not self.transport and transport is not entry.old:
                 return
-            self._hear()
+            self._liveness.hear()
             if error is not None:
                 self._settle(entry, error_of(error.get("error", error) if isinstance(error, Mapping) else error))
                 return
-            meta = Meta.read(told) if entry.writes else None
+            meta = Meta.read(extra) if entry.writes else None
             if meta is None:
-                self._succeed(entry, result, told)
+                self._succeed(entry, result, extra)
                 return
             tracker = entry.subscription.tracker
             self._succeed(entry, result, meta, passed=tracker.passed(meta, entry.retried))
-            if self.link is not None:  # else the next listen tells
+            if self.transport is not None:  # else the next listen shows it
                 self.run(entry.subscription, tracker.acked(meta))
 
         return answer
 
-    def _succeed(self, entry: Entry, result: Any, told: Any, *, passed: bool = False) -> None:
-        self._settle(entry, None, result, told)
+    def _succeed(self, entry: Entry, result: Any, extra: Any, *, passed: bool = False) -> None:
+        self._settle(entry, None, result, extra)
         # Also when it comes after the deadline: a write that its maker has given up on is news to all.
         if entry.writes and not passed:
-            meta = told if isinstance(told, Meta) else None
+            meta = extra if isinstance(extra, Meta) else None
             entry.subscription.wrote(entry.request, result, meta)
 
-    def _settle(self, entry: Entry, error: SyncError | None, result: Any = None, told: Any = None) -> None:
+    def _settle(self, entry: Entry, error: SyncError | None, result: Any = None, extra: Any = None) -> None:
         if entry.timer is not None:
             entry.timer.cancel()
         if self.outbox.settle(entry):
-            entry.done(error, copied(result) if entry.writes else result, told)
+            entry.done(error, copied(result) if entry.writes else result, extra)
             self.flush()
             if entry.subscription.joined and entry.subscription.released and not entry.subscription.is_followed:
                 self.leave(entry.subscription)
@@ -560,9 +501,9 @@ class Session:
         entry.timer = self.clock.call_later(step, self._waited, entry, step)
 
     def _waited(self, entry: Entry, step: float) -> None:
-        """An entry has had no answer for a while: the time counts, unless a write merely waits for a connection."""
+        """Count the time that a request has waited, unless a write merely waits for a connection."""
         repeatable = entry.writes and bool(entry.subscription.tracker.positioned)
-        is_away = entry.old is None and (self._is_of_another(entry) or (self.link is None and self.wanted))
+        is_away = entry.old is None and (self.outbox.is_of_another(entry) or (self.transport is None and self.wanted))
         if repeatable and not entry.strict and self._reached and is_away:
             entry.timer = None  # until there is one
             return
@@ -572,7 +513,7 @@ class Session:
             return
         self._arm(entry)
         if entry.waiting or (entry.writes and entry.old is None and not is_away):
-            self.probe(patient=self._may_be_long(entry))
+            self.probe(patient=self._liveness.may_be_long(entry))
         if repeatable and entry.waiting:
             self.outbox.repeat(entry)
             self.flush()
@@ -581,44 +522,10 @@ class Session:
         request = f"{entry.request['method']} of {self.name!r}"
         if entry.sent:
             return f"{request}: the server did not answer in time"
-        if self.link is not None:
+        if self.transport is not None:
             return f"{request}: the server was not ready in time to let this client listen"
         return f"{request}: the server could not be reached in time; is the address right, and does it run?"
-
-    # Time
-
-    def _later(self, pause: float, callback: Callable[..., None], *args: Any) -> _Later:
-        """Call later, unless the connection ends before."""
-        return _Later(self._timers, self.clock, pause, callback, args)
-
-    def _forget_timers(self) -> None:
-        self._probe = self._end = None
-        for timer in list(self._timers):
-            timer.cancel()
 
 
 def _ignore(*_: Any) -> None:
     """Take an answer that says nothing."""
-
-
-class _Later:
-    """A call to come that can be forgotten together with others."""
-
-    __slots__ = ("_args", "_callback", "_others", "_timer")
-
-    def __init__(
-        self, others: set[_Later], clock: Clock, pause: float, callback: Callable[..., None], args: tuple[Any, ...]
-    ) -> None:
-        self._others = others
-        self._callback = callback
-        self._args = args
-        others.add(self)
-        self._timer = clock.call_later(pause, self._call)
-
-    def _call(self) -> None:
-        self._others.discard(self)
-        self._callback(*self._args)
-
-    def cancel(self) -> None:
-        self._others.discard(self)
-        self._timer.cancel()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-# How many events wait for the reply to a listen; past it the place is lost and everything is read again.
+# How many events wait for the reply to a listen; past it the position is lost and everything is read again.
 WAITING = 10_000
 
 
@@ -25,14 +25,14 @@ class Meta(NamedTuple):
     stamp: int = 0
 
     @classmethod
-    def read(cls, told: Any) -> Meta | None:
+    def read(cls, meta: Any) -> Meta | None:
         """Read the third argument of a `synced` or of a write's reply; None from servers that know no positions."""
-        if not isinstance(told, Mapping):
+        if not isinstance(meta, Mapping):
             return None
-        stream, epoch, offset = told.get("s"), told.get("e"), told.get("o")
+        stream, epoch, offset = meta.get("s"), meta.get("e"), meta.get("o")
         if not isinstance(stream, str) or not isinstance(epoch, str) or type(offset) is not int:
             return None
-        return cls(stream, epoch, offset, told.get("r"), told.get("op"), told.get("k", 0))
+        return cls(stream, epoch, offset, meta.get("r"), meta.get("op"), meta.get("k", 0))
 
 
 class Listen(NamedTuple):
@@ -70,7 +70,7 @@ Effect = Listen | Apply | Ready | Read | Watch
 
 
 @attrs.define
-class Place:
+class Position:
     """A position; `stale`: not to be resumed from before everything was read.
 
     `stamp` tells whether the position is of the same history, 0 when it is not known; `ahead` has the stamps of own
@@ -105,7 +105,7 @@ class Tracker:
         # Whether the server speaks version 1; None until it has answered.
         self.positioned: bool | None = None
         self.listening = False
-        self._places: dict[str, Place] = {}
+        self._positions: dict[str, Position] = {}
         self._waiting: list[tuple[str | None, Any, Meta]] = []
         # How many of those came before the listen left: its reply covers them.
         self._covered = 0
@@ -115,20 +115,22 @@ class Tracker:
     def since(self) -> dict[str, list[Any]]:
         """Return the positions up to which everything has been applied, by stream, with their stamps where known."""
         return {
-            stream: [place.epoch, place.offset, place.stamp] if place.stamp else [place.epoch, place.offset]
-            for stream, place in self._places.items()
-            if not place.stale
+            stream: [position.epoch, position.offset, position.stamp]
+            if position.stamp
+            else [position.epoch, position.offset]
+            for stream, position in self._positions.items()
+            if not position.stale
         }
 
     @property
     def stale(self) -> bool:
         """Return whether everything must be read before the positions hold."""
-        return any(place.stale for place in self._places.values())
+        return any(position.stale for position in self._positions.values())
 
     @property
     def settled(self) -> bool:
         """Return whether everything is applied that the server has told, and nothing is being asked for."""
-        behind = self._waiting or any(place.stale or place.ahead for place in self._places.values())
+        behind = self._waiting or any(position.stale or position.ahead for position in self._positions.values())
         return self.ready and not self.listening and not behind
 
     def connected(self) -> list[Effect]:
@@ -148,7 +150,7 @@ class Tracker:
 
     def listened(self, reply: Mapping[str, Any]) -> list[Effect]:
         """Take the answer to the latest listen."""
-        first = self.positioned is None and not self._places
+        first = self.positioned is None and not self._positions
         again = self._admitted
         self.ready = self._admitted = True
         self.listening = False
@@ -156,19 +158,19 @@ class Tracker:
         resumed = self.positioned and not first
         renewed = False
         effects: list[Effect] = []
-        for stream, told in (reply.get("streams") or {}).items():
-            place = self._places.get(stream)
-            for method, model, meta in told.get("events") or ():
+        for stream, state in (reply.get("streams") or {}).items():
+            position = self._positions.get(stream)
+            for method, model, meta in state.get("events") or ():
                 effects += self.event(method, model, Meta.read(meta))
-            epoch, offset = told["epoch"], told["offset"]
-            stamp = told.get("stamp", 0)
-            if place is not None and not place.stale and told["recovered"] and place.offset == offset:
-                place.stamp = stamp
+            epoch, offset = state["epoch"], state["offset"]
+            stamp = state.get("stamp", 0)
+            if position is not None and not position.stale and state["recovered"] and position.offset == offset:
+                position.stamp = stamp
                 if not self._overflown:
                     continue
             # The epoch may be the same and the history another: one that fell back.
-            renewed = renewed or place is None or place.epoch != epoch or not told["recovered"]
-            self._places[stream] = Place(epoch, offset, stamp, stale=not first or self._overflown)
+            renewed = renewed or position is None or position.epoch != epoch or not state["recovered"]
+            self._positions[stream] = Position(epoch, offset, stamp, stale=not first or self._overflown)
             resumed = False
         reset = self.stale
         waiting, self._waiting = self._waiting[self._covered :], []
@@ -182,15 +184,15 @@ class Tracker:
             effects.append(Read(renewed))
         return effects
 
-    def overheard(self, stream: str, told: Mapping[str, Any]) -> list[Effect]:
+    def overheard(self, stream: str, state: Mapping[str, Any]) -> list[Effect]:
         """Take the answer to a listen of another channel, about a stream that this one follows too."""
-        place = self._places.get(stream)
-        if place is None or self.listening:
+        position = self._positions.get(stream)
+        if position is None or self.listening:
             return []
         effects: list[Effect] = []
-        for method, model, meta in told.get("events") or ():
+        for method, model, meta in state.get("events") or ():
             effects += self.event(method, model, Meta.read(meta))
-        behind = told["epoch"] != place.epoch or told["offset"] > place.offset
+        behind = state["epoch"] != position.epoch or state["offset"] > position.offset
         return effects + (self._again() if behind and not self.listening else [])
 
     def event(self, method: str, model: Any, meta: Meta | None) -> list[Effect]:
@@ -205,18 +207,18 @@ class Tracker:
         """Return whether everything up to a position is applied: by events, or by reading everything later than that.
 
         Parameters:
-            meta: the place in a reply.
+            meta: the position in a reply.
             retried: whether the reply may be that of an earlier attempt, and its epoch a past one.
         """
-        place = self._places.get(meta.stream)
-        if place is None:
+        position = self._positions.get(meta.stream)
+        if position is None:
             return False
-        return meta.offset <= place.offset if meta.epoch == place.epoch else retried
+        return meta.offset <= position.offset if meta.epoch == position.epoch else retried
 
     def complete(self) -> None:
         """Note that everything has been read and applied since the effect `Read`."""
-        for place in self._places.values():
-            place.stale = False
+        for position in self._positions.values():
+            position.stale = False
 
     def gap(self) -> list[Effect]:
         """Ask what was missed: the server has said that events are missing."""
@@ -224,7 +226,7 @@ class Tracker:
 
     def overdue(self) -> list[Effect]:
         """Ask for what should have arrived by now, some time after the effect `Watch`."""
-        return self.gap() if any(place.ahead for place in self._places.values()) else []
+        return self.gap() if any(position.ahead for position in self._positions.values()) else []
 
     def _again(self) -> list[Effect]:
         self.listening = True
@@ -242,25 +244,25 @@ class Tracker:
         if self.listening:
             self._wait(method, model, meta)
             return []
-        place = self._places.get(meta.stream)
-        if place is None:
+        position = self._positions.get(meta.stream)
+        if position is None:
             return []
-        same_epoch = meta.epoch == place.epoch
-        if same_epoch and (meta.offset <= place.offset or (method is None and meta.offset in place.ahead)):
+        same_epoch = meta.epoch == position.epoch
+        if same_epoch and (meta.offset <= position.offset or (method is None and meta.offset in position.ahead)):
             return []
-        if same_epoch and meta.offset == place.offset + 1:
-            self._advance(place, meta)
+        if same_epoch and meta.offset == position.offset + 1:
+            self._advance(position, meta)
             return [] if method is None else [Apply(method, model, meta)]
         if method is not None:
             self._wait(method, model, meta)
             return self._again()
         if not same_epoch:
             return self._again()
-        place.ahead[meta.offset] = meta.stamp
+        position.ahead[meta.offset] = meta.stamp
         return [Watch()]
 
-    def _advance(self, place: Place, meta: Meta) -> None:
-        place.ahead[meta.offset] = meta.stamp
-        while place.offset + 1 in place.ahead:
-            place.offset += 1
-            place.stamp = place.ahead.pop(place.offset)
+    def _advance(self, position: Position, meta: Meta) -> None:
+        position.ahead[meta.offset] = meta.stamp
+        while position.offset + 1 in position.ahead:
+            position.offset += 1
+            position.stamp = position.ahead.pop(position.offset)

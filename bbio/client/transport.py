@@ -23,7 +23,7 @@ class Clock(Protocol):
         """Call `callback(*args)` after `delay` seconds."""
 
 
-class Link(Protocol):
+class Transport(Protocol):
     """A connection to the backend's namespace."""
 
     @property

@@ -1,4 +1,4 @@
-"""How the processes that serve a backend tell each other of its events."""
+"""The interface between the processes that serve a backend: they tell each other of its events."""
 
 from bbio.cluster.broker import Broker, Heard
 from bbio.cluster.local import Alone

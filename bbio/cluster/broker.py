@@ -16,6 +16,9 @@ class Heard(Protocol):
     """The door for events: whoever hears of one, from this process or another, calls one of these two.
 
     Both are called on the event loop, and return at once.
+
+    Example:
+        `heard.event(event)` for an event of another process, `heard.doubt(["c:"])` if only its stream is known.
     """
 
     def event(self, event: Event) -> None:
@@ -44,13 +47,25 @@ class Broker(Protocol):
     Attributes:
         patience: the seconds that an event which comes too early waits for those before it; 0 where these are not on
             their way.
+
+    Example:
+        >>> class Alone(Broker):
+        ...     patience = 0.0
+        ...     healthy = True
+        ...     async def start(self, heard): ...
+        ...     async def stop(self): ...
+        ...     def follow(self, stream): ...
+        ...     def unfollow(self, stream): ...
+        ...     def tell(self, event): ...
+        >>> Alone().healthy
+        True
     """
 
     patience: float
 
     @property
     def healthy(self) -> bool:
-        """Whether what others tell is heard now."""
+        """Return whether events of other processes arrive now."""
 
     async def start(self, heard: Heard) -> None:
         """Begin to hear; called once the log can be read.

@@ -163,7 +163,7 @@ class Cases:
         if unknown:
             raise TypeError(f"{cls.__name__} claims {unknown}; there are {', '.join(sorted(CLAIMS))}")
         for name in dir(cls):
-            # pytest takes no notice of what is no function.
+            # pytest ignores anything but functions.
             if not getattr(getattr(cls, name), "needs", cls.claims) <= cls.claims:
                 setattr(cls, name, None)
 

@@ -106,7 +106,7 @@ class Models(Cases):
 
     @case()
     async def test_what_can_be_no_id_finds_nothing(self) -> None:
-        """Ids are strings and whole numbers; anything else is refused, and is no condition."""
+        """Ids are strings and whole numbers; anything else is refused, and is not a condition."""
         async with self.opened() as models:
             milk = await models.create({"title": "milk"})
             for id in ({"$ne": None}, [milk[models.key]], True, 1.5, {}, []):
@@ -190,7 +190,7 @@ class Options(Cases):
 
     @case("upsert")
     async def test_ids_are_told_apart_as_json_tells_them(self) -> None:
-        """A string is no number, and no letter's case or blank is ignored."""
+        """A string is not a number, and neither case nor blanks are ignored."""
         numbers = [1, 0, -1, 2**53 + 1, -(2**63)]
         texts = ["1", "01", "1.0", "", " ", "a", "A", "ä", "a\u0308", "a ", "%", "_", "'", '"', "\u2028", "x" * 255]
         async with self.opened(upsert=True) as models:
@@ -222,7 +222,7 @@ class Options(Cases):
 
     @case("models")
     async def test_models_to_begin_with(self) -> None:
-        """They are there before the first request, with their own ids, and are no events."""
+        """They are there before the first request, with their own ids, and are not events."""
         first = [{"id": "a", "n": 1}, {"id": 2, "n": 2}]
         async with self.opened(models=first) as models:
             assert await models.all() == first

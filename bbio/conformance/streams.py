@@ -94,7 +94,7 @@ class Streams(Cases):
 
     @case()
     async def test_since_admits_what_it_does_not_know(self) -> None:
-        """Another epoch, what is ahead, and what is no position recover nothing, and are no errors."""
+        """Another epoch, an offset ahead of the top, and an invalid position recover nothing, and are not errors."""
         async with self.opened() as models:
             await fill(models, 3)
             epoch = (await models.top()).epoch

@@ -85,7 +85,7 @@ class Codec:
         """An instance from JSON.
 
         Raises:
-            Wrong: it is no valid model; everything that is wrong with it.
+            Wrong: it is not a valid model; the error lists everything that is wrong.
         """
         try:
             return self._quick[cls](value)

@@ -43,7 +43,7 @@ def total(held: Any, number: Any) -> Any:
     """Add to the value of a field, None for no value; return the sum.
 
     Raises:
-        Wrong: these are no numbers, or nobody could tell exactly what they come to.
+        Wrong: these are not numbers, or their sum cannot be exact.
     """
     if type(number) not in (int, float):
         raise Wrong({"": WANTED["number"]})

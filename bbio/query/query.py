@@ -190,7 +190,7 @@ class Query:
             stored: gives a value the form that it has in the store.
 
         Raises:
-            BadRequest: it is no query; the text says what would be.
+            BadRequest: it is not a query; the message says what would be.
         """
         if type(data) is not dict:
             raise BadRequest("options.data must be an object: what the models to read are like")

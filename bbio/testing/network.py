@@ -180,7 +180,7 @@ class FakeConnection:
             not self.silent
             and not self._up
             and not self._down
-            and all(session.link is not None and not session.outbox for session in sessions)
+            and all(session.transport is not None and not session.outbox for session in sessions)
             and all(each.settled for session in sessions for each in session.subscriptions.values())
         )
 

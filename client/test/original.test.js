@@ -457,7 +457,7 @@ test('an older Backbone is refused where it is loaded', () => {
     assert.throws(() => attach(old, () => socketio.io), new RegExp(`needs Backbone 1\\.0 or newer, and this is Backbone ${VERSION}`));
     assert.equal('io' in old, false);
   }
-  for (const none of [undefined, {}]) assert.throws(() => attach(none, () => socketio.io), /this is no Backbone/);
+  for (const none of [undefined, {}]) assert.throws(() => attach(none, () => socketio.io), /this is not Backbone/);
 });
 
 test('an error is its own error, and JSON has it once', async () => {

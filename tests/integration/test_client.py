@@ -237,7 +237,7 @@ async def test_writes_wait_for_the_connection_in_order(proxied, io):
     todos = io(proxied.url, queue_limit=11).backend("todos")
     milk = await todos.create({"title": "milk"})
     proxied.refuse()
-    await eventually(lambda: asyncio.sleep(0, todos._session.link is None))
+    await eventually(lambda: asyncio.sleep(0, todos._session.transport is None))
     writes = [asyncio.create_task(todos.patch({"id": milk["id"], "n": n})) for n in range(10)]
     with pytest.raises(Timeout, match="could not be reached"):
         await todos.read(timeout=0.05)
@@ -648,11 +648,11 @@ async def test_a_link_that_is_dropped_is_opened_again(proxied, io):
     handle = io(f"http://127.0.0.1:{proxied.port}").backend("todos")
     await handle.ready()
     session = handle._session
-    link = session.link
-    link.drop()
+    transport = session.transport
+    transport.drop()
 
     async def opened_again():
-        return session.link not in (None, link)
+        return session.transport not in (None, transport)
 
     await eventually(opened_again)
     made = await handle.create({"title": "milk"})

@@ -44,7 +44,7 @@ class Place:
 
     async def offline(self, handle):
         self.proxy.refuse()
-        await eventually(lambda: asyncio.sleep(0, handle._session.link is None))
+        await eventually(lambda: asyncio.sleep(0, handle._session.transport is None))
 
 
 @pytest.fixture
@@ -392,14 +392,14 @@ async def test_what_grew_too_large_stays_what_it_was_until_it_is_smaller(place):
     handle = place.client()
     mirror = await handle.collection()
     made = await handle.create({"text": "short"})
-    link = handle._session.link
+    link = handle._session.transport
     for method in ("update", "patch"):
         with pytest.raises(TooLarge):
             await handle.sync(method, {**made, "text": "x" * 20_000})
     assert mirror[made["id"]] == made
     await handle.patch({"id": made["id"], "text": "longer"})
     assert (await handle.read(made["id"]))["text"] == "longer"
-    assert handle._session.link is link
+    assert handle._session.transport is link
 
 
 # 13. Collections of any size

@@ -42,7 +42,7 @@ class Letters:
 
     async def offline(self, handle):
         self.proxy.refuse()
-        await eventually(lambda: asyncio.sleep(0, handle._session.link is None))
+        await eventually(lambda: asyncio.sleep(0, handle._session.transport is None))
 
 
 @pytest.fixture

@@ -203,9 +203,9 @@ async def test_a_connection_that_dies_silently(app):
         t.silence(bob)
         t.online(bob)
         await t.settle()
-        wire = bob._session.link
+        wire = bob._session.transport
         await t.advance(60)
-        assert bob._session.link is wire
+        assert bob._session.transport is wire
 
 
 async def test_a_client_that_is_closed_while_it_is_held(app):

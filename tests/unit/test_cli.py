@@ -86,8 +86,8 @@ class Typo(Backend):
     ("source", "attribute", "text"),
     [
         (SERVED, "nothing", "{} has no 'nothing'; did you mean {}:app?"),
-        (SERVED, "other", "{}:other is no bbio.App; did you mean {}:app?"),
-        (SERVED, "Todos", "{}:Todos is no bbio.App; did you mean {}:app?"),
+        (SERVED, "other", "{}:other is not a bbio.App; did you mean {}:app?"),
+        (SERVED, "Todos", "{}:Todos is not a bbio.App; did you mean {}:app?"),
         ("", "app", "{} has no 'app'; it must be one: app = App(); app.serve(...)"),
         ("import no_such", "app", "{} cannot be imported: ModuleNotFoundError: No module named 'no_such' ({file}:1)"),
         ("\n1 / 0", "app", "{} cannot be imported: ZeroDivisionError: division by zero ({file}:2)"),

@@ -35,9 +35,9 @@ export class Announcer {
       const others = !target.models && String(raw?.[target.idAttribute]) !== String(target.id);
       if (others || (!target.models && this.#isTold(target.collection))) continue;
       // Of a delete the id alone is told; what was there, the page may know.
-      const told = method === 'delete' ? { ...knownTo(target, raw)?.attributes, ...raw } : raw;
-      delivering(() => target.trigger(this.#handle.prefix, method, clone(told)));
-      delivering(() => target.trigger(`${this.#handle.prefix}:${method}`, clone(told)));
+      const record = method === 'delete' ? { ...knownTo(target, raw)?.attributes, ...raw } : raw;
+      delivering(() => target.trigger(this.#handle.prefix, method, clone(record)));
+      delivering(() => target.trigger(`${this.#handle.prefix}:${method}`, clone(record)));
     }
   }
 

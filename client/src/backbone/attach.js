@@ -38,8 +38,8 @@ const OLDEST = 1;
  */
 export function attach(Backbone, io) {
   if (!(Number.parseInt(Backbone?.VERSION, 10) >= OLDEST)) {
-    const found = Backbone?.VERSION ? `this is Backbone ${Backbone.VERSION}` : 'this is no Backbone';
-    throw new Error(`bbio needs Backbone 1.0 or newer, and ${found}; load /socket.io/backbone.js, or one of your own`);
+    const version = Backbone?.VERSION ? `this is Backbone ${Backbone.VERSION}` : 'this is not Backbone';
+    throw new Error(`bbio needs Backbone 1.0 or newer, and ${version}; load /socket.io/backbone.js, or one of your own`);
   }
   // A script that is loaded twice does nothing the second time.
   if (Backbone.io?.[ATTACHED]) return Backbone.io;
@@ -111,8 +111,8 @@ export function attach(Backbone, io) {
   function taking(Kind) {
     /** @this {any} @param {any} _content @param {any} options */
     function Taking(_content, options) {
-      const given = options?.backend;
-      if (given !== undefined) Reflect.defineProperty(this, 'backend', { ...PLAIN, value: described(given) });
+      const spec = options?.backend;
+      if (spec !== undefined) Reflect.defineProperty(this, 'backend', { ...PLAIN, value: described(spec) });
       // A getter goes on saying what it says.
       else if (this.backend) Reflect.set(this, 'backend', described(this.backend));
       const made = Kind.apply(this, arguments);
@@ -172,12 +172,12 @@ export function attach(Backbone, io) {
       return api;
     },
   };
-  const { trigger: told, destroy, save } = Backbone.Model.prototype;
+  const { trigger, destroy, save } = Backbone.Model.prototype;
   const owned = prototypes.map((prototype) => [prototype, { trigger: prototype.trigger }]);
   const { _reset: emptied, get } = Backbone.Collection.prototype;
   Object.assign(owned[0][1], { destroy, save });
   Object.assign(owned[1][1], { _reset: emptied, get });
-  for (const prototype of prototypes) Object.assign(prototype, methods, { trigger: delivered(told) });
+  for (const prototype of prototypes) Object.assign(prototype, methods, { trigger: delivered(trigger) });
 
   // What Backbone keeps models in has properties that every object has: ids such as `constructor` would find them.
   /** @this {any} */

@@ -9,21 +9,21 @@ import { writesOf } from './writes.js';
  */
 
 /**
- * @param {any} held
+ * @param {any} value
  * @param {any} number
  * @returns {any} their sum; what is held where there is none
  */
-const sum = (held, number) => (typeof number === 'number' && typeof (held ?? 0) === 'number' ? (held ?? 0) + number : held);
+const sum = (value, number) => (typeof number === 'number' && typeof (value ?? 0) === 'number' ? (value ?? 0) + number : value);
 
 /**
- * @param {Record<string, any> | undefined} held the attributes as they are
+ * @param {Record<string, any> | undefined} attributes the attributes as they are
  * @param {any} patch
  * @returns {Record<string, any>} what a patch comes to, as far as can be known here
  */
-export function applied(held, patch) {
+export function applied(attributes, patch) {
   const result = { ...uncounted(patch) };
   for (const [name, number] of Object.entries(patch?.[COUNTS] ?? {})) {
-    const total = sum(held?.[name], number);
+    const total = sum(attributes?.[name], number);
     if (total !== undefined) result[name] = total;
   }
   return result;

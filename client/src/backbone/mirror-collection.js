@@ -124,12 +124,12 @@ export class CollectionMirror extends Mirror {
       note(ready, handle, { ...shownBy(ready, handle), rev, raw, parsed: shownBy(ready, handle)?.base });
       return ready;
     }
-    const given = clone(raw);
+    const input = clone(raw);
     let model = /** @type {any} */ (undefined);
     let parsed;
     this.#watch(() => {
-      model = target._prepareModel(given, { parse: true, ...REMOTE }) || undefined;
-      parsed = this.#outcomes?.get(given);
+      model = target._prepareModel(input, { parse: true, ...REMOTE }) || undefined;
+      parsed = this.#outcomes?.get(input);
     });
     if (!model) return undefined;
     note(model, handle, { rev, raw, parsed });
@@ -145,7 +145,7 @@ export class CollectionMirror extends Mirror {
     }
     const outcomes = (this.#outcomes = new Map());
     try {
-      watchingParse([], this.target.model, (_, given, outcome) => outcomes.set(given, outcome), run);
+      watchingParse([], this.target.model, (_, input, outcome) => outcomes.set(input, outcome), run);
     } finally {
       this.#outcomes = undefined;
     }
@@ -294,9 +294,9 @@ export class CollectionMirror extends Mirror {
     const heard = instead(target, 'parse', (/** @type {any[]} */ ...args) => {
       const list = parse.apply(target, args);
       const raws = Array.isArray(list) ? list : list ? [list] : [];
-      const { news, given } = this.#news(raws, response, Array.isArray(meta?.r) ? meta.r : []);
+      const { news, input } = this.#news(raws, response, Array.isArray(meta?.r) ? meta.r : []);
       entries = news;
-      return Array.isArray(list) ? this.#withOwn(given, staying, entries) : list;
+      return Array.isArray(list) ? this.#withOwn(input, staying, entries) : list;
     });
     const made = instead(target, '_prepareModel', (/** @type {any} */ attributes, /** @type {any} */ more) => {
       const whole = attributes[WHOLE];
@@ -307,10 +307,10 @@ export class CollectionMirror extends Mirror {
       const entry = entries.get(raw);
       if (!entry) return;
       entry.model = model;
-      const known = shownBy(model, handle);
-      entry.made = !known;
+      const before = shownBy(model, handle);
+      entry.made = !before;
       note(model, handle, { raw: entry.raw, rev: entry.rev, parsed: outcome, plain });
-      unset(model, lost(model, known, outcome));
+      unset(model, lost(model, before, outcome));
     };
     try {
       this.#receive(() => watchingParse(target.models, target.model, parsed, () => guarded(succeed)));
@@ -327,7 +327,7 @@ export class CollectionMirror extends Mirror {
    * @param {any[]} raws models that were read
    * @param {any} response where they were
    * @param {(number | null)[]} revs in its order
-   * @returns {{news: Map<any, Entry>, given: any[]}} `news`: those that the page does not show just like that; `given`: what Backbone
+   * @returns {{news: Map<any, Entry>, input: any[]}} `news`: those that the page does not show just like that; `input`: what Backbone
    *   is given of all, which need not compare once more what is the same: of that the id alone
    */
   #news(raws, response, revs) {
@@ -337,7 +337,7 @@ export class CollectionMirror extends Mirror {
     const isBrief = isPlainly && this.target.modelId && isPlain(this.target, 'set');
     const name = idAttributeOf(this.target);
     const news = new Map();
-    const given = [];
+    const input = [];
     const ids = new Set();
     for (let n = 0; n < raws.length; n += 1) {
       const raw = raws[n];
@@ -345,14 +345,14 @@ export class CollectionMirror extends Mirror {
       const id = raw?.[name];
       // Of two records with one id the later one stays.
       if (isPlainly && !ids.has(id) && this.#isShown(id, raw, rev)) {
-        given.push(isBrief && covers(this.target._byId[id].attributes, raw) ? { [name]: id, [WHOLE]: raw } : raw);
+        input.push(isBrief && covers(this.target._byId[id].attributes, raw) ? { [name]: id, [WHOLE]: raw } : raw);
         continue;
       }
       ids.add(id);
-      given.push(raw);
+      input.push(raw);
       news.set(raw, { raw: clone(raw), rev });
     }
-    return { news, given };
+    return { news, input };
   }
 
   /** @param {any} id @param {any} raw @param {number | undefined} rev @returns {boolean} whether its model shows just that */
@@ -460,7 +460,7 @@ export class CollectionMirror extends Mirror {
     });
     /** @type {any[]} */
     const items = [];
-    const ids = new Set(replica.held.map(({ raw }) => String(this.idOf(raw))));
+    const ids = new Set(replica.pending.map(({ raw }) => String(this.idOf(raw))));
     for (const { result: response, meta } of parts) {
       const parsed = guarded(() => target.parse(clone(response), { ...REMOTE }));
       const raws = Array.isArray(parsed) ? parsed : parsed ? [parsed] : [];

@@ -9,8 +9,8 @@ export class ModelMirror extends Mirror {
   /** @param {any} raw */
   findId(raw) {
     const { target } = this;
-    const known = shownBy(target, this.handle);
-    const name = nameOfId(known?.raw, target.id, target.idAttribute) ?? target.idAttribute;
+    const shown = shownBy(target, this.handle);
+    const name = nameOfId(shown?.raw, target.id, target.idAttribute) ?? target.idAttribute;
     return raw?.[name] ?? raw?.id;
   }
 
@@ -49,7 +49,7 @@ export class ModelMirror extends Mirror {
     if (target.isNew()) return;
     replica.hold();
     try {
-      const held = snapshot({ ...target.attributes });
+      const before = snapshot({ ...target.attributes });
       const { result, meta, gone } = await this.#read();
       if (turn !== this.reading) return;
       if (gone) this.destroy(target);
@@ -57,7 +57,7 @@ export class ModelMirror extends Mirror {
         replica.learn(target.id, result, meta?.r ?? undefined);
         delivering(() => guarded(() => this.show(target, result, meta?.r ?? undefined)));
       }
-      const changed = same(held, { ...target.attributes }) ? [] : [target];
+      const changed = same(before, { ...target.attributes }) ? [] : [target];
       this.trigger('reset', { added: [], changed, removed: gone ? [target] : [] });
     } finally {
       this.release();

@@ -19,7 +19,7 @@ import { isPending, isWaiting, pendingOn, writesOf } from './writes.js';
  * @property {any} truth the model as it is
  * @property {number | undefined} rev its revision
  * @property {any} [maker]
- * @property {News | undefined} told what the application is to hear
+ * @property {News | undefined} announced what the application is to hear
  */
 
 /** Passed with every change that comes from the server, for listeners that tell the two apart. */
@@ -100,22 +100,22 @@ export class Mirror {
     // Streams overtake each other: an update may come before the create that lets the model in.
     if (!isNews && !again && method !== 'create') return undefined;
     const truth = id === undefined ? raw : this.replica.truth(id);
-    const told = !isNews || maker ? undefined : gone ? { method, raw: { ...gone, ...raw } } : news;
-    return { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker, told };
+    const announced = !isNews || maker ? undefined : gone ? { method, raw: { ...gone, ...raw } } : news;
+    return { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker, announced };
   }
 
   /** @param {Turn[]} turns */
   #carryOut(turns) {
     delivering(() => this.change(turns));
     const { prefix } = this.handle;
-    for (const { told } of turns) {
-      if (!told) continue;
-      this.#announce(prefix, told, [told.method]);
-      this.#announce(`${prefix}:${told.method}`, told, []);
+    for (const { announced } of turns) {
+      if (!announced) continue;
+      this.#announce(prefix, announced, [announced.method]);
+      this.#announce(`${prefix}:${announced.method}`, announced, []);
     }
   }
 
-  /** @param {string} event @param {News} told @param {any[]} args what comes before the record, a copy of which each listener may change */
+  /** @param {string} event @param {News} announced @param {any[]} args what comes before the record, a copy of which each listener may change */
   #announce(event, { raw }, args) {
     const { target } = this;
     if (target._events?.[event] || target._events?.all) delivering(() => target.trigger(event, ...args, clone(raw)));
@@ -137,11 +137,11 @@ export class Mirror {
 
   /** A read that was sent has ended: what was told meanwhile may be applied. */
   release() {
-    const held = this.replica.release();
-    for (const { method, raw, meta, maker } of held) {
+    const pending = this.replica.release();
+    for (const { method, raw, meta, maker } of pending) {
       if (maker) this.replica.learn(this.idOf(raw), method === 'delete' ? undefined : raw, meta?.r);
     }
-    this.take(held, true);
+    this.take(pending, true);
     if (this.replica.reading || !this.replica.overflown) return;
     this.replica.overflown = false;
     this.handle.reread(false);
@@ -156,15 +156,15 @@ export class Mirror {
    * @returns {{attributes: Record<string, any>, gone: string[]} | undefined} undefined when it shows that, or what is newer
    */
   merged(model, raw, rev, keep) {
-    const known = shownBy(model, this.handle);
-    if (known && (known.raw === raw || (rev !== undefined && known.rev !== undefined && rev <= known.rev))) return undefined;
-    const given = clone(raw);
-    const parsed = model.parse(given, { ...REMOTE }) ?? {};
-    const plain = parsed === given && takesPlainly(model);
+    const before = shownBy(model, this.handle);
+    if (before && (before.raw === raw || (rev !== undefined && before.rev !== undefined && rev <= before.rev))) return undefined;
+    const input = clone(raw);
+    const parsed = model.parse(input, { ...REMOTE }) ?? {};
+    const plain = parsed === input && takesPlainly(model);
     note(model, this.handle, { rev, raw, parsed, plain });
     // What the application's own gives may be kept by it.
     const attributes = plain ? parsed : { ...parsed };
-    let gone = lost(model, known, parsed);
+    let gone = lost(model, before, parsed);
     if (keep || isWaiting(model)) {
       const stays = (/** @type {string} */ key) => isPending(model, key) || keep?.(key);
       gone = gone.filter((key) => !stays(key));

@@ -23,15 +23,15 @@ const shown = new WeakMap();
  * @returns {Shown | undefined}
  */
 export function shownBy(model, handle) {
-  const known = shown.get(model);
-  return known?.place === handle.place ? known : undefined;
+  const entry = shown.get(model);
+  return entry?.place === handle.place ? entry : undefined;
 }
 
 /**
  * Note what a model shows, or is about to.
  * @param {any} model
  * @param {import('../core/handle.js').Handle} handle
- * @param {{rev?: number, raw?: any, parsed?: any, plain?: boolean}} told `parsed`: what `parse` has made of it, where that is
+ * @param {{rev?: number, raw?: any, parsed?: any, plain?: boolean}} state `parsed`: what `parse` has made of it, where that is
  *   known; `plain`: that is what was said
  */
 export function note(model, handle, { rev, raw, parsed, plain = false }) {
@@ -50,17 +50,17 @@ export function note(model, handle, { rev, raw, parsed, plain = false }) {
   }
 }
 
-/** @param {Shown} known @returns {string[]} the attributes that came from the server */
+/** @param {Shown} entry @returns {string[]} the attributes that came from the server */
 const namesOf = ({ names, raw }) => names ?? Object.keys(raw);
 
 /**
  * @param {any} model
- * @param {Shown | undefined} known what it showed
- * @param {Record<string, any>} told what it is to show
+ * @param {Shown | undefined} entry what it showed
+ * @param {Record<string, any>} attributes what it is to show
  * @returns {string[]} the attributes that came from the server and are gone
  */
-export function lost(model, known, told) {
-  return known ? namesOf(known).filter((name) => !(name in told) && name in model.attributes) : [];
+export function lost(model, entry, attributes) {
+  return entry ? namesOf(entry).filter((name) => !(name in attributes) && name in model.attributes) : [];
 }
 
 /** @param {Record<string, any>} attributes @returns {Record<string, any>} */
@@ -76,15 +76,15 @@ function copied(attributes) {
  * @param {any} model that was just made
  */
 export function complete(model) {
-  const known = /** @type {Shown} */ (shown.get(model));
-  const added = Object.keys(model.attributes).filter((name) => !(name in known.base) && !isPending(model, name));
-  if (added.length > 0) known.base = { ...known.base, ...Object.fromEntries(added.map((name) => [name, snapshot(model.attributes[name])])) };
+  const entry = /** @type {Shown} */ (shown.get(model));
+  const added = Object.keys(model.attributes).filter((name) => !(name in entry.base) && !isPending(model, name));
+  if (added.length > 0) entry.base = { ...entry.base, ...Object.fromEntries(added.map((name) => [name, snapshot(model.attributes[name])])) };
 }
 
 /** Revisions have begun anew. @param {any} model */
 export function outdate(model) {
-  const known = shown.get(model);
-  if (known) known.rev = undefined;
+  const entry = shown.get(model);
+  if (entry) entry.rev = undefined;
 }
 
 /** @param {any} prototype @returns {any} the first of those it inherits from, which is Backbone's */
@@ -103,8 +103,8 @@ const watched = new WeakMap();
  */
 export function isPlain(object, name) {
   const its = first(object)[name];
-  const found = object[name];
-  return (watched.get(found) ?? found) === (watched.get(its) ?? its);
+  const current = object[name];
+  return (watched.get(current) ?? current) === (watched.get(its) ?? its);
 }
 
 /** @param {any} model @returns {boolean} whether it takes a record as it is */
@@ -114,22 +114,22 @@ export const takesPlainly = (model) => isPlain(model, 'parse') && isPlain(model,
  * Run what has models parsed, and tell of each as soon as its `parse` is done.
  * @param {any[]} models
  * @param {any} Kind the class that new ones are made of
- * @param {(model: any, given: any, outcome: any, plain: boolean) => void} parsed `plain`: by Backbone's own, which gives back
+ * @param {(model: any, input: any, outcome: any, plain: boolean) => void} parsed `plain`: by Backbone's own, which gives back
  *   what it is given
  * @param {() => void} run
  */
 export function watchingParse(models, Kind, parsed, run) {
   const kinds = new Set([Kind?.prototype]);
   for (const model of models) kinds.add(Object.getPrototypeOf(model));
-  const found = [...kinds].filter((prototype) => typeof prototype?.parse === 'function');
-  const kept = found.map((prototype) => {
+  const prototypes = [...kinds].filter((prototype) => typeof prototype?.parse === 'function');
+  const replaced = prototypes.map((prototype) => {
     const own = Object.getOwnPropertyDescriptor(prototype, 'parse');
     const { parse } = prototype;
     const plain = takesPlainly(prototype);
-    /** @this {any} @param {any} given @param {any} options */
-    const value = function watching(given, options) {
-      const outcome = parse.call(this, given, options);
-      if (typeof outcome === 'object' && outcome !== null) parsed(this, given, outcome, plain && outcome === given);
+    /** @this {any} @param {any} input @param {any} options */
+    const value = function watching(input, options) {
+      const outcome = parse.call(this, input, options);
+      if (typeof outcome === 'object' && outcome !== null) parsed(this, input, outcome, plain && outcome === input);
       return outcome;
     };
     watched.set(value, watched.get(parse) ?? parse);
@@ -139,7 +139,7 @@ export function watchingParse(models, Kind, parsed, run) {
   try {
     run();
   } finally {
-    for (const { prototype, own } of kept) {
+    for (const { prototype, own } of replaced) {
       if (own) Object.defineProperty(prototype, 'parse', own);
       else delete prototype.parse;
     }

@@ -152,7 +152,7 @@ function receivedOne(handle, its, model, options, result, rev) {
  * Have Backbone take an answer, and note what it makes the model show.
  * @param {Handle} handle
  * @param {any} model
- * @param {{raw: any, rev: number | undefined}} told
+ * @param {{raw: any, rev: number | undefined}} record
  * @param {() => void} succeed
  */
 function show(handle, model, { raw, rev }, succeed) {
@@ -177,8 +177,8 @@ function show(handle, model, { raw, rev }, succeed) {
  */
 function newer(its, id, rev) {
   for (const { replica } of its) {
-    const [known, raw] = [replica.rev(id), replica.truth(id)];
-    if (rev !== undefined && known !== undefined && known > rev && raw !== undefined) return { raw, rev: known };
+    const [latest, raw] = [replica.rev(id), replica.truth(id)];
+    if (rev !== undefined && latest !== undefined && latest > rev && raw !== undefined) return { raw, rev: latest };
   }
   return undefined;
 }
@@ -247,8 +247,8 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
   function succeeded(how, what, result, meta, passed) {
     if (judged.delete(model)) model.validationError = null;
     end();
-    const told = typeof result === 'object' && result !== null;
-    const raw = told ? clone(result) : how === 'patch' ? { ...base?.raw, ...applied(base?.raw, what) } : what;
+    const isRecord = typeof result === 'object' && result !== null;
+    const raw = isRecord ? clone(result) : how === 'patch' ? { ...base?.raw, ...applied(base?.raw, what) } : what;
     if (!passed) for (const mirror of its) mirror.acked(model, how, raw, meta);
     delivering(() => {
       if (how === 'delete') {

@@ -89,15 +89,15 @@ export class Follower {
     const effects = [];
     let resumed = this.positioned && !first;
     let renewed = false;
-    for (const [stream, told] of Object.entries(reply.streams ?? {})) {
+    for (const [stream, state] of Object.entries(reply.streams ?? {})) {
       const place = this.#places.get(stream);
-      for (const event of told.events ?? []) effects.push(...this.#take(...event));
-      const caughtUp = place && !place.stale && told.recovered && place.offset === told.offset;
-      if (caughtUp) place.stamp = told.stamp ?? 0;
+      for (const event of state.events ?? []) effects.push(...this.#take(...event));
+      const caughtUp = place && !place.stale && state.recovered && place.offset === state.offset;
+      if (caughtUp) place.stamp = state.stamp ?? 0;
       if (caughtUp && !this.#overflown) continue;
       // The epoch may be the same and the history another: one that fell back.
-      renewed ||= place?.epoch !== told.epoch || !told.recovered;
-      this.#place(stream, told.epoch, told.offset, told.stamp, !first || this.#overflown);
+      renewed ||= place?.epoch !== state.epoch || !state.recovered;
+      this.#place(stream, state.epoch, state.offset, state.stamp, !first || this.#overflown);
       resumed = false;
     }
     const reset = this.stale;
@@ -114,14 +114,14 @@ export class Follower {
   /**
    * What the listen of another channel on the same connection was told of a stream that this one follows too.
    * @param {string} stream
-   * @param {StreamReply} told
+   * @param {StreamReply} state
    * @returns {Effect[]}
    */
-  overheard(stream, told) {
+  overheard(stream, state) {
     const place = this.#places.get(stream);
     if (!place || this.#listening) return [];
-    const effects = (told.events ?? []).flatMap((event) => this.#take(...event));
-    const behind = told.epoch !== place.epoch || told.offset > place.offset;
+    const effects = (state.events ?? []).flatMap((event) => this.#take(...event));
+    const behind = state.epoch !== place.epoch || state.offset > place.offset;
     return behind && !this.#listening ? [...effects, ...this.#again()] : effects;
   }
 
@@ -214,8 +214,8 @@ export class Follower {
     if (this.#listening) return this.#wait(method, model, meta);
     const place = this.#places.get(meta.s);
     if (!place) return [];
-    const known = meta.e === place.epoch && (meta.o <= place.offset || (place.ahead.has(meta.o) && method === null));
-    if (known) return [];
+    const isOld = meta.e === place.epoch && (meta.o <= place.offset || (place.ahead.has(meta.o) && method === null));
+    if (isOld) return [];
     if (meta.e === place.epoch && meta.o === place.offset + 1) {
       this.#advance(place, meta.o, meta.k ?? 0);
       const effect = { do: 'moved' };

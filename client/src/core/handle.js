@@ -41,7 +41,7 @@ const NOTIFIED_AS = new Map([['create', 'create'], ['update', 'update'], ['patch
 const LONGEST_PAUSE = 30_000;
 
 /** How many places of own writes are known again. */
-const TOLD = 1000;
+const NOTIFIED = 1000;
 
 /** @param {import('./follower.js').Meta | undefined} meta */
 const placeOf = (meta) => `${meta?.s} ${meta?.e} ${meta?.o}`;
@@ -71,7 +71,7 @@ export class Handle extends Emitter {
   memory = undefined;
   #reading = 0;
   /** Places of writes of this client that all were told of when they were answered; they may come as events yet. */
-  #told = new Set();
+  #notified = new Set();
   /** Whether the last of those was let go of. */
   #released = false;
 
@@ -213,7 +213,7 @@ export class Handle extends Emitter {
    * @param {News[]} list
    */
   notified(list) {
-    for (const one of list) if (one.own) one.acked = this.#told.has(placeOf(one.meta));
+    for (const one of list) if (one.own) one.acked = this.#notified.has(placeOf(one.meta));
     if (this.listeners('synced').length > 0) {
       for (const { method, raw, meta, own } of list) if (!own) this.emit('synced', method, clone(raw), meta);
     }
@@ -231,8 +231,8 @@ export class Handle extends Emitter {
     const method = meta?.m ?? NOTIFIED_AS.get(request.method);
     if (!method) return;
     const raw = typeof result === 'object' && result !== null ? result : uncounted(request.model);
-    this.#told.add(placeOf(meta));
-    if (this.#told.size > TOLD) this.#told.delete(this.#told.values().next().value);
+    this.#notified.add(placeOf(meta));
+    if (this.#notified.size > NOTIFIED) this.#notified.delete(this.#notified.values().next().value);
     for (const mirror of [...this.mirrors]) if (!origins.includes(mirror)) guarded(() => mirror.apply([{ method, raw, meta }]));
   }
 

@@ -86,11 +86,11 @@ export function same(a, b) {
 }
 
 /**
- * @param {Record<string, any>} held attributes
- * @param {Record<string, any>} told
+ * @param {Record<string, any>} whole attributes
+ * @param {Record<string, any>} part
  * @returns {boolean} whether setting the one to the other would change nothing
  */
-export function covers(held, told) {
-  for (const key in told) if (!(key in held && same(held[key], told[key]))) return false;
+export function covers(whole, part) {
+  for (const key in part) if (!(key in whole && same(whole[key], part[key]))) return false;
   return true;
 }

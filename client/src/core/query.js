@@ -59,11 +59,11 @@ function compare(value, operator, operand) {
   if (operator === '$in') return operand.some((/** @type {any} */ one) => order(value, one) === 0);
   if (operator === '$contains') return Array.isArray(value) && value.some((/** @type {any} */ one) => order(one, operand) === 0);
   if (operator === '$like') return typeof value === 'string' && like(operand).test(value);
-  const found = order(value, operand);
-  if (operator === '$eq') return found === 0;
-  if (operator === '$ne') return found !== 0;
-  if (found === undefined) return false;
-  return { $gt: found > 0, $gte: found >= 0, $lt: found < 0, $lte: found <= 0 }[operator] ?? false;
+  const sign = order(value, operand);
+  if (operator === '$eq') return sign === 0;
+  if (operator === '$ne') return sign !== 0;
+  if (sign === undefined) return false;
+  return { $gt: sign > 0, $gte: sign >= 0, $lt: sign < 0, $lte: sign <= 0 }[operator] ?? false;
 }
 
 /**

@@ -1,5 +1,5 @@
 /**
- * What the server is known to hold, by id: the latest revision of each model and its content, without I/O.
+ * The records of the server as the client knows them, by id: each model and its latest revision, without I/O.
  *
  * Models that are deleted, or that nothing shows, are remembered for a while: an older notification, come by another
  * stream, must not bring them back.
@@ -7,34 +7,34 @@
 
 /** How many models are remembered that nothing shows, and how many notifications wait for the end of a read. */
 const ASIDE = 1000;
-const HELD = 10_000;
+const PENDING = 10_000;
 
 export class Replica {
   /** @type {Map<string, {rev: number | undefined, model: any}>} */
-  #known = new Map();
+  #records = new Map();
   /** @type {Set<string>} */
   #aside = new Set();
   #reads = 0;
   /** Grows whenever everything is read anew; what was asked for in an earlier era is out of date. */
   era = 0;
   /** Notifications that wait for the end of a read. @type {any[]} */
-  held = [];
+  pending = [];
   /** Whether more came than may wait. */
   overflown = false;
 
   /** @param {any} id @returns {number | undefined} the latest revision known */
   rev(id) {
-    return this.#known.get(String(id))?.rev;
+    return this.#records.get(String(id))?.rev;
   }
 
   /** @param {any} id @returns {boolean} whether the model was there once and is deleted */
   isGone(id) {
-    return this.#known.has(String(id)) && this.truth(id) === undefined;
+    return this.#records.has(String(id)) && this.truth(id) === undefined;
   }
 
   /** @param {any} id @returns {any} the model as the server sent it last; undefined when it is not known, or deleted */
   truth(id) {
-    return this.#known.get(String(id))?.model;
+    return this.#records.get(String(id))?.model;
   }
 
   /**
@@ -46,9 +46,9 @@ export class Replica {
    */
   accept(id, model, rev) {
     const key = String(id);
-    const known = this.#known.get(key);
-    if (rev !== undefined && known?.rev !== undefined && rev <= known.rev) return false;
-    this.#know(key, known, model, rev);
+    const record = this.#records.get(key);
+    if (rev !== undefined && record?.rev !== undefined && rev <= record.rev) return false;
+    this.#know(key, record, model, rev);
     return true;
   }
 
@@ -60,20 +60,20 @@ export class Replica {
    */
   learn(id, model, rev) {
     const key = String(id);
-    const known = this.#known.get(key);
-    if (rev === undefined || known?.rev === undefined || rev >= known.rev) this.#know(key, known, model, rev);
+    const record = this.#records.get(key);
+    if (rev === undefined || record?.rev === undefined || rev >= record.rev) this.#know(key, record, model, rev);
   }
 
   /** Nothing shows the model, or not any more: it need not be remembered for long. @param {any} id */
   aside(id) {
     const key = String(id);
-    if (!this.#known.has(key)) return;
+    if (!this.#records.has(key)) return;
     this.#aside.delete(key);
     this.#aside.add(key);
     if (this.#aside.size <= ASIDE) return;
     const [oldest] = this.#aside;
     this.#aside.delete(oldest);
-    this.#known.delete(oldest);
+    this.#records.delete(oldest);
   }
 
   /**
@@ -81,9 +81,9 @@ export class Replica {
    * @param {Set<string>} ids the ids read
    */
   forget(ids) {
-    for (const [key, known] of this.#known) {
-      if (ids.has(key) || known.model === undefined) continue;
-      known.model = undefined;
+    for (const [key, record] of this.#records) {
+      if (ids.has(key) || record.model === undefined) continue;
+      record.model = undefined;
       this.aside(key);
     }
   }
@@ -94,9 +94,9 @@ export class Replica {
    */
   restart(renewed) {
     this.era += 1;
-    this.held = [];
+    this.pending = [];
     this.overflown = false;
-    if (renewed) for (const known of this.#known.values()) known.rev = undefined;
+    if (renewed) for (const record of this.#records.values()) record.rev = undefined;
   }
 
   /**
@@ -120,7 +120,7 @@ export class Replica {
    */
   keep(notification) {
     if (!this.reading) return false;
-    if (this.held.length < HELD) this.held.push(notification);
+    if (this.pending.length < PENDING) this.pending.push(notification);
     else this.overflown = true;
     return true;
   }
@@ -128,20 +128,20 @@ export class Replica {
   /** A read ended. @returns {any[]} the notifications that may be applied now */
   release() {
     this.#reads -= 1;
-    return this.#reads > 0 ? [] : this.held.splice(0);
+    return this.#reads > 0 ? [] : this.pending.splice(0);
   }
 
   /**
    * @param {string} key
-   * @param {{rev: number | undefined, model: any} | undefined} known what was known of it
+   * @param {{rev: number | undefined, model: any} | undefined} record what was known of it
    * @param {any} model
    * @param {number | undefined} rev none: the one that was known stays
    */
-  #know(key, known, model, rev) {
-    if (known) {
-      known.model = model;
-      known.rev = rev ?? known.rev;
-    } else this.#known.set(key, { rev, model });
+  #know(key, record, model, rev) {
+    if (record) {
+      record.model = model;
+      record.rev = rev ?? record.rev;
+    } else this.#records.set(key, { rev, model });
     if (this.#aside.size > 0) this.#aside.delete(key);
     if (model === undefined) this.aside(key);
   }

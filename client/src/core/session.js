@@ -6,10 +6,10 @@ import { Outbox } from './outbox.js';
 /** After how many milliseconds without an answer a write is sent again, or a listen. */
 const PATIENCE = 8000;
 
-/** How many milliseconds a link may take to show that it lives. */
+/** How many milliseconds a connection may take to show that it lives. */
 const PROBE = 4000;
 
-/** How many milliseconds a read whose long answer may be on its way waits before its link has to show that it lives, at most. */
+/** How many milliseconds a read whose long answer may be on its way waits before its connection has to show that it lives, at most. */
 const LONG_READ = 40_000;
 
 /** How many milliseconds a connection that another takes the place of has for its answers. */
@@ -22,7 +22,7 @@ const LOSS = 2000;
 const UNTOLD = 'untold';
 
 /**
- * The socket of one backend, shared by its channels: what connects handles, followers and the outbox to the wire.
+ * The socket of one backend, shared by its channels: what connects handles, followers and the outbox to the server.
  *
  * @typedef {import('./outbox.js').Entry & {left: number, strict: boolean, origins: any[], user: string,
  *   knownAs?: string | null, size: number, sentAt?: number, timer?: any}} Timed `user`: who made it, as far as the page has said so; `knownAs`: as far as the
@@ -40,7 +40,7 @@ export class Session {
   #drains = [];
   /** What stands for the probe that is not answered yet. @type {object | null} */
   #probe = null;
-  /** The call that ends its link. */
+  /** The call that ends its connection. */
   #end = /** @type {any} */ (null);
   /** When something came from the server. */
   #heard = 0;
@@ -188,7 +188,7 @@ export class Session {
    */
   #recognized(handle, user) {
     handle.knownAs = user;
-    const entries = this.#held(handle);
+    const entries = this.#waiting(handle);
     for (const entry of entries) if (entry.knownAs === undefined) entry.knownAs = user;
     this.#part(entries.filter((entry) => this.#isOfAnother(entry)));
   }
@@ -201,12 +201,12 @@ export class Session {
   #unrecognized(handle, error) {
     if (handle.knownAs === undefined) return;
     handle.knownAs = UNTOLD;
-    const others = this.#held(handle).filter((entry) => this.#isOfAnother(entry));
+    const others = this.#waiting(handle).filter((entry) => this.#isOfAnother(entry));
     this.reject(error, (entry) => others.includes(entry));
   }
 
   /** @param {Handle} handle @returns {Timed[]} the present user's writes that are not on their way */
-  #held(handle) {
+  #waiting(handle) {
     const { user } = this.connection;
     return /** @type {Timed[]} */ (this.outbox.entries).filter(
       (entry) => entry.handle === handle && entry.user === user && entry.request.method !== 'read' && !entry.waiting,
@@ -352,9 +352,9 @@ export class Session {
       this.#isTurnedAway ||= error !== undefined;
       return;
     }
-    const told = err?.data && typeof err.data === 'object' ? err.data : {};
-    const message = `the server refused the backend "${this.name}": ${told.message ?? err?.message ?? 'no reason given'}`;
-    this.#fail(told.name ? new SyncError({ ...told, message }) : unavailable(message), true);
+    const fields = err?.data && typeof err.data === 'object' ? err.data : {};
+    const message = `the server refused the backend "${this.name}": ${fields.message ?? err?.message ?? 'no reason given'}`;
+    this.#fail(fields.name ? new SyncError({ ...fields, message }) : unavailable(message), true);
   }
 
   /**
@@ -414,9 +414,9 @@ export class Session {
     handle.options = options;
     if (typeof options.event === 'string') handle.prefix = options.event;
     this.run(handle, handle.follower.listened(reply ?? {}));
-    for (const [stream, told] of Object.entries(reply?.streams ?? {})) {
+    for (const [stream, state] of Object.entries(reply?.streams ?? {})) {
       for (const other of this.#following(stream)) {
-        if (other !== handle) this.run(other, other.follower.overheard(stream, told));
+        if (other !== handle) this.run(other, other.follower.overheard(stream, state));
       }
     }
   }
@@ -505,7 +505,7 @@ export class Session {
   }
 
   /**
-   * Whether the answer to a request may be on its way, and merely be long for the link. The link lives; or it lived when it was
+   * Whether the answer to a request may be on its way, and merely be long for the connection. That lives; or it lived when it was
    * asked for, and there is time to ask for it again. Nobody is as patient about a write.
    * @param {Timed} entry
    */

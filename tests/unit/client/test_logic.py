@@ -14,9 +14,11 @@ from bbio.client import tracker as tracker_module
 from bbio.client.errors import error_of, passing
 from bbio.client.events import RESET, Events
 from bbio.client.handle import Handles
+from bbio.client.liveness import PATIENCE, PROBE
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
-from bbio.client.session import PATIENCE, PROBE, Session, Settings
+from bbio.client.session import Session, Settings
+from bbio.client.subscription import Subscription
 from bbio.client.tracker import Apply, Listen, Meta, Read, Ready, Tracker, Watch
 from bbio.protocol import decode, encode
 from bbio.testing import Clock
@@ -179,7 +181,10 @@ class TestFollower:
 
 class TestOutbox:
     def entries(self, outbox, *methods):
-        return [outbox.add(None, {"method": method}, None, 30.0, False) for method in methods]
+        return [
+            outbox.add(Subscription("todos", None, "id", Clock()), {"method": method}, None, 30.0, False)
+            for method in methods
+        ]
 
     def test_operations_are_named_once(self):
         """A write keeps its name; a read has none."""
