@@ -20,6 +20,7 @@ from bbio.store import Promises, Records, Scratch, notified_as
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 from bbio.view import public_body
+from bbio.was import was_of
 from bbio.weight import decoded_bytes
 
 Models = dict[Any, tuple[int, bytes]]
@@ -95,7 +96,7 @@ class MemoryStore(Store, MemoryLog):
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on; a class derived from this one may wait."""
         is_own = type(self) is MemoryStore
-        return Promises(atomic=self.atomic, immediate=is_own, passes_on=is_own)
+        return Promises(atomic=self.atomic, immediate=is_own, passes_on=is_own, was=True)
 
     def _models(self, channel: str | None) -> Models:
         key = channel if self._per_channel else None
@@ -149,14 +150,17 @@ class MemoryStore(Store, MemoryLog):
         key = record[self.id_attribute]
         self._rev = rev = self._rev + 1
         models = self._models(req.channel)
-        told = notified_as(method, key not in models)
+        told, before, whole = notified_as(method, key not in models), models.get(key), body
         if method == "delete":
             models.pop(key, None)
         else:
             models[key] = (rev, body)
         if self.schema is not None:
             body = public_body(self.schema, record)
-        return self.record(channel_stream(req.channel), told, record, body, req, operation, rev)
+        was = None
+        if self.keeps_was:
+            was = was_of(before and decode(before[1]), None if method == "delete" else decode(whole), body)
+        return self.record(channel_stream(req.channel), told, record, body, req, operation, rev, was)
 
     async def create(self, req: Request) -> dict[str, Any]:
         record = self._created(req)
