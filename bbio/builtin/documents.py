@@ -29,7 +29,7 @@ from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST, Found, ListSize
-from bbio.store import Records, notified_as
+from bbio.store import TOLD_AS, Records
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, channel_stream
 from bbio.typed import as_json, view_in, whole_json
 from bbio.view import View, public_body
@@ -508,7 +508,7 @@ class Write(msgspec.Struct, eq=False):
         """What happens to the model: `create`, `update` or `delete`."""
         req = self.change.req
         assert req is not None
-        return notified_as(req.method, self.stored is None)
+        return TOLD_AS[self.stored is None][req.method]
 
 
 def _is_about_stored(change: Change) -> bool:
@@ -630,7 +630,9 @@ class Batch:
         assert req is not None
         current = self.models.get(key)
         try:
-            record, stored = self.store.records.plan(req, key[1], current, lambda: self.bases.get((key, req.rev)))
+            record, stored = self.store.records.plan(
+                req, key[1], current, lambda req, _: self.bases.get((key, req.rev))
+            )
         except Exception as err:
             change.error = err
             return None

@@ -16,7 +16,7 @@ from bbio.protocol import decode, encode
 from bbio.query.query import QueryLimits, too_many
 from bbio.query.steps import call_each, run_in_turns
 from bbio.requests import SHORT_LIST, Found
-from bbio.store import Promises, Records, Scratch, notified_as
+from bbio.store import TOLD_AS, Promises, Records, Scratch
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 from bbio.view import public_body
@@ -150,7 +150,8 @@ class MemoryStore(Store, MemoryLog):
         key = record[self.id_attribute]
         self._rev = rev = self._rev + 1
         models = self._models(req.channel)
-        told, before, whole = notified_as(method, key not in models), models.get(key), body
+        before, whole = models.get(key), body
+        told = TOLD_AS[before is None][method]
         if method == "delete":
             models.pop(key, None)
         else:
@@ -181,7 +182,7 @@ class MemoryStore(Store, MemoryLog):
     def _changed(self, models: Models, req: Request) -> dict[str, Any]:
         key = self._key(req.model)
         self._records.check(req, key)
-        return self._records.plan(req, key, models.get(key), lambda: self._base(req, key))[0]
+        return self._records.plan(req, key, models.get(key), self._base)[0]
 
     def _base(self, req: Request, key: Any) -> bytes | None:
         """A model as it was at the revision that a request names, None where that is forgotten."""

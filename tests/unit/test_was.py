@@ -159,7 +159,7 @@ async def test_an_instance_is_a_record_too():
     """Before and after."""
     served = Served(Issues)
     served.runtime.keep_was()
-    served.runtime.emit("updated", Issue("new"), before=Issue("old", "1"))
+    served.backend.emit("updated", Issue("new"), before=Issue("old", "1"))
     await asyncio.gather(*served.tasks)
     assert change_of(served.events[0]) == Change({"title": "old", "pin": "1"}, {"title": "new", "pin": ""})
 

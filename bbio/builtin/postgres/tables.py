@@ -321,29 +321,19 @@ MIGRATIONS = (
         PRIMARY KEY (stream, position));
     ALTER TABLE bbio_pending ADD was text;
 
-    -- How a record was, as `bbio.was` has it; NULL where that cannot be said, such as of what is no JSON to PostgreSQL:
-    -- clients read everything anew then, and the write of another program is not held up.
-    CREATE FUNCTION bbio_was_of(before text, after text, told text) RETURNS text LANGUAGE plpgsql AS $$
-    DECLARE
-        old jsonb;
-        new jsonb;
-        known jsonb;
-    BEGIN
-        old := before;
-        new := after;
-        known := told;
-        RETURN json_build_array(
-            CASE WHEN new IS NULL THEN '{{}}'::jsonb WHEN old IS NOT NULL THEN
-                (SELECT coalesce(jsonb_object_agg(o.key, o.value), '{{}}') FROM jsonb_each(old) o
-                    WHERE new -> o.key IS DISTINCT FROM o.value) END,
-            CASE WHEN new IS NULL OR old IS NULL THEN '[]'::jsonb ELSE
-                (SELECT coalesce(jsonb_agg(n.key), '[]') FROM jsonb_object_keys(new) AS n(key)
-                    WHERE NOT old ? n.key) END,
-            (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{{}}') FROM jsonb_each(coalesce(new, old)) r
-                WHERE known -> r.key IS DISTINCT FROM r.value))::text;
-    EXCEPTION WHEN OTHERS THEN
-        RETURN NULL;
-    END $$;
+    -- How a record was, as `bbio.was` has it.
+    CREATE FUNCTION bbio_was_of(before jsonb, after jsonb, told jsonb)
+    RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+        SELECT json_build_array(
+            CASE WHEN after IS NULL THEN '{{}}'::jsonb WHEN before IS NOT NULL THEN
+                (SELECT coalesce(jsonb_object_agg(o.key, o.value), '{{}}') FROM jsonb_each(before) o
+                    WHERE after -> o.key IS DISTINCT FROM o.value) END,
+            CASE WHEN after IS NULL OR before IS NULL THEN '[]'::jsonb ELSE
+                (SELECT coalesce(jsonb_agg(n.key), '[]') FROM jsonb_object_keys(after) AS n(key)
+                    WHERE NOT before ? n.key) END,
+            (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{{}}') FROM jsonb_each(coalesce(after, before)) r
+                WHERE told -> r.key IS DISTINCT FROM r.value))::text
+    $$;
 
     -- Number and log what waits for these streams, in the order of commits; whether more of it is left. Where there is
     -- too much to be told one by one the log has a gap, and clients read everything anew.

@@ -39,7 +39,8 @@ def _events(table: Table, row: str, method: str, rev: str, place: str, was: tupl
     """
     stream, body = _stream(table, row), table.whole(row, True)
     if table.keeps_was:
-        place += f" AS place, bbio_was_of({', '.join(was)}, {body}) AS was"
+        sides = ", ".join(f"({side})::jsonb" for side in (*was, body))
+        place += f" AS place, bbio_was_of({sides}) AS was"
     else:
         place += " AS place"
     # Those whose revisions are kept beside the table are given one afterwards, by channel and id.

@@ -96,7 +96,9 @@ DELETE FROM bbio_log WHERE id IN (
     WHERE l.id BETWEEN :first AND :last AND (s.id IS NULL OR (s.backend = :backend AND
         (l.position <= s.top - :events OR s.size - l.before > :size OR l.at < :oldest))))"""
 # How the records of events were that are gone.
-TRIM_WAS = "DELETE FROM bbio_was WHERE id BETWEEN :first AND :last AND id NOT IN (SELECT id FROM bbio_log)"
+TRIM_WAS = """
+DELETE FROM bbio_was AS w WHERE id BETWEEN :first AND :last
+    AND NOT EXISTS (SELECT 1 FROM bbio_log l WHERE l.id = w.id AND l.stamp = w.stamp)"""
 
 
 class StreamRow(msgspec.Struct, eq=False):
