@@ -311,7 +311,7 @@ class Runtime:
         return await self.log.append(stream, method, model, req, was)
 
     def _was(self, method: str, before: Any, model: Any) -> bytes | None:
-        """How a record was before an event that no store has made, for a log that keeps that; None if nobody knows."""
+        """Return what a log keeps of the record before an event that no store has made; None if nobody knows it."""
         if not self.log.keeps_was:
             return None
         old, new = (decode(encode(as_json(self.schema, each))) for each in (before, model))

@@ -1,4 +1,4 @@
-"""What a log keeps of an event for views of some records: how the record was, and what not all may be told of it.
+"""The record before an event, for views of some records: what a log keeps of it, and of what not all may be told.
 
 A view needs the record before and after. The event tells what all may know of it; beside that the log keeps `was`, JSON
 of a list: the previous values of the fields that changed (null where there was no record), the fields that it had not

@@ -156,7 +156,7 @@ class Appends(Cases):
 
     @case("was")
     async def test_how_a_record_was_is_kept_with_its_event(self) -> None:
-        """As it was given, also with an operation; an event that came without says so."""
+        """It comes back just so, also with an operation; an event that came without says so."""
         given = [b'[{"n":1},["new"],{"pin":"x"}]', None, b"[null]"]
         async with self.opened(keeps_was=True) as models:
             for n, was in enumerate(given):

@@ -1,4 +1,4 @@
-"""How records were: what views of some records need of a log."""
+"""Records before their events, which views of some records need of a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bbio.was import Change, change_of
 
 
 def changes(events: list[Event] | None) -> list[Change | None]:
-    """What events say of their records, before and after."""
+    """Return what events say of their records, before and after."""
     assert events is not None
     return [change_of(event) for event in events]
 
@@ -50,7 +50,7 @@ class Was(Cases):
 
     @case("was", "upsert")
     async def test_an_upsert_was_nothing(self) -> None:
-        """As a create is."""
+        """There was no record, as before a create."""
         async with self.opened(keeps_was=True, upsert=True) as models:
             record = (await models.write("update", {models.key: "a", "n": 1})).record
             assert changes(await models.history()) == [Change(None, record)]
@@ -90,7 +90,7 @@ class Was(Cases):
 
     @case("was")
     async def test_an_event_that_was_logged_without_it_says_so(self) -> None:
-        """As one of an earlier version does, or of a write that no store has made: nobody takes it for another."""
+        """Nobody takes one of an earlier version, or of a write that no store has made, for another."""
         async with self.opened(keeps_was=True) as models:
             await models.log.append("c:", "update", {models.key: 1, "n": 2})
             await models.log.append("c:", "update", {models.key: 1, "n": 3}, None, b'[{"n":2}]')
@@ -132,7 +132,7 @@ class Was(Cases):
 
     @case("was", "history")
     async def test_it_goes_with_its_events(self) -> None:
-        """What the limits drop leaves nothing that later events could be mistaken for."""
+        """The limits leave nothing that could be taken for that of later events."""
         async with self.opened(keeps_was=True, history=HistoryLimits(events=10)) as models:
             records = await asyncio.gather(*(models.create({"n": n}) for n in range(300)))
             changed = (await models.write("patch", {**records[0], "n": -1})).record
