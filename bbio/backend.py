@@ -165,7 +165,7 @@ class Running(Protocol):
 
     backend: Backend
 
-    def emit(self, event: Emitted, model: Any, channel: str | None = None) -> None:
+    def emit(self, event: Emitted, model: Any, channel: str | None = None, *, before: Any = None) -> None:
         """Tell clients of a change that no client made."""
 
     async def recheck(self, channel: str | None = None) -> None:
@@ -276,13 +276,21 @@ class Backend(Generic[M]):
         """The name of the id in a model: the store's, `id` by default."""
         return "id" if self.store is None else self.store.id_attribute
 
-    def emit(self, event: Emitted, model: M | Mapping[str, Any], channel: str | None = None) -> None:
+    def emit(
+        self,
+        event: Emitted,
+        model: M | Mapping[str, Any],
+        channel: str | None = None,
+        *,
+        before: M | Mapping[str, Any] | None = None,
+    ) -> None:
         """Notify the clients of this backend of a change that no client made; see `Runtime.emit`.
 
         Parameters:
             event: `created`, `updated` or `deleted`.
             model: the whole model.
             channel: the channel whose listeners are notified ("" is the default channel); None for all clients.
+            before: the whole model as it was before an update, for logs that keep how records were.
 
         Raises:
             ConfigurationError: the backend is not served.
@@ -291,7 +299,7 @@ class Backend(Generic[M]):
         Example:
             `self.emit("updated", {"id": "x", "percent": 50})`
         """
-        self.__bbio_served__("emit").emit(event, model, channel)
+        self.__bbio_served__("emit").emit(event, model, channel, before=before)
 
     async def recheck(self, channel: str | None = None) -> None:
         """Check the permission of all listeners again; see `Runtime.recheck`.

@@ -33,6 +33,7 @@ from bbio.log import Log, MemoryLog
 from bbio.model.counts import has_counts, uncounted
 from bbio.model.scalars import place_of
 from bbio.model.schema import Schema
+from bbio.protocol import decode, encode
 from bbio.ratelimit import RateLimitedLog, one_line
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
 from bbio.stack.once import Attempts
@@ -51,8 +52,9 @@ from bbio.stack.stack import (
 from bbio.stack.threads import Threads
 from bbio.store import NO_PROMISES, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
-from bbio.typed import as_record, enter, plain
+from bbio.typed import as_json, as_record, enter, plain
 from bbio.view import View, public_body
+from bbio.was import was_of
 
 EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}
 
@@ -171,6 +173,21 @@ class Runtime:
             self._tell_backend(store=self.store)
         self.compile()
 
+    def keep_was(self) -> None:
+        """Have the log keep, with each event, how its record was (`Event.was`). Called between `open` and `start`.
+
+        Raises:
+            DefinitionError: the store cannot say how records were.
+        """
+        store = self.store
+        if store is None or not all(store.promises(method).was for method in WRITES):
+            kept = "nothing" if store is None else type(store).__qualname__
+            raise DefinitionError(
+                f"{self.name!r}: its events must say how records were, and {kept} does not; give it a MemoryStore, "
+                "SQLiteStore or PostgresStore, or a store of your own that promises `was`"
+            )
+        self.log.keeps_was = True
+
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
         layers, schema, store = [self._bound(layer) for layer in self.layers], self.schema, self.store
@@ -280,7 +297,28 @@ class Runtime:
             record = plain(self.schema, req) if result is None else self._plain(req, result)
         if result is None and has_counts(record):
             record = uncounted(record)
-        return await self.log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
+        stream, method = channel_stream(req.channel), NOTIFIED_AS[req.method]
+        # How a record was that a handler changes, or deletes, is not known.
+        was = self._was(method, None, record) if method == "create" else None
+        return await self._append(stream, method, record, req, was)
+
+    async def _append(
+        self, stream: str, method: str, model: Any, req: Request | None = None, was: bytes | None = None
+    ) -> Commit:
+        # A log that is not to keep how records were need not know that there is such a thing.
+        if was is None:
+            return await self.log.append(stream, method, model, req)
+        return await self.log.append(stream, method, model, req, was)
+
+    def _was(self, method: str, before: Any, model: Any) -> bytes | None:
+        """Return what a log keeps of the record before an event that no store has made; None if nobody knows it."""
+        if not self.log.keeps_was:
+            return None
+        old, new = (decode(encode(as_json(self.schema, each))) for each in (before, model))
+        if not isinstance(new, dict) or not isinstance(old, dict | None) or (method == "update" and old is None):
+            return None
+        body = public_body(self.schema, model)
+        return was_of(old or new, None, body) if method == "delete" else was_of(old, new, body)
 
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
         """The events of the log after a position, None when they are no longer all there, or it is of another history.
@@ -296,7 +334,7 @@ class Runtime:
         view = View.public(self.schema)
         return [view.narrow(event) for event in events]
 
-    def emit(self, event: Emitted, model: Any, channel: str | None = None) -> None:
+    def emit(self, event: Emitted, model: Any, channel: str | None = None, *, before: Any = None) -> None:
         """Notify the clients of this backend of a change that no client made. May be called from any thread.
 
         It stores nothing: first store the change where a read finds it. Before the application has started, the event
@@ -306,6 +344,7 @@ class Runtime:
             event: `created`, `updated` or `deleted`.
             model: the whole model.
             channel: the channel whose listeners are notified ("" is the default channel); None for all clients.
+            before: the whole model as it was before an update, for logs that keep how records were.
 
         Raises:
             ValueError: there is no such event.
@@ -323,7 +362,8 @@ class Runtime:
         except EncodingError as err:
             err.locate(place_of(err.value, model, "model") or "model")
             raise
-        self._spawn(lambda: self.log.append(stream, method, body))
+        was = self._was(method, before, model)
+        self._spawn(lambda: self._append(stream, method, body, None, was))
         for listener in self._listeners[event]:
             if iscoroutinefunction(listener):
                 self._spawn(partial(listener, model))

@@ -146,6 +146,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
         op: the public form of the operation id, None when there was none.
         when: seconds of a monotonic clock.
         stamp: the random number, of 48 bits, of the transaction that logged it; 0 if it is not known.
+        was: how the record was, as `bbio.was` has it; None where the log does not say.
 
     Example:
         >>> Event("c:home", "9a0c", 42, "update", b'{"id":7,"done":true}', rev=19)
@@ -161,6 +162,12 @@ class Event(msgspec.Struct, eq=False, gc=False):
     op: str | None = None
     when: float = 0.0
     stamp: int = 0
+    was: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of what it says of its model."""
+        return len(self.body) + len(self.was or b"")
 
     def __repr__(self) -> str:
         return f"<Event {self.stream} {self.epoch}/{self.offset} {self.method}>"
@@ -239,7 +246,7 @@ class Stream:
         self.top = event.offset
         events = self.events
         events.append(event)
-        size = len(event.body)
+        size = len(event.body) if event.was is None else event.size
         self.size += size
         more = size + EVENT_BYTES
         while len(events) > limits.events or self.size > limits.size or event.when - events[0].when > limits.age:
@@ -250,7 +257,7 @@ class Stream:
 
     def _drop_oldest(self) -> int:
         oldest = self.events.popleft()
-        size = len(oldest.body)
+        size = oldest.size
         self.size -= size
         self.before = oldest.stamp
         return size + EVENT_BYTES
@@ -302,7 +309,7 @@ class Reply(msgspec.Struct, eq=False, gc=False):
         name = self.event.stream
         if len(name) > NAME:
             size += room_of(name)
-        return REPLY_BYTES + size + len(self.event.body) + len(self.record or b"")
+        return REPLY_BYTES + size + self.event.size + len(self.record or b"")
 
     def is_of(self, payload: str) -> bool:
         """Return whether it is the reply to this request."""
@@ -395,7 +402,8 @@ class Operations:
         # All replies to one have the same text of who that is.
         replies[n] = reply = Reply(replies.who, n, asked, event, record)
         in_order.append(reply)
-        self.held = held = self.held + REPLY_BYTES + size + len(event.body) + (0 if record is None else len(record))
+        size += len(event.body) if event.was is None else event.size
+        self.held = held = self.held + REPLY_BYTES + size + (0 if record is None else len(record))
         if len(in_order) > self._most or held > self._limit or event.when > self._due:
             self.forget(event.when)
 
@@ -491,7 +499,15 @@ class Streams:
                 self.forget(next(iter(self._streams)))
         return stream
 
-    def append(self, name: str, method: str, body: bytes, rev: int | None = None, op: str | None = None) -> Event:
+    def append(
+        self,
+        name: str,
+        method: str,
+        body: bytes,
+        rev: int | None = None,
+        op: str | None = None,
+        was: bytes | None = None,
+    ) -> Event:
         """Number an event and keep it."""
         streams = self._streams
         stream = streams.get(name) or self.stream(name)
@@ -500,7 +516,7 @@ class Streams:
         # numbers; the time does not. It costs a fifth of a random number of the system.
         stamp = (self._stamps_from + time.time_ns()) % STAMPS or 1
         # All events of a stream have the same text of its name.
-        event = Event(stream.name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock(), stamp)
+        event = Event(stream.name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock(), stamp, was)
         self._grow(stream.append(event, self.limits))
         return event
 

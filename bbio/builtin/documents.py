@@ -29,10 +29,11 @@ from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST, Found, ListSize
-from bbio.store import Records, notified_as
+from bbio.store import TOLD_AS, Records
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, channel_stream
 from bbio.typed import as_json, view_in, whole_json
 from bbio.view import View, public_body
+from bbio.was import was_of
 from bbio.weight import decoded_bytes
 
 logger = logging.getLogger("bbio.store")
@@ -132,6 +133,7 @@ class Change(Job, kw_only=True):
         key: the channel and id of the model to be stored, None when nothing is.
         model: the model of an event whose write happened elsewhere.
         body: that model as JSON.
+        was: how that model was, None where it is not known.
         operation: what the operation is remembered under.
     """
 
@@ -142,6 +144,7 @@ class Change(Job, kw_only=True):
     key: Key | None = None
     model: Any = None
     body: bytes = b""
+    was: bytes | None = None
     operation: bytes | None = None
 
 
@@ -429,10 +432,12 @@ class DocumentStore(Store, Log):
         )
         return await self._commit(change)
 
-    async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
+    async def append(
+        self, stream: str, method: str, model: Any, req: Request | None = None, was: bytes | None = None
+    ) -> Commit:
         """Log and publish an event whose write happened elsewhere."""
         body = public_body(self.schema, model)
-        change = Change(store=self, stream=stream, method=method, req=req, model=model, body=body)
+        change = Change(store=self, stream=stream, method=method, req=req, model=model, body=body, was=was)
         if req is not None:
             change.operation = digest_of(req.operation)
         return await self._commit(change)
@@ -493,7 +498,7 @@ class Write(msgspec.Struct, eq=False):
         """What happens to the model: `create`, `update` or `delete`."""
         req = self.change.req
         assert req is not None
-        return notified_as(req.method, self.stored is None)
+        return TOLD_AS[self.stored is None][req.method]
 
 
 def _is_about_stored(change: Change) -> bool:
@@ -620,7 +625,9 @@ class Batch:
         assert req is not None
         current = self.models.get(key)
         try:
-            record, stored = self.store.records.plan(req, key[1], current, lambda: self.bases.get((key, req.rev)))
+            record, stored = self.store.records.plan(
+                req, key[1], current, lambda req, _: self.bases.get((key, req.rev))
+            )
         except Exception as err:
             change.error = err
             return None
@@ -676,21 +683,24 @@ class Batch:
 
     def _commit(self, change: Change, when: float) -> Commit:
         req, record, body, method, rev = change.req, change.model, change.body, change.method, None
+        was = change.was
         if change in self._made:
-            write, record, body = self._made[change]
-            method, rev = write.method, write.rev
+            write, record, whole = self._made[change]
+            method, rev, body = write.method, write.rev, whole
             if self.store.schema is not None:
                 body = public_body(self.store.schema, record)
+            if self.store.keeps_was:
+                was = was_of(write.stored, None if method == "delete" else decode(whole), body)
         epoch, top = self.tops.get(change.stream) or (self.epoch, 0)
         self.tops[change.stream] = epoch, top + 1
         op = None if req is None or req.op is None else req.op.public
-        event = Event(change.stream, epoch, top + 1, method, body, rev, op, when, self.stamp)
+        event = Event(change.stream, epoch, top + 1, method, body, rev, op, when, self.stamp, was)
         self.events.append(event)
         if change.operation is not None and req is not None:
             schema = self.store.schema
-            whole = None if schema is None else whole_json(schema, record, body)
-            self.replies[change.operation] = (req.digest, event, whole)
-            self.kept.append((change.operation, req.digest, event, whole))
+            seen = None if schema is None else whole_json(schema, record, body)
+            self.replies[change.operation] = (req.digest, event, seen)
+            self.kept.append((change.operation, req.digest, event, seen))
         return Commit(record, body, event)
 
 
@@ -709,11 +719,14 @@ def event_of(
     op: str | None,
     at: float,
     stamp: int = 0,
+    was: str | None = None,
 ) -> Event:
     """The event that was kept."""
     if op is not None and not op.startswith(PUBLIC):
         op = None  # of an earlier version, which kept the whole of it
-    return Event(stream, epoch, offset, method, body.encode(), rev, op, at, stamp)
+    return Event(
+        stream, epoch, offset, method, body.encode(), rev, op, at, stamp, None if was is None else was.encode()
+    )
 
 
 def record_text(whole: bytes | None) -> str | None:

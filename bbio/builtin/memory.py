@@ -16,10 +16,11 @@ from bbio.protocol import decode, encode
 from bbio.query.query import QueryLimits, too_many
 from bbio.query.steps import call_each, run_in_turns
 from bbio.requests import SHORT_LIST, Found
-from bbio.store import Promises, Records, Scratch, notified_as
+from bbio.store import TOLD_AS, Promises, Records, Scratch
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 from bbio.view import public_body
+from bbio.was import was_of
 from bbio.weight import decoded_bytes
 
 Models = dict[Any, tuple[int, bytes]]
@@ -95,7 +96,7 @@ class MemoryStore(Store, MemoryLog):
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on; a class derived from this one may wait."""
         is_own = type(self) is MemoryStore
-        return Promises(atomic=self.atomic, immediate=is_own, passes_on=is_own)
+        return Promises(atomic=self.atomic, immediate=is_own, passes_on=is_own, was=True)
 
     def _models(self, channel: str | None) -> Models:
         key = channel if self._per_channel else None
@@ -149,14 +150,18 @@ class MemoryStore(Store, MemoryLog):
         key = record[self.id_attribute]
         self._rev = rev = self._rev + 1
         models = self._models(req.channel)
-        told = notified_as(method, key not in models)
+        before, whole = models.get(key), body
+        told = TOLD_AS[before is None][method]
         if method == "delete":
             models.pop(key, None)
         else:
             models[key] = (rev, body)
         if self.schema is not None:
             body = public_body(self.schema, record)
-        return self.record(channel_stream(req.channel), told, record, body, req, operation, rev)
+        was = None
+        if self.keeps_was:
+            was = was_of(before and decode(before[1]), None if method == "delete" else decode(whole), body)
+        return self.record(channel_stream(req.channel), told, record, body, req, operation, rev, was)
 
     async def create(self, req: Request) -> dict[str, Any]:
         record = self._created(req)
@@ -177,7 +182,7 @@ class MemoryStore(Store, MemoryLog):
     def _changed(self, models: Models, req: Request) -> dict[str, Any]:
         key = self._key(req.model)
         self._records.check(req, key)
-        return self._records.plan(req, key, models.get(key), lambda: self._base(req, key))[0]
+        return self._records.plan(req, key, models.get(key), self._base)[0]
 
     def _base(self, req: Request, key: Any) -> bytes | None:
         """A model as it was at the revision that a request names, None where that is forgotten."""

@@ -14,12 +14,25 @@ from bbio.conformance.operations import Operations
 from bbio.conformance.queries import Queries
 from bbio.conformance.stamps import Stamps
 from bbio.conformance.streams import Streams, Told
+from bbio.conformance.was import Was
 
 __all__ = ["CLAIMS", "LOG_CLAIMS", "LogConformance", "Opened", "StoreConformance", "case", "opened"]
 
 
 class StoreConformance(
-    Models, Options, Filters, Queries, Revisions, Counts, Told, Streams, Stamps, Operations, Concurrency, Persistence
+    Models,
+    Options,
+    Filters,
+    Queries,
+    Revisions,
+    Counts,
+    Told,
+    Streams,
+    Stamps,
+    Was,
+    Operations,
+    Concurrency,
+    Persistence,
 ):
     """Subclass it in a test module, with one method that makes a store; pytest does the rest.
 

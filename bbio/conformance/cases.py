@@ -9,10 +9,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import attrs
 import msgspec
 import pytest
 
-from bbio import Backend, Request, Store, SyncError
+from bbio import Backend, Request, Store, SyncError, field
 from bbio.declared import Publisher
 from bbio.protocol import encode
 from bbio.requests import Found, Method
@@ -33,6 +34,7 @@ CLAIMS = frozenset(
         "revisions",  # numbers what happens to a model, and refuses writes that are based on an older revision
         "persistent",  # keeps models when it stops, and finds them when it starts
         "atomic",  # keeps model, event and operation together, whatever interrupts a write
+        "was",  # keeps, with each event, how its record was, where `keeps_was` is set
         # The options of the stores that come with bbio.
         "id_attribute",
         "upsert",
@@ -134,15 +136,23 @@ class Published(Publisher, list[tuple[Event, Any]]):
 
 
 @asynccontextmanager
-async def opened(declared: Store, name: str = "models") -> AsyncIterator[Opened]:
-    """The store of a backend, open and started; stopped at the end."""
+async def opened(
+    declared: Store, name: str = "models", model: type | None = None, *, keeps_was: bool = False
+) -> AsyncIterator[Opened]:
+    """The store of a backend, open and started; stopped at the end.
 
-    class Models(Backend):
-        store = declared
-
-    runtime = Runtime(Models(), name, lambda work: None)
+    Parameters:
+        declared: the store.
+        name: the name of the backend.
+        model: the class of its models, None when they may be anything.
+        keeps_was: whether its log is to keep how records were.
+    """
+    cls = type("Models", (Backend,), {"store": declared, "model": model})
+    runtime = Runtime(cls(), name, lambda work: None)
     published = Published()
     runtime.open(published)
+    if keeps_was:
+        runtime.keep_was()
     await runtime.start()
     try:
         assert runtime.store is not None
@@ -180,9 +190,19 @@ class Cases:
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method make_store(self, **options)")
 
-    def opened(self, **options: Any) -> AbstractAsyncContextManager[Opened]:
+    def opened(
+        self, model: type | None = None, *, keeps_was: bool = False, **options: Any
+    ) -> AbstractAsyncContextManager[Opened]:
         """`async with self.opened() as models:` makes and opens the store."""
-        return opened(self.make_store(**options))
+        return opened(self.make_store(**options), model=model, keeps_was=keeps_was)
+
+
+@attrs.define
+class Secret:
+    """A model of which clients are not told everything."""
+
+    title: str = ""
+    pin: str = field(private=True, default="")
 
 
 async def refused(write: Awaitable[Any], *names: str) -> SyncError:

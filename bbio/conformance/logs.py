@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
-import attrs
 import pytest
 
-from bbio import Backend, field
-from bbio.conformance.cases import Cases, Opened, Published, case, refused
+from bbio import Backend
+from bbio.conformance.cases import Cases, Opened, Published, Secret, case, refused
 from bbio.conformance.operations import Known
 from bbio.conformance.stamps import Stamps
 from bbio.conformance.streams import Streams
@@ -27,16 +26,9 @@ LOG_CLAIMS = frozenset(
         "history",  # takes that option
         "persistent",  # keeps events and operations when it stops, and finds them when it starts
         "atomic",  # keeps event and operation together, whatever interrupts an append
+        "was",  # keeps how a record was that is appended with that, where `keeps_was` is set
     }
 )
-
-
-@attrs.define
-class Secret:
-    """A model of which clients are not told everything."""
-
-    title: str = ""
-    pin: str = field(private=True, default="")
 
 
 class OpenedLog(Opened):
@@ -60,11 +52,13 @@ class OpenedLog(Opened):
 
 
 @asynccontextmanager
-async def opened_log(declared: Log, model: type | None = None) -> AsyncIterator[OpenedLog]:
+async def opened_log(declared: Log, model: type | None = None, *, keeps_was: bool = False) -> AsyncIterator[OpenedLog]:
     """The log of a backend, open and started; stopped at the end."""
     backend = type("Models", (Backend,), {"model": model})()
     published = Published()
     log = declared.open(backend, published)
+    if keeps_was:
+        log.keeps_was = True
     await log.start()
     try:
         yield OpenedLog(log, published)
@@ -159,6 +153,17 @@ class Appends(Cases):
             assert first.record == found.record == record
             for event in (models.published[0][0], found.event, *(await models.history() or ())):
                 assert decode(event.body) == {"id": "1", "title": "milk"}
+
+    @case("was")
+    async def test_how_a_record_was_is_kept_with_its_event(self) -> None:
+        """It comes back just so, also with an operation; an event that came without says so."""
+        given = [b'[{"n":1},["new"],{"pin":"x"}]', None, b"[null]"]
+        async with self.opened(keeps_was=True) as models:
+            for n, was in enumerate(given):
+                req = models.request("update", {"n": n}, op=f"c:{n}") if n else None
+                await models.log.append("c:", "update", {"n": n}, req, was)
+            for events in ([event for event, _ in models.published], await models.history() or ()):
+                assert [event.was for event in events] == given
 
     @case()
     async def test_many_writers_share_a_stream(self) -> None:
@@ -266,6 +271,8 @@ class LogConformance(Appends, Known, Streams, Stamps):
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method make_log(self, **options)")
 
-    def opened(self, model: type | None = None, **options: Any) -> AbstractAsyncContextManager[Opened]:
+    def opened(
+        self, model: type | None = None, *, keeps_was: bool = False, **options: Any
+    ) -> AbstractAsyncContextManager[Opened]:
         """`async with self.opened() as models:` makes and opens the log."""
-        return opened_log(self.make_log(**options), model)
+        return opened_log(self.make_log(**options), model, keeps_was=keeps_was)

@@ -25,6 +25,8 @@ class Log(Declared, ABC):
     Class attributes:
         history: how much of each stream is kept for clients that come back.
         event_clock: the clock of `Event.when`, in seconds, which the age of an event goes by.
+        keeps_was: whether each event says how its record was (`Event.was`): the runtime sets it between `open` and
+            `start` where a backend needs that, and its store promises it. Nothing of it is kept where it is not set.
         check_interval: seconds between two looks at the positions of all streams that are followed, for what others
             wrote or what a crash left untold; None when nobody else can write to the log.
         broker: carries its events to the other processes that serve the backend, and theirs to this one. The log
@@ -44,6 +46,7 @@ class Log(Declared, ABC):
     event_clock = staticmethod(time.monotonic)
     check_interval: float | None = None
     broker: Broker = Alone()
+    keeps_was = False
 
     __bbio_own__ = frozenset({"backend", "encode", "publisher", "schema"})
 
@@ -58,7 +61,9 @@ class Log(Declared, ABC):
                 ) from None
 
     @abstractmethod
-    async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
+    async def append(
+        self, stream: str, method: str, model: Any, req: Request | None = None, was: bytes | None = None
+    ) -> Commit:
         """Number an event, keep it with its operation, and publish it.
 
         An operation that was appended before is answered with what it came to, marked as a duplicate; then nothing is
@@ -70,6 +75,7 @@ class Log(Declared, ABC):
             model: the record, as it is now or, of a delete, as it was. `self.encode(model)` is the body of the event.
             req: the request whose write it is; its `operation` is remembered with its `payload`, and its `socket` is
                 the origin. None when the server itself tells something.
+            was: how the record was (`Event.was`); only given where `keeps_was` is set.
 
         Returns: the record with its event, which is published.
 

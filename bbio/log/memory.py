@@ -43,16 +43,18 @@ class MemoryLog(Log):
         """Have what it keeps count to what all backends may take."""
         self.streams.share(kept)
 
-    async def append(self, stream: str, method: str, model: Any, req: Request | None = None) -> Commit:
+    async def append(
+        self, stream: str, method: str, model: Any, req: Request | None = None, was: bytes | None = None
+    ) -> Commit:
         """Number an event, keep it with its operation, and publish it."""
         if req is None:
-            return self.record(stream, method, model, self.encode(model))
+            return self.record(stream, method, model, self.encode(model), was=was)
         operation = req.operation
         if operation is not None:
             earlier = self.streams.operations.find(operation, req.payload)
             if earlier is not None:
                 return earlier
-        return self.record(stream, method, model, self.encode(model), req, operation)
+        return self.record(stream, method, model, self.encode(model), req, operation, was=was)
 
     def record(
         self,
@@ -63,6 +65,7 @@ class MemoryLog(Log):
         req: Request | None = None,
         operation: Operation | None = None,
         rev: int | None = None,
+        was: bytes | None = None,
     ) -> Commit:
         """Number an event, keep it with its operation, which is new, and publish it: all in one step.
 
@@ -74,12 +77,13 @@ class MemoryLog(Log):
             req: the request whose write it is, None when there is none.
             operation: the request's operation.
             rev: the revision of the model, None where nobody counts them.
+            was: how the record was, None where that is not known, or nobody asks.
         """
         if req is None:
-            event = self.streams.append(stream, method, body)
+            event = self.streams.append(stream, method, body, was=was)
             self._publish(event, None)
             return Commit(record, body, event)
-        event = self.streams.append(stream, method, body, rev, None if req.op is None else req.op.public)
+        event = self.streams.append(stream, method, body, rev, None if req.op is None else req.op.public, was)
         if operation is not None:
             whole = None if self.schema is None else whole_json(self.schema, record, body)
             self.streams.keep(operation, req.payload, event, whole)

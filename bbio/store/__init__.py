@@ -1,6 +1,6 @@
 """Stores: what keeps the models of a backend, and the rules of a write to one of them."""
 
-from bbio.store.records import Records, notified_as
+from bbio.store.records import TOLD_AS, Records
 from bbio.store.store import NO_PROMISES, Promises, Scratch, Store
 
-__all__ = ["NO_PROMISES", "Promises", "Records", "Scratch", "Store", "notified_as"]
+__all__ = ["NO_PROMISES", "TOLD_AS", "Promises", "Records", "Scratch", "Store"]

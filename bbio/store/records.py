@@ -12,25 +12,17 @@ from bbio.model.counts import COUNTS, counted, refuse_counts
 from bbio.model.scalars import is_same
 from bbio.model.schema import Schema
 from bbio.protocol import decode
-from bbio.requests import RULES, Method, Request
+from bbio.requests import NOTIFIED_AS, RULES, Request
 from bbio.typed import merged
 
 # A record as it was at the revision that a write builds on, as JSON; None where that is not known.
-Base = Callable[[], bytes | None]
+Base = Callable[[Request, Any], bytes | None]
 
 
-def notified_as(method: Method, is_new: bool) -> str:
-    """Return what others are told of a write: an upsert is a create, for who holds the whole collection lacks it.
-
-    Parameters:
-        method: the sync method.
-        is_new: whether there was no record before.
-
-    Example:
-        >>> notified_as("patch", False), notified_as("patch", True)
-        ('update', 'create')
-    """
-    return "create" if is_new and method != "delete" else RULES[method].notified_as
+# What others are told of each sync method, of a record that was there and of one that was not: an upsert is a create,
+# for who holds the whole collection lacks it.
+TOLD_AS = (NOTIFIED_AS, {method: told if method == "delete" else "create" for method, told in NOTIFIED_AS.items()})
+NEED_IDS = frozenset(method for method, rules in RULES.items() if rules.needs_id)
 
 
 class Records:
@@ -65,15 +57,16 @@ class Records:
             BadRequest: it gives an id to a new record, names none of another, or counts where nothing can be counted.
         """
         method = req.method
-        if RULES[method].needs_id and key is None:
-            raise BadRequest(f"{method} needs the model's {self._id_attribute!r}")
-        if method == "create" and key is not None:
+        if key is None:
+            if method in NEED_IDS:
+                raise BadRequest(f"{method} needs the model's {self._id_attribute!r}")
+        elif method == "create":
             raise BadRequest(f"ids are given by the server; create without {self._id_attribute!r}")
-        if method in ("create", "update"):
+        if COUNTS in req.model and method in ("create", "update"):
             refuse_counts(req.model)
 
     def plan(
-        self, req: Request, key: Any, current: tuple[int, bytes] | None, base: Base = lambda: None
+        self, req: Request, key: Any, current: tuple[int, bytes] | None, base: Base = lambda req, key: None
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Return the record that a write comes to, of a delete as it is, and the record that is stored.
 
@@ -81,7 +74,7 @@ class Records:
             req: the request, which is checked.
             key: the id of the record.
             current: its revision and the record as JSON, None where there is none.
-            base: returns the record as it was at the revision that the request builds on.
+            base: called with the request and the id, returns the record as it was at the revision that it builds on.
 
         Raises:
             NotFound: there is no such record.
@@ -99,16 +92,21 @@ class Records:
             raise self.unknown(key)
         rev, body = current
         stored: dict[str, Any] = decode(body)
-        if req.rev is not None and req.rev < rev and self._is_overtaken(req, stored, base):
+        if req.rev is not None and req.rev < rev and self._is_overtaken(req, stored, key, base):
             raise Conflict("the model was changed by someone else", current=stored, rev=rev)
         if method == "delete":
             return stored, stored
-        record = self.merged(req, stored)
-        if self._schema is not None:
+        if self._schema is None:
+            return {**stored, **model} if method == "patch" and COUNTS not in model else self.merged(
+                req, stored
+            ), stored
+        record = merged(self._schema, req, stored)
+        if not stored.keys() <= record.keys():
             # Of fields that the schema does not know, a later version of it may.
-            unknown = stored.keys() - self._schema.fields.keys() - record.keys()
-            if unknown:
-                record = record | {name: value for name, value in stored.items() if name in unknown}
+            fields = self._schema.fields
+            record = record | {
+                name: value for name, value in stored.items() if name not in fields and name not in record
+            }
         return record, stored
 
     def merged(self, req: Request, current: dict[str, Any] | None) -> dict[str, Any]:
@@ -125,7 +123,7 @@ class Records:
         """Return the error of a record that is not there."""
         return NotFound(f"there is no model with {self._id_attribute} {key!r:.64}")
 
-    def _is_overtaken(self, req: Request, stored: dict[str, Any], base: Base) -> bool:
+    def _is_overtaken(self, req: Request, stored: dict[str, Any], key: Any, base: Base) -> bool:
         """Return whether a write builds on what was changed since the revision that it names.
 
         A patch builds on the fields that it sets: it is overtaken when one of them was changed, to another value than
@@ -135,7 +133,7 @@ class Records:
             return True
         if COUNTS in req.model and req.model.keys() <= {COUNTS, self._id_attribute}:
             return False
-        body = base()
+        body = base(req, key)
         if body is None:
             return True
         before = decode(body)

@@ -70,6 +70,7 @@ class Promises:
         atomic: whether a write keeps the model, its event and its operation together, or none of them.
         immediate: whether the method neither waits nor calls code of the application, so that it needs no task.
         passes_on: whether a read gives the models of a list as JSON, `msgspec.Raw`, where `Request.passes_on` says so.
+        was: whether the event of a write says how the record was, where its log `keeps_was`.
 
     Example:
         >>> Promises(atomic=True).immediate
@@ -79,6 +80,7 @@ class Promises:
     atomic: bool = False
     immediate: bool = False
     passes_on: bool = False
+    was: bool = False
 
 
 NO_PROMISES = Promises()

@@ -63,10 +63,12 @@ async def remove_triggers(dsn: str, model: type | None = None, **options: Any) -
     await _backend(Told(), dsn, model, **options).store.remove_triggers()
 
 
-def _backend(told: Told, dsn: str, model: type | None, **options: Any) -> Any:
+def _backend(told: Told, dsn: str, model: type | None, keeps_was: bool = False, **options: Any) -> Any:
     backend = type("Models", (Backend,), {"store": PostgresStore(dsn, **options), "model": model})()
     models = Runtime(backend, "models", lambda work: None)
     models.open(told)
+    if keeps_was:
+        models.keep_was()
     return models
 
 

@@ -164,8 +164,8 @@ class HasNoStamps(MemoryStore):
         opened = super().open(backend, publisher)
         append = opened.streams.append
 
-        def unstamped(*what):
-            event = append(*what)
+        def unstamped(*what, **named):
+            event = append(*what, **named)
             event.stamp = 0
             return event
 

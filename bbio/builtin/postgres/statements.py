@@ -20,12 +20,34 @@ ADD_STREAMS = """
 """
 
 
-def _log(names: str = "", types: str = "", kept: str = "") -> str:
+KEPT = """, kept AS (
+        INSERT INTO bbio_operations
+            (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
+        SELECT $1::integer, operation, digest, ($2::text[])[number], epoch, position, method, body, rev, op, record,
+            $5::double precision, $6::bigint
+        FROM events WHERE operation IS NOT NULL
+    )"""
+KEPT_WAS = """, were AS (
+        INSERT INTO bbio_was (stream, position, was) SELECT stream, position, was FROM events WHERE was IS NOT NULL
+    )"""
+
+
+def log(operations: bool = False, was: bool = False) -> str:
     """Lock streams, in an order that all share, and add events to them, whose places follow each stream's top.
 
     Nothing is added while a stream is missing, or is to be told of what triggers have left. Whoever is told of a commit
     must be able to rely on it, whatever the settings of the role are.
+
+    Parameters:
+        operations: whether the operations are kept that have brought the events about: three arrays more.
+        was: whether it is kept how the records were: one array more, the last.
     """
+    names = (", operation, digest, record" if operations else "") + (", was" if was else "")
+    types = ", $15::bytea[], $16::bigint[], $17::text[]" if operations else ""
+    kept = KEPT if operations else ""
+    if was:
+        types += ", $18::text[]" if operations else ", $15::text[]"
+        kept += KEPT_WAS
     # An event names its stream by its number among those that are asked for: what arrays hold is found without a join.
     return f"""
     WITH found AS MATERIALIZED (
@@ -58,19 +80,7 @@ def _log(names: str = "", types: str = "", kept: str = "") -> str:
 """
 
 
-LOG = _log()
-# With the operations that have brought the events about.
-LOG_AND_KEEP = _log(
-    ", operation, digest, record",
-    ", $15::bytea[], $16::bigint[], $17::text[]",
-    """, kept AS (
-        INSERT INTO bbio_operations
-            (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
-        SELECT $1::integer, operation, digest, ($2::text[])[number], epoch, position, method, body, rev, op, record,
-            $5::double precision, $6::bigint
-        FROM events WHERE operation IS NOT NULL
-    )""",
-)
+LOG = log()
 # Past the revisions that models brought along from elsewhere.
 CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"
 # What was told of models at revisions, in their streams or by triggers in the one of all.
@@ -109,15 +119,18 @@ TOPS = """
     CROSS JOIN unnest($2::text[]) AS u(name) LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = u.name
     WHERE b.id = $1
 """
-SINCE = """
+_SINCE = """
     SELECT EXISTS (SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = $2),
         coalesce(s.epoch, b.epoch), coalesce(s.top, 0), coalesce(k.stamp, CASE s.top WHEN $4 THEN s.stamp END),
-        l.position, l.method, l.body, l.rev, l.op, l.at, l.stamp
+        l.position, l.method, l.body, l.rev, l.op, l.at, l.stamp{}
     FROM bbio_backends b LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = $2
     LEFT JOIN bbio_log k ON k.stream = s.id AND k.position = $4
-    LEFT JOIN bbio_log l ON l.stream = s.id AND l.position > $4 AND s.epoch = $3
+    LEFT JOIN bbio_log l ON l.stream = s.id AND l.position > $4 AND s.epoch = $3{}
     WHERE b.id = $1 ORDER BY l.position
 """
+SINCE = _SINCE.format("", "")
+# The same with how the records were.
+SINCE_WITH_WAS = _SINCE.format(", w.was", " LEFT JOIN bbio_was w ON w.stream = l.stream AND w.position = l.position")
 
 # What the limits no longer allow
 
@@ -127,10 +140,15 @@ OUTGROWN = """
     WHERE backend = $1 AND (top - trimmed >= $2 OR size > $3::bigint * 5 / 4) ORDER BY name LIMIT 1000 FOR UPDATE
 """
 TRIM = """
-    WITH gone AS (
-        DELETE FROM bbio_log WHERE stream = $1 AND position <= greatest($3, coalesce(
-            (SELECT position - 1 FROM bbio_log WHERE stream = $1 AND at >= $4 ORDER BY position LIMIT 1), $2))
+    WITH last AS MATERIALIZED (
+        SELECT greatest($3, coalesce(
+            (SELECT position - 1 FROM bbio_log WHERE stream = $1 AND at >= $4 ORDER BY position LIMIT 1), $2
+        )) AS position
+    ), gone AS (
+        DELETE FROM bbio_log WHERE stream = $1 AND position <= (SELECT position FROM last)
         RETURNING octet_length(body) AS length
+    ), were AS (
+        DELETE FROM bbio_was WHERE stream = $1 AND position <= (SELECT position FROM last)
     )
     UPDATE bbio_streams SET trimmed = $2, size = size - (SELECT coalesce(sum(length), 0) FROM gone)
     WHERE id = $1 RETURNING size
@@ -141,6 +159,8 @@ SHRINK = """
     ), gone AS (
         DELETE FROM bbio_log WHERE stream = $1 AND position <= (SELECT max(position) FROM counted WHERE total > $2)
         RETURNING octet_length(body) AS length
+    ), were AS (
+        DELETE FROM bbio_was WHERE stream = $1 AND position <= (SELECT max(position) FROM counted WHERE total > $2)
     )
     UPDATE bbio_streams SET size = size - (SELECT coalesce(sum(length), 0) FROM gone) WHERE id = $1
 """
@@ -155,6 +175,8 @@ FORGET_STREAMS = """
         SELECT id FROM bbio_streams WHERE backend = $1 ORDER BY at DESC, id DESC OFFSET $2
     ), logs AS (
         DELETE FROM bbio_log WHERE stream IN (SELECT id FROM late)
+    ), were AS (
+        DELETE FROM bbio_was WHERE stream IN (SELECT id FROM late)
     ), gone AS (
         DELETE FROM bbio_streams WHERE id IN (SELECT id FROM late) RETURNING id
     )

@@ -75,7 +75,6 @@ from bbio.builtin.postgres.statements import (
     FORGET_STREAMS,
     INDEXES,
     LOG,
-    LOG_AND_KEEP,
     MAKE_ROOM,
     NEWEST_OPERATION,
     OUTGROWN,
@@ -84,12 +83,14 @@ from bbio.builtin.postgres.statements import (
     SEQUENCE,
     SHRINK,
     SINCE,
+    SINCE_WITH_WAS,
     TELL,
     TIDY,
     TOPS,
     TRIGGERS,
     TRIM,
     UP_TO,
+    log,
 )
 from bbio.builtin.postgres.tables import (
     CHANNEL,
@@ -144,6 +145,9 @@ MOST_BLOCKS = 10_000
 # What is added to streams that are only locked; and what is kept of an event that no operation has brought about.
 NOTHING = (None, None, 0.0, 0, "", "", *(None,) * 6)
 NONE = (None, None, None)
+
+# Statements that log, by whether operations are kept, and how the records were.
+LOGGING = {(operations, was): log(operations, was) for operations in (False, True) for was in (False, True)}
 
 LOCK = "FOR UPDATE OF t"
 # What is otherwise found at the commit is found with the write that it is about.
@@ -501,7 +505,7 @@ class PostgresStore(DocumentStore):
             "INSERT INTO bbio_backends (name, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, secrets.token_hex(6)
         )
         self.backend_id, has_revs = await connection.fetchrow(BACKEND, name)
-        table = self.definition
+        table = self.definition = attrs.evolve(self.definition, keeps_was=self.keeps_was)
         if isinstance(table, Beside):
             table = self.definition = attrs.evolve(table, backend=self.backend_id)
         elif has_revs:
@@ -1081,7 +1085,10 @@ class PostgresStore(DocumentStore):
         kept = {event: (operation, digest, record_text(whole)) for operation, digest, event, whole in batch.kept}
         if kept:
             added += zip(*(kept.get(event, NONE) for event in events), strict=True)
-        streams = await self._lock_streams(connection, names, LOG_AND_KEEP if kept else LOG, added)
+        if self.keeps_was:
+            were = [None if event.was is None else event.was.decode() for event in events]
+            added.append(were if any(were) else None)
+        streams = await self._lock_streams(connection, names, LOGGING[bool(kept), self.keeps_was], added)
         for name, row in streams.items():
             row.count, row.added = counts[name], sizes[name]
         batch.place(streams)
@@ -1164,7 +1171,7 @@ class PostgresStore(DocumentStore):
 
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on."""
-        return Promises(atomic=self.atomic, passes_on=type(self) is PostgresStore)
+        return Promises(atomic=self.atomic, passes_on=type(self) is PostgresStore, was=True)
 
     async def select(
         self,
@@ -1221,10 +1228,11 @@ class PostgresStore(DocumentStore):
             return None
         if "\0" in epoch or not epoch.isascii():
             return None
-        rows = await self._database.ask(SINCE, self.backend_id, stream, epoch, offset)
+        statement = SINCE_WITH_WAS if self.keeps_was else SINCE
+        rows = await self._database.ask(statement, self.backend_id, stream, epoch, offset)
         if rows[0][0]:
             await self._collect([stream])
-            rows = await self._database.ask(SINCE, self.backend_id, stream, epoch, offset)
+            rows = await self._database.ask(statement, self.backend_id, stream, epoch, offset)
         _, at, top, found = rows[0][:4]
         if at != epoch or offset > top or (stamp and stamp != found):
             return None

@@ -321,6 +321,99 @@ MIGRATIONS = (
             WHERE r.backend = backend_id AND r.channel = channel_name AND r.id = model_id), 0);
     END $$;
     """,
+    # How records were, for backends that need it: apart, so that the events of others take no byte more.
+    f"""
+    CREATE TABLE bbio_was (stream bigint NOT NULL, position bigint NOT NULL, was text NOT NULL,
+        PRIMARY KEY (stream, position));
+    ALTER TABLE bbio_pending ADD was text;
+
+    -- How a record was, as `bbio.was` has it.
+    CREATE FUNCTION bbio_was_of(before jsonb, after jsonb, told jsonb)
+    RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+        SELECT json_build_array(
+            CASE WHEN after IS NULL THEN '{{}}'::jsonb WHEN before IS NOT NULL THEN
+                (SELECT coalesce(jsonb_object_agg(o.key, o.value), '{{}}') FROM jsonb_each(before) o
+                    WHERE after -> o.key IS DISTINCT FROM o.value) END,
+            CASE WHEN after IS NULL OR before IS NULL THEN '[]'::jsonb ELSE
+                (SELECT coalesce(jsonb_agg(n.key), '[]') FROM jsonb_object_keys(after) AS n(key)
+                    WHERE NOT before ? n.key) END,
+            (SELECT coalesce(jsonb_object_agg(r.key, r.value), '{{}}') FROM jsonb_each(coalesce(after, before)) r
+                WHERE told -> r.key IS DISTINCT FROM r.value))::text
+    $$;
+
+    -- Number and log what waits for these streams, in the order of commits; whether more of it is left. Where there is
+    -- too much to be told one by one the log has a gap, and clients read everything anew.
+    CREATE OR REPLACE FUNCTION bbio_collect(backend_id integer, names text[]) RETURNS boolean LANGUAGE plpgsql AS $$
+    DECLARE
+        stream_name text;
+        stream_id bigint;
+        taken bigint;
+        is_left boolean := false;
+        -- What this transaction has set off itself comes after it.
+        own bigint := nullif(current_setting('bbio.stamp', true), '')::bigint;
+        seconds double precision := extract(epoch FROM clock_timestamp());
+    BEGIN
+        PERFORM set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';
+        INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
+            SELECT b.id, u.name, b.epoch, 0, 0, 0, seconds
+            FROM (SELECT n.name FROM unnest(names) AS n(name) WHERE
+                EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = n.name
+                    AND p.stamp IS DISTINCT FROM own)
+                AND NOT EXISTS (SELECT FROM bbio_streams s WHERE s.backend = backend_id AND s.name = n.name)) AS u,
+                (SELECT k.id, k.epoch FROM bbio_backends k WHERE k.id = backend_id FOR SHARE) AS b
+            ORDER BY u.name COLLATE "C" ON CONFLICT DO NOTHING;
+        FOR stream_id, stream_name IN
+            SELECT s.id, s.name FROM bbio_streams s WHERE s.backend = backend_id AND s.name = ANY (names)
+                AND EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = s.name
+                    AND p.stamp IS DISTINCT FROM own)
+            ORDER BY s.name FOR UPDATE
+        LOOP
+            -- A look of its own: what this stream was locked for meanwhile is seen.
+            WITH gone AS (
+                DELETE FROM bbio_pending p
+                WHERE p.backend = backend_id AND p.stream = stream_name AND p.stamp IS DISTINCT FROM own AND p.id <= (
+                    SELECT max(first.id) FROM (
+                        SELECT f.id FROM bbio_pending f WHERE f.backend = backend_id AND f.stream = stream_name
+                        AND f.stamp IS DISTINCT FROM own ORDER BY f.id LIMIT {MOST_TOLD} + 1
+                    ) AS first)
+                RETURNING p.id, p.method, p.body, p.rev, p.stamp, p.was
+            ), counted AS (
+                SELECT count(*) AS count, count(*) > {MOST_TOLD} OR bool_or(g.method IS NULL) AS is_lost,
+                    sum(octet_length(g.body)) AS size, (array_agg(g.stamp ORDER BY g.id DESC))[1] AS stamp FROM gone g
+            ), placed AS (
+                SELECT s.top + row_number() OVER (ORDER BY g.id) AS position, g.*
+                FROM gone g, counted c, bbio_streams s WHERE NOT c.is_lost AND s.id = stream_id
+            ), logged AS (
+                INSERT INTO bbio_log (stream, position, method, body, rev, at, stamp)
+                SELECT stream_id, g.position, g.method, g.body, g.rev, seconds, g.stamp FROM placed g
+            ), were AS (
+                INSERT INTO bbio_was (stream, position, was)
+                SELECT stream_id, g.position, g.was FROM placed g WHERE g.was IS NOT NULL
+            )
+            UPDATE bbio_streams s SET top = s.top + c.count, stamp = c.stamp, at = seconds,
+                size = s.size + CASE WHEN c.is_lost THEN 0 ELSE c.size END
+            FROM counted c WHERE s.id = stream_id AND c.count > 0 RETURNING c.count INTO taken;
+            is_left := is_left OR coalesce(taken > {MOST_TOLD}, false);
+            PERFORM bbio_wake(backend_id, stream_name) WHERE taken > 0;
+        END LOOP;
+        RETURN is_left;
+    END $$;
+
+    CREATE OR REPLACE FUNCTION bbio_begin_epoch(backend_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE
+        begun integer[];
+    BEGIN
+        WITH changed AS (
+            UPDATE bbio_backends SET epoch = left(md5(epoch || clock_timestamp() || random()), 12)
+            WHERE backend_name IS NULL OR name = backend_name RETURNING id
+        ) SELECT array_agg(id) INTO begun FROM changed;
+        DELETE FROM bbio_was WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ANY (begun));
+        DELETE FROM bbio_log WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ANY (begun));
+        DELETE FROM bbio_streams WHERE backend = ANY (begun);
+        DELETE FROM bbio_pending WHERE backend = ANY (begun);
+        PERFORM pg_notify('{CHANNEL}', '["",null,null]');
+    END $$;
+    """,
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.
@@ -559,6 +652,7 @@ class Table:
         id_name: the name of that column.
         rule: the name of the rule that makes the key one.
         is_apart: whether the name is taken as it is, though there is a dot in it.
+        keeps_was: whether triggers say how rows were.
     """
 
     name: str
@@ -570,6 +664,7 @@ class Table:
     id_name: str = "id"
     rule: str = ""
     is_apart: bool = False
+    keeps_was: bool = False
 
     # The columns of the table that are about revisions, and what a write of `u.rev` gives them.
     revised: ClassVar[dict[str, str]] = {"rev": "u.rev"}

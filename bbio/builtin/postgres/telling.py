@@ -26,12 +26,26 @@ def _stream(table: Table, row: str) -> str:
     return f"'c:' || {row}.channel" if table.per_channel else "'*'"
 
 
-def _events(table: Table, row: str, method: str, rev: str, place: str) -> str:
-    """The events of rows, to be put in front of where they come from."""
+def _events(table: Table, row: str, method: str, rev: str, place: str, was: tuple[str, str]) -> str:
+    """The events of rows, to be put in front of where they come from.
+
+    Parameters:
+        table: the table.
+        row: the name of the row that an event tells of.
+        method: the method of the event.
+        rev: the revision of the row.
+        place: what the events are ordered by.
+        was: the model before and after, as JSON text.
+    """
     stream, body = _stream(table, row), table.whole(row, True)
+    if table.keeps_was:
+        sides = ", ".join(f"({side})::jsonb" for side in (*was, body))
+        place += f" AS place, bbio_was_of({sides}) AS was"
+    else:
+        place += " AS place"
     # Those whose revisions are kept beside the table are given one afterwards, by channel and id.
     given = _entry(table, row) if isinstance(table, Beside) else f"{rev} AS rev"
-    return f"SELECT {stream} AS stream, {method} AS method, {body} AS body, {given}, {place} AS place"
+    return f"SELECT {stream} AS stream, {method} AS method, {body} AS body, {given}, {place}"
 
 
 def _entry(table: Beside, row: str) -> str:
@@ -74,13 +88,16 @@ def _changes(table: Table) -> dict[str, str]:
         _numbered(table, "bbio_old", place, ""),
         _numbered(table, "bbio_new", place, " DESC"),
     )
-    gone = _events(table, "o", "'delete'", "o.rev + 1", f"o.{place}")
     id = table.id_column
+    old, new = table.whole("o"), table.whole("n")
+    is_gone, is_new = (old, "NULL"), ("NULL", new)
+    gone = _events(table, "o", "'delete'", "o.rev + 1", f"o.{place}", is_gone)
     method = f"CASE WHEN o.{id} IS NULL THEN 'create' ELSE 'update' END"
     # Those whose key is new come after those whose key is gone.
-    left = _events(table, "n", method, "n.rev", f"(SELECT count(*) FROM o) + n.{place}")
-    made = _events(table, "n", "'create'", "n.rev", "row_number() OVER ()")
-    lost = _events(table, "o", "'delete'", "o.rev + 1", "row_number() OVER ()")
+    before = f"CASE WHEN o.{id} IS NOT NULL THEN {old} END"
+    left = _events(table, "n", method, "n.rev", f"(SELECT count(*) FROM o) + n.{place}", (before, new))
+    made = _events(table, "n", "'create'", "n.rev", "row_number() OVER ()", is_new)
+    lost = _events(table, "o", "'delete'", "o.rev + 1", "row_number() OVER ()", is_gone)
     return {
         "INSERT": f"{made} FROM {_worked_out(table, 'bbio_new')} n",
         "UPDATE": (
@@ -110,6 +127,11 @@ def _lost(table: Table, rows: str) -> str:
     )
 
 
+def _was(table: Table) -> tuple[str, str]:
+    """The column that holds how records were, and its value, where a backend needs it."""
+    return (", was", ", e.was") if table.keeps_was else ("", "")
+
+
 def _leave(rows: str, columns: str = "", values: str = "") -> str:
     """Leave rows, of the alias `e`, in `bbio_pending`, and wake the servers."""
     return f"""
@@ -122,6 +144,8 @@ def _leave(rows: str, columns: str = "", values: str = "") -> str:
 def _telling_in_place(table: Table) -> str:
     """What is left in `bbio_pending` of each kind of statement, in which the servers are woken."""
     made = ""
+    was, values = _was(table)
+    columns, values = f", method, body, rev{was}", f", e.method, e.body, e.rev{values}"
     for operation, events in _changes(table).items():
         rows = ROWS[operation]
         lost = " UNION ".join(_lost(table, name) for name in rows)
@@ -130,7 +154,7 @@ def _telling_in_place(table: Table) -> str:
         IF NOT EXISTS (SELECT FROM {rows[0]}) THEN
             RETURN NULL;
         ELSIF is_fit AND bbio_has_room((SELECT count(*) FROM {rows[0]})) THEN{
-            _leave(f"SELECT * FROM ({events}) l ORDER BY l.place", ", method, body, rev", ", e.method, e.body, e.rev")
+            _leave(f"SELECT * FROM ({events}) l ORDER BY l.place", columns, values)
         }
         ELSE{_leave(lost)}
         END IF;"""
@@ -186,6 +210,7 @@ def _telling_beside(table: Beside) -> str:
         END IF;""",
     }
     made = ""
+    was, value = _was(table)
     for operation, events in _changes(table).items():
         rows = ROWS[operation]
         lost = " UNION ".join(_lost(table, name) for name in rows)
@@ -199,8 +224,8 @@ def _telling_beside(table: Beside) -> str:
             FOR stream_name IN WITH events AS MATERIALIZED ({events}), kept AS (
                 {REVISE.format("SELECT DISTINCT v.channel, v.id FROM events v")} RETURNING r.channel, r.id, r.rev
             ), w AS (
-                INSERT INTO bbio_pending AS p (backend, stream, stamp, method, body, rev)
-                SELECT backend_id, e.stream, bbio_stamp(), e.method, e.body, e.rev FROM (
+                INSERT INTO bbio_pending AS p (backend, stream, stamp, method, body, rev{was})
+                SELECT backend_id, e.stream, bbio_stamp(), e.method, e.body, e.rev{value} FROM (
                     SELECT v.*, k.rev FROM events v
                     JOIN kept k ON k.channel = v.channel AND k.id = v.id ORDER BY v.place
                 ) e RETURNING p.stream

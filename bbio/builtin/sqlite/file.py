@@ -66,6 +66,9 @@ MIGRATIONS = (
     ),
     # What layers saw of a record, where events tell less: a repeated write shows them the same.
     ("ALTER TABLE bbio_operations ADD COLUMN record TEXT",),
+    # How records were, for backends that need it: apart, so that the events of others take no byte more. An earlier
+    # version drops events without what is here, and gives their ids again: so the stamp says whose it is.
+    ("CREATE TABLE bbio_was (id INTEGER PRIMARY KEY, stamp INTEGER NOT NULL, was TEXT NOT NULL)",),
 )
 
 # How tables and their indexes were made, tables first.

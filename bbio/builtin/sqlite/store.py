@@ -72,6 +72,12 @@ WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at, stamp)
     FROM missed m JOIN bbio_log l ON l.id = m.previous
     WHERE l.stream = :stream AND l.position = m.position - 1 AND l.position >= :first
 ) SELECT position, method, body, rev, op, at, stamp FROM missed"""
+# The same with how the records were.
+MISSED_WITH_WAS = MISSED.replace(
+    "SELECT position, method, body, rev, op, at, stamp FROM missed",
+    "SELECT m.position, m.method, m.body, m.rev, m.op, m.at, m.stamp, w.was FROM missed m"
+    " LEFT JOIN bbio_was w ON w.id = m.id AND w.stamp = m.stamp ORDER BY m.position DESC",
+)
 
 # From the last event of a stream back to the one that made a revision.
 REVISED = """
@@ -89,6 +95,10 @@ DELETE FROM bbio_log WHERE id IN (
     SELECT l.id FROM bbio_log l LEFT JOIN bbio_streams s ON s.id = l.stream
     WHERE l.id BETWEEN :first AND :last AND (s.id IS NULL OR (s.backend = :backend AND
         (l.position <= s.top - :events OR s.size - l.before > :size OR l.at < :oldest))))"""
+# How the records of events were that are gone.
+TRIM_WAS = """
+DELETE FROM bbio_was AS w WHERE id BETWEEN :first AND :last
+    AND NOT EXISTS (SELECT 1 FROM bbio_log l WHERE l.id = w.id AND l.stamp = w.stamp)"""
 
 
 class StreamRow(msgspec.Struct, eq=False):
@@ -208,7 +218,9 @@ class SQLiteStore(DocumentStore):
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on: without a model, a read by this very class runs no other code."""
         is_own = type(self) is SQLiteStore and self.schema is None
-        return Promises(atomic=self.atomic, immediate=is_own and method == "read", passes_on=type(self) is SQLiteStore)
+        return Promises(
+            atomic=self.atomic, immediate=is_own and method == "read", passes_on=type(self) is SQLiteStore, was=True
+        )
 
     async def start(self) -> None:
         """Open the file and make the table.
@@ -393,6 +405,12 @@ class SQLiteStore(DocumentStore):
             stream.top, stream.last, stream.stamp = event.offset, id, event.stamp
             stream.size += len(body)
         many("INSERT INTO bbio_log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", log)
+        if self.keeps_was:
+            were = [(id, event.stamp, event.was) for id, event in enumerate(batch.events, last + 1)]
+            many(
+                "INSERT OR REPLACE INTO bbio_was VALUES (?, ?, ?)",
+                [(id, stamp, was.decode()) for id, stamp, was in were if was is not None],
+            )
         many(
             "UPDATE bbio_streams SET top = ?, size = ?, at = ?, last = ?, stamp = ? WHERE id = ?",
             [(stream.top, stream.size, at, stream.last, stream.stamp, stream.id) for stream in streams.values()],
@@ -440,6 +458,7 @@ class SQLiteStore(DocumentStore):
         history = self.history
         values = {"first": first, "last": last, "backend": self._backend_id, "events": history.events}
         connection.execute(TRIM, {**values, "size": history.size, "oldest": now - history.age})
+        connection.execute(TRIM_WAS, {"first": first, "last": last})
         self._trimmed = 0 if last is None or last >= newest else last + 1
 
     def _forget_operations(self, connection: sqlite3.Connection, now: float) -> None:
@@ -526,6 +545,7 @@ class SQLiteStore(DocumentStore):
         """The events after a position, None when they are not all there any more, or it is of another history."""
         if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
             return None
+        missed = MISSED_WITH_WAS if self.keeps_was else MISSED
 
         def look(connection: sqlite3.Connection) -> list[Event] | None:
             id, top, last = self._stream(connection, stream)
@@ -536,7 +556,7 @@ class SQLiteStore(DocumentStore):
             # With the event at the place itself, where its stamp is to be looked at.
             first = offset if stamp else offset + 1
             place = {"stream": id, "top": top.offset, "last": last, "first": first}
-            events = [event_of(stream, top.epoch, *rest) for rest in connection.execute(MISSED, place)]
+            events = [event_of(stream, top.epoch, *rest) for rest in connection.execute(missed, place)]
             events.reverse()
             if len(events) != top.offset - first + 1 or (stamp and events[0].stamp != stamp):
                 return None

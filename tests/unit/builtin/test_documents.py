@@ -82,7 +82,7 @@ class Filled(DocumentStore):
 class TestFilled(StoreConformance):
     """A store whose stubs are all filled in is a store: nothing that it inherits lacks anything."""
 
-    claims = CLAIMS - {"persistent", "history", "queries", "filters"}
+    claims = CLAIMS - {"persistent", "history", "queries", "filters", "was"}
 
     def make_store(self, **options):
         return Filled(**options)

@@ -13,7 +13,7 @@ from bbio.conformance import opened
 from bbio.errors import BadRequest, Conflict, NotFound
 from bbio.protocol import encode
 from bbio.requests import METHODS, NOTIFIED_AS, RULES, WRITES, Request
-from bbio.store import Records, notified_as
+from bbio.store import TOLD_AS, Records
 from bbio.typed import enter, plain
 
 MILK = {"id": 7, "title": "milk", "n": 1}
@@ -22,14 +22,16 @@ MILK = {"id": 7, "title": "milk", "n": 1}
 def plan(req: Request, base: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
     """What a write of the record `MILK`, which is at revision 5, comes to."""
     records = Records(None, "id", **options)
-    return records.plan(req, req.model["id"], (5, encode(MILK)), lambda: None if base is None else encode(base))[0]
+    return records.plan(
+        req, req.model["id"], (5, encode(MILK)), lambda req, key: None if base is None else encode(base)
+    )[0]
 
 
 def test_what_others_are_told():
     """As the table of sync methods says; of what was not there, that it is new."""
     for method in WRITES:
-        assert notified_as(method, False) == NOTIFIED_AS[method]
-        assert notified_as(method, True) == ("delete" if method == "delete" else "create")
+        assert TOLD_AS[False][method] == NOTIFIED_AS[method]
+        assert TOLD_AS[True][method] == ("delete" if method == "delete" else "create")
 
 
 def test_a_write_names_its_model():

@@ -25,6 +25,7 @@ from bbio.conformance import opened
 from bbio.model.schema import Schema
 from bbio.protocol import decode
 from bbio.streams import Position
+from bbio.was import Change, change_of
 
 
 @pytest.fixture
@@ -700,7 +701,8 @@ async def test_stamps_that_an_earlier_version_did_not_write_are_not_known(path):
         "ALTER TABLE bbio_streams DROP COLUMN stamp",
         "ALTER TABLE bbio_operations DROP COLUMN stamp",
         "ALTER TABLE bbio_operations DROP COLUMN record",
-        f"UPDATE bbio_database SET version = {len(sqlite_file.MIGRATIONS) - 2}",
+        "DROP TABLE bbio_was",
+        f"UPDATE bbio_database SET version = {len(sqlite_file.MIGRATIONS) - 3}",
     )
     async with opened(SQLiteStore(path)) as models:
         assert await models.top() == Position(known.epoch, 2)
@@ -709,6 +711,19 @@ async def test_stamps_that_an_earlier_version_did_not_write_are_not_known(path):
         top = await fill(models, 3)
         assert top.stamp
         assert [event.stamp for event in await models.store.since("c:", known.epoch, 1)] == [0, top.stamp]
+
+
+async def test_how_a_record_was_is_never_that_of_another_event(path):
+    """An earlier version drops events and leaves that behind; their ids are given again."""
+    async with opened(SQLiteStore(path), keeps_was=True) as models:
+        first = await models.create({"n": 1})
+        second = (await models.write("patch", {**first, "n": 2})).record
+    execute(path, "UPDATE bbio_log SET stamp = 5 WHERE id = 2", "INSERT INTO bbio_was VALUES (3, 5, '[null]')")
+    async with opened(SQLiteStore(path), keeps_was=True) as models:
+        assert [change_of(event) for event in await models.history()] == [Change(None, first), None]
+        third = (await models.write("patch", {**first, "n": 3})).record
+        assert change_of((await models.history())[-1]) == Change(second, third)
+        assert execute(path, "SELECT id FROM bbio_was") == [(1,), (3,)]
 
 
 @pytest.mark.parametrize("what", ["models.db-wal", "models.db"])
