@@ -67,6 +67,19 @@ test('what is refused is taken back, and what still waits stays', async () => {
   assert.equal(mine.get('n'), 106);
 });
 
+test('what cannot be counted here shows what the server says, before its answer and after', async () => {
+  const [mine, theirs] = await pair();
+  proxy.refuse = true;
+  proxy.cut();
+  const counts = [{ title: 1 }, { n: 'x' }, { ghost: 'x' }].map((each) => assert.rejects(count(mine, each), { name: 'BadRequest' }));
+  assert.deepEqual(mine.attributes, { id: mine.id, title: 'milk', n: 5 });
+  await theirs.save({ title: 'bread', n: 9 }, { patch: true });
+  proxy.refuse = false;
+  await Promise.all(counts);
+  await until(() => mine.get('title') === 'bread');
+  assert.deepEqual(mine.attributes, { id: mine.id, title: 'bread', n: 9 });
+});
+
 test('what was counted while offline is sent once, on top of what others have counted', async () => {
   const [mine, theirs] = await pair();
   proxy.deaf = true; // the answer of the first is lost

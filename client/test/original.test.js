@@ -219,6 +219,16 @@ test('handlers by hand are told once of each change, whatever another of them do
   assert.deepEqual(heard, [['backend', one], ['backend:create', one], ['backend', two], ['backend:create', two]]);
 });
 
+test('handlers by hand hear of the connection, and of what must be read anew, but not whether anybody listens', async () => {
+  const Backbone = openPage();
+  const heard = [];
+  new Backbone.Collection([], { backend: 'rooms' }).on('all', (event) => heard.push(event));
+  const handle = Backbone.io.connection.backend('rooms');
+  for (const event of ['listening', 'error', 'offline', 'online', 'resumed']) handle.tell(event);
+  await handle.reread(false);
+  assert.deepEqual(heard, ['backend:offline', 'backend:online', 'backend:resumed', 'backend:reset']);
+});
+
 test('a collection that takes another backend is told of that one alone', async () => {
   const [one, two] = [room(), room()];
   const Backbone = openPage(server.url);

@@ -23,8 +23,6 @@ async function offline(collection) {
   await gone;
 }
 
-// 2. User code that throws
-
 /** What is reported while something runs. */
 async function reports(run) {
   const told = [];
@@ -36,6 +34,70 @@ async function reports(run) {
   }
   return told;
 }
+
+// 1. What the application makes of records
+
+test('a class that knows each of its models, and takes none twice, is made once for each record', async () => {
+  const { Backbone, bound, handle } = place();
+  const known = new Map();
+  const register = (model, id) => {
+    if (id === undefined) return;
+    if (![undefined, model].includes(known.get(id))) throw new Error(`there are two of ${id}`);
+    known.set(id, model);
+  };
+  const Card = Backbone.Model.extend({
+    initialize() {
+      register(this, this.id);
+      this.on('change:id', () => register(this, this.id));
+    },
+  });
+  const cards = bound({ model: Card });
+  const told = await reports(async () => {
+    const { id } = await handle.sync('create', { title: 'a' });
+    await cards.fetch();
+    const mine = cards.create({ title: 'mine' });
+    await Promise.all([cards.fetch(), until(() => !mine.isNew())]);
+    await handle.sync('create', { title: 'b' });
+    await handle.sync('patch', { id, title: 'c' });
+    await until(() => cards.length === 3 && cards.get(id).get('title') === 'c');
+    await offline(cards);
+    await handle.sync('delete', { id });
+    const { id: last } = await handle.sync('create', { title: 'd' });
+    proxy.refuse = false;
+    await until(() => cards.get(last));
+    await cards.fetch();
+    assert.deepEqual([cards.length, cards.get(mine.id) === mine, cards.get(id)], [3, true, undefined]);
+  });
+  assert.ok(cards.every((model) => known.get(model.id) === model));
+  assert.deepEqual(told, []);
+});
+
+test('toJSON of the application is asked once for a save, and for nothing that others do', async () => {
+  let asked = 0;
+  const { Backbone, bound, handle } = place();
+  const Note = Backbone.Model.extend({
+    toJSON() {
+      asked += 1;
+      return { ...this.attributes, stamp: asked };
+    },
+  });
+  const notes = bound({ model: Note });
+  await notes.fetch();
+  const note = notes.create({ title: 'a' });
+  await until(() => !note.isNew());
+  assert.equal(asked, 1);
+  await handle.sync('patch', { id: note.id, title: 'b' });
+  await until(() => note.get('title') === 'b');
+  assert.equal(await outcome(note.save({ title: 'bad' })), 'Invalid');
+  await offline(notes);
+  const waiting = note.save({ title: 'c' });
+  proxy.refuse = false;
+  await waiting;
+  await notes.fetch();
+  assert.deepEqual([asked, note.get('stamp')], [3, 3]);
+});
+
+// 2. User code that throws
 
 test('an order that cannot be told costs no other list a change, and its own no deletion and no event', async () => {
   const { bound, handle } = place();

@@ -13,6 +13,7 @@ from bbio.ratelimit import RateLimitedLog
 from bbio.server.batch import WriteBatch
 from bbio.server.budget import Resting
 from bbio.server.fast.interfaces import Receiver
+from bbio.server.fast.packets import SEPARATOR, written
 from bbio.server.fast.polling import POLL, PollAnswer
 from bbio.server.fast.socket import FastSocket
 from bbio.server.http.admission import REMOTE
@@ -69,6 +70,14 @@ class FastEngine(engineio.AsyncServer):
             return await socket.handle_get_request(environ)
         socket.connected = True
         return self._ok(await socket.poll(), jsonp_index=jsonp_index)
+
+    def _ok(
+        self, packets: list[engine_packet.Packet] | None = None, headers: Any = None, jsonp_index: int | None = None
+    ) -> dict[str, Any]:
+        if packets is None:
+            return cast(dict[str, Any], super()._ok(None, headers))
+        # JSONP is not served; and joined as texts, an answer with one wide character would take four bytes for each.
+        return {**super()._ok([], headers), "response": SEPARATOR.join(map(written, packets))}
 
     def bad_request(self, why: str) -> Any:
         """Return the response to a request that breaks the protocol."""

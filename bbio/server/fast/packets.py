@@ -14,11 +14,34 @@ RESERVED_EVENTS = frozenset(
     ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener", "*", "")
 )
 PONG = str(engine_packet.PONG)
+# What is between the packets of one answer to a poll.
+SEPARATOR = b"\x1e"
 EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
 EVENT_PREFIX = EVENT.encode()
 JOINS = (str(socketio.packet.CONNECT), str(socketio.packet.DISCONNECT))
 BINARY_PACKETS = (str(socketio.packet.BINARY_EVENT), str(socketio.packet.BINARY_ACK))
 FROM_CLIENTS = (engine_packet.MESSAGE, engine_packet.PONG, engine_packet.CLOSE)
+
+
+class Message(engine_packet.Packet):
+    """A text packet for a client, as the bytes that are written: in a text one wide character makes each take four.
+
+    Parameters:
+        payload: the packet as UTF-8, with its type before it.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__(int(payload[:1]))
+        self.data = payload
+
+    def encode(self, b64: bool = False) -> str:
+        text: str = self.data.decode()
+        return text
+
+
+def written(packet: engine_packet.Packet) -> bytes:
+    """Return a packet as the answer to a poll has it."""
+    return packet.data if type(packet) is Message else packet.encode(b64=True).encode()
 
 
 class BadPacket(ValueError):

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, cast
 
 import socketio
-from engineio import packet as engine_packet
 
 from bbio import protocol
 from bbio.errors import BadRequest, InternalError
@@ -24,6 +23,7 @@ from bbio.server.fast.packets import (
     BINARY_PACKETS,
     EVENT_PREFIX,
     BadPacket,
+    Message,
     decoding,
     is_event_name,
     placeholders,
@@ -74,7 +74,7 @@ class FastServer(SharedServer):
         data = frame(payload)
         add = self.eio.batch.add
         small = len(data) <= LARGE_BYTES
-        packet: engine_packet.Packet | None = None
+        packet: Message | None = None
         for peer in peers:
             if peer is skip:
                 continue
@@ -87,7 +87,7 @@ class FastServer(SharedServer):
                 peer.write_frame(data)
             else:
                 # One for all that poll: what many of them leave unread is kept once.
-                packet = packet or engine_packet.Packet(encoded_packet=payload.decode())
+                packet = packet or Message(payload)
                 peer.enqueue(packet)
 
     def peer_of(self, sid: str, namespace: str) -> FastSession:

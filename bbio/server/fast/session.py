@@ -19,7 +19,7 @@ from bbio.server.budget import JOIN_SECONDS, PACKET_SECONDS, Budget, Flooded, Ra
 from bbio.server.connection import ClientSocket
 from bbio.server.fast.frames import LARGE_BYTES, binary_frame, frame, pong_frame
 from bbio.server.fast.interfaces import Engine
-from bbio.server.fast.packets import EVENT, FROM_CLIENTS, JOINS, PONG, Attachments, BadPacket
+from bbio.server.fast.packets import EVENT, FROM_CLIENTS, JOINS, PONG, Attachments, BadPacket, Message
 from bbio.server.fast.polling import Polls
 from bbio.server.lag import SLOW, Lag
 from bbio.server.memory import Address
@@ -89,7 +89,7 @@ class FastSession(async_socket.AsyncSocket):
     def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         payload = b"43%b,%d%b" % (socket.namespace, ack_id, arguments)
         if self.transport is None:
-            packet = engine_packet.Packet(encoded_packet=payload.decode())
+            packet = Message(payload)
             self._queued_answers += getsizeof(packet.data)
             self.enqueue(packet)
             return
@@ -109,7 +109,7 @@ class FastSession(async_socket.AsyncSocket):
         if self.transport is not None:
             self.write_frame(frame(payload))
         else:
-            self.enqueue(engine_packet.Packet(encoded_packet=payload.decode()))
+            self.enqueue(Message(payload))
 
     def write_frame(self, data: bytes) -> None:
         """Write a prebuilt websocket frame with the batch; only while `live`."""
@@ -162,7 +162,7 @@ class FastSession(async_socket.AsyncSocket):
         """Keep a packet for the next poll; only while not `live`."""
         if self.closed:
             return
-        self._queued_bytes += getsizeof(pkt.data)  # a text with one wide character takes four bytes for each
+        self._queued_bytes += getsizeof(pkt.data)
         events = self._queued_bytes - self._queued_answers
         if events > self.server.limits.send_buffer and self.queue.qsize() > 0:
             self.drop(SLOW)
@@ -182,6 +182,9 @@ class FastSession(async_socket.AsyncSocket):
             self.write_packet(pkt)
 
     def write_packet(self, pkt: engine_packet.Packet) -> None:
+        if type(pkt) is Message:
+            self.write_frame(frame(pkt.data))
+            return
         encoded = pkt.encode()
         if isinstance(encoded, str):
             self.write_frame(frame(encoded.encode()))

@@ -221,7 +221,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
   function begin() {
     const names = new Set(Object.keys({ ...(method === 'patch' ? {} : creation?.attributes ?? base?.base), ...sent }));
     names.delete(model.idAttribute);
-    const counts = method === 'patch' && sent[COUNTS] ? shownCounts(sent[COUNTS]) : undefined;
+    const counts = method === 'patch' ? sent[COUNTS] : undefined;
     if (counts) names.delete(COUNTS);
     const changes = method === 'delete' || (method === 'create' && !creation) ? {} : changed(model, creation?.attributes ?? base?.base ?? {}, names);
     const places = new Map(its.map((mirror) => [mirror, mirror.target.models ? mirror.target.indexOf(model) : -1]));
@@ -230,11 +230,6 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
     begun(change);
     for (const mirror of its) mirror.pending.add(change);
     return change;
-  }
-
-  /** @param {Record<string, any>} asked @returns {Record<string, number>} those that the model shows already */
-  function shownCounts(asked) {
-    return Object.fromEntries(Object.entries(asked).filter(([name, number]) => typeof number === 'number' && typeof model.get(name) === 'number'));
   }
 
   function end() {

@@ -18,6 +18,7 @@ from engineio import packet as engine_packet
 from bbio import App, ConfigurationError, Limits
 from bbio.server import fast, lag
 from bbio.server.fast import internals
+from bbio.server.fast.frames import frame
 from bbio.server.fast.socket import FastSocket
 from bbio.server.memory import Addresses
 from tests.support.servers import eventually
@@ -291,6 +292,22 @@ async def test_what_waits_for_a_poll_has_a_bound(socket):
     assert (socket.has_ended, socket.address.held) == (False, getsizeof("x" * 1_500))
     socket.enqueue(packet)
     assert (socket.has_ended, socket.address.held) == (True, 0)
+
+
+async def test_what_waits_for_a_poll_counts_as_the_bytes_that_are_written(socket):
+    """In a text one wide character would make each take four; and so they are written, in polls and to a websocket."""
+    transport, socket.transport = socket.transport, None
+    event, answer = f'42/todos,["synced","{"x" * 300}🙂"]'.encode(), f'43/todos,1[null,"{"x" * 300}🙂"]'.encode()
+    socket.write(event)
+    socket.ack(Mock(namespace=b"/todos"), 1, answer.removeprefix(b"43/todos,1"))
+    assert socket.address.held == getsizeof(event) + getsizeof(answer)
+    await socket.send(engine_packet.Packet(engine_packet.PING))
+    packets = await socket.poll()
+    assert [packet.encode() for packet in packets] == [event.decode(), answer.decode(), "2"]
+    assert socket.server._ok(packets)["response"] == b"\x1e".join((event, answer, b"2"))
+    socket.transport = transport
+    socket.write_packet(packets[0])
+    assert socket.frames == [frame(event)]
 
 
 async def test_a_poll_whose_connection_is_gone_ends_the_session(socket):
