@@ -212,7 +212,7 @@ class SyncExchange(Exchange):
             else:
                 body = res.body or protocol.encode(res.result)
                 if res.commit is not None:
-                    self._answer_write(body, res.commit)
+                    self._reply_to_write(body, res.commit)
                 elif len(body) > self.exchanges.limits.reply:
                     self.refuse(BadRequest(f"the answer has {len(body)} bytes; ask for less, such as with a limit"))
                 elif req.op is None and not self.socket.channels.get(req.channel):
@@ -231,14 +231,11 @@ class SyncExchange(Exchange):
             self.socket.connection.room.leave(req)
         self.finish()
 
-    def _answer_write(self, body: bytes, commit: Commit) -> None:
+    def _reply_to_write(self, body: bytes, commit: Commit) -> None:
+        """Reply to a write, at the place of its event if that has not been sent yet."""
         if self.req.op is None and not self.socket.channels.get(self.req.channel):
             self.reply(protocol.reply(body))
-        else:
-            self._reply_in_order(body, commit)
-
-    def _reply_in_order(self, body: bytes, commit: Commit) -> None:
-        """Reply to a write, at the place of its event if that has not been sent yet."""
+            return
         socket, delivery, event = self.socket, self.exchanges.delivery, commit.event
         followed = None
         if not commit.duplicate and not self.replied and self.ack_id is not None and socket.peer.in_order:

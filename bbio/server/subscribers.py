@@ -29,14 +29,14 @@ from bbio.view import View
 logger = logging.getLogger("bbio")
 
 # Early events that keep their writers' names while the log is read; the events themselves are in the log.
-WAITING = 1_000
+EARLY_EVENTS = 1_000
 # Seconds that what others wrote waits for own writes which may be in what was read.
-OWN_WRITES = 0.5
-RETRY = 0.01
+OWN_WRITES_SECONDS = 0.5
+OWN_WRITES_LOOK_SECONDS = 0.01
 # Seconds until a log that could not be read is asked again.
-AGAIN = 1.0
+LOG_RETRY_SECONDS = 1.0
 # Listeners that are admitted anew at the same time.
-AT_ONCE = 50
+RECHECKS_AT_ONCE = 50
 
 
 class Subscribers(Publisher):
@@ -159,7 +159,7 @@ class Subscribers(Publisher):
             followed.place(Position(event.epoch, event.offset - 1))
             self._tell(followed, event, origin)
         elif event.epoch != followed.epoch or event.offset > followed.offset:
-            if len(followed.waiting) < WAITING:
+            if len(followed.waiting) < EARLY_EVENTS:
                 followed.waiting[event.epoch, event.offset] = (event, origin)
             if self._patience and event.epoch == followed.epoch:
                 self._wait_for_missing(followed)
@@ -262,7 +262,7 @@ class Subscribers(Publisher):
     async def _own_writes(self, followed: Followed) -> None:
         """Wait for writes of legacy subscribers: what was read may hold them, and nobody is told of an own write."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + OWN_WRITES
+        until = loop.time() + OWN_WRITES_SECONDS
         running = [
             exchange
             for exchange in self._exchanges.running
@@ -271,7 +271,7 @@ class Subscribers(Publisher):
         while loop.time() < until and any(  # noqa: ASYNC110 - a commit wakes nobody but its writer
             not exchange.has_committed and exchange in self._exchanges.running for exchange in running
         ):
-            await asyncio.sleep(RETRY)
+            await asyncio.sleep(OWN_WRITES_LOOK_SECONDS)
 
     # Looking at the logs
 
@@ -302,7 +302,7 @@ class Subscribers(Publisher):
         if not self._failing:
             self._failing = True
             logger.exception("the log of %s cannot be read; trying again", self._runtime.name)
-        self._check_later(AGAIN)
+        self._check_later(LOG_RETRY_SECONDS)
 
     def _check_later(self, seconds: float | None) -> None:
         if seconds is not None and self._timer is None and not self._closed:
@@ -443,7 +443,7 @@ class Subscribers(Publisher):
                 for socket in (*followed.legacy, *followed.version_1)
             ]
         )
-        await asyncio.gather(*(self._recheck_each(listeners) for _ in range(AT_ONCE)))
+        await asyncio.gather(*(self._recheck_each(listeners) for _ in range(RECHECKS_AT_ONCE)))
 
     def _recheck_later(self) -> None:
         seconds = self._runtime.backend.recheck_interval

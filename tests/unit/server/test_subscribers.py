@@ -82,7 +82,7 @@ async def test_the_writer_of_an_early_event_is_not_told_of_it(server):
 
 async def test_a_write_that_is_committed_but_not_published_yet_is_not_told_to_its_writer(server, monkeypatch):
     """A look at the log waits for own writes that may be in it."""
-    monkeypatch.setattr(module, "OWN_WRITES", 30.0)
+    monkeypatch.setattr(module, "OWN_WRITES_SECONDS", 30.0)
     ann, bob = await listening(server, version=0), await listening(server, version=0)
     req = Request("update", {"id": 1}, backend=server.backend, socket=ann.socket)
     exchange = SyncExchange(server.gateway.exchanges, ann.socket, 1, req)
@@ -94,13 +94,13 @@ async def test_a_write_that_is_committed_but_not_published_yet_is_not_told_to_it
     publish(server, event, ann.socket)
     server.gateway.exchanges.running.remove(exchange)
     await until(lambda: bob.events)
-    await asyncio.sleep(2 * module.RETRY)
+    await asyncio.sleep(2 * module.OWN_WRITES_LOOK_SECONDS)
     assert (len(ann.events), len(bob.events)) == (0, 1)
 
 
 async def test_others_do_not_wait_for_an_own_write_for_ever(server, monkeypatch):
     """After a while what others wrote is told, whatever becomes of the own write."""
-    monkeypatch.setattr(module, "OWN_WRITES", 0.05)
+    monkeypatch.setattr(module, "OWN_WRITES_SECONDS", 0.05)
     ann = await listening(server, version=0)
     req = Request("update", {"id": 1}, backend=server.backend, socket=ann.socket)
     server.gateway.exchanges.running.add(SyncExchange(server.gateway.exchanges, ann.socket, 1, req))
@@ -140,7 +140,7 @@ async def test_an_event_that_closes_its_own_gap_is_told_at_once(server):
 
 async def test_more_early_events_than_are_kept_are_told_all_the_same(server, monkeypatch):
     """They are in the log."""
-    monkeypatch.setattr(module, "WAITING", 2)
+    monkeypatch.setattr(module, "EARLY_EVENTS", 2)
     ann = await listening(server)
     server.store.gate.clear()
     server.store.written_by_others()
@@ -317,7 +317,7 @@ async def test_a_stream_whose_last_follower_leaves_during_a_check_is_left_alone(
 @pytest.mark.parametrize("failure", [Unavailable(), OSError("disk")])
 async def test_a_log_that_cannot_be_read_is_asked_again(server, monkeypatch, caplog, failure):
     """It is logged once, nothing is lost, and everything is told as soon as it can be read."""
-    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "LOG_RETRY_SECONDS", 0.01)
     ann = await listening(server)
     server.store.failure = failure
     server.store.written_by_others()
