@@ -121,9 +121,8 @@ class Outbox:
         theirs: list[Entry] = []
         ours: list[Entry] = []
         for entry in self._entries.values():
-            if entry.subscription is subscription and entry.user == self.user and entry.old is None:
-                if entry.waiting:
-                    continue
+            is_unsent = entry.old is None and not entry.waiting
+            if entry.subscription is subscription and entry.user == self.user and is_unsent:
                 if entry.known_as is None:
                     entry.known_as = user
                 (theirs if self.is_of_another(entry) else ours).append(entry)

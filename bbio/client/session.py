@@ -63,6 +63,10 @@ class Settings:
     jitter: float = attrs.field(default=1.0, validator=_not_negative)
 
 
+def _ignore(*_: Any) -> None:
+    """Take an answer that says nothing, or news that nobody wants."""
+
+
 class Session:
     """One backend, as one client sees it.
 
@@ -89,7 +93,7 @@ class Session:
         chance: Callable[[], float] = random.random,
         user: str = "",
         keep: bool = False,
-        on_dropped: OnDropped | None = None,
+        on_dropped: OnDropped = _ignore,
     ) -> None:
         self.name = name
         self.clock = clock
@@ -226,8 +230,7 @@ class Session:
                 self._settle(entry, error)
         for subscription, errors in dropped.items():
             try:
-                if self._on_dropped is not None:
-                    self._on_dropped(self, subscription, errors)
+                self._on_dropped(self, subscription, errors)
             except Exception as err:
                 subscription.report(err, "connect(dropped=...)")
 
@@ -525,7 +528,3 @@ class Session:
         if self.transport is not None:
             return f"{request}: the server was not ready in time to let this client listen"
         return f"{request}: the server could not be reached in time; is the address right, and does it run?"
-
-
-def _ignore(*_: Any) -> None:
-    """Take an answer that says nothing."""
