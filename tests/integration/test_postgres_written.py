@@ -536,6 +536,19 @@ async def waiting(psql, count):
     await eventually(waits)
 
 
+async def test_models_are_locked_in_an_order_that_all_share(database_url, psql):
+    """Whoever waits for the first of them holds none of the others: processes never wait for each other in a circle."""
+    async with opened(database_url, models=[{"id": "a"}, {"id": "b"}]) as models:
+        other = await asyncpg.connect(database_url)
+        async with psql.transaction():
+            await psql.execute("SELECT FROM models WHERE id = 'a' FOR UPDATE")
+            writes = asyncio.gather(*(models.write("patch", {"id": id, "n": 1}) for id in "ba"))
+            await waiting(psql, 1)
+            await other.execute("SELECT FROM models WHERE id = 'b' FOR UPDATE NOWAIT")
+        await writes
+        await other.close()
+
+
 async def test_an_operation_that_another_process_applies_is_no_refusal(database_url, psql):
     """Where a unique value is taken by the very operation, its reply is the answer, also of who is written apart."""
     await psql.execute("CREATE TABLE models (id text PRIMARY KEY, title text UNIQUE)")
