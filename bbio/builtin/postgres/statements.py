@@ -46,13 +46,13 @@ def _log(names: str = "", types: str = "", kept: str = "") -> str:
         WHERE s.id = u.id AND u.count > 0
     ), events AS (
         SELECT ids[u.number] AS stream, epochs[u.number] AS epoch, tops[u.number] + u.place AS position, u.*
-        FROM ready, unnest($9::integer[], $10::bigint[], $11::text[], $12::text[], $13::bigint[], $14::text[]{types})
+        FROM ready, unnest($7::integer[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[]{types})
             AS u(number, place, method, body, rev, op{names})
     ), logged AS (
         INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
         SELECT stream, position, method, body, rev, op, $5::double precision, $6::bigint FROM events
     ){kept}
-    SELECT EXISTS (SELECT FROM ready), (SELECT pg_notify($7, $8) FROM ready WHERE $7 <> ''),
+    SELECT EXISTS (SELECT FROM ready),
         (SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'),
         found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
 """
@@ -62,7 +62,7 @@ LOG = _log()
 # With the operations that have brought the events about.
 LOG_AND_KEEP = _log(
     ", operation, digest, record",
-    ", $15::bytea[], $16::bigint[], $17::text[]",
+    ", $13::bytea[], $14::bigint[], $15::text[]",
     """, kept AS (
         INSERT INTO bbio_operations
             (backend, operation, digest, stream, epoch, position, method, body, rev, op, record, at, stamp)
@@ -88,6 +88,8 @@ FIND_REVISIONS = """
 # PostgreSQL drops notifications that all have heard when others follow. Once no place is left for others, it does
 # so only when it is asked how many there are.
 MAKE_ROOM = "SELECT pg_notification_queue_usage()"
+# What was committed is told, many things at once.
+TELL_ALL = "SELECT pg_notify(u.channel, u.payload) FROM unnest($1::text[], $2::text[]) AS u(channel, payload)"
 TELL = "SELECT pg_notify($1, $2) FROM pg_notification_queue_usage()"
 # The models that a statement finds, up to and with the first that is one too many for so many bytes. What comes after
 # that is not looked for: a limit is worked out first, and what is materialized is made as far as somebody reads.
