@@ -381,6 +381,18 @@ class DocumentStore(Store, Log):
         bodies = {event: public_body(self.schema, record) for (event, _), record in zip(partial, records, strict=True)}
         return [msgspec.structs.replace(event, body=bodies[event]) if event in bodies else event for event in events]
 
+    def as_told(self, event: Event) -> Event | None:
+        """Return an event of another server as clients here are told of it.
+
+        Parameters:
+            event: the event, as that server tells it.
+
+        Returns: the event; None where it lacks what only the log can say, as that server has another model.
+        """
+        if self.schema is None:
+            return event
+        return None if self._is_partial(event, decode(event.body)) else View.public(self.schema).narrow(event)
+
     def _is_partial(self, event: Event, record: Any) -> bool:
         """Whether a record that was written lacks fields that clients here are told of."""
         schema = self.schema

@@ -12,6 +12,7 @@ import pytest
 
 from bbio import Busy, SyncError, Timeout, Unavailable, UnknownOutcome, ratelimit
 from bbio.builtin import PostgresStore, documents
+from bbio.builtin.postgres import broker
 from bbio.builtin.postgres import database as postgres_database
 from bbio.builtin.postgres import store as postgres
 from bbio.builtin.postgres.database import words_of
@@ -30,7 +31,7 @@ from tests.support.services import free_port
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Nothing waits long for the next attempt."""
-    monkeypatch.setattr(postgres_database, "BACKOFF", (0.01, 0.1))
+    monkeypatch.setattr(broker, "BACKOFF", (0.01, 0.1))
 
 
 async def start_error(dsn, **options):
@@ -231,25 +232,6 @@ async def test_processes_that_make_the_same_model_make_one(database_url):
             revs = [event.rev for event in events if decode(event.body)["id"] == id]
             assert revs == sorted(set(revs))
             assert await stores[0].revision(id) == revs[-1]
-
-
-async def test_processes_tell_each_other(database_url):
-    """A write wakes the others, not its own process; what does not fit is said as `any stream`."""
-    async with processes(database_url, 2) as (one, two):
-        await one.write("create", {}, channel="home")
-        assert await two.published.checked() == [["c:home"]]
-        await asyncio.gather(*(one.write("create", {}, channel=f"{n}" * 250) for n in range(100, 140)))
-        assert None in await two.published.checked()
-        assert one.published.checks == []
-
-
-async def test_news_that_make_no_sense_are_ignored(database_url, psql, caplog):
-    """Whatever is said in the channel, the server lives; what is of another backend is not looked at."""
-    async with opened(database_url) as models:
-        for payload in ("", "x", "[]", '["a", 1]', '["", 99, ["c:"]]', '["", null, null]'):
-            await psql.execute("SELECT pg_notify('bbio', $1)", payload)
-        assert await models.published.checked() == [None]
-        assert caplog.text.count("is not bbio's") == 4
 
 
 async def test_deadlocks_are_tried_again(database_url, psql):
@@ -674,40 +656,6 @@ async def test_a_list_that_is_too_long_is_not_looked_for_to_its_end(psql):
         rows = await psql.fetch(UP_TO.format(models, 1), most)
         assert [rev for rev, _ in rows] == list(range(1, found + 1))
         assert await psql.fetchval("SELECT nextval('made')") <= found + 2
-
-
-async def test_a_full_queue_of_notifications_stops_no_write(database_url, psql, monkeypatch, caplog):
-    """A session that listens in a transaction that stays open fills it; other processes look at the log then."""
-    monkeypatch.setattr(postgres, "refusals", RateLimitedLog(documents.logger))
-    async with opened(f"{database_url}?search_path=public,asked,pg_catalog") as models:
-        # What PostgreSQL says at the commit of a transaction that has something to tell.
-        await psql.execute("""
-            CREATE SCHEMA asked; CREATE TABLE asked.times (at timestamptz);
-            CREATE FUNCTION asked.pg_notification_queue_usage() RETURNS double precision LANGUAGE sql AS
-                'INSERT INTO asked.times VALUES (now()); SELECT pg_catalog.pg_notification_queue_usage()';
-            CREATE SEQUENCE commits;
-            CREATE FUNCTION full_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF nextval('commits') = 1 THEN
-                    RAISE 'too many notifications in the NOTIFY queue' USING ERRCODE = 'program_limit_exceeded';
-                END IF;
-                RETURN NULL;
-            END $$;
-            CREATE CONSTRAINT TRIGGER full_once AFTER INSERT ON bbio_log DEFERRABLE INITIALLY DEFERRED
-                FOR EACH ROW EXECUTE FUNCTION full_once()
-        """)
-        told = []
-        await psql.add_listener(models.store.channel, lambda *said: told.append(said))
-        milk = await models.create({"title": "milk"})
-        assert await models.all() == [milk]
-        assert "has no place for notifications" in caplog.text
-        assert await psql.fetchval("SELECT count(*) FROM asked.times") == 1, "so that there is one the next time"
-        assert told == []
-        await models.create({"title": "bread"})
-
-        async def is_told():
-            return len(told) == 1
-
-        await eventually(is_told)
 
 
 async def test_a_recheck_that_cannot_be_told_is_no_fault_of_a_client(database_url, psql, caplog):

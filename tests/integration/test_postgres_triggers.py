@@ -687,10 +687,10 @@ async def test_where_the_origin_is_kept_secret_nothing_is_noticed(database_url, 
 
 async def test_the_listener_comes_back(database_url, psql, monkeypatch):
     """A connection that is silent is asked whether it lives; when it was cut, the log is looked at."""
-    from bbio.builtin.postgres import database as postgres_database
+    from bbio.builtin.postgres import broker
 
-    monkeypatch.setattr(postgres_database, "PULSE", 0.01)
-    monkeypatch.setattr(postgres_database, "BACKOFF", (0.01, 0.1))
+    monkeypatch.setattr(broker, "PULSE", 0.01)
+    monkeypatch.setattr(broker, "BACKOFF", (0.01, 0.1))
     async with opened(database_url) as models:
         listening = (
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"

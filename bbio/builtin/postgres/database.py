@@ -1,7 +1,7 @@
 """A PostgreSQL database as the stores of one event loop share it: connections, migrations, news of other programs.
 
 It may go away and come back at any time. Whoever needs it then is answered `Unavailable`, and connects again when asked
-the next time; the connection that listens to other programs comes back by itself.
+the next time; the session over which servers tell each other of writes comes back by itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -18,22 +17,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-import msgspec
-
 from bbio import BadRequest, Busy, Conflict, Forbidden, SyncError, Timeout, Unavailable
 from bbio.builtin.documents import broken_rule, logger, refusals
-from bbio.builtin.postgres.tables import CHANNEL, LOCK, MIGRATIONS, ORIGIN, recheck_channel
+from bbio.builtin.postgres.broker import POOLED, Wire, is_untold
+from bbio.builtin.postgres.tables import CHANNEL, LOCK, MIGRATIONS, ORIGIN
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
 
 if TYPE_CHECKING:
     from bbio.builtin.postgres.store import PostgresStore
 
-# Seconds: between attempts to connect again; between looks at whether the listening connection lives; between tidyings.
-BACKOFF = (0.1, 5.0)
-PULSE = 15.0
-# Seconds that a connection may take to hear what another one says, at the start.
-HEARING = 10.0
+# Seconds between tidyings.
 TIDY = 60.0
 # Statements are planned anew when a connection is used so many times, and again at twice as many, and so on: a plan is
 # made for tables as they are, and one for a table that was small reads all of it once it has grown.
@@ -44,12 +38,6 @@ OLDEST = 13
 
 # What is wrong with a database, and that it is over.
 outages = RateLimitedLog(logger)
-
-# What is wrong where a session is not one's own.
-POOLED = (
-    "a pooler such as PgBouncer in transaction mode is between, which keeps no session: name PostgreSQL itself, "
-    "or have the pooler use its session mode"
-)
 
 # Whatever the settings of the role are: `commit` hears of warnings, and who has waited for a lock sees what was
 # committed meanwhile.
@@ -102,11 +90,6 @@ def is_raised(err: BaseException) -> bool:
     """Whether a function of the table's owner has raised an error by a code of its own choice."""
     context = getattr(err, "context", None) or ""
     return context.partition("\n")[0].endswith(" RAISE")
-
-
-def is_untold(err: BaseException) -> bool:
-    """Whether an error says that PostgreSQL has no place left for what its sessions tell each other."""
-    return isinstance(err, driver().ProgramLimitExceededError) and "NOTIFY" in str(err)
 
 
 # Beginnings of SQLSTATE that are about the connection, the server or what it needs, others that write at the same time,
@@ -352,10 +335,9 @@ class Database:
         self._lists, self._lists_of_store = Shares(half), Shares(quarter)
         self._lists_of_client = Shares(max(1, quarter - 1))
         self.stores: list[PostgresStore] = []
-        # Those that are set up: what others say is for them.
+        # Those that are set up.
         self._ready: list[PostgresStore] = []
-        # Tells what this process has written from what others have.
-        self.process = secrets.token_hex(6)
+        self.wire = Wire(self)
         # Whether something was wrong; and whether only a write can tell that it is over.
         self._failing = self._failing_writes = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -398,9 +380,7 @@ class Database:
         try:
             async with self.connections.one() as connection:
                 await self.migrate(connection)
-            listening = asyncio.get_running_loop().create_future()
-            self._tasks.append(asyncio.ensure_future(self._listen(listening)))
-            await listening
+            await self.wire.start()
             self._tasks.append(asyncio.ensure_future(self._tidy()))
         except BaseException:
             await self._end()
@@ -416,6 +396,7 @@ class Database:
             await self._end()
 
     async def _end(self) -> None:
+        await self.wire.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -521,7 +502,7 @@ class Database:
         await store.set_up(connection)
 
     def serve(self, store: PostgresStore) -> None:
-        """Have a store that is set up be told what others do."""
+        """Tidy up what a store that is set up no longer needs."""
         self._ready.append(store)
 
     async def _check_origin(self, connection: Any) -> None:
@@ -544,90 +525,7 @@ class Database:
                 if known is not None:
                     logger.warning("%s was restored or moved: clients read everything anew", self.place)
 
-    # What others have written
-
-    async def _listen(self, listening: asyncio.Future[None]) -> None:
-        """Hold a connection that is told when another process, or a trigger, has written."""
-        delay = BACKOFF[0]
-        while True:
-            connection = None
-            try:
-                connection = await self.connect()
-                ended = asyncio.get_running_loop().create_future()
-                connection.add_termination_listener(lambda _, ended=ended: ended.set_result(None))
-                await connection.add_listener(self.channel, self._told)
-                await connection.add_listener(recheck_channel(self.channel), self._told_to_recheck)
-                if listening.done():
-                    self._check_all()  # what was said meanwhile
-                else:
-                    await self._hear(connection)
-                    listening.set_result(None)
-                delay = BACKOFF[0]
-                await self._stay(connection, ended)
-            except Exception as err:
-                if not listening.done():
-                    listening.set_exception(err)
-                    return
-                self.note(err)
-            finally:
-                if connection is not None:
-                    await asyncio.shield(close(connection))
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(2 * delay, BACKOFF[1])
-
-    async def _hear(self, connection: Any) -> None:
-        """See that a connection hears what others say: a pooler may take its session from it after each transaction.
-
-        Raises:
-            ConfigurationError: it does not.
-        """
-        heard = asyncio.Event()
-        channel = f"{self.channel}_{self.process}"
-        await connection.add_listener(channel, lambda *_: heard.set())
-        async with self.connections.one() as other:
-            await other.execute("SELECT pg_notify($1, '')", channel)
-        try:
-            async with asyncio.timeout(HEARING):
-                await heard.wait()
-        except TimeoutError:
-            raise ConfigurationError(f"{self.place} cannot be used: {POOLED} (LISTEN hears nothing)") from None
-
-    async def _stay(self, connection: Any, ended: asyncio.Future[None]) -> None:
-        """Wait until a connection ends; one that is silent may have died unnoticed, so it is asked."""
-        while True:
-            await asyncio.wait([ended], timeout=PULSE)
-            if ended.done():
-                return
-            await connection.execute("SELECT 1")
-
-    def _told(self, connection: Any, pid: int, channel: str, payload: str) -> None:
-        # What this process has said itself is most of it, and is not read.
-        if payload.startswith(f'["{self.process}",'):
-            return
-        try:
-            _, backend, streams = msgspec.json.decode(payload, type=tuple[str, int | None, list[str] | None])
-        except msgspec.DecodeError:
-            logger.warning("%s: something that is not bbio's was said in the channel %r", self.place, self.channel)
-            return
-        for store in self._ready:
-            if backend is None or store.backend_id == backend:
-                store.publisher.doubt(streams)
-
-    def _told_to_recheck(self, connection: Any, pid: int, channel: str, payload: str) -> None:
-        try:
-            process, backend, rechecked = msgspec.json.decode(payload, type=tuple[str, int, str | None])
-        except msgspec.DecodeError:
-            logger.warning("%s: something that is not bbio's was said in the channel %r", self.place, channel)
-            return
-        if process != self.process:
-            for store in self._ready:
-                if store.backend_id == backend:
-                    store.publisher.recheck_soon(rechecked)
-
-    def _check_all(self) -> None:
-        for store in self._ready:
-            store.publisher.doubt(None)
-            store.publisher.recheck_soon(None)
+    # Now and then
 
     async def _tidy(self) -> None:
         """Now and then, drop what the limits no longer allow of what triggers and processes that ended have logged."""

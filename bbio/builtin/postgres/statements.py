@@ -43,10 +43,10 @@ def log(operations: bool = False, was: bool = False) -> str:
         was: whether it is kept how the records were: one array more, the last.
     """
     names = (", operation, digest, record" if operations else "") + (", was" if was else "")
-    types = ", $15::bytea[], $16::bigint[], $17::text[]" if operations else ""
+    types = ", $13::bytea[], $14::bigint[], $15::text[]" if operations else ""
     kept = KEPT if operations else ""
     if was:
-        types += ", $18::text[]" if operations else ", $15::text[]"
+        types += ", $16::text[]" if operations else ", $13::text[]"
         kept += KEPT_WAS
     # An event names its stream by its number among those that are asked for: what arrays hold is found without a join.
     return f"""
@@ -68,13 +68,13 @@ def log(operations: bool = False, was: bool = False) -> str:
         WHERE s.id = u.id AND u.count > 0
     ), events AS (
         SELECT ids[u.number] AS stream, epochs[u.number] AS epoch, tops[u.number] + u.place AS position, u.*
-        FROM ready, unnest($9::integer[], $10::bigint[], $11::text[], $12::text[], $13::bigint[], $14::text[]{types})
+        FROM ready, unnest($7::integer[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[]{types})
             AS u(number, place, method, body, rev, op{names})
     ), logged AS (
         INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
         SELECT stream, position, method, body, rev, op, $5::double precision, $6::bigint FROM events
     ){kept}
-    SELECT EXISTS (SELECT FROM ready), (SELECT pg_notify($7, $8) FROM ready WHERE $7 <> ''),
+    SELECT EXISTS (SELECT FROM ready),
         (SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'),
         found.* FROM (VALUES (1)) AS one LEFT JOIN found ON true
 """
@@ -98,6 +98,8 @@ FIND_REVISIONS = """
 # PostgreSQL drops notifications that all have heard when others follow. Once no place is left for others, it does
 # so only when it is asked how many there are.
 MAKE_ROOM = "SELECT pg_notification_queue_usage()"
+# What was committed is told, many things at once.
+TELL_ALL = "SELECT pg_notify(u.channel, u.payload) FROM unnest($1::text[], $2::text[]) AS u(channel, payload)"
 TELL = "SELECT pg_notify($1, $2) FROM pg_notification_queue_usage()"
 # The models that a statement finds, up to and with the first that is one too many for so many bytes. What comes after
 # that is not looked for: a limit is worked out first, and what is materialized is made as far as somebody reads.

@@ -42,9 +42,9 @@ from bbio.builtin.documents import (
     logger,
     now,
     record_text,
-    refusals,
 )
 from bbio.builtin.postgres.beside import KEEP, Beside
+from bbio.builtin.postgres.broker import PostgresBroker
 from bbio.builtin.postgres.database import (
     Aborted,
     Database,
@@ -56,7 +56,6 @@ from bbio.builtin.postgres.database import (
     is_lost,
     is_refused,
     is_slow,
-    is_untold,
     words_of,
 )
 from bbio.builtin.postgres.existing import Found, adapted, undeclared
@@ -75,7 +74,6 @@ from bbio.builtin.postgres.statements import (
     FORGET_STREAMS,
     INDEXES,
     LOG,
-    MAKE_ROOM,
     NEWEST_OPERATION,
     OUTGROWN,
     OWNERS,
@@ -134,16 +132,13 @@ LONGEST_REST_SECONDS = 0.5
 ATTEMPTS = 5
 # Texts of statements that are remembered: clients can have any number of them made, by what they leave out.
 STATEMENTS = 500
-# What a process tells the others is at most so many bytes; PostgreSQL allows 8,000.
-MAX_PAYLOAD = 7_000
-
 
 # Ids that are drawn at once where some are taken; blocks of revisions that a transaction skips at most.
 DRAWN = 100
 MOST_BLOCKS = 10_000
 
 # What is added to streams that are only locked; and what is kept of an event that no operation has brought about.
-NOTHING = (None, None, 0.0, 0, "", "", *(None,) * 6)
+NOTHING = (None, None, 0.0, 0, *(None,) * 6)
 NONE = (None, None, None)
 
 # Statements that log, by whether operations are kept, and how the records were.
@@ -314,6 +309,7 @@ class PostgresStore(DocumentStore):
     # What numbers the models in SQL, where the ids are numbers.
     _source: str | None = None
     _database: Database
+    _broker: PostgresBroker
     _writer: Worker
     _writer_apart: Worker
     _suspects: Suspects
@@ -373,6 +369,7 @@ class PostgresStore(DocumentStore):
         # A test keeps its tables in a schema of its own.
         opened.definition = attrs.evolve(table, is_apart=self._originals is not None)
         opened._ids = _ids()
+        opened.broker = opened._broker = PostgresBroker(opened)
         milliseconds = int(self.timeout * 1000)
         opened._begin = (
             f"BEGIN; SET LOCAL bbio.own = '1'; SET LOCAL statement_timeout = {milliseconds};"
@@ -415,6 +412,7 @@ class PostgresStore(DocumentStore):
         try:
             async with self._database.connections.one() as connection, connection.transaction():
                 await self._database.set_up(self, connection)
+            self._broker.connect(self._database.wire, self.backend_id)
             self._database.serve(self)
         except BaseException as err:
             await self._database.close(self)
@@ -764,18 +762,12 @@ class PostgresStore(DocumentStore):
         return True
 
     async def _try(self, changes: list[Change], lock: str, careful: bool) -> list[Change]:
-        attempt, told = 0, True
+        attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._transact(changes, lock, told, careful)
+                return await self._transact(changes, lock, careful)
             except Exception as err:
-                if told and is_untold(err):
-                    # Other processes find it in the log all the same, a little later.
-                    told = False
-                    refusals.warning("%s: PostgreSQL has no place for notifications: %s", self.table, err)
-                    await self._database.ask(MAKE_ROOM)
-                    continue
                 again = is_in_the_way(err) or self._appeared(err) or (is_lost(err) and attempt == 1)
                 cause = err.__cause__ if isinstance(err, Aborted) else err
                 if isinstance(cause, driver().UniqueViolationError):
@@ -788,7 +780,7 @@ class PostgresStore(DocumentStore):
         """Whether another process has just added the model that was to be added."""
         return isinstance(err, driver().UniqueViolationError) and err.constraint_name == self.definition.rule
 
-    async def _transact(self, changes: list[Change], lock: str, told: bool, careful: bool) -> list[Change]:
+    async def _transact(self, changes: list[Change], lock: str, careful: bool) -> list[Change]:
         batch = Batch(self, changes)
         try:
             async with self._database.connections.one() as connection:
@@ -808,11 +800,15 @@ class PostgresStore(DocumentStore):
                     await self._keep_revisions(connection, batch)
                 # Last, as all writers wait for the streams. A repeated operation waits too: what it came to may be on
                 # no disk, or on no standby, yet.
-                streams = await self._log(connection, batch, told)
+                streams = await self._log(connection, batch)
                 await commit(connection)
                 self._database.works(writing=True)
+                events = batch.events
         except InDoubt:
-            await self._settle_outcome(batch)
+            events = await self._settle_outcome(batch)
+        # Not before it is certain, and not in the transaction, where all writers of the server would wait for it.
+        for event in events:
+            self._broker.tell(event)
         if self._outgrown(streams.values()):
             await self.tidy()
         return batch.left
@@ -930,8 +926,10 @@ class PostgresStore(DocumentStore):
             record = {name: value for name, value in record.items() if name in stored}
         return record
 
-    async def _settle_outcome(self, batch: Batch) -> None:
+    async def _settle_outcome(self, batch: Batch) -> list[Event]:
         """Find out what has become of a commit; if that cannot be, say so to those whose writes it held.
+
+        Returns: the events that are committed.
 
         Raises:
             Aborted: nothing was written.
@@ -939,14 +937,16 @@ class PostgresStore(DocumentStore):
         outcome = await self._outcome(batch)
         if outcome is False:
             raise Aborted
-        if outcome is None:
-            changes = batch.changes
-            logger.error("%s: it is not known whether %d writes were committed", self.table, len(changes))
-            for change in changes:
-                # An operation may be repeated, and is then told what it came to.
-                change.error = change.error or (
-                    UnknownOutcome() if change.operation is None else Unavailable(retry_after=1.0)
-                )
+        if outcome:
+            return batch.events
+        changes = batch.changes
+        logger.error("%s: it is not known whether %d writes were committed", self.table, len(changes))
+        for change in changes:
+            # An operation may be repeated, and is then told what it came to.
+            change.error = change.error or (
+                UnknownOutcome() if change.operation is None else Unavailable(retry_after=1.0)
+            )
+        return []
 
     async def _outcome(self, batch: Batch) -> bool | None:
         """Whether a batch is committed, and will be after a crash; None when that cannot be told in time."""
@@ -1041,7 +1041,7 @@ class PostgresStore(DocumentStore):
         """These streams as they were, which nobody else may write to; what is given is added to them."""
         while True:
             found = await connection.fetch(statement, self.backend_id, names, *added)
-            streams = {row["name"]: StreamRow(*row[3:]) for row in found if row["name"] is not None}
+            streams = {row["name"]: StreamRow(*row[2:]) for row in found if row["name"] is not None}
             if found[0][0]:
                 return streams
             missing = [name for name in names if name not in streams]
@@ -1051,13 +1051,12 @@ class PostgresStore(DocumentStore):
                 # Before what is to be written, which may build on it.
                 await connection.execute(COLLECT, self.backend_id, names)
 
-    async def _log(self, connection: Any, batch: Batch, told: bool) -> dict[str, StreamRow]:
+    async def _log(self, connection: Any, batch: Batch) -> dict[str, StreamRow]:
         """Log the events of a batch, and keep what its operations came to.
 
         Parameters:
             connection: the connection, in the transaction that has made the writes.
             batch: the batch, whose events are numbered within it.
-            told: whether other processes are told.
 
         Returns: its streams as they were.
         """
@@ -1073,8 +1072,6 @@ class PostgresStore(DocumentStore):
             list(sizes.values()),
             events[-1].when if events else 0.0,
             batch.stamp,
-            self.channel if told and events else "",
-            self._payload([name for name, count in counts.items() if count]),
             [numbers[event.stream] for event in events],
             [event.offset for event in events],
             [event.method for event in events],
@@ -1094,16 +1091,9 @@ class PostgresStore(DocumentStore):
         batch.place(streams)
         return streams
 
-    def _payload(self, streams: list[str]) -> str:
-        """What other processes are told: whose write it was, of which backend, in which streams."""
-        payload = encode((self._database.process, self.backend_id, streams))
-        if len(payload) > MAX_PAYLOAD:
-            payload = encode((self._database.process, self.backend_id, None))
-        return payload.decode()
-
     async def tell_recheck(self, channel: str | None) -> None:
         """Have the other processes that serve the backend ask again who may listen."""
-        payload = encode((self._database.process, self.backend_id, channel)).decode()
+        payload = encode((self._database.wire.process, self.backend_id, channel)).decode()
         await self._database.ask(TELL, recheck_channel(self.channel), payload)
 
     # History

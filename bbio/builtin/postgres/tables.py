@@ -432,6 +432,11 @@ _HUGE = re.compile(rf"[0-9]{{{MAX_DOUBLE_DIGITS}}}")
 _WITH_EXPONENT = re.compile(rb"[0-9]e\+?[0-9]")
 
 
+def events_channel(channel: str) -> str:
+    """Where servers tell each other of events, beside the channel where triggers say which streams they wrote to."""
+    return f"{channel}_events"
+
+
 def recheck_channel(channel: str) -> str:
     """The channel in which processes tell each other that permissions are to be looked at again."""
     return f"{channel}_recheck"
