@@ -304,10 +304,7 @@ class Database:
             # What could not be synced may be there after a crash, or not. An operation may be repeated, and is told
             # then what it came to; what was refused has come to nothing in any case.
             doubtful = committing and _code(err) not in SAFE_FAILURES
-            later = set(map(id, left))
             for change in changes:
-                if id(change) in later:
-                    continue
                 unknown = doubtful and change.operation is None and change.error is None
                 error = self._error(err)
                 change.error = UnknownOutcome() if unknown else error

@@ -409,6 +409,20 @@ async def test_a_table_that_is_dropped_is_unavailable(path):
         await consistent(first)
 
 
+async def test_what_is_left_of_a_commit_that_fails_is_written_with_the_next(path):
+    """It was too large to be held together with the rest, and nothing of it has been tried."""
+    large = [{"id": n, "text": "x" * 600_000} for n in range(4)]
+    first, second = SQLiteStore(path, models=large), SQLiteStore(path)
+    async with opened(first, "first") as first, opened(second, "second") as second:
+        await first.store._database.writer.call(lambda connection: connection.execute("DROP TABLE second") and None)
+        writes = [first.write("patch", {"id": n, "n": n}) for n in range(4)]
+        outcomes = await asyncio.gather(*writes, second.create({}), return_exceptions=True)
+        refused = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Unavailable)]
+        assert refused == [0, 1, 4]
+        assert ["n" in await first.read(n) for n in range(4)] == [False, False, True, True]
+        assert [event.offset for event in await first.history()] == [1, 2]
+
+
 # Writers that give up while they are being served
 
 
