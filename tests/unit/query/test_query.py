@@ -114,7 +114,7 @@ def test_only_fields_that_are_seen_can_be_named():
         store = MemoryStore()
 
     backend = Users()
-    store = MemoryStore().open(backend, type("Nobody", (), {"publish": None, "check": None})())
+    store = MemoryStore().open(backend, type("Nobody", (), {"event": None, "doubt": None})())
 
     def read(data, user=None):
         return store.query(Request("read", {}, {"data": data}, backend, user=user))
