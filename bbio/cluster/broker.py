@@ -16,6 +16,9 @@ class Heard(Protocol):
     """The door for events: whoever hears of one, from this process or another, calls one of these two.
 
     Both are called on the event loop, and return at once.
+
+    Example:
+        `heard.doubt(["c:home"])`, in a broker that has lost what was told of the channel `home`.
     """
 
     def event(self, event: Event) -> None:
@@ -44,6 +47,9 @@ class Broker(Protocol):
     Attributes:
         patience: the seconds that an event which comes too early waits for those before it; 0 where these are not on
             their way.
+
+    Example:
+        `self.broker.tell(commit.event)`, in a log that has committed an event.
     """
 
     patience: float
