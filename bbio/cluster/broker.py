@@ -18,7 +18,7 @@ class Heard(Protocol):
     Both are called on the event loop, and return at once.
 
     Example:
-        `heard.event(event)` for an event of another process, `heard.doubt(["c:"])` if only its stream is known.
+        `heard.doubt(["c:home"])`, in a broker that has lost what was told of the channel `home`.
     """
 
     def event(self, event: Event) -> None:
@@ -49,23 +49,14 @@ class Broker(Protocol):
             their way.
 
     Example:
-        >>> class Alone(Broker):
-        ...     patience = 0.0
-        ...     healthy = True
-        ...     async def start(self, heard): ...
-        ...     async def stop(self): ...
-        ...     def follow(self, stream): ...
-        ...     def unfollow(self, stream): ...
-        ...     def tell(self, event): ...
-        >>> Alone().healthy
-        True
+        `self.broker.tell(commit.event)`, in a log that has committed an event.
     """
 
     patience: float
 
     @property
     def healthy(self) -> bool:
-        """Return whether events of other processes arrive now."""
+        """Whether what others tell is heard now."""
 
     async def start(self, heard: Heard) -> None:
         """Begin to hear; called once the log can be read.

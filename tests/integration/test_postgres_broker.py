@@ -73,7 +73,7 @@ async def test_an_event_of_another_process_costs_no_look_at_the_log(database_url
         await writer.sync("create", {"n": 0, "text": LARGE})
         assert await heard(client, 1) == [0]
         assert there.asked == ["since"]
-        assert here.wire.healthy
+        assert here.log.broker.healthy
         assert here.wire.garbage == 0
 
 
@@ -127,6 +127,29 @@ async def test_what_could_not_be_told_is_told_when_the_session_is_back(database_
             gate.set()
             assert await heard(client, 10) == list(range(10))
             monkeypatch.setattr(here.log._database, "connect", connect)
+
+
+async def test_a_session_that_fails_while_it_tells_is_opened_again(database_url, join, monkeypatch):
+    """Also where that fails at first; what it was to tell is told by the next one."""
+    here, there = (Asked(f"{database_url}?application_name={n}") for n in "ab")
+    async with here.app.running(), there.app.running():
+        client, writer = await join(there.app, "todos"), await join(here.app, "todos", ...)
+        there.asked.clear()
+        connect, tell, refused = here.log._database.connect, broker.TELL_ALL, asyncio.Event()
+
+        async def fails():
+            monkeypatch.setattr(here.log._database, "connect", connect)
+            refused.set()
+            raise OSError("no way there")
+
+        monkeypatch.setattr(broker, "TELL_ALL", "SELECT 1 / 0, $1::text[], $2::text[]")
+        monkeypatch.setattr(here.log._database, "connect", fails)
+        here.wire.tell(99, Event("c:", "9a0c", 1, "create", b"{}"))
+        await refused.wait()
+        monkeypatch.setattr(broker, "TELL_ALL", tell)
+        await writer.sync("create", {"n": 1})
+        assert await heard(client, 1) == [1]
+        assert there.asked == []
 
 
 SERVED = """
