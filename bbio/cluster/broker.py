@@ -56,7 +56,7 @@ class Broker(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """Whether what others tell is heard now."""
+        """Tells whether events of other processes arrive now."""
 
     async def start(self, heard: Heard) -> None:
         """Begin to hear; called once the log can be read.
