@@ -146,7 +146,7 @@ class Schedule:
     async def login(self, client: int) -> None:
         """Another user takes a client over: its connection is closed, whatever waits, and another one opened."""
         if self.handles[client] is not None:
-            self.harness._cable_of(self.handles[client]).close()
+            self.harness._connection_of(self.handles[client]).close()
             await asyncio.gather(self.opened[client], return_exceptions=True)
         self.users += 1
         connection = self.harness.connect(user=f"user {self.users}", deadline=10_000)
@@ -161,7 +161,7 @@ class Schedule:
         handle = self.handles[client]
         if handle._subscription.known_as is not None:
             self.users += 1
-            self.harness._cable_of(handle).user = f"user {self.users}"
+            self.harness._connection_of(handle).user = f"user {self.users}"
             self.harness.cut(handle)
 
     async def write(self, client: int, method: str, which: int, careful: bool) -> None:
@@ -222,7 +222,7 @@ class Schedule:
             raise
 
     def _user(self, handle: Any) -> str:
-        return self.harness._cable_of(handle).user
+        return self.harness._connection_of(handle).user
 
     async def wait(self, rounds: int) -> None:
         for _ in range(rounds):
@@ -251,7 +251,7 @@ class Schedule:
         t = self.harness
         t.heal()
         for client, handle in enumerate(self.handles):
-            if t._cable_of(handle).silent and handle._subscription.tracker.positioned:
+            if t._connection_of(handle).silent and handle._subscription.tracker.positioned:
                 begun = t.clock.time()
                 with suppress(Dropped):  # it is somebody else by now
                     await handle.create({"n": -self.users - client, "by": self._user(handle)})
