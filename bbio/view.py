@@ -89,7 +89,7 @@ def _digest(fields: frozenset[str]) -> str:
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
-    """What a viewer sees of a backend's models.
+    """A viewer's part of the models of a backend.
 
     Parameters:
         schema: the schema of the backend.
@@ -224,7 +224,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
         return attrs.evolve(position, epoch=self._epoch(position.epoch))
 
     def is_own(self, position: Position) -> bool:
-        """Whether a position that a client claims was told to an equal view."""
+        """Return whether a position that a client claims was told to an equal view."""
         return position.epoch.rpartition(MARK)[2] == _digest(self.fields)
 
     @staticmethod
@@ -240,7 +240,7 @@ MayRead = Callable[[Request], Awaitable[bool]]
 
 
 class WriterView:
-    """What the client of a write sees of its answer: all of it, or the fields alone that it gave if it may not read.
+    """The part of an answer that the client of a write sees: all, or the fields alone that it gave if it may not read.
 
     Parameters:
         req: the write, as it came in.

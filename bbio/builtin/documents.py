@@ -1,4 +1,4 @@
-"""What the stores in databases share: documents by id, and commits of many writes at once.
+"""The parts that stores in databases share: documents by id, and commits of many writes at once.
 
 A batch of writes is planned in memory: the store reads what the batch needs to know, `Batch.apply` decides what every
 write comes to, and the store writes all of it in one transaction. A write that is refused has changed nothing, so it
@@ -82,7 +82,7 @@ def bytes_of(body: str) -> int:
 
 
 class Seen:
-    """What of a table that grows there was some time ago, by this process's own clock.
+    """The greatest id of a growing table some time ago, by this process's own clock.
 
     Parameters:
         seconds: how long ago.
@@ -118,7 +118,7 @@ class Job(msgspec.Struct, eq=False):
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody waits any longer."""
+        """Return whether nobody waits any longer."""
         return self.future is not None and self.future.cancelled()
 
 
@@ -299,7 +299,7 @@ class DocumentStore(Store, Log):
         most: ListSize = ENDLESS,
         passes_on: bool = False,
     ) -> Awaitable[Selected]:
-        """What a query finds.
+        """Find the models of a query.
 
         Parameters:
             query: what is asked for.
@@ -336,7 +336,7 @@ class DocumentStore(Store, Log):
     async def _within_room(
         self, req: Request, query: Query, scope: tuple[str, ...]
     ) -> tuple[list[Any], list[int], int | None]:
-        """What a query finds, within the room that there is for lists."""
+        """Find the models of a query, within the room that there is for lists."""
         client, most, usual = getattr(req.socket, "connection", None), req.most, ListSize.of(SHORT_LIST)
         # Room is made before anything is held; where it was too little, for as much as there may be.
         is_all = not query.identity
@@ -357,7 +357,7 @@ class DocumentStore(Store, Log):
         return models, revs, total
 
     async def find(self, req: Request) -> Commit | None:
-        """What an operation already came to, None when it is new."""
+        """Return the commit that an operation already led to, None when the operation is new."""
         operation = digest_of(req.operation)
         found = None if operation is None else await self.look_up_operation(operation)
         return None if found is None else await self._in_full(repeated(found, req))
@@ -394,7 +394,7 @@ class DocumentStore(Store, Log):
         return None if self._is_partial(event, decode(event.body)) else View.public(self.schema).narrow(event)
 
     def _is_partial(self, event: Event, record: Any) -> bool:
-        """Whether a record that was written lacks fields that clients here are told of."""
+        """Return whether a written record lacks fields that clients here are notified of."""
         schema = self.schema
         return (
             schema is not None
@@ -489,7 +489,7 @@ class DocumentStore(Store, Log):
 
 
 class Write(msgspec.Struct, eq=False):
-    """What a change is to do to its model.
+    """The planned effect of a change on its model.
 
     Parameters:
         change: the change.
@@ -507,7 +507,7 @@ class Write(msgspec.Struct, eq=False):
 
     @property
     def method(self) -> str:
-        """What happens to the model: `create`, `update` or `delete`."""
+        """Return the effect on the model: `create`, `update` or `delete`."""
         req = self.change.req
         assert req is not None
         return TOLD_AS[self.stored is None][req.method]
@@ -630,7 +630,7 @@ class Batch:
         return change.operation in self.replies or change.operation in self._operations
 
     def _plan(self, change: Change) -> Write | None:
-        """What a change is to do; None when it cannot be, or no model is stored."""
+        """Plan a change; return None when it is impossible or no model is stored."""
         req, key = change.req, change.key
         if key is None:
             return None
@@ -747,7 +747,7 @@ def record_text(whole: bytes | None) -> str | None:
 
 
 def found_of(digest: int, record: str | None, *event: Any) -> Outcome:
-    """What was kept of an operation."""
+    """Return the stored outcome of an operation."""
     return digest, event_of(*event), None if record is None else record.encode()
 
 

@@ -93,11 +93,11 @@ class Line:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Return the number of waiting jobs."""
         return self._all.waiting
 
     def is_full(self) -> bool:
-        """Whether no turn is left for anybody."""
+        """Return whether no turn is left for anybody."""
         return self._is_full(self._all)
 
     def put(self, job: InLine) -> None:
@@ -201,7 +201,7 @@ class Line:
         return job
 
     def _is_full(self, group: Group) -> bool:
-        """Whether no more jobs of a group may run."""
+        """Return whether no more jobs of a group may run."""
         return group.running >= group.turns or (
             group.level == ADDRESS and self._addresses[group.key] >= self._turns_of_address
         )

@@ -81,7 +81,7 @@ class Logger(Middleware):
 
 
 def _user_id(user: Any) -> Any:
-    """What identifies a user, and nothing else of what is known of them."""
+    """Return the id of a user, and no other fact about them."""
     if isinstance(user, (str, int)):
         return user
     return user.get("id") if isinstance(user, dict) else getattr(user, "id", None)

@@ -51,7 +51,7 @@ _COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
 class Dialect:
-    """What databases say differently.
+    """The expressions that databases write differently.
 
     Parameters:
         id_attribute: the name of the id in a model.
@@ -86,11 +86,11 @@ class Dialect:
         raise NotImplementedError
 
     def operands(self, key: Key, bind: Bind) -> list[str]:
-        """What the expressions of a field are when it has this key."""
+        """Return the values that the expressions of a field have for this key."""
         raise NotImplementedError
 
     def significant(self, rank: int) -> int:
-        """How many of the expressions tell values of a type apart; the others are the same for all of them."""
+        """Return the number of expressions that tell values of a type apart; the rest are the same for all values."""
         raise NotImplementedError
 
     def id_key(self) -> list[str]:
@@ -98,19 +98,19 @@ class Dialect:
         raise NotImplementedError
 
     def id_order(self, tie: bool) -> list[str]:
-        """What to sort by the id with; any order will do for a `tie`, best that of an index."""
+        """Return the expressions to sort by id; any order will do for a `tie`, best that of an index."""
         return self.id_key()
 
     def id_place(self, key: Key, tie: bool, bind: Bind) -> list[str]:
-        """What these are for an id."""
+        """Return the values that the expressions of `id_order` have for an id."""
         return self.operands(key, bind)
 
     def like(self, path: Path, pattern: list[str], bind: Bind) -> str:
-        """Whether a field, known to be a text, is like a pattern."""
+        """Return the SQL that says whether a field, which is a string, matches a pattern."""
         raise NotImplementedError
 
     def contains(self, path: Path, key: Key, bind: Bind) -> str:
-        """Whether a field is a list that has a value of this key in it."""
+        """Return the SQL that says whether a field is a list that holds a value of this key."""
         raise NotImplementedError
 
 
@@ -316,7 +316,7 @@ class Table:
         return f"SELECT count(*) FROM {self.name}{_where(statement.terms(query, scope))}", statement.given
 
     def index_expressions(self) -> dict[str, str]:
-        """What each index is on, by a name for it."""
+        """Return the expressions of each index, by its name."""
         statement = Statement(self)
         id_columns = self.dialect.id_order(tie=True)
         return {
@@ -411,7 +411,7 @@ class Statement:
         ]
 
     def places(self, order: Iterable[Order], after: Iterable[Key]) -> list[Callable[[], str]]:
-        """What those expressions are in the row to go on from; what is called is bound, and must be used."""
+        """Return functions for the sort values of the row to go on from; each call binds one, so call them all."""
         dialect = self._dialect
         places: list[Callable[[], str]] = []
         for one, key in zip(order, after, strict=True):
@@ -489,7 +489,7 @@ class Statement:
 
 
 def _beyond(order: Sequence[tuple[str, bool]], places: Sequence[str]) -> str:
-    """Whether a row comes after a place in an order."""
+    """Return the SQL that says whether a row comes after a place in an order."""
     keys = [key for key, _ in order]
     if len({descending for _, descending in order}) == 1:
         return f"({', '.join(keys)}) {'<' if order[0][1] else '>'} ({', '.join(places)})"

@@ -11,14 +11,14 @@ from typing import Protocol
 
 
 class Waiting(Protocol):
-    """What has something to write."""
+    """A writer with something to write."""
 
     def flush(self) -> None:
         """Write it."""
 
 
 class WriteBatch:
-    """What waits to be written. Those that have something new `add` themselves."""
+    """The writers that wait for the next flush. Each calls `add` when it has something new."""
 
     __slots__ = ("_loop", "_scheduled", "holding", "waiting")
 

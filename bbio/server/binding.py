@@ -1,4 +1,4 @@
-"""Whose a session is: a client that polls names it in every URL, and proxies keep URLs in their logs."""
+"""The owner of a session: a client that polls names it in every URL, and proxies keep URLs in their logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNGUESSABLE_CHARACTERS = 16
 
 
 class Binding(msgspec.Struct, eq=False):
-    """What the requests of a session must show: a cookie that the last one had, else the client's address.
+    """The proof that the requests of a session must show: a cookie of the last one, else the client's address.
 
     Parameters:
         cookies: the cookies that nobody guesses, `name=value` each; they may change one after the other.
@@ -23,7 +23,7 @@ class Binding(msgspec.Struct, eq=False):
     remote: str
 
     def admits(self, request: web.BaseRequest, remote: str) -> bool:
-        """Whether a request is the same client's."""
+        """Return whether a request comes from the same client."""
         if not self.cookies:
             return remote == self.remote
         shown = cookies_of(request)

@@ -1,4 +1,4 @@
-"""What a connection may take of the event loop before the others have their turn, and how many packets it may send.
+"""The time of the event loop that a connection may use before the others' turn, and the packets that it may send.
 
 Every connection has a `Budget` of time. What it sends is handled in pieces; once its share is used, the rest waits,
 nothing more is read from it, and it rests for a multiple of what it has used: longer, the more connections rest. So
@@ -81,7 +81,7 @@ class Rate:
 
 
 class Resting:
-    """How many connections rest; those of one server share it, and rest the longer the more they are."""
+    """The number of resting connections of a server. The more connections rest, the longer each rests."""
 
     __slots__ = ("count",)
 
@@ -108,7 +108,7 @@ class Budget:
         self.paid = clock()
 
     def is_spent(self, now: float) -> bool:
-        """Whether it must rest."""
+        """Return whether the connection must rest."""
         return self.paid - now > SPENT_SECONDS
 
     def charge(self, begun: float, ended: float) -> None:

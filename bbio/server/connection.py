@@ -29,7 +29,7 @@ class Asked(Protocol):
 
     @property
     def key(self) -> Key:
-        """What must be worked on in order: backend name and id; None for what has no order."""
+        """Return the key of requests that run in order: backend name and id; None when there is no order."""
 
     def weigh(self) -> int:
         """Return the bytes that it holds; 0 for few."""
@@ -42,7 +42,7 @@ class Asked(Protocol):
 
 
 class Peer(Protocol):
-    """What writes to one client: the part that the two engines do differently."""
+    """The writer to one client: the part that differs between the two engines."""
 
     # Whether an ack leaves at once, so that it keeps its place among the events of its socket.
     in_order: bool
@@ -96,7 +96,7 @@ class Connection(Rate):
 
     @property
     def address(self) -> object:
-        """What it shares with all connections of its address."""
+        """Return the object that all connections of its address share."""
         return self.waiting
 
     def count_request(self) -> None:
@@ -194,7 +194,7 @@ class Connection(Rate):
 
     @property
     def is_idle(self) -> bool:
-        """Whether a request may start without being queued, as nothing runs, waits or is held back."""
+        """Return whether a request may start at once: nothing runs, waits or is held back."""
         return not self.running and not self._is_held
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from bbio.view import View, public_event
 
 
 class Transport(Protocol):
-    """How one event reaches many clients."""
+    """The sender of one event to many clients."""
 
     def deliver(self, peers: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
         """Send a Socket.IO event, given as JSON, to all peers but one."""
@@ -58,7 +58,7 @@ class Delivery:
 
     @property
     def busy(self) -> bool:
-        """Whether events wait for the end of a step."""
+        """Return whether events wait for the end of a step."""
         return bool(self._pending)
 
     def add(self, followed: Followed, event: Event, origin: Any) -> None:

@@ -155,7 +155,7 @@ class Stepper:
         return runner.task
 
     def start_bare(self, job: Job) -> asyncio.Task[None] | None:
-        """The same for a coroutine in which no code runs that could ask for its task or its context."""
+        """Start a coroutine in which no code runs that could ask for its task or its context."""
         outer = self.stepping
         self.stepping = True
         try:

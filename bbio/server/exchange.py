@@ -93,11 +93,11 @@ class Exchange(msgspec.Struct, eq=False):
     @property
     @abstractmethod
     def key(self) -> Key:
-        """What must be worked on in order: a backend's name and a model's id; None for what has no order."""
+        """Return the key of requests that run in order: backend name and model id; None when there is no order."""
 
     @property
     def has_committed(self) -> bool:
-        """Whether it has written something that is committed."""
+        """Return whether the request has committed a write."""
         return self.res is not None and self.res.commit is not None
 
     def weigh(self) -> int:

@@ -85,7 +85,7 @@ class Gateway:
 
     @property
     def busy(self) -> bool:
-        """Whether a request, an event or a log is being worked on."""
+        """Return whether a request, an event or a log is being worked on."""
         return (
             bool(self.exchanges.running) or self.delivery.busy or any(each.busy for each in self.subscribers.values())
         )

@@ -15,7 +15,7 @@ TRIM_BYTES = 16 << 20
 
 
 class _HeapInfo(ctypes.Structure):
-    """What glibc tells of its heap, `mallinfo2(3)`."""
+    """The fields of glibc's heap report, from `mallinfo2(3)`."""
 
     _fields_ = tuple(
         (name, ctypes.c_size_t)

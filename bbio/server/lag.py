@@ -46,7 +46,7 @@ class Outgoing(Protocol):
 
 
 class Lag:
-    """What waits for a client that is behind, from when it is more than a little until it has been taken.
+    """The bytes that wait for a client that is behind, from when they are more than a little until it has taken them.
 
     It may take its time, as long as it takes something: what it asked for counts up to `Limits.reply`, past which
     nothing more is begun for it, and the events that it is told of up to twice `Limits.send_buffer`.

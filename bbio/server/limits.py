@@ -1,4 +1,4 @@
-"""What one client may ask for, in numbers."""
+"""The limits of one client, in numbers."""
 
 from __future__ import annotations
 

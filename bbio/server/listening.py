@@ -153,7 +153,7 @@ class ListenExchange(Exchange, kw_only=True):
     def _as_seen(
         self, followed: Followed, position: Position, events: list[Event] | None
     ) -> tuple[Position, list[Event] | None]:
-        """The same in this client's view: who was told all up to a position in another one lacks what this one has."""
+        """Return both for this client's view. A client that was notified in another view lacks events of this one."""
         view = self.socket.views[followed.name]
         claimed = protocol.read_position(self.fields.since, followed.name)
         if claimed is None or not view.is_own(claimed):

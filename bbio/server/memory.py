@@ -35,7 +35,7 @@ class ByteBudget:
         self.held: float = 0
 
     def has_room(self, size: float) -> bool:
-        """Whether so many bytes more may be held, or nothing is yet."""
+        """Return whether so many bytes more may be held, or nothing is held yet."""
         if self.held and self.held + size > self.limit:
             return False
         return self.whole is None or self.whole.has_room(size)
@@ -138,13 +138,13 @@ class ListRoom:
         self._asking = asyncio.Lock()
 
     def most(self, req: Request) -> ListSize:
-        """What a list may come to: more than an answer where a layer may leave some out."""
+        """Return the largest size of a list: more than an answer when a layer may leave models out."""
         reply, memory, socket = self._limits.reply, self._limits.memory, cast(Asking, req.socket)
         may_shorten = socket.runtime.stacks[req.method].may_shorten
         return ListSize(max(reply, memory / 4) if may_shorten else reply, memory)
 
     def passes_on(self, req: Request) -> bool:
-        """Whether what is read for a request goes to the client as it is: no layer looks at it."""
+        """Return whether the client gets the models as they are read: no layer looks at them."""
         return cast(Asking, req.socket).runtime.stacks[req.method].passes_on
 
     async def hold(self, req: Request, size: ListSize) -> None:
@@ -182,7 +182,7 @@ class ListRoom:
 
 
 class Address(ByteBudget):
-    """What the clients of one address hold together, how many sessions they have, and who is in the lobby."""
+    """The memory that the clients of one address hold together, their sessions, and their connections in the lobby."""
 
     __slots__ = ("__weakref__", "all_lists", "connections", "lists", "name", "waiting")
 
@@ -198,7 +198,7 @@ class Address(ByteBudget):
 
     @property
     def is_over(self) -> bool:
-        """Whether they, or all, hold too much."""
+        """Return whether these clients, or all together, hold too much."""
         assert self.whole is not None
         return self.held > self.limit or self.whole.held > self.whole.limit
 

@@ -1,4 +1,4 @@
-"""How clients of a backend's namespace come and go, on either engine."""
+"""Joining and leaving a backend's namespace, on either engine."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class SharedServer(socketio.AsyncServer):
         super().on("disconnect", self._disconnect if several else partial(self._disconnect, namespace), namespace)
 
     def has_namespace(self, namespace: str) -> bool:
-        """Whether clients may join a namespace, that of a backend or of the application."""
+        """Return whether clients may join a namespace, that of a backend or of the application."""
         return namespace == "/" or namespace in self.handlers or namespace in self.namespace_handlers
 
     def refuse_namespace(self, namespace: str) -> str:

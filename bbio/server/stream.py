@@ -116,7 +116,7 @@ class Followed:
         return Position(self.epoch, self.offset, self.stamp)
 
     def place(self, position: Position) -> None:
-        """Those who follow know all up to a position; what led there is not known."""
+        """Set the position up to which the subscribers know all; forget the events before it."""
         self.epoch, self.offset, self.stamp = position.epoch, position.offset, position.stamp
         self.forget()
 
@@ -185,7 +185,7 @@ class Followed:
         return self.base if back == len(self.recent) else 0
 
     def recall(self, claimed: Position) -> tuple[bool, list[Event] | None]:
-        """Whether what a client missed can be said without the log, and the events, None where nothing can be told."""
+        """Return whether memory alone says what a client missed, and the events; None when nothing can be told."""
         stamp = self.stamp_at(claimed.offset)
         if claimed.epoch != self.epoch or (claimed.stamp and stamp and claimed.stamp != stamp):
             return True, None
@@ -204,7 +204,7 @@ class Followed:
         return [*islice(reversed(self.recent), missed)][::-1]
 
     def fits(self, position: Position, events: list[Event]) -> bool:
-        """Whether events that the log told after a position are of the history that was told here.
+        """Return whether the log's events after a position belong to the history that was sent here.
 
         They are when every offset is there once, and what both know has one stamp in both.
         """
@@ -223,7 +223,7 @@ class Followed:
     def merge(
         self, claimed: Position | None, events: list[Event] | None, limit: int
     ) -> tuple[Position, list[Event] | None]:
-        """Where a client that now follows stands, and all events that it missed.
+        """Return the position of a client that now subscribes, and all events that it missed.
 
         Parameters:
             claimed: the place it claims, None when it claims none.

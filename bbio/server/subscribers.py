@@ -1,4 +1,4 @@
-"""Who follows which stream of a backend, and up to where they have been told: nothing left out, nothing told twice.
+"""The subscribers of each stream of a backend, and their positions: no event is left out, none is sent twice.
 
 Events come in by one door, whether this process has committed them or another one. One that is the next of its stream
 goes on to delivery at once. One that was told already is dropped. One that comes too early, or is of another epoch,
@@ -124,7 +124,7 @@ class Subscribers(Publisher):
 
     @staticmethod
     def _has_told(followed: Followed, top: Position | None) -> bool:
-        """Whether all up to a position was told; not where it is not known."""
+        """Return whether all events up to a position were sent; False when that is unknown."""
         return (
             top is not None
             and top.epoch == followed.epoch
@@ -342,7 +342,7 @@ class Subscribers(Publisher):
 
     @property
     def busy(self) -> bool:
-        """Whether a log is being read."""
+        """Return whether a log is being read."""
         return bool(self._tasks)
 
     # Who follows
@@ -470,7 +470,7 @@ class Subscribers(Publisher):
             await asyncio.sleep(0)
 
     async def _is_refused(self, socket: ClientSocket, followed: Followed) -> bool:
-        """Whether a listener may listen no more. One that is told of other fields from now on is to read everything."""
+        """Return whether to remove a listener. One that gets other fields from now on has to read everything."""
         channel = followed.name[2:] or None
         req = Request("read", None, {}, self._runtime.backend, channel, socket, event="listen")
         try:

@@ -24,7 +24,7 @@ REPLIES_SIZE = 16 << 20
 
 
 def refused(err: Exception) -> bool:
-    """Whether an error says that nothing was done."""
+    """Return whether an error says that nothing was done."""
     return isinstance(err, SyncError) and err.code < 500 and not isinstance(err, (Timeout, UnknownOutcome))
 
 

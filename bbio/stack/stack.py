@@ -207,7 +207,7 @@ class Next(msgspec.Struct, eq=False):
         return self.below(self.req, self.res, self)
 
     def outcome(self) -> Any:
-        """What `next` came to, for a layer that gave no answer of its own."""
+        """Return the result of `next`, for a layer that gave no answer of its own."""
         if self.failure is not None:
             raise self.failure
         if self.result is UNKNOWN:
@@ -303,7 +303,7 @@ def _fold_before(layers: Sequence[Layer], below: Node) -> Node:
 
 
 def _fold_once(find: Find, attempts: Attempts, below: Node) -> Node:
-    """What a known operation does not reach again: it is answered as it was the first time."""
+    """Fold a guard around the layers below: a known operation gets its first answer and does not reach them again."""
 
     async def once(req: Request, res: Run, above: Next | None) -> Any:
         if req.op is None:
@@ -357,7 +357,7 @@ def _telling(node: Node) -> Node:
 
 
 def _lowest(answer: Answer) -> Node:
-    """What answers when no layer did."""
+    """Return the node that answers when no layer did."""
 
     async def lowest(req: Request, res: Run, above: Next | None) -> Any:
         try:
@@ -476,19 +476,19 @@ class Stack:
 
     @property
     def has_handler(self) -> bool:
-        """Whether a handler answers, or hands over to what is below on purpose."""
+        """Return whether a handler answers, or hands over on purpose to the layers below."""
         return any(layer.kind == "handler" for layer in self.layers)
 
     @property
     def may_answer(self) -> bool:
-        """Whether a layer answers: a handler, or perhaps a `use` layer of the application's."""
+        """Return whether a layer answers: a handler, or perhaps a `use` layer of the application's."""
         return self.has_handler or any(
             layer.kind == "use" and not layer.where.startswith(PACKAGE) for layer in self.layers
         )
 
     @property
     def may_shorten(self) -> bool:
-        """Whether what a client is answered may be less than what the store reads for it."""
+        """Return whether a client's answer may be shorter than the list that the store reads for it."""
         return self._show is not None or any(
             layer.kind != "before" and not (layer.kind == "use" and layer.where.startswith(PACKAGE))
             for layer in self.layers

@@ -41,7 +41,7 @@ class Beside(Table):
     revised: ClassVar[dict[str, str]] = {}
 
     def about(self, row: str) -> tuple[str, str]:
-        """What an entry calls the model in a row: the channel and the id, in SQL."""
+        """Return the channel and the id by which an entry names the model of a row, in SQL."""
         channel = f'{row}.channel::text COLLATE "C"' if self.per_channel else "''"
         return channel, f'{row}.{self.id_column}::text COLLATE "C"'
 

@@ -50,7 +50,7 @@ POOLED = (
 
 
 def is_untold(err: BaseException) -> bool:
-    """Whether an error says that PostgreSQL has no place left for what its sessions tell each other."""
+    """Return whether an error says that PostgreSQL's queue of notifications is full."""
     return getattr(err, "sqlstate", "") == "54000" and "NOTIFY" in str(err)
 
 
@@ -118,7 +118,7 @@ def _hint(stream: str, top: Position) -> bytes:
 
 
 class Untold:
-    """What waits to be told: events, the tops of streams where these are too many, or that nobody knows what it is."""
+    """The news to send: events, the tops of streams when there are too many, or that anything may be new."""
 
     def __init__(self) -> None:
         self._events: list[tuple[int, Event]] = []
@@ -212,7 +212,7 @@ class Place(Protocol):
 
     @property
     def place(self) -> str:
-        """Where it is, without the password."""
+        """Return the address of the server, without the password."""
 
     async def connect(self) -> Any:
         """Return a new connection."""
@@ -265,7 +265,7 @@ class Wire:
 
     @property
     def healthy(self) -> bool:
-        """Whether it is connected."""
+        """Return whether it is connected."""
         return self._connection is not None
 
     def join(self, broker: PostgresBroker) -> None:
@@ -459,7 +459,7 @@ class PostgresBroker:
 
     @property
     def healthy(self) -> bool:
-        """Whether the session is connected that hears others."""
+        """Return whether the session is connected that hears others."""
         return self._wire.healthy
 
     async def start(self, heard: Heard) -> None:

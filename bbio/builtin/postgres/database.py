@@ -58,12 +58,12 @@ def driver() -> ModuleType:
 
 
 def is_slow(err: BaseException) -> bool:
-    """Whether an error says that something took too long."""
+    """Return whether an error says that something took too long."""
     return isinstance(err, (TimeoutError, driver().QueryCanceledError, driver().LockNotAvailableError))
 
 
 def is_lost(err: BaseException) -> bool:
-    """Whether an error says that there is no connection, or none any more."""
+    """Return whether an error says that there is no connection, or that it was lost."""
     names = driver()
     lost = (OSError, names.PostgresConnectionError, names.OperatorInterventionError, names.TooManyConnectionsError)
     # The last two are asyncpg's own, of a connection that is in no state to be used.
@@ -72,14 +72,14 @@ def is_lost(err: BaseException) -> bool:
 
 
 def is_of_database(err: BaseException) -> bool:
-    """Whether an error comes from PostgreSQL, or from the way to it."""
+    """Return whether an error comes from PostgreSQL or from the connection to it."""
     names = driver()
     own = (names.PostgresError, names.InterfaceError, names.InternalClientError)
     return isinstance(err, (*own, OSError, EOFError, ConfigurationError))
 
 
 def is_in_the_way(err: BaseException) -> bool:
-    """Whether an error says that others wrote at the same time, so that it may pass when it is tried again."""
+    """Return whether an error says that others wrote at the same time, so that a retry may succeed."""
     names = driver()
     if isinstance(err, names.UniqueViolationError):
         return bool(err.constraint_name == "bbio_operations_once")
@@ -87,7 +87,7 @@ def is_in_the_way(err: BaseException) -> bool:
 
 
 def is_raised(err: BaseException) -> bool:
-    """Whether a function of the table's owner has raised an error by a code of its own choice."""
+    """Return whether a function of the table's owner raised the error, with a code of its own choice."""
     context = getattr(err, "context", None) or ""
     return context.partition("\n")[0].endswith(" RAISE")
 
@@ -102,7 +102,7 @@ WITHOUT_VALUES = ("0A", "42", "54", "55")
 
 
 def is_refused(err: BaseException) -> bool:
-    """Whether an error is about the very statement, so that without it the others of a transaction would pass."""
+    """Return whether an error is about this statement alone: without it, the rest of the transaction would pass."""
     names = driver()
     if isinstance(err, names.PostgresError):
         state = err.sqlstate or "XX"
@@ -112,7 +112,7 @@ def is_refused(err: BaseException) -> bool:
 
 
 def refusal_of(err: BaseException, names: Sequence[str] = (), *, is_delete: bool = False) -> SyncError | None:
-    """What a client is told of an error that is about the very statement; None when it cannot be the client's fault.
+    """Return the error that a client gets when its statement fails; None when the client cannot be at fault.
 
     Parameters:
         err: the error.
@@ -136,7 +136,7 @@ def refusal_of(err: BaseException, names: Sequence[str] = (), *, is_delete: bool
 
 
 def words_of(err: BaseException) -> str:
-    """What the log is told of an error: its kind and code, the table and the rule that is broken.
+    """Describe an error for the log: its kind and code, the table and the broken rule.
 
     PostgreSQL repeats values in the details of errors, and in the messages of some, which are left out.
     """
@@ -286,7 +286,7 @@ class Connections:
         return self._idle.pop() if self._idle else None
 
     def _is_to_replan(self, connection: Any) -> bool:
-        """Whether a use of a connection is one for which statements are planned anew."""
+        """Return whether the server plans the statements anew for this use of a connection."""
         uses = self._uses[connection] = self._uses.get(connection, 0) + 1
         return uses >= REPLANNED and uses.bit_count() == 1
 
@@ -344,7 +344,7 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Where the database is, without the password."""
+        """Return the address of the database, without the password."""
         parts = urlsplit(self.dsn)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -588,7 +588,7 @@ class Database:
             outages.warning("%s works again", self.place)
 
     def explain(self, err: BaseException) -> str:
-        """What is wrong with a database, and how to mend it."""
+        """Explain a fault of the database and how to mend it."""
         if isinstance(err, ConfigurationError):
             return str(err)
         names = driver()

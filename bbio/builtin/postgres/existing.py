@@ -132,7 +132,7 @@ class Found:
 
     @property
     def has_revisions(self) -> bool:
-        """Whether it has the column of revisions that bbio makes."""
+        """Return whether the table has the column of revisions that bbio makes."""
         rev = self.columns.get("rev")
         return rev is not None and (rev.declared, rev.never_null, rev.default.strip("'").split("'")[0]) == REVISION
 
@@ -192,7 +192,7 @@ def adapted(table: Table, found: Found, zone: str | None) -> tuple[Table, list[s
 
 
 def _is_document(table: Table, columns: dict[str, Kept]) -> bool:
-    """Whether it was begun without a schema."""
+    """Return whether the table was begun without a schema."""
     body = columns.get("body")
     return (
         body is not None

@@ -1,4 +1,4 @@
-"""How queries find models in the table of a PostgresStore: by its column of ids, and by documents or columns."""
+"""Queries on the table of a PostgresStore: by its column of ids, and by documents or columns."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Rows(PostgreSQL):
 
 
 def queries_of(table: Table, indexes: Sequence[tuple[Path, ...]]) -> sql.Table:
-    """What makes the statements that answer queries from a table; they find revisions and models."""
+    """Return the maker of the statements that find the revisions and models of a query in a table."""
     name = table.place
     scope = ("channel",) if table.per_channel else ()
     # By the id, as lists are read page by page.

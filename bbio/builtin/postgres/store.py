@@ -245,7 +245,7 @@ class Suspects:
             self._until[client] = self._clock() + SUSPECT_SECONDS
 
     def take(self, change: Change) -> bool:
-        """Whether a write is to be made apart. As long as one is, later ones of the same client are, in their order."""
+        """Return whether to make a write apart. While one is, later writes of the same client follow it, in order."""
         client = _client_of(change)
         if client is None or not (self._apart.get(client) or self._until.get(client, 0.0) > self._clock()):
             return False
@@ -755,7 +755,7 @@ class PostgresStore(DocumentStore):
         return self.shown(names, req, beside)
 
     def _set_apart(self, change: Change) -> bool:
-        """Whether a write was handed over to be made apart from others."""
+        """Return whether a write was handed over, to be made apart from others."""
         if not self._suspects.take(change):
             return False
         self._writer_apart.add(change)
@@ -777,7 +777,7 @@ class PostgresStore(DocumentStore):
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
 
     def _appeared(self, err: Exception) -> bool:
-        """Whether another process has just added the model that was to be added."""
+        """Return whether another process has just added the same model."""
         return isinstance(err, driver().UniqueViolationError) and err.constraint_name == self.definition.rule
 
     async def _transact(self, changes: list[Change], lock: str, careful: bool) -> list[Change]:
@@ -845,7 +845,7 @@ class PostgresStore(DocumentStore):
             await connection.execute("RELEASE bbio")
 
     async def _is_applied(self, connection: Any, batch: Batch, change: Change) -> bool:
-        """Whether what was refused is an operation that another process has just applied."""
+        """Return whether the refused operation is one that another process has just applied."""
         if change.operation is not None:
             for operation, *rest in await connection.fetch(FIND_OPERATIONS, self.backend_id, [change.operation]):
                 batch.replies[operation] = found_of(*rest)
@@ -879,7 +879,7 @@ class PostgresStore(DocumentStore):
             batch.made(write, record, encode(record))
 
     def _kind(self, write: Write) -> tuple[tuple[Any, ...], list[Any]]:
-        """What makes the statement of a write, which those that are alike share, and what it takes beside the key."""
+        """Return the kind of a write, which decides its statement, and the values that it takes beside the key."""
         table, req, record, stored = self.definition, write.change.req, write.record, write.stored
         if write.method == "delete":
             return ("delete",), []
@@ -918,7 +918,7 @@ class PostgresStore(DocumentStore):
         }
 
     def _record(self, write: Write, is_id: bool, id: str, fields: str) -> dict[str, Any]:
-        """What a write has stored, in the order in which its fields were given, as far as they were."""
+        """Return the record that a write has stored, its fields in the order of the request as far as it named them."""
         stored = decoded(fields)
         stored[self.id_attribute] = write.key[1] if is_id else id_of(id)
         record = {**write.record, **stored}
@@ -949,7 +949,7 @@ class PostgresStore(DocumentStore):
         return []
 
     async def _outcome(self, batch: Batch) -> bool | None:
-        """Whether a batch is committed, and will be after a crash; None when that cannot be told in time."""
+        """Return whether a batch is committed and survives a crash; None when the answer does not come in time."""
         if not batch.events:
             return None
         # PostgreSQL ends a transaction that nobody is heard of any more after `timeout`.
@@ -966,7 +966,7 @@ class PostgresStore(DocumentStore):
         return None
 
     async def _find(self, connection: Any, batch: Batch) -> bool | None:
-        """Whether the log holds a batch, by the last event of it; None when it does not reach back so far."""
+        """Return whether the log holds the last event of a batch; None when the log does not reach back so far."""
         event = batch.events[-1]
         await connection.execute(self._begin)
         # This waits for a transaction that is still open.
@@ -1005,7 +1005,7 @@ class PostgresStore(DocumentStore):
             batch.replies = {operation: found_of(*rest) for operation, *rest in rows}
 
     async def _draw_revisions(self, connection: Any, count: int) -> int:
-        """What comes before the revisions of new models."""
+        """Return the number before the first revision of new models."""
         # Where no model has had their ids, no revision was told before, and a block serves many batches.
         if len(self._spare) < count or self._source is not None:
             first = await connection.fetchval(DRAW_REVISIONS)
@@ -1021,7 +1021,7 @@ class PostgresStore(DocumentStore):
         return rows[0][0], self._held(keys, columns, [row[1:] for row in rows if row[1] is not None])
 
     async def _models(self, fetch: Any, keys: list[Key]) -> dict[Key, Held]:
-        """Those models that are there."""
+        """Return the models that exist, by key."""
         columns = self._columns_of(keys)
         return self._held(keys, columns, await fetch(self._statement("select"), *columns))
 
@@ -1099,7 +1099,7 @@ class PostgresStore(DocumentStore):
     # History
 
     def _outgrown(self, streams: Collection[StreamRow]) -> bool:
-        """Whether a stream has grown by so many events since it was trimmed, or too big, or there are many new ones."""
+        """Return whether to trim: a stream has grown by many events, or too large, or there are many new streams."""
         self._untidy += len(streams)
         return self._untidy >= TRIM_EVERY or any(
             row.top + row.count - row.trimmed >= TRIM_EVERY
@@ -1171,7 +1171,7 @@ class PostgresStore(DocumentStore):
         most: ListSize = ENDLESS,
         passes_on: bool = False,
     ) -> Selected:
-        """What a query finds."""
+        """Find the models of a query."""
         statement, values = self._queries.select(query, scope, self.definition.id_column)
         if most != ENDLESS:
             values = [*values, int(most.json)]

@@ -433,7 +433,7 @@ _WITH_EXPONENT = re.compile(rb"[0-9]e\+?[0-9]")
 
 
 def events_channel(channel: str) -> str:
-    """Where servers tell each other of events, beside the channel where triggers say which streams they wrote to."""
+    """Return the channel on which servers send each other events. Triggers name changed streams on another."""
     return f"{channel}_events"
 
 
@@ -594,12 +594,12 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether it holds numbers that are numbers in JSON."""
+        """Return whether the column holds numbers that are numbers in JSON."""
         return bool(self.number)
 
     @property
     def text(self) -> str:
-        """What a text in JSON is, in SQL with `{}` for the column; an empty one for what is no text."""
+        """Return the SQL of a JSON string, with `{}` for the column; an empty one when the column holds no strings."""
         return self.read if self.type not in ("boolean", "jsonb") and not self.is_number else "''"
 
     def declared(self, default: bool) -> str:
@@ -719,7 +719,7 @@ class Table:
 
     @property
     def key(self) -> list[str]:
-        """What the primary key is made of; the columns are named so, but for that of ids."""
+        """Return the parts of the primary key. The columns have these names, except that of ids."""
         return ["channel", "id"] if self.per_channel else ["id"]
 
     @property
@@ -748,7 +748,7 @@ class Table:
 
     @property
     def is_document(self) -> bool:
-        """Whether models are kept as documents."""
+        """Return whether models are kept as documents."""
         return self.columns == (DOCUMENT,)
 
     def whole(self, row: str, public: bool = False) -> str:
@@ -955,7 +955,7 @@ class Table:
         return f" RETURNING {self._written(keys)}"
 
     def _written(self, keys: str) -> str:
-        """What a statement says of each row that it has written: its key, as a row has it, its id and its fields."""
+        """Return the SQL of each written row: its key, as the row has it, its id and its fields."""
         id = f"t.{self.id_column}"
         columns = self._columns_of_key("t") if keys == "t" else [*(f"{keys}.{name}" for name in self.key), id]
         return f"{', '.join(f'{column}::text' for column in columns)}, {self.fields('t')}"

@@ -1,6 +1,6 @@
-"""What the triggers of a table leave of what a statement has changed, as the body of a function of PL/pgSQL.
+"""The triggers' record of the changes of a statement, as the body of a function of PL/pgSQL.
 
-Its events are left in `bbio_pending`, without a number. Where revisions are kept beside the table, they are given here.
+The function leaves events in `bbio_pending`, without a number. It also gives revisions that are kept beside the table.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _changes(table: Table) -> dict[str, str]:
 
 
 def _is_changed(table: Table) -> str:
-    """Whether the model in a row `n` is another one than in the row `o` that it was."""
+    """Return the SQL that says whether the model in row `n` differs from the one in its former row `o`."""
     if not isinstance(table, Beside):
         return "o.rev <> n.rev"
     # As bytes: not all types can be compared otherwise.
@@ -142,7 +142,7 @@ def _leave(rows: str, columns: str = "", values: str = "") -> str:
 
 
 def _telling_in_place(table: Table) -> str:
-    """What is left in `bbio_pending` of each kind of statement, in which the servers are woken."""
+    """Return the SQL that leaves events in `bbio_pending` for each kind of statement and wakes the servers."""
     made = ""
     was, values = _was(table)
     columns, values = f", method, body, rev{was}", f", e.method, e.body, e.rev{values}"
@@ -170,7 +170,7 @@ FORGET = """DELETE FROM bbio_revs r USING ({}) e
 
 
 def _telling_beside(table: Beside) -> str:
-    """What `_telling_in_place` does, and what gives the models their revisions."""
+    """Return the SQL of `_telling_in_place`, and the SQL that gives the models their revisions."""
     same = " AND ".join(f"o.{column} = n.{column}" for column in table.key_columns)
     gone = f"bbio_old o WHERE NOT EXISTS (SELECT FROM bbio_new n WHERE {same})"
     # Each key once: a row that several foreign keys change at a time is there as often.
@@ -236,7 +236,7 @@ def _telling_beside(table: Beside) -> str:
 
 
 def telling(table: Table) -> str:
-    """What is left of each kind of statement.
+    """Return the body of the triggers' function, for each kind of statement.
 
     Parameters:
         table: the table, as it is.

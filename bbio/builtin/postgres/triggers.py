@@ -31,7 +31,7 @@ def _functions(table: Table) -> tuple[str, str]:
 
 
 def _body(text: str) -> str:
-    """What PL/pgSQL is to run, in quotes that do not occur in it: a name may be anything."""
+    """Quote the body of a PL/pgSQL function with a tag that does not occur in it: a name may be anything."""
     tag = "bbio"
     while f"${tag}$" in text:
         tag += "_"
@@ -114,7 +114,7 @@ DO {_body(make)};
 
 
 def _function(table: Table) -> str:
-    """What tells of rows. Where a column that it reads is gone or another one, it tells that there were some."""
+    """Return the function that reports changed rows, or just that some changed when a column is gone or replaced."""
     fit = f"bbio_shape(TG_RELID, ARRAY[{', '.join(map(literal, declared_in(table)))}]) = TG_ARGV[0]"
     keyed = ""
     if isinstance(table, Beside):

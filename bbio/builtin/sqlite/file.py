@@ -253,7 +253,7 @@ class Database:
         execute("COMMIT")
 
     def _place(self) -> str:
-        """What tells this file, with its log, from others in its place."""
+        """Return a text that tells this file, with its log, from others at the same path."""
         return f"{os.stat(self.path).st_ino} {os.stat(f'{self.path}-wal').st_ino}"
 
     def _read(self, connection: sqlite3.Connection, jobs: list[Call]) -> Sequence[Any]:
@@ -363,7 +363,7 @@ class Database:
             raise sqlite3.OperationalError("it was moved, deleted or replaced while in use: start the server again")
 
     def _error(self, err: Exception) -> Exception:
-        """What a client is told of an error of the database."""
+        """Return the error that a client gets for an error of the database."""
         if not isinstance(err, sqlite3.Error):
             return err
         if not self._failing:
@@ -373,7 +373,7 @@ class Database:
 
 
 def _real(path: str) -> Path:
-    """Where a file is, the same for all names that it has."""
+    """Return the real path of a file, the same for all its names."""
     return Path(os.path.realpath(path))
 
 
@@ -433,7 +433,7 @@ def _size(path: str) -> int | None:
 
 
 def explain(err: Exception, path: Path) -> str:
-    """What is wrong with a file, and how to mend it."""
+    """Explain a fault of a file and how to mend it."""
     if isinstance(err, ConfigurationError):
         return str(err)
     folder = path.parent

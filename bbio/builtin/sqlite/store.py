@@ -317,7 +317,7 @@ class SQLiteStore(DocumentStore):
         return batch.left
 
     def forget(self) -> None:
-        """What is remembered of the file may not be so: a commit failed, or somebody else has written to it."""
+        """Forget the remembered state of the file: a commit failed, or somebody else has written to it."""
         self._streams.clear()
 
     def _load(self, connection: sqlite3.Connection, batch: Batch) -> int:
@@ -363,7 +363,7 @@ class SQLiteStore(DocumentStore):
         return stream
 
     def _base(self, connection: sqlite3.Connection, name: str, rev: int, key: Key) -> bytes | None:
-        """What a stream said of a model at a revision; None where that is forgotten."""
+        """Return the event of a model at a revision from its stream; None when it is forgotten."""
         stream = self._streams.get(name)
         if stream is not None:
             oldest = stream.top - self.history.events
@@ -501,7 +501,7 @@ class SQLiteStore(DocumentStore):
         most: ListSize = ENDLESS,
         passes_on: bool = False,
     ) -> Awaitable[Selected]:
-        """What a query finds."""
+        """Find the models of a query."""
         path = (self, getattr(client, "address", None), client)
         return self._database.lister.call(
             lambda connection: _answer(connection, self._queried, query, scope, most, passes_on),
@@ -597,7 +597,7 @@ def _answer(
     most: ListSize,
     passes_on: bool,
 ) -> Selected:
-    """What a query finds."""
+    """Find the models of a query."""
     connection.execute("BEGIN")
     try:
         models: list[Any] = []

@@ -283,7 +283,7 @@ class Lister:
         return deque() if listing is None else deque((listing,))
 
     def is_ending(self) -> bool:
-        """Whether a thread that finds nothing to be read is to end. What waits for a turn has a thread that runs."""
+        """Return whether an idle thread must end. A list that waits for its turn has a thread that runs."""
         return self._is_ending
 
     def part(self, listing: Listing, rest: deque[Listing]) -> None:
@@ -294,7 +294,7 @@ class Lister:
             self._line_up(rest)
 
     def may_go_on(self, listing: Listing, seconds: float) -> bool:
-        """Whether one that is not short after all has a turn as a long one."""
+        """Return whether a list that proves not to be short gets a turn as a long one."""
         with self._lock:
             group = self._long.enter(listing.path)
             if group is not None:
@@ -323,7 +323,7 @@ class Lister:
 
 
 class Reader:
-    """What one of the threads does that read lists.
+    """One of the threads that read lists.
 
     Parameters:
         lister: whose.
@@ -397,7 +397,7 @@ class Reader:
                 listing.error = Timeout("the query takes too long: ask for less, or have its fields indexed")
 
     def _is_over(self) -> bool:
-        """Whether the list that is read is to end; SQLite asks now and then."""
+        """Return whether to end the current list; SQLite asks now and then."""
         listing = self._listing
         seconds = self._lister.clock() - self._begun
         if listing.given_up or seconds > listing.seconds:
@@ -416,5 +416,5 @@ class Reader:
 
 
 def is_interrupted(err: Exception) -> bool:
-    """Whether SQLite was told to end a statement."""
+    """Return whether SQLite was told to end a statement."""
     return getattr(err, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT

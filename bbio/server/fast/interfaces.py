@@ -17,7 +17,7 @@ class Receiver(Protocol):
         """Handle an event frame of a backend's namespace; False leaves it to the library."""
 
     def has_joined(self, eio_sid: str) -> bool:
-        """Whether a session has joined any namespace."""
+        """Return whether a session has joined any namespace."""
 
     def bad_packet(self, session: Any, err: Exception) -> None:
         """End a session that has sent what is no protocol."""

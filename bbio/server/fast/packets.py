@@ -50,7 +50,7 @@ class BadPacket(ValueError):
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """What fails within is a packet that cannot be read."""
+    """Turn an error within the block into that of a packet that cannot be read."""
     try:
         yield
     except (ValueError, TypeError, LookupError, RecursionError) as err:
@@ -58,7 +58,7 @@ def decoding() -> Iterator[None]:
 
 
 def is_event_name(name: Any) -> bool:
-    """Whether a client may send an event of that name: not what the libraries call their own handlers by."""
+    """Return whether a client may send an event of that name: the names of the libraries' own handlers are taken."""
     return type(name) is str and name not in RESERVED_EVENTS and not name.startswith("_")
 
 

@@ -97,7 +97,7 @@ class FastServer(SharedServer):
     # Guards around what the library handles
 
     def has_joined(self, eio_sid: str) -> bool:
-        """Whether a session has joined any namespace, that of a backend or of the application."""
+        """Return whether a session has joined any namespace, that of a backend or of the application."""
         return any(
             self.manager.sid_from_eio_sid(eio_sid, namespace) is not None for namespace in self.manager.get_namespaces()
         )

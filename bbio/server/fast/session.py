@@ -81,7 +81,7 @@ class FastSession(async_socket.AsyncSocket):
 
     @property
     def polling(self) -> bool:
-        """Whether a poll waits, or its answer is being written."""
+        """Return whether a poll waits, or its answer is being written."""
         return self.polls.is_open
 
     # Going out

@@ -105,11 +105,11 @@ class Admission:
         return any(parsed in proxy for proxy in self._proxies)
 
     def is_proxy(self, transport: asyncio.BaseTransport | None) -> bool:
-        """Whether a proxy that is believed is at the other end of a connection."""
+        """Return whether a trusted proxy is at the other end of a connection."""
         return self._unix if _is_unix(transport) else self._trusted(address_of(transport))
 
     def _is_proxied(self, request: web.BaseRequest) -> bool:
-        """Whether a proxy that is believed has sent the request."""
+        """Return whether a trusted proxy has sent the request."""
         return self._unix if _is_unix(request.transport) else self._trusted(request.remote)
 
     def remote(self, request: web.BaseRequest) -> str:
@@ -124,7 +124,7 @@ class Admission:
         return address
 
     def _forwarded(self, request: web.BaseRequest, header: str, seen: str) -> str:
-        """What a proxy that is believed says in a header, else what is seen here."""
+        """Return a header's value from a trusted proxy, else the value seen here."""
         forwarded = request.headers.get(header)
         if forwarded and self._is_proxied(request):
             seen = forwarded.split(",")[0].strip()
@@ -155,7 +155,7 @@ class Admission:
         return self._body_refusal(request)
 
     def _is_others(self, request: web.BaseRequest, sid: str) -> bool:
-        """Whether a session was opened by another client than sends a request; of none that is known it is not so."""
+        """Return whether another client opened the session of a request; False when the session is unknown."""
         opened = self._sessions.get(sid)
         if opened is None:
             return False
@@ -210,7 +210,7 @@ class Admission:
         return f"{self._forwarded(request, 'X-Forwarded-Proto', request.scheme)}://{host}"
 
     def _is_own(self, request: web.BaseRequest, host: str) -> bool:
-        """Whether a page of the server's own origin has sent a request, or a program that is no browser."""
+        """Return whether a page of the server's own origin, or a program that is no browser, sent a request."""
         origin = request.headers.get("Origin")
         if origin is None:
             # Programs say nothing of either; browsers leave out the origin alone, of their GET requests.
@@ -218,7 +218,7 @@ class Admission:
         return _same_origin(origin, self._own_origin(request, host))
 
     def _may_show_user(self, request: web.BaseRequest) -> bool:
-        """Whether what a browser adds by itself to a request, such as cookies, is meant by the page that sent it."""
+        """Return whether the sending page means the credentials that a browser adds by itself, such as cookies."""
         return request.headers.get("Origin") in self._known_origins or self._is_own(request, self._host(request))
 
     def headers(self, request: web.BaseRequest) -> CIMultiDictProxy[str]:
@@ -327,7 +327,7 @@ def read_origin(text: str) -> str:
 
 
 def _beyond(url: str) -> bool:
-    """Whether a URL says more than scheme, host and port."""
+    """Return whether a URL says more than scheme, host and port."""
     parts = urlsplit(url)
     return bool(parts.path or parts.query or parts.fragment or "@" in parts.netloc or url[-1] in "?#")
 
@@ -380,7 +380,7 @@ def _name_of_peer(request: web.BaseRequest) -> str:
 
 
 def _is_over_loopback(request: web.BaseRequest) -> bool:
-    """Whether a request has arrived at an address that only this machine can reach."""
+    """Return whether a request has arrived at an address that only this machine can reach."""
     name = None if request.transport is None else request.transport.get_extra_info("sockname")
     return isinstance(name, tuple) and is_loopback(name[0])
 

@@ -1,4 +1,4 @@
-"""What probes are told: whether the server lives, and whether it is ready for clients."""
+"""The answers to probes: whether the server lives, and whether it is ready for clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STALE_SECONDS = 10.0
 
 
 class Readiness:
-    """Whether clients may be sent to this server.
+    """The readiness of this server for clients.
 
     Stores that other processes use too may be out of reach. They are looked at now and then, and probes are answered
     from the last look: a probe costs no query.

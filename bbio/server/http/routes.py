@@ -13,7 +13,7 @@ SOCKET_IO = "/socket.io/"
 
 
 class Endpoint(web.PlainResource):
-    """Where Socket.IO's requests arrive, whatever their method.
+    """The resource of Socket.IO's requests, whatever their method.
 
     Its route is not among `application.router.routes()`: set-ups that go over all routes, such as those of
     aiohttp_cors, have nothing to add here. `App(cors=...)` says which origins may connect.
@@ -57,7 +57,7 @@ class Fallback(web.PlainResource):
 
 
 def is_taken(application: web.Application, resource: web.AbstractResource) -> bool:
-    """Whether an application has another resource at the same path."""
+    """Return whether an application has another resource at the same path."""
     return any(
         other is not resource and other.canonical == resource.canonical for other in application.router.resources()
     )

@@ -24,7 +24,7 @@ PORTION_BYTES = 8_192
 
 
 class Packets(asyncio.Queue[Any]):
-    """What waits for one session: the queue that the library keeps of it, counted in bytes."""
+    """The packets that wait for one session: the library's queue, counted in bytes."""
 
     session: PlainSession | None = None
 
@@ -117,7 +117,7 @@ class PlainSession:
 
     @property
     def is_live(self) -> bool:
-        """Whether packets are written to a websocket, as they come."""
+        """Return whether packets are written to a websocket as they come."""
         return bool(self.engine.upgraded)
 
     def comes_over(self, transport: asyncio.Transport | None, is_websocket: bool) -> None:
