@@ -23,7 +23,7 @@ from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.runtime import Registry, Runtime, Work
 from bbio.server.heap import HeapTrimmer, heap_trimmer
-from bbio.server.http.admission import Admission
+from bbio.server.http.admission import Admission, read_origin
 from bbio.server.http.health import Readiness, health
 from bbio.server.http.lobby import Lobby
 from bbio.server.http.routes import Endpoint, Fallback, check_alone, check_mountable
@@ -33,7 +33,7 @@ from bbio.server.memory import Addresses
 from bbio.server.namespaces import attach
 from bbio.server.stock.server import PlainServer
 from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
-from bbio.settings import LOG_LEVELS, Settings
+from bbio.settings import LOG_LEVELS, Settings, variable
 from bbio.stack.threads import Threads
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ class App:
         self._threads = Threads(self.limits.threads)
         self.backends = Registry(self._spawn, debug=debug, threads=self._threads)
         if cors is None:
-            cors = Settings.from_env().cors_origins
+            where = variable("cors_origins") + "={!r}"
+            cors = [read_origin(origin, where) for origin in Settings.from_env().cors_origins]
         options: dict[str, Any] = {
             "async_mode": "aiohttp",
             "ping_interval": ping_interval,

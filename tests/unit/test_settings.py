@@ -87,6 +87,13 @@ async def test_origins_may_be_allowed_by_the_environment(monkeypatch, value, all
                 assert await admitted(url, origin) is (origin in origins)
 
 
+def test_a_wrong_origin_of_the_environment_is_told_as_such(monkeypatch):
+    """The application itself names none, and has no line to mend."""
+    monkeypatch.setenv("BBIO_CORS_ORIGINS", "https://a.example, b.example")
+    with pytest.raises(ConfigurationError, match=r"^BBIO_CORS_ORIGINS='b\.example': .* write 'https://b\.example'$"):
+        App()
+
+
 async def admitted(url, origin):
     """Whether the server lets a page of another site in."""
     import aiohttp

@@ -293,8 +293,12 @@ def _each(names: str | Iterable[str]) -> Iterable[str]:
     return [names] if isinstance(names, str) else names
 
 
-def read_origin(text: str) -> str:
+def read_origin(text: str, where: str = "App(cors={!r})") -> str:
     """An origin of `App(cors=...)` as browsers spell it.
+
+    Parameters:
+        text: the origin as somebody wrote it.
+        where: the place where it was written, for the error.
 
     Raises:
         ConfigurationError: no browser has such an origin; the text shows the right one.
@@ -323,7 +327,7 @@ def read_origin(text: str) -> str:
         if not _beyond(spelled):
             return origin
         advice = f"an origin is scheme, host and port alone: write {origin!r}"
-    raise ConfigurationError(f"App(cors={text!r}): no browser has such an origin; {advice}")
+    raise ConfigurationError(f"{where.format(text)}: no browser has such an origin; {advice}")
 
 
 def _beyond(url: str) -> bool:
