@@ -6,7 +6,7 @@ from bbio.errors import Conflict
 from bbio.streams import (
     EVENT_BYTES,
     REPLY_BYTES,
-    SHORT,
+    SHORT_REQUEST_CHARACTERS,
     STREAM_BYTES,
     Event,
     HistoryLimits,
@@ -238,7 +238,7 @@ def test_operations_are_bounded_by_age():
 def test_a_long_request_is_kept_as_a_digest():
     """Its text is let go, and it is still told from others."""
     operations = Operations()
-    long = '["sync",{"a":1,"b":"%s"}]' % ("x" * SHORT)
+    long = '["sync",{"a":1,"b":"%s"}]' % ("x" * SHORT_REQUEST_CHARACTERS)
     operations.keep(("c", 1), long, event(body=b"1"))
     assert operations.used_bytes == len("c") + REPLY_BYTES + 16 + 1
     assert operations.find(("c", 1), long).duplicate
