@@ -49,7 +49,7 @@ except ImportError:  # pragma: no cover - there is none for Windows
 
 logger = logging.getLogger("bbio")
 
-CLOSE_TIME = 0.5
+CLOSE_SECONDS = 0.5
 HEALTH = "/healthz"
 READINESS = "/readyz"
 # Connections that may wait to be accepted: after a restart all clients come at once, else some lose seconds.
@@ -57,7 +57,7 @@ BACKLOG = 4_096
 # Emits that may wait for the start.
 EARLY_EMITS = 10_000
 # Seconds that an HTTP connection may idle, or take over the head of a request: longer than proxies keep theirs.
-KEEPALIVE = 75.0
+KEEPALIVE_SECONDS = 75.0
 RUNS_ALREADY = "this application runs already; stop it first, or make another App()"
 
 
@@ -336,7 +336,7 @@ class App:
             return  # it has not started this one
         self._admission.stopping = True
         await self.gateway.exchanges.drain(self.limits.drain_time)
-        self.sio.handler_seconds = CLOSE_TIME / 2
+        self.sio.handler_seconds = CLOSE_SECONDS / 2
         await _finish(
             response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")
             for response in list(self._websockets)
@@ -395,7 +395,7 @@ class App:
             access_log=None,
             logger=http_logger,
             shutdown_timeout=shutdown_timeout,
-            keepalive_timeout=KEEPALIVE,
+            keepalive_timeout=KEEPALIVE_SECONDS,
         )
         self._binding = True
         try:
@@ -522,10 +522,10 @@ def mounted_on(application: web.Application) -> App | None:
 
 
 async def _finish(closing: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """Close several things at the same time; what takes longer than CLOSE_TIME is given up, what fails ignored."""
+    """Close several things at the same time; what takes longer than CLOSE_SECONDS is given up, what fails ignored."""
     tasks = [asyncio.ensure_future(each) for each in closing]
     if tasks:
-        _, late = await asyncio.wait(tasks, timeout=CLOSE_TIME)
+        _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
         for task in late:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -60,7 +60,7 @@ class Sync(msgspec.Struct, forbid_unknown_fields=True):
     rev: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
 
-class Listen(msgspec.Struct, frozen=True):
+class ListenFields(msgspec.Struct, frozen=True):
     """The fields of a valid `listen`.
 
     Parameters:
@@ -351,7 +351,7 @@ def _read_op(op: Any) -> Op:
     raise BadRequest("op must be {c: client id, n: counter}")
 
 
-def read_listen(args: Any) -> Listen:
+def read_listen(args: Any) -> ListenFields:
     """The fields of a `listen` from its arguments (without the event's name).
 
     Raises:
@@ -361,7 +361,7 @@ def read_listen(args: Any) -> Listen:
         raise BadRequest("listen takes a channel (a string or null)")
     channel = check_channel(args[0] if args else None)
     if len(args) < 2 or args[1] is None:
-        return Listen(channel, 0, {})
+        return ListenFields(channel, 0, {})
     extras = args[1]
     if type(extras) is not dict or type(extras.get("v")) is not int or extras["v"] != VERSION:
         raise BadRequest(f"the second argument of listen is {{v: {VERSION}, since}}")
@@ -369,7 +369,7 @@ def read_listen(args: Any) -> Listen:
     if client is not None and not (type(client) is str and 0 < len(client) <= MAX_CLIENT):
         raise BadRequest(f"client must be a string of at most {MAX_CLIENT} characters")
     since = since if type(since) is dict and len(since) <= MAX_STREAMS else {}
-    return Listen(channel, VERSION, since, client, extras.get("user") is True)
+    return ListenFields(channel, VERSION, since, client, extras.get("user") is True)
 
 
 def read_unlisten(args: Any) -> list[str | None]:

@@ -473,7 +473,7 @@ def _plain_write(schema: Schema, write: Write) -> Write:
     return written
 
 
-class Admission(NamedTuple):
+class JoinDecision(NamedTuple):
     """The answer to a client that wants to listen.
 
     Parameters:
@@ -557,11 +557,11 @@ class Registry(Mapping[str, Runtime]):
         """
         return runtime.stacks[req.method].run(req, self.internal_error, res)
 
-    async def admit(self, runtime: Runtime, req: Request) -> Admission:
+    async def admit(self, runtime: Runtime, req: Request) -> JoinDecision:
         """Ask the `before` layers of `read` whether a client may listen, and what it then sees."""
         res = await runtime.stacks["read"].admit(req, self.internal_error)
         assert res.failure is None or isinstance(res.failure, SyncError)
-        return Admission(res.failure, View.of_listener(runtime.schema, req) if res.failure is None else None)
+        return JoinDecision(res.failure, View.of_listener(runtime.schema, req) if res.failure is None else None)
 
     def internal_error(self, err: BaseException, req: Request) -> InternalError:
         """Log an unexpected error of a request whole, under an id; the id alone is for the client."""

@@ -31,11 +31,11 @@ EVENT_BYTES = 400
 STREAM_BYTES = 1_400
 REPLY_BYTES = 750
 # Characters of a stream's name that are counted with its events.
-NAME = 32
+COUNTED_NAME_CHARACTERS = 32
 # Bytes that each character of a text takes at most: one wide one has all take four, and what was decoded has a copy.
-WIDE = 8
+WIDE_CHARACTER_BYTES = 8
 # Characters of a request that take less room than its digest would save.
-SHORT = 512
+SHORT_REQUEST_CHARACTERS = 512
 # Bytes of histories and operations where nothing else is said.
 KEPT_BYTES = 40 << 20
 
@@ -47,7 +47,7 @@ def room_of(text: str) -> int:
         >>> room_of("milk"), room_of("M\u00fcsli")
         (4, 40)
     """
-    return len(text) if text.isascii() else WIDE * len(text)
+    return len(text) if text.isascii() else WIDE_CHARACTER_BYTES * len(text)
 
 
 def channel_stream(channel: str | None) -> str:
@@ -234,7 +234,7 @@ class Stream:
         return Position(self.epoch, self.top, self.events[-1].stamp if self.events else self.before)
 
     @property
-    def held(self) -> int:
+    def used_bytes(self) -> int:
         """The bytes that its events take."""
         return self.size + EVENT_BYTES * len(self.events)
 
@@ -302,12 +302,12 @@ class Reply(msgspec.Struct, eq=False, gc=False):
     record: bytes | None = None
 
     @property
-    def held(self) -> int:
+    def used_bytes(self) -> int:
         """The bytes that it takes."""
         asked = self.asked
         size = len(asked) if isinstance(asked, bytes) else room_of(asked)
         name = self.event.stream
-        if len(name) > NAME:
+        if len(name) > COUNTED_NAME_CHARACTERS:
             size += room_of(name)
         return REPLY_BYTES + size + self.event.size + len(self.record or b"")
 
@@ -347,7 +347,7 @@ class Operations:
         # They are forgotten some at a time.
         self._most = count + count // 1_000
         self._limit = size
-        self.held = 0
+        self.used_bytes = 0
         # By who asked and then by number: numbers that follow each other lie side by side in memory.
         self._replies: dict[str, Replies] = {}
         self._in_order: deque[Reply] = deque()
@@ -386,25 +386,25 @@ class Operations:
         replies = self._replies.get(who)
         if replies is None:
             replies = self._replies[who] = Replies(who)
-            self.held += room_of(who)
+            self.used_bytes += room_of(who)
         in_order = self._in_order
         if not in_order:
             self._due = event.when + self._age
         asked: str | bytes = payload
         size = len(payload)
-        if size > SHORT:
+        if size > SHORT_REQUEST_CHARACTERS:
             asked = _digest(payload)
             size = len(asked)
         elif not payload.isascii():
-            size *= WIDE
-        if len(event.stream) > NAME:
+            size *= WIDE_CHARACTER_BYTES
+        if len(event.stream) > COUNTED_NAME_CHARACTERS:
             size += room_of(event.stream)  # it may outlive its stream
         # All replies to one have the same text of who that is.
         replies[n] = reply = Reply(replies.who, n, asked, event, record)
         in_order.append(reply)
         size += len(event.body) if event.was is None else event.size
-        self.held = held = self.held + REPLY_BYTES + size + (0 if record is None else len(record))
-        if len(in_order) > self._most or held > self._limit or event.when > self._due:
+        self.used_bytes = used = self.used_bytes + REPLY_BYTES + size + (0 if record is None else len(record))
+        if len(in_order) > self._most or used > self._limit or event.when > self._due:
             self.forget(event.when)
 
     def forget(self, now: float, size: int | None = None) -> None:
@@ -415,20 +415,20 @@ class Operations:
             size: how many bytes they may take now, where that is less than else.
         """
         in_order, replies = self._in_order, self._replies
-        held, limit, old = self.held, self._limit if size is None else size, now - self._age
+        used, limit, old = self.used_bytes, self._limit if size is None else size, now - self._age
         for _ in range(len(in_order)):
             oldest = in_order[0]
             event = oldest.event
-            if len(in_order) <= self._count and held <= limit and event.when >= old:
+            if len(in_order) <= self._count and used <= limit and event.when >= old:
                 self._due = event.when + self._age
                 break
-            held -= oldest.held
+            used -= oldest.used_bytes
             of_one = replies[oldest.who]
             del of_one[oldest.n], in_order[0]
             if not of_one:
                 del replies[oldest.who]
-                held -= room_of(oldest.who)
-        self.held = held
+                used -= room_of(oldest.who)
+        self.used_bytes = used
 
 
 class Kept:
@@ -440,14 +440,14 @@ class Kept:
 
     def __init__(self, limit: float = KEPT_BYTES) -> None:
         self.limit = limit
-        self.held = 0
+        self.used_bytes = 0
         self.logs: WeakSet[Streams] = WeakSet()
 
     def trim(self) -> None:
         """Have those that take the most give up an eighth of all, so that it need not be done at every write."""
-        while self.held > self.limit:
-            largest = max(self.logs, key=lambda log: log.held)
-            if not largest.give_up(self.held - self.limit * 7 / 8):
+        while self.used_bytes > self.limit:
+            largest = max(self.logs, key=lambda log: log.used_bytes)
+            if not largest.give_up(self.used_bytes - self.limit * 7 / 8):
                 return
 
     def expire(self) -> None:
@@ -485,9 +485,9 @@ class Streams:
         self._streams: OrderedDict[str, Stream] = OrderedDict()
 
     @property
-    def held(self) -> int:
+    def used_bytes(self) -> int:
         """The bytes that it takes."""
-        return self._size + self.operations.held
+        return self._size + self.operations.used_bytes
 
     def stream(self, name: str) -> Stream:
         """The stream of that name; a new one when it is not known."""
@@ -523,9 +523,9 @@ class Streams:
     def keep(self, operation: Operation, payload: str, event: Event, record: bytes | None = None) -> None:
         """Remember what an operation came to."""
         operations = self.operations
-        before = operations.held
+        before = operations.used_bytes
         operations.keep(operation, payload, event, record)
-        self._account(operations.held - before)
+        self._account(operations.used_bytes - before)
 
     def _grow(self, size: int) -> None:
         self._size += size
@@ -533,17 +533,17 @@ class Streams:
 
     def _account(self, size: int) -> None:
         kept = self.kept
-        kept.held += size
-        if kept.held > kept.limit:
+        kept.used_bytes += size
+        if kept.used_bytes > kept.limit:
             kept.trim()
 
     def share(self, kept: Kept) -> None:
         """From now on what it keeps counts to this."""
         self.kept.logs.discard(self)
-        self.kept.held -= self.held
+        self.kept.used_bytes -= self.used_bytes
         self.kept = kept
         kept.logs.add(self)
-        kept.held += self.held
+        kept.used_bytes += self.used_bytes
 
     def give_up(self, size: float) -> bool:
         """Keep so many bytes fewer, where there are so many; whether any were given up.
@@ -551,42 +551,42 @@ class Streams:
         Histories are emptied, the largest first: who follows a stream notices nothing. Then the streams go that are
         longest without an event, and the oldest operations where they take more than the histories.
         """
-        before, least = self.held, self.held - size
-        if self.operations.held > self._size:
-            self._forget_operations(max(self.operations.held - size, 0))
-        for stream in sorted(self._streams.values(), key=lambda stream: stream.held, reverse=True):
-            if self.held <= least or not stream.events:
+        before, least = self.used_bytes, self.used_bytes - size
+        if self.operations.used_bytes > self._size:
+            self._forget_operations(max(self.operations.used_bytes - size, 0))
+        for stream in sorted(self._streams.values(), key=lambda stream: stream.used_bytes, reverse=True):
+            if self.used_bytes <= least or not stream.events:
                 break
             self._shrink(stream.expire(math.inf))
-        while self.held > least and len(self._streams) > 1:
+        while self.used_bytes > least and len(self._streams) > 1:
             self.forget(next(iter(self._streams)))
-        if self.held > least:
-            self._forget_operations(max(self.operations.held - (self.held - least), 0))
-        return self.held < before
+        if self.used_bytes > least:
+            self._forget_operations(max(self.operations.used_bytes - (self.used_bytes - least), 0))
+        return self.used_bytes < before
 
     def _forget_operations(self, size: float) -> None:
-        before = self.operations.held
+        before = self.operations.used_bytes
         self.operations.forget(self._clock(), int(size))
-        self.kept.held += self.operations.held - before
+        self.kept.used_bytes += self.operations.used_bytes - before
 
     def _shrink(self, size: int) -> None:
         self._size -= size
-        self.kept.held -= size
+        self.kept.used_bytes -= size
 
     def expire(self) -> None:
         """Drop what is too old."""
         oldest = self._clock() - self.limits.age
         for stream in self._streams.values():
             self._shrink(stream.expire(oldest))
-        before = self.operations.held
+        before = self.operations.used_bytes
         self.operations.forget(self._clock())
-        self.kept.held += self.operations.held - before
+        self.kept.used_bytes += self.operations.used_bytes - before
 
     def forget(self, name: str) -> None:
         """Lose a stream's history: its next event begins a new epoch."""
         stream = self._streams.pop(name, None)
         if stream is not None:
-            self._shrink(stream.held + STREAM_BYTES + room_of(name))
+            self._shrink(stream.used_bytes + STREAM_BYTES + room_of(name))
         # Its positions must not be taken for those of one that begins again.
         self._epoch = secrets.token_hex(6)
 

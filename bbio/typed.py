@@ -21,11 +21,11 @@ from bbio.protocol import encode
 from bbio.requests import Request
 from bbio.view import View
 
-UNKNOWN = "is not a known field"
+UNKNOWN_FIELD = "is not a known field"
 MAX_PATH = 255
 
 
-class Entry(msgspec.Struct, eq=False):
+class TypedEntry(msgspec.Struct, eq=False):
     """The form of a model as it came in.
 
     Parameters:
@@ -61,7 +61,7 @@ def enter(schema: Schema, req: Request) -> None:
     """
     given = dict(req.model)
     method, key = req.method, given.pop(schema.id_attribute, None)
-    entry = req.entry = Entry(key, View.of(schema, req.user), {}, {})
+    entry = req.entry = TypedEntry(key, View.of(schema, req.user), {}, {})
     visible = entry.view.fields
     wrong: dict[str, str] = {}
     counts: dict[str, Any] | None = None
@@ -78,7 +78,7 @@ def enter(schema: Schema, req: Request) -> None:
         if name not in visible and (each.roles or each.read_only):
             del given[name]
             if schema.unknown == "reject":
-                wrong[name] = UNKNOWN
+                wrong[name] = UNKNOWN_FIELD
         elif each.read_only:
             entry.claims[name] = given.pop(name)
     if method == "create":
@@ -119,7 +119,7 @@ def _entered_counts(
         if field is None or (name not in visible and (field.roles or field.read_only)):
             del counts[name]
             if schema.unknown == "reject":
-                wrong[name] = UNKNOWN
+                wrong[name] = UNKNOWN_FIELD
         elif field.read_only:
             wrong[name] = "cannot be changed"
         elif name not in visible:

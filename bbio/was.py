@@ -16,7 +16,7 @@ from bbio.streams import Event
 Record = dict[str, Any]
 
 
-class Change(NamedTuple):
+class RecordChange(NamedTuple):
     """A record before and after an event: None where there was none, or is none any more."""
 
     before: Record | None
@@ -53,7 +53,7 @@ def was_of(before: Record | None, after: Record | None, told: bytes) -> bytes:
     return encode(parts)
 
 
-def change_of(event: Event) -> Change | None:
+def change_of(event: Event) -> RecordChange | None:
     """Return the record before and after an event; None where the log does not say how it was.
 
     Whoever is told under a view of some records reads everything anew then.
@@ -61,14 +61,16 @@ def change_of(event: Event) -> Change | None:
     Example:
         >>> event = Event("c:", "9a0c", 1, "update", b'{"id":7,"n":2}', was=b'[{"n":1},["pin"],{"pin":"x"}]')
         >>> change_of(event)
-        Change(before={'id': 7, 'n': 1}, after={'id': 7, 'n': 2, 'pin': 'x'})
+        RecordChange(before={'id': 7, 'n': 1}, after={'id': 7, 'n': 2, 'pin': 'x'})
     """
     if event.was is None:
         return None
     previous, new, hidden = [*decode(event.was), None, None][:3]
     record = {**decode(event.body), **(hidden or {})}
     if event.method == "delete":
-        return Change(record, None)
+        return RecordChange(record, None)
     if previous is None:
-        return Change(None, record)
-    return Change({**{name: value for name, value in record.items() if name not in (new or ())}, **previous}, record)
+        return RecordChange(None, record)
+    return RecordChange(
+        {**{name: value for name, value in record.items() if name not in (new or ())}, **previous}, record
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 # Hexadecimal digits that are random, and for how many ids they are drawn at once: one draw each would cost more.
 DIGITS = 16
-DRAWN = 256
+IDS_AT_ONCE = 256
 # Seconds of the clock after which those in front of an id begin anew, as five digits.
 CLOCK = 16**5
 
@@ -25,7 +25,7 @@ def random_ids() -> Iterator[str]:
         16
     """
     while True:
-        drawn = secrets.token_hex(DRAWN * DIGITS // 2)
+        drawn = secrets.token_hex(IDS_AT_ONCE * DIGITS // 2)
         yield from [drawn[at : at + DIGITS] for at in range(0, len(drawn), DIGITS)]
 
 

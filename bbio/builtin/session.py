@@ -22,7 +22,7 @@ logger = logging.getLogger("bbio")
 
 MAX_COOKIE = 4000
 # How many cookies are remembered as valid: a connection shows the same one with every request.
-KNOWN = 10_000
+KNOWN_COOKIES = 10_000
 SHORTEST = 32
 FORTNIGHT = 14 * 86_400
 # Browsers take a cookie of such a name from the host itself alone, over HTTPS: no neighbouring site can set it.
@@ -164,7 +164,7 @@ class Session(Middleware):
                 session, signed_at = self._serializer.loads(value, return_timestamp=True)
             except (BadData, UnicodeEncodeError):
                 return {}
-            if len(self._known) >= KNOWN:
+            if len(self._known) >= KNOWN_COOKIES:
                 del self._known[next(iter(self._known))]
             known = self._known[value] = (signed_at.timestamp(), json.dumps(session))
         signed_at, content = known

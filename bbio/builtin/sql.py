@@ -246,7 +246,7 @@ def _globbed(character: str) -> str:
 
 
 @attrs.frozen
-class Table:
+class QueryTable:
     """Makes the statements that answer queries from one table of models.
 
     Parameters:
@@ -356,7 +356,7 @@ class Statement:
         table: the table it is about.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: QueryTable) -> None:
         self.parameters: list[Any] = []
         # Expressions that are the same in all rows that match.
         self.pinned: set[str] = set()

@@ -27,7 +27,7 @@ from bbio.client.connection import Connection, OnDropped, Queue
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
-from bbio.client.session import Settings
+from bbio.client.session import SessionSettings
 from bbio.client.socket import Auth
 
 __all__ = ["Changes", "Collection", "Connection", "Dropped", "Event", "Events", "Handle", "TooLarge", "connect"]
@@ -82,7 +82,7 @@ def connect(
         ...     async with connect(url, auth={"token": "s3cret"}) as io:
         ...         await io.backend("todos").create({"title": title})
     """
-    settings = Settings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
+    settings = SessionSettings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
     return Connection(
         url,
         headers=headers or {},

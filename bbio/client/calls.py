@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from bbio.client.session import Session
+from bbio.client.session import BackendSession
 from bbio.client.subscription import Subscription
 from bbio.client.values import plain
 from bbio.errors import BadRequest, SyncError, Timeout
@@ -14,7 +14,7 @@ from bbio.requests import METHODS, Method
 
 
 async def request(
-    session: Session,
+    session: BackendSession,
     subscription: Subscription,
     method: Method,
     model: Any = None,
@@ -51,7 +51,7 @@ async def request(
         session.cancel(entry)
 
 
-async def ready(session: Session, subscription: Subscription) -> None:
+async def ready(session: BackendSession, subscription: Subscription) -> None:
     """Wait until the server has answered the listen.
 
     Raises:

@@ -10,7 +10,7 @@ import attrs
 
 from bbio.client import calls
 from bbio.client.replica import Key, Replica
-from bbio.client.session import Session
+from bbio.client.session import BackendSession
 from bbio.client.subscription import Subscription
 from bbio.client.tracker import Meta
 from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
@@ -82,7 +82,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         ...     return [todo["title"] for todo in mirror.values()]
     """
 
-    def __init__(self, session: Session, subscription: Subscription, data: Mapping[str, Any] | None) -> None:
+    def __init__(self, session: BackendSession, subscription: Subscription, data: Mapping[str, Any] | None) -> None:
         self._session = session
         self._subscription = subscription
         # As it is sent: what becomes of the caller's own later, or what JSON has no type for, plays no part.

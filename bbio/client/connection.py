@@ -16,7 +16,7 @@ import aiohttp
 from bbio.client.errors import Dropped, turned_away
 from bbio.client.handle import Handle, Handles
 from bbio.client.outbox import new_client
-from bbio.client.session import Session, Settings
+from bbio.client.session import BackendSession, SessionSettings
 from bbio.client.socket import OPEN_SECONDS, Auth, NamespaceSocket, Socket
 from bbio.client.subscription import Subscription
 from bbio.errors import ConfigurationError, Unavailable
@@ -58,7 +58,7 @@ class Connection:
         reconnect: tuple[float, float],
         queue: Queue,
         dropped: OnDropped | None,
-        settings: Settings,
+        settings: SessionSettings,
         options: Mapping[str, Any],
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https", "ws", "wss") or not urlsplit(url).netloc:
@@ -83,7 +83,7 @@ class Connection:
         self._options = options
         self._client = new_client()
         self._on_dropped = dropped
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, BackendSession] = {}
         self._handles = Handles()
         self._wanted = asyncio.Event()
         # Set when whatever is being done for the connection there is, or was, is void.
@@ -131,7 +131,7 @@ class Connection:
         session = self._sessions.get(name)
         if session is None:
             loop = asyncio.get_running_loop()
-            session = Session(
+            session = BackendSession(
                 name,
                 self._join,
                 loop,
@@ -208,11 +208,11 @@ class Connection:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    def _dropped(self, session: Session, subscription: Subscription, writes: list[Dropped]) -> None:
+    def _dropped(self, session: BackendSession, subscription: Subscription, writes: list[Dropped]) -> None:
         if self._on_dropped is not None:
             self._on_dropped(self._handles.get(session, subscription), writes)
 
-    def _join(self, session: Session) -> None:
+    def _join(self, session: BackendSession) -> None:
         """A session needs a connection."""
         self._sessions[session.name] = session
         self._wanted.set()
@@ -248,7 +248,7 @@ class Connection:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _connect(self, socket: Socket, sessions: list[Session]) -> None:
+    async def _connect(self, socket: Socket, sessions: list[BackendSession]) -> None:
         """One connection, from its opening to its end."""
         self._current = socket
         for session in sessions:
@@ -302,7 +302,7 @@ class Connection:
             task.cancel()
         await asyncio.gather(*self._draining, return_exceptions=True)
 
-    def _bind(self, socket: Socket, session: Session) -> None:
+    def _bind(self, socket: Socket, session: BackendSession) -> None:
         """Have a session told of what happens in its namespace."""
         namespace = "/" + session.name
 

@@ -8,7 +8,9 @@ from typing import Any
 from bbio import errors
 from bbio.errors import BadRequest, SyncError
 
-KNOWN = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, SyncError)}
+ERROR_CLASSES = {
+    name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, SyncError)
+}
 
 
 class TooLarge(BadRequest):
@@ -88,7 +90,7 @@ def error_of(error: Any) -> SyncError:
     fields: dict[str, Any] = dict(error) if isinstance(error, dict) else {"message": error}
     name, message, code = fields.pop("name", None), fields.pop("message", None), fields.pop("code", None)
     own = [cls for cls in _subclasses(SyncError) if cls.__name__ == name]
-    cls = KNOWN.get(name) or (own[-1] if own else None)
+    cls = ERROR_CLASSES.get(name) or (own[-1] if own else None)
     if cls is None:
         name = name if isinstance(name, str) and name.isidentifier() else "SyncError"
         code = code if isinstance(code, int) else SyncError.code

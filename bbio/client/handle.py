@@ -10,7 +10,7 @@ from typing import Any, Generic, overload
 from bbio.client import calls
 from bbio.client.collection import Collection
 from bbio.client.events import Events
-from bbio.client.session import Session
+from bbio.client.session import BackendSession
 from bbio.client.subscription import Subscription
 from bbio.client.values import plain
 from bbio.generic import M
@@ -32,7 +32,7 @@ class Handle(Generic[M]):
         ...     assert await todos.read(milk["id"]) == {**milk, "done": True}
     """
 
-    def __init__(self, session: Session, subscription: Subscription) -> None:
+    def __init__(self, session: BackendSession, subscription: Subscription) -> None:
         self.name = session.name
         self.channel = subscription.channel
         self.id_attribute = subscription.id_attribute
@@ -315,7 +315,7 @@ class Handles:
     def __contains__(self, handle: object) -> bool:
         return any(handle is each for each in self._handles.values())
 
-    def get(self, session: Session, subscription: Subscription) -> Handle[Any]:
+    def get(self, session: BackendSession, subscription: Subscription) -> Handle[Any]:
         """Return the handle of a subscription."""
         handle = self._handles.get(subscription)
         if handle is None:

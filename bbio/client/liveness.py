@@ -9,11 +9,11 @@ from bbio.client.timers import Pending, Timers
 from bbio.client.transport import Clock, Transport
 
 # Seconds without an answer after which a write is sent again, or a listen.
-PATIENCE = 8.0
+PATIENCE_SECONDS = 8.0
 # Seconds in which a connection shows that it lives.
-PROBE = 4.0
+PROBE_SECONDS = 4.0
 # Seconds, at most, that a read waits for a long answer before its connection has to show that it lives.
-LONG_READ = 40.0
+LONG_READ_SECONDS = 40.0
 
 
 class Liveness:
@@ -62,7 +62,7 @@ class Liveness:
 
             transport.emit("unlisten", ([],), alive)
         if self._end is None and not patient:
-            self._end = self._timers.later(PROBE, self._drop, transport)
+            self._end = self._timers.later(PROBE_SECONDS, self._drop, transport)
 
     def _drop(self, transport: Transport) -> None:
         self.forget()
@@ -75,7 +75,7 @@ class Liveness:
         patient about a write.
         """
         now = self._clock.time()
-        lives = self._heard > now - PATIENCE
-        lived = self._heard >= entry.sent_at - PATIENCE
-        is_early = now - entry.sent_at < LONG_READ and entry.left > 2 * PATIENCE
+        lives = self._heard > now - PATIENCE_SECONDS
+        lived = self._heard >= entry.sent_at - PATIENCE_SECONDS
+        is_early = now - entry.sent_at < LONG_READ_SECONDS and entry.left > 2 * PATIENCE_SECONDS
         return entry.waiting and not entry.writes and (lives or (lived and is_early))

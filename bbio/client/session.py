@@ -16,7 +16,7 @@ import msgspec
 from bbio import protocol
 from bbio.client.errors import Dropped, TooLarge, error_of, passing
 from bbio.client.events import Events
-from bbio.client.liveness import PATIENCE, Liveness
+from bbio.client.liveness import PATIENCE_SECONDS, Liveness
 from bbio.client.outbox import Done, Entry, Outbox, new_client
 from bbio.client.subscription import Mirror, Subscription
 from bbio.client.timers import Timers
@@ -27,15 +27,15 @@ from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailabl
 from bbio.streams import BACKEND_WIDE, channel_stream
 
 # Seconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them.
-LOSS = 2.0
+LOSS_SECONDS = 2.0
 # Bytes around a request in its packet, without the backend's name.
-ENVELOPE = 32
+ENVELOPE_BYTES = 32
 # Seconds in which what a reply told of should have arrived.
-OVERDUE = 2.0
+OVERDUE_SECONDS = 2.0
 
 
 # Called with a session, a subscription, and the writes in its channel that will not be sent.
-OnDropped = Callable[["Session", Subscription, list[Dropped]], object]
+OnDropped = Callable[["BackendSession", Subscription, list[Dropped]], object]
 
 # The user that the server takes a client for that has not logged in.
 NOBODY = "nobody"
@@ -47,7 +47,7 @@ def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: floa
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class SessionSettings:
     """Limits and times of all sessions of a connection.
 
     Parameters:
@@ -67,7 +67,7 @@ def _ignore(*_: Any) -> None:
     """Take an answer that says nothing, or news that nobody wants."""
 
 
-class Session:
+class BackendSession:
     """One backend, as one client sees it.
 
     Parameters:
@@ -86,9 +86,9 @@ class Session:
     def __init__(
         self,
         name: str,
-        join: Callable[[Session], None],
+        join: Callable[[BackendSession], None],
         clock: Clock,
-        settings: Settings,
+        settings: SessionSettings,
         client: str | None = None,
         chance: Callable[[], float] = random.random,
         user: str = "",
@@ -172,7 +172,7 @@ class Session:
         self._timers.forget()
         self._liveness.forget()
         for entry in self.outbox.disconnected():
-            entry.left -= LOSS
+            entry.left -= LOSS_SECONDS
             if entry.left <= 0:
                 self._settle(entry, Timeout(self._why(entry)))
             elif entry.writes and not entry.subscription.tracker.positioned:
@@ -350,7 +350,7 @@ class Session:
                 case Listen():
                     self._listen(subscription, effect)
                 case Watch():
-                    self._timers.later(OVERDUE, lambda: self.run(subscription, subscription.tracker.overdue()))
+                    self._timers.later(OVERDUE_SECONDS, lambda: self.run(subscription, subscription.tracker.overdue()))
                 case Ready():
                     self.flush()
                     subscription.online()
@@ -367,7 +367,7 @@ class Session:
         ):
             entry.sent_at = self.clock.time()
             body = protocol.encode(entry.request)
-            size, limit = len(body) + len(self.name) + ENVELOPE, transport.max_payload
+            size, limit = len(body) + len(self.name) + ENVELOPE_BYTES, transport.max_payload
             if limit is None or size <= limit:
                 transport.emit("sync", (msgspec.Raw(body),), self._answer(entry, transport))
             else:  # it would close the connection
@@ -415,7 +415,7 @@ class Session:
             self.probe(patient=any(map(self._liveness.may_be_long, self.outbox.entries)))
             self._send_listen(subscription, since)
 
-        repeat = self._timers.later(PATIENCE, unanswered)
+        repeat = self._timers.later(PATIENCE_SECONDS, unanswered)
         claim = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
         transport.emit("listen", (subscription.channel, claim), answer)
 
@@ -500,7 +500,7 @@ class Session:
                 self.leave(entry.subscription)
 
     def _arm(self, entry: Entry) -> None:
-        step = min(entry.left, PATIENCE)
+        step = min(entry.left, PATIENCE_SECONDS)
         entry.timer = self.clock.call_later(step, self._waited, entry, step)
 
     def _waited(self, entry: Entry, step: float) -> None:

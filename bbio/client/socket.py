@@ -15,7 +15,7 @@ from socketio.exceptions import SocketIOError
 
 from bbio import protocol
 from bbio.client.opener import Opener
-from bbio.client.session import ENVELOPE
+from bbio.client.session import ENVELOPE_BYTES
 
 Credentials = Mapping[str, Any] | None
 Auth = Credentials | Callable[[], Credentials | Awaitable[Credentials]]
@@ -126,7 +126,7 @@ class Socket:
         limit = self.max_payload
         if limit is None or self.library.transport() != "polling":
             return
-        size = len(protocol.encode(arguments)) + len(namespace) + ENVELOPE
+        size = len(protocol.encode(arguments)) + len(namespace) + ENVELOPE_BYTES
         if self._gathered + size > limit:
             await self.library.eio.queue.join()
             self._gathered = 0

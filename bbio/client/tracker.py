@@ -70,7 +70,7 @@ Effect = Listen | Apply | Ready | Read | Watch
 
 
 @attrs.define
-class Position:
+class StreamPosition:
     """A position; `stale`: not to be resumed from before everything was read.
 
     `stamp` tells whether the position is of the same history, 0 when it is not known; `ahead` has the stamps of own
@@ -105,7 +105,7 @@ class Tracker:
         # Whether the server speaks version 1; None until it has answered.
         self.positioned: bool | None = None
         self.listening = False
-        self._positions: dict[str, Position] = {}
+        self._positions: dict[str, StreamPosition] = {}
         self._waiting: list[tuple[str | None, Any, Meta]] = []
         # How many of those came before the listen left: its reply covers them.
         self._covered = 0
@@ -170,7 +170,7 @@ class Tracker:
                     continue
             # The epoch may be the same and the history another: one that fell back.
             renewed = renewed or position is None or position.epoch != epoch or not state["recovered"]
-            self._positions[stream] = Position(epoch, offset, stamp, stale=not first or self._overflown)
+            self._positions[stream] = StreamPosition(epoch, offset, stamp, stale=not first or self._overflown)
             resumed = False
         reset = self.stale
         waiting, self._waiting = self._waiting[self._covered :], []
@@ -261,7 +261,7 @@ class Tracker:
         position.ahead[meta.offset] = meta.stamp
         return [Watch()]
 
-    def _advance(self, position: Position, meta: Meta) -> None:
+    def _advance(self, position: StreamPosition, meta: Meta) -> None:
         position.ahead[meta.offset] = meta.stamp
         while position.offset + 1 in position.ahead:
             position.offset += 1

@@ -20,7 +20,7 @@ from bbio.requests import Found, Method
 from bbio.runtime import Runtime
 from bbio.streams import Commit, Event, Op, Position, channel_stream
 
-DEADLINE = 60.0
+CASE_SECONDS = 60.0
 
 # JSON that does not depend on the order of fields, which a store need not keep.
 canonical = msgspec.json.Encoder(order="sorted").encode
@@ -51,7 +51,7 @@ def case(*needs: str) -> Callable[[Callable[[Any], Coroutine[Any, Any, None]]], 
     def decorate(test: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
         @functools.wraps(test)
         def run(self: Any) -> None:
-            asyncio.run(asyncio.wait_for(test(self), DEADLINE))
+            asyncio.run(asyncio.wait_for(test(self), CASE_SECONDS))
 
         run.needs = frozenset(needs)  # type: ignore[attr-defined]
         return run

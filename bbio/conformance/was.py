@@ -7,10 +7,10 @@ from typing import Any
 
 from bbio.conformance.cases import Cases, Secret, case
 from bbio.streams import Event, HistoryLimits
-from bbio.was import Change, change_of
+from bbio.was import RecordChange, change_of
 
 
-def changes(events: list[Event] | None) -> list[Change | None]:
+def changes(events: list[Event] | None) -> list[RecordChange | None]:
     """Return what events say of their records, before and after."""
     assert events is not None
     return [change_of(event) for event in events]
@@ -39,11 +39,11 @@ class Was(Cases):
             await models.write("patch", {**id, "n": "1"})
             await models.write("delete", id)
             expected = [
-                Change(None, first),
-                Change(first, second),
-                Change(second, third),
-                Change(third, third),
-                Change(third, None),
+                RecordChange(None, first),
+                RecordChange(first, second),
+                RecordChange(second, third),
+                RecordChange(third, third),
+                RecordChange(third, None),
             ]
             assert changes([event for event, _ in models.published]) == expected
             assert changes(await models.history()) == expected
@@ -53,7 +53,7 @@ class Was(Cases):
         """There was no record, as before a create."""
         async with self.opened(keeps_was=True, upsert=True) as models:
             record = (await models.write("update", {models.key: "a", "n": 1})).record
-            assert changes(await models.history()) == [Change(None, record)]
+            assert changes(await models.history()) == [RecordChange(None, record)]
 
     @case("was")
     async def test_a_repeated_operation_changes_nothing_of_it(self) -> None:
@@ -64,9 +64,9 @@ class Was(Cases):
             third = (await models.write("patch", {**first, "n": 3})).record
             assert (await models.write("patch", {**first, "n": 2}, op="c:1")).duplicate
             assert changes(await models.history()) == [
-                Change(None, first),
-                Change(first, second),
-                Change(second, third),
+                RecordChange(None, first),
+                RecordChange(first, second),
+                RecordChange(second, third),
             ]
 
     @case("was")
@@ -96,7 +96,7 @@ class Was(Cases):
             await models.log.append("c:", "update", {models.key: 1, "n": 3}, None, b'[{"n":2}]')
             assert changes(await models.history()) == [
                 None,
-                Change({models.key: 1, "n": 2}, {models.key: 1, "n": 3}),
+                RecordChange({models.key: 1, "n": 2}, {models.key: 1, "n": 3}),
             ]
 
     @case("was", "persistent")
@@ -109,7 +109,7 @@ class Was(Cases):
             second = (await models.write("patch", {**first, "n": 2})).record
         async with self.opened(keeps_was=True) as models:
             events = await models.log.since("c:", before.epoch, 0)
-            assert changes(events) == [None, Change(first, second)]
+            assert changes(events) == [None, RecordChange(first, second)]
 
     @case("was")
     async def test_private_fields_are_known_too(self) -> None:
@@ -123,10 +123,10 @@ class Was(Cases):
             assert [record["pin"] for record in (first, second, third)] == ["1", "2", "2"]
             events = await models.history()
             assert changes(events) == [
-                Change(None, first),
-                Change(first, second),
-                Change(second, third),
-                Change(third, None),
+                RecordChange(None, first),
+                RecordChange(first, second),
+                RecordChange(second, third),
+                RecordChange(third, None),
             ]
             assert all(b"pin" not in event.body for event in events or ())
 
@@ -139,5 +139,5 @@ class Was(Cases):
             top = await models.top()
             assert await models.log.since("c:", top.epoch, 0) is None
             *creates, last = changes(await models.log.since("c:", top.epoch, top.offset - 5))
-            assert last == Change(records[0], changed)
+            assert last == RecordChange(records[0], changed)
             assert all(change is not None and change.before is None for change in creates)

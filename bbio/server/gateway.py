@@ -181,7 +181,7 @@ class Gateway:
         except Exception as err:
             exchange.fail(err)  # unless it has been answered
 
-    def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.Listen) -> Exchange:
+    def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.ListenFields) -> Exchange:
         if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:
             raise BadRequest(f"a socket may listen to {self.limits.channels} channels")
         req = Request("read", None, {}, socket.backend, fields.channel, socket, event="listen")

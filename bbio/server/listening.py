@@ -28,7 +28,7 @@ class ListenExchange(Exchange, kw_only=True):
         view: what the client sees, once it is admitted.
     """
 
-    fields: protocol.Listen
+    fields: protocol.ListenFields
     subscribers: Subscribers
     public: dict[str, Any]
     view: View | None = None

@@ -17,7 +17,7 @@ from bbio.protocol import decode, encode
 from bbio.requests import Request
 from bbio.streams import Commit, Operation
 
-AGE = 86_400.0
+DOUBT_SECONDS = 86_400.0
 DOUBTFUL = 100_000
 REPLIES = 10_000
 REPLIES_SIZE = 16 << 20
@@ -76,7 +76,7 @@ class Attempts:
         if is_doubtful:
             now, doubtful = self._clock(), self._doubtful
             doubtful[key] = now
-            while len(doubtful) > DOUBTFUL or next(iter(doubtful.values())) < now - AGE:
+            while len(doubtful) > DOUBTFUL or next(iter(doubtful.values())) < now - DOUBT_SECONDS:
                 doubtful.popitem(last=False)
         for turn in self._running.pop(key):
             if not turn.done():

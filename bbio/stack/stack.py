@@ -184,7 +184,7 @@ def middleware_layers(item: Any, methods: tuple[str, ...] = METHODS) -> list[Lay
 
 
 # What `next` came to, as long as it runs.
-UNKNOWN = object()
+NO_RESULT = object()
 
 
 class Next(msgspec.Struct, eq=False):
@@ -196,7 +196,7 @@ class Next(msgspec.Struct, eq=False):
     res: Run
     called: bool = False
     failure: Exception | None = None
-    result: Any = UNKNOWN
+    result: Any = NO_RESULT
 
     def run(self) -> Awaitable[Any]:
         if self.called:
@@ -210,7 +210,7 @@ class Next(msgspec.Struct, eq=False):
         """Return the result of `next`, for a layer that gave no answer of its own."""
         if self.failure is not None:
             raise self.failure
-        if self.result is UNKNOWN:
+        if self.result is NO_RESULT:
             raise StackError(
                 f"{self.layer.name} ({self.layer.where}) called next but did not wait; write `await next()`"
             )

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import attrs
 
 from bbio.client.handle import Handle
-from bbio.client.session import Settings
+from bbio.client.session import SessionSettings
 from bbio.errors import ConfigurationError
 from bbio.requests import Request
-from bbio.runtime import Admission, Registry, Runtime
+from bbio.runtime import JoinDecision, Registry, Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
 from bbio.server.limits import Limits
@@ -56,7 +56,7 @@ class Introduced(Registry):
         _introduce(req)
         return super().dispatch(runtime, req, res)
 
-    async def admit(self, runtime: Runtime, req: Request) -> Admission:
+    async def admit(self, runtime: Runtime, req: Request) -> JoinDecision:
         _introduce(req)
         return await super().admit(runtime, req)
 
@@ -225,7 +225,7 @@ class Harness:
         sent = dict(headers or {})
         if cookies is not None:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
-        settings = Settings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
+        settings = SessionSettings(deadline=deadline, queue_limit=queue_limit, event_limit=event_limit, jitter=jitter)
         connection = FakeConnection(self, headers=sent, auth=auth, remote=remote, user=user, settings=settings)
         self.connections.append(connection)
         return connection

@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio import protocol
 from bbio.client.handle import Handle, Handles
-from bbio.client.session import Session, Settings
+from bbio.client.session import BackendSession, SessionSettings
 from bbio.errors import BadRequest, Unavailable
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
@@ -103,7 +103,7 @@ class FakeConnection:
         auth: Mapping[str, Any] | None,
         remote: str,
         user: Any,
-        settings: Settings,
+        settings: SessionSettings,
     ) -> None:
         self.user = user
         self.auth = None if auth is None else dict(auth)
@@ -112,7 +112,7 @@ class FakeConnection:
         self.latency = 0.0
         # Whether the connection has died and neither side knows.
         self.silent = False
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, BackendSession] = {}
         self.handles = Handles()
         self._harness = harness
         self._headers = CIMultiDictProxy(CIMultiDict(headers))
@@ -149,7 +149,7 @@ class FakeConnection:
         if session is None:
             harness = self._harness
             chance = harness.random.random
-            session = Session(name, self._join, harness.clock, self._settings, self._client, chance)
+            session = BackendSession(name, self._join, harness.clock, self._settings, self._client, chance)
         return self.handles.get(session, session.subscription(channel or None, id_attribute))
 
     def __repr__(self) -> str:
@@ -196,7 +196,7 @@ class FakeConnection:
 
     # Connecting
 
-    def _join(self, session: Session) -> None:
+    def _join(self, session: BackendSession) -> None:
         self.sessions[session.name] = session
         if self._connection is not None:
             self._send("connect", 0, partial(self._connect, session))
@@ -252,7 +252,7 @@ class FakeConnection:
         for socket in sockets.values():
             self._harness.leave(socket)
 
-    def _connect(self, session: Session) -> None:
+    def _connect(self, session: BackendSession) -> None:
         """The server takes a `connect`."""
         connection = self._connection
         assert connection is not None, "packets end with the connection"
@@ -304,7 +304,9 @@ class FakeConnection:
         """Return the time when the next packet arrives."""
         return min((queue[0].due for queue in (self._up, self._down) if queue), default=None)
 
-    def emit(self, session: Session, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]) -> None:
+    def emit(
+        self, session: BackendSession, event: str, arguments: tuple[Any, ...], answer: Callable[..., None]
+    ) -> None:
         """The client sends an event."""
         self._asked += 1
         ack_id = self._asked
@@ -358,14 +360,14 @@ class FakeConnection:
         session = self.sessions[namespace[1:]]
         self._answer("synced", len(text), lambda: self._told(session, protocol.decode(text)))
 
-    def _told(self, session: Session, event: list[Any]) -> None:
+    def _told(self, session: BackendSession, event: list[Any]) -> None:
         session.received(event[0], tuple(event[1:]))
 
 
 class SessionTransport:
     """The connection as one session sees it."""
 
-    def __init__(self, connection: FakeConnection, session: Session) -> None:
+    def __init__(self, connection: FakeConnection, session: BackendSession) -> None:
         self._connection = connection
         self._session = session
 

@@ -408,7 +408,7 @@ async def test_history_is_not_given_past_its_age(serve, join, make_store):
 @pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nHost: loc"])
 async def test_a_connection_without_a_whole_request_is_closed(serve, todos, monkeypatch, answered, begun):
     """Whether it has sent nothing or half a head, at first or after a request that was answered."""
-    monkeypatch.setattr("bbio.app.KEEPALIVE", 0.3)
+    monkeypatch.setattr("bbio.app.KEEPALIVE_SECONDS", 0.3)
     app = await serve(todos)
     reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
     if answered:

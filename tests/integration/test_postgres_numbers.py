@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from bbio.builtin.documents import digest_of
-from bbio.builtin.postgres.tables import LOCK, MIGRATIONS, ORIGIN
+from bbio.builtin.postgres.tables import MIGRATIONS, ORIGIN, SET_UP_LOCK
 from bbio.conformance.cases import refused
 from bbio.streams import HistoryLimits, Position
 from tests.support.postgres import install_triggers, log, opened, processes
@@ -200,7 +200,7 @@ async def test_news_during_the_start_of_a_store_are_for_those_that_are_ready(dat
             return await others.all()
 
     async with opened(database_url) as models:
-        await psql.execute(f"SELECT pg_advisory_lock({LOCK})")
+        await psql.execute(f"SELECT pg_advisory_lock({SET_UP_LOCK})")
         starting = asyncio.ensure_future(start())
         await eventually(waits)
         for backend in (models.store.backend_id, 99, None):
@@ -210,7 +210,7 @@ async def test_news_during_the_start_of_a_store_are_for_those_that_are_ready(dat
         while ["c:None"] not in told:
             told += await models.published.checked()
         assert told == [[f"c:{models.store.backend_id}"], ["c:None"]]
-        await psql.execute(f"SELECT pg_advisory_unlock({LOCK})")
+        await psql.execute(f"SELECT pg_advisory_unlock({SET_UP_LOCK})")
         assert await starting == []
         assert caplog.text == ""
 

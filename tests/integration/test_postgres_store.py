@@ -17,7 +17,7 @@ from bbio.builtin.postgres import database as postgres_database
 from bbio.builtin.postgres import store as postgres
 from bbio.builtin.postgres.database import words_of
 from bbio.builtin.postgres.statements import UP_TO
-from bbio.builtin.postgres.tables import LOCK
+from bbio.builtin.postgres.tables import SET_UP_LOCK
 from bbio.conformance.cases import refused
 from bbio.errors import ConfigurationError
 from bbio.protocol import decode
@@ -152,13 +152,13 @@ async def test_a_start_that_is_given_up_leaves_nothing(database_url, psql):
         return await psql.fetchval(blocked) == 1
 
     async with opened(database_url) as models:
-        await psql.execute(f"SELECT pg_advisory_lock({LOCK})")
+        await psql.execute(f"SELECT pg_advisory_lock({SET_UP_LOCK})")
         begun = asyncio.ensure_future(start_error(database_url, table="others"))
         await eventually(waits)
         begun.cancel()
         with pytest.raises(asyncio.CancelledError):
             await begun
-        await psql.execute(f"SELECT pg_advisory_unlock({LOCK})")
+        await psql.execute(f"SELECT pg_advisory_unlock({SET_UP_LOCK})")
         assert len(models.store._database.stores) == 1
         async with opened(database_url, table="others") as others:
             assert await others.all() == []
@@ -479,7 +479,7 @@ async def test_a_rule_that_is_checked_at_the_commit_refuses_one_write(database_u
 
 async def test_history_is_trimmed_without_own_writes(database_url, psql, monkeypatch):
     """What a trigger, or a process that ended, has logged is dropped in time; answers to old operations too."""
-    monkeypatch.setattr(postgres_database, "TIDY", 0.02)
+    monkeypatch.setattr(postgres_database, "TIDY_SECONDS", 0.02)
     async with opened(database_url, history=HistoryLimits(events=10)) as models:
         await models.write("create", {}, op="c:1")
         await psql.execute("UPDATE bbio_operations SET at = at - 90000")

@@ -7,7 +7,7 @@ import pytest
 
 from bbio import HistoryLimits, field
 from bbio.builtin.postgres.tables import MIGRATIONS
-from bbio.was import Change, change_of
+from bbio.was import RecordChange, change_of
 from tests.support.postgres import install_triggers, log, opened
 
 pytestmark = pytest.mark.once  # what is asked is what PostgreSQL does, not a Python
@@ -48,12 +48,20 @@ async def test_what_others_write_says_how_it_was(database_url, psql, model, opti
         await psql.execute("DELETE FROM models WHERE id = $1", b["id"])
         a2, b2, c2 = {**a, "pin": "2"}, {**b, "pin": "2"}, {**c, "id": "new"}
         found = await changes(models)
-        assert sorted(found[:2], key=str) == sorted([Change(a, a2), Change(b, b2)], key=str)
-        assert found[2:] == [Change(a2, left), Change(c, None), Change(None, c2), Change(b2, None)]
+        assert sorted(found[:2], key=str) == sorted([RecordChange(a, a2), RecordChange(b, b2)], key=str)
+        assert found[2:] == [
+            RecordChange(a2, left),
+            RecordChange(c, None),
+            RecordChange(None, c2),
+            RecordChange(b2, None),
+        ]
         if model is not None:
             assert all(b"pin" not in event.body for event in await log(models, "*"))
         patched = (await models.write("patch", {"id": "new", "title": "d"})).record
-        assert await changes(models, "c:") == [*(Change(None, one) for one in (a, b, c)), Change(c2, patched)]
+        assert await changes(models, "c:") == [
+            *(RecordChange(None, one) for one in (a, b, c)),
+            RecordChange(c2, patched),
+        ]
 
 
 async def test_servers_of_an_earlier_version_do_not_say_it(database_url, psql):
@@ -64,7 +72,7 @@ async def test_servers_of_an_earlier_version_do_not_say_it(database_url, psql):
         first = await new.create({"n": 1})
         second = (await old.write("patch", {**first, "n": 2})).record
         third = (await new.write("patch", {**first, "n": 3})).record
-        assert await changes(new, "c:") == [Change(None, first), None, Change(second, third)]
+        assert await changes(new, "c:") == [RecordChange(None, first), None, RecordChange(second, third)]
         assert await changes(old, "c:") == [None] * 3
         await psql.execute("DELETE FROM models")
         assert await changes(new) == [None]
@@ -89,7 +97,7 @@ async def test_a_database_of_an_earlier_version_keeps_its_history(database_url, 
     await psql.execute("UPDATE bbio_database SET version = $1", len(MIGRATIONS) - 1)
     async with opened(database_url, keeps_was=True) as models:
         second = (await models.write("patch", {**first, "n": 2})).record
-        assert await changes(models, "c:") == [None, Change(first, second)]
+        assert await changes(models, "c:") == [None, RecordChange(first, second)]
         assert (await log(models))[0].stamp == events[0].stamp
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 from hypothesis import strategies as st
 
-from bbio.builtin.sql import PostgreSQL, SQLite, Table, read_indexes
+from bbio.builtin.sql import PostgreSQL, QueryTable, SQLite, read_indexes
 from bbio.query import Page, Query
 
 FIELDS = ("a", "b", "a", "b", "n.x", "n.y z", "n", "a.a", "none", "a'b; --", "é", "0", "n.0", "_id")
@@ -105,7 +105,7 @@ class SQLiteTable:
     """Models in an SQLite table of the shape that SQLiteStore has."""
 
     def __init__(self, indexes: list[Any]) -> None:
-        self.table = Table(SQLite("_id"), "models", "body", (), read_indexes(indexes))
+        self.table = QueryTable(SQLite("_id"), "models", "body", (), read_indexes(indexes))
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.connection.execute("CREATE TABLE models (id NOT NULL, body TEXT NOT NULL, PRIMARY KEY (id))")
         for number, expressions in enumerate(self.table.index_expressions().values()):
@@ -129,7 +129,7 @@ class PostgresTable:
     """Models in a PostgreSQL table of `jsonb`."""
 
     def __init__(self, indexes: list[Any], connection: asyncpg.Connection) -> None:
-        self.table = Table(PostgreSQL("_id"), f"models_{len(indexes)}", "body", (), read_indexes(indexes))
+        self.table = QueryTable(PostgreSQL("_id"), f"models_{len(indexes)}", "body", (), read_indexes(indexes))
         self.connection = connection
 
     async def make(self) -> None:

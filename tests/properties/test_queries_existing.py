@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bbio.builtin.postgres.beside import Beside
-from bbio.builtin.postgres.existing import Found, adapted
+from bbio.builtin.postgres.existing import ExistingTable, adapted
 from bbio.builtin.postgres.queries import queries_of
 from bbio.builtin.postgres.tables import MIGRATIONS, Table
 from bbio.model.schema import Schema
@@ -89,7 +89,7 @@ class Existing:
         )
         self.schema = Schema(cls)
         table = self.kind.of(self.name, "id", False, self.schema)
-        found = await Found.look(self.connection, table)
+        found = await ExistingTable.look(self.connection, table)
         assert found is not None
         table, statements = adapted(table, found, "Asia/Kolkata")
         for statement in statements:

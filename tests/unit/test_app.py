@@ -315,7 +315,7 @@ async def test_all_addresses_are_those_of_both_protocols():
 
 async def test_what_does_not_close_in_time_is_given_up(monkeypatch):
     """A stop waits for nobody any longer."""
-    monkeypatch.setattr(bbio.app, "CLOSE_TIME", 0.01)
+    monkeypatch.setattr(bbio.app, "CLOSE_SECONDS", 0.01)
     ended = []
 
     async def hang():

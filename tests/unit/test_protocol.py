@@ -18,7 +18,7 @@ from bbio.protocol import (
     LONG_FRAME,
     MAX_DEPTH,
     UNSAID,
-    Listen,
+    ListenFields,
     Sync,
     check,
     decode_sync,
@@ -263,13 +263,15 @@ def test_a_listen_of_another_form_is_refused(args):
 
 def test_the_fields_of_a_listen():
     """Old clients send a channel or nothing; a `since` without sense recovers nothing."""
-    assert read_listen([]) == read_listen([""]) == read_listen([None, None]) == Listen(None, 0, {})
-    assert read_listen(["a", {"v": 1, "since": {"c:a": ["e", 1]}}]) == Listen("a", 1, {"c:a": ["e", 1]})
-    assert read_listen(["a", {"v": 1, "client": "own"}]) == Listen("a", 1, {}, "own")
-    assert read_listen(["a", {"v": 1, "client": "own", "user": True}]) == Listen("a", 1, {}, "own", asks_user=True)
-    assert read_listen(["a", {"v": 1, "client": "own", "user": 1}]) == Listen("a", 1, {}, "own")
+    assert read_listen([]) == read_listen([""]) == read_listen([None, None]) == ListenFields(None, 0, {})
+    assert read_listen(["a", {"v": 1, "since": {"c:a": ["e", 1]}}]) == ListenFields("a", 1, {"c:a": ["e", 1]})
+    assert read_listen(["a", {"v": 1, "client": "own"}]) == ListenFields("a", 1, {}, "own")
+    assert read_listen(["a", {"v": 1, "client": "own", "user": True}]) == ListenFields(
+        "a", 1, {}, "own", asks_user=True
+    )
+    assert read_listen(["a", {"v": 1, "client": "own", "user": 1}]) == ListenFields("a", 1, {}, "own")
     for since in (None, [], {"a": 1, "b": 2, "c": 3}):
-        assert read_listen(["a", {"v": 1, "since": since}]) == Listen("a", 1, {})
+        assert read_listen(["a", {"v": 1, "since": since}]) == ListenFields("a", 1, {})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from bbio.errors import Conflict
 from bbio.streams import (
     EVENT_BYTES,
     REPLY_BYTES,
-    SHORT,
+    SHORT_REQUEST_CHARACTERS,
     STREAM_BYTES,
     Event,
     HistoryLimits,
@@ -238,9 +238,9 @@ def test_operations_are_bounded_by_age():
 def test_a_long_request_is_kept_as_a_digest():
     """Its text is let go, and it is still told from others."""
     operations = Operations()
-    long = '["sync",{"a":1,"b":"%s"}]' % ("x" * SHORT)
+    long = '["sync",{"a":1,"b":"%s"}]' % ("x" * SHORT_REQUEST_CHARACTERS)
     operations.keep(("c", 1), long, event(body=b"1"))
-    assert operations.held == len("c") + REPLY_BYTES + 16 + 1
+    assert operations.used_bytes == len("c") + REPLY_BYTES + 16 + 1
     assert operations.find(("c", 1), long).duplicate
     assert operations.find(("c", 1), long.replace('"a":1,', "").replace("}]", ',"a":1,"channel":null}]')).duplicate
     with pytest.raises(Conflict):
@@ -251,12 +251,12 @@ def test_asking_for_a_position_makes_no_stream():
     """Nor does asking for what was missed; who was told the place goes on from there."""
     log = Streams(HistoryLimits(streams=2))
     log.append("c:home", "create", b"{}")
-    home, held = log.stream("c:home").position, log.held
+    home, held = log.stream("c:home").position, log.used_bytes
     told = log.positions([f"c:made-up-{n}" for n in range(10)])
     assert log.since("c:made-up-1", told["c:made-up-1"].epoch, 0) == []
     assert log.since("c:made-up-1", told["c:made-up-1"].epoch, 1) is None
     assert log.since("c:made-up-1", "other", 0) is None
-    assert (log.positions(["c:home"]), log.held) == ({"c:home": home}, held)
+    assert (log.positions(["c:home"]), log.used_bytes) == ({"c:home": home}, held)
     event = log.append("c:made-up-1", "create", b"{}")
     assert log.since("c:made-up-1", told["c:made-up-1"].epoch, 0) == [event]
 
@@ -267,14 +267,14 @@ def test_what_is_too_old_is_dropped_without_another_write():
     log = Streams(HistoryLimits(age=10.0), clock)
     for clock.now in (0.0, 5.0):
         log.keep(("c", int(clock.now)), ASKED, log.append("c:", "create", b"{}"))
-    held = log.held
+    held = log.used_bytes
     clock.now = 12.0
     log.kept.expire()
-    assert (kept(log), log.held) == ([2], held - EVENT_BYTES - 2)
+    assert (kept(log), log.used_bytes) == ([2], held - EVENT_BYTES - 2)
     clock.now = 86_402.0
     log.kept.expire()
     assert (kept(log), len(log.operations)) == ([], 1)
-    assert log.kept.held == log.held == STREAM_BYTES + 2 + len("c") + REPLY_BYTES + len(ASKED) + 2
+    assert log.kept.used_bytes == log.used_bytes == STREAM_BYTES + 2 + len("c") + REPLY_BYTES + len(ASKED) + 2
     assert log.stream("c:").position.offset == 2
 
 
@@ -290,7 +290,7 @@ def test_histories_share_what_may_be_kept():
     quiet.append("c:", "create", b"{}")
     for n in range(50):
         noisy.append(f"c:{n % 3}", "create", b"x" * 10_000)
-    assert shared.held == noisy.held + quiet.held <= shared.limit
+    assert shared.used_bytes == noisy.used_bytes + quiet.used_bytes <= shared.limit
     assert kept(quiet) == [1]
     assert [noisy.stream(f"c:{n}").position.offset for n in range(3)] == [17, 17, 16]
 
@@ -300,7 +300,7 @@ def test_streams_without_history_are_forgotten_when_they_are_too_many():
     shared, (log,) = several(10 * (STREAM_BYTES + EVENT_BYTES), 1)
     for n in range(30):
         log.append(f"c:{n}", "create", b"{}")
-    assert shared.held == log.held <= shared.limit
+    assert shared.used_bytes == log.used_bytes <= shared.limit
     assert log.positions(["c:0", "c:29"])["c:0"].offset == 0
     assert log.positions(["c:29"])["c:29"].offset == 1
 
@@ -310,11 +310,11 @@ def test_operations_share_what_may_be_kept():
     shared, (log, other) = several(20 * REPLY_BYTES)
     for n in range(100):
         log.keep(("c", n), ASKED, event(n))
-    assert shared.held == log.held <= shared.limit
+    assert shared.used_bytes == log.used_bytes <= shared.limit
     assert log.operations.find(("c", 99), ASKED) is not None
     assert log.operations.find(("c", 0), ASKED) is None
     log.keep(("c", 100), ASKED, event(body=b"1" * 100_000))
-    assert (len(log.operations), shared.held) == (0, 0)
+    assert (len(log.operations), shared.used_bytes) == (0, 0)
     other.append("c:", "create", b"x" * 900_000)  # one stream alone, which its own limits bound
     assert kept(other) == []
     assert other.stream("c:").position.offset == 1
@@ -325,9 +325,9 @@ def test_a_log_may_share_from_now_on():
     log = filled(3)
     before, shared = log.kept, Kept()
     log.share(shared)
-    assert (before.held, shared.held, list(before.logs)) == (0, log.held, [])
+    assert (before.used_bytes, shared.used_bytes, list(before.logs)) == (0, log.used_bytes, [])
     log.forget("c:")
-    shared.held = int(shared.limit) + 1
+    shared.used_bytes = int(shared.limit) + 1
     shared.trim()  # there is nothing to give up
 
 

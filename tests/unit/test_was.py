@@ -16,7 +16,7 @@ from bbio.conformance import opened
 from bbio.errors import DefinitionError
 from bbio.protocol import decode, encode
 from bbio.streams import Event, Streams
-from bbio.was import Change, change_of, was_of
+from bbio.was import RecordChange, change_of, was_of
 from tests.support.examples import examples
 from tests.support.stacks import Served
 
@@ -34,10 +34,10 @@ def test_the_record_before_and_after_is_known_again(before, after, private):
     told = {name: value for name, value in (after or before).items() if name not in private}
     event = Event("c:", "e", 1, method, encode(told), was=was_of(before, after, encode(told)))
     # 1, 1.0 and true are equal to Python.
-    assert encode(ordered(change_of(event))) == encode(ordered(Change(before, after)))
+    assert encode(ordered(change_of(event))) == encode(ordered(RecordChange(before, after)))
 
 
-def ordered(change: Change) -> list[Any]:
+def ordered(change: RecordChange) -> list[Any]:
     return [record and sorted(record.items()) for record in change]
 
 
@@ -50,17 +50,17 @@ def test_it_counts_to_what_a_log_holds():
     """With the bytes of its event, also when both are dropped."""
     streams, was = Streams(), b"x" * 1_000
     streams.append("c:", "update", b"{}")
-    without = streams.held
+    without = streams.used_bytes
     event = streams.append("c:", "update", b"{}", None, None, was)
-    assert streams.held - without > len(was)
+    assert streams.used_bytes - without > len(was)
     assert event.size == len(was) + 2
     streams.stream("c:").expire(float("inf"))
-    assert streams.stream("c:").held == 0
-    kept = streams.operations.held
+    assert streams.stream("c:").used_bytes == 0
+    kept = streams.operations.used_bytes
     streams.keep(("ann", 1), '["sync",{}]', event)
-    assert streams.operations.held - kept > len(was)
+    assert streams.operations.used_bytes - kept > len(was)
     streams.operations.forget(float("inf"))
-    assert streams.operations.held == kept
+    assert streams.operations.used_bytes == kept
 
 
 # Who is asked
@@ -123,9 +123,9 @@ async def test_what_handlers_do_is_known_of_new_records_alone():
     await served.ask("patch", {"id": "a", "title": "y"})
     await served.ask("delete", {"id": "a"})
     assert [change_of(event) for event in served.events] == [
-        Change(None, {"id": "b", "title": "new", "pin": "1"}),
+        RecordChange(None, {"id": "b", "title": "new", "pin": "1"}),
         None,
-        Change({"id": "a", "title": "old"}, {"id": "a", "title": "y", "pin": ""}),
+        RecordChange({"id": "a", "title": "old"}, {"id": "a", "title": "y", "pin": ""}),
         None,
     ]
 
@@ -136,12 +136,12 @@ OLD, NEW = {"id": "a", "title": "old", "pin": "1"}, {"id": "a", "title": "new", 
 @pytest.mark.parametrize(
     ("event", "before", "model", "change"),
     [
-        ("created", None, NEW, Change(None, NEW)),
-        ("updated", OLD, NEW, Change(OLD, NEW)),
+        ("created", None, NEW, RecordChange(None, NEW)),
+        ("updated", OLD, NEW, RecordChange(OLD, NEW)),
         ("updated", None, NEW, None),
         ("updated", "old", NEW, None),
-        ("deleted", None, OLD, Change(OLD, None)),
-        ("deleted", OLD, {"id": "a"}, Change(OLD, None)),
+        ("deleted", None, OLD, RecordChange(OLD, None)),
+        ("deleted", OLD, {"id": "a"}, RecordChange(OLD, None)),
         ("created", None, [NEW], None),
     ],
 )
@@ -161,7 +161,7 @@ async def test_an_instance_is_a_record_too():
     served.runtime.keep_was()
     served.backend.emit("updated", Issue("new"), before=Issue("old", "1"))
     await asyncio.gather(*served.tasks)
-    assert change_of(served.events[0]) == Change({"title": "old", "pin": "1"}, {"title": "new", "pin": ""})
+    assert change_of(served.events[0]) == RecordChange({"title": "old", "pin": "1"}, {"title": "new", "pin": ""})
 
 
 async def test_nothing_is_kept_where_nobody_asks():

@@ -115,8 +115,8 @@ def test_a_log_holds_no_more_than_it_says(shape):
             log.keep((fields.op.c, fields.op.n), text, event)
         return log
 
-    assert held_by(fill) <= 1.1 * shared.held
-    assert shared.held == log.held <= shared.limit
+    assert held_by(fill) <= 1.1 * shared.used_bytes
+    assert shared.used_bytes == log.used_bytes <= shared.limit
 
 
 def test_what_a_log_holds_of_clients_is_given_back():
@@ -125,7 +125,7 @@ def test_what_a_log_holds_of_clients_is_given_back():
     for n in range(3):
         log.keep((f"{WIDE}{n}", n), "{}", log.append("c:", "create", b"{}"))
     log.operations.forget(0.0, 0)
-    assert log.operations.held == 0
+    assert log.operations.used_bytes == 0
 
 
 def test_the_public_parts_that_are_remembered_take_little():

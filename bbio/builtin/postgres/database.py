@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from bbio import BadRequest, Busy, Conflict, Forbidden, SyncError, Timeout, Unavailable
 from bbio.builtin.documents import broken_rule, logger, refusals
 from bbio.builtin.postgres.broker import POOLED, Wire, is_untold
-from bbio.builtin.postgres.tables import CHANNEL, LOCK, MIGRATIONS, ORIGIN
+from bbio.builtin.postgres.tables import CHANNEL, MIGRATIONS, ORIGIN, SET_UP_LOCK
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bbio.builtin.postgres.store import PostgresStore
 
 # Seconds between tidyings.
-TIDY = 60.0
+TIDY_SECONDS = 60.0
 # Statements are planned anew when a connection is used so many times, and again at twice as many, and so on: a plan is
 # made for tables as they are, and one for a table that was small reads all of it once it has grown.
 REPLANNED = 64
@@ -483,7 +483,7 @@ class Database:
                 f"{self.place} is PostgreSQL {server.major}, and bbio needs {OLDEST} or newer: update PostgreSQL"
             )
         async with connection.transaction():
-            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            await connection.execute(f"SELECT pg_advisory_xact_lock({SET_UP_LOCK})")
             if await connection.fetchval("SELECT to_regclass('bbio_database')") is None:
                 await connection.execute("CREATE TABLE bbio_database (version integer NOT NULL, origin text)")
                 await connection.execute("INSERT INTO bbio_database VALUES (0, NULL)")
@@ -498,7 +498,7 @@ class Database:
 
     async def set_up(self, store: PostgresStore, connection: Any) -> None:
         """Have a store make its table in the transaction that is open. Several processes may do so at once."""
-        await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        await connection.execute(f"SELECT pg_advisory_xact_lock({SET_UP_LOCK})")
         await store.set_up(connection)
 
     def serve(self, store: PostgresStore) -> None:
@@ -517,7 +517,7 @@ class Database:
         if await connection.fetchval("SELECT origin FROM bbio_database") == origin:
             return
         async with connection.transaction():
-            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            await connection.execute(f"SELECT pg_advisory_xact_lock({SET_UP_LOCK})")
             known = await connection.fetchval("SELECT origin FROM bbio_database")
             if known != origin:
                 await connection.execute("SELECT bbio_begin_epoch()")
@@ -530,7 +530,7 @@ class Database:
     async def _tidy(self) -> None:
         """Now and then, drop what the limits no longer allow of what triggers and processes that ended have logged."""
         while True:
-            await asyncio.sleep(TIDY * random.uniform(0.5, 1.5))
+            await asyncio.sleep(TIDY_SECONDS * random.uniform(0.5, 1.5))
             for store in list(self._ready):
                 await store.tidy()
 

@@ -78,7 +78,7 @@ REVISION = ("bigint", True, "0")
 
 
 @attrs.frozen
-class Kept:
+class ExistingColumn:
     """A column that is there.
 
     Parameters:
@@ -103,7 +103,7 @@ class Kept:
 
 
 @attrs.frozen
-class Found:
+class ExistingTable:
     """A table that is there.
 
     Parameters:
@@ -117,17 +117,17 @@ class Found:
     kind: str
     rule: str
     key: tuple[str, ...]
-    columns: dict[str, Kept]
+    columns: dict[str, ExistingColumn]
     unlogged: tuple[str, ...]
 
     @classmethod
-    async def look(cls, connection: Any, table: Table) -> Found | None:
+    async def look(cls, connection: Any, table: Table) -> ExistingTable | None:
         """A table as it is, None when there is none."""
         relation = await connection.fetchrow(RELATION, table.place)
         if relation is None:
             return None
         kind, rule, key, unlogged = relation
-        columns = [Kept(*row) for row in await connection.fetch(COLUMNS, table.place)]
+        columns = [ExistingColumn(*row) for row in await connection.fetch(COLUMNS, table.place)]
         return cls(kind, rule, tuple(key), {column.name: column for column in columns}, tuple(unlogged))
 
     @property
@@ -137,7 +137,7 @@ class Found:
         return rev is not None and (rev.declared, rev.never_null, rev.default.strip("'").split("'")[0]) == REVISION
 
 
-def adapted(table: Table, found: Found, zone: str | None) -> tuple[Table, list[str]]:
+def adapted(table: Table, found: ExistingTable, zone: str | None) -> tuple[Table, list[str]]:
     """The table as it is kept where it is there already, and the statements that bring it up to date.
 
     Nothing that is there is changed: columns are added.
@@ -191,7 +191,7 @@ def adapted(table: Table, found: Found, zone: str | None) -> tuple[Table, list[s
     return attrs.evolve(table, columns=tuple(fitting)), statements
 
 
-def _is_document(table: Table, columns: dict[str, Kept]) -> bool:
+def _is_document(table: Table, columns: dict[str, ExistingColumn]) -> bool:
     """Return whether the table was begun without a schema."""
     body = columns.get("body")
     return (
@@ -201,7 +201,7 @@ def _is_document(table: Table, columns: dict[str, Kept]) -> bool:
     )
 
 
-def _keyed(table: Table, found: Found) -> Table:
+def _keyed(table: Table, found: ExistingTable) -> Table:
     """The table, knowing its column of ids."""
     names, columns = ", ".join(sorted(found.columns)), found.columns
     if ("channel" in columns) != table.per_channel:
@@ -250,7 +250,7 @@ def _keyed(table: Table, found: Found) -> Table:
     )
 
 
-def fitted(table: Table, column: Column, kept: Kept, zone: str | None) -> Column:
+def fitted(table: Table, column: Column, kept: ExistingColumn, zone: str | None) -> Column:
     """A column as it is kept where it is there already.
 
     Raises:
@@ -294,7 +294,7 @@ def fitted(table: Table, column: Column, kept: Kept, zone: str | None) -> Column
     )
 
 
-def undeclared(table: Table, found: Found) -> list[str]:
+def undeclared(table: Table, found: ExistingTable) -> list[str]:
     """The columns that need a value which no new model has: they are in no field, and have no default."""
     known = {table.id_name, "channel", *table.revised, *(column.name for column in table.columns)}
     return sorted(

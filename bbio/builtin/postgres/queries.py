@@ -91,10 +91,10 @@ class Rows(PostgreSQL):
         return f"({whole}{''.join(f' -> {bind(name)}' for name in path[1:])})"
 
 
-def queries_of(table: Table, indexes: Sequence[tuple[Path, ...]]) -> sql.Table:
+def queries_of(table: Table, indexes: Sequence[tuple[Path, ...]]) -> sql.QueryTable:
     """Return the maker of the statements that find the revisions and models of a query in a table."""
     name = table.place
     scope = ("channel",) if table.per_channel else ()
     # By the id, as lists are read page by page.
     paths = [((table.id_attribute,),), *indexes]
-    return sql.Table(Rows(table), name, f"{table.revision(name)}, {table.whole(name)}", scope, paths)
+    return sql.QueryTable(Rows(table), name, f"{table.revision(name)}, {table.whole(name)}", scope, paths)

@@ -18,7 +18,7 @@ SEARCH_PATH = "search_path"
 OTHERS = """
 SELECT nspname FROM pg_namespace
 WHERE starts_with(nspname, 'bbio_test_') AND obj_description(oid, 'pg_namespace') = $1"""
-LOCK = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
+TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
 UNLOCK = "SELECT pg_advisory_unlock(hashtextextended($1, 0))"
 
 ORIGINAL = """
@@ -55,7 +55,7 @@ async def schema(dsn: str, name: str, timeout: float) -> AsyncIterator[tuple[str
         keeper = await driver().connect(dsn, timeout=timeout, command_timeout=timeout)
         path = await keeper.fetchval("SELECT current_schemas(false)::text[]")
         await _drop_others(keeper)
-        await keeper.execute(LOCK.replace("$1", f"'{name}'"))
+        await keeper.execute(TRY_LOCK.replace("$1", f"'{name}'"))
         await keeper.execute(f"CREATE SCHEMA {name}; COMMENT ON SCHEMA {name} IS '{COMMENT}'")
         await _check(own, name, timeout)
     except Exception as err:
@@ -82,7 +82,7 @@ async def schema(dsn: str, name: str, timeout: float) -> AsyncIterator[tuple[str
 async def _drop_others(keeper: Any) -> None:
     """Drop what tests have left that were killed."""
     for (name,) in await keeper.fetch(OTHERS, COMMENT):
-        if await keeper.fetchval(LOCK, name):
+        if await keeper.fetchval(TRY_LOCK, name):
             with suppress(driver().PostgresError):  # somebody else's
                 await keeper.execute(f"DROP SCHEMA IF EXISTS {quote(name)} CASCADE")
             await keeper.execute(UNLOCK, name)

@@ -136,7 +136,7 @@ SINCE_WITH_WAS = _SINCE.format(", w.was", " LEFT JOIN bbio_was w ON w.stream = l
 
 # What the limits no longer allow
 
-TIDY = "SELECT true FROM bbio_backends WHERE id = $1 FOR UPDATE SKIP LOCKED"
+CLAIM_TIDYING = "SELECT true FROM bbio_backends WHERE id = $1 FOR UPDATE SKIP LOCKED"
 OUTGROWN = """
     SELECT id, top FROM bbio_streams
     WHERE backend = $1 AND (top - trimmed >= $2 OR size > $3::bigint * 5 / 4) ORDER BY name LIMIT 1000 FOR UPDATE
@@ -207,7 +207,7 @@ TRIGGERS = """
     WHERE tgrelid = to_regclass($1) AND tgname IN ('bbio_tell', 'bbio_insert') ORDER BY tgname DESC LIMIT 1
 """
 # The columns that each rule is about.
-RULES = """
+TABLE_RULES = """
     SELECT r.name, array_agg(a.attname::text ORDER BY u.n) FROM (
         SELECT conname::text, conkey, conrelid FROM pg_constraint
         WHERE conrelid = to_regclass($1) AND contype IN ('c', 'f')

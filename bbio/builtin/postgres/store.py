@@ -58,13 +58,14 @@ from bbio.builtin.postgres.database import (
     is_slow,
     words_of,
 )
-from bbio.builtin.postgres.existing import Found, adapted, undeclared
+from bbio.builtin.postgres.existing import ExistingTable, adapted, undeclared
 from bbio.builtin.postgres.queries import queries_of
 from bbio.builtin.postgres.scratch import copy_table, schema
 from bbio.builtin.postgres.statements import (
     ADD_STREAMS,
     BACKEND,
     CATCH_UP_REVISIONS,
+    CLAIM_TIDYING,
     COLLECT,
     FIND_LASTING_OPERATIONS,
     FIND_OPERATIONS,
@@ -77,13 +78,12 @@ from bbio.builtin.postgres.statements import (
     NEWEST_OPERATION,
     OUTGROWN,
     OWNERS,
-    RULES,
     SEQUENCE,
     SHRINK,
     SINCE,
     SINCE_WITH_WAS,
+    TABLE_RULES,
     TELL,
-    TIDY,
     TOPS,
     TRIGGERS,
     TRIM,
@@ -119,7 +119,7 @@ from bbio.typed import given_in, unset_in
 from bbio.weight import decoded_bytes
 
 # Seconds for a change of a table, which may be a large one.
-LONG = 3600.0
+SET_UP_SECONDS = 3600.0
 
 # A stream's history is trimmed each time it has grown by so many events.
 TRIM_EVERY = 250
@@ -134,7 +134,7 @@ ATTEMPTS = 5
 STATEMENTS = 500
 
 # Ids that are drawn at once where some are taken; blocks of revisions that a transaction skips at most.
-DRAWN = 100
+FREE_IDS_AT_ONCE = 100
 MOST_BLOCKS = 10_000
 
 # What is added to streams that are only locked; and what is kept of an event that no operation has brought about.
@@ -144,7 +144,7 @@ NONE = (None, None, None)
 # Statements that log, by whether operations are kept, and how the records were.
 LOGGING = {(operations, was): log(operations, was) for operations in (False, True) for was in (False, True)}
 
-LOCK = "FOR UPDATE OF t"
+LOCK_ROWS = "FOR UPDATE OF t"
 # What is otherwise found at the commit is found with the write that it is about.
 CAREFUL = "; SET CONSTRAINTS ALL IMMEDIATE"
 
@@ -298,7 +298,7 @@ class PostgresStore(DocumentStore):
     _originals: list[str] | None = None
 
     definition = Table("", "id", False)
-    _queries: sql.Table
+    _queries: sql.QueryTable
     # Makes the statements of the table, and remembers their texts.
     _statement: Callable[..., str]
     backend_id: int
@@ -512,19 +512,19 @@ class PostgresStore(DocumentStore):
                 f"PostgresStore(..., revisions='beside'); to give them up, and with them the conflicts of writes that "
                 f"build on what was read before: DELETE FROM bbio_revs WHERE backend = {self.backend_id}"
             )
-        found = await Found.look(connection, table)
+        found = await ExistingTable.look(connection, table)
         is_new = found is None
         if is_new and self._originals is not None:
             original = attrs.evolve(table, is_apart=False)
             await copy_table(connection, name, self._originals, original.place if original.schema else None)
-            found = await Found.look(connection, table)
+            found = await ExistingTable.look(connection, table)
         if found is not None:
             await self._adapt(connection, found, has_revs)
         else:
             await self._create(connection)
         if is_new:
             await self._insert_initial(connection)
-        self._rules = dict(await connection.fetch(RULES, self.definition.place))
+        self._rules = dict(await connection.fetch(TABLE_RULES, self.definition.place))
         self._queries = queries_of(self.definition, self.indexes)
         self._statement = lru_cache(STATEMENTS)(self.definition.statement)
         await self._index(connection)
@@ -537,7 +537,7 @@ class PostgresStore(DocumentStore):
             )
         await connection.execute(self.definition.create())
 
-    async def _adapt(self, connection: Any, found: Found, has_revs: bool) -> None:
+    async def _adapt(self, connection: Any, found: ExistingTable, has_revs: bool) -> None:
         """Bring a table that is there up to date; what it holds stays."""
         name, zone = self.table, self.zone
         if zone and not await connection.fetchval(
@@ -554,7 +554,7 @@ class PostgresStore(DocumentStore):
                 f"the table {name!r} holds models without {', '.join(sorted(missing))}: give what is new a default"
             )
         for statement in statements:
-            await connection.execute(statement, timeout=LONG)
+            await connection.execute(statement, timeout=SET_UP_SECONDS)
         moved = isinstance(self.definition, Beside) and await self._bring_beside(
             connection, self.definition, found.has_revisions and not has_revs
         )
@@ -594,7 +594,7 @@ class PostgresStore(DocumentStore):
         Returns: whether they were taken from there.
         """
         if is_new:
-            await connection.execute(table.take_over(), timeout=LONG)
+            await connection.execute(table.take_over(), timeout=SET_UP_SECONDS)
             logger.warning(
                 "%s: revisions are kept beside the table from now on; its owner may drop the column that held them: "
                 "ALTER TABLE %s DROP COLUMN rev",
@@ -602,10 +602,10 @@ class PostgresStore(DocumentStore):
                 table.place,
             )
         else:
-            await connection.execute(table.forget(), timeout=LONG)
+            await connection.execute(table.forget(), timeout=SET_UP_SECONDS)
         return is_new
 
-    async def _choose_ids(self, connection: Any, found: Found) -> None:
+    async def _choose_ids(self, connection: Any, found: ExistingTable) -> None:
         """See where the ids of new models come from."""
         table = self.definition
         if table.id_type == "uuid":
@@ -643,7 +643,7 @@ class PostgresStore(DocumentStore):
             fields, expressions = declared[name]
             try:
                 await connection.execute(
-                    f"CREATE INDEX {name} ON {self.definition.place} ({expressions})", timeout=LONG
+                    f"CREATE INDEX {name} ON {self.definition.place} ({expressions})", timeout=SET_UP_SECONDS
                 )
             except unfit as err:
                 advice = (
@@ -694,7 +694,7 @@ class PostgresStore(DocumentStore):
         new = {change.key: change for change in changes if change.req and change.req.method == "create" and change.key}
         taken = await self._models(self._database.ask, list(new))
         free: list[int] = []
-        count = DRAWN
+        count = FREE_IDS_AT_ONCE
         while len(free) < len(taken):
             rows = await self._database.ask(self.definition.draw_free(self._source), count)
             free += [row[0] for row in rows]
@@ -707,7 +707,7 @@ class PostgresStore(DocumentStore):
         """Have a change made in the next batch."""
         return self._writer.submit(change)
 
-    async def _write(self, changes: list[Change], lock: str = LOCK, careful: bool = False) -> list[Change]:
+    async def _write(self, changes: list[Change], lock: str = LOCK_ROWS, careful: bool = False) -> list[Change]:
         """Make changes in one transaction; those that PostgreSQL refuses, without the others.
 
         Returns: what is left for another transaction.
@@ -729,9 +729,9 @@ class PostgresStore(DocumentStore):
                 left = await self._write(changes[:half], lock, careful)
                 return left + changes[half:] if left else await self._write(changes[half:], lock, careful)
         except Exception as err:
-            if is_slow(err) and lock == LOCK:
+            if is_slow(err) and lock == LOCK_ROWS:
                 # Perhaps another program holds some of the models: leave those out, and let the others pass.
-                return await self._write(changes, LOCK + " SKIP LOCKED", careful)
+                return await self._write(changes, LOCK_ROWS + " SKIP LOCKED", careful)
             error = self._database.error(err, self.table)
             for change in changes:
                 change.error = error
@@ -833,7 +833,7 @@ class PostgresStore(DocumentStore):
                 raise
             await connection.execute("ROLLBACK TO bbio; RELEASE bbio")
             if len(writes) > 1:
-                # Found in few steps.
+                # A sample is found in few steps.
                 half = len(writes) // 2
                 await self._make(connection, batch, writes[:half], careful)
                 await self._make(connection, batch, writes[half:], careful)
@@ -987,7 +987,7 @@ class PostgresStore(DocumentStore):
             batch.models = {key: held for key, held in found.items() if held is not None}
             if len(batch.models) < len(found):
                 batch.end_before(found.keys() - batch.models.keys())
-            if lock != LOCK:
+            if lock != LOCK_ROWS:
                 held = (await self._models(connection.fetch, batch.keys)).keys() - batch.models.keys()
                 batch.leave_out(held, Timeout("another program holds the model"))
         else:
@@ -1113,7 +1113,7 @@ class PostgresStore(DocumentStore):
         try:
             async with self._database.connections.one() as connection, connection.transaction():
                 # One process at a time does it.
-                if await connection.fetchval(TIDY, self.backend_id):
+                if await connection.fetchval(CLAIM_TIDYING, self.backend_id):
                     await self._trim(connection)
         except Exception as err:
             self._database.note(err)

@@ -24,7 +24,7 @@ from bbio.protocol import decode, encode
 
 # The channel in which processes tell each other of writes, and the lock that keeps two from making tables at once.
 CHANNEL = "bbio"
-LOCK = 0x6262696F
+SET_UP_LOCK = 0x6262696F
 
 # Revisions are drawn in blocks, one a transaction, after the models are locked: so they grow with each write of a
 # model, and no two writers wait for each other. A block has more numbers than a transaction has writes.

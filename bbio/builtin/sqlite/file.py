@@ -77,10 +77,10 @@ TABLES = (
     " AND lower(name) NOT GLOB 'bbio_*' AND lower(name) NOT GLOB 'sqlite_*' ORDER BY type DESC, rowid"
 )
 # The log of what is not yet in the file itself shrinks to so many bytes after it had to grow.
-WAL_SIZE = 64 << 20
+WAL_BYTES = 64 << 20
 # Seconds after which a look-up was too long for the event loop, and how long others then go to the thread.
-LONG = 0.005
-BUSY_TIME = 0.1
+LONG_WRITE_SECONDS = 0.005
+BUSY_SECONDS = 0.1
 
 # A commit that fails so has not reached the disk.
 SAFE_FAILURES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL)
@@ -174,11 +174,11 @@ class Database:
                     self._loop.call_soon(self._looked)
                 row = self._here.execute(statement, values).fetchone()
             except sqlite3.Error:
-                self._busy_until = begin + BUSY_TIME
+                self._busy_until = begin + BUSY_SECONDS
                 self._looked()
             else:
-                if time.perf_counter() - begin > LONG:
-                    self._busy_until = begin + BUSY_TIME
+                if time.perf_counter() - begin > LONG_WRITE_SECONDS:
+                    self._busy_until = begin + BUSY_SECONDS
                 return row
         return await self.reader.call(lambda connection: connection.execute(statement, values).fetchone())
 
@@ -233,7 +233,7 @@ class Database:
             raise ConfigurationError(f"{self.path} lies where SQLite cannot share it (WAL): choose a local folder")
         connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
         connection.execute(f"PRAGMA fullfsync = {self.durable:d}")
-        connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Bring the tables to this version."""

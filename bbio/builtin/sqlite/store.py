@@ -36,7 +36,7 @@ from bbio.builtin.documents import (
     record_text,
 )
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
-from bbio.builtin.sql import SQLite, Table
+from bbio.builtin.sql import QueryTable, SQLite
 from bbio.builtin.sqlite.file import Database, explain, stand_in
 from bbio.declared import Publisher
 from bbio.errors import ConfigurationError, Conflict
@@ -53,7 +53,7 @@ TRIM_EVERY = 125
 KNOWN_STREAMS = 10_000
 
 # The SQLSTATE of each kind of rule, by SQLite's code.
-RULES = {
+RULE_CODES = {
     sqlite3.SQLITE_CONSTRAINT_NOTNULL: "23502",
     sqlite3.SQLITE_CONSTRAINT_UNIQUE: "23505",
     sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: "23505",
@@ -156,7 +156,7 @@ class SQLiteStore(DocumentStore):
     _columns: str
     _create: str
     _select: str
-    _queried: Table
+    _queried: QueryTable
     _insert_model: str
     _upsert_model: str
     _delete: str
@@ -207,7 +207,7 @@ class SQLiteStore(DocumentStore):
         )
         opened._select = f"SELECT rev, body FROM {table} WHERE {where}"
         scope = ("channel",) if self._per_channel else ()
-        opened._queried = Table(SQLite(self.id_attribute), table, "rev, body", scope, self.indexes)
+        opened._queried = QueryTable(SQLite(self.id_attribute), table, "rev, body", scope, self.indexes)
         opened._insert_model = f"INSERT INTO {table} ({columns}, rev, body) VALUES ({places}, ?, ?)"
         opened._upsert_model = (
             f"{opened._insert_model} ON CONFLICT ({columns}) DO UPDATE SET rev = excluded.rev, body = excluded.body"
@@ -576,7 +576,7 @@ class SQLiteStore(DocumentStore):
         # Of a rule about an expression, SQLite says another name or the expression itself.
         columns = [name[len(table) :] for name in names if name.lower().startswith(table)]
         fields = [self.id_attribute if column == "id" else column for column in columns]
-        return broken_rule(RULES.get(err.sqlite_errorcode, ""), self.shown(fields, req))
+        return broken_rule(RULE_CODES.get(err.sqlite_errorcode, ""), self.shown(fields, req))
 
     def _stream(self, connection: sqlite3.Connection, name: str) -> tuple[int, Position, int]:
         """The id of a stream, its top, and the id of its last event."""
@@ -591,7 +591,7 @@ class SQLiteStore(DocumentStore):
 
 def _answer(
     connection: sqlite3.Connection,
-    table: Table,
+    table: QueryTable,
     query: Query,
     scope: tuple[Any, ...],
     most: ListSize,

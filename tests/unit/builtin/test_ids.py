@@ -13,7 +13,7 @@ from bbio.conformance import opened
 
 def test_ids_have_nothing_in_common():
     """Each has 64 bits of its own, also those that were drawn together."""
-    drawn = list(itertools.islice(random_ids(), 2 * module.DRAWN + 1))
+    drawn = list(itertools.islice(random_ids(), 2 * module.IDS_AT_ONCE + 1))
     assert len(set(drawn)) == len(drawn)
     assert all(len(id) == 16 and int(id, 16) >= 0 for id in drawn)
     for places in (slice(0, 6), slice(5, 11), slice(10, 16)):

@@ -115,7 +115,7 @@ def test_a_session_ends(monkeypatch):
 
 def test_what_a_cookie_proved_is_remembered(monkeypatch):
     """Each request has a session of its own, an old cookie ends all the same, and only so many are remembered."""
-    monkeypatch.setattr(module, "KNOWN", 3)
+    monkeypatch.setattr(module, "KNOWN_COOKIES", 3)
     now = time.time()
     sessions = Session(SECRET, max_age=60)
     values = [given_out(sessions, {"user": {"id": n}}) for n in range(5)]

@@ -14,10 +14,10 @@ from bbio.client import tracker as tracker_module
 from bbio.client.errors import error_of, passing
 from bbio.client.events import RESET, Events
 from bbio.client.handle import Handles
-from bbio.client.liveness import PATIENCE, PROBE
+from bbio.client.liveness import PATIENCE_SECONDS, PROBE_SECONDS
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
-from bbio.client.session import Session, Settings
+from bbio.client.session import BackendSession, SessionSettings
 from bbio.client.subscription import Subscription
 from bbio.client.tracker import Apply, Listen, Meta, Read, Ready, Tracker, Watch
 from bbio.protocol import decode, encode
@@ -355,7 +355,7 @@ class Wire:
 @pytest.fixture
 async def session():
     """A session with a clock to turn, and a wire."""
-    session = Session("todos", lambda session: None, Clock(), Settings(), "me", lambda: 0.5)
+    session = BackendSession("todos", lambda session: None, Clock(), SessionSettings(), "me", lambda: 0.5)
     session.wire, session.handles = Wire(), Handles()
     yield session
     session.close()
@@ -424,7 +424,9 @@ class TestSession:
 
     def test_the_id_of_a_client_is_not_guessed(self):
         """It has the 16 random bytes that docs/protocol.md asks for, and each client another."""
-        ids = {Session("todos", lambda session: None, Clock(), Settings()).outbox.client for _ in range(2)}
+        ids = {
+            BackendSession("todos", lambda session: None, Clock(), SessionSettings()).outbox.client for _ in range(2)
+        }
         assert [len(bytes.fromhex(each)) for each in ids] == [16, 16]
 
     async def test_a_listen_is_repeated(self, session):
@@ -432,7 +434,7 @@ class TestSession:
         handle = handle_of(session)
         session.connected(session.wire)
         session.clock.turn()
-        assert session.clock.time() == PATIENCE
+        assert session.clock.time() == PATIENCE_SECONDS
         (_, _, first), (_, _, second) = session.wire.sent
         first(reply(0))
         assert not handle._subscription.tracker.positioned
@@ -445,7 +447,7 @@ class TestSession:
             session.clock.turn()
         with pytest.raises(Timeout, match="not ready in time"):
             await hasty
-        assert session.clock.time() == PATIENCE + 7.5
+        assert session.clock.time() == PATIENCE_SECONDS + 7.5
         for name, code in (("InternalError", 500), ("Timeout", 408)):
             assert session.wire.answer({"error": {"name": name, "code": code}})[0] == "listen"
             while not session.wire.sent:
@@ -525,7 +527,7 @@ class TestSession:
 
     async def test_what_another_user_keeps_waits_without_end(self, session):
         """It costs those who are there no room in the queue, and does not fail when they are refused."""
-        session.settings = Settings(queue_limit=1)
+        session.settings = SessionSettings(queue_limit=1)
         handle = handle_of(session)
         session.connected(session.wire)
         session.wire.answer(reply(0))
@@ -898,19 +900,19 @@ class TestPromises:
         assert not session.wire.dropped
         while not session.wire.dropped:
             session.clock.turn()
-        assert session.clock.time() == 2 * PATIENCE + PROBE
+        assert session.clock.time() == 2 * PATIENCE_SECONDS + PROBE_SECONDS
         read.cancel()
 
     @pytest.mark.parametrize(
         ("asked", "seconds"),
         [
-            ("write", PATIENCE + PROBE),
-            ("read", 2 * PATIENCE + PROBE),
-            ("read of 100 s", 5 * PATIENCE + PROBE),
-            ("read after silence", PATIENCE + PROBE),
-            ("read, write", PATIENCE + PROBE),
-            ("64 reads, write", PATIENCE + PROBE),
-            ("read, listen", 2 * PATIENCE + PROBE),
+            ("write", PATIENCE_SECONDS + PROBE_SECONDS),
+            ("read", 2 * PATIENCE_SECONDS + PROBE_SECONDS),
+            ("read of 100 s", 5 * PATIENCE_SECONDS + PROBE_SECONDS),
+            ("read after silence", PATIENCE_SECONDS + PROBE_SECONDS),
+            ("read, write", PATIENCE_SECONDS + PROBE_SECONDS),
+            ("64 reads, write", PATIENCE_SECONDS + PROBE_SECONDS),
+            ("read, listen", 2 * PATIENCE_SECONDS + PROBE_SECONDS),
         ],
     )
     async def test_a_link_that_has_died_is_given_up_later_where_a_long_list_may_be_on_its_way(
@@ -921,7 +923,7 @@ class TestPromises:
         session.connected(session.wire)
         session.wire.answer(reply(0))
         if asked == "read after silence":
-            session.clock.call_later(2 * PATIENCE, lambda: None)
+            session.clock.call_later(2 * PATIENCE_SECONDS, lambda: None)
             session.clock.turn()
         begun = session.clock.time()
         work = []
@@ -942,14 +944,14 @@ class TestPromises:
         session.connected(session.wire)
         session.wire.answer(reply(0))
         read = await asking(session, handle.read())
-        session.clock.call_later(2 * PATIENCE - 1, session.wire.answer, None, [{"id": 1}])
-        while session.clock.time() < 2 * PATIENCE - 1:
+        session.clock.call_later(2 * PATIENCE_SECONDS - 1, session.wire.answer, None, [{"id": 1}])
+        while session.clock.time() < 2 * PATIENCE_SECONDS - 1:
             session.clock.turn()
         assert await read == [{"id": 1}]
         assert session.wire.answer(None)[0] == "unlisten"
         assert not session.wire.dropped
         await asking(session, handle.read())
-        assert given_up(session) == 4 * PATIENCE - 1 + PROBE
+        assert given_up(session) == 4 * PATIENCE_SECONDS - 1 + PROBE_SECONDS
 
     async def test_the_second_of_two_long_lists_has_its_time_while_the_link_lives(self, session):
         """The first has shown that it does, though there is little time left to ask for the second again."""
@@ -957,8 +959,8 @@ class TestPromises:
         session.connected(session.wire)
         session.wire.answer(reply(0))
         first, _ = await asking(session, handle.read(), handle.read())
-        session.clock.call_later(PATIENCE + 5, session.wire.answer, None, [])
-        assert given_up(session) == 3 * PATIENCE + PROBE
+        session.clock.call_later(PATIENCE_SECONDS + 5, session.wire.answer, None, [])
+        assert given_up(session) == 3 * PATIENCE_SECONDS + PROBE_SECONDS
         assert await first == []
 
     async def test_a_listen_that_is_not_answered_probes_the_link(self, session):
@@ -971,7 +973,7 @@ class TestPromises:
             session.clock.turn()
         assert [event for event, *_ in session.wire.sent] == ["listen", "unlisten", "listen"]
         assert session.wire.dropped
-        assert session.clock.time() == 0.5 + PATIENCE + PROBE
+        assert session.clock.time() == 0.5 + PATIENCE_SECONDS + PROBE_SECONDS
 
     async def test_what_was_sent_is_of_unknown_outcome_when_the_connection_is_closed(self, session):
         """Also when the link had been lost meanwhile; what was never sent, and a read, may be asked for again."""

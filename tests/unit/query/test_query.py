@@ -15,7 +15,7 @@ import pytest
 import bbio
 from bbio import Backend, BadRequest, ConfigurationError, Request
 from bbio.builtin import MemoryStore
-from bbio.builtin.sql import Dialect, PostgreSQL, SQLite, Table, read_indexes
+from bbio.builtin.sql import Dialect, PostgreSQL, QueryTable, SQLite, read_indexes
 from bbio.query.ordering import Like, parts
 from bbio.query.query import Query, QueryLimits, _digest
 
@@ -143,7 +143,7 @@ def test_a_cursor_that_a_client_made_finds_no_more_than_its_query():
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE TABLE models (id, body)")
         connection.execute("INSERT INTO models VALUES (1, '{}')")
-        table = Table(SQLite(), "models", "id")
+        table = QueryTable(SQLite(), "models", "id")
         assert connection.execute(*table.select(query)).fetchall() == [(1,)]
         assert connection.execute(*table.select(beyond)).fetchall() == []
         # What is the same in all rows may look different in the place: 1.0 is 1.
@@ -261,7 +261,7 @@ def models():
 @pytest.fixture(scope="module")
 def sqlite():
     """A table of 50,000 models."""
-    table = Table(SQLite(), "models", "body", (), INDEXES)
+    table = QueryTable(SQLite(), "models", "body", (), INDEXES)
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE models (id NOT NULL, body TEXT NOT NULL, PRIMARY KEY (id))")
     connection.executemany("INSERT INTO models VALUES (?, ?)", [(model["id"], json.dumps(model)) for model in models()])
@@ -306,7 +306,7 @@ def test_sqlite_follows_the_index(sqlite, data, index):
 
 async def test_postgresql_follows_the_index(database_url):
     """The same in PostgreSQL, where parameters become constants before a plan is made."""
-    table = Table(PostgreSQL(), "models", "body", (), INDEXES)
+    table = QueryTable(PostgreSQL(), "models", "body", (), INDEXES)
     connection = await asyncpg.connect(database_url)
     await connection.execute("CREATE TABLE models (body jsonb)")
     await connection.copy_records_to_table("models", records=[(json.dumps(model),) for model in models()])

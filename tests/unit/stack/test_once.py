@@ -398,7 +398,7 @@ async def test_doubtful_operations_are_bounded_by_age():
     attempts = Attempts(clock=lambda: now)
     for n in range(3):
         await broken_off(attempts, n)
-        now += module.AGE / 2 + 1
+        now += module.DOUBT_SECONDS / 2 + 1
     assert [await is_refused(attempts, n) for n in range(3)] == [False, True, True]
 
 

@@ -25,7 +25,7 @@ from bbio.conformance import opened
 from bbio.model.schema import Schema
 from bbio.protocol import decode
 from bbio.streams import Position
-from bbio.was import Change, change_of
+from bbio.was import RecordChange, change_of
 
 
 @pytest.fixture
@@ -720,9 +720,9 @@ async def test_how_a_record_was_is_never_that_of_another_event(path):
         second = (await models.write("patch", {**first, "n": 2})).record
     execute(path, "UPDATE bbio_log SET stamp = 5 WHERE id = 2", "INSERT INTO bbio_was VALUES (3, 5, '[null]')")
     async with opened(SQLiteStore(path), keeps_was=True) as models:
-        assert [change_of(event) for event in await models.history()] == [Change(None, first), None]
+        assert [change_of(event) for event in await models.history()] == [RecordChange(None, first), None]
         third = (await models.write("patch", {**first, "n": 3})).record
-        assert change_of((await models.history())[-1]) == Change(second, third)
+        assert change_of((await models.history())[-1]) == RecordChange(second, third)
         assert execute(path, "SELECT id FROM bbio_was") == [(1,), (3,)]
 
 
@@ -878,12 +878,12 @@ async def test_look_ups_that_take_long_go_to_the_thread(path, monkeypatch):
         monkeypatch.setattr(Worker, "call", counted)
         assert await models.read(milk["id"]) == milk
         assert asked == []
-        monkeypatch.setattr(sqlite_file, "LONG", -1.0)
+        monkeypatch.setattr(sqlite_file, "LONG_WRITE_SECONDS", -1.0)
         assert await models.read(milk["id"]) == milk
         assert asked == []
         assert await models.read(milk["id"]) == milk
         assert len(asked) == 1
-        monkeypatch.setattr(sqlite_file, "LONG", 1.0)
+        monkeypatch.setattr(sqlite_file, "LONG_WRITE_SECONDS", 1.0)
         models.store._database._busy_until = 0.0
         models.store._database._here.close()
         assert await models.read(milk["id"]) == milk
