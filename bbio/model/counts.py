@@ -100,11 +100,6 @@ def has_counts(model: Any) -> bool:
     return isinstance(model, dict) and COUNTS in model
 
 
-def refuse_counts(model: Any) -> None:
-    """See that what is not a patch counts nothing.
-
-    Raises:
-        BadRequest: it does.
-    """
-    if has_counts(model):
-        raise BadRequest(f"{COUNTS!r} {PATCHES_ALONE}")
+def refused_counts() -> BadRequest:
+    """Return the error of what is not a patch, and counts."""
+    return BadRequest(f"{COUNTS!r} {PATCHES_ALONE}")

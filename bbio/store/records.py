@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET
 
 from bbio.errors import BadRequest, Conflict, NotFound
-from bbio.model.counts import COUNTS, counted, refuse_counts
+from bbio.model.counts import COUNTS, counted, refused_counts
 from bbio.model.scalars import is_same
 from bbio.model.schema import Schema
 from bbio.protocol import decode
@@ -63,7 +63,7 @@ class Records:
         elif method == "create":
             raise BadRequest(f"ids are given by the server; create without {self._id_attribute!r}")
         if COUNTS in req.model and method in ("create", "update"):
-            refuse_counts(req.model)
+            raise refused_counts()
 
     def plan(
         self, req: Request, key: Any, current: tuple[int, bytes] | None, base: Base = lambda req, key: None

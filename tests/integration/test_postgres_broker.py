@@ -6,9 +6,10 @@ import asyncio
 import random
 import time
 
+import attrs
 import pytest
 
-from bbio import App, Backend
+from bbio import App, Backend, private
 from bbio.builtin import PostgresStore, documents
 from bbio.builtin.postgres import broker
 from bbio.protocol import decode, encode
@@ -33,10 +34,10 @@ def quick(monkeypatch):
 class Asked:
     """An application as one of several processes, whose looks at the log are counted."""
 
-    def __init__(self, dsn, check_interval=60.0):
+    def __init__(self, dsn, check_interval=60.0, **declared):
         store = PostgresStore(dsn)
         store.check_interval = check_interval
-        self.app = App().serve(type("Todos", (Backend,), {"store": store}))
+        self.app = App().serve(type("Todos", (Backend,), {"store": store, **declared}))
         self.log = self.app.backends["todos"].log
         self.asked = []
         for name in ("since", "positions"):
@@ -75,6 +76,40 @@ async def test_an_event_of_another_process_costs_no_look_at_the_log(database_url
         assert there.asked == ["since"]
         assert here.log.broker.healthy
         assert here.wire.garbage == 0
+
+
+@attrs.define
+class Older:
+    n: int
+    note: str = ""
+
+
+@attrs.define
+class Newer:
+    n: int
+    note: str = private(default="")
+    done: bool = False
+
+
+async def test_an_event_is_told_by_the_model_of_who_hears_it(database_url, join):
+    """What is private there is left out; what lacks a field that clients there are told of is looked up in the log."""
+    there = Asked(f"{database_url}?application_name=b", model=Newer)
+    older = Asked(f"{database_url}?application_name=a", model=Older)
+    async with there.app.running():
+        client = await join(there.app, "todos")
+        newer = Asked(f"{database_url}?application_name=c", model=Newer)
+        async with newer.app.running():
+            writer = await join(newer.app, "todos", ...)
+            there.asked.clear()
+            await writer.sync("create", {"n": 1})
+            assert (await client.synced())[1].keys() == {"id", "n", "done"}
+            assert there.asked == []
+        async with older.app.running():
+            writer = await join(older.app, "todos", ...)
+            there.asked.clear()
+            await writer.sync("create", {"n": 2, "note": "secret"})
+            assert (await client.synced())[1].keys() == {"id", "n", "done"}
+            assert there.asked == ["since"]
 
 
 async def test_whatever_becomes_of_what_is_told_each_event_is_told_once(database_url, join):

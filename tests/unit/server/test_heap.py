@@ -19,32 +19,36 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def free_below_what_is_used(size):
-    """Free so many bytes of the heap, of which the C library gives nothing back; return what is above them."""
-    texts = [b"x" * 5_000 for _ in range(size // 5_000)]
-    kept = texts[::100]
-    del texts
-    return kept
+class Filled:
+    """A heap that is full: of what is freed the C library gives nothing back, as something above it is used."""
+
+    def __init__(self, heap, size):
+        self._texts = [b"x" * 5_000 for _ in range(size // 5_000)]
+        self._kept = self._texts[::100]
+        heap.trim()  # it sees now how little is free
+        self.resident = resident()
+
+    def empty(self):
+        """Free it."""
+        self._texts.clear()
 
 
 def test_what_is_free_goes_back():
     """Also below what is still used, and once."""
     own = Heap()
-    own.trim()
-    before = resident()
-    kept = free_below_what_is_used(100 * MIB)
-    assert resident() - before > 80 * MIB
+    filled = Filled(own, 100 * MIB)
+    filled.empty()
+    assert filled.resident - resident() < 20 * MIB
     assert own.trim()
-    assert resident() - before < 20 * MIB
+    assert filled.resident - resident() > 80 * MIB
     assert not own.trim()
-    assert kept
 
 
 def test_a_little_that_is_free_stays():
     """It is used again soon."""
     own = Heap()
-    own.trim()
-    assert free_below_what_is_used(4 * MIB)
+    filled = Filled(own, 4 * MIB)
+    filled.empty()
     assert not own.trim()
 
 
@@ -52,14 +56,12 @@ async def test_a_trimmer_works_until_it_is_stopped(monkeypatch):
     """By itself, now and then."""
     monkeypatch.setattr(heap, "TRIM_SECONDS", 0.01)
     own = Heap()
-    own.trim()
-    before = resident()
+    filled = Filled(own, 100 * MIB)
     trimmer = HeapTrimmer(own)
-    kept = free_below_what_is_used(100 * MIB)
-    await until(lambda: resident() - before < 20 * MIB)
+    filled.empty()
+    await until(lambda: filled.resident - resident() > 80 * MIB)
     trimmer.stop()
     assert "bbio-heap" not in {thread.name for thread in threading.enumerate()}
-    assert kept
 
 
 @pytest.mark.parametrize("library", [object(), TypeError()])
