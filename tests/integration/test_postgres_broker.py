@@ -9,7 +9,7 @@ import time
 import attrs
 import pytest
 
-from bbio import App, Backend, private
+from bbio import App, Backend, field
 from bbio.builtin import PostgresStore, documents
 from bbio.builtin.postgres import broker
 from bbio.protocol import decode, encode
@@ -87,7 +87,7 @@ class Older:
 @attrs.define
 class Newer:
     n: int
-    note: str = private(default="")
+    note: str = field(private=True, default="")
     done: bool = False
 
 
