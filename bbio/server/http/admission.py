@@ -25,6 +25,7 @@ from bbio.weight import LIGHT
 
 # Seconds that a client whose body is not wanted gets to read why; closing at once could take the answer away from it.
 LINGER_SECONDS = 1.0
+NO_WEBSOCKET = "this is no websocket; a proxy in front must pass the Upgrade and Connection headers on, with HTTP/1.1"
 NOT_ALLOWED = "this origin is not allowed; App(cors=...) allows others, App(proxies=...) names the proxy in front"
 # What `App(proxies=...)` calls a proxy at the other end of a Unix socket.
 UNIX = "unix"
@@ -152,6 +153,8 @@ class Admission:
             return web.Response(status=403, text=NOT_ALLOWED, headers={"Access-Control-Allow-Origin": "*"})
         if "j" in request.query:
             return web.Response(status=400, text="JSONP is not served: any site could read it")
+        if request.query.get("transport") == "websocket" and request.headers.get("Upgrade", "").lower() != "websocket":
+            return web.Response(status=400, text=NO_WEBSOCKET)
         return self._body_refusal(request)
 
     def _is_others(self, request: web.BaseRequest, sid: str) -> bool:

@@ -482,6 +482,15 @@ async def test_a_refused_handshake_is_a_line(caplog):
     assert "refused a GET from 127.0.0.1: 400 no such\\nprotocol" in caplog.messages
 
 
+def test_a_websocket_that_a_proxy_has_undone_is_refused():
+    """As nginx does where nobody tells it otherwise; the text says what it has to do."""
+    path = "/?transport=websocket"
+    refused = admission().refusal(request(path=path))
+    assert (refused.status, refused.text[:20]) == (400, "this is no websocket")
+    assert admission().refusal(request(("Upgrade", "WebSocket"), path=path)) is None
+    assert admission().refusal(request(path="/?transport=polling")) is None
+
+
 async def test_a_refusal_repeats_nothing_of_the_request():
     """What stands in a link must not come to stand in a page of the server's."""
 
