@@ -540,7 +540,7 @@ class Streams:
             kept.trim()
 
     def share(self, kept: Kept) -> None:
-        """From now on what it keeps counts to this."""
+        """Count what a log keeps to this from now on."""
         self.kept.logs.discard(self)
         self.kept.used_bytes -= self.used_bytes
         self.kept = kept

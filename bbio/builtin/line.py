@@ -207,7 +207,7 @@ class Line:
         )
 
     def _count(self, group: Group, more: int) -> None:
-        """So many more jobs of a connection run."""
+        """Count so many more running jobs of a connection."""
         if self._turns_of_address < ENDLESS and group.above is not None:
             address = group.above.key
             self._addresses[address] += more

@@ -164,7 +164,7 @@ class Codec:
         return values, wrong
 
     def reader(self, shape: Shape) -> Convert:
-        """From JSON to a value of that shape; raises Wrong."""
+        """Turn JSON into a value of that shape; raise Wrong if it does not fit."""
         return self._reader(shape, self._thorough)
 
     def _reader(self, shape: Shape, classes: dict[type, Convert]) -> Convert:
@@ -191,7 +191,7 @@ class Codec:
         return lambda value: readers.get(KINDS.get(type(value), ""), refuse)(value)
 
     def writer(self, shape: Shape) -> Convert:
-        """From a value of that shape to JSON."""
+        """Turn a value of that shape into JSON."""
         if shape.model is not None:
             model = shape.model
             convert: Convert = lambda value: self._writers[model](value)  # noqa: E731

@@ -112,7 +112,7 @@ def _chosen(shape: Shape) -> Convert:
 
 
 def listed(shape: Shape, item: Convert) -> Convert:
-    """From a JSON array to a list or tuple of what `item` makes."""
+    """Turn a JSON array into a list or tuple of what `item` makes."""
     wanted = {"": shape.wanted}
     whole = tuple if typing.get_origin(shape.type) is tuple else list
 
@@ -125,7 +125,7 @@ def listed(shape: Shape, item: Convert) -> Convert:
 
 
 def mapped(shape: Shape, item: Convert) -> Convert:
-    """From a JSON object to a dict of what `item` makes."""
+    """Turn a JSON object into a dict of what `item` makes."""
     wanted = {"": shape.wanted}
 
     def convert(value: Any) -> Any:
@@ -152,7 +152,7 @@ def _each(items: Any, convert: Convert) -> dict[Any, Any]:
 
 
 def scalar_reader(shape: Shape) -> Convert:
-    """From JSON to a value of a shape that holds no other."""
+    """Turn JSON into a value of a shape that holds no other."""
     if shape.choices:
         return _chosen(shape)
     match shape.format or shape.kind:

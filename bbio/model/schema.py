@@ -103,7 +103,7 @@ class Field:
 
     @property
     def type(self) -> Any:
-        """Its Python type, without None."""
+        """Return the Python type of the field, without None."""
         return self.shape.type
 
     @property
@@ -112,7 +112,7 @@ class Field:
         return self.shape.kind
 
     def make_default(self) -> Any:
-        """Its default, made by its factory if it has one."""
+        """Return the default of the field, made by its factory if it has one."""
         default = self.default
         if not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
             return default

@@ -135,12 +135,12 @@ class Budget:
         self.charge(now - seconds, now)
 
     def begin_rest(self) -> float:
-        """It rests from now on, so many seconds; `end_rest` must follow."""
+        """Begin a rest and return its seconds; `end_rest` must follow."""
         self._resting.count += 1
         return max(0.0, self.paid - self.clock()) * self._resting.count
 
     def end_rest(self) -> None:
-        """It rests no more."""
+        """End the rest."""
         self._resting.count -= 1
 
     async def take_turn(self) -> None:

@@ -1,4 +1,4 @@
-"""Looking after clients that are behind: who is slow, and who takes nothing at all."""
+"""The watch over clients that are behind: the slow ones, and those that take nothing at all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Consumer(Protocol):
     address: Address
 
     def count_unread(self, size: int) -> None:
-        """So many bytes wait for the client now."""
+        """Note how many bytes wait for the client now."""
 
     def drop(self, reason: str) -> None:
         """End the session at once."""
@@ -73,7 +73,7 @@ class Lag:
         self.written(transport.get_write_buffer_size())
 
     def written(self, size: int) -> None:
-        """So many bytes more were handed to the connection."""
+        """Note how many bytes more were handed to the connection."""
         self._unmoved += size
         waiting = self._transport.get_write_buffer_size()
         self._session.count_unread(waiting)

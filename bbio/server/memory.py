@@ -238,7 +238,7 @@ class Addresses:
         return None
 
     def enter(self, address: Address) -> None:
-        """There is another connection from an address."""
+        """Count another connection from an address."""
         address.connections += 1
         self._connections += 1
 

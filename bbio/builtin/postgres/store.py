@@ -1038,7 +1038,7 @@ class PostgresStore(DocumentStore):
     async def _lock_streams(
         self, connection: Any, names: list[str], statement: str = LOG, added: Iterable[Any] = NOTHING
     ) -> dict[str, StreamRow]:
-        """These streams as they were, which nobody else may write to; what is given is added to them."""
+        """Lock streams against other writers and return them as they were; add the given events to them."""
         while True:
             found = await connection.fetch(statement, self.backend_id, names, *added)
             streams = {row["name"]: StreamRow(*row[2:]) for row in found if row["name"] is not None}

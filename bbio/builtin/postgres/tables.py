@@ -704,12 +704,12 @@ class Table:
 
     @property
     def relation(self) -> str:
-        """Its name, without that of its schema."""
+        """Return the name of the table, without that of its schema."""
         return self.name if self.schema is None else self.name.partition(".")[2]
 
     @property
     def place(self) -> str:
-        """Its name in SQL."""
+        """Return the name of the table in SQL."""
         return quote(self.relation) if self.schema is None else f"{quote(self.schema)}.{quote(self.relation)}"
 
     @property

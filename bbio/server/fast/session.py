@@ -153,7 +153,7 @@ class FastSession(Recipient, async_socket.AsyncSocket):
         frames.clear()
 
     def count_unread(self, size: int) -> None:
-        """So many bytes that were written wait for the client now."""
+        """Note how many written bytes wait for the client now."""
         self._written = size
         self._count_unread()
 
@@ -254,7 +254,7 @@ class FastSession(Recipient, async_socket.AsyncSocket):
             await self.receive(packet)
 
     def expect(self, packet: socketio.packet.Packet) -> None:
-        """From now on nothing but the attachments of a packet may come."""
+        """Accept nothing but the attachments of a packet from now on."""
         limits = self.server.limits
         self.backlog += 1
         self.attachments = Attachments(packet, limits.frame, limits.body_time, self._drop_late)

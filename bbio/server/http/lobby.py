@@ -97,7 +97,7 @@ class Lobby:
         self._waiting: dict[Caller, None] = {}
 
     def came(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """There is a new connection."""
+        """Take in a new connection."""
         address = self._addresses.of(address_of(transport))
         caller = self._callers[handler] = Caller(transport, handler, address, self._is_proxy(transport))
         transport.set_protocol(caller)

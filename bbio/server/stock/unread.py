@@ -159,7 +159,7 @@ class PlainSession:
         self.polling = False
 
     def took(self, size: int) -> None:
-        """So many bytes were taken since somebody asked."""
+        """Note how many bytes were taken since the last call."""
         if self.is_live:
             if self.lag is None and self.get_write_buffer_size() > LAGGING_BYTES:
                 self._look_after(self._packets.answers)  # it has waited for the upgrade
@@ -171,7 +171,7 @@ class PlainSession:
         self._count()
 
     def count_unread(self, size: int) -> None:
-        """So many bytes wait for the client now."""
+        """Note how many bytes wait for the client now."""
         self._count()
 
     def _count(self) -> None:
