@@ -257,7 +257,7 @@ class Stream:
 
     def _drop_oldest(self) -> int:
         oldest = self.events.popleft()
-        size = oldest.size
+        size = len(oldest.body) if oldest.was is None else oldest.size
         self.size -= size
         self.before = oldest.stamp
         return size + EVENT_BYTES
@@ -309,7 +309,9 @@ class Reply(msgspec.Struct, eq=False, gc=False):
         name = self.event.stream
         if len(name) > NAME:
             size += room_of(name)
-        return REPLY_BYTES + size + self.event.size + len(self.record or b"")
+        event = self.event
+        size += len(event.body) if event.was is None else event.size
+        return REPLY_BYTES + size + len(self.record or b"")
 
     def is_of(self, payload: str) -> bool:
         """Return whether it is the reply to this request."""

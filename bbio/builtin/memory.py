@@ -150,7 +150,7 @@ class MemoryStore(Store, MemoryLog):
         key = record[self.id_attribute]
         self._rev = rev = self._rev + 1
         models = self._models(req.channel)
-        before, whole = models.get(key), body
+        before = models.get(key)
         told = TOLD_AS[before is None][method]
         if method == "delete":
             models.pop(key, None)
@@ -160,29 +160,26 @@ class MemoryStore(Store, MemoryLog):
             body = public_body(self.schema, record)
         was = None
         if self.keeps_was:
-            was = was_of(before and decode(before[1]), None if method == "delete" else decode(whole), body)
+            after = None if method == "delete" else decode(models[key][1])
+            was = was_of(before and decode(before[1]), after, body)
         return self.record(channel_stream(req.channel), told, record, body, req, operation, rev, was)
 
     async def create(self, req: Request) -> dict[str, Any]:
-        record = self._created(req)
+        records, key = self._records, req.model.get(self.id_attribute)
+        records.check(req, None if key is None else self._key(req.model))
+        record, _ = records.plan(req, next(self._ids), None)
         if self.ids is not None and record[self.id_attribute] in self._models(req.channel):
             raise Conflict(f"there is a model with {self.id_attribute} {record[self.id_attribute]!r:.64} already")
         return record
 
     async def update(self, req: Request) -> dict[str, Any]:
-        return self._changed(self._models(req.channel), req)
+        records, key = self._records, self._key(req.model)
+        records.check(req, key)
+        record, _ = records.plan(req, key, self._models(req.channel).get(key), self._base)
+        return record
 
     patch = update
     delete = update
-
-    def _created(self, req: Request) -> dict[str, Any]:
-        self._records.check(req, self._key(req.model))
-        return self._records.plan(req, next(self._ids), None)[0]
-
-    def _changed(self, models: Models, req: Request) -> dict[str, Any]:
-        key = self._key(req.model)
-        self._records.check(req, key)
-        return self._records.plan(req, key, models.get(key), self._base)[0]
 
     def _base(self, req: Request, key: Any) -> bytes | None:
         """A model as it was at the revision that a request names, None where that is forgotten."""

@@ -97,9 +97,9 @@ class Records:
         if method == "delete":
             return stored, stored
         if self._schema is None:
-            return {**stored, **model} if method == "patch" and COUNTS not in model else self.merged(
-                req, stored
-            ), stored
+            if method == "update":
+                return model, stored
+            return self.merged(req, stored) if COUNTS in model else {**stored, **model}, stored
         record = merged(self._schema, req, stored)
         if not stored.keys() <= record.keys():
             # Of fields that the schema does not know, a later version of it may.

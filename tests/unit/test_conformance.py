@@ -64,8 +64,8 @@ def test_a_suite_may_be_added_to():
 
 
 class ForgetsIds(MemoryStore):
-    def _created(self, req):
-        return req.model if req.model.get("id") else super()._created(req)
+    async def create(self, req):
+        return req.model if req.model.get("id") else await super().create(req)
 
 
 class MergesUpdates(MemoryStore):
@@ -76,11 +76,14 @@ class MergesUpdates(MemoryStore):
 
 
 class ForgivesUnknown(MemoryStore):
-    def _changed(self, models, req):
+    async def update(self, req):
         try:
-            return super()._changed(models, req)
+            return await super().update(req)
         except NotFound:
             return req.model
+
+    patch = update
+    delete = update
 
 
 class IgnoresFilters(MemoryStore):
@@ -90,9 +93,12 @@ class IgnoresFilters(MemoryStore):
 
 
 class OverwritesNewer(MemoryStore):
-    def _changed(self, models, req):
+    async def update(self, req):
         req.rev = None
-        return super()._changed(models, req)
+        return await super().update(req)
+
+    patch = update
+    delete = update
 
 
 class CountsFromOneAgain(MemoryStore):
