@@ -240,35 +240,34 @@ MayRead = Callable[[Request], Awaitable[bool]]
 
 
 class WriterView:
-    """What the client of a write sees of its answer: all of it, or the fields alone that it gave if it may not read.
+    """What clients see of the answers to their writes: all, or the fields alone that they gave if they may not read.
 
     Parameters:
-        req: the write, as it came in.
-        may_read: awaited with the write to say whether its client may read the model; never asked about the server.
+        may_read: awaited with a write to say whether its client may read the model; never asked about the server.
     """
 
-    __slots__ = ("_given", "_may_read", "_req")
+    __slots__ = ("_may_read",)
 
-    def __init__(self, req: Request, may_read: MayRead) -> None:
-        self._req = req
+    def __init__(self, may_read: MayRead) -> None:
         self._may_read = may_read
-        self._given = frozenset(req.model) if isinstance(req.model, dict) else frozenset[str]()
 
-    async def _reads(self) -> bool:
-        return self._req.socket is None or await self._may_read(self._req)
+    @staticmethod
+    def given(req: Request) -> Collection[str]:
+        """Return the names of the fields that a client gives in a write, as it came in."""
+        return frozenset(req.model) if isinstance(req.model, dict) else ()
 
-    async def check(self) -> None:
-        """Refuse a write whose refusal by the store would tell something of what is stored.
+    async def check(self, req: Request, given: Collection[str]) -> None:
+        """Refuse a patch whose refusal by the store would tell something of what is stored.
 
         Raises:
             Forbidden: the client counts in a model that it may not read.
         """
-        if self._req.method == "patch" and COUNTS in self._given and not await self._reads():
+        if COUNTS in given and req.socket is not None and not await self._may_read(req):
             raise Forbidden("a client that may not read a model cannot count in it")
 
-    async def show(self, res: Response) -> None:
+    async def show(self, req: Request, given: Collection[str], res: Response) -> None:
         """Leave in a response nothing of a record but what its client may see."""
-        if await self._reads():
+        if req.socket is None or await self._may_read(req):
             return
         failure = res.failure
         if isinstance(failure, SyncError):
@@ -279,10 +278,10 @@ class WriterView:
             }
         else:
             res.body = None
-            res.result = _only(res.result, self._given | {self._req.backend.id_attribute})
+            res.result = _only(res.result, {*given, req.backend.id_attribute})
 
 
-def _only(result: Any, names: frozenset[str]) -> Any:
+def _only(result: Any, names: Collection[str]) -> Any:
     """Return a record, or each of several, with these fields alone; anything else as it is."""
     if isinstance(result, dict):
         return {name: value for name, value in result.items() if name in names}

@@ -10,7 +10,7 @@ import copy
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -428,11 +428,11 @@ class Stack:
         "_direct",
         "_immediate",
         "_log",
-        "_may_read",
         "_on_error",
         "_once",
         "_show",
         "_top",
+        "_writers",
         "is_bare",
         "layers",
         "method",
@@ -453,7 +453,7 @@ class Stack:
         may_read: MayRead | None = None,
     ) -> None:
         self.method = method
-        self._may_read = may_read
+        self._writers = None if may_read is None else WriterView(may_read)
         self.layers = tuple(layer for layer in layers if method in layer.methods)
         self._show = show
         self._after = tuple(layer for layer in self.layers if layer.kind == "after")
@@ -524,10 +524,11 @@ class Stack:
         if res is None:
             res = Run()
         result = None
-        writer = None if self._may_read is None else WriterView(req, self._may_read)
+        writers = self._writers
+        given: Collection[str] = () if writers is None else writers.given(req)
         try:
-            if writer is not None:
-                await writer.check()
+            if writers is not None and self.method == "patch":
+                await writers.check(req, given)
             if self._direct is not None and (req.op is None or self._atomic):
                 if req.op is not None and not self._immediate:
                     await res.begin(req, self._attempts)
@@ -559,8 +560,8 @@ class Stack:
             await self._run_once(req, res.written)
         if self._show is not None:
             self._show_safely(req, res, unexpected)
-        if writer is not None:
-            await writer.show(res)
+        if writers is not None:
+            await writers.show(req, given, res)
         return res
 
     def explain(self, err: EncodingError, req: Request, result: Any) -> None:
