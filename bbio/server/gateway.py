@@ -47,7 +47,7 @@ class Gateway:
         # What the histories and operations of all backends take in memory.
         self.kept = Kept(limits.memory / 4)
         self._expiry: asyncio.TimerHandle | None = None
-        self._public = public
+        self._public, self._listened = public, protocol.encode([public])
 
     def add(self, runtime: Runtime, store: Store | None = None) -> None:
         """Open a backend for clients, or open it anew, when it loses what it has in memory.
@@ -187,7 +187,14 @@ class Gateway:
         req = Request("read", None, {}, socket.backend, fields.channel, socket, event="listen")
         subscribers = self.subscribers[socket.runtime.name]
         return ListenExchange(
-            self.exchanges, socket, ack_id, req, fields=fields, subscribers=subscribers, public=self._public
+            self.exchanges,
+            socket,
+            ack_id,
+            req,
+            fields=fields,
+            subscribers=subscribers,
+            public=self._public,
+            listened=self._listened,
         )
 
     def _unlisten(self, socket: ClientSocket, ack_id: Any, channels: list[str | None]) -> None:

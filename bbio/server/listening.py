@@ -25,12 +25,14 @@ class ListenExchange(Exchange, kw_only=True):
         fields: what the client has said.
         subscribers: those of the backend.
         public: what clients are told in the reply.
+        listened: the reply to those that are told of no positions.
         view: what the client sees, once it is admitted.
     """
 
     fields: protocol.Listen
     subscribers: Subscribers
     public: dict[str, Any]
+    listened: bytes
     view: View | None = None
 
     @property
@@ -117,7 +119,7 @@ class ListenExchange(Exchange, kw_only=True):
         if channel:
             socket.refusals.pop(channel, None)
         if not version:
-            self.reply(protocol.encode([self.public]))
+            self.reply(self.listened)
             return
         answer = {}
         for followed, claimed in zip(streams, missed, strict=True):
