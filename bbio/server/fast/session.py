@@ -25,7 +25,22 @@ from bbio.server.lag import SLOW, Lag
 from bbio.server.memory import Address
 
 
-class FastSession(async_socket.AsyncSocket):
+class Recipient:
+    """The attributes of a session that an event needs, for each of its recipients.
+
+    Python keeps up to 30 other names of a session once for all; with more it keeps a dictionary for each session, which
+    is larger and slower to read.
+    """
+
+    __slots__ = ("frames", "lag", "protocol", "transport")
+
+    frames: list[bytes]
+    lag: Lag | None
+    protocol: Any
+    transport: asyncio.Transport | None
+
+
+class FastSession(Recipient, async_socket.AsyncSocket):
     """One Engine.IO session. Also the peer that its client sockets write acks to.
 
     Parameters:
@@ -52,12 +67,12 @@ class FastSession(async_socket.AsyncSocket):
         self.budget = Budget(server.resting)
         # What is no request: those are counted by the gateway.
         self.rate = Rate(server.limits.requests_per_second, time.monotonic)
-        self.transport: asyncio.Transport | None = None
-        self.frames: list[bytes] = []
-        self.protocol: Any = None
+        self.transport = None
+        self.frames = []
+        self.protocol = None
         self.address = address or server.addresses.of("")
         server.addresses.enter(self.address)
-        self.lag: Lag | None = None
+        self.lag = None
         # Bytes that wait for the client, as they are counted to its address, and of the answer that is being written.
         self.unread = 0
         self._written = 0

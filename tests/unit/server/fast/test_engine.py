@@ -132,6 +132,11 @@ async def socket():
     await made.close(abort=True)
 
 
+async def test_sessions_share_the_names_of_their_attributes(socket):
+    """Python keeps up to 30 names once for all of a class; with more, a dictionary for each, larger and slower."""
+    assert len(vars(socket)) <= 30
+
+
 @pytest.mark.parametrize(("waiting", "dropped"), [(900, False), (2000, False), (2001, True)])
 async def test_twice_the_buffer_is_the_bound(socket, waiting, dropped):
     """Less is kept for a time."""
