@@ -496,7 +496,9 @@ class Streams:
         stream = self._streams.get(name)
         if stream is None:
             stream = self._streams[name] = Stream(name, self._epoch)
-            self._grow(STREAM_BYTES + room_of(name))
+            size = STREAM_BYTES + room_of(name)
+            self._size += size
+            self._account(size)
             if len(self._streams) > self.limits.streams:
                 self.forget(next(iter(self._streams)))
         return stream
@@ -519,7 +521,9 @@ class Streams:
         stamp = (self._stamps_from + time.time_ns()) % STAMPS or 1
         # All events of a stream have the same text of its name.
         event = Event(stream.name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock(), stamp, was)
-        self._grow(stream.append(event, self.limits))
+        size = stream.append(event, self.limits)
+        self._size += size
+        self._account(size)
         return event
 
     def keep(self, operation: Operation, payload: str, event: Event, record: bytes | None = None) -> None:
@@ -528,10 +532,6 @@ class Streams:
         before = operations.held
         operations.keep(operation, payload, event, record)
         self._account(operations.held - before)
-
-    def _grow(self, size: int) -> None:
-        self._size += size
-        self._account(size)
 
     def _account(self, size: int) -> None:
         kept = self.kept
