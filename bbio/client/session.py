@@ -505,9 +505,8 @@ class BackendSession:
 
     def _waited(self, entry: Entry, step: float) -> None:
         """Count the time that a request has waited, unless a write merely waits for a connection."""
-        repeatable = entry.writes and bool(entry.subscription.tracker.positioned)
         is_away = entry.old is None and (self.outbox.is_of_another(entry) or (self.transport is None and self.wanted))
-        if repeatable and not entry.strict and self._reached and is_away:
+        if entry.writes and not entry.strict and self._reached and is_away:
             entry.timer = None  # until there is one
             return
         entry.left -= step
@@ -517,7 +516,7 @@ class BackendSession:
         self._arm(entry)
         if entry.waiting or (entry.writes and entry.old is None and not is_away):
             self.probe(patient=self._liveness.may_be_long(entry))
-        if repeatable and entry.waiting:
+        if entry.writes and entry.subscription.tracker.positioned and entry.waiting:
             self.outbox.repeat(entry)
             self.flush()
 

@@ -274,6 +274,17 @@ test('an edit made on a link that has died is stored within fifteen seconds, and
   assert.deepEqual([world.store('x').size, removed], [1, []]);
 }));
 
+test('time stands still for a write whose link was lost before the server let the page listen', () => calmly(async (world, { connection, links: [link] }) => {
+  const write = connection.backend('things', { channel: 'y' }).sync('create', { title: 't1', n: 1, by: 'ann' });
+  link.cut('transport close');
+  for (let second = 0; second < 100; second += 1) {
+    mock.timers.tick(1000);
+    await settle();
+  }
+  await Promise.all([write, pass(world, 10)]);
+  assert.equal(world.store('y').size, 1);
+}));
+
 /** Another client writes. */
 function writeElsewhere(world, id) {
   const model = { id };

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bbio import App, Backend, Conflict, NotFound, QueryLimits, SyncError, Unavailable, UnknownOutcome, before
+from bbio import App, Backend, Conflict, NotFound, QueryLimits, SyncError, Timeout, Unavailable, UnknownOutcome, before
 from bbio.builtin import MemoryStore, SQLiteStore
 from bbio.client import Dropped
 from bbio.protocol import decode
@@ -159,7 +159,7 @@ class Schedule:
     async def turn(self, client: int) -> None:
         """At the next connection a client is somebody else; the server knows, and has to tell it."""
         handle = self.handles[client]
-        if handle._subscription.known_as is not None:
+        if handle._subscription.tracker.positioned:
             self.users += 1
             self.harness._connection_of(handle).user = f"user {self.users}"
             self.harness.cut(handle)
@@ -205,7 +205,7 @@ class Schedule:
             assert not self.is_lasting
             assert begun != self.restarts
             return None
-        except (Dropped, Unavailable, UnknownOutcome):
+        except (Dropped, Timeout, Unavailable, UnknownOutcome):
             return None
         return key, model, begun
 
@@ -215,7 +215,10 @@ class Schedule:
     async def _written(self, handle: Any, method: str, model: dict[str, Any], rev: int | None = None) -> Any:
         try:
             return await handle.sync(method, model, rev=rev)
-        except (Dropped, Unavailable):
+        except (Dropped, Timeout, Unavailable) as err:
+            # Time passes only for a client that has never reached the server; else it stands still until it does again.
+            is_late = isinstance(err, Timeout)
+            assert not (is_late and handle._session._reached)
             # It was never sent, so it may be written once more, by whoever may.
             if method != "delete":
                 self.unsent.append(model["n"])
@@ -258,7 +261,7 @@ class Schedule:
                 assert t.clock.time() - begun < FOUND_OUT
         await t.settle(PATIENCE)
         outcomes = await asyncio.gather(*self.writes, return_exceptions=True)
-        expected = (dict, Conflict, Dropped, NotFound, Unavailable, UnknownOutcome)
+        expected = (dict, Conflict, Dropped, NotFound, Timeout, Unavailable, UnknownOutcome)
         assert [outcome for outcome in outcomes if not isinstance(outcome, expected)] == []
         chains = [chain for chain in await asyncio.gather(*self.chains) if chain is not None]
         for client, opened in enumerate(self.opened):

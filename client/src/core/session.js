@@ -543,9 +543,10 @@ export class Session {
   #arm(entry) {
     const step = Math.min(entry.left, PATIENCE);
     entry.timer = setTimeout(() => {
-      const write = entry.request.method !== 'read' && entry.handle.follower.positioned;
+      const writes = entry.request.method !== 'read';
+      const write = writes && entry.handle.follower.positioned;
       const others = this.#isOfAnother(entry);
-      const counts = entry.strict || (this.#online && !others) || !(write && this.#reached && (this.#socket || others));
+      const counts = entry.strict || (this.#online && !others) || !(writes && this.#reached && (this.#socket || others));
       if (counts) entry.left -= step;
       if (entry.left <= 0) {
         this.#settle(entry, unanswered(this, entry, this.#socket !== null, this.#online));

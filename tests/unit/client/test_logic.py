@@ -643,6 +643,34 @@ class TestSession:
         wire.answer(None, {"id": 1}, told(1))
         assert await write == {"id": 1}
 
+    @pytest.mark.parametrize("replies", [[], [{}], [{"error": {"name": "Forbidden"}}]], ids=["none", "old", "refusal"])
+    async def test_time_stands_still_whatever_the_server_has_said(self, session, replies):
+        """A connection that was lost is waited for also by a write that was made before the listen was answered."""
+        handle = handle_of(session)
+        first = await asking(session, handle.create({})) if not replies else None
+        session.connected(session.wire)
+        for each in replies:
+            session.wire.answer(each)
+        session.disconnected()
+        writes = [await asking(session, handle.create({}))] + ([first] if first else [])
+        while session.clock.turn():
+            pass
+        assert [write for write in writes if write.done()] == []
+        session.connected(wire := Wire())
+        wire.answer(reply(0))
+        for n in range(len(writes)):
+            wire.answer(None, {"id": n}, told(n + 1))
+        assert len(await asyncio.gather(*writes)) == len(writes)
+
+    async def test_time_passes_for_a_server_that_was_never_reached(self, session):
+        """Its address may be wrong; nothing was sent."""
+        write = await asking(session, handle_of(session).create({}))
+        while session.clock.turn():
+            pass
+        with pytest.raises(Timeout, match="could not be reached in time; is the address right"):
+            await write
+        assert session.wire.sent == []
+
     async def test_a_request_that_breaks_every_connection_ends(self, session):
         """It may be the reason."""
         handle = handle_of(session)
