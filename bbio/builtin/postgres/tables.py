@@ -43,6 +43,106 @@ MOST_TOLD = 1_000
 # Whether the column of ids holds a number, in SQL with `{}` for the column.
 NUMBER_ID = "{} ~ '^(0|-?[1-9][0-9]{{0,18}})$'"
 
+
+def _begin_epoch(*of_streams: str, of_backends: tuple[str, ...] = ("bbio_streams",)) -> str:
+    """Return the SQL that makes the function which begins a new epoch.
+
+    Parameters:
+        of_streams: the tables that have what it drops by stream.
+        of_backends: those that have it by backend.
+    """
+    begun = "SELECT id FROM bbio_streams WHERE backend = ANY (begun)"
+    drops = [f"DELETE FROM {table} WHERE stream IN ({begun});" for table in of_streams]
+    drops += [f"DELETE FROM {table} WHERE backend = ANY (begun);" for table in of_backends]
+    return f"""
+    CREATE OR REPLACE FUNCTION bbio_begin_epoch(backend_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE
+        begun integer[];
+    BEGIN
+        WITH changed AS (
+            UPDATE bbio_backends SET epoch = left(md5(epoch || clock_timestamp() || random()), 12)
+            WHERE backend_name IS NULL OR name = backend_name RETURNING id
+        ) SELECT array_agg(id) INTO begun FROM changed;
+        {" ".join(drops)}
+        PERFORM pg_notify('{CHANNEL}', '["",null,null]');
+    END $$;
+    """
+
+
+def _collect(was: bool) -> str:
+    """Return the SQL that makes the function which logs what triggers have left.
+
+    Parameters:
+        was: whether it also logs how the records were; the function is replaced then.
+    """
+    create = "CREATE OR REPLACE" if was else "CREATE"
+    column = ", p.was" if was else ""
+    were = (
+        """, were AS (
+                INSERT INTO bbio_was (stream, position, was)
+                SELECT stream_id, g.position, g.was FROM placed g WHERE g.was IS NOT NULL
+            )"""
+        if was
+        else ""
+    )
+    return f"""
+    -- Number and log what waits for these streams, in the order of commits; whether more of it is left. Where there is
+    -- too much to be told one by one the log has a gap, and clients read everything anew.
+    {create} FUNCTION bbio_collect(backend_id integer, names text[]) RETURNS boolean LANGUAGE plpgsql AS $$
+    DECLARE
+        stream_name text;
+        stream_id bigint;
+        taken bigint;
+        is_left boolean := false;
+        -- What this transaction has set off itself comes after it.
+        own bigint := nullif(current_setting('bbio.stamp', true), '')::bigint;
+        seconds double precision := extract(epoch FROM clock_timestamp());
+    BEGIN
+        PERFORM set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';
+        INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
+            SELECT b.id, u.name, b.epoch, 0, 0, 0, seconds
+            FROM (SELECT n.name FROM unnest(names) AS n(name) WHERE
+                EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = n.name
+                    AND p.stamp IS DISTINCT FROM own)
+                AND NOT EXISTS (SELECT FROM bbio_streams s WHERE s.backend = backend_id AND s.name = n.name)) AS u,
+                (SELECT k.id, k.epoch FROM bbio_backends k WHERE k.id = backend_id FOR SHARE) AS b
+            ORDER BY u.name COLLATE "C" ON CONFLICT DO NOTHING;
+        FOR stream_id, stream_name IN
+            SELECT s.id, s.name FROM bbio_streams s WHERE s.backend = backend_id AND s.name = ANY (names)
+                AND EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = s.name
+                    AND p.stamp IS DISTINCT FROM own)
+            ORDER BY s.name FOR UPDATE
+        LOOP
+            -- A look of its own: what this stream was locked for meanwhile is seen.
+            WITH gone AS (
+                DELETE FROM bbio_pending p
+                WHERE p.backend = backend_id AND p.stream = stream_name AND p.stamp IS DISTINCT FROM own AND p.id <= (
+                    SELECT max(first.id) FROM (
+                        SELECT f.id FROM bbio_pending f WHERE f.backend = backend_id AND f.stream = stream_name
+                        AND f.stamp IS DISTINCT FROM own ORDER BY f.id LIMIT {MOST_TOLD} + 1
+                    ) AS first)
+                RETURNING p.id, p.method, p.body, p.rev, p.stamp{column}
+            ), counted AS (
+                SELECT count(*) AS count, count(*) > {MOST_TOLD} OR bool_or(g.method IS NULL) AS is_lost,
+                    sum(octet_length(g.body)) AS size, (array_agg(g.stamp ORDER BY g.id DESC))[1] AS stamp FROM gone g
+            ), placed AS (
+                SELECT s.top + row_number() OVER (ORDER BY g.id) AS position, g.*
+                FROM gone g, counted c, bbio_streams s WHERE NOT c.is_lost AND s.id = stream_id
+            ), logged AS (
+                INSERT INTO bbio_log (stream, position, method, body, rev, at, stamp)
+                SELECT stream_id, g.position, g.method, g.body, g.rev, seconds, g.stamp FROM placed g
+            ){were}
+            UPDATE bbio_streams s SET top = s.top + c.count, stamp = c.stamp, at = seconds,
+                size = s.size + CASE WHEN c.is_lost THEN 0 ELSE c.size END
+            FROM counted c WHERE s.id = stream_id AND c.count > 0 RETURNING c.count INTO taken;
+            is_left := is_left OR coalesce(taken > {MOST_TOLD}, false);
+            PERFORM bbio_wake(backend_id, stream_name) WHERE taken > 0;
+        END LOOP;
+        RETURN is_left;
+    END $$;
+    """
+
+
 # Each entry brings a database one version further; what is here is never changed, only added to.
 MIGRATIONS = (
     f"""
@@ -100,18 +200,7 @@ MIGRATIONS = (
     END $$;
 
     -- Begin a new epoch: what clients know of the positions of a backend, or of all, holds no more.
-    CREATE FUNCTION bbio_begin_epoch(backend_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
-    DECLARE
-        begun integer[];
-    BEGIN
-        WITH changed AS (
-            UPDATE bbio_backends SET epoch = left(md5(epoch || clock_timestamp() || random()), 12)
-            WHERE backend_name IS NULL OR name = backend_name RETURNING id
-        ) SELECT array_agg(id) INTO begun FROM changed;
-        DELETE FROM bbio_log WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ANY (begun));
-        DELETE FROM bbio_streams WHERE backend = ANY (begun);
-        PERFORM pg_notify('{CHANNEL}', '["",null,null]');
-    END $$;
+    {_begin_epoch("bbio_log")}
     """,
     # The number of the transaction that logged an event, 0 where that is not known.
     f"""
@@ -215,72 +304,9 @@ MIGRATIONS = (
         WHERE pg_notification_queue_usage() < 0.5
     $$;
 
-    -- Number and log what waits for these streams, in the order of commits; whether more of it is left. Where there is
-    -- too much to be told one by one the log has a gap, and clients read everything anew.
-    CREATE FUNCTION bbio_collect(backend_id integer, names text[]) RETURNS boolean LANGUAGE plpgsql AS $$
-    DECLARE
-        stream_name text;
-        stream_id bigint;
-        taken bigint;
-        is_left boolean := false;
-        -- What this transaction has set off itself comes after it.
-        own bigint := nullif(current_setting('bbio.stamp', true), '')::bigint;
-        seconds double precision := extract(epoch FROM clock_timestamp());
-    BEGIN
-        PERFORM set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';
-        INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
-            SELECT b.id, u.name, b.epoch, 0, 0, 0, seconds
-            FROM (SELECT n.name FROM unnest(names) AS n(name) WHERE
-                EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = n.name
-                    AND p.stamp IS DISTINCT FROM own)
-                AND NOT EXISTS (SELECT FROM bbio_streams s WHERE s.backend = backend_id AND s.name = n.name)) AS u,
-                (SELECT k.id, k.epoch FROM bbio_backends k WHERE k.id = backend_id FOR SHARE) AS b
-            ORDER BY u.name COLLATE "C" ON CONFLICT DO NOTHING;
-        FOR stream_id, stream_name IN
-            SELECT s.id, s.name FROM bbio_streams s WHERE s.backend = backend_id AND s.name = ANY (names)
-                AND EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = s.name
-                    AND p.stamp IS DISTINCT FROM own)
-            ORDER BY s.name FOR UPDATE
-        LOOP
-            -- A look of its own: what this stream was locked for meanwhile is seen.
-            WITH gone AS (
-                DELETE FROM bbio_pending p
-                WHERE p.backend = backend_id AND p.stream = stream_name AND p.stamp IS DISTINCT FROM own AND p.id <= (
-                    SELECT max(first.id) FROM (
-                        SELECT f.id FROM bbio_pending f WHERE f.backend = backend_id AND f.stream = stream_name
-                        AND f.stamp IS DISTINCT FROM own ORDER BY f.id LIMIT {MOST_TOLD} + 1
-                    ) AS first)
-                RETURNING p.id, p.method, p.body, p.rev, p.stamp
-            ), counted AS (
-                SELECT count(*) AS count, count(*) > {MOST_TOLD} OR bool_or(g.method IS NULL) AS is_lost,
-                    sum(octet_length(g.body)) AS size, (array_agg(g.stamp ORDER BY g.id DESC))[1] AS stamp FROM gone g
-            ), logged AS (
-                INSERT INTO bbio_log (stream, position, method, body, rev, at, stamp)
-                SELECT stream_id, s.top + row_number() OVER (ORDER BY g.id), g.method, g.body, g.rev, seconds, g.stamp
-                FROM gone g, counted c, bbio_streams s WHERE NOT c.is_lost AND s.id = stream_id
-            )
-            UPDATE bbio_streams s SET top = s.top + c.count, stamp = c.stamp, at = seconds,
-                size = s.size + CASE WHEN c.is_lost THEN 0 ELSE c.size END
-            FROM counted c WHERE s.id = stream_id AND c.count > 0 RETURNING c.count INTO taken;
-            is_left := is_left OR coalesce(taken > {MOST_TOLD}, false);
-            PERFORM bbio_wake(backend_id, stream_name) WHERE taken > 0;
-        END LOOP;
-        RETURN is_left;
-    END $$;
+    {_collect(was=False)}
 
-    CREATE OR REPLACE FUNCTION bbio_begin_epoch(backend_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
-    DECLARE
-        begun integer[];
-    BEGIN
-        WITH changed AS (
-            UPDATE bbio_backends SET epoch = left(md5(epoch || clock_timestamp() || random()), 12)
-            WHERE backend_name IS NULL OR name = backend_name RETURNING id
-        ) SELECT array_agg(id) INTO begun FROM changed;
-        DELETE FROM bbio_log WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ANY (begun));
-        DELETE FROM bbio_streams WHERE backend = ANY (begun);
-        DELETE FROM bbio_pending WHERE backend = ANY (begun);
-        PERFORM pg_notify('{CHANNEL}', '["",null,null]');
-    END $$;
+    {_begin_epoch("bbio_log", of_backends=("bbio_streams", "bbio_pending"))}
 
     -- Give a row that another program writes its revision, before it is written. It runs with the rights of its owner
     -- and, as it is for each row, without a search path of its own: so each name says where it is.
@@ -341,78 +367,9 @@ MIGRATIONS = (
                 WHERE told -> r.key IS DISTINCT FROM r.value))::text
     $$;
 
-    -- Number and log what waits for these streams, in the order of commits; whether more of it is left. Where there is
-    -- too much to be told one by one the log has a gap, and clients read everything anew.
-    CREATE OR REPLACE FUNCTION bbio_collect(backend_id integer, names text[]) RETURNS boolean LANGUAGE plpgsql AS $$
-    DECLARE
-        stream_name text;
-        stream_id bigint;
-        taken bigint;
-        is_left boolean := false;
-        -- What this transaction has set off itself comes after it.
-        own bigint := nullif(current_setting('bbio.stamp', true), '')::bigint;
-        seconds double precision := extract(epoch FROM clock_timestamp());
-    BEGIN
-        PERFORM set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off';
-        INSERT INTO bbio_streams (backend, name, epoch, top, size, trimmed, at)
-            SELECT b.id, u.name, b.epoch, 0, 0, 0, seconds
-            FROM (SELECT n.name FROM unnest(names) AS n(name) WHERE
-                EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = n.name
-                    AND p.stamp IS DISTINCT FROM own)
-                AND NOT EXISTS (SELECT FROM bbio_streams s WHERE s.backend = backend_id AND s.name = n.name)) AS u,
-                (SELECT k.id, k.epoch FROM bbio_backends k WHERE k.id = backend_id FOR SHARE) AS b
-            ORDER BY u.name COLLATE "C" ON CONFLICT DO NOTHING;
-        FOR stream_id, stream_name IN
-            SELECT s.id, s.name FROM bbio_streams s WHERE s.backend = backend_id AND s.name = ANY (names)
-                AND EXISTS (SELECT FROM bbio_pending p WHERE p.backend = backend_id AND p.stream = s.name
-                    AND p.stamp IS DISTINCT FROM own)
-            ORDER BY s.name FOR UPDATE
-        LOOP
-            -- A look of its own: what this stream was locked for meanwhile is seen.
-            WITH gone AS (
-                DELETE FROM bbio_pending p
-                WHERE p.backend = backend_id AND p.stream = stream_name AND p.stamp IS DISTINCT FROM own AND p.id <= (
-                    SELECT max(first.id) FROM (
-                        SELECT f.id FROM bbio_pending f WHERE f.backend = backend_id AND f.stream = stream_name
-                        AND f.stamp IS DISTINCT FROM own ORDER BY f.id LIMIT {MOST_TOLD} + 1
-                    ) AS first)
-                RETURNING p.id, p.method, p.body, p.rev, p.stamp, p.was
-            ), counted AS (
-                SELECT count(*) AS count, count(*) > {MOST_TOLD} OR bool_or(g.method IS NULL) AS is_lost,
-                    sum(octet_length(g.body)) AS size, (array_agg(g.stamp ORDER BY g.id DESC))[1] AS stamp FROM gone g
-            ), placed AS (
-                SELECT s.top + row_number() OVER (ORDER BY g.id) AS position, g.*
-                FROM gone g, counted c, bbio_streams s WHERE NOT c.is_lost AND s.id = stream_id
-            ), logged AS (
-                INSERT INTO bbio_log (stream, position, method, body, rev, at, stamp)
-                SELECT stream_id, g.position, g.method, g.body, g.rev, seconds, g.stamp FROM placed g
-            ), were AS (
-                INSERT INTO bbio_was (stream, position, was)
-                SELECT stream_id, g.position, g.was FROM placed g WHERE g.was IS NOT NULL
-            )
-            UPDATE bbio_streams s SET top = s.top + c.count, stamp = c.stamp, at = seconds,
-                size = s.size + CASE WHEN c.is_lost THEN 0 ELSE c.size END
-            FROM counted c WHERE s.id = stream_id AND c.count > 0 RETURNING c.count INTO taken;
-            is_left := is_left OR coalesce(taken > {MOST_TOLD}, false);
-            PERFORM bbio_wake(backend_id, stream_name) WHERE taken > 0;
-        END LOOP;
-        RETURN is_left;
-    END $$;
+    {_collect(was=True)}
 
-    CREATE OR REPLACE FUNCTION bbio_begin_epoch(backend_name text DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
-    DECLARE
-        begun integer[];
-    BEGIN
-        WITH changed AS (
-            UPDATE bbio_backends SET epoch = left(md5(epoch || clock_timestamp() || random()), 12)
-            WHERE backend_name IS NULL OR name = backend_name RETURNING id
-        ) SELECT array_agg(id) INTO begun FROM changed;
-        DELETE FROM bbio_was WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ANY (begun));
-        DELETE FROM bbio_log WHERE stream IN (SELECT id FROM bbio_streams WHERE backend = ANY (begun));
-        DELETE FROM bbio_streams WHERE backend = ANY (begun);
-        DELETE FROM bbio_pending WHERE backend = ANY (begun);
-        PERFORM pg_notify('{CHANNEL}', '["",null,null]');
-    END $$;
+    {_begin_epoch("bbio_was", "bbio_log", of_backends=("bbio_streams", "bbio_pending"))}
     """,
 )
 
