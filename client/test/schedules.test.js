@@ -171,8 +171,30 @@ async function run(seed) {
   for (const { connection } of pages) connection.close();
 }
 
+/** How far the clock on the wall was set, in milliseconds. */
+let set = 0;
+
+/** Stop time: it goes by as a test says. */
+function stopTime() {
+  set = 0;
+  mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 1_700_000_000_000 });
+  mock.method(performance, 'now', () => Date.now() - set);
+}
+
+/** Set the clock on the wall; nothing goes by. */
+function setClock(by) {
+  set += by;
+  mock.timers.setTime(Date.now() + by);
+}
+
+/** Let time go by again. */
+function startTime() {
+  mock.timers.reset();
+  performance.now.mock.restore();
+}
+
 test(`collections equal the store after any of ${SCHEDULES} schedules`, { timeout: SCHEDULES * LONGEST }, async () => {
-  mock.timers.enable({ apis: ['setTimeout', 'Date'] });
+  stopTime();
   const { random } = Math;
   const first = Number(process.env.BBIO_SEED ?? 1);
   try {
@@ -185,13 +207,13 @@ test(`collections equal the store after any of ${SCHEDULES} schedules`, { timeou
     }
   } finally {
     Math.random = random;
-    mock.timers.reset();
+    startTime();
     delete globalThis.reportError;
   }
 });
 
 test('a collection of 20,000 models is fetched and read anew, page by page, while others write', async () => {
-  mock.timers.enable({ apis: ['setTimeout', 'Date'] });
+  stopTime();
   try {
     const world = new World(seeded(1));
     // Nothing is left to chance: no listener throws.
@@ -214,7 +236,7 @@ test('a collection of 20,000 models is fetched and read anew, page by page, whil
     assert.deepEqual(one.collections[0].toJSON().sort(byId), held.sort(byId));
     one.connection.close();
   } finally {
-    mock.timers.reset();
+    startTime();
   }
 });
 
@@ -232,7 +254,7 @@ async function passOn(world) {
 
 /** A page of one channel in a world without chance, with time stopped while `run` goes on. */
 async function calmly(run) {
-  mock.timers.enable({ apis: ['setTimeout', 'Date'] });
+  stopTime();
   try {
     const world = new World(seeded(1));
     Object.assign(world, { history: 40, most: 20_000, late: 0, lossy: false, busy: 0, random: () => 0.5 });
@@ -241,7 +263,7 @@ async function calmly(run) {
     await run(world, one, one.collections[0]);
     one.connection.close();
   } finally {
-    mock.timers.reset();
+    startTime();
   }
 }
 
@@ -344,6 +366,13 @@ for (const [what, ask, seconds] of DEAD) {
     assert.equal(givenUpAfter(one, 60), seconds);
   }));
 }
+
+test('a link that dies is given up in time, also when the clock was put back', () => calmly(async (world, one) => {
+  setClock(-86_400_000);
+  one.links[0].die();
+  one.connection.backend('things', { channel: 'x' }).sync('read').catch(() => {});
+  assert.equal(givenUpAfter(one, 60), 20);
+}));
 
 test('a long list on a slow link arrives, and a link that dies after it is found out', () => calmly(async (world, one, collection) => {
   const [link] = one.links;

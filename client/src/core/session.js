@@ -42,8 +42,8 @@ export class Session {
   #probe = null;
   /** The call that ends its connection. */
   #end = /** @type {any} */ (null);
-  /** When something came from the server. */
-  #heard = 0;
+  /** When something came from the server, by a clock that nobody sets. */
+  #heard = -Infinity;
   /** Whether the page was told that the server refuses its connections. */
   #isTurnedAway = false;
 
@@ -462,7 +462,7 @@ export class Session {
           if (meta?.s) this.run(entry.handle, follower.acked(meta));
         }
       };
-      timed.sentAt = Date.now();
+      timed.sentAt = performance.now();
       this.#socket.emit('sync', entry.request, answer);
     }
   }
@@ -501,7 +501,7 @@ export class Session {
   }
 
   #hear() {
-    this.#heard = Date.now();
+    this.#heard = performance.now();
   }
 
   /**
@@ -510,7 +510,7 @@ export class Session {
    * @param {Timed} entry
    */
   #mayBeLong({ waiting, draining, request, sentAt = 0, left }) {
-    const now = Date.now();
+    const now = performance.now();
     const lives = this.#heard > now - PATIENCE;
     const lived = this.#heard >= sentAt - PATIENCE;
     const early = now - sentAt < LONG_READ && left > 2 * PATIENCE;
