@@ -165,6 +165,11 @@ class Event(msgspec.Struct, eq=False, gc=False):
     was: bytes | None = None
 
     @property
+    def position(self) -> Position:
+        """The position of who was told of all up to it."""
+        return Position(self.epoch, self.offset, self.stamp)
+
+    @property
     def size(self) -> int:
         """The bytes of what it says of its model."""
         return len(self.body) + len(self.was or b"")

@@ -252,7 +252,7 @@ class Subscribers(Publisher):
         for event, origin in sorted(early, key=lambda entry: entry[0].offset):
             self._tell(followed, event, origin)
             if event.offset >= position.offset:
-                position = Position(event.epoch, event.offset, event.stamp)
+                position = event.position
         followed.place(position)
         self._resync(followed)
 

@@ -138,7 +138,7 @@ class Untold:
         if len(self._events) < MAX_EVENTS:
             self._events.append((backend, event))
             return
-        self._tops[backend, event.stream] = Position(event.epoch, event.offset, event.stamp)
+        self._tops[backend, event.stream] = event.position
         if len(self._tops) > MAX_STREAMS:
             self._tops.clear()
             self._is_all = True
@@ -159,7 +159,7 @@ class Untold:
         for backend, event in self._events:
             frame = _whole(event)
             if len(frame) > MAX_FRAME:
-                frame = _hint(event.stream, Position(event.epoch, event.offset, event.stamp))
+                frame = _hint(event.stream, event.position)
             frames.setdefault(backend, []).append(frame)
         for (backend, stream), top in self._tops.items():
             frames.setdefault(backend, []).append(_hint(stream, top))

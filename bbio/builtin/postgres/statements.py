@@ -32,7 +32,7 @@ KEPT_WAS = """, were AS (
     )"""
 
 
-def log(operations: bool = False, was: bool = False) -> str:
+def _log(operations: bool, was: bool) -> str:
     """Lock streams, in an order that all share, and add events to them, whose places follow each stream's top.
 
     Nothing is added while a stream is missing, or is to be told of what triggers have left. Whoever is told of a commit
@@ -80,7 +80,8 @@ def log(operations: bool = False, was: bool = False) -> str:
 """
 
 
-LOG = log()
+# Statements that log, by whether operations are kept, and how the records were.
+LOGGING = {(operations, was): _log(operations, was) for operations in (False, True) for was in (False, True)}
 # Past the revisions that models brought along from elsewhere.
 CATCH_UP_REVISIONS = "SELECT max(nextval('bbio_revisions')) FROM generate_series(1, $1::integer)"
 # What was told of models at revisions, in their streams or by triggers in the one of all.

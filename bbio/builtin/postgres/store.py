@@ -74,7 +74,7 @@ from bbio.builtin.postgres.statements import (
     FORGET_OPERATIONS,
     FORGET_STREAMS,
     INDEXES,
-    LOG,
+    LOGGING,
     NEWEST_OPERATION,
     OUTGROWN,
     OWNERS,
@@ -88,7 +88,6 @@ from bbio.builtin.postgres.statements import (
     TRIGGERS,
     TRIM,
     UP_TO,
-    log,
 )
 from bbio.builtin.postgres.tables import (
     CHANNEL,
@@ -140,9 +139,6 @@ MOST_BLOCKS = 10_000
 # What is added to streams that are only locked; and what is kept of an event that no operation has brought about.
 NOTHING = (None, None, 0.0, 0, *(None,) * 6)
 NONE = (None, None, None)
-
-# Statements that log, by whether operations are kept, and how the records were.
-LOGGING = {(operations, was): log(operations, was) for operations in (False, True) for was in (False, True)}
 
 LOCK_ROWS = "FOR UPDATE OF t"
 # What is otherwise found at the commit is found with the write that it is about.
@@ -833,7 +829,7 @@ class PostgresStore(DocumentStore):
                 raise
             await connection.execute("ROLLBACK TO bbio; RELEASE bbio")
             if len(writes) > 1:
-                # A sample is found in few steps.
+                # What PostgreSQL refuses is found in few steps.
                 half = len(writes) // 2
                 await self._make(connection, batch, writes[:half], careful)
                 await self._make(connection, batch, writes[half:], careful)
@@ -975,7 +971,7 @@ class PostgresStore(DocumentStore):
         if row.epoch != event.epoch:
             return None
         if row.top <= event.offset:
-            return row.position == Position(event.epoch, event.offset, event.stamp)
+            return row.position == event.position
         stamp = await connection.fetchval(FIND_STAMP, row.id, event.offset)
         return None if stamp is None else bool(stamp == event.stamp)
 
@@ -1036,7 +1032,7 @@ class PostgresStore(DocumentStore):
         }
 
     async def _lock_streams(
-        self, connection: Any, names: list[str], statement: str = LOG, added: Iterable[Any] = NOTHING
+        self, connection: Any, names: list[str], statement: str = LOGGING[False, False], added: Iterable[Any] = NOTHING
     ) -> dict[str, StreamRow]:
         """Lock streams against other writers and return them as they were; add the given events to them."""
         while True:

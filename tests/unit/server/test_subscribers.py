@@ -670,7 +670,7 @@ async def test_a_hint_has_the_log_read_at_once_and_once(server):
     ann = await listening(server)
     server.store.asked.clear()
     event = server.store.written_by_others()
-    top = Position(event.epoch, event.offset, event.stamp)
+    top = event.position
     server.subscribers.doubt({"c:": top, "c:nobody": top})
     await settled()
     assert ann.offsets == [1]
