@@ -12,7 +12,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import socketio
 
@@ -48,6 +48,9 @@ class SharedServer(socketio.AsyncServer):
         options: passed on to `socketio.AsyncServer`.
     """
 
+    # Options of an engine's own.
+    library_options: ClassVar[dict[str, Any]] = {}
+
     def __init__(
         self,
         registry: Registry,
@@ -57,6 +60,9 @@ class SharedServer(socketio.AsyncServer):
         **options: Any,
     ) -> None:
         self.gateway = Gateway(registry, limits, addresses, self, public)
+        self._limits = limits
+        self._addresses = addresses
+        self._depth = limits.depth + 2  # the packet's array and the sync's object
         # How long a handler of connect or disconnect may take.
         self.handler_seconds = limits.deadline
         # By namespace: bbio's handlers. By namespace and event: the application's functions.
@@ -65,7 +71,7 @@ class SharedServer(socketio.AsyncServer):
         self._log = RateLimitedLog(logger)
         # What clients do, apart from errors.
         self.quiet = RateLimitedLog(logger)
-        super().__init__(**options)
+        super().__init__(**self.library_options, **options)
 
     @abstractmethod
     def deliver(self, peers: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:

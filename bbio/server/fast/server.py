@@ -15,7 +15,6 @@ import socketio
 
 from bbio import protocol
 from bbio.errors import BadRequest, InternalError
-from bbio.runtime import Registry
 from bbio.server.fast.engine import FastEngine
 from bbio.server.fast.frames import LARGE_BYTES, frame
 from bbio.server.fast.internals import check_internals
@@ -30,40 +29,18 @@ from bbio.server.fast.packets import (
 )
 from bbio.server.fast.session import FastSession
 from bbio.server.http.admission import REMOTE
-from bbio.server.limits import Limits
-from bbio.server.memory import Addresses
 from bbio.server.payload import ATTACHED_CHARACTERS
 from bbio.server.shared import SharedServer
 
 
 class FastServer(SharedServer):
-    """The Socket.IO server of the fast engine.
+    """The Socket.IO server of the fast engine."""
 
-    Parameters:
-        registry: the served backends.
-        limits: what a client may ask for.
-        addresses: where clients come from.
-        public: what clients are told in the reply to a `listen`, `event` among it.
-        options: passed on to `socketio.AsyncServer`.
-    """
-
+    library_options = {"monitor_clients": False}
     eio: FastEngine
 
-    def __init__(
-        self,
-        registry: Registry,
-        limits: Limits,
-        addresses: Addresses,
-        public: dict[str, Any],
-        **options: Any,
-    ) -> None:
-        check_internals()
-        self._limits = limits
-        self._addresses = addresses
-        self._depth = limits.depth + 2  # the packet's array and the sync's object
-        super().__init__(registry, limits, addresses, public, monitor_clients=False, **options)
-
     def _engineio_server_class(self) -> Callable[..., FastEngine]:
+        check_internals()
         # One log, so that a refused backend and a bad packet count together.
         return partial(FastEngine, self, self._limits, self._addresses, self.quiet)
 
@@ -154,7 +131,7 @@ class FastServer(SharedServer):
             raise BadPacket("too long an event with attachments")
         with decoding():
             packet = self.packet_class(encoded_packet=text)
-            protocol.check(packet.data, self._limits.depth + 2)
+            protocol.check(packet.data, self._depth)
         count = packet.attachment_count
         if (
             not 0 < count <= self._limits.attachments

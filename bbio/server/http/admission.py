@@ -153,7 +153,7 @@ class Admission:
             return web.Response(status=403, text=NOT_ALLOWED, headers={"Access-Control-Allow-Origin": "*"})
         if "j" in request.query:
             return web.Response(status=400, text="JSONP is not served: any site could read it")
-        if request.query.get("transport") == "websocket" and request.headers.get("Upgrade", "").lower() != "websocket":
+        if request.query.get("transport") == "websocket" and not is_websocket_request(request):
             return web.Response(status=400, text=NO_WEBSOCKET)
         return self._body_refusal(request)
 
@@ -290,6 +290,11 @@ class Admission:
             return await handle(request)
         finally:
             address.add(-held)
+
+
+def is_websocket_request(request: web.BaseRequest) -> bool:
+    """Return whether a request asks for a websocket."""
+    return request.headers.get("Upgrade", "").lower() == "websocket"
 
 
 def _each(names: str | Iterable[str]) -> Iterable[str]:

@@ -17,7 +17,7 @@ from bbio.errors import BadRequest
 from bbio.runtime import Registry
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
-from bbio.server.http.admission import BODY, REMOTE
+from bbio.server.http.admission import BODY, REMOTE, is_websocket_request
 from bbio.server.lag import relieve
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses
@@ -126,10 +126,6 @@ class PlainPeer:
             ack_id.set_result(tuple(raw_values(arguments)))
 
 
-def _is_websocket(request: web.Request) -> bool:
-    return request.headers.get("Upgrade", "").lower() == "websocket"
-
-
 class WholeRequest:
     """A request whose body has arrived.
 
@@ -174,8 +170,6 @@ class PlainServer(SharedServer):
         # Of any namespace the library asks the handlers below, which refuse what is not served.
         super().__init__(registry, limits, addresses, public, serializer=serializer, namespaces="*", **options)
         self._dispatch("*")
-        self._limits = limits
-        self._addresses = addresses
         self._sessions: dict[str, PlainSession] = {}
         self._resting = Resting()
         self._count_sessions()
@@ -196,7 +190,7 @@ class PlainServer(SharedServer):
             session = self._sessions[sid] = PlainSession(
                 self.eio.sockets[sid], address, self._limits, Budget(self._resting), self._drop, self._relieve
             )
-            session.comes_over(request.transport, _is_websocket(request))
+            session.comes_over(request.transport, is_websocket_request(request))
             return await begin(sid, environ)
 
         async def ended(sid: str, reason: str) -> None:
@@ -305,7 +299,7 @@ class PlainServer(SharedServer):
         session = self._sessions.get(request.query.get("sid", ""))
         if request.method == "POST":
             return await self._take_post(request, session)
-        transport, is_websocket = request.transport, _is_websocket(request)
+        transport, is_websocket = request.transport, is_websocket_request(request)
         if is_websocket and transport is not None:
             put_before(transport, Budget(self._resting))
         if session is not None:
