@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import groupby
 
 import attrs
 import pytest
 
 from bbio.builtin.postgres.database import REPLANNED
+from tests.support.large import LARGE, patch_large
 from tests.support.postgres import log, opened, processes
 from tests.support.servers import eventually
 
@@ -57,15 +57,8 @@ async def test_a_batch_goes_few_times_to_postgres(database_url):
 @pytest.mark.parametrize("revisions", ["column", "beside"])
 async def test_large_models_are_held_a_few_at_a_time(database_url, revisions):
     """Small patches, or reads, of many of them would else hold all of them at once; each has its turn, in order."""
-    large = [{"id": n, "text": "x" * 400_000} for n in range(10)]
-    async with opened(database_url, models=large, revisions=revisions, timeout=60.0) as models:
-        asked = [("patch", {"id": n % 10, "n": n}) for n in range(20)]
-        asked.insert(1, ("create", {"title": "small"}))
-        commits = await asyncio.gather(*(models.write(method, model) for method, model in asked))
-        batches = [list(batch) for _, batch in groupby(commits, key=lambda commit: commit.event.stamp)]
-        # Three models are read for a batch; who writes another one of them again waits behind others, too.
-        assert [len(batch) for batch in batches] == [4, 3, 3, 3, 3, 3, 2]
-        assert [commit.event.offset for commit in commits] == list(range(1, 22))
+    async with opened(database_url, models=LARGE, revisions=revisions, timeout=60.0) as models:
+        await patch_large(models)
         together, reader = [], models.store._reader
         look_up = reader._work
 

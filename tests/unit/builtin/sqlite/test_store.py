@@ -9,7 +9,6 @@ import threading
 import time
 from contextlib import closing
 from functools import partial
-from itertools import groupby
 
 import attrs
 import pytest
@@ -26,6 +25,7 @@ from bbio.model.schema import Schema
 from bbio.protocol import decode
 from bbio.streams import Position
 from bbio.was import RecordChange, change_of
+from tests.support.large import LARGE, patch_large
 
 
 @pytest.fixture
@@ -87,22 +87,14 @@ async def test_a_commit_has_a_bound(path, commits, monkeypatch):
 
 async def test_large_models_are_written_a_few_at_a_time(path):
     """Small patches of many of them would else hold all of them at once; each has its turn, in order."""
-    large = [{"id": n, "text": "x" * 400_000} for n in range(10)]
-    async with opened(SQLiteStore(path, models=large)) as models:
-        asked = [("patch", {"id": n % 10, "n": n}) for n in range(20)]
-        asked.insert(1, ("create", {"title": "small"}))
-        commits = await asyncio.gather(*(models.write(method, model) for method, model in asked))
-        batches = [list(batch) for _, batch in groupby(commits, key=lambda commit: commit.event.stamp)]
-        # Three models are read for a batch; who writes another one of them again waits behind others, too.
-        assert [len(batch) for batch in batches] == [4, 3, 3, 3, 3, 3, 2]
-        assert [commit.event.offset for commit in commits] == list(range(1, 22))
+    async with opened(SQLiteStore(path, models=LARGE)) as models:
+        await patch_large(models)
         assert [(await models.read(n))["n"] for n in range(10)] == list(range(10, 20))
 
 
 async def test_large_models_are_written_a_few_at_a_time_beside_one_that_is_refused(path, commits):
     """Then each is written by itself, in one transaction."""
-    large = [{"id": n, "text": "x" * 400_000} for n in range(10)]
-    async with opened(SQLiteStore(path, models=large)) as models:
+    async with opened(SQLiteStore(path, models=LARGE)) as models:
         execute(path, "CREATE UNIQUE INDEX one ON models (json_extract(body, '$.n'))")
         writes = [models.write("patch", {"id": n, "n": max(n, 1)}) for n in range(10)]
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
