@@ -120,7 +120,7 @@ describe('a connection without Backbone', () => {
     test(`${file} serves a page, with and without Backbone`, async () => {
       const script = readFileSync(built(file), 'utf8');
       const Backbone = loadBackbone();
-      const page = { io: socketio.io, Backbone, crypto, setTimeout, clearTimeout };
+      const page = { io: socketio.io, Backbone, crypto, performance, setTimeout, clearTimeout };
       vm.runInNewContext(script, page);
       Backbone.io.connect(server.url, { transports: ['websocket'] });
       assert.deepEqual(await new Backbone.Collection([], { backend: 'rooms' }).fetch(), []);
@@ -128,7 +128,7 @@ describe('a connection without Backbone', () => {
       Backbone.io.noConflict();
       assert.equal('io' in Backbone, false);
 
-      const bare = { io: socketio.io, crypto, setTimeout, clearTimeout };
+      const bare = { io: socketio.io, crypto, performance, setTimeout, clearTimeout };
       vm.runInNewContext(script, bare);
       const connection = bare.bbio.connect(server.url, { transports: ['websocket'] });
       assert.deepEqual([...(await connection.backend('rooms').sync('read'))], []);
@@ -171,7 +171,7 @@ test('a page that was away opens its connection again, and one that was just loa
 });
 
 test('a page without Socket.IO is told what to load', () => {
-  const page = { crypto, setTimeout, clearTimeout };
+  const page = { crypto, performance, setTimeout, clearTimeout };
   vm.runInNewContext(readFileSync(built('backbone.io.js'), 'utf8'), page);
   assert.throws(() => page.bbio.connect(), /load \/socket\.io\/socket\.io\.js before/);
 });
