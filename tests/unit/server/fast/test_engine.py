@@ -16,7 +16,7 @@ from engineio import exceptions
 from engineio import packet as engine_packet
 
 from bbio import App, ConfigurationError, Limits
-from bbio.server import fast, lag
+from bbio.server import fast, lag, shared
 from bbio.server.fast import internals
 from bbio.server.fast.frames import frame
 from bbio.server.fast.socket import FastSocket
@@ -27,9 +27,10 @@ MODULES = [importlib.import_module(f"{fast.__name__}.{found.name}") for found in
 
 
 def private_names(modules):
-    """Every private attribute read, set or overridden, without what the modules' own classes add."""
+    """Every private attribute read, set or overridden, without what classes of the modules and of `shared` add."""
     trees = [(module, ast.parse(inspect.getsource(module))) for module in modules]
-    classes = [(module, node) for module, tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    known = [*trees, (shared, ast.parse(inspect.getsource(shared)))]
+    classes = [(module, node) for module, tree in known for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     methods, own = set(), set()
     for module, definition in classes:
         bases = inspect.getmro(getattr(module, definition.name))[1:]
