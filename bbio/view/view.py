@@ -1,9 +1,4 @@
-"""Views: who sees what of the models of a backend.
-
-A view is what one viewer sees. It judges all that leaves the server: results, the details of errors, events, live and
-replayed, and the fields that a query may name. Viewers with equal views share its work. Today a view is a set of
-fields, those for the roles of a user; where a backend has no model, nothing is judged, and there are no views.
-"""
+"""A view: which records one viewer sees, and which fields of them."""
 
 from __future__ import annotations
 
@@ -22,6 +17,7 @@ from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import Request, Response
 from bbio.streams import Event, Position
+from bbio.view.filter import EVERYTHING, Filter
 
 # Between an epoch and the digest of the view that it is told under.
 MARK = "~"
@@ -94,6 +90,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
     Parameters:
         schema: the schema of the backend.
         fields: the names of the fields, and of the id.
+        filter: which records; all of them by default.
 
     Example:
         >>> import bbio
@@ -108,6 +105,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
     schema: Schema
     fields: frozenset[str]
+    filter: Filter = EVERYTHING
 
     @classmethod
     def of(cls, schema: Schema, user: Any) -> View:
