@@ -7,16 +7,20 @@ Viewers with equal views share its work.
 
 from bbio.view.filter import EVERYTHING, NOTHING, Filter
 from bbio.view.index import ViewIndex
+from bbio.view.scope import NO_SCOPE, Scope, missing
 from bbio.view.view import MayRead, View, WriterView, public_body, public_event, roles_of
 
 __all__ = [
     "EVERYTHING",
     "NOTHING",
+    "NO_SCOPE",
     "Filter",
     "MayRead",
+    "Scope",
     "View",
     "ViewIndex",
     "WriterView",
+    "missing",
     "public_body",
     "public_event",
     "roles_of",
