@@ -113,9 +113,10 @@ class Records:
     def _changed(self, req: Request, stored: dict[str, Any]) -> dict[str, Any]:
         """Return the record that an update or a patch of a stored one comes to."""
         if self._schema is None:
+            model: dict[str, Any] = req.model
             if req.method == "update":
-                return req.model
-            return self.merged(req, stored) if COUNTS in req.model else {**stored, **req.model}
+                return model
+            return self.merged(req, stored) if COUNTS in model else {**stored, **model}
         record = merged(self._schema, req, stored)
         if not stored.keys() <= record.keys():
             # Of fields that the schema does not know, a later version of it may.
