@@ -1,4 +1,4 @@
-"""Those who follow a stream under views of their own, grouped by what they see."""
+"""Followers of a stream under views of their own, grouped by what they see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bbio.was import change_of
 
 
 class Group:
-    """Those who follow a stream under one view.
+    """Followers of a stream under one view.
 
     Parameters:
         view: the view.

@@ -1,4 +1,4 @@
-"""Those who follow a stream, grouped by what they see."""
+"""Followers of a stream, grouped by what they see."""
 
 from __future__ import annotations
 
