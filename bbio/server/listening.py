@@ -114,8 +114,6 @@ class ListenExchange(Exchange, kw_only=True):
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
                 subscribers.follow(socket, followed, version)
-            elif followed.viewers is not None:
-                followed.viewers.join(socket, socket.views[followed.name], 1)
         socket.channels[channel] = version
         socket.last_channel = channel
         if channel:
@@ -202,9 +200,10 @@ class UnlistenExchange(Exchange, kw_only=True):
         streams = [channel_stream(channel) for channel in left]
         for channel in left:
             socket.channels.pop(channel, None)
-            socket.scopes.pop(channel, None)
         if not socket.channels:
             streams.append(BACKEND_WIDE)
         if socket.last_channel not in socket.channels:
             socket.last_channel = None
         self.subscribers.unfollow(socket, streams)
+        for channel in left:
+            self.subscribers.see(socket, channel, None, None)

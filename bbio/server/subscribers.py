@@ -56,7 +56,6 @@ class Subscribers(Publisher):
         "_delivery",
         "_exchanges",
         "_failing",
-        "_has_views",
         "_namespace",
         "_recheck_timer",
         "_rings",
@@ -73,7 +72,6 @@ class Subscribers(Publisher):
         self._all_backends = all_backends
         self._runtime = runtime
         self._namespace = runtime.namespace
-        self._has_views = runtime.has_views
         self._delivery = exchanges.delivery
         self._rings: Rings | None = None
         self._streams: dict[str, Followed] = {}
@@ -366,7 +364,7 @@ class Subscribers(Publisher):
                 name,
                 self._rings,
                 self._namespace,
-                self._has_views,
+                self._runtime.has_views,
                 self._runtime.id_attribute,
                 self._runtime.is_scoped,
             )
@@ -524,7 +522,7 @@ class Subscribers(Publisher):
                 failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False
-        if failure is None and self._has_views and channel in socket.channels:
+        if failure is None and self._runtime.has_views and channel in socket.channels:
             self._delivery.flush()  # what was committed before belongs to the view of before
             if self.see(socket, channel, view, req.scope):
                 self._suspend(socket, followed.name)

@@ -114,3 +114,4 @@ def test_what_another_channel_was_told_of_a_common_stream_counts():
     assert tracker.overheard("c:", viewed(6)["streams"]["c:"]) == []
     assert tracker.since == {"c:": ["now", 6, 5, "d"]}
     assert asked(tracker.overheard("c:", viewed(6, digest="e")["streams"]["c:"])) == [{"c:": ["now", 6, 5, "d"]}]
+    assert live(3).overheard("c:", reply(3)["streams"]["c:"]) == []
