@@ -66,7 +66,8 @@ backbone: $(SET_UP) ## run Backbone's own tests with bbio's scripts loaded (BACK
 	@$(BIN)/python -m tools.backbone_suite $(BACKBONE)
 
 bench: $(SET_UP) ## measure, beside peers, and the collections of pages
-	@$(BIN)/python -m benchmarks $(ARGS); status=$$?; $(BIN)/python tools/npm.py client run bench && exit $$status
+	@$(BIN)/python -m benchmarks $(ARGS); status=$$?; $(BIN)/python -m benchmarks.views && \
+		$(BIN)/python tools/npm.py client run bench && exit $$status
 
 clean: ## remove all that was set up or built
 	rm -rf .venv .venvs .*_cache .hypothesis .coverage* build dist docs/_build bbio/static client/dist client/node_modules

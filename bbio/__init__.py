@@ -12,7 +12,7 @@ Example:
 
 from bbio.app import App
 from bbio.backend import Backend
-from bbio.decorators import after, before, create, delete, on_error, patch, read, update, use
+from bbio.decorators import after, before, create, delete, on_error, patch, read, update, use, visible
 from bbio.errors import (
     BadRequest,
     BbioError,
@@ -89,4 +89,5 @@ __all__ = [
     "read",
     "update",
     "use",
+    "visible",
 ]

@@ -36,16 +36,25 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "once": ("req", "record"),
     "after": ("req", "res"),
     "on_error": ("err", "req", "res"),
+    "visible": ("req",),
 }
 
 
 @attrs.frozen
 class Mark:
-    """The note that a decorator leaves: the kind of layer, its sync methods, and whether it runs in a thread."""
+    """The note that a decorator leaves.
+
+    Parameters:
+        kind: the kind of layer.
+        methods: the sync methods it applies to.
+        thread: whether it runs in a thread.
+        may_leave: whether a write may leave a record that it says is not to be seen.
+    """
 
     kind: str
     methods: tuple[str, ...]
     thread: bool = False
+    may_leave: bool = False
 
 
 @attrs.frozen
@@ -210,6 +219,49 @@ class _Handler:
         return f"<decorator @{self._method}>"
 
 
+class _Visible:
+    """Mark a method to say which records a viewer may have: a query, True for all of them, False for none.
+
+    It runs after the `before` layers of `read`, once for each client and channel when that listens, and again whenever
+    permissions are looked at again. Reads, pages and totals, writes, notifications and what is told after a lost
+    connection follow it. Where there are several, such as of mixins, a record must be in all of them.
+
+    Parameters:
+        may_leave: whether a client may write a record so that it is no longer to be seen by it.
+        thread: whether the method, a plain `def`, runs in a thread, because it blocks.
+
+    Raises (at class definition):
+        DefinitionError: the method asks for something else than `req`, or the decorator names methods.
+
+    Example:
+        >>> from bbio import Backend
+        >>> from bbio.builtin import MemoryStore
+        >>> class Notes(Backend):
+        ...     store = MemoryStore()
+        ...
+        ...     @visible
+        ...     def own(self, req):
+        ...         return {"owner": req.user["id"]}
+    """
+
+    __name__ = "visible"
+
+    @overload
+    def __call__(self, target: F, /) -> F: ...
+    @overload
+    def __call__(self, *, may_leave: bool = False, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, may_leave: bool = False, thread: bool = False) -> Any:
+        mark = Mark("visible", METHODS, thread, may_leave)
+        if not args:
+            return lambda target: leave_mark(target, mark, "@visible")
+        if len(args) > 1 or isinstance(args[0], str):
+            raise DefinitionError("@visible names no sync methods: what it says holds for all of them; write @visible")
+        return leave_mark(args[0], mark, "@visible")
+
+    def __repr__(self) -> str:
+        return "<decorator @visible>"
+
+
 before = _Phase(
     "before",
     _phase_doc(
@@ -260,6 +312,7 @@ read = _Handler("read")
 update = _Handler("update")
 patch = _Handler("patch")
 delete = _Handler("delete")
+visible = _Visible()
 
 
 def check_parameters(function: Callable[..., Any], kind: str, where: str, *, bound: bool) -> tuple[str, ...]:
@@ -345,7 +398,7 @@ def check_undecorated(cls: type, base: type, layers: Iterable[str]) -> None:
     Raises:
         DefinitionError: there is such a method.
     """
-    names = {*METHODS, "before", "use", "after", "on_error"}.difference(layers)
+    names = {*METHODS, "before", "use", "after", "on_error", "visible"}.difference(layers)
     for owner in own_classes(cls, base):
         for name in names & vars(owner).keys():
             function = vars(owner)[name]

@@ -389,14 +389,22 @@ def read_position(since: dict[str, Any], stream: str) -> Position | None:
     A stamp that it does not know, it leaves out.
     """
     claimed = since.get(stream)
-    if type(claimed) is not list or not 2 <= len(claimed) <= 3:
+    if type(claimed) is not list or not 2 <= len(claimed) <= 4:
         return None
-    epoch, offset, stamp = claimed if len(claimed) == 3 else (*claimed, 0)
+    epoch, offset = claimed[:2]
+    stamp = claimed[2] if len(claimed) > 2 else 0
+    digest = claimed[3] if len(claimed) > 3 else ""
     if type(epoch) is not str or type(offset) is not int or not 0 <= offset < 2**63:
         return None
-    if type(stamp) is not int or not 0 <= stamp < STAMPS:
+    if type(stamp) is not int or not 0 <= stamp < STAMPS or type(digest) is not str:
         return None
     return Position(epoch, offset, stamp)
+
+
+def read_digest(since: dict[str, Any], stream: str) -> str | None:
+    """The digest of the view that a client claims to have reached its position in a stream with; None of no view."""
+    claimed = since.get(stream)
+    return claimed[3] if type(claimed) is list and len(claimed) == 4 and type(claimed[3]) is str else None
 
 
 def followed(channel: str | None) -> tuple[str, str]:
@@ -436,14 +444,21 @@ def resync(stream: str) -> bytes:
     return b'["resync",%b]' % encode(stream)
 
 
+def at(position: Position, stream: str, told: int) -> bytes:
+    """The `at` event, as JSON: how far a stream has come, and how many events of it a listener with a view was told."""
+    place = _place(stream, position.epoch)
+    return b'["synced","at",null,%b%d,"k":%d,"n":%d}]' % (place, position.offset, position.stamp, told)
+
+
 def event_json(event: Event) -> msgspec.Raw:
     """An event in the reply to a `listen`: the arguments of its `synced`, for a client that missed it."""
     return msgspec.Raw(b'["%b",%b,%b]' % (event.method.encode(), event.body, _position(event, event.op)))
 
 
-def stream_reply(position: Position, events: list[Event] | None) -> dict[str, Any]:
-    """One stream's entry in the reply to a version-1 `listen`."""
-    return {
+def stream_reply(position: Position, events: list[Event] | None, digest: str | None = None) -> dict[str, Any]:
+    """One stream's entry in the reply to a version-1 `listen`, with the digest of the view where it has one."""
+    told = {} if digest is None else {"d": digest}
+    return told | {
         "epoch": position.epoch,
         "offset": position.offset,
         "stamp": position.stamp,
@@ -457,12 +472,15 @@ def reply(body: bytes) -> bytes:
     return b"[null,%b]" % body
 
 
-def reply_v1(body: bytes, event: Event, method: str) -> bytes:
+def reply_v1(body: bytes, event: Event, method: str, is_in: bool | None = None) -> bytes:
     """Add the position of the write to a reply. The writer knows its operation, so that is left out.
 
     Where others are told of a create and `method`, the request's, is another, the writer is told that as well.
+    `is_in` says whether the record is in the view that the writer is told of events under, where it has one.
     """
     place = _position(event, None)
+    if is_in is not None:
+        place = place[:-1] + (b',"in":true}' if is_in else b',"in":false}')
     if event.method == "create" and method != "create":
         place = place[:-1] + b',"m":"create"}'
     return b"[null,%b,%b]" % (body, place)

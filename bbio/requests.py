@@ -156,6 +156,8 @@ class Request(msgspec.Struct, Generic[M], eq=False):
         rev: the revision the client based its write on, None when it sent none.
         event: `sync`, or `listen` while a client is being admitted to a channel.
         user: the user who asks, an object with an `id` or a `sub`; None when nobody has logged in.
+        scope: which records the client may have, as `@visible` says; None for requests of the server itself, and where
+            all are visible.
 
     Example:
         >>> req = Request("patch", {"id": 7, "done": True}, channel="home", user={"id": "ann"})
@@ -174,6 +176,7 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     rev: int | None = None
     event: str = "sync"
     user: Any = None
+    scope: Any = None
     # What a typed model was made of (bbio.typed).
     entry: Any = None
     # Where what it reads for a list counts, None of a request that nobody waits for; and how many bytes it holds there.

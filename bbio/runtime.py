@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import attrs
 import msgspec
+from msgspec import UNSET
 
 from bbio.backend import RUNNING, Backend, Emitted, check_name, schema_of
 from bbio.declared import Declared, Publisher
@@ -35,7 +36,7 @@ from bbio.model.scalars import place_of
 from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
 from bbio.ratelimit import RateLimitedLog, one_line
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Found, Request, Response
 from bbio.stack.once import Attempts
 from bbio.stack.stack import (
     Answer,
@@ -53,13 +54,14 @@ from bbio.stack.threads import Threads
 from bbio.store import NO_PROMISES, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.typed import as_json, as_record, enter, plain
-from bbio.view import View, public_body
+from bbio.view import NO_SCOPE, Filter, Scope, View, missing, public_body
 from bbio.was import was_of
 
 EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}
 
 logger = logging.getLogger("bbio")
 listener_failures = RateLimitedLog(logger)
+scope_failures = RateLimitedLog(logger)
 
 # What a backend has its server do: a function without parameters that is called and awaited.
 Work = Callable[[], Coroutine[Any, Any, Any]]
@@ -122,6 +124,7 @@ class Runtime:
         self.store: Store | None = None
         self._spawn = spawn
         self._threads = threads or Threads()
+        self._scopes: list[Layer] = []
         self._listeners: dict[Emitted, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
         self._stopping = AsyncExitStack()
         self._tell_backend(__bbio_runtime__=self, name=name)
@@ -139,6 +142,13 @@ class Runtime:
         """The name of the id in a model: the store's, `id` by default."""
         return self.backend.id_attribute
 
+    def _visible_layers(self) -> list[Layer]:
+        """The layers of `@visible`, of reusable middleware too."""
+        backend = self.backend
+        items = [*backend.middleware, *(item for item, _ in backend.__bbio_used__)]
+        layers = [layer for item in items for layer in middleware_layers(item)]
+        return [layer for layer in (*layers, *layers_of(backend, backend.__bbio_layers__)) if layer.kind == "visible"]
+
     @property
     def layers(self) -> list[Layer]:
         """All layers of the backend in stack order."""
@@ -148,7 +158,61 @@ class Runtime:
         own = layers_of(backend, backend.__bbio_layers__)
         if self.schema is not None:
             own.insert(0, _entry(self.schema))
-        return [layer for group in (*reusable, _by_kind(own)) for layer in group]
+        if self.is_scoped:
+            # The last of the `before` layers, when it is known who asks.
+            own.append(make_layer("before", "visible", METHODS, self._enter_scope, where=self._scopes[0].where))
+        return [layer for group in (*reusable, _by_kind(own)) for layer in group if layer.kind != "visible"]
+
+    @property
+    def is_scoped(self) -> bool:
+        """Say whether layers of `@visible` decide who may have which records."""
+        return bool(self._scopes)
+
+    @property
+    def has_views(self) -> bool:
+        """Say whether each who listens has a view of its own; else all are told the same."""
+        return self.is_scoped or View.differs(self.schema)
+
+    async def _enter_scope(self, req: Request) -> None:
+        """Say in a request which records its client may have: as it was said when it began to listen, else anew."""
+        if req.socket is not None:
+            known = None if req.event == "listen" else getattr(req.socket, "scopes", {}).get(req.channel)
+            req.scope = await self._ask_scope(req) if known is None else known
+
+    async def _ask_scope(self, req: Request) -> Scope:
+        said = []
+        for layer in self._scopes:
+            try:
+                answer = layer.call(req)
+                if layer.is_async or hasattr(answer, "__await__"):
+                    answer = await answer
+                said.append((Filter.read(answer, self.schema, self.id_attribute), layer.may_leave))
+            except Exception as err:
+                scope_failures.error(
+                    err, "%s (%s) failed to say what a client may see: it sees nothing", layer.name, layer.where
+                )
+                return NO_SCOPE
+        return Scope.of(said)
+
+    def _judge(self, req: Request, res: Run) -> None:
+        """Leave in what layers have answered the records that the client may have; a store has looked at its own."""
+        scope: Scope | None = req.scope
+        if scope is None:
+            return
+        if isinstance(res.failure, SyncError):
+            current = res.failure.values.get("current")
+            if isinstance(current, dict) and not scope.sees(current):
+                res.failure.values = {name: value for name, value in res.failure.values.items() if name != "current"}
+        elif req.method == "read" and res.found is None:
+            if isinstance(res.result, list):
+                res.result = [record for record in res.result if self._sees(scope, record)]
+            elif not self._sees(scope, res.result):
+                res.failure, res.result = missing(self.id_attribute, req.id), None
+
+    @staticmethod
+    def _sees(scope: Scope, record: Any) -> bool:
+        written = decode(encode(record))
+        return not isinstance(written, dict) or scope.sees(written)
 
     def open(self, publisher: BackendPublisher, store: Store | None = None) -> None:
         """Open the store and compile the stacks. Called when the backend is served, and again to begin anew.
@@ -171,7 +235,19 @@ class Runtime:
             self.store = opening.open(self.backend, publisher)
             self.log = self.store.log
             self._tell_backend(store=self.store)
+        if scopes := self._visible_layers():
+            self._keep_to_scopes(scopes[0])
         self.compile()
+
+    def _keep_to_scopes(self, layer: Layer) -> None:
+        store = self.store
+        if store is None or not all(store.promises(method).scoped for method in METHODS):
+            given = "it has none" if store is None else f"{type(store).__qualname__} does not"
+            raise DefinitionError(
+                f"{layer.name} is @visible, which needs a store that keeps to scopes, and {given}; give it a "
+                "MemoryStore, SQLiteStore or PostgresStore, or a store of your own that promises `scoped` and `was`"
+            )
+        self.keep_was()
 
     def keep_was(self) -> None:
         """Have the log keep, with each event, how its record was (`Event.was`). Called between `open` and `start`.
@@ -190,6 +266,7 @@ class Runtime:
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
+        self._scopes = [self._bound(layer) for layer in self._visible_layers()]
         layers, schema, store = [self._bound(layer) for layer in self.layers], self.schema, self.store
         answer = self._answer_unanswered
         read: Answer = answer
@@ -203,7 +280,10 @@ class Runtime:
             shown = partial(_show, schema)
             if write is not None:
                 write = _plain_write(schema, write)
-        self.stacks = {"read": Stack("read", layers, read, promises=promises["read"], show=shown)}
+        judge = self._judge if self.is_scoped else None
+        if judge is not None:
+            read = partial(_read_within_scope, read)
+        self.stacks = {"read": Stack("read", layers, read, promises=promises["read"], show=shown, judge=judge)}
         guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
         for method in WRITES:
             # Whoever makes a model knows it; else a write may be allowed to those who may not read.
@@ -219,6 +299,7 @@ class Runtime:
                 promises=promises[method],
                 show=shown,
                 may_read=self._may_read if guarded else None,
+                judge=judge,
             )
 
     async def _may_read(self, req: Request) -> bool:
@@ -323,13 +404,14 @@ class Runtime:
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
         """The events of the log after a position, None when they are no longer all there, or it is of another history.
 
-        What other programs wrote, or an earlier version of the model, may hold what nobody may see: it is left out.
+        What other programs wrote, or an earlier version of the model, may hold what nobody may see: it is left out. A
+        view of some records must know it to judge them, and leaves it out itself.
         """
         log = self.log
         events = await log.since(stream, epoch, offset, stamp)
         if events and 0 < events[0].when < log.event_clock() - log.history.age:
             return None  # nobody has written since, so that nothing was dropped
-        if self.schema is None or not events:
+        if self.schema is None or self.is_scoped or not events:
             return events
         view = View.public(self.schema)
         return [view.narrow(event) for event in events]
@@ -434,7 +516,7 @@ def _emitted_as(call: str, event: Emitted) -> str:
 
 
 def _by_kind(layers: list[Layer]) -> list[Layer]:
-    order = ("before", "use", "handler", "once", "after", "on_error")
+    order = ("before", "use", "handler", "once", "after", "on_error", "visible")
     return sorted(layers, key=lambda layer: order.index(layer.kind))
 
 
@@ -457,6 +539,14 @@ def _show(schema: Schema, req: Request, res: Response) -> None:
         res.result = view.result(as_record(schema, res.result, req))
     elif isinstance(res.failure, SyncError):
         view.narrow_error(res.failure)
+
+
+async def _read_within_scope(read: Answer, req: Request) -> Any:
+    """A store's `read`; who asks for everything and may not have it is told of no pages."""
+    found = await read(req)
+    if isinstance(found, Found) and req.options.get("data") is None:
+        found.next = UNSET
+    return found
 
 
 def _plain_write(schema: Schema, write: Write) -> Write:

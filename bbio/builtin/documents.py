@@ -242,6 +242,8 @@ class DocumentStore(Store, Log):
     """
 
     atomic = True
+    # Whether a record is stored just as it is planned; a database may make something else of it.
+    as_planned = True
     check_interval = 5.0
     event_clock = staticmethod(time.time)
 
@@ -275,7 +277,7 @@ class DocumentStore(Store, Log):
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
         opened.table = self.table or backend.name
-        opened.records = Records(opened.schema, self.id_attribute, self._upsert)
+        opened.records = Records(opened.schema, self.id_attribute, self._upsert, self.as_planned)
         opened._seen = Seen()
         opened._initial = [as_json(opened.schema, model) for model in self._initial]
         if any(self.key(model) is None for model in opened._initial):
@@ -319,7 +321,7 @@ class DocumentStore(Store, Log):
         key = None if req.model is None else self.key(req.model)
         if key is not None:
             row = await self.look_up((channel, key))
-            if row is None:
+            if row is None or (req.scope is not None and not req.scope.sees(decode(row[1]))):
                 raise self.records.unknown(key)
             rev, body = row
             if len(body) > SHORT_LIST and not req.passes_on:
@@ -379,7 +381,11 @@ class DocumentStore(Store, Log):
             return events
         records = await asyncio.gather(*starmap(self._completed, partial))
         bodies = {event: public_body(self.schema, record) for (event, _), record in zip(partial, records, strict=True)}
-        return [msgspec.structs.replace(event, body=bodies[event]) if event in bodies else event for event in events]
+        # How these records were is not known to a view: of the fields that are added now, nobody knows how they were.
+        return [
+            msgspec.structs.replace(event, body=bodies[event], was=None) if event in bodies else event
+            for event in events
+        ]
 
     def as_told(self, event: Event) -> Event | None:
         """Return an event of another server as clients here are told of it.

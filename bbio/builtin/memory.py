@@ -16,7 +16,7 @@ from bbio.protocol import decode, encode
 from bbio.query.query import QueryLimits, too_many
 from bbio.query.steps import call_each, run_in_turns
 from bbio.requests import SHORT_LIST, Found
-from bbio.store import TOLD_AS, Promises, Records, Scratch
+from bbio.store import TOLD_AS, Promises, Records, Scratch, is_as_in
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.typed import as_json
 from bbio.view import public_body
@@ -96,7 +96,8 @@ class MemoryStore(Store, MemoryLog):
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on; a class derived from this one may wait."""
         is_own = type(self) is MemoryStore
-        return Promises(atomic=self.atomic, immediate=is_own, passes_on=is_own, was=True)
+        scoped = is_as_in(MemoryStore, self)
+        return Promises(atomic=self.atomic, immediate=is_own, passes_on=is_own, was=True, scoped=scoped)
 
     def _models(self, channel: str | None) -> Models:
         key = channel if self._per_channel else None
@@ -112,6 +113,8 @@ class MemoryStore(Store, MemoryLog):
             if key not in models:
                 raise self._records.unknown(key)
             rev, body = models[key]
+            if req.scope is not None and not req.scope.sees(decode(body)):
+                raise self._records.unknown(key)
             if len(body) > SHORT_LIST and not req.passes_on:
                 await req.make_room(len(body), decoded_bytes(body))
             return Found(decode(body), {key: rev})

@@ -458,7 +458,7 @@ class BackendSession:
         op = None if event.meta is None else event.meta.op
         own = self.outbox.find(op)
         if own is not None and own.subscription is subscription:
-            self._succeed(own, event.model, event.meta)
+            self._succeed(own, event.model, event.meta, is_gone=event.method == "delete")
         else:
             subscription.notified(event.method, event.model, event.meta, own=self.outbox.owns(op))
 
@@ -477,18 +477,20 @@ class BackendSession:
                 self._succeed(entry, result, extra)
                 return
             tracker = entry.subscription.tracker
-            self._succeed(entry, result, meta, passed=tracker.passed(meta, entry.retried))
+            passed = tracker.passed(meta, entry.retried) or tracker.leaves_content(meta)
+            self._succeed(entry, result, meta, passed=passed)
             if self.transport is not None:  # else the next listen shows it
                 self.run(entry.subscription, tracker.acked(meta))
 
         return answer
 
-    def _succeed(self, entry: Entry, result: Any, extra: Any, *, passed: bool = False) -> None:
+    def _succeed(self, entry: Entry, result: Any, extra: Any, *, passed: bool = False, is_gone: bool = False) -> None:
         self._settle(entry, None, result, extra)
         # Also when it comes after the deadline: a write that its maker has given up on is news to all.
         if entry.writes and not passed:
             meta = extra if isinstance(extra, Meta) else None
-            entry.subscription.wrote(entry.request, result, meta)
+            is_gone = is_gone or (meta is not None and meta.is_in is False)
+            entry.subscription.wrote(entry.request, result, meta, is_gone=is_gone)
 
     def _settle(self, entry: Entry, error: SyncError | None, result: Any = None, extra: Any = None) -> None:
         if entry.timer is not None:

@@ -162,10 +162,10 @@ class Subscription:
                 reader.put(Event(cast("Any", method), copied(model), None if meta is None else meta.rev))
         self._apply(method, model, meta)
 
-    def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None) -> None:
-        """Take the result of a write of this client."""
+    def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None, *, is_gone: bool = False) -> None:
+        """Take the result of a write of this client; `is_gone` where it does not see what it wrote, or no longer."""
         model = result if isinstance(result, dict) else uncounted(request["model"])
-        self._apply(NOTIFIED_AS[request["method"]], model, meta)
+        self._apply("delete" if is_gone else NOTIFIED_AS[request["method"]], model, meta)
 
     def _apply(self, method: str, model: Any, meta: Meta | None) -> None:
         for mirror in self.mirrors:

@@ -15,7 +15,10 @@ WAITING = 10_000
 
 
 class Meta(NamedTuple):
-    """The server's data about an event: stream, epoch, offset, the model's revision, the operation and the stamp."""
+    """The server's data about an event: stream, epoch, offset, the model's revision, the operation and the stamp.
+
+    Where this client has a view, also whether what it wrote is in it, and of a stream how many events it was told.
+    """
 
     stream: str
     epoch: str
@@ -23,6 +26,8 @@ class Meta(NamedTuple):
     rev: int | None = None
     op: str | None = None
     stamp: int = 0
+    is_in: bool | None = None
+    told: int = 0
 
     @classmethod
     def read(cls, meta: Any) -> Meta | None:
@@ -32,7 +37,8 @@ class Meta(NamedTuple):
         stream, epoch, offset = meta.get("s"), meta.get("e"), meta.get("o")
         if not isinstance(stream, str) or not isinstance(epoch, str) or type(offset) is not int:
             return None
-        return cls(stream, epoch, offset, meta.get("r"), meta.get("op"), meta.get("k", 0))
+        rest = meta.get("r"), meta.get("op"), meta.get("k", 0), meta.get("in"), meta.get("n", 0)
+        return cls(stream, epoch, offset, *rest)
 
 
 class Listen(NamedTuple):
@@ -75,6 +81,9 @@ class StreamPosition:
 
     `stamp` tells whether the position is of the same history, 0 when it is not known; `ahead` has the stamps of own
     writes beyond the position, by offset.
+
+    With a view, offsets have gaps: its `digest` belongs to the position, and `told` counts the events since the listen.
+    `void`: the view has changed since, so that what is read by now may be of another than the position.
     """
 
     epoch: str
@@ -82,6 +91,16 @@ class StreamPosition:
     stamp: int = 0
     stale: bool = False
     ahead: dict[int, int] = attrs.field(factory=dict)
+    digest: str | None = None
+    told: int = 0
+    void: bool = False
+
+    @property
+    def since(self) -> list[Any]:
+        """Return the position as a listen says it."""
+        if self.digest is not None:
+            return [self.epoch, self.offset, self.stamp, self.digest]
+        return [self.epoch, self.offset, self.stamp] if self.stamp else [self.epoch, self.offset]
 
 
 class Tracker:
@@ -113,13 +132,11 @@ class Tracker:
 
     @property
     def since(self) -> dict[str, list[Any]]:
-        """Return the positions up to which everything has been applied, by stream, with their stamps where known."""
+        """Return the positions up to which everything has been applied, by stream, as a listen says them."""
         return {
-            stream: [position.epoch, position.offset, position.stamp]
-            if position.stamp
-            else [position.epoch, position.offset]
+            stream: position.since
             for stream, position in self._positions.items()
-            if not position.stale
+            if not position.stale and not position.void
         }
 
     @property
@@ -162,15 +179,20 @@ class Tracker:
             position = self._positions.get(stream)
             for method, model, meta in state.get("events") or ():
                 effects += self.event(method, model, Meta.read(meta))
-            epoch, offset = state["epoch"], state["offset"]
-            stamp = state.get("stamp", 0)
-            if position is not None and not position.stale and state["recovered"] and position.offset == offset:
-                position.stamp = stamp
+            epoch, offset, recovered = state["epoch"], state["offset"], state["recovered"]
+            stamp, digest = state.get("stamp", 0), state.get("d")
+            if position is not None and position.digest is not None and recovered:
+                position.offset = max(position.offset, offset)
+            held = position is not None and not position.stale and not position.void
+            if position is not None and held and recovered and position.offset == offset:
+                position.stamp, position.told = stamp, 0
                 if not self._overflown:
                     continue
             # The epoch may be the same and the history another: one that fell back.
-            renewed = renewed or position is None or position.epoch != epoch or not state["recovered"]
-            self._positions[stream] = StreamPosition(epoch, offset, stamp, stale=not first or self._overflown)
+            renewed = renewed or position is None or position.epoch != epoch or not recovered
+            self._positions[stream] = StreamPosition(
+                epoch, offset, stamp, stale=not first or self._overflown, digest=digest
+            )
             resumed = False
         reset = self.stale
         waiting, self._waiting = self._waiting[self._covered :], []
@@ -192,12 +214,34 @@ class Tracker:
         effects: list[Effect] = []
         for method, model, meta in state.get("events") or ():
             effects += self.event(method, model, Meta.read(meta))
+        position.told = 0
+        if position.digest != state.get("d"):
+            return [*effects, *self._again()]
+        if position.digest is not None and state["recovered"] and state["epoch"] == position.epoch:
+            position.offset = max(position.offset, state["offset"])
         behind = state["epoch"] != position.epoch or state["offset"] > position.offset
         return effects + (self._again() if behind and not self.listening else [])
 
     def event(self, method: str, model: Any, meta: Meta | None) -> list[Effect]:
         """Take an event, `synced`."""
+        if method == "at":
+            return [] if meta is None or self.listening else self._at(meta)
+        position = None if meta is None or self.listening else self._positions.get(meta.stream)
+        if position is not None:
+            position.told += 1
         return [Apply(method, model, None)] if meta is None else self._take(method, model, meta)
+
+    def _at(self, meta: Meta) -> list[Effect]:
+        """Take how far a stream has come, of which a view tells a part, and how many events of it were told."""
+        position = self._positions.get(meta.stream)
+        if position is None:
+            return []
+        if meta.epoch == position.epoch and meta.told == position.told:
+            if meta.offset > position.offset:
+                position.offset, position.stamp = meta.offset, meta.stamp
+            return []
+        position.void = True  # which one was lost nobody knows
+        return self._again()
 
     def acked(self, meta: Meta) -> list[Effect]:
         """Take the position in the reply to a write of this client, which need not come as an event."""
@@ -215,13 +259,20 @@ class Tracker:
             return False
         return meta.offset <= position.offset if meta.epoch == position.epoch else retried
 
+    def leaves_content(self, meta: Meta) -> bool:
+        """Return whether a reply says nothing of what this client sees by now: the stream will tell."""
+        position = self._positions.get(meta.stream)
+        return position is not None and position.digest is not None and meta.is_in is None
+
     def complete(self) -> None:
         """Note that everything has been read and applied since the effect `Read`."""
         for position in self._positions.values():
             position.stale = False
 
     def gap(self) -> list[Effect]:
-        """Ask what was missed: the server has said that events are missing."""
+        """Ask what was missed: the server can no longer tell it, or tells under another view from now on."""
+        for position in self._positions.values():
+            position.void = position.digest is not None
         return [] if self.listening or not self.ready else self._again()
 
     def overdue(self) -> list[Effect]:
@@ -248,6 +299,11 @@ class Tracker:
         if position is None:
             return []
         same_epoch = meta.epoch == position.epoch
+        if position.digest is not None and same_epoch:
+            if method is None or meta.offset <= position.offset:
+                return []  # where the view has been told all up to, its own events say alone
+            position.offset, position.stamp = meta.offset, meta.stamp
+            return [Apply(method, model, meta)]
         if same_epoch and (meta.offset <= position.offset or (method is None and meta.offset in position.ahead)):
             return []
         if same_epoch and meta.offset == position.offset + 1:

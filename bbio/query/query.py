@@ -197,6 +197,14 @@ class Query:
         reader = _Reader(id_attribute, limits or QueryLimits(), fields, stored)
         return cls(**reader.read(data), limits=reader.limits, id_path=reader.id_path)
 
+    def within(self, conditions: Iterable[Condition]) -> Self:
+        """Return the same query of what also fulfils these conditions; its cursors are the same.
+
+        Parameters:
+            conditions: conditions that nobody has to have asked for.
+        """
+        return attrs.evolve(self, where=(*conditions, *self.where))
+
     @property
     def is_paged(self) -> bool:
         """Return whether it asks for only a part of what it finds."""

@@ -13,7 +13,7 @@ from bbio.handshake import read_cookies
 from bbio.server.budget import Rate
 from bbio.server.memory import Address, Addresses, ListRoom
 from bbio.streams import BACKEND_WIDE
-from bbio.view import View
+from bbio.view import Scope, View
 
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
@@ -232,7 +232,9 @@ class ClientSocket:
         "peer",
         "refusals",
         "runtime",
+        "scopes",
         "sid",
+        "told_under",
         "views",
     )
 
@@ -251,6 +253,10 @@ class ClientSocket:
         # Its views by stream, where not all who follow that see the same: as they were when it was last asked who it
         # is. Of what all channels share it sees what it may see in each of its own.
         self.views: dict[str, View] = {}
+        # Which records it may have in each channel it listens to, as it was when that was last asked; where it is.
+        self.scopes: dict[str | None, Scope] = {}
+        # The views of some records that it is told of events under, by stream; none of one whose view has changed.
+        self.told_under: dict[str, View] = {}
         # Channels listened to, each with the protocol version of its listen.
         self.channels: dict[str | None, int] = {}
         self.last_channel: str | None = None

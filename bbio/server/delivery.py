@@ -17,8 +17,10 @@ from bbio import protocol
 from bbio.server.connection import Peer
 from bbio.server.eager import Stepper
 from bbio.server.stream import Followed
-from bbio.streams import Event, public_part
+from bbio.server.viewers import Viewers
+from bbio.streams import Event, Position, public_part
 from bbio.view import View, public_event
+from bbio.view.filter import Kind
 
 
 class Transport(Protocol):
@@ -27,6 +29,9 @@ class Transport(Protocol):
     def deliver(self, peers: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
         """Send a Socket.IO event, given as JSON, to all peers but one."""
 
+
+# Events of a stream after which those with views are told how far it has come.
+AT_EVENTS = 250
 
 # An event that waits for the end of a step: who is to be told, and the socket whose write it was.
 Pending = tuple[Followed, Event, Any]
@@ -98,7 +103,10 @@ class Delivery:
     def fan_out(self, followed: Followed, event: Event, origin: Any, replied: bool = False) -> None:
         """Send an event, not to its writer when that has just had it as its reply."""
         if followed.has_views:
-            self._fan_out_by_view(followed, event, origin, replied)
+            if followed.viewers is None:
+                self._fan_out_by_view(followed, event, origin, replied)
+            else:
+                self._fan_out_to_viewers(followed, followed.viewers, event, origin)
             return
         event = public_event(event, followed.id_attribute)
         legacy, version_1 = followed.legacy, followed.version_1
@@ -130,3 +138,51 @@ class Delivery:
                 event = seen.get(view) or view.event(whole)
                 seen[view] = event
                 self.transport.deliver(peers, None, followed.namespace, synced(event))
+
+    def _fan_out_to_viewers(self, followed: Followed, viewers: Viewers, whole: Event, origin: Any) -> None:
+        """The same, to those alone whose views the event concerns, and told as what it is to them.
+
+        The writer is told as well: nothing else says where in the stream its write is.
+        """
+        concerned = viewers.concerned(whole)
+        if concerned is None:
+            # Nobody knows who may be told of it.
+            self.send(followed.version_1.values(), followed.namespace, protocol.resync(followed.name))
+            return
+        frames: dict[tuple[Kind, frozenset[str]], tuple[Event, bytes, bytes]] = {}
+        for group, kind in concerned:
+            frame = frames.get((kind, group.view.fields))
+            if frame is None:
+                event = group.view.told(whole, kind, followed.id_attribute)
+                frame = event, protocol.synced(event), protocol.synced_v1(event)
+                frames[kind, group.view.fields] = frame
+            event, legacy, version_1 = frame
+            group.told += 1
+            writer = None if origin is None else origin.peer
+            if group.legacy and not (len(group.legacy) == 1 and origin in group.legacy):
+                self.transport.deliver(group.legacy.values(), writer, followed.namespace, legacy)
+            if group.version_1:
+                skipped = None
+                if event.op is not None and origin in group.version_1 and origin.client:
+                    skipped = writer
+                    told = protocol.synced_v1(own(event, origin.client))
+                    self.transport.deliver([writer], None, followed.namespace, told)
+                self.transport.deliver(group.version_1.values(), skipped, followed.namespace, version_1)
+        if whole.offset % AT_EVENTS == 0:
+            self.tell_place(followed, viewers, Position(whole.epoch, whole.offset, whole.stamp))
+
+    def tell_place(self, followed: Followed, viewers: Viewers, position: Position) -> None:
+        """Tell those who follow under views how far the stream has come, whatever of it they were told.
+
+        Parameters:
+            followed: the stream.
+            viewers: those who follow it.
+            position: where it is, and up to where all of it was sent.
+        """
+        peers: dict[tuple[Position, int], list[Peer]] = {}
+        for socket, peer in followed.version_1.items():
+            if socket in viewers:
+                seen = socket.views[followed.name].position(position)
+                peers.setdefault((seen, viewers.told(socket)), []).append(peer)
+        for (place, told), group in peers.items():
+            self.transport.deliver(group, None, followed.namespace, protocol.at(place, followed.name, told))

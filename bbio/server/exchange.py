@@ -11,6 +11,7 @@ import msgspec
 
 from bbio import protocol
 from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
+from bbio.protocol import decode, encode
 from bbio.requests import Found, Request
 from bbio.runtime import Registry
 from bbio.server.connection import ClientSocket, Key
@@ -18,6 +19,7 @@ from bbio.server.delivery import Delivery
 from bbio.server.limits import Limits
 from bbio.stack.stack import Run
 from bbio.streams import Commit
+from bbio.typed import as_json
 from bbio.weight import weigh
 
 # Of a read that no store has answered.
@@ -232,10 +234,39 @@ class SyncExchange(Exchange):
         self.finish()
 
     def _reply_to_write(self, body: bytes, commit: Commit) -> None:
-        """Reply to a write, at the place of its event if that has not been sent yet."""
-        if self.req.op is None and not self.socket.channels.get(self.req.channel):
+        if self.req.scope is not None:
+            self._reply_in_scope(body, commit)
+        elif self.req.op is None and not self.socket.channels.get(self.req.channel):
+            self.reply(protocol.reply(body))
+        else:
+            self._reply_in_order(body, commit)
+
+    def _reply_in_scope(self, body: bytes, commit: Commit) -> None:
+        """Say what the record is to the view that the writer is told of events under, or else to what it may have.
+
+        The event is told besides: only the stream says where in it the write is.
+        """
+        socket, event = self.socket, commit.event
+        view = socket.told_under.get(event.stream)
+        # What it may have now: permissions may have changed since the write began.
+        scope = socket.scopes.get(self.req.channel, self.req.scope)
+        records = scope.records if view is None else view.filter
+        # Layers may have answered with an instance, or with what is no record.
+        record = as_json(socket.runtime.schema, commit.record)
+        after = None if event.method == "delete" else decode(encode(record))
+        is_in = isinstance(after, dict) and records.matches(after)
+        if not is_in:
+            key, told = socket.id_attribute, decode(event.body)
+            body = encode({key: told[key]} if isinstance(told, dict) and key in told else None)
+        if self.req.op is None and not socket.channels.get(self.req.channel):
             self.reply(protocol.reply(body))
             return
+        seen = socket.views.get(event.stream)
+        place = event if seen is None else seen.place(event)
+        self.reply(protocol.reply_v1(body, place, self.req.method, None if view is None else is_in))
+
+    def _reply_in_order(self, body: bytes, commit: Commit) -> None:
+        """Reply to a write, at the place of its event if that has not been sent yet."""
         socket, delivery, event = self.socket, self.exchanges.delivery, commit.event
         followed = None
         if not commit.duplicate and not self.replied and self.ack_id is not None and socket.peer.in_order:

@@ -109,7 +109,7 @@ class ListenExchange(Exchange, kw_only=True):
             return
         self.exchanges.delivery.flush()
         if streams[0].has_views:
-            socket.see(streams[0].name, self.view)
+            subscribers.see(socket, channel, self.view, self.req.scope)
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
@@ -124,11 +124,13 @@ class ListenExchange(Exchange, kw_only=True):
         answer = {}
         for followed, claimed in zip(streams, missed, strict=True):
             position, events = followed.merge(*claimed, self.exchanges.limits.replay)
+            digest = None
             if followed.has_views:
                 position, events = self._as_seen(followed, position, events)
+                digest = None if followed.viewers is None else socket.views[followed.name].digest
             elif events is not None:
                 events = [public_event(event, followed.id_attribute) for event in events]
-            answer[followed.name] = protocol.stream_reply(position, events)
+            answer[followed.name] = protocol.stream_reply(position, events, digest)
         reply = {**self.public, "v": protocol.VERSION, "streams": answer}
         if self.fields.client is not None:
             socket.client = None
@@ -156,11 +158,20 @@ class ListenExchange(Exchange, kw_only=True):
         self, followed: Followed, position: Position, events: list[Event] | None
     ) -> tuple[Position, list[Event] | None]:
         """Return both for this client's view. A client that was notified in another view lacks events of this one."""
-        view = self.socket.views[followed.name]
-        claimed = protocol.read_position(self.fields.since, followed.name)
-        if claimed is None or not view.is_own(claimed):
-            position, events = followed.position, None
-        return view.position(position), None if events is None else [view.event(event) for event in events]
+        view, since = self.socket.views[followed.name], self.fields.since
+        claimed = protocol.read_position(since, followed.name)
+        is_own = claimed is not None and view.is_own(claimed)
+        if followed.viewers is not None:
+            is_own = is_own and protocol.read_digest(since, followed.name) == view.digest
+        if not is_own or events is None:
+            return view.position(followed.position), None
+        if followed.viewers is None:
+            return view.position(position), [view.event(event) for event in events]
+        try:
+            seen = [view.seen(event, followed.id_attribute) for event in events]
+        except LookupError:
+            return view.position(followed.position), None
+        return view.position(position), [event for event in seen if event is not None]
 
 
 class UnlistenExchange(Exchange, kw_only=True):
@@ -194,3 +205,5 @@ class UnlistenExchange(Exchange, kw_only=True):
         if socket.last_channel not in socket.channels:
             socket.last_channel = None
         self.subscribers.unfollow(socket, streams)
+        for channel in left:
+            self.subscribers.see(socket, channel, None, None)

@@ -15,6 +15,7 @@ from itertools import islice
 
 from bbio.requests import Socket
 from bbio.server.connection import ClientSocket, Peer
+from bbio.server.viewers import Viewers
 from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
 
 # Events that a ring holds, however long a history the store keeps.
@@ -56,6 +57,7 @@ class Followed:
         rings: the bounds of its ring.
         namespace: the backend's namespace.
         has_views: whether each who follows it has a view of its own; else all see the same.
+        is_scoped: whether those views are of some records alone.
         id_attribute: the name of the id in the models.
     """
 
@@ -78,17 +80,25 @@ class Followed:
         "stale",
         "stamp",
         "version_1",
+        "viewers",
         "waiting",
     )
 
     def __init__(
-        self, name: str, rings: Rings, namespace: str = "/", has_views: bool = False, id_attribute: str = "id"
+        self,
+        name: str,
+        rings: Rings,
+        namespace: str = "/",
+        has_views: bool = False,
+        id_attribute: str = "id",
+        is_scoped: bool = False,
     ) -> None:
         self.name = name
         self.id_attribute = id_attribute
         self.rings = rings
         self.namespace = namespace
         self.has_views = has_views
+        self.viewers = Viewers(name) if is_scoped else None
         # Nobody is told anything before the place is known: the epoch is then not empty.
         self.epoch = ""
         self.offset = 0

@@ -24,7 +24,7 @@ from bbio.server.exchange import Exchanges
 from bbio.server.stream import Followed, Rings
 from bbio.stack.once import refused
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
-from bbio.view import View
+from bbio.view import Scope, View
 
 logger = logging.getLogger("bbio")
 
@@ -56,7 +56,6 @@ class Subscribers(Publisher):
         "_delivery",
         "_exchanges",
         "_failing",
-        "_has_views",
         "_namespace",
         "_recheck_timer",
         "_rings",
@@ -73,7 +72,6 @@ class Subscribers(Publisher):
         self._all_backends = all_backends
         self._runtime = runtime
         self._namespace = runtime.namespace
-        self._has_views = View.differs(runtime.schema)
         self._delivery = exchanges.delivery
         self._rings: Rings | None = None
         self._streams: dict[str, Followed] = {}
@@ -94,6 +92,10 @@ class Subscribers(Publisher):
         """Tell of a committed event. Called on the event loop."""
         followed = self._streams.get(event.stream)
         if followed is None:
+            return
+        if event.was is None and followed.viewers is not None:
+            # Another process has told of it, without how its record was; or nobody knows that, as the log then says.
+            self.doubt({event.stream: Position(event.epoch, event.offset, event.stamp)})
             return
         if event.offset != followed.offset + 1 or event.epoch != followed.epoch:
             self._take_out_of_turn(followed, event, origin)
@@ -196,9 +198,12 @@ class Subscribers(Publisher):
             self._repair_later(followed)
 
     def expire(self) -> None:
-        """Drop from the rings what is too old."""
+        """Drop from the rings what is too old, and tell those with views how far their streams have come."""
         for followed in self._streams.values():
             followed.expire()
+            if followed.viewers is not None:
+                self._delivery.flush()
+                self._delivery.tell_place(followed, followed.viewers, followed.position)
 
     def _empty_rings(self) -> None:
         for followed in self._streams.values():
@@ -356,7 +361,12 @@ class Subscribers(Publisher):
                 most = limits.memory / 8 / len(self._all_backends)
                 self._rings = Rings(log.history, limits.replay, most, log.event_clock)
             followed = self._streams[name] = Followed(
-                name, self._rings, self._namespace, self._has_views, self._runtime.id_attribute
+                name,
+                self._rings,
+                self._namespace,
+                self._runtime.has_views,
+                self._runtime.id_attribute,
+                self._runtime.is_scoped,
             )
             self._runtime.log.broker.follow(name)
             self._check_later(self._runtime.log.check_interval)
@@ -381,6 +391,36 @@ class Subscribers(Publisher):
             told, not_told = not_told, told
         told[socket] = socket.peer
         not_told.pop(socket, None)
+        if followed.viewers is not None:
+            followed.viewers.join(socket, socket.views[followed.name], version)
+
+    def see(self, socket: ClientSocket, channel: str | None, view: View | None, scope: Scope | None) -> bool:
+        """From now on a socket has this view in a channel, and this scope; no view when it follows that no more.
+
+        Returns: whether it had another view.
+        """
+        wide = socket.views.get(BACKEND_WIDE)
+        changed = socket.see(channel_stream(channel), view)
+        if view is None or scope is None:
+            socket.scopes.pop(channel, None)
+        else:
+            socket.scopes[channel] = scope
+        if self._runtime.is_scoped and wide != socket.views.get(BACKEND_WIDE):
+            self._suspend(socket, BACKEND_WIDE)
+        return changed
+
+    def _suspend(self, socket: ClientSocket, stream: str) -> None:
+        """Tell a socket of nothing in a stream whose view has changed: of version 1 until it has listened again."""
+        followed = self._streams.get(stream)
+        if followed is None or (socket not in followed.version_1 and socket not in followed.legacy):
+            return
+        viewers = followed.viewers
+        if viewers is not None:
+            viewers.leave(socket)
+            if socket in followed.legacy and stream in socket.views:
+                viewers.join(socket, socket.views[stream], 0)
+        if socket in followed.version_1:
+            self._delivery.send([socket.peer], self._namespace, protocol.resync(stream))
 
     def unfollow(self, socket: ClientSocket, names: Iterable[str]) -> None:
         """A socket is told of these streams no more."""
@@ -389,6 +429,8 @@ class Subscribers(Publisher):
             if followed is not None:
                 followed.legacy.pop(socket, None)
                 followed.version_1.pop(socket, None)
+                if followed.viewers is not None:
+                    followed.viewers.leave(socket)
                 self._let_go(followed)
 
     def join(self, names: Iterable[str]) -> list[Followed]:
@@ -480,17 +522,17 @@ class Subscribers(Publisher):
                 failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False
-        if failure is None and self._has_views and channel in socket.channels:
-            changed = socket.see(followed.name, view)
-            if changed and socket in followed.version_1:
-                self._delivery.send([socket.peer], self._namespace, protocol.resync(followed.name))
+        if failure is None and self._runtime.has_views and channel in socket.channels:
+            self._delivery.flush()  # what was committed before belongs to the view of before
+            if self.see(socket, channel, view, req.scope):
+                self._suspend(socket, followed.name)
         return failure is not None and refused(failure) and not isinstance(failure, Busy)
 
     def _drop(self, socket: ClientSocket, followed: Followed) -> None:
         if socket.left:
             return
         version = socket.channels.pop(followed.name[2:] or None, 0)
-        socket.see(followed.name, None)
+        self.see(socket, followed.name[2:] or None, None, None)
         self.unfollow(socket, [followed.name] if socket.channels else [followed.name, BACKEND_WIDE])
         if socket.channels and not any(socket.channels.values()):
             self.follow(socket, self.stream(BACKEND_WIDE), 0)

@@ -42,7 +42,7 @@ logger = logging.getLogger("bbio")
 PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 # The positional arguments that each kind of layer is called with; others get `req`, `res` and `next`.
-ARGUMENTS = {"on_error": ("err", "req", "res"), "once": ("req", "record")}
+ARGUMENTS = {"on_error": ("err", "req", "res"), "once": ("req", "record"), "visible": ("req",)}
 
 
 class Run(Response, eq=False):
@@ -120,6 +120,7 @@ class Layer:
     is_async: bool = attrs.field(repr=False)
     takes_next: bool = attrs.field(repr=False)
     in_thread: bool = False
+    may_leave: bool = False
 
 
 def location(function: Callable[..., Any]) -> str:
@@ -129,7 +130,14 @@ def location(function: Callable[..., Any]) -> str:
 
 
 def make_layer(
-    kind: str, name: str, methods: tuple[str, ...], function: Callable[..., Any], *, where: str, in_thread: bool = False
+    kind: str,
+    name: str,
+    methods: tuple[str, ...],
+    function: Callable[..., Any],
+    *,
+    where: str,
+    in_thread: bool = False,
+    may_leave: bool = False,
 ) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
     names = check_parameters(function, kind, name, bound=True)
@@ -141,7 +149,8 @@ def make_layer(
         # The adapter is generated so that a request pays one positional call and no inspection.
         passed = ", ".join(f"{n}={n}" for n in names)
         call = eval(f"lambda {', '.join(arguments)}: function({passed})", {"function": function})
-    return Layer(kind, name, where, methods, call, inspect.iscoroutinefunction(function), "next" in names, in_thread)
+    is_async = inspect.iscoroutinefunction(function)
+    return Layer(kind, name, where, methods, call, is_async, "next" in names, in_thread, may_leave)
 
 
 def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
@@ -154,6 +163,7 @@ def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
             getattr(owner, entry.name),
             where=location(entry.function),
             in_thread=mark.thread,
+            may_leave=mark.may_leave,
         )
         for entry in marked
         for mark in entry.marks
@@ -415,6 +425,7 @@ class Stack:
         attempts: the operations under way; given with `find`.
         write: awaited to write, in place of `store`.
         promises: what the store promises of the method; one that is atomic knows which operations it has applied.
+        judge: called with the request and what has come of it, to leave the records that the client may have.
         show: called with the request and the response at last, to leave what the client may see.
         may_read: awaited with a client's request to say whether it may read what it writes; not given where it may.
     """
@@ -427,6 +438,7 @@ class Stack:
         "_commit",
         "_direct",
         "_immediate",
+        "_judge",
         "_log",
         "_on_error",
         "_once",
@@ -451,9 +463,11 @@ class Stack:
         promises: Promises = NO_PROMISES,
         show: Callable[[Request, Response], None] | None = None,
         may_read: MayRead | None = None,
+        judge: Callable[[Request, Run], None] | None = None,
     ) -> None:
         self.method = method
         self._writers = None if may_read is None else WriterView(may_read)
+        self._judge = judge
         self.layers = tuple(layer for layer in layers if method in layer.methods)
         self._show = show
         self._after = tuple(layer for layer in self.layers if layer.kind == "after")
@@ -558,8 +572,10 @@ class Stack:
                 res.attempt = None
         if res.written is not UNSET:
             await self._run_once(req, res.written)
+        if self._judge is not None:
+            self._show_safely(self._judge, req, res, unexpected)
         if self._show is not None:
-            self._show_safely(req, res, unexpected)
+            self._show_safely(self._show, req, res, unexpected)
         if writers is not None:
             await writers.show(req, given, res)
         return res
@@ -575,9 +591,10 @@ class Stack:
         if place is not None and layers:
             err.locate(f"{place}, from {' or '.join(layers)},")
 
-    def _show_safely(self, req: Request, res: Response, unexpected: Unexpected) -> None:
+    @staticmethod
+    def _show_safely(show: Callable[[Request, Any], None], req: Request, res: Response, unexpected: Unexpected) -> None:
         try:
-            self._show(req, res)  # type: ignore[misc]
+            show(req, res)
         except Exception as err:
             res.failure = unexpected(err, req)
 
@@ -597,7 +614,7 @@ class Stack:
             if not isinstance(res.failure, SyncError):
                 res.failure = unexpected(res.failure, req)
             if self._show is not None:
-                self._show_safely(req, res, unexpected)
+                self._show_safely(self._show, req, res, unexpected)
         return res
 
     async def _run_after(self, req: Request, res: Response) -> None:

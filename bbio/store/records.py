@@ -14,6 +14,7 @@ from bbio.model.schema import Schema
 from bbio.protocol import decode
 from bbio.requests import NOTIFIED_AS, RULES, Request
 from bbio.typed import merged
+from bbio.view import missing
 
 # A record as it was at the revision that a write builds on, as JSON; None where that is not known.
 Base = Callable[[Request, Any], bytes | None]
@@ -32,6 +33,8 @@ class Records:
         schema: the schema of the backend, None when its models may be anything.
         id_attribute: the name of the id.
         upsert: whether an update or patch of an unknown id creates the record.
+        as_planned: whether a record is stored just as it is planned; else whoever stores it looks itself whether the
+            client may have what it came to.
 
     Example:
         >>> req = Request("patch", {"id": 7, "done": True})
@@ -39,9 +42,10 @@ class Records:
         ({'id': 7, 'title': 'milk', 'done': True}, {'id': 7, 'title': 'milk'})
     """
 
-    __slots__ = ("_id_attribute", "_schema", "_upsert")
+    __slots__ = ("_as_planned", "_id_attribute", "_schema", "_upsert")
 
-    def __init__(self, schema: Schema | None, id_attribute: str, upsert: bool = False) -> None:
+    def __init__(self, schema: Schema | None, id_attribute: str, upsert: bool = False, as_planned: bool = True) -> None:
+        self._as_planned = as_planned
         self._schema = schema
         self._id_attribute = id_attribute
         self._upsert = upsert
@@ -77,29 +81,42 @@ class Records:
             base: called with the request and the id, returns the record as it was at the revision that it builds on.
 
         Raises:
-            NotFound: there is no such record.
+            NotFound: there is no such record, or the client may not have it.
+            Forbidden: the client may not have what the record would be.
             Conflict: what the request builds on was changed.
             Invalid: the record would not be valid, or the client may not change a field.
             BadRequest: a patch counts a field that does not hold a number.
         """
         model: dict[str, Any] = req.model
         method = req.method
+        stored: dict[str, Any] | None = None
         if method == "create":
-            return {**model, self._id_attribute: key}, None
-        if current is None:
-            if self._upsert and method != "delete":
-                return self.merged(req, None), None
-            raise self.unknown(key)
-        rev, body = current
-        stored: dict[str, Any] = decode(body)
-        if req.rev is not None and req.rev < rev and self._is_overtaken(req, stored, key, base):
-            raise Conflict("the model was changed by someone else", current=stored, rev=rev)
-        if method == "delete":
-            return stored, stored
+            record = {**model, self._id_attribute: key}
+        elif current is None:
+            if not self._upsert or method == "delete":
+                raise self.unknown(key)
+            record = self.merged(req, None)
+        else:
+            rev, body = current
+            stored = before = decode(body)
+            if req.scope is not None and not req.scope.sees(before):
+                raise self.unknown(key)
+            if req.rev is not None and req.rev < rev and self._is_overtaken(req, before, key, base):
+                raise Conflict("the model was changed by someone else", current=before, rev=rev)
+            if method == "delete":
+                return before, before
+            record = self._changed(req, before)
+        if req.scope is not None and self._as_planned:
+            req.scope.check_written(record)
+        return record, stored
+
+    def _changed(self, req: Request, stored: dict[str, Any]) -> dict[str, Any]:
+        """Return the record that an update or a patch of a stored one comes to."""
         if self._schema is None:
-            if method == "update":
-                return model, stored
-            return self.merged(req, stored) if COUNTS in model else {**stored, **model}, stored
+            model: dict[str, Any] = req.model
+            if req.method == "update":
+                return model
+            return self.merged(req, stored) if COUNTS in model else {**stored, **model}
         record = merged(self._schema, req, stored)
         if not stored.keys() <= record.keys():
             # Of fields that the schema does not know, a later version of it may.
@@ -107,7 +124,7 @@ class Records:
             record = record | {
                 name: value for name, value in stored.items() if name not in fields and name not in record
             }
-        return record, stored
+        return record
 
     def merged(self, req: Request, current: dict[str, Any] | None) -> dict[str, Any]:
         """Return the record that an update or patch results in; see `Store.merged`."""
@@ -121,7 +138,7 @@ class Records:
 
     def unknown(self, key: Any) -> NotFound:
         """Return the error of a record that is not there."""
-        return NotFound(f"there is no model with {self._id_attribute} {key!r:.64}")
+        return missing(self._id_attribute, key)
 
     def _is_overtaken(self, req: Request, stored: dict[str, Any], key: Any, base: Base) -> bool:
         """Return whether a write builds on what was changed since the revision that it names.

@@ -19,7 +19,7 @@ from bbio.declared import Declared, Publisher
 from bbio.errors import BadRequest, ConfigurationError, DefinitionError
 from bbio.log import Log, MemoryLog
 from bbio.query import Query, QueryLimits
-from bbio.requests import NOTIFIED_AS, Request
+from bbio.requests import METHODS, NOTIFIED_AS, Request
 from bbio.store.records import Records
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.view import View
@@ -71,6 +71,8 @@ class Promises:
         immediate: whether the method neither waits nor calls code of the application, so that it needs no task.
         passes_on: whether a read gives the models of a list as JSON, `msgspec.Raw`, where `Request.passes_on` says so.
         was: whether the event of a write says how the record was, where its log `keeps_was`.
+        scoped: whether it keeps to `Request.scope`: a read finds what is in it alone, a write changes nothing else and
+            calls `check_written` with the record before anything is kept.
 
     Example:
         >>> Promises(atomic=True).immediate
@@ -81,9 +83,27 @@ class Promises:
     immediate: bool = False
     passes_on: bool = False
     was: bool = False
+    scoped: bool = False
 
 
 NO_PROMISES = Promises()
+
+# The methods that decide what is read and written.
+DECISIVE = (*METHODS, "write", "query", "look_up", "select")
+
+
+def is_as_in(cls: type[Store], store: Store) -> bool:
+    """Return whether a store reads and writes just as this class does, even if its own class is derived from that.
+
+    Parameters:
+        cls: the class, such as that of a built-in store.
+        store: the store.
+
+    Example:
+        >>> is_as_in(Store, Store()), is_as_in(Store, type("Own", (Store,), {"read": lambda self, req: []})())
+        (True, False)
+    """
+    return all(getattr(type(store), name, None) is getattr(cls, name, None) for name in DECISIVE)
 
 
 # What a log has, and a store had before there were logs.
@@ -198,7 +218,7 @@ class Store(Declared):
         raise self._missing(req)
 
     def query(self, req: Request) -> Query | None:
-        """Return the query in `options.data` of a read; None when the client asks for everything.
+        """Return the query in `options.data` of a read; None when the client asks for everything, and may have it.
 
         Parameters:
             req: the request.
@@ -211,6 +231,14 @@ class Store(Declared):
             >>> store.query(req).limit
             20
         """
+        query = self._asked(req)
+        if req.scope is None:
+            return query
+        if query is None:
+            query = Query(limits=self.queries, id_path=(self.id_attribute,))
+        return query.within(req.scope.records.conditions)
+
+    def _asked(self, req: Request) -> Query | None:
         data = req.options.get("data")
         if data is None:
             return None

@@ -406,3 +406,43 @@ test('a replica knows what is newer, also of the deleted', () => {
   for (let n = 0; n < 2000; n += 1) replica.accept(n, undefined, 1);
   assert.equal(replica.rev('a'), undefined, 'graves are bounded');
 });
+
+test('with a view any later event is the next, and the server says how far the stream has come', () => {
+  const told = (offset, more = {}) => ({ v: 1, streams: { 'c:': { epoch: 'e', offset, stamp: 5, recovered: false, events: [], d: 'd', ...more } } });
+  const begin = () => {
+    const follower = new Follower();
+    follower.connected();
+    follower.listened(told(3));
+    return follower;
+  };
+  const follower = begin();
+  assert.deepEqual(follower.since, { 'c:': ['e', 3, 5, 'd'] });
+  assert.equal(follower.event('create', { id: 1 }, { s: 'c:', e: 'e', o: 7, k: 9 })[0].do, 'apply');
+  assert.deepEqual(follower.event('create', { id: 1 }, { s: 'c:', e: 'e', o: 6 }), []);
+  assert.deepEqual(follower.acked({ s: 'c:', e: 'e', o: 9 }), []);
+  assert.equal(follower.leavesContent({ s: 'c:', e: 'e', o: 9 }), true);
+  assert.equal(follower.leavesContent({ s: 'c:', e: 'e', o: 9, in: false }), false);
+  assert.deepEqual(follower.event('at', null, { s: 'c:', e: 'e', o: 8, k: 4, n: 2 }), [{ do: 'moved' }]);
+  assert.deepEqual(follower.event('at', null, { s: 'x', e: 'e', o: 8, n: 2 }), []);
+  assert.deepEqual(follower.since, { 'c:': ['e', 8, 4, 'd'] });
+  assert.deepEqual(follower.overheard('c:', told(9, { recovered: true }).streams['c:']), []);
+  assert.deepEqual(follower.since, { 'c:': ['e', 9, 4, 'd'] });
+  assert.deepEqual(begin().overheard('c:', told(3, { d: 'other' }).streams['c:'])[0].since, { 'c:': ['e', 3, 5, 'd'] });
+  // One is missing, nobody knows which.
+  assert.deepEqual(follower.event('at', null, { s: 'c:', e: 'e', o: 9, n: 1 }), [{ do: 'listen', since: {}, again: true }]);
+  assert.deepEqual(follower.event('at', null, { s: 'c:', e: 'e', o: 9, n: 1 }), []);
+  // The view has changed: what is just being read may be of another than the position.
+  const changed = begin();
+  assert.deepEqual(changed.gap()[0].since, {});
+  changed.complete();
+  changed.disconnected();
+  assert.deepEqual(changed.connected()[0].since, {});
+  assert.ok(changed.listened(told(4)).some((effect) => effect.do === 'read'));
+  changed.complete();
+  assert.deepEqual(changed.since, { 'c:': ['e', 4, 5, 'd'] });
+  // Who comes back under the same view goes on from what it missed.
+  changed.disconnected();
+  changed.connected();
+  assert.ok(changed.listened(told(6, { recovered: true })).every((effect) => effect.do !== 'read'));
+  assert.deepEqual(changed.since, { 'c:': ['e', 6, 5, 'd'] });
+});

@@ -23,6 +23,7 @@ from bbio.protocol import (
     check,
     decode_sync,
     parse,
+    read_digest,
     read_listen,
     read_position,
     read_sync,
@@ -281,6 +282,7 @@ def test_the_fields_of_a_listen():
         [],
         ["e"],
         ["e", 1, 2, 3],
+        ["e", 1, 2, "d", 4],
         ["e", 1, -1],
         ["e", 1, 2**48],
         ["e", 1, 1.0],
@@ -298,6 +300,10 @@ def test_what_is_no_position_is_none(claimed):
     assert read_position({"c:": claimed}, "c:") is None
     assert read_position({"c:": ["e", 1]}, "c:") == read_position({"c:": ["e", 1, 0]}, "c:") == Position("e", 1)
     assert read_position({"c:": ["e", 1, 2**48 - 1]}, "c:") == Position("e", 1, 2**48 - 1)
+    assert read_position({"c:": ["e", 1, 2, "d"]}, "c:") == Position("e", 1, 2)
+    assert read_digest({"c:": ["e", 1, 2, "d"]}, "c:") == "d"
+    assert read_digest({"c:": claimed}, "c:") is None
+    assert read_digest({"c:": ["e", 1, 2, 3]}, "c:") is read_digest({}, "c:") is None
 
 
 def test_events_are_encoded_for_both_versions():

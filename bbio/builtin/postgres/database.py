@@ -120,7 +120,7 @@ def refusal_of(err: BaseException, names: Sequence[str] = (), *, is_delete: bool
         is_delete: whether it is about a delete.
     """
     if isinstance(err, NotMade):
-        return Conflict(str(err))
+        return err.answer
     state = getattr(err, "sqlstate", None) or "22"
     if state == "42501":
         return Forbidden("the database does not allow this")
@@ -170,7 +170,15 @@ class Aborted(Exception):
 
 
 class NotMade(Exception):
-    """A write was neither made nor refused."""
+    """A write was not refused, and yet it is not made, or is not to be.
+
+    Parameters:
+        answer: what its client is told.
+    """
+
+    def __init__(self, answer: SyncError) -> None:
+        super().__init__(str(answer))
+        self.answer = answer
 
 
 class InDoubt(Exception):
@@ -561,6 +569,8 @@ class Database:
         if is_untold(err):
             refusals.warning("%s: PostgreSQL has no place for notifications: %s", self.place, words_of(err))
             return Unavailable("the database cannot tell other processes at the moment", retry_after=1.0)
+        if isinstance(err, NotMade) and isinstance(err.answer, Forbidden):
+            return err.answer  # it is bbio that does not allow it
         if isinstance(err, SyncError) or not (is_of_database(err) or is_refused(err)):
             return err
         if is_slow(err):

@@ -105,14 +105,14 @@ from bbio.builtin.postgres.tables import (
 )
 from bbio.builtin.postgres.triggers import made_of, triggers, without_triggers
 from bbio.declared import Publisher
-from bbio.errors import ConfigurationError
+from bbio.errors import ConfigurationError, Conflict, Forbidden
 from bbio.model.scalars import is_same
 from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.query.steps import call_each, run_in_turns
 from bbio.requests import ENDLESS, SHORT_LIST, ListSize
 from bbio.settings import Settings
-from bbio.store import Promises, Scratch
+from bbio.store import Promises, Scratch, is_as_in
 from bbio.streams import Commit, Event, Position
 from bbio.typed import given_in, unset_in
 from bbio.weight import decoded_bytes
@@ -301,6 +301,8 @@ class PostgresStore(DocumentStore):
     _begin: str
     # The columns that each rule of the table is about.
     _rules: dict[str, list[str]]
+    as_planned = False
+
     _ids: Iterator[Any]
     # What numbers the models in SQL, where the ids are numbers.
     _source: str | None = None
@@ -851,7 +853,8 @@ class PostgresStore(DocumentStore):
         """Make writes. What a batch is told of them is what PostgreSQL has stored.
 
         Raises:
-            NotMade: PostgreSQL has not made one of them, and has not said why.
+            NotMade: PostgreSQL has not made one of them, and has not said why, or has made of it what its client may
+                not have.
         """
         made: dict[Write, dict[str, Any]] = {}
         # Those of one statement.
@@ -867,12 +870,24 @@ class PostgresStore(DocumentStore):
             left = await self._models(connection.fetch, [write.key for write in gone])
             made |= {write: write.record for write in gone if write.key not in left}
         if len(made) < len(writes):
-            raise NotMade("the database did not make this write: a trigger, a rule or a policy of its table stops it")
+            raise NotMade(
+                Conflict("the database did not make this write: a trigger, a rule or a policy of its table stops it")
+            )
         for write in writes:
             record = made[write]
             if write.stored is None:
                 write.key = (write.key[0], record[self.id_attribute])
+            self._check_written(write, record)
             batch.made(write, record, encode(record))
+
+    def _check_written(self, write: Write, record: dict[str, Any]) -> None:
+        """Look whether a client may have the record that a write came to: PostgreSQL may have made another of it."""
+        req = write.change.req
+        if req is not None and req.scope is not None and write.method != "delete":
+            try:
+                req.scope.check_written(record)
+            except Forbidden as err:
+                raise NotMade(err) from None
 
     def _kind(self, write: Write) -> tuple[tuple[Any, ...], list[Any]]:
         """Return the kind of a write, which decides its statement, and the values that it takes beside the key."""
@@ -1157,7 +1172,8 @@ class PostgresStore(DocumentStore):
 
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on."""
-        return Promises(atomic=self.atomic, passes_on=type(self) is PostgresStore, was=True)
+        scoped = is_as_in(PostgresStore, self)
+        return Promises(atomic=self.atomic, passes_on=type(self) is PostgresStore, was=True, scoped=scoped)
 
     async def select(
         self,

@@ -43,7 +43,7 @@ from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import ENDLESS, SHORT_LIST, ListSize, Request
-from bbio.store import Promises, Scratch
+from bbio.store import Promises, Scratch, is_as_in
 from bbio.streams import Commit, Event, Position
 from bbio.weight import decoded_bytes
 
@@ -219,7 +219,11 @@ class SQLiteStore(DocumentStore):
         """Return what a backend may rely on: without a model, a read by this very class runs no other code."""
         is_own = type(self) is SQLiteStore and self.schema is None
         return Promises(
-            atomic=self.atomic, immediate=is_own and method == "read", passes_on=type(self) is SQLiteStore, was=True
+            atomic=self.atomic,
+            immediate=is_own and method == "read",
+            passes_on=type(self) is SQLiteStore,
+            was=True,
+            scoped=is_as_in(SQLiteStore, self),
         )
 
     async def start(self) -> None:

@@ -7,12 +7,16 @@
  * `{do: 'ready', first, resumed}` the listen is answered; `{do: 'read', renewed}` history is gone: read everything, then
  * call `complete` (`renewed`: revisions may have begun anew); `{do: 'watch'}` call `overdue` a little later; `{do: 'moved'}` the position changed.
  *
- * @typedef {{s: string, e: string, o: number, k?: number, r?: number, op?: any, m?: string}} Meta stream, epoch, offset, stamp,
- *   revision, operation; of a reply: what others are told has happened, where that is something else
+ * @typedef {{s: string, e: string, o: number, k?: number, r?: number, op?: any, m?: string, in?: boolean, n?: number}} Meta
+ *   stream, epoch, offset, stamp, revision, operation; of a reply: what others are told has happened, where that is something
+ *   else, and, where this client has a view, whether what it wrote is in it; of `at`: how many events of the stream it was told
  * @typedef {{do: string, [field: string]: any}} Effect
- * @typedef {{epoch: string, offset: number, stamp?: number, recovered: boolean, events: [string, any, Meta][]}} StreamReply
- * @typedef {{epoch: string, offset: number, stamp: number, stale: boolean, ahead: Map<number, number>}} Place
- * @typedef {[epoch: string, offset: number, stamp?: number]} Position the stamp tells whether it is of the same history
+ * @typedef {{epoch: string, offset: number, stamp?: number, recovered: boolean, events: [string, any, Meta][], d?: string}} StreamReply
+ * @typedef {{epoch: string, offset: number, stamp: number, stale: boolean, ahead: Map<number, number>, digest?: string, told: number, void: boolean}} Place
+ *   with a view, offsets have gaps: its `digest` belongs to the position, and `told` counts the events since the listen; `void`:
+ *   the view has changed since, so that what is read by now may be of another than the position
+ * @typedef {[epoch: string, offset: number, stamp?: number, digest?: string]} Position the stamp tells whether it is of the same
+ *   history, the digest whether it is of the same view
  */
 
 /** How many events wait for the reply to a listen; past it the place is lost and everything is read again. */
@@ -37,13 +41,13 @@ export class Follower {
 
   /** @param {Record<string, Position>} [since] positions to resume from, by stream */
   constructor(since = {}) {
-    for (const [stream, [epoch, offset, stamp]] of Object.entries(since)) this.#place(stream, epoch, offset, stamp);
+    for (const [stream, [epoch, offset, stamp, digest]] of Object.entries(since)) this.#place(stream, epoch, offset, stamp, digest);
   }
 
   /** Positions that everything up to has been applied, by stream. @returns {Record<string, Position>} */
   get since() {
-    const fresh = [...this.#places].filter(([, place]) => !place.stale);
-    return Object.fromEntries(fresh.map(([stream, { epoch, offset, stamp }]) => [stream, stamp ? [epoch, offset, stamp] : [epoch, offset]]));
+    const fresh = [...this.#places].filter(([, place]) => !place.stale && !place.void);
+    return Object.fromEntries(fresh.map(([stream, place]) => [stream, positionOf(place)]));
   }
 
   /** Whether nothing has been asked or told yet. */
@@ -92,12 +96,16 @@ export class Follower {
     for (const [stream, state] of Object.entries(reply.streams ?? {})) {
       const place = this.#places.get(stream);
       for (const event of state.events ?? []) effects.push(...this.#take(...event));
-      const caughtUp = place && !place.stale && state.recovered && place.offset === state.offset;
-      if (caughtUp) place.stamp = state.stamp ?? 0;
+      if (place?.digest !== undefined && state.recovered) place.offset = Math.max(place.offset, state.offset);
+      const caughtUp = place && !place.stale && !place.void && state.recovered && place.offset === state.offset;
+      if (caughtUp) {
+        place.stamp = state.stamp ?? 0;
+        place.told = 0;
+      }
       if (caughtUp && !this.#overflown) continue;
       // The epoch may be the same and the history another: one that fell back.
       renewed ||= place?.epoch !== state.epoch || !state.recovered;
-      this.#place(stream, state.epoch, state.offset, state.stamp, !first || this.#overflown);
+      this.#place(stream, state.epoch, state.offset, state.stamp, state.d, !first || this.#overflown);
       resumed = false;
     }
     const reset = this.stale;
@@ -121,6 +129,9 @@ export class Follower {
     const place = this.#places.get(stream);
     if (!place || this.#listening) return [];
     const effects = (state.events ?? []).flatMap((event) => this.#take(...event));
+    place.told = 0;
+    if (place.digest !== state.d) return [...effects, ...this.#again()];
+    if (place.digest !== undefined && state.recovered && state.epoch === place.epoch) place.offset = Math.max(place.offset, state.offset);
     const behind = state.epoch !== place.epoch || state.offset > place.offset;
     return behind && !this.#listening ? [...effects, ...this.#again()] : effects;
   }
@@ -133,7 +144,10 @@ export class Follower {
    * @returns {Effect[]}
    */
   event(method, model, meta) {
+    if (method === 'at') return !meta || this.#listening ? [] : this.#at(meta);
     if (!meta) return [{ do: 'apply', method, model, meta }];
+    const place = this.#listening ? undefined : this.#places.get(meta.s);
+    if (place) place.told += 1;
     return this.#listening ? this.#wait(method, model, meta) : this.#take(method, model, meta);
   }
 
@@ -157,14 +171,23 @@ export class Follower {
     return meta.e === place.epoch ? meta.o <= place.offset : retried;
   }
 
+  /**
+   * Whether a reply says nothing of what this client sees by now: the stream will tell.
+   * @param {Meta} meta the place in a reply
+   */
+  leavesContent(meta) {
+    return this.#places.get(meta.s)?.digest !== undefined && meta.in === undefined;
+  }
+
   /** Everything has been read and applied since the effect `read`. @returns {Effect[]} */
   complete() {
     for (const place of this.#places.values()) place.stale = false;
     return [{ do: 'moved' }];
   }
 
-  /** The server says it can no longer tell what was missed. @returns {Effect[]} */
+  /** The server says it can no longer tell what was missed, or tells under another view from now on. @returns {Effect[]} */
   gap() {
+    for (const place of this.#places.values()) place.void = place.digest !== undefined;
     return this.#listening || !this.ready ? [] : this.#again();
   }
 
@@ -178,10 +201,30 @@ export class Follower {
    * @param {string} epoch
    * @param {number} offset
    * @param {number} [stamp]
+   * @param {string} [digest]
    * @param {boolean} [stale]
    */
-  #place(stream, epoch, offset, stamp = 0, stale = false) {
-    this.#places.set(stream, { epoch, offset, stamp, stale, ahead: new Map() });
+  #place(stream, epoch, offset, stamp = 0, digest = undefined, stale = false) {
+    this.#places.set(stream, { epoch, offset, stamp, stale, ahead: new Map(), digest, told: 0, void: false });
+  }
+
+  /**
+   * The server says how far a stream has come, of which a view tells a part, and how many events that were.
+   * @param {Meta} meta
+   * @returns {Effect[]}
+   */
+  #at(meta) {
+    const place = this.#places.get(meta.s);
+    if (!place) return [];
+    if (meta.e !== place.epoch || meta.n !== place.told) {
+      place.void = true; // which one was lost nobody knows
+      return this.#again();
+    }
+    if (meta.o > place.offset) {
+      place.offset = meta.o;
+      place.stamp = meta.k ?? 0;
+    }
+    return [{ do: 'moved' }];
   }
 
   /** @returns {Effect[]} */
@@ -214,6 +257,13 @@ export class Follower {
     if (this.#listening) return this.#wait(method, model, meta);
     const place = this.#places.get(meta.s);
     if (!place) return [];
+    if (place.digest !== undefined && meta.e === place.epoch) {
+      // Where the view has been told all up to, its own events say alone.
+      if (method === null || meta.o <= place.offset) return [];
+      place.offset = meta.o;
+      place.stamp = meta.k ?? 0;
+      return [{ do: 'apply', method, model, meta }, { do: 'moved' }];
+    }
     const isOld = meta.e === place.epoch && (meta.o <= place.offset || (place.ahead.has(meta.o) && method === null));
     if (isOld) return [];
     if (meta.e === place.epoch && meta.o === place.offset + 1) {
@@ -236,4 +286,10 @@ export class Follower {
       place.ahead.delete(next);
     }
   }
+}
+
+/** @param {Place} place @returns {Position} what a listen says of it */
+function positionOf({ epoch, offset, stamp, digest }) {
+  if (digest !== undefined) return [epoch, offset, stamp, digest];
+  return stamp ? [epoch, offset, stamp] : [epoch, offset];
 }

@@ -228,7 +228,7 @@ export class Handle extends Emitter {
    * @param {Mirror[]} origins
    */
   wrote(request, result, meta, origins) {
-    const method = meta?.m ?? NOTIFIED_AS.get(request.method);
+    const method = meta?.in === false ? 'delete' : meta?.m ?? NOTIFIED_AS.get(request.method);
     if (!method) return;
     const raw = typeof result === 'object' && result !== null ? result : uncounted(request.model);
     this.#notified.add(placeOf(meta));

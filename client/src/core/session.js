@@ -458,7 +458,7 @@ export class Session {
         if (err) this.#settle(timed, new SyncError(typeof err === 'string' ? { message: err } : err.error ?? err));
         else {
           const { follower } = entry.handle;
-          this.#succeed(timed, result, meta, meta?.s && follower.passed(meta, entry.retried));
+          this.#succeed(timed, result, meta, meta?.s && (follower.passed(meta, entry.retried) || follower.leavesContent(meta)));
           if (meta?.s) this.run(entry.handle, follower.acked(meta));
         }
       };

@@ -10,11 +10,12 @@ import pytest
 from bbio import Schema
 from bbio.builtin import MemoryStore, SQLiteStore
 from bbio.conformance import opened
-from bbio.errors import BadRequest, Conflict, NotFound
+from bbio.errors import BadRequest, Conflict, Forbidden, NotFound
 from bbio.protocol import encode
 from bbio.requests import METHODS, NOTIFIED_AS, RULES, WRITES, Request
 from bbio.store import TOLD_AS, Records
 from bbio.typed import enter, plain
+from bbio.view import Filter, Scope
 
 MILK = {"id": 7, "title": "milk", "n": 1}
 
@@ -56,6 +57,27 @@ def test_what_a_write_comes_to():
     assert plan(Request("update", {"id": 7, "n": 2})) == {"id": 7, "n": 2}
     assert plan(Request("delete", {"id": 7})) == MILK
     assert Records(None, "id").plan(Request("create", {"n": 1}), 8, None) == ({"n": 1, "id": 8}, None)
+
+
+SEES_MILK = Scope.of([(Filter.read({"title": "milk"}), False)])
+
+
+@pytest.mark.parametrize("method", ["update", "patch", "delete"])
+def test_what_a_client_may_not_have_is_not_there(method):
+    """As if there were no such record, and no conflict either."""
+    req = Request(method, {"id": 7, "n": 2}, rev=1, scope=Scope.of([(Filter.read({"title": "tea"}), False)]))
+    with pytest.raises(NotFound, match="no model with id 7"):
+        plan(req)
+
+
+@pytest.mark.parametrize("method", ["create", "update"])
+def test_what_a_client_may_not_have_is_not_made(method):
+    """Whoever may make something else of the record looks itself, when it is made."""
+    req = Request(method, {"id": 7, "title": "tea"}, scope=SEES_MILK)
+    with pytest.raises(Forbidden, match="may not have"):
+        plan(req)
+    assert plan(req, as_planned=False) == {"id": 7, "title": "tea"}
+    assert plan(Request(method, {"id": 7, "title": "milk"}, scope=SEES_MILK)) == {"id": 7, "title": "milk"}
 
 
 def test_what_is_not_there():

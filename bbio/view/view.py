@@ -1,9 +1,4 @@
-"""Views: who sees what of the models of a backend.
-
-A view is what one viewer sees. It judges all that leaves the server: results, the details of errors, events, live and
-replayed, and the fields that a query may name. Viewers with equal views share its work. Today a view is a set of
-fields, those for the roles of a user; where a backend has no model, nothing is judged, and there are no views.
-"""
+"""A view: which records one viewer sees, and which fields of them."""
 
 from __future__ import annotations
 
@@ -22,6 +17,8 @@ from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import Request, Response
 from bbio.streams import Event, Position
+from bbio.view.filter import EVERYTHING, Filter, Kind
+from bbio.was import change_of
 
 # Between an epoch and the digest of the view that it is told under.
 MARK = "~"
@@ -92,8 +89,9 @@ class View(msgspec.Struct, frozen=True, gc=False):
     """A viewer's part of the models of a backend.
 
     Parameters:
-        schema: the schema of the backend.
+        schema: the schema of the backend; None where its models may be anything, and are seen whole.
         fields: the names of the fields, and of the id.
+        filter: which records; all of them by default.
 
     Example:
         >>> import bbio
@@ -106,8 +104,9 @@ class View(msgspec.Struct, frozen=True, gc=False):
         {'id': 1, 'name': 'Bob'}
     """
 
-    schema: Schema
+    schema: Schema | None
     fields: frozenset[str]
+    filter: Filter = EVERYTHING
 
     @classmethod
     def of(cls, schema: Schema, user: Any) -> View:
@@ -129,7 +128,15 @@ class View(msgspec.Struct, frozen=True, gc=False):
             schema: the schema of the backend, None when its models may be anything.
             req: the request to listen, admitted.
         """
-        return cls.of(schema, req.user) if schema is not None and cls.differs(schema) else None
+        if req.scope is None:
+            return cls.of(schema, req.user) if schema is not None and cls.differs(schema) else None
+        seen = cls.whole() if schema is None else cls.of(schema, req.user)
+        return msgspec.structs.replace(seen, filter=req.scope.records)
+
+    @classmethod
+    def whole(cls) -> View:
+        """Return the view of all models of a backend without a model."""
+        return cls(None, frozenset())
 
     @classmethod
     def public(cls, schema: Schema) -> View:
@@ -144,12 +151,16 @@ class View(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def common(cls, views: Collection[View]) -> View:
         """Return the view of what is seen in all of some views of one backend."""
-        return _shared(next(iter(views)).schema, frozenset.intersection(*(view.fields for view in views)))
+        first = next(iter(views))
+        fields = frozenset.intersection(*(view.fields for view in views))
+        seen = cls.whole() if first.schema is None else _shared(first.schema, fields)
+        records = Filter.all_of(view.filter for view in views)
+        return seen if records == EVERYTHING else msgspec.structs.replace(seen, filter=records)
 
     @property
     def hidden(self) -> frozenset[str]:
         """The declared fields that are not seen."""
-        return frozenset(self.schema.fields.keys() - self.fields)
+        return frozenset() if self.schema is None else frozenset(self.schema.fields.keys() - self.fields)
 
     # Results
 
@@ -159,7 +170,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
         Parameters:
             value: an instance, a record, a list of these, or anything else, which stays as it is.
         """
-        return self.schema.shown(value, self.fields)
+        return value if self.schema is None else self.schema.shown(value, self.fields)
 
     def narrow_error(self, err: SyncError) -> None:
         """Leave in the details of an error what is seen of the records in them."""
@@ -176,6 +187,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
         What has an id is a record, of which declared fields alone are seen; of any other object the fields that are
         hidden are left out.
         """
+        assert self.schema is not None, "what may be anything is shown whole"
         if isinstance(value, self.schema.cls):
             return self.result(value)
         if isinstance(value, dict):
@@ -203,6 +215,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
         Raises:
             BadRequest: it is no query, asks for too much, or names a field that is not seen.
         """
+        assert self.schema is not None, "where models may be anything, so may what is asked"
         return Query.read(data, fields=self.fields, stored=self.schema.stored, **options)
 
     # Events and positions
@@ -213,7 +226,37 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
     def event(self, event: Event) -> Event:
         """Return an event as the viewer is told of it, live or later, at its position in this view."""
+        assert self.schema is not None, "what may be anything is told whole"
         return self.place(self.narrow(public_event(event, self.schema.id_attribute)))
+
+    def told(self, event: Event, kind: Kind, id_attribute: str) -> Event:
+        """Return an event as those are told of it to whose views it is of a kind, at its position.
+
+        Nothing in it depends on the view but the kind and the fields.
+
+        Parameters:
+            event: the event, as it is in the log.
+            kind: what it is to them.
+            id_attribute: the name of the id.
+        """
+        told = public_event(msgspec.structs.replace(event, method=kind), id_attribute)
+        return self.place(told if self.schema is None or kind == "delete" else self.narrow(told))
+
+    def seen(self, event: Event, id_attribute: str) -> Event | None:
+        """Return an event as the viewer is told of it, live or later; None of one that is nothing to the view.
+
+        Parameters:
+            event: the event, as it is in the log.
+            id_attribute: the name of the id.
+
+        Raises:
+            LookupError: the log does not tell what the record was.
+        """
+        change = change_of(event)
+        if change is None:
+            raise LookupError(f"{event!r} does not tell what the record was before it")
+        kind = self.filter.transition(*change)
+        return None if kind is None else self.told(event, kind, id_attribute)
 
     def place(self, event: Event) -> Event:
         """Return an event at its position in this view."""
@@ -230,7 +273,12 @@ class View(msgspec.Struct, frozen=True, gc=False):
     @staticmethod
     def without_view(position: Position) -> Position:
         """Return the position in the log of one that a client claims, in whatever view."""
-        return attrs.evolve(position, epoch=position.epoch.rpartition(MARK)[0])
+        return attrs.evolve(position, epoch=position.epoch.partition(MARK)[0])
+
+    @property
+    def digest(self) -> str:
+        """A short text that tells the view from others: a position that was reached with another says nothing of it."""
+        return f"{_digest(self.fields)}{self.filter.digest}"
 
     def _epoch(self, epoch: str) -> str:
         return f"{epoch}{MARK}{_digest(self.fields)}"
