@@ -171,6 +171,26 @@ async def test_who_sends_without_a_pause_rests(serve, join, todos):
     assert app.sio._resting.count == 0
 
 
+async def test_what_has_waited_is_paid_for_as_what_arrives(engine, serve, join, todos):
+    """By one budget of the connection, whichever of the two takes long."""
+    app = await serve(todos)
+    alice = await join(app, "todos")
+    (session,) = (app.sio.eio.sockets if engine == "fast" else app.sio._sessions).values()
+    connection = session.clients["/todos"].connection if engine == "fast" else session.connection
+    connection.hold()
+    asked = [await alice.namespace.start("sync", {"method": "read"}) for _ in range(3)]
+    await alice.namespace.call("unlisten", [])  # what was sent before it is there
+    session.budget.spend(1.0)
+    paid = session.budget.paid
+    connection.go_on()
+    assert connection._queued == 2
+    assert session.budget.paid > paid
+    if engine == "plain":
+        (protocol,) = (transport.get_protocol() for transport in session._transports.values())
+        assert protocol.budget is session.budget
+    assert [await alice.namespace.reply(id) for id in asked] == [[None, []]] * 3
+
+
 @pytest.mark.parametrize("engine", ["plain"], indirect=True)
 async def test_a_post_of_very_many_packets(serve, join, todos):
     """Others have their turn meanwhile."""
