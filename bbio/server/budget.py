@@ -98,14 +98,25 @@ class Budget:
         processor: seconds that the processor has worked for this thread.
     """
 
-    __slots__ = ("_resting", "clock", "paid", "processor")
+    __slots__ = ("_resting", "begun", "clock", "is_fresh", "paid", "processor")
 
     def __init__(self, resting: Resting, clock: Clock = time.perf_counter, processor: Clock = time.thread_time) -> None:
         self._resting = resting
         self.clock = clock
         self.processor = processor
         # When all that it has used is paid for by rest.
-        self.paid = clock()
+        self.paid = self.begun = clock()
+        # Nothing of the piece of its input that was begun last has been handled yet.
+        self.is_fresh = True
+
+    def begin(self, now: float) -> None:
+        """Begin a piece of its input."""
+        self.begun = now
+        self.is_fresh = True
+
+    def is_used(self) -> bool:
+        """Return whether the piece that is being handled has taken the share."""
+        return self.clock() - self.begun > SHARE_SECONDS
 
     def is_spent(self, now: float) -> bool:
         """Return whether the connection must rest."""
@@ -208,6 +219,7 @@ class BudgetedParser:
         begun = clock()
         if budget.paid - begun > SPENT_SECONDS or len(data) > self._quick or self._timer is not None:
             return self._take(data)
+        budget.begun, budget.is_fresh = begun, True
         batch.holding = True
         try:
             return self._feed(data)
@@ -243,6 +255,7 @@ class BudgetedParser:
         try:
             begun, worked = budget.clock(), budget.processor()
             while at < len(rest) and not result[0] and not budget.is_spent(begun):
+                budget.begin(begun)
                 result = self._feed(rest[at : at + self._piece])
                 at += self._piece
                 ended, working = budget.clock(), budget.processor()

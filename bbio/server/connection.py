@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bbio import protocol
 from bbio.errors import Busy
 from bbio.handshake import read_cookies
-from bbio.server.budget import Rate
+from bbio.server.budget import Budget, Rate, Resting
 from bbio.server.memory import Address, Addresses, ListRoom
 from bbio.streams import BACKEND_WIDE
 from bbio.view import Scope, View
@@ -63,6 +64,7 @@ class Connection(Rate):
         limits: the application's limits.
         clock: seconds, never going back.
         waiting: what its address holds, the bytes of requests among it; by default an address of its own.
+        budget: the time that it may take of the event loop; by default one of its own, by its clock.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Connection(Rate):
         limits: Limits,
         clock: Callable[[], float],
         waiting: Address | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.headers = headers
         self.remote = remote
@@ -86,8 +89,12 @@ class Connection(Rate):
         self._busy: dict[Key, deque[Asked]] = {}
         self._waiting: deque[Asked] = deque()
         self._queued = 0
-        # Whether nothing is to be started, as what was answered has not been taken yet.
+        self._budget = Budget(Resting(), clock, clock) if budget is None else budget
+        # Whether what was answered has not been taken yet, and the rest after requests that have taken long: one of
+        # them is enough for nothing to be started.
         self._is_held = False
+        self._resting: asyncio.TimerHandle | None = None
+        self._is_paused = False
 
     @cached_property
     def cookies(self) -> Mapping[str, str]:
@@ -118,7 +125,7 @@ class Connection(Rate):
         """
         key = asked.key
         behind = None if key is None else self._busy.get(key)
-        if behind is None and self.running < self._limits.running and not self._waiting and not self._is_held:
+        if behind is None and self.running < self._limits.running and not self._waiting and not self._is_paused:
             self.check_room(asked)
             if asked.start():
                 self.begun(asked)
@@ -157,25 +164,42 @@ class Connection(Rate):
         key = asked.key
         if key is not None:
             behind = self._busy[key]
-            if self._is_held:
-                self._waiting.extendleft(reversed(behind))
-                behind.clear()
-            while behind and not self.closed:
+            while behind and not self._is_paused and not self.closed:
                 if self._start(behind.popleft()):
                     self.running += 1
                     return
+            self._waiting.extendleft(reversed(behind))
             del self._busy[key]
         self._start_waiting()
 
     def _start(self, asked: Asked) -> bool:
+        """Start a request that has waited, at the expense of its connection, which may have to rest then."""
+        budget = self._budget
+        begun, worked = budget.clock(), budget.processor()
         self._queued -= 1
-        if asked.start():
-            return True
-        self.waiting.add(-asked.weigh())
-        return False
+        goes_on = asked.start()
+        if not goes_on:
+            self.waiting.add(-asked.weigh())
+        ended = budget.clock()
+        budget.charge_work(begun, ended, budget.processor() - worked)
+        if self._queued and budget.is_spent(ended):
+            self._resting = asyncio.get_running_loop().call_later(budget.begin_rest(), self._rested)
+            self._is_paused = True
+        return goes_on
+
+    def _rested(self) -> None:
+        self._end_rest()
+        self._start_waiting()
+
+    def _end_rest(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+            self._is_paused = self._is_held
+            self._budget.end_rest()
 
     def _start_waiting(self) -> None:
-        while self._waiting and self.running < self._limits.running and not self.closed and not self._is_held:
+        while self._waiting and self.running < self._limits.running and not self._is_paused and not self.closed:
             asked = self._waiting.popleft()
             behind = None if asked.key is None else self._busy.get(asked.key)
             if behind is not None:
@@ -185,21 +209,23 @@ class Connection(Rate):
 
     def hold(self) -> None:
         """Start nothing more until `go_on`: the client has not taken what it was answered."""
-        self._is_held = True
+        self._is_held = self._is_paused = True
 
     def go_on(self) -> None:
         """Start what has waited for the client to read."""
         self._is_held = False
+        self._is_paused = self._resting is not None
         self._start_waiting()
 
     @property
     def is_idle(self) -> bool:
         """Return whether a request may start at once: nothing runs, waits or is held back."""
-        return not self.running and not self._is_held
+        return not self.running and not self._is_paused
 
     def close(self) -> None:
         """Drop what is queued: nobody waits for it any more. What runs is finished."""
         self.closed = True
+        self._end_rest()
         for queue in (self._waiting, *self._busy.values()):
             while queue:
                 asked = queue.popleft()

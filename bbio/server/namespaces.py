@@ -27,17 +27,17 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
     sockets: dict[str, ClientSocket] = {}
 
     async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
-        connection = environ.get(CONNECTION)
+        connection, peer = environ.get(CONNECTION), sio.peer_of(sid, namespace)
         if connection is None:
             request = environ["aiohttp.request"]
             clock = asyncio.get_running_loop().time
             address, limits = gateway.addresses.of(request[REMOTE]), gateway.limits
-            connection = Connection(admission.headers(request), request[REMOTE], limits, clock, address)
+            connection = Connection(admission.headers(request), request[REMOTE], limits, clock, address, peer.budget)
             environ[CONNECTION] = connection
         try:
             if isinstance(auth, BadRequest):  # what the plain engine could not read
                 raise auth
-            socket = gateway.joined(sid, runtime, connection, sio.peer_of(sid, namespace), auth)
+            socket = gateway.joined(sid, runtime, connection, peer, auth)
         except BadRequest as err:
             raise Refused(err.message, err.to_json()) from None
         sockets[sid] = socket

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import time
+from collections import Counter
 
 import pytest
 
-from bbio import Backend, Limits, before
+from bbio import Backend, Limits, before, read
 from bbio.builtin import MemoryStore
-from bbio.server.budget import FLOOD, JOIN_SECONDS, PACKET_SECONDS, Budget
+from bbio.server.budget import FLOOD, JOIN_SECONDS, PACKET_SECONDS, SHARE_SECONDS, Budget
 from bbio.server.payload import PART_PACKETS
 from tests.support.floods import FLOODS
 from tests.support.servers import eventually, heard
@@ -169,6 +171,56 @@ async def test_who_sends_without_a_pause_rests(serve, join, todos):
 
     await eventually(answered)
     assert app.sio._resting.count == 0
+
+
+async def test_what_has_waited_is_paid_for_as_what_arrives(engine, serve, join, todos):
+    """By one budget of the connection, whichever of the two takes long."""
+    app = await serve(todos)
+    alice = await join(app, "todos")
+    (session,) = (app.sio.eio.sockets if engine == "fast" else app.sio._sessions).values()
+    connection = session.clients["/todos"].connection if engine == "fast" else session.connection
+    connection.hold()
+    asked = [await alice.namespace.start("sync", {"method": "read"}) for _ in range(3)]
+    await alice.namespace.call("unlisten", [])  # what was sent before it is there
+    session.budget.spend(1.0)
+    paid = session.budget.paid
+    connection.go_on()
+    assert connection._queued == 2
+    assert session.budget.paid > paid
+    if engine == "plain":
+        (protocol,) = (transport.get_protocol() for transport in session._transports.values())
+        assert protocol.budget is session.budget
+    assert [await alice.namespace.reply(id) for id in asked] == [[None, []]] * 3
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_long_requests_that_arrive_together_are_handled_in_turns(serve, transport):
+    """However small they are, others have theirs between: not more than two are handled in one."""
+    turns, turn = [], 0
+
+    class Busy(Backend):
+        @read
+        def work(self):
+            turns.append(turn)
+            time.sleep(1.5 * SHARE_SECONDS)
+
+    def next_turn():
+        nonlocal turn, ticking
+        turn += 1
+        ticking = asyncio.get_running_loop().call_soon(next_turn)
+
+    alice = await LegacyClient.open((await serve(Busy)).url, "busy", transport=transport)
+    ticking = asyncio.get_running_loop().call_soon(next_turn)
+    packets = [f'42/busy,{n}["sync",{{"method":"read"}}]' for n in range(100, 105)]
+    if transport == "polling":
+        await alice.wire.transport.post("\x1e".join(packets))
+    else:
+        await alice.wire.socket.write(b"".join(frame(TEXT, packet.encode()) for packet in packets))
+    assert [await alice.namespace.reply(n) for n in range(100, 105)] == [[None, None]] * 5
+    ticking.cancel()
+    assert max(Counter(turns).values()) <= 2
+    await alice.close()
 
 
 @pytest.mark.parametrize("engine", ["plain"], indirect=True)

@@ -103,12 +103,20 @@ class FastServer(SharedServer):
                     await handle(eio_sid, packet.namespace, packet.id, packet.data)
             elif data[:1] in BINARY_PACKETS:
                 socket.expect(self._binary_packet_of(eio_sid, data))
-            elif not (data.startswith("2/") and self.receive_event(socket, "4" + data)):
+            elif not (data.startswith("2/") and self._receive_at_cost(socket, "4" + data)):
                 await self._handle_packet(eio_sid, data)
         except BadPacket as err:
             self.bad_packet(socket, err)
         except Exception as err:
             self.report(err, "a packet", eio_sid)
+
+    def _receive_at_cost(self, socket: FastSession, text: str) -> bool:
+        budget = socket.budget
+        begun, worked = budget.clock(), budget.processor()
+        is_handled = self.receive_event(socket, text)
+        if is_handled:
+            budget.charge_work(begun, budget.clock(), budget.processor() - worked)
+        return is_handled
 
     async def _handle_packet(self, eio_sid: str, text: str) -> None:
         with decoding():

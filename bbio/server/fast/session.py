@@ -208,6 +208,14 @@ class FastSession(Recipient, async_socket.AsyncSocket):
 
     # Coming in
 
+    def end_turn(self) -> None:
+        """Have what else arrives in this turn of the event loop wait for another, as the share of this one is used."""
+        self.backlog += 1
+        asyncio.get_running_loop().call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self.backlog -= 1
+
     def handle_now(self, text: str) -> bool:
         """Handle a text frame if it can be handled without waiting."""
         if text.startswith(EVENT):

@@ -38,6 +38,12 @@ class DirectQueue(WebSocketDataQueue):
             text = data.data
             if text.startswith(EVENT):
                 if self._receive_event(session, text):
+                    # Who sends one request at a time does not pay for the clock.
+                    budget = session.budget
+                    if budget.is_fresh:
+                        budget.is_fresh = False
+                    elif budget.is_used():
+                        session.end_turn()
                     return
             elif session.handle_now(text):
                 return

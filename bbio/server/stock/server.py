@@ -32,6 +32,8 @@ JOIN = str(socketio.packet.CONNECT)
 UNREADABLE = object()
 # Where a session's environ counts the joins that were refused.
 REFUSALS = "bbio.refusals"
+# Where a request for a websocket has the budget of its connection.
+BUDGET = web.RequestKey("budget", Budget)
 
 # The values of an array, each as JSON: what the library sends it looks through, value by value.
 raw_values = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -103,6 +105,11 @@ class PlainPeer:
         self._session = session
         self._dropped = False
         self.unanswered: set[asyncio.Future[tuple[Any, ...] | None]] = set()
+
+    @property
+    def budget(self) -> Budget:
+        """Return the time of the event loop that its client may take."""
+        return self._session.budget
 
     def joined(self, socket: ClientSocket) -> None:
         """The client has joined a namespace."""
@@ -187,8 +194,9 @@ class PlainServer(SharedServer):
             request = environ["aiohttp.request"]
             address = addresses.of(request[REMOTE])
             addresses.enter(address)
+            budget = request.get(BUDGET) or Budget(self._resting)
             session = self._sessions[sid] = PlainSession(
-                self.eio.sockets[sid], address, self._limits, Budget(self._resting), self._drop, self._relieve
+                self.eio.sockets[sid], address, self._limits, budget, self._drop, self._relieve
             )
             session.comes_over(request.transport, is_websocket_request(request))
             return await begin(sid, environ)
@@ -301,7 +309,7 @@ class PlainServer(SharedServer):
             return await self._take_post(request, session)
         transport, is_websocket = request.transport, is_websocket_request(request)
         if is_websocket and transport is not None:
-            put_before(transport, Budget(self._resting))
+            request[BUDGET] = put_before(transport, Budget(self._resting) if session is None else session.budget)
         if session is not None:
             return await self._take_one(request, session, is_websocket)
         return await super().handle_request(request)

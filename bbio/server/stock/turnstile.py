@@ -8,10 +8,13 @@ from typing import Any, cast
 from bbio.server.budget import FIRST_PIECE_BYTES, SHARE_SECONDS, Budget, next_piece
 
 
-def put_before(transport: asyncio.Transport, budget: Budget) -> None:
-    """Put a turnstile before the protocol of a connection, unless an earlier request has."""
-    if not isinstance(transport.get_protocol(), Turnstile):
-        transport.set_protocol(Turnstile(transport, budget))
+def put_before(transport: asyncio.Transport, budget: Budget) -> Budget:
+    """Put a turnstile before the protocol of a connection, unless an earlier request has; return the budget of it."""
+    turnstile = transport.get_protocol()
+    if not isinstance(turnstile, Turnstile):
+        turnstile = Turnstile(transport, budget)
+        transport.set_protocol(turnstile)
+    return turnstile.budget
 
 
 class Turnstile(asyncio.Protocol):
@@ -26,7 +29,7 @@ class Turnstile(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport, budget: Budget) -> None:
         self._transport = transport
-        self._budget = budget
+        self.budget = budget
         self._loop = asyncio.get_running_loop()
         behind = cast(Any, transport.get_protocol())
         self._pass_on = behind.data_received
@@ -50,7 +53,7 @@ class Turnstile(asyncio.Protocol):
         self._rest += data
         if self._is_busy or self._timer is not None:
             self._pause()
-        elif self._budget.is_spent(self._budget.clock()):
+        elif self.budget.is_spent(self.budget.clock()):
             self._begin_rest(0.0)
         else:
             self._take()
@@ -69,10 +72,10 @@ class Turnstile(asyncio.Protocol):
         self._is_busy = True
         # One before and one behind the tasks that wait for what is passed on.
         self._loop.call_soon(self._begin)
-        begun, worked = self._budget.clock(), self._budget.processor()
+        begun, worked = self.budget.clock(), self.budget.processor()
         self._pass_on(piece)
-        ended = self._budget.clock()
-        self._budget.charge_work(begun, ended, self._budget.processor() - worked)
+        ended = self.budget.clock()
+        self.budget.charge_work(begun, ended, self.budget.processor() - worked)
         self._used = ended - begun
         self._is_full = not self._transport.is_reading()
         self._loop.call_soon(self._end)
@@ -80,10 +83,10 @@ class Turnstile(asyncio.Protocol):
             self._pause()
 
     def _begin(self) -> None:
-        self._begun, self._worked = self._budget.clock(), self._budget.processor()
+        self._begun, self._worked = self.budget.clock(), self.budget.processor()
 
     def _end(self) -> None:
-        budget = self._budget
+        budget = self.budget
         ended = budget.clock()
         budget.charge_work(self._begun, ended, budget.processor() - self._worked)
         self._piece = next_piece(self._piece, self._used + ended - self._begun)
@@ -102,11 +105,11 @@ class Turnstile(asyncio.Protocol):
 
     def _begin_rest(self, longer: float) -> None:
         self._pause()
-        self._timer = self._loop.call_later(self._budget.begin_rest() + longer, self._rested)
+        self._timer = self._loop.call_later(self.budget.begin_rest() + longer, self._rested)
 
     def _end_rest(self) -> None:
         self._timer = None
-        self._budget.end_rest()
+        self.budget.end_rest()
 
     def _rested(self) -> None:
         self._end_rest()

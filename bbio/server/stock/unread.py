@@ -78,7 +78,7 @@ class PlainSession:
         engine: the library's session.
         address: the address that it counts for.
         limits: the application's limits.
-        budget: the time that its POSTs may take.
+        budget: the time that its client may take.
         end: ends it, and is told why.
         relieve: drops somebody where an address holds too much.
     """

@@ -5,18 +5,20 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio import Backend
 from bbio.errors import Busy
+from bbio.server.budget import REST, SHARE_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
 from bbio.server.memory import ByteBudget
 from bbio.weight import weigh
 from tests.support.clock import Clock
+from tests.support.servers import eventually
 from tests.support.stacks import Served
 
 
-def connect(clock=None, headers=None, **limits):
+def connect(clock=None, headers=None, budget=None, **limits):
     """A connection with these limits and handshake headers."""
     proxy = CIMultiDictProxy(CIMultiDict(headers or {}))
-    return Connection(proxy, "192.0.2.1", Limits(**limits), clock or Clock())
+    return Connection(proxy, "192.0.2.1", Limits(**limits), clock or Clock(), budget=budget)
 
 
 class Asked:
@@ -210,6 +212,131 @@ def test_nothing_is_started_for_who_does_not_read():
     requests.finished(key)
     requests.finished()
     assert requests.connection.is_idle
+
+
+class Resters(Requests):
+    """Requests that each take the connection's share of the event loop, by a clock that stands still otherwise."""
+
+    def __init__(self, **limits):
+        self.clock = Clock()
+        super().__init__(clock=self.clock, **limits)
+
+    def submit(self, name, key=None, goes_on=False, size=0):
+        asked = Asked(self, name, key, goes_on, size)
+        start = asked.start
+        asked.start = lambda: self.take_time() or start()
+        return self.connection.submit(asked)
+
+    def take_time(self):
+        self.clock.now += SHARE_SECONDS
+
+    def rest(self):
+        """Let the time pass that the connection rests."""
+        self.connection._resting.cancel()
+        self.clock.now = self.connection._budget.paid
+        self.connection._rested()
+
+
+@pytest.mark.parametrize("key", [None, ("b", 1)], ids=["in any order", "in order"])
+async def test_what_has_waited_is_started_within_the_share(key):
+    """However many could start at once, others have their turn between; what comes meanwhile comes behind."""
+    requests = Resters(running=1)
+    requests.submit("first", key, goes_on=True)
+    for name in "abcde":
+        requests.submit(name, key)
+    requests.finished(key)
+    assert requests.started == ["first", "a", "b"]
+    assert not requests.connection.is_idle
+    assert requests.submit("f", key)
+    requests.rest()
+    assert requests.started == ["first", *"abcd"]
+    requests.rest()
+    assert requests.started == ["first", *"abcdef"]
+    assert requests.connection.is_idle
+    assert requests.connection._budget._resting.count == 0
+
+
+async def test_one_that_goes_on_after_a_long_start_keeps_the_order():
+    """Behind it its model waits, also while the connection rests."""
+    requests, key = Resters(running=1), ("b", 1)
+    requests.submit("first", key, goes_on=True)
+    requests.submit("second", key, goes_on=True)
+    requests.submit("third", key)
+    requests.clock.now += 1.0
+    requests.connection._budget.spend(2 * SHARE_SECONDS)
+    requests.finished(key)
+    assert (requests.started, requests.connection.running) == (["first", "second"], 1)
+    requests.finished(key)
+    assert requests.started == ["first", "second"]
+    requests.rest()
+    assert requests.started == ["first", "second", "third"]
+
+
+async def test_who_rests_goes_on_by_itself():
+    """With no more than the timer of the rest."""
+    requests = Resters(running=1)
+    requests.submit("first", goes_on=True)
+    for name in "abcd":
+        requests.submit(name)
+    requests.finished()
+    assert requests.started == ["first", "a", "b"]
+
+    async def has_started_all():
+        return requests.started == ["first", *"abcd"]
+
+    await eventually(has_started_all)
+
+
+async def test_who_rests_and_does_not_read_waits_for_both():
+    """For the end of the rest and for the client to read, whichever comes last."""
+    requests = Resters(running=1)
+    requests.submit("first", goes_on=True)
+    for name in "abcdefg":
+        requests.submit(name)
+    requests.finished()
+    requests.connection.hold()
+    requests.connection.go_on()
+    assert requests.started == ["first", *"ab"]
+    requests.connection.hold()
+    requests.rest()
+    assert requests.started == ["first", *"ab"]
+    requests.connection.go_on()
+    assert requests.started == ["first", *"abcd"]
+
+
+async def test_a_connection_that_is_closed_rests_no_more():
+    """Nothing that waited is started, and the rests of others are not longer for it."""
+    requests = Resters(running=1)
+    requests.submit("first", goes_on=True)
+    for name in "abcd":
+        requests.submit(name)
+    requests.finished()
+    timer = requests.connection._resting
+    requests.connection.close()
+    assert timer.cancelled()
+    assert requests.started == ["first", "a", "b"]
+    assert requests.connection._budget._resting.count == 0
+
+
+async def test_work_at_the_processor_is_paid_for():
+    """What cannot be interrupted costs a rest that grows with the square of it, as where it arrives."""
+    clock, processor = Clock(), Clock()
+    budget = Budget(Resting(), clock, processor)
+    requests = Requests(running=1, clock=clock, budget=budget)
+    requests.submit("first")
+
+    def work():
+        clock.now += 0.02
+        processor.now += 0.02
+        return False
+
+    for name in "ab":
+        asked = Asked(requests, name)
+        asked.start = work
+        requests.connection.submit(asked)
+    requests.finished()
+    assert budget.paid - clock.now == pytest.approx(REST * 0.02 * 2)
+    requests.connection.close()
 
 
 def test_a_connection_closed_by_a_request_drops_the_rest():
