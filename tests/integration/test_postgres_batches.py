@@ -7,6 +7,7 @@ import asyncio
 import attrs
 import pytest
 
+from bbio.builtin.postgres import store as postgres
 from bbio.builtin.postgres.database import REPLANNED
 from tests.support.large import LARGE, patch_large
 from tests.support.postgres import log, opened, processes
@@ -126,9 +127,10 @@ async def test_a_model_may_be_nothing_but_its_id(database_url):
         assert await models.all() == []
 
 
-async def test_who_has_waited_for_a_stream_goes_on_from_where_it_is(database_url, psql):
-    """The place of an event is what the other one left, not what was there when the wait began."""
-    async with opened(database_url) as models:
+async def test_who_has_waited_for_a_stream_goes_on_from_where_it_is(database_url, psql, monkeypatch):
+    """The place of an event is what the other one left, not what was before, whatever the isolation by default."""
+    monkeypatch.setattr(postgres, "ATTEMPTS", 1)
+    async with opened(f"{database_url}?default_transaction_isolation=serializable") as models:
         await models.create({"n": 1})
         blocked = (
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"

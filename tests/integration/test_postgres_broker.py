@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import partial
 
 import attrs
 import pytest
@@ -287,6 +288,23 @@ async def test_processes_tell_each_other_of_events(database_url):
             assert encode(event) == encode(commit.event)
         assert len(one.published) == 4
         assert one.published.checks == two.published.checks == []
+
+
+async def test_what_a_server_has_written_is_told_before_it_ends(database_url, monkeypatch):
+    """Also what waits for those events that were told just before."""
+    monkeypatch.setattr(broker, "TELL_SECONDS", 0.3)
+    async with opened(f"{database_url}?application_name=one") as one:
+        one.store._broker.follow("c:")
+
+        async def have_come(count):
+            return len(one.published) == count
+
+        async with opened(f"{database_url}?application_name=two") as two:
+            await two.create({})
+            await eventually(partial(have_come, 1))
+            await two.create({})
+        await eventually(partial(have_come, 2))
+        assert one.published.checks == []
 
 
 async def test_a_stream_whose_name_has_no_room_is_told_as_any(database_url):

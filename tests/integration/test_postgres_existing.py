@@ -447,25 +447,68 @@ async def test_names_are_nothing_but_names(database_url, psql, name, revisions):
         await psql.execute("SELECT 1 FROM kept")
 
 
+@pytest.mark.parametrize("revisions", ["column", "beside"])
+@pytest.mark.parametrize("name", ["\"';DROP TABLE k;--", "{x}%s$bbio$$bbio_$\\"])
+async def test_names_of_others_are_nothing_but_names(database_url, psql, name, revisions):
+    """Of schemas, types, sequences, rules, indexes and of columns: the key, one that must be given, one beside them."""
+    q, type, missing = quote(name), quote(f"{name}?"), quote(f"{name} too")
+    await psql.execute(
+        f"CREATE TABLE k (id text); CREATE SCHEMA {q}; CREATE TYPE {q}.{type} AS ENUM ('a', 'b');"
+        f"CREATE TABLE {q}.{q} ({q} serial PRIMARY KEY, kind {q}.{type}, kinds {q}.{type}[], title text,"
+        f" {missing} text NOT NULL DEFAULT 'host', CONSTRAINT {quote(name + '!')} UNIQUE (title))"
+    )
+    cls = model(kind=str, kinds=list[str], title=str)
+    options = {"table": f"{name}.{name}", "id_attribute": name, "revisions": revisions, "index": ["title"]}
+    await install_triggers(database_url, cls, **options)
+    async with opened(database_url, cls, **options) as models:
+        made = await models.create({"kind": "a", "kinds": ["b", "a"], "title": name})
+        assert made == await models.read(1) == {name: 1, "kind": "a", "kinds": ["b", "a"], "title": name}
+        (twin,) = await asyncio.gather(models.create({"title": name}), return_exceptions=True)
+        assert str(twin) == "another model has the same 'title'"
+        # Of a row that differs in nothing but what is no part of the model nothing is told.
+        await psql.execute(f"UPDATE {q}.{q} SET {missing} = 'x'; UPDATE {q}.{q} SET kind = 'b'")
+        assert await ask(models, {"kind": "b", "sort": "title", "limit": 1}) == [{**made, "kind": "b"}]
+        assert [decode(event.body) for event in await log(models, "*")] == [{**made, "kind": "b"}]
+        await models.write("delete", {name: 1})
+        await psql.execute(f"ALTER TABLE {q}.{q} ALTER {missing} DROP DEFAULT")
+        await refused(models.create({"title": "x"}), "Conflict")
+    await remove_triggers(database_url, cls, **options)
+    await psql.execute("SELECT 1 FROM k")
+
+
 NAMES = (
     "w t u s d row one user order group select body value name position offset limit sort cursor stream OLD NEW oid key"
     " bbio_r found locked fields default self_ cls number Name NAME größe 日本語 " + 31 * "é"
 )
+# What statements and triggers call rows, columns and variables of their own.
+INNER = (
+    "a b c e f g k l m n o p q r v x bbio_id bbio_new bbio_old bbio_place bbio_place_ bbio_revs events kept method"
+    " stamp op was place is_fit is_keyed backend_id stream_name TG_OP tg_argv changed ready count size backend"
+)
 
 
-async def test_fields_of_any_name(database_url, psql):
-    """Names that SQL or bbio use for something else; those of PostgreSQL itself are refused."""
-    cls = attrs.make_class("M", {name: attrs.field(type=int, default=0) for name in NAMES.split()})
-    async with opened(database_url, cls) as models:
-        made = await models.create({name: n for n, name in enumerate(NAMES.split())})
+@pytest.mark.parametrize("revisions", ["column", "beside"])
+async def test_fields_of_any_name(database_url, psql, revisions):
+    """Names that SQL or bbio use for something else, also where others write; those of PostgreSQL are refused."""
+    names = [*NAMES.split(), *INNER.split()]
+    cls = attrs.make_class("M", {name: attrs.field(type=int, default=0) for name in names})
+    options = {"revisions": revisions}
+    await install_triggers(database_url, cls, **options)
+    async with opened(database_url, cls, **options) as models:
+        made = await models.create({name: n for n, name in enumerate(names)})
         assert await models.read(made["id"]) == made
-        for n, name in enumerate(NAMES.split()):
+        for name in NAMES.split():
             if name not in WORDS:
-                assert await ask(models, {name: n, "sort": f"-{name}"}) == [made], name
+                assert await ask(models, {name: made[name], "sort": f"-{name}"}) == [made], name
         patched = await models.write("patch", {"id": made["id"], "w": 7, "t": 8})
         assert patched.record == await models.read(made["id"]) == {**made, "w": 7, "t": 8}
-    for name in ("ctid", "channel", "rev", 32 * "é"):
-        assert f"M.{name} cannot be a column" in await refusal(database_url, model(**{name: int}))
+        await psql.execute(f"UPDATE models SET {', '.join(f'{quote(name)} = 9' for name in names)}")
+        await psql.execute("DELETE FROM models")
+        whole = {"id": made["id"], **dict.fromkeys(names, 9)}
+        told = [(event.method, decode(event.body)) for event in await log(models, "*")]
+        assert told == [("update", whole), ("delete", whole)]
+    for name in ("ctid", "channel", *(["rev"] if revisions == "column" else []), 32 * "é"):
+        assert f"M.{name} cannot be a column" in await refusal(database_url, model(**{name: int}), **options)
 
 
 async def test_a_field_called_id_beside_another_id(database_url, psql):

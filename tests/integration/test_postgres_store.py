@@ -274,15 +274,20 @@ async def test_a_model_that_another_program_holds_is_a_timeout_and_the_others_pa
 
 
 async def test_a_slow_database_is_a_timeout(database_url, psql):
-    """Reads and writes end in time, and go on when it is over."""
+    """Reads and writes end in time, and go on when it is over, over the connections that there were."""
+    others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     async with opened(database_url, timeout=1.0) as models:
         milk = await models.create({})
+        await asyncio.gather(*(models.store._database.ask("SELECT pg_sleep(0.1)") for _ in range(6)))
+        before = set(await psql.fetch(others))
         async with psql.transaction():
             await psql.execute("LOCK TABLE models")
             for request in (models.read(milk["id"]), models.all(), models.create({}), models.write("delete", milk)):
                 await refused(request, "Timeout")
         assert await models.all() == [milk]
         assert await models.write("delete", milk)
+        # A query that its asker gives up takes its connection with it, and no other.
+        assert len(before - set(await psql.fetch(others))) <= 4
 
 
 async def test_when_all_connections_are_in_use_the_answer_is_busy(database_url, psql):

@@ -147,19 +147,26 @@ async def test_truncating_the_table_begins_a_new_epoch(database_url, psql):
         assert (top.epoch, top.offset) == (after.epoch, 1)
 
 
-async def test_programs_with_few_rights_may_write(database_url, psql):
+@pytest.mark.parametrize("revisions", ["column", "beside"])
+async def test_programs_with_few_rights_may_write(database_url, psql, revisions):
     """The triggers run with the rights of their owner, and find bbio's tables whatever its search path is."""
-    await install_triggers(database_url)
-    async with opened(database_url) as models:
+    await install_triggers(database_url, revisions=revisions)
+    async with opened(database_url, revisions=revisions) as models:
         role = f"program{id(psql)}"
-        await psql.execute(f"CREATE ROLE {role}; GRANT INSERT ON models TO {role}")
+        await psql.execute(f"CREATE ROLE {role}; GRANT INSERT, TRUNCATE ON models TO {role}")
+        tables = await psql.fetch("SELECT relname FROM pg_class WHERE relname LIKE 'bbio\\_%' AND relkind = 'r'")
+        assert tables
         try:
-            await psql.execute(
-                f"SET ROLE {role}; SET search_path = pg_catalog; CREATE TEMP TABLE bbio_streams (id int)"
-            )
+            await psql.execute(f"SET ROLE {role}; SET search_path = pg_catalog")
+            for (table,) in tables:
+                await psql.execute(f"CREATE TEMP TABLE {table} (id int)")
             await psql.execute("INSERT INTO public.models (id, body) VALUES ('a', '{}')")
             await psql.execute("RESET ROLE; RESET search_path")
             assert plain(await log(models, "*")) == [(1, "create", {"id": "a"})]
+            epoch = (await models.store.positions(["*"]))["*"].epoch
+            await psql.execute(f"SET ROLE {role}; SET search_path = pg_catalog; TRUNCATE public.models")
+            await psql.execute("RESET ROLE; RESET search_path")
+            assert (await models.store.positions(["*"]))["*"].epoch != epoch
         finally:
             await psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 

@@ -452,6 +452,21 @@ async def test_a_patch_builds_on_what_a_trigger_has_told(database_url, psql):
         await refused(typed(models, "patch", {"id": todo["id"], "rank": 8}, rev=seen), "Conflict")
 
 
+async def test_nothing_builds_on_a_delete(database_url, psql):
+    """What was there before it is no base of the model that has its id now, whoever has deleted."""
+    await install_triggers(database_url)
+    async with opened(database_url, upsert=True) as models:
+        await models.write("update", {"id": "a", "n": 1})
+        deleted = await models.write("delete", {"id": "a"})
+        await models.write("update", {"id": "a", "n": 1})
+        await refused(models.write("patch", {"id": "a", "n": 2}, rev=deleted.event.rev), "Conflict")
+        before = await models.revision("a")
+        await psql.execute("DELETE FROM models")
+        await psql.execute("""INSERT INTO models (id, body) VALUES ('a', '{"n": 1}')""")
+        await refused(models.write("patch", {"id": "a", "n": 2}, rev=before + 1), "Conflict")
+        assert (await log(models, "*"))[0].rev == before + 1
+
+
 # Who is refused keeps nobody else waiting
 
 
