@@ -77,14 +77,16 @@ async def dial() -> AsyncIterator[Callable[..., Awaitable[Wire]]]:
 async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[ServerProcess]]]:
     """`await spawn(source)`: `bbio run` of a module with that source, in a process killed after the test.
 
-    The module must define `app`. Calling it again with `port=` of a server that has ended is a restart.
+    The module must define `app`. Calling it again with `port=` of a server that has ended is a restart. The process is
+    a fork, if it is not to be `fresh`.
     """
     async with AsyncExitStack() as stack:
 
-        async def spawn(source: str, *options: str, port: int | None = None, **env: str) -> ServerProcess:
+        async def spawn(source: str, port: int | None = None, fresh: bool = False, **env: str) -> ServerProcess:
             (tmp_path / "served.py").write_text(source)
             port = port or free_port()
-            server = ServerProcess("run", "served:app", "--port", str(port), *options, cwd=tmp_path, port=port, env=env)
+            command = ("run", "served:app", "--port", str(port))
+            server = ServerProcess(*command, cwd=tmp_path, port=port, env=env, forked=not fresh)
             stack.push_async_callback(server.stop)
             return await server.start()
 

@@ -351,7 +351,7 @@ async def test_the_client_scripts_are_served(serve):
 
 async def test_bbio_run_serves_and_stops(spawn, join):
     """`python -m bbio run` says where it is, serves, and ends with status 0 on SIGTERM."""
-    server = await spawn(MODULE)
+    server = await spawn(MODULE, fresh=True)
     assert server.url in await server.said(server.url)
     client = await join(server.url, "todos")
     assert (await client.sync("create", {"title": "milk"}))["title"] == "milk"
@@ -363,7 +363,7 @@ async def test_bbio_run_serves_and_stops(spawn, join):
 
 async def test_bbio_run_ends_on_ctrl_c(spawn):
     """SIGINT ends it as quietly."""
-    server = await spawn(MODULE)
+    server = await spawn(MODULE, fresh=True)
     server.signal(signal.SIGINT)
     assert await server.ended(6) in (0, 130)
     assert "Traceback" not in server.output

@@ -67,7 +67,7 @@ async def test_a_retry_after_a_jump_of_the_clock_is_applied_once(spawn, join, tm
     clock = tmp_path / "clock"
     clock.write_text("0")
     source = SERVED.format(store=STORES[store])
-    server = await spawn(source, **env)
+    server = await spawn(source, fresh=True, **env)  # Python must begin with the clock
     ann = await join(server.url, "todos")
     paid = await pay(ann)
     for first, jump in ((1, 2 * DAY), (1_001, -DAY)):
@@ -78,7 +78,7 @@ async def test_a_retry_after_a_jump_of_the_clock_is_applied_once(spawn, join, tm
     if store != "memory":
         await server.stop()
         clock.write_text(str(3 * DAY))
-        server = await spawn(source, port=server.port, **env)
+        server = await spawn(source, port=server.port, fresh=True, **env)
         ann = await join(server.url, "todos")
         await many(ann, 2_001)
         assert await pay(ann) == paid

@@ -39,7 +39,7 @@ async def test_models_are_there_after_a_restart(tmp_path, command, source, backe
     port = free_port()
     made = []
     for _ in range(2):
-        server = ServerProcess(*command, "--port", str(port), cwd=tmp_path, port=port)
+        server = ServerProcess(*command, "--port", str(port), cwd=tmp_path, port=port, forked=True)
         try:
             await server.start()
             client = await LegacyClient.open(server.url, backend)

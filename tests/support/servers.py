@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.forks import Fork
 from tests.support.wire import LegacyClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,16 +56,23 @@ class ServerProcess:
         cwd: where it runs.
         port: the port it will listen on; `ready` waits for it.
         env: environment variables to add.
+        forked: whether it is a fork of a process that has imported bbio, which starts at once.
     """
 
     def __init__(
-        self, *arguments: str, cwd: Path, port: int | None = None, env: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        cwd: Path,
+        port: int | None = None,
+        env: Mapping[str, str] | None = None,
+        forked: bool = False,
     ) -> None:
         self.arguments = arguments
         self.cwd = cwd
         self.port = port
         self.env = dict(env or {})
-        self._process: asyncio.subprocess.Process | None = None
+        self.forked = forked
+        self._process: asyncio.subprocess.Process | Fork | None = None
         self._drain: asyncio.Task[None] | None = None
         self.output = ""
 
@@ -73,24 +81,28 @@ class ServerProcess:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def process(self) -> asyncio.subprocess.Process:
+    def process(self) -> asyncio.subprocess.Process | Fork:
         assert self._process is not None, "the process was not started"
         return self._process
 
     async def start(self) -> ServerProcess:
         """Start the process; with a port, wait until it accepts connections."""
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "bbio",
-            *self.arguments,
-            cwd=self.cwd,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **self.env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **self.env}
+        if self.forked:
+            self._process = await Fork.start(self.arguments, self.cwd, env)
+        else:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "bbio",
+                *self.arguments,
+                cwd=self.cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
         self._drain = asyncio.create_task(self._collect())
         if self.port is not None:
             await self._ready()
