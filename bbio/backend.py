@@ -70,6 +70,7 @@ MEANT: dict[str, Callable[[Any], bool]] = {
     "model": _is_model,
     "unknown": lambda value: isinstance(value, str) and value in ("reject", "drop"),
     "recheck_interval": lambda value: isinstance(value, (int, float)),
+    "live_queries": lambda value: isinstance(value, bool),
 }
 RESEMBLANCE = 0.75
 
@@ -188,6 +189,7 @@ class Backend(Generic[M]):
         unknown: `"reject"` or `"drop"`, for fields that the model does not declare.
         recheck_interval: seconds between two rounds in which all listeners are asked for their permission again, see
             `recheck`; None for no rounds.
+        live_queries: whether clients may ask to be told of some models alone; where `@visible` is used, they may.
 
     `schema` is the `Schema` of `model`.
 
@@ -214,6 +216,7 @@ class Backend(Generic[M]):
     model: ClassVar[type | None] = None
     unknown: ClassVar[str] = "reject"
     recheck_interval: ClassVar[float | None] = None
+    live_queries: ClassVar[bool] = False
 
     schema: Schema | None = None
 

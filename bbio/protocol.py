@@ -69,6 +69,7 @@ class ListenFields(msgspec.Struct, frozen=True):
         since: what it says its positions are, by stream.
         client: its own id, where it wants to be told the public part of it.
         asks_user: whether it wants to be told whom the server takes it for, too.
+        query: which records it wants to be told of, unchecked; None for all that it may have.
     """
 
     channel: str | None
@@ -76,6 +77,7 @@ class ListenFields(msgspec.Struct, frozen=True):
     since: dict[str, Any]
     client: str | None = None
     asks_user: bool = False
+    query: Any = None
 
 
 _sync_decoder = msgspec.json.Decoder(tuple[Literal["sync"], Sync])
@@ -369,7 +371,7 @@ def read_listen(args: Any) -> ListenFields:
     if client is not None and not (type(client) is str and 0 < len(client) <= MAX_CLIENT):
         raise BadRequest(f"client must be a string of at most {MAX_CLIENT} characters")
     since = since if type(since) is dict and len(since) <= MAX_STREAMS else {}
-    return ListenFields(channel, VERSION, since, client, extras.get("user") is True)
+    return ListenFields(channel, VERSION, since, client, extras.get("user") is True, extras.get("query"))
 
 
 def read_unlisten(args: Any) -> list[str | None]:

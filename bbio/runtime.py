@@ -170,8 +170,13 @@ class Runtime:
 
     @property
     def has_views(self) -> bool:
-        """Say whether each who listens has a view of its own; else all are told the same."""
-        return self.is_scoped or View.differs(self.schema)
+        """Say whether each who listens to a channel has a view of its own; else all are told the same."""
+        return self.has_live_queries or View.differs(self.schema)
+
+    @property
+    def has_live_queries(self) -> bool:
+        """Say whether clients may ask to be told of some records alone."""
+        return self.is_scoped or self.backend.live_queries
 
     async def _enter_scope(self, req: Request) -> None:
         """Say in a request which records its client may have: as it was said when it began to listen, else anew."""
@@ -237,6 +242,8 @@ class Runtime:
             self._tell_backend(store=self.store)
         if scopes := self._visible_layers():
             self._keep_to_scopes(scopes[0])
+        elif self.backend.live_queries:
+            self.keep_was()
         self.compile()
 
     def _keep_to_scopes(self, layer: Layer) -> None:
@@ -257,9 +264,10 @@ class Runtime:
         """
         store = self.store
         if store is None or not all(store.promises(method).was for method in WRITES):
-            kept = "nothing" if store is None else type(store).__qualname__
+            given = "it has no store" if store is None else f"{type(store).__qualname__} does not"
+            asks = "live_queries needs events that" if self.backend.live_queries else "its events must"
             raise DefinitionError(
-                f"{self.name!r}: its events must say how records were, and {kept} does not; give it a MemoryStore, "
+                f"{self.name!r}: {asks} say how records were, and {given}; give it a MemoryStore, "
                 "SQLiteStore or PostgresStore, or a store of your own that promises `was`"
             )
         self.log.keeps_was = True
@@ -651,7 +659,8 @@ class Registry(Mapping[str, Runtime]):
         """Ask the `before` layers of `read` whether a client may listen, and what it then sees."""
         res = await runtime.stacks["read"].admit(req, self.internal_error)
         assert res.failure is None or isinstance(res.failure, SyncError)
-        return JoinDecision(res.failure, View.of_listener(runtime.schema, req) if res.failure is None else None)
+        view = View.of_listener(runtime.schema, req, runtime.has_views) if res.failure is None else None
+        return JoinDecision(res.failure, view)
 
     def internal_error(self, err: BaseException, req: Request) -> InternalError:
         """Log an unexpected error of a request whole, under an id; the id alone is for the client."""

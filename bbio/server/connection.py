@@ -299,12 +299,19 @@ class ClientSocket:
         """
         views = self.views
         views.pop(BACKEND_WIDE, None)
-        before = views.pop(stream, view)
+        before = views.pop(stream, None)
+        if held := (0 if view is None else view.asked_size) - (0 if before is None else before.asked_size):
+            self.connection.waiting.add(held)
         if view is not None:
             views[stream] = view
         if views:
             views[BACKEND_WIDE] = View.common(views.values())
-        return before != view
+        return before is not None and before != view
+
+    def forget_views(self) -> None:
+        """It sees nothing any more."""
+        for stream in self.views.keys() - {BACKEND_WIDE}:
+            self.see(stream, None)
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from msgspec import structs
 
@@ -106,7 +106,7 @@ class Delivery:
             if followed.viewers is None:
                 self._fan_out_by_view(followed, event, origin, replied)
             else:
-                self._fan_out_to_viewers(followed, followed.viewers, event, origin)
+                self._fan_out_to_viewers(followed, followed.viewers, event, origin, replied)
             return
         event = public_event(event, followed.id_attribute)
         legacy, version_1 = followed.legacy, followed.version_1
@@ -139,16 +139,19 @@ class Delivery:
                 seen[view] = event
                 self.transport.deliver(peers, None, followed.namespace, synced(event))
 
-    def _fan_out_to_viewers(self, followed: Followed, viewers: Viewers, whole: Event, origin: Any) -> None:
+    def _fan_out_to_viewers(
+        self, followed: Followed, viewers: Viewers, whole: Event, origin: Any, replied: bool
+    ) -> None:
         """The same, to those alone whose views the event concerns, and told as what it is to them.
 
-        The writer is told as well: nothing else says where in the stream its write is.
+        A writer that is told a part of the stream is told as well: nothing else says where in it its write is.
         """
         concerned = viewers.concerned(whole)
         if concerned is None:
-            # Nobody knows who may be told of it.
-            self.send(followed.version_1.values(), followed.namespace, protocol.resync(followed.name))
-            return
+            # Nobody knows who may be told of it, but for those who are told all.
+            in_part = [peer for socket, peer in followed.version_1.items() if viewers.told(socket) is not None]
+            self.send(in_part, followed.namespace, protocol.resync(followed.name))
+            concerned = [(group, cast(Kind, whole.method)) for group in viewers.whole]
         frames: dict[tuple[Kind, frozenset[str]], tuple[Event, bytes, bytes]] = {}
         for group, kind in concerned:
             frame = frames.get((kind, group.view.fields))
@@ -162,8 +165,8 @@ class Delivery:
             if group.legacy and not (len(group.legacy) == 1 and origin in group.legacy):
                 self.transport.deliver(group.legacy.values(), writer, followed.namespace, legacy)
             if group.version_1:
-                skipped = None
-                if event.op is not None and origin in group.version_1 and origin.client:
+                skipped = writer if replied and not group.is_part else None
+                if skipped is None and event.op is not None and origin in group.version_1 and origin.client:
                     skipped = writer
                     told = protocol.synced_v1(own(event, origin.client))
                     self.transport.deliver([writer], None, followed.namespace, told)
@@ -181,8 +184,9 @@ class Delivery:
         """
         peers: dict[tuple[Position, int], list[Peer]] = {}
         for socket, peer in followed.version_1.items():
-            if socket in viewers:
+            told = viewers.told(socket)
+            if told is not None:
                 seen = socket.views[followed.name].position(position)
-                peers.setdefault((seen, viewers.told(socket)), []).append(peer)
+                peers.setdefault((seen, told), []).append(peer)
         for (place, told), group in peers.items():
             self.transport.deliver(group, None, followed.namespace, protocol.at(place, followed.name, told))

@@ -234,15 +234,19 @@ class SyncExchange(Exchange):
         self.finish()
 
     def _reply_to_write(self, body: bytes, commit: Commit) -> None:
-        if self.req.scope is not None:
-            self._reply_in_scope(body, commit)
+        if self.req.scope is not None or (self.socket.told_under and self._is_told_in_part(commit)):
+            self._reply_in_view(body, commit)
         elif self.req.op is None and not self.socket.channels.get(self.req.channel):
             self.reply(protocol.reply(body))
         else:
             self._reply_in_order(body, commit)
 
-    def _reply_in_scope(self, body: bytes, commit: Commit) -> None:
-        """Say what the record is to the view that the writer is told of events under, or else to what it may have.
+    def _is_told_in_part(self, commit: Commit) -> bool:
+        view = self.socket.told_under.get(commit.event.stream)
+        return view is not None and not view.is_whole
+
+    def _reply_in_view(self, body: bytes, commit: Commit) -> None:
+        """Say what the record is to the view that the writer is told of events under; show what it may have.
 
         The event is told besides: only the stream says where in it the write is.
         """
@@ -250,12 +254,11 @@ class SyncExchange(Exchange):
         view = socket.told_under.get(event.stream)
         # What it may have now: permissions may have changed since the write began.
         scope = socket.scopes.get(self.req.channel, self.req.scope)
-        records = scope.records if view is None else view.filter
         # Layers may have answered with an instance, or with what is no record.
-        record = as_json(socket.runtime.schema, commit.record)
-        after = None if event.method == "delete" else decode(encode(record))
-        is_in = isinstance(after, dict) and records.matches(after)
-        if not is_in:
+        record = decode(encode(as_json(socket.runtime.schema, commit.record)))
+        after = record if isinstance(record, dict) and event.method != "delete" else None
+        is_in = None if view is None else after is not None and view.filter.matches(after)
+        if scope is not None and (after is None or not scope.sees(after)):
             key, told = socket.id_attribute, decode(event.body)
             body = encode({key: told[key]} if isinstance(told, dict) and key in told else None)
         if self.req.op is None and not socket.channels.get(self.req.channel):
@@ -263,7 +266,7 @@ class SyncExchange(Exchange):
             return
         seen = socket.views.get(event.stream)
         place = event if seen is None else seen.place(event)
-        self.reply(protocol.reply_v1(body, place, self.req.method, None if view is None else is_in))
+        self.reply(protocol.reply_v1(body, place, self.req.method, is_in))
 
     def _reply_in_order(self, body: bytes, commit: Commit) -> None:
         """Reply to a write, at the place of its event if that has not been sent yet."""

@@ -113,6 +113,7 @@ class Gateway:
         socket.left = True
         streams = [channel_stream(channel) for channel in socket.channels]
         self.subscribers[socket.runtime.name].unfollow(socket, [*streams, BACKEND_WIDE])
+        socket.forget_views()
         socket.channels.clear()
         if not connection.sockets:
             connection.close()

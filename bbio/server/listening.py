@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from bbio import protocol
-from bbio.errors import StackError, SyncError, Unavailable
+from bbio.errors import BadRequest, Busy, StackError, SyncError, Unavailable
 from bbio.requests import Request, owned
 from bbio.server.connection import Key
 from bbio.server.exchange import Exchange
 from bbio.server.stream import Followed
 from bbio.server.subscribers import Subscribers
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream, public_part
-from bbio.view import View, public_event
+from bbio.view import View, live_view, public_event
 
 # The place that a client claims, None when it claims none, and the events after it; None when they cannot be told.
 Missed = tuple[Position | None, list[Event] | None]
@@ -51,9 +51,26 @@ class ListenExchange(Exchange, kw_only=True):
 
     async def _is_admitted(self) -> bool:
         failure, self.view = await self.exchanges.registry.admit(self.socket.runtime, self.req)
+        if failure is None and self.view is not None and self.fields.query is not None:
+            failure = self._narrow(self.view)
         if failure is not None:
             self.refuse(failure)
         return failure is None
+
+    def _narrow(self, view: View) -> SyncError | None:
+        """Keep of a view what the client asks for; return why it cannot have that."""
+        runtime = self.socket.runtime
+        if not runtime.has_live_queries:
+            return None
+        store = runtime.store
+        assert store is not None, "it says how records were"
+        try:
+            self.view = live_view(self.fields.query, view, id_attribute=runtime.id_attribute, limits=store.queries)
+        except BadRequest as err:
+            return err
+        if not self.socket.connection.waiting.has_room(self.view.asked_size):
+            return Busy("the queries that are listened to are too large", retry_after=1.0)
+        return None
 
     def reply_refusal(self, arguments: bytes) -> None:
         """Send the ack of a refusal, which is then the answer to a sync in that channel too."""
@@ -97,11 +114,23 @@ class ListenExchange(Exchange, kw_only=True):
 
     async def _missed(self, subscribers: Subscribers, followed: Followed) -> Missed:
         """The position a client claims, and the events after it; None when it makes no sense, or goes too far back."""
-        claimed = protocol.read_position(self.fields.since, followed.name)
-        if claimed is not None and followed.has_views:
+        since = self.fields.since
+        claimed = protocol.read_position(since, followed.name)
+        if claimed is None:
+            return None, None
+        if followed.name != BACKEND_WIDE and protocol.read_digest(since, followed.name) != self._digest(
+            followed, self.view
+        ):
+            return None, None
+        if followed.has_views:
             # Whose view it was is looked at in the end: of what all channels share it depends on the others too.
             claimed = View.without_view(claimed)
-        return claimed, None if claimed is None else await subscribers.since(followed, claimed)
+        return claimed, await subscribers.since(followed, claimed)
+
+    @staticmethod
+    def _digest(followed: Followed, view: View | None) -> str | None:
+        """Return the digest of a view of a stream; None where all of it is told."""
+        return None if followed.viewers is None or view is None else followed.viewers.digest(view)
 
     def _go_live(self, subscribers: Subscribers, streams: list[Followed], missed: list[Missed]) -> None:
         socket, channel, version = self.socket, self.fields.channel, self.fields.version
@@ -124,10 +153,11 @@ class ListenExchange(Exchange, kw_only=True):
         answer = {}
         for followed, claimed in zip(streams, missed, strict=True):
             position, events = followed.merge(*claimed, self.exchanges.limits.replay)
-            digest = None
+            digest = self._digest(followed, socket.views.get(followed.name))
+            if events is None or protocol.read_digest(self.fields.since, followed.name) != digest:
+                position, events = followed.position, None
             if followed.has_views:
                 position, events = self._as_seen(followed, position, events)
-                digest = None if followed.viewers is None else socket.views[followed.name].digest
             elif events is not None:
                 events = [public_event(event, followed.id_attribute) for event in events]
             answer[followed.name] = protocol.stream_reply(position, events, digest)
@@ -158,12 +188,9 @@ class ListenExchange(Exchange, kw_only=True):
         self, followed: Followed, position: Position, events: list[Event] | None
     ) -> tuple[Position, list[Event] | None]:
         """Return both for this client's view. A client that was notified in another view lacks events of this one."""
-        view, since = self.socket.views[followed.name], self.fields.since
-        claimed = protocol.read_position(since, followed.name)
-        is_own = claimed is not None and view.is_own(claimed)
-        if followed.viewers is not None:
-            is_own = is_own and protocol.read_digest(since, followed.name) == view.digest
-        if not is_own or events is None:
+        view = self.socket.views[followed.name]
+        claimed = protocol.read_position(self.fields.since, followed.name)
+        if events is None or claimed is None or not view.is_own(claimed):
             return view.position(followed.position), None
         if followed.viewers is None:
             return view.position(position), [view.event(event) for event in events]

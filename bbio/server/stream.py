@@ -57,8 +57,8 @@ class Followed:
         rings: the bounds of its ring.
         namespace: the backend's namespace.
         has_views: whether each who follows it has a view of its own; else all see the same.
-        is_scoped: whether those views are of some records alone.
         id_attribute: the name of the id in the models.
+        viewers: those who follow it under views of some records alone; None where there are no such views.
     """
 
     __slots__ = (
@@ -91,14 +91,14 @@ class Followed:
         namespace: str = "/",
         has_views: bool = False,
         id_attribute: str = "id",
-        is_scoped: bool = False,
+        viewers: Viewers | None = None,
     ) -> None:
         self.name = name
         self.id_attribute = id_attribute
         self.rings = rings
         self.namespace = namespace
         self.has_views = has_views
-        self.viewers = Viewers(name) if is_scoped else None
+        self.viewers = viewers
         # Nobody is told anything before the place is known: the epoch is then not empty.
         self.epoch = ""
         self.offset = 0

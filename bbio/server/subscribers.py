@@ -22,6 +22,7 @@ from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket
 from bbio.server.exchange import Exchanges
 from bbio.server.stream import Followed, Rings
+from bbio.server.viewers import Viewers
 from bbio.stack.once import refused
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
 from bbio.view import Scope, View
@@ -360,13 +361,16 @@ class Subscribers(Publisher):
                 log, limits = self._runtime.log, self._exchanges.limits
                 most = limits.memory / 8 / len(self._all_backends)
                 self._rings = Rings(log.history, limits.replay, most, log.event_clock)
+            runtime = self._runtime
+            # What all channels share is not asked for in any: a query is of the models of its channel.
+            is_filtered = runtime.is_scoped if name == BACKEND_WIDE else runtime.has_live_queries
             followed = self._streams[name] = Followed(
                 name,
                 self._rings,
                 self._namespace,
-                self._runtime.has_views,
-                self._runtime.id_attribute,
-                self._runtime.is_scoped,
+                is_filtered or View.differs(runtime.schema),
+                runtime.id_attribute,
+                Viewers(name, runtime.is_scoped) if is_filtered else None,
             )
             self._runtime.log.broker.follow(name)
             self._check_later(self._runtime.log.check_interval)
@@ -522,8 +526,9 @@ class Subscribers(Publisher):
                 failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             return False
-        if failure is None and self._runtime.has_views and channel in socket.channels:
+        if failure is None and view is not None and channel in socket.channels:
             self._delivery.flush()  # what was committed before belongs to the view of before
+            view = view.narrowed(socket.views[followed.name].asked)
             if self.see(socket, channel, view, req.scope):
                 self._suspend(socket, followed.name)
         return failure is not None and refused(failure) and not isinstance(failure, Busy)

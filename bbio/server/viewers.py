@@ -14,12 +14,14 @@ class Group:
 
     Parameters:
         view: the view.
+        is_part: whether they are told a part of the stream, with gaps.
     """
 
-    __slots__ = ("legacy", "told", "version_1", "view")
+    __slots__ = ("is_part", "legacy", "told", "version_1", "view")
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, is_part: bool) -> None:
         self.view = view
+        self.is_part = is_part
         self.legacy: dict[ClientSocket, Peer] = {}
         self.version_1: dict[ClientSocket, Peer] = {}
         # The events that it was told, those from before somebody came included.
@@ -31,26 +33,32 @@ class Viewers:
 
     Parameters:
         stream: the name of the stream.
+        is_scoped: whether what a client may have is a part for each, even where that is everything at the moment.
     """
 
-    __slots__ = ("_groups", "_index", "_since", "_stream")
+    __slots__ = ("_groups", "_index", "_is_scoped", "_since", "_stream")
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, is_scoped: bool = True) -> None:
         self._stream = stream
+        self._is_scoped = is_scoped
         self._groups: dict[View, Group] = {}
         self._index = ViewIndex[Group]()
         # The group of each who follows, and what that had been told when it came.
         self._since: dict[ClientSocket, tuple[Group, int]] = {}
 
-    def __contains__(self, socket: ClientSocket) -> bool:
-        return socket in self._since
+    def _is_part(self, view: View) -> bool:
+        return self._is_scoped or not view.is_whole
+
+    def digest(self, view: View) -> str | None:
+        """Return the digest of a view of a part of the stream; None where all of it is told."""
+        return view.digest if self._is_part(view) else None
 
     def join(self, socket: ClientSocket, view: View, version: int) -> None:
         """From now on a client is told of events under a view, in that version of the protocol."""
         self.leave(socket)
         group = self._groups.get(view)
         if group is None:
-            group = self._groups[view] = Group(view)
+            group = self._groups[view] = Group(view, self._is_part(view))
             self._index.add(group, view.filter)
         (group.version_1 if version else group.legacy)[socket] = socket.peer
         self._since[socket] = group, group.told
@@ -68,10 +76,15 @@ class Viewers:
             del self._groups[group.view]
             self._index.remove(group)
 
-    def told(self, socket: ClientSocket) -> int:
-        """Return how many events a client was told since it joined."""
-        group, before = self._since[socket]
-        return group.told - before
+    def told(self, socket: ClientSocket) -> int | None:
+        """Return how many events a client was told since it joined; None of one that is not told a part of them."""
+        group, before = self._since.get(socket, (None, 0))
+        return None if group is None or not group.is_part else group.told - before
+
+    @property
+    def whole(self) -> list[Group]:
+        """The groups that are told all of the stream."""
+        return [group for group in self._groups.values() if not group.is_part]
 
     def concerned(self, event: Event) -> list[tuple[Group, Kind]] | None:
         """Return the groups that an event concerns, and what it is to each; None where nobody knows.

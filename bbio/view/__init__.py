@@ -7,6 +7,7 @@ Viewers with equal views share its work.
 
 from bbio.view.filter import EVERYTHING, NOTHING, Filter
 from bbio.view.index import ViewIndex
+from bbio.view.live import live_view
 from bbio.view.scope import NO_SCOPE, Scope, missing
 from bbio.view.view import MayRead, View, WriterView, public_body, public_event, roles_of
 
@@ -20,6 +21,7 @@ __all__ = [
     "View",
     "ViewIndex",
     "WriterView",
+    "live_view",
     "missing",
     "public_body",
     "public_event",

@@ -21,6 +21,10 @@ Kind = Literal["create", "update", "delete"]
 # How much the application's own code may ask for: the projects of somebody who is in all of them.
 SCOPE_LIMITS = QueryLimits(conditions=1_000, values=10_000, depth=8)
 
+# What a filter takes with the view it is of, and what each field and value of it takes, which have two commas each.
+FILTER_BYTES = 2_000
+PART_BYTES = 250
+
 
 def transition(was: bool, is_now: bool) -> Kind | None:
     """Return what a change of a record is to a view; None where it is nothing to it.
@@ -117,6 +121,11 @@ class Filter:
             'create'
         """
         return transition(before is not None and self.matches(before), after is not None and self.matches(after))
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes at most, its places in an index among them."""
+        return FILTER_BYTES + PART_BYTES * self.identity.count(b",") + 3 * len(self.identity)
 
     @property
     def digest(self) -> str:

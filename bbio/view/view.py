@@ -92,6 +92,8 @@ class View(msgspec.Struct, frozen=True, gc=False):
         schema: the schema of the backend; None where its models may be anything, and are seen whole.
         fields: the names of the fields, and of the id.
         filter: which records; all of them by default.
+        asked: what the client has asked for of the records that it may have; `filter` is of both.
+        scope: the records that it may have, where it has asked for some of them; else those of `filter`.
 
     Example:
         >>> import bbio
@@ -107,6 +109,8 @@ class View(msgspec.Struct, frozen=True, gc=False):
     schema: Schema | None
     fields: frozenset[str]
     filter: Filter = EVERYTHING
+    asked: Filter = EVERYTHING
+    scope: Filter | None = None
 
     @classmethod
     def of(cls, schema: Schema, user: Any) -> View:
@@ -121,17 +125,18 @@ class View(msgspec.Struct, frozen=True, gc=False):
         return _for_roles(schema, roles)
 
     @classmethod
-    def of_listener(cls, schema: Schema | None, req: Request) -> View | None:
+    def of_listener(cls, schema: Schema | None, req: Request, is_own: bool) -> View | None:
         """Return the view under which a client is told of events; None where all are told the same.
 
         Parameters:
             schema: the schema of the backend, None when its models may be anything.
             req: the request to listen, admitted.
+            is_own: whether each client has a view of its own.
         """
-        if req.scope is None:
-            return cls.of(schema, req.user) if schema is not None and cls.differs(schema) else None
+        if not is_own:
+            return None
         seen = cls.whole() if schema is None else cls.of(schema, req.user)
-        return msgspec.structs.replace(seen, filter=req.scope.records)
+        return seen if req.scope is None else msgspec.structs.replace(seen, filter=req.scope.records)
 
     @classmethod
     def whole(cls) -> View:
@@ -150,12 +155,29 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def common(cls, views: Collection[View]) -> View:
-        """Return the view of what is seen in all of some views of one backend."""
+        """Return the view of what may be seen in all of some views of one backend, whatever was asked for there."""
         first = next(iter(views))
         fields = frozenset.intersection(*(view.fields for view in views))
         seen = cls.whole() if first.schema is None else _shared(first.schema, fields)
-        records = Filter.all_of(view.filter for view in views)
+        records = Filter.all_of(view.filter if view.scope is None else view.scope for view in views)
         return seen if records == EVERYTHING else msgspec.structs.replace(seen, filter=records)
+
+    def narrowed(self, query: Filter) -> View:
+        """Return the part of this view that a client asks for."""
+        if not query.conditions:
+            return self
+        records = Filter.all_of([self.filter, query])
+        return msgspec.structs.replace(self, filter=records, asked=query, scope=self.filter)
+
+    @property
+    def asked_size(self) -> int:
+        """The bytes that a client has the server hold at most by what it asks for; 0 of who asks for all."""
+        return self.asked.size if self.asked.conditions else 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether it is of all records."""
+        return not self.filter.conditions
 
     @property
     def hidden(self) -> frozenset[str]:

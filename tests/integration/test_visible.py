@@ -461,6 +461,23 @@ def test_a_mark_is_checked_when_the_class_is_defined():
                 return True
 
 
+async def test_it_holds_on_a_server(serve, join):
+    """As it does in a test: which layers a backend has is not known before it is served."""
+
+    class Issues(Backend):
+        store = MemoryStore(models=MODELS)
+
+        @visible
+        def scope(self, req):
+            return {"author": req.socket.headers["name"]}
+
+    app = await serve(Issues)
+    ann, other, bob = [await join(app, "issues", headers={"name": name}) for name in ("ann", "ann", "bob")]
+    await bob.sync("patch", {"id": "3", "n": 1})
+    await other.sync("patch", {"id": "1", "n": 1})
+    assert (await ann.synced())[1]["id"] == "1"
+
+
 async def test_legacy_clients_are_told_the_same_in_two_arguments():
     """Who sees a record come, change and go is told so; a changed scope counts at once."""
     app = issues(models=MODELS)

@@ -73,11 +73,11 @@ class Own(Store):
         return {**req.model, "id": 1}
 
 
-@pytest.mark.parametrize(("kept", "name"), [(None, "nothing"), (Own(), "Own")])
-def test_a_store_that_cannot_say_it_is_refused(kept, name):
+@pytest.mark.parametrize(("kept", "given"), [(None, "it has no store"), (Own(), "Own does not")])
+def test_a_store_that_cannot_say_it_is_refused(kept, given):
     """With the name of the store, and what to do."""
     served = Served(type("Issues", (Backend,), {"store": kept, "__module__": __name__}))
-    with pytest.raises(DefinitionError, match=f"and {name} does not; give it a MemoryStore, SQLiteStore or Postgres"):
+    with pytest.raises(DefinitionError, match=f"and {given}; give it a MemoryStore, SQLiteStore or Postgres"):
         served.runtime.keep_was()
     assert not served.runtime.log.keeps_was
 
