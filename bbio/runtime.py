@@ -31,7 +31,7 @@ from bbio.errors import (
     SyncError,
 )
 from bbio.log import Log, MemoryLog
-from bbio.model.counts import has_counts, uncounted
+from bbio.model.operators import first_of, has_operators, sets_of
 from bbio.model.scalars import place_of
 from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
@@ -327,8 +327,10 @@ class Runtime:
         """The bottom, where nothing above has answered."""
         if not self.stacks[req.method].has_handler:
             self._warn_unanswered([req.method])
-        if req.method in ("create", "update", "patch") and has_counts(req.model):
-            raise BadRequest(f"{self.name!r} keeps nothing that could be counted; give the fields their values")
+        is_made = req.method in ("create", "update", "patch") and isinstance(req.model, dict)
+        operator = first_of(req.model) if is_made else None
+        if operator is not None:
+            raise BadRequest(f"{self.name!r} keeps nothing that could be {operator.done}; give the fields their values")
         return await bottom(req) if self.schema is None else plain(self.schema, req)
 
     def _warn_unanswered(self, methods: list[str]) -> None:
@@ -384,8 +386,8 @@ class Runtime:
         record = req.model if result is None else result
         if self.schema is not None:
             record = plain(self.schema, req) if result is None else self._plain(req, result)
-        if result is None and has_counts(record):
-            record = uncounted(record)
+        if result is None and has_operators(record):
+            record = sets_of(record)
         stream, method = channel_stream(req.channel), NOTIFIED_AS[req.method]
         # How a record was that a handler changes, or deletes, is not known.
         was = self._was(method, None, record) if method == "create" else None

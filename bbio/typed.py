@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 
 from bbio.errors import Invalid
-from bbio.model.counts import COUNTS, PATCHES_ALONE, counts_in, decimal_total, total, uncounted
+from bbio.model.operators import NAMES, OPERATORS, changed_by, operations_in, sets_of
 from bbio.model.scalars import MAX_WRONG, Wrong, is_same
 from bbio.model.schema import Field, Schema
-from bbio.model.types import WANTED, kinds_of
 from bbio.protocol import encode
 from bbio.requests import Request
 from bbio.view import View
@@ -64,13 +63,13 @@ def enter(schema: Schema, req: Request) -> None:
     entry = req.entry = TypedEntry(key, View.of(schema, req.user), {}, {})
     visible = entry.view.fields
     wrong: dict[str, str] = {}
-    counts: dict[str, Any] | None = None
-    if COUNTS in given:
+    operations: dict[str, dict[str, Any]] = {}
+    if not NAMES.isdisjoint(given):
         if method == "patch":
-            counts, wrong = _entered_counts(schema, given, visible)
+            operations, wrong = _entered_operations(schema, given, visible)
         else:
-            wrong[COUNTS] = PATCHES_ALONE
-        del given[COUNTS]
+            wrong = {name: operator.refusal for name, operator in OPERATORS.items() if name in given}
+        given = sets_of(given)
     for each in schema.protected:
         name = each.name
         if name not in given:
@@ -92,8 +91,7 @@ def enter(schema: Schema, req: Request) -> None:
     if method == "patch":
         values, errors = schema.codec.examine(schema.cls, given, whole=False)
         typed: Any = values if key is None else {schema.id_attribute: key, **values}
-        if counts is not None:
-            typed[COUNTS] = counts
+        typed.update(operations)
     else:
         typed, errors = _read(schema, given)
     if wrong or errors:
@@ -109,57 +107,42 @@ def enter(schema: Schema, req: Request) -> None:
     req.model = typed
 
 
-def _entered_counts(
+def _entered_operations(
     schema: Schema, given: dict[str, Any], visible: frozenset[str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what a client adds to fields that it may set and see, and the errors in that."""
-    counts, wrong = counts_in(given, schema.id_attribute)
-    for name in list(counts):
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return what a client changes with operators of fields that it may set and see, and the errors in that."""
+    operations, wrong = operations_in(given, schema.id_attribute)
+    entered: dict[str, dict[str, Any]] = {name: {} for name in OPERATORS if name in given}
+    for operator, name, operand in operations:
         field = schema.fields.get(name)
         if field is None or (name not in visible and (field.roles or field.read_only)):
-            del counts[name]
             if schema.unknown == "reject":
                 wrong[name] = UNKNOWN_FIELD
-        elif field.read_only:
+            continue
+        if field.read_only:
             wrong[name] = "cannot be changed"
         elif name not in visible:
             # What is refused, and what is not, would tell what it holds.
-            wrong[name] = "cannot be counted by who does not see it"
-        elif message := _uncountable(schema, field, counts[name]):
+            wrong[name] = f"cannot be {operator.done} by who does not see it"
+        elif message := operator.misfit(field, operand):
             wrong[name] = message
-    return counts, wrong
+        entered[operator.name][name] = operand
+    return entered, wrong
 
 
-def _uncountable(schema: Schema, field: Field, number: Any) -> str:
-    """Return the error in adding to a field, whatever it holds; None where that depends on the value."""
-    shape = field.shape
-    kinds = {kind for each in shape.options or (shape,) for kind in kinds_of(each)}
-    if shape.format == "decimal":
-        return "" if number is not None and schema.can_have(field.name, number) else shape.wanted
-    if kinds.isdisjoint(("integer", "number", "any")):
-        return "is not a number, and cannot be counted"
-    wanted = float if kinds & {"number", "any"} else int
-    return "" if type(number) in (int, wanted) else WANTED["number" if wanted is float else "integer"]
-
-
-def _counted(schema: Schema, model: dict[str, Any], stored: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the changes that a patch with `$inc` makes to a record, and the errors in them."""
-    changes = uncounted(model)
-    counts, wrong = counts_in(model, schema.id_attribute)
-    for name, number in counts.items():
+def _operated(schema: Schema, model: dict[str, Any], stored: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the changes that a patch with operators makes to a record, and the errors in them."""
+    changes = sets_of(model)
+    operations, wrong = operations_in(model, schema.id_attribute)
+    for operator, name, operand in operations:
         field, held = schema.fields.get(name), stored.get(name)
         try:
             if field is None:
-                changes[name] = total(held, number)
+                changes[name] = operator.combine(held, operand)
                 continue
             if held is None and not field.required and (name not in stored or field.shape.never_null):
                 held = field.write(field.make_default())
-            if field.shape.format == "decimal":
-                changes[name] = decimal_total(
-                    None if held is None else field.read(held), field.read(field.write(number))
-                )
-            else:
-                changes[name] = total(held, number)
+            changes[name] = operator.combine_typed(field, held, operand)
         except Wrong as err:
             wrong[name] = str(err)
     return changes, wrong
@@ -193,10 +176,10 @@ def unset_in(req: Request | None) -> Collection[str]:
 
 
 def given_in(req: Request | None, record: dict[str, Any]) -> Collection[str]:
-    """The fields of a record that an update or patch gives, or counts."""
+    """The fields of a record that an update or patch gives, or changes with operators."""
     assert req is not None
     if req.method == "patch":
-        return [name for name in (*req.model, *req.model.get(COUNTS, ())) if name in record]
+        return [name for name in changed_by(req.model) if name in record]
     return record.keys() - (() if req.entry is None else req.entry.untouched)
 
 
@@ -267,9 +250,9 @@ def merged(schema: Schema, req: Request, current: dict[str, Any] | None) -> dict
             if not unchanged:
                 wrong[name] = "cannot be changed"
     if req.method == "patch":
-        if COUNTS in model:
-            model, uncountable = _counted(schema, model, stored)
-            wrong.update(uncountable)
+        if not NAMES.isdisjoint(model):
+            model, impossible = _operated(schema, model, stored)
+            wrong.update(impossible)
         record = {**stored, **model}
     else:
         kept = entry.untouched if entry is not None else ()

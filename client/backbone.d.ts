@@ -24,9 +24,15 @@ declare module 'backbone' {
   /** Numbers to add to fields; a decimal number may be a text. */
   type Counts<T> = { [K in keyof T as NonNullable<T[K]> extends number | string ? K : never]?: number | string };
 
+  /** Texts to add to the end of fields. */
+  type Appends<T> = { [K in keyof T as NonNullable<T[K]> extends string ? K : never]?: string };
+
+  /** What the server adds to whatever it holds by then, and what it sets beside that. */
+  type Operations<T> = Partial<T> & ({ $inc: Counts<T>; $append?: Appends<T> } | { $append: Appends<T> });
+
   interface Model<T extends ObjectHash = any, S = ModelSetOptions, E = any> {
-    /** Count: have the server add to what it holds by then, and set the attributes beside it. */
-    save(attributes: Partial<T> & { $inc: Counts<T> }, options: ModelSaveOptions & { patch: true }): JQueryXHR;
+    /** Count and append: have the server add to what it holds by then, and set the attributes beside it. */
+    save(attributes: Operations<T>, options: ModelSaveOptions & { patch: true }): JQueryXHR;
   }
 
   interface Collection<TModel extends Model> {

@@ -142,7 +142,7 @@ class Handle(Generic[M]):
         """Change some fields of a model; return the whole record.
 
         Parameters:
-            changes: the id, and the fields to change; `$inc` counts.
+            changes: the id, and the fields to change; `$inc` counts, and `$append` appends.
             rev: see `update`.
             options: see `update`.
             timeout: see `create`.

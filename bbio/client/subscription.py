@@ -16,7 +16,7 @@ from bbio.client.tracker import Meta, Tracker
 from bbio.client.transport import Clock
 from bbio.client.values import copied
 from bbio.errors import SyncError
-from bbio.model.counts import uncounted
+from bbio.model.operators import sets_of
 from bbio.requests import NOTIFIED_AS
 
 # Seconds between attempts to read everything again.
@@ -164,7 +164,7 @@ class Subscription:
 
     def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None, *, is_gone: bool = False) -> None:
         """Take the result of a write of this client; `is_gone` where it does not see what it wrote, or no longer."""
-        model = result if isinstance(result, dict) else uncounted(request["model"])
+        model = result if isinstance(result, dict) else sets_of(request["model"])
         self._apply("delete" if is_gone else NOTIFIED_AS[request["method"]], model, meta)
 
     def _apply(self, method: str, model: Any, meta: Meta | None) -> None:

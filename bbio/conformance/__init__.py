@@ -5,6 +5,7 @@ It needs pytest, which `pip install bbio` does not bring.
 
 from __future__ import annotations
 
+from bbio.conformance.appends import Appends
 from bbio.conformance.cases import CLAIMS, Opened, case, opened
 from bbio.conformance.counts import Counts
 from bbio.conformance.endurance import Concurrency, Persistence
@@ -26,6 +27,7 @@ class StoreConformance(
     Queries,
     Revisions,
     Counts,
+    Appends,
     Told,
     Streams,
     Stamps,

@@ -31,6 +31,7 @@ CLAIMS = frozenset(
         "filters",  # answers a read with `options.data`
         "queries",  # and all that docs/queries.md says of it; needs the option `queries` too
         "counts",  # adds what a patch counts with `$inc`
+        "appends",  # adds to texts what a patch appends with `$append`
         "revisions",  # numbers what happens to a model, and refuses writes that are based on an older revision
         "persistent",  # keeps models when it stops, and finds them when it starts
         "atomic",  # keeps model, event and operation together, whatever interrupts a write

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET
 
 from bbio.errors import BadRequest, Conflict, NotFound
-from bbio.model.counts import COUNTS, counted, refused_counts
+from bbio.model.operators import NAMES, operated, refused_operator
 from bbio.model.scalars import is_same
 from bbio.model.schema import Schema
 from bbio.protocol import decode
@@ -58,7 +58,7 @@ class Records:
             key: the id in its model, None when there is none.
 
         Raises:
-            BadRequest: it gives an id to a new record, names none of another, or counts where nothing can be counted.
+            BadRequest: it gives an id to a new record, names none of another, or has operators and is no patch.
         """
         method = req.method
         if key is None:
@@ -66,8 +66,8 @@ class Records:
                 raise BadRequest(f"{method} needs the model's {self._id_attribute!r}")
         elif method == "create":
             raise BadRequest(f"ids are given by the server; create without {self._id_attribute!r}")
-        if COUNTS in req.model and method in ("create", "update"):
-            raise refused_counts()
+        if method in ("create", "update") and not NAMES.isdisjoint(req.model):
+            raise refused_operator(req.model)
 
     def plan(
         self, req: Request, key: Any, current: tuple[int, bytes] | None, base: Base = lambda req, key: None
@@ -85,7 +85,7 @@ class Records:
             Forbidden: the client may not have what the record would be.
             Conflict: what the request builds on was changed.
             Invalid: the record would not be valid, or the client may not change a field.
-            BadRequest: a patch counts a field that does not hold a number.
+            BadRequest: an operator of a patch cannot change what a field holds.
         """
         model: dict[str, Any] = req.model
         method = req.method
@@ -116,7 +116,7 @@ class Records:
             model: dict[str, Any] = req.model
             if req.method == "update":
                 return model
-            return self.merged(req, stored) if COUNTS in model else {**stored, **model}
+            return {**stored, **model} if NAMES.isdisjoint(model) else self.merged(req, stored)
         record = merged(self._schema, req, stored)
         if not stored.keys() <= record.keys():
             # Of fields that the schema does not know, a later version of it may.
@@ -134,7 +134,7 @@ class Records:
         if req.method != "patch":
             return model
         stored = current or {}
-        return {**stored, **(counted(model, stored, self._id_attribute) if COUNTS in model else model)}
+        return {**stored, **(model if NAMES.isdisjoint(model) else operated(model, stored, self._id_attribute))}
 
     def unknown(self, key: Any) -> NotFound:
         """Return the error of a record that is not there."""
@@ -144,11 +144,11 @@ class Records:
         """Return whether a write builds on what was changed since the revision that it names.
 
         A patch builds on the fields that it sets: it is overtaken when one of them was changed, to another value than
-        it sets. A field that it counts may be anything by then. Any other write builds on the whole record.
+        it sets. A field that an operator changes may be anything by then. Any other write builds on the whole record.
         """
         if req.method != "patch":
             return True
-        if COUNTS in req.model and req.model.keys() <= {COUNTS, self._id_attribute}:
+        if not NAMES.isdisjoint(req.model) and req.model.keys() <= {*NAMES, self._id_attribute}:
             return False
         body = base(req, key)
         if body is None:

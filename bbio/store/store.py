@@ -300,7 +300,7 @@ class Store(Declared):
 
         Raises:
             Invalid: the record would not be valid, or the client may not change a field.
-            BadRequest: a patch counts a field that does not hold a number.
+            BadRequest: an operator of a patch cannot change what a field holds.
 
         Example:
             >>> req = Request("patch", {"id": 7, "done": True, "$inc": {"likes": 1}})

@@ -11,7 +11,7 @@ import attrs
 import msgspec
 
 from bbio.errors import Forbidden, Invalid, SyncError
-from bbio.model.counts import COUNTS
+from bbio.model.operators import first_of
 from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
 from bbio.query import Query
@@ -330,10 +330,11 @@ class WriterView:
         """Refuse a patch whose refusal by the store would tell something of what is stored.
 
         Raises:
-            Forbidden: the client counts in a model that it may not read.
+            Forbidden: the client uses an operator in a model that it may not read.
         """
-        if COUNTS in given and req.socket is not None and not await self._may_read(req):
-            raise Forbidden("a client that may not read a model cannot count in it")
+        operator = first_of(given)
+        if operator is not None and req.socket is not None and not await self._may_read(req):
+            raise Forbidden(f"a client that may not read a model cannot {operator.verb} in it")
 
     async def show(self, req: Request, given: Collection[str], res: Response) -> None:
         """Leave in a response nothing of a record but what its client may see."""

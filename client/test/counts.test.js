@@ -1,4 +1,4 @@
-/** Counting from Backbone: shown at once, sent as what it adds, and shown as what the server made of it. */
+/** Counting and appending from Backbone: shown at once, sent as what it adds, and shown as what the server made of it. */
 import assert from 'node:assert/strict';
 import { openPage, serveBehindProxy, test, until, versions } from './support.js';
 
@@ -154,6 +154,33 @@ test('a model that is not bound shows what waits, too, on top of what an answer 
   await theirs.save({ title: 'go' }, { patch: true });
   await second;
   assert.equal(mine.get('n'), 116);
+});
+
+test('a model shows what it appends at once, on top of what others append, until it is refused', async () => {
+  const [mine, theirs] = await pair();
+  const append = (model, text, options, sets = {}) => model.save({ $append: { title: text }, ...sets }, { patch: true, ...options });
+  const done = append(mine, ' and', {}, { $inc: { n: 1 }, fresh: true });
+  assert.deepEqual(mine.attributes, { id: mine.id, title: 'milk and', n: 6, fresh: true });
+  await done;
+  await until(() => theirs.get('title') === 'milk and');
+  assert.deepEqual(theirs.attributes, mine.attributes);
+
+  proxy.refuse = true;
+  proxy.cut();
+  const outcomes = [append(mine, ' a'), append(mine, ' b', { timeout: 50 }), append(mine, ' c')];
+  assert.equal(mine.get('title'), 'milk and a b c');
+  await assert.rejects(outcomes[1], { name: 'Timeout' });
+  assert.equal(mine.get('title'), 'milk and a c');
+  await append(theirs, ' d');
+  proxy.refuse = false;
+  await Promise.all([outcomes[0], outcomes[2]]);
+  await until(() => theirs.get('title') === 'milk and d a c' && mine.get('title') === 'milk and d a c');
+
+  await assert.rejects(append(mine, ' e', {}, { $inc: { title: 1 } }), { name: 'BadRequest' });
+  const wrong = [{ n: 'x' }, { title: 1 }, 'x'].map((each) => mine.save({ $append: each }, { patch: true }));
+  assert.equal(mine.get('title'), 'milk and d a c');
+  for (const each of wrong) await assert.rejects(each, { name: 'BadRequest' });
+  assert.equal(mine.get('title'), 'milk and d a c');
 });
 
 test('only a patch counts, and other models are saved as ever', async () => {

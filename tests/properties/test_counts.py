@@ -1,4 +1,4 @@
-"""Whatever clients set and count at the same time: memory, SQLite and PostgreSQL come to what a simple model says."""
+"""Whatever clients set, count and append at once: memory, SQLite and PostgreSQL come to what a simple model says."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ values = numbers | st.sampled_from(["x", None, True])
 counts = st.dictionaries(names, numbers | st.sampled_from(["x", None, LIMIT]), max_size=2) | st.dictionaries(
     names, numbers, min_size=1, max_size=3
 )
-# Of a patch: what it sets, what it counts, and how many writes ago its client read the model, if it says so.
-patches = st.tuples(st.just({}) | st.dictionaries(names, values, max_size=2), counts, st.none() | st.integers(0, 4))
+appends = st.just({}) | st.dictionaries(names, st.sampled_from(["y", "\u00e9z", "", 1]), max_size=2)
+# Of a patch: what it sets, counts and appends, and how many writes ago its client read the model, if it says so.
+patches = st.tuples(
+    st.just({}) | st.dictionaries(names, values, max_size=2), counts, appends, st.none() | st.integers(0, 4)
+)
 # What is sent at the same time, one after the other.
 programs = st.lists(st.lists(patches, min_size=1, max_size=5), max_size=5)
 
@@ -64,19 +67,21 @@ def is_valid(field: str, value: Any) -> bool:
 
 def outcome(record: dict[str, Any], base: dict[str, Any] | None, patch: Any, typed: bool) -> Any:
     """What a patch makes of a record, or the name of the error that it meets."""
-    sets, counts, _ = patch
+    sets, counts, appends, _ = patch
     bad = "Invalid" if typed else "BadRequest"
     is_number = {name: type(number) in (int, float) for name, number in counts.items()}
     if typed:
         of_kind = [type(number) is int or (name != "a" and is_number[name]) for name, number in counts.items()]
         if not all(of_kind) or not all(is_valid(*item) for item in sets.items()) or counts.keys() & sets:
             return bad
+        if appends.keys() - {"c"} or appends.get("c", "") == 1 or appends.keys() & {*sets, *counts}:
+            return bad
         if type(sets.get("b")) is int:
             sets = {**sets, "b": float(sets["b"])}
     changed = {name for name in FIELDS if base and known(base.get(name)) != known(record.get(name))}
     if any(name in changed and known(record.get(name)) != known(value) for name, value in sets.items()):
         return "Conflict"
-    if counts.keys() & sets or not all(is_number.values()):
+    if counts.keys() & sets or appends.keys() & {*sets, *counts} or not all(is_number.values()):
         return bad
     result = {**record, **sets}
     for name, number in counts.items():
@@ -86,6 +91,11 @@ def outcome(record: dict[str, Any], base: dict[str, Any] | None, patch: Any, typ
         result[name] = float(held + number) if typed and name == "b" else held + number
         if typed and not is_valid(name, result[name]):
             return bad
+    for name, text in appends.items():
+        held = record.get(name)
+        if type(text) is not str or type(held) not in (str, type(None)):
+            return bad
+        result[name] = (held or "") + text
     return result
 
 
@@ -125,8 +135,11 @@ def loop(postgres_server: str) -> Iterator[Loop]:
 
 @settings(deadline=None, max_examples=examples(60))
 @given(programs, st.booleans())
-@example([[({}, {"a": 1}, None)] * 4, [({"a": 7}, {"b": 1}, 3), ({"c": 1}, {"a": 1}, 4)]], False)
-@example([[({}, {"a": 1}, None), ({"a": 3}, {}, None), ({}, {"a": -6}, None), ({}, {"b": 0.5}, None)]], True)
+@example([[({}, {"a": 1}, {}, None)] * 4, [({"a": 7}, {"b": 1}, {}, 3), ({"c": 1}, {"a": 1}, {}, 4)]], False)
+@example(
+    [[({}, {"a": 1}, {}, None), ({"a": 3}, {}, {}, None), ({}, {"a": -6}, {}, None), ({}, {"b": 0.5}, {}, None)]], True
+)
+@example([[({}, {"b": 1}, {"c": "y"}, None)] * 2, [({"c": "x"}, {}, {}, 2), ({"a": 1}, {}, {"c": "z"}, 3)]], True)
 def test_counts_and_sets_in_any_order(loop, program, typed):
     """Each answer is what the model says, and so is what is stored and told in the end."""
 
@@ -144,15 +157,20 @@ async def follow(backend: Any, program: list[list[Any]], typed: bool) -> None:
     told = [(made.commit.event.rev, expected)]
     for batch in program:
         # Whoever sends at the same time knows nothing of the others.
-        seen = [told[-1 - min(ago, len(told) - 1)] if ago is not None else None for _, _, ago in batch]
+        seen = [told[-1 - min(ago, len(told) - 1)] if ago is not None else None for *_, ago in batch]
         outcomes = []
         for patch, base in zip(batch, seen, strict=True):
             outcomes.append(outcome(expected, None if base is None else base[1], patch, typed))
             expected = expected if isinstance(outcomes[-1], str) else outcomes[-1]
         answers = await asyncio.gather(
             *(
-                run(backend, "patch", {**id, **sets, "$inc": counts}, rev=None if base is None else base[0])
-                for (sets, counts, _), base in zip(batch, seen, strict=True)
+                run(
+                    backend,
+                    "patch",
+                    {**id, **sets, "$inc": counts, "$append": appends},
+                    rev=None if base is None else base[0],
+                )
+                for (sets, counts, appends, _), base in zip(batch, seen, strict=True)
             )
         )
         for answer, wanted in zip(answers, outcomes, strict=True):

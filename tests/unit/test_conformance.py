@@ -33,7 +33,7 @@ def test_what_is_not_claimed_is_left_out():
 
 def test_an_unknown_claim_is_an_error():
     """A misspelt claim would leave tests out unseen."""
-    with pytest.raises(TypeError, match="claims persistant; there are atomic, "):
+    with pytest.raises(TypeError, match="claims persistant; there are appends, atomic, "):
         suite(MemoryStore, claims=frozenset({"persistant"}))
 
 
@@ -222,7 +222,7 @@ def test_a_suite_must_make_logs():
     """What is missing is said; an unknown claim, too."""
     with pytest.raises(NotImplementedError, match="Unfinished needs a method make_log"):
         type("Unfinished", (LogConformance,), {})().make_log()
-    with pytest.raises(TypeError, match="claims revisons; there are atomic, "):
+    with pytest.raises(TypeError, match="claims revisons; there are appends, atomic, "):
         log_suite(MemoryLog, claims=frozenset({"revisons"}))
 
 

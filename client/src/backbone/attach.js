@@ -1,8 +1,8 @@
 import { Announcer } from './announcer.js';
 import { Backend } from './backend.js';
 import { Connection } from '../core/connection.js';
-import { COUNTS } from '../core/counts.js';
-import { applied } from './counts.js';
+import { hasOperators } from '../core/operators.js';
+import { OPERATES, applied } from './operators.js';
 import { creationOf } from './creation.js';
 import { delivered } from './deliver.js';
 import { homes } from './homes.js';
@@ -208,10 +208,10 @@ export function attach(Backbone, io) {
 
   /** @this {any} @param {any} key @param {any} val @param {any} [_options] */
   Backbone.Model.prototype.save = function (key, val, _options) {
-    const counts = typeof key === 'object' && key !== null && COUNTS in key && val?.patch && handleOf(this);
-    if (!counts) return save.apply(this, arguments);
-    // The model shows at once what it comes to, and the server is told what to count; nobody else counts a new model.
-    const travels = this.isNew() ? undefined : { [COUNTS]: val.attrs ?? key };
+    const operates = hasOperators(key) && val?.patch && handleOf(this);
+    if (!operates) return save.apply(this, arguments);
+    // The model shows at once what it comes to, and the server is told what to add; nobody else adds to a new model.
+    const travels = this.isNew() ? undefined : { [OPERATES]: val.attrs ?? key };
     return save.call(this, applied(this.attributes, key), { ...val, ...travels });
   };
   Backbone.sync = syncing(Backbone, { handleOf, mirrors, announcers, announce, original: _sync });

@@ -1,7 +1,7 @@
 import { clone, same, snapshot } from '../core/json.js';
 import { Replica } from '../core/replica.js';
 import { guarded } from '../core/report.js';
-import { recounted } from './counts.js';
+import { rebuilt } from './operators.js';
 import { delivering } from './deliver.js';
 import { lost, note, shownBy, takesPlainly } from './shown.js';
 import { isPending, isWaiting, pendingOn, writesOf } from './writes.js';
@@ -168,9 +168,9 @@ export class Mirror {
     if (keep || isWaiting(model)) {
       const stays = (/** @type {string} */ key) => isPending(model, key) || keep?.(key);
       gone = gone.filter((key) => !stays(key));
-      const counts = recounted(model, parsed);
+      const built = rebuilt(model, parsed);
       for (const key of Object.keys(attributes)) if (stays(key)) delete attributes[key];
-      Object.assign(attributes, counts);
+      Object.assign(attributes, built);
     }
     return { attributes, gone };
   }
@@ -251,7 +251,7 @@ export class Mirror {
  * @param {import('../core/handle.js').Handle} handle
  */
 export function reassert(model, handle) {
-  recounted(model, shownBy(model, handle)?.base ?? {});
+  rebuilt(model, shownBy(model, handle)?.base ?? {});
   for (const { mine } of writesOf(model)) for (const key of Object.keys(mine)) assign(model, key, mine);
 }
 

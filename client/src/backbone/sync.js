@@ -1,9 +1,9 @@
-import { COUNTS } from '../core/counts.js';
+import { operationsIn, setsOf } from '../core/operators.js';
 import { SyncError } from '../core/errors.js';
 import { clone, copy, plain, same } from '../core/json.js';
 import { joined, readAll } from '../core/pages.js';
 import { guarded } from '../core/report.js';
-import { applied, recounted } from './counts.js';
+import { OPERATES, applied, rebuilt } from './operators.js';
 import { created, creating, creationOf, follow } from './creation.js';
 import { delivering } from './deliver.js';
 import { REMOTE, destroyed, reassert, restore, unset } from './mirror.js';
@@ -28,7 +28,7 @@ import { begun, changed, ended } from './writes.js';
  */
 
 /** Options that are the client's own business. */
-const LOCAL = ['attrs', 'xhr', 'collection', COUNTS];
+const LOCAL = ['attrs', 'xhr', 'collection', OPERATES];
 
 /** Given to Backbone with an answer that says nothing any more: nothing of it is taken. */
 const MUTE = { parse: false, reset: false, add: false, merge: false, remove: false };
@@ -219,14 +219,14 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
 
   /** @returns {import('./writes.js').Write} a change that the page shows already */
   function begin() {
-    const names = new Set(Object.keys({ ...(method === 'patch' ? {} : creation?.attributes ?? base?.base), ...sent }));
+    const operations = operationsIn(method === 'patch' ? sent : undefined);
+    const sets = method === 'patch' ? setsOf(sent) : { ...(creation?.attributes ?? base?.base), ...sent };
+    const names = new Set(Object.keys(sets));
     names.delete(model.idAttribute);
-    const counts = method === 'patch' ? sent[COUNTS] : undefined;
-    if (counts) names.delete(COUNTS);
     const changes = method === 'delete' || (method === 'create' && !creation) ? {} : changed(model, creation?.attributes ?? base?.base ?? {}, names);
     const places = new Map(its.map((mirror) => [mirror, mirror.target.models ? mirror.target.indexOf(model) : -1]));
-    for (const name of Object.keys(counts ?? {})) changes[name] = model.get(name);
-    const change = { model, method, mine: changes, counts, places };
+    for (const name of operations.keys()) changes[name] = model.get(name);
+    const change = { model, method, mine: changes, operations, places };
     begun(change);
     for (const mirror of its) mirror.pending.add(change);
     return change;
@@ -302,7 +302,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
     }
     const now = shownBy(model, handle)?.base;
     if (now) {
-      model.set(recounted(model, now), REMOTE);
+      model.set(rebuilt(model, now), REMOTE);
       restore(model, mine, now);
     }
     if (made) for (const mirror of its) mirror.undo(made, err);
@@ -318,7 +318,7 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
  * @returns {any} what travels of a model: `options.attrs` if given, always with its id, under the name it has on the server
  */
 function payload(model, options, handle) {
-  const data = options[COUNTS] ?? options.attrs ?? model.toJSON(options);
+  const data = options[OPERATES] ?? options.attrs ?? model.toJSON(options);
   const name = nameOfId(shownBy(model, handle)?.raw, model.id, model.idAttribute) ?? model.idAttribute;
   if (model.id === undefined || model.id === null || data[name] !== undefined) return data;
   return { ...data, [name]: model.id };

@@ -7,7 +7,7 @@ import { same, snapshot } from '../core/json.js';
  * @property {any} model
  * @property {string} method
  * @property {Record<string, any>} mine the attributes it changed
- * @property {Record<string, number>} [counts] of these, by how much it counts them
+ * @property {Map<string, (held: any) => any>} [operations] of these, what it makes of what is held
  * @property {Map<any, number>} places where the model was in each bound collection
  */
 

@@ -1,5 +1,5 @@
 import { Emitter } from './emitter.js';
-import { uncounted } from './counts.js';
+import { setsOf } from './operators.js';
 import { SyncError, passing } from './errors.js';
 import { Follower } from './follower.js';
 import { clone, copy, plain } from './json.js';
@@ -230,7 +230,7 @@ export class Handle extends Emitter {
   wrote(request, result, meta, origins) {
     const method = meta?.in === false ? 'delete' : meta?.m ?? NOTIFIED_AS.get(request.method);
     if (!method) return;
-    const raw = typeof result === 'object' && result !== null ? result : uncounted(request.model);
+    const raw = typeof result === 'object' && result !== null ? result : setsOf(request.model);
     this.#notified.add(placeOf(meta));
     if (this.#notified.size > NOTIFIED) this.#notified.delete(this.#notified.values().next().value);
     for (const mirror of [...this.mirrors]) if (!origins.includes(mirror)) guarded(() => mirror.apply([{ method, raw, meta }]));

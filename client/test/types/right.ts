@@ -31,6 +31,8 @@ todos.create({ title: 'milk' }, { wait: true, error: (_model, err: SyncError) =>
 todo.unbindBackend().save({ title: 'tea' }, { patch: true });
 todo.save({ $inc: { likes: 1 }, title: 'milk' }, { patch: true, wait: true });
 new Backbone.Model().save({ $inc: { likes: 1 } }, { patch: true });
+todo.save({ $append: { title: ' and bread' }, $inc: { likes: 1 } }, { patch: true });
+new Backbone.Model().save({ $append: { text: 'x' } }, { patch: true });
 const backend = todo.backend as Backend;
 backend.ready(() => console.log(`${backend}`, backend.channel, backend.options?.version));
 new Todo({ title: 'x' }, { backend });

@@ -24,8 +24,10 @@ Backbone.io.connection.backend(); // wrong
 Backbone.io.connect().once('connect'); // wrong
 Backbone.IO.connect().of(7); // wrong
 connect('http://localhost:3000', { deadline: 'soon' }); // wrong
-class Counter extends Backbone.Model<{ likes: number; tags: string[] }> {}
+class Counter extends Backbone.Model<{ likes: number; tags: string[]; name: string }> {}
 new Counter().save({ $inc: { likes: 1 } }); // wrong
 new Counter().save({ $inc: { tags: 1 } }, { patch: true }); // wrong
 new Counter().save({ $inc: { likes: true } }, { patch: true }); // wrong
 new Counter().save({ $inc: { hates: 1 } }, { patch: true }); // wrong
+new Counter().save({ $append: { likes: 'x' } }, { patch: true }); // wrong
+new Counter().save({ $append: 'x' }, { patch: true }); // wrong
