@@ -24,10 +24,13 @@ from bbio.store import Store
 from bbio.streams import HistoryLimits
 
 # The names that a backend declares itself with, or calls: no layer can have them. All others are the application's.
-INTERFACE = ("name", "middleware", "store", "model", "unknown", "schema", "emit", "use", "recheck_interval")
+INTERFACE = ("name", "middleware", "store", "model", "unknown", "schema", "emit", "use", "notifies", "recheck_interval")
 CALLED = ("emit", "use")
 # What `emit` may tell of.
 Emitted = Literal["created", "updated", "deleted"]
+
+# What a backend says whose reads are narrowed, and whose notifications are not to be.
+UNFILTERED = "unfiltered"
 
 # What its users found in a backend before its runtime had it.
 MOVED = ("layers", "log", "namespace", "on", "since", "stacks")
@@ -69,6 +72,7 @@ MEANT: dict[str, Callable[[Any], bool]] = {
     "store": lambda value: isinstance(value, Store),
     "model": _is_model,
     "unknown": lambda value: isinstance(value, str) and value in ("reject", "drop"),
+    "notifies": lambda value: value == UNFILTERED,
     "recheck_interval": lambda value: isinstance(value, (int, float)),
     "live_queries": lambda value: isinstance(value, bool),
 }
@@ -187,6 +191,8 @@ class Backend(Generic[M]):
         model: an attrs class, the schema of the models; None for any JSON object. `class Todos(Backend[Todo])`
             declares it too, and tells type checkers.
         unknown: `"reject"` or `"drop"`, for fields that the model does not declare.
+        notifies: `"unfiltered"` where layers narrow what a read finds and clients are to be told of every write all the
+            same, so that the log does not warn of it; see docs/visibility.md.
         recheck_interval: seconds between two rounds in which all listeners are asked for their permission again, see
             `recheck`; None for no rounds.
         live_queries: whether clients may ask to be told of some models alone; where `@visible` is used, they may.
@@ -215,6 +221,7 @@ class Backend(Generic[M]):
     store: Store | None = None
     model: ClassVar[type | None] = None
     unknown: ClassVar[str] = "reject"
+    notifies: ClassVar[Literal["unfiltered"] | None] = None
     recheck_interval: ClassVar[float | None] = None
     live_queries: ClassVar[bool] = False
 
@@ -244,6 +251,10 @@ class Backend(Generic[M]):
         if isinstance(cls.store, type) or not isinstance(cls.store, (Store, type(None))):
             raise DefinitionError(
                 f"{cls.__qualname__}.store is {cls.store!r}; it must be an instance of a Store, such as MemoryStore()"
+            )
+        if cls.notifies not in (None, UNFILTERED):
+            raise DefinitionError(
+                f"{cls.__qualname__}.notifies is {cls.notifies!r}; write notifies = {UNFILTERED!r}, or leave it out"
             )
         cls.schema = schema_of(cls, "id" if cls.store is None else cls.store.id_attribute)
 

@@ -191,7 +191,8 @@ def stacks(target: str) -> None:
     """Print what each sync passes, with file and line.
 
     For every backend of the application APP of MODULE, and every sync method, the layers of its stack in order; at
-    `listen`, those that decide who may listen.
+    `listen`, those that decide who may listen. A warning names a layer that leaves something out of reads, of which
+    others are told all the same.
     """
 
     def show(kind: str, name: str, where: str = "") -> None:
@@ -216,6 +217,8 @@ def stacks(target: str) -> None:
             show(layer.kind, layer.name, layer.where)
         if not admitting:
             show("everybody", "may listen: no `before` layer is for read")
+        for layer in runtime.narrowing:
+            show("warning", f"others are told what {layer.name} leaves out", layer.where)
 
 
 def _postgres_stores(target: str) -> list[PostgresStore]:

@@ -278,9 +278,11 @@ use = _Phase(
     _phase_doc(
         "Mark a method to wrap everything below it; `await next()` runs what is below.",
         "`req`, `res` and `next`",
-        """@use("read")
-async def hide(self, next):
-    return [todo for todo in await next() if not todo.get("hidden")]""",
+        """@use("write")
+async def report(self, req, next):
+    result = await next()
+    print(req.method, result["id"])
+    return result""",
     ),
 )
 after = _After(

@@ -19,7 +19,7 @@ import attrs
 import msgspec
 from msgspec import UNSET
 
-from bbio.backend import RUNNING, Backend, Emitted, check_name, schema_of
+from bbio.backend import RUNNING, UNFILTERED, Backend, Emitted, check_name, schema_of
 from bbio.declared import Declared, Publisher
 from bbio.errors import (
     BadRequest,
@@ -37,6 +37,7 @@ from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
 from bbio.ratelimit import RateLimitedLog, one_line
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Found, Request, Response
+from bbio.stack.narrowing import is_refused, narrows_reads
 from bbio.stack.once import Attempts
 from bbio.stack.stack import (
     Answer,
@@ -178,6 +179,14 @@ class Runtime:
         """Say whether clients may ask to be told of some records alone."""
         return self.is_scoped or self.backend.live_queries
 
+    @property
+    def narrowing(self) -> list[Layer]:
+        """The layers that leave something out of reads, of which others are told all the same; see `narrows_reads`."""
+        if self.is_scoped or self.backend.notifies == UNFILTERED:
+            return []
+        found = list(filter(narrows_reads, self.stacks["read"].layers))
+        return [] if all(is_refused(self.stacks[method]) for method in WRITES) else found
+
     async def _enter_scope(self, req: Request) -> None:
         """Say in a request which records its client may have: as it was said when it began to listen, else anew."""
         if req.socket is not None:
@@ -247,7 +256,12 @@ class Runtime:
         self.compile()
 
     def _keep_to_scopes(self, layer: Layer) -> None:
-        store = self.store
+        store, backend = self.store, self.backend
+        if backend.notifies == UNFILTERED:
+            cls = type(backend).__qualname__
+            raise DefinitionError(
+                f"{layer.name} is @visible, which filters notifications, and {cls}.notifies is {UNFILTERED!r}; drop one"
+            )
         if store is None or not all(store.promises(method).scoped for method in METHODS):
             given = "it has none" if store is None else f"{type(store).__qualname__} does not"
             raise DefinitionError(
@@ -350,6 +364,16 @@ class Runtime:
     async def start(self) -> None:
         """Freeze the stacks, start the store and the middleware. Called once, before the first request."""
         self.compile()
+        if narrowing := self.narrowing:
+            logger.warning(
+                "%s (%s): a read leaves something out in %s, and others are told of each write all the same; say with "
+                "@visible which records a client may have, or write notifies = %r if that is meant "
+                "(docs/visibility.md)",
+                self.name,
+                type(self.backend).__name__,
+                ", ".join(f"{layer.name} ({layer.where})" for layer in narrowing),
+                UNFILTERED,
+            )
         if self.store is None:
             self._warn_unanswered([method for method in METHODS if not self.stacks[method].may_answer])
         async with AsyncExitStack() as stopping:

@@ -110,13 +110,19 @@ class Middleware:
 
 @attrs.frozen
 class Layer:
-    """One compiled entry of a stack: its kind, what it is called, where it stands, and how to call it."""
+    """One compiled entry of a stack: its kind, what it is called, where it stands, and how to call it.
+
+    Parameters:
+        call: called with the arguments of its kind, in their order.
+        function: what it was made from.
+    """
 
     kind: str
     name: str
     where: str
     methods: tuple[str, ...]
     call: Call = attrs.field(repr=False)
+    function: Call = attrs.field(repr=False)
     is_async: bool = attrs.field(repr=False)
     takes_next: bool = attrs.field(repr=False)
     in_thread: bool = False
@@ -150,7 +156,7 @@ def make_layer(
         passed = ", ".join(f"{n}={n}" for n in names)
         call = eval(f"lambda {', '.join(arguments)}: function({passed})", {"function": function})
     is_async = inspect.iscoroutinefunction(function)
-    return Layer(kind, name, where, methods, call, is_async, "next" in names, in_thread, may_leave)
+    return Layer(kind, name, where, methods, call, function, is_async, "next" in names, in_thread, may_leave)
 
 
 def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:

@@ -19,6 +19,7 @@ class Mirror(Backend):
     """Answers a read with what the client has joined with; a layer spoils its own copy."""
 
     middleware = [Logger()]
+    notifies = "unfiltered"
 
     @before("read")
     def spoil(self, req):

@@ -112,6 +112,8 @@ async def test_state_does_not_travel_between_requests(serve, join):
     """What a layer puts on one request is not on the next, of the same or another client."""
 
     class Todos(Backend):
+        notifies = "unfiltered"
+
         @before("create")
         def log_in(self, req):
             req.user = "ann"
@@ -133,6 +135,8 @@ async def test_a_request_sees_its_own_socket(serve, join):
     """`req.socket` is the connection the request came from: headers, cookies and address are its own."""
 
     class Todos(Backend):
+        notifies = "unfiltered"
+
         @read
         def who(self, req):
             socket = req.socket

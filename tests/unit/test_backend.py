@@ -30,6 +30,7 @@ from bbio import (
     read,
     update,
     use,
+    visible,
 )
 from bbio.backend import check_name, default_name
 from bbio.builtin import Logger, MemoryStore, SQLiteStore
@@ -213,6 +214,7 @@ class Todo:
         ("unknow", "drop", "unknown"),
         ("recheckInterval", 1.0, "recheck_interval"),
         ("recheck_intervall", 5, "recheck_interval"),
+        ("notified", "unfiltered", "notifies"),
     ],
 )
 def test_an_attribute_that_looks_like_a_declaration(name, value, meant):
@@ -245,7 +247,14 @@ def test_everyday_names_are_left_alone(body):
     type("Todos", (Backend,), body)
 
 
-@pytest.mark.parametrize("name", ["name", "middleware", "store", "model", "schema", "emit", "use"])
+@pytest.mark.parametrize("value", [True, False, "all", []])
+def test_notifications_are_filtered_by_scopes_or_not_at_all(value):
+    """There is one word to say; the text names it."""
+    with pytest.raises(DefinitionError, match=r"Todos.notifies is .*; write notifies = 'unfiltered', or leave it out"):
+        type("Todos", (Backend,), {"notifies": value})
+
+
+@pytest.mark.parametrize("name", ["name", "middleware", "store", "model", "schema", "emit", "use", "notifies"])
 def test_layers_cannot_take_the_names_of_declarations(name):
     """A layer called `store` would be no store."""
     with pytest.raises(DefinitionError, match=f"Todos.{name} hides Backend.{name}"):
@@ -393,6 +402,86 @@ async def test_a_result_that_cannot_be_written_as_json():
     res = await served.runtime.stacks["create"].run(served.request("create", {}))
     assert isinstance(res.failure, TypeError)
     assert served.published == []
+
+
+# What reads leave out
+
+
+class Narrowed(Backend):
+    store = MemoryStore()
+
+    @use("read")
+    async def own(self, req, next):
+        return [todo for todo in await next() if todo["owner"] == req.user["id"]]
+
+
+def of_narrowing(caplog):
+    """What the log says of layers that leave something out of reads."""
+    return [record.message for record in caplog.records if "leaves something out" in record.message]
+
+
+async def test_the_start_warns_of_reads_that_leave_out_what_others_are_told(caplog):
+    """Once for the backend, with the line, the guide, and what says that it is meant."""
+
+    class Mine(Middleware):
+        @after("read")
+        def mine(self, req, res):
+            if req.user is None:
+                res.result = []
+
+    class Two(Narrowed):
+        middleware = [Mine()]
+
+    served = await started(Two)
+    own, mine = (f"{__file__}:{function.__code__.co_firstlineno}" for function in (Narrowed.own, Mine.mine))
+    assert of_narrowing(caplog) == [
+        f"two (Two): a read leaves something out in Mine.mine ({mine}), Two.own ({own}), and others are told of each "
+        "write all the same; say with @visible which records a client may have, or write notifies = 'unfiltered' if "
+        "that is meant (docs/visibility.md)"
+    ]
+    await served.runtime.stop()
+
+
+async def test_reads_that_may_leave_something_out_are_not_warned_of(caplog):
+    """Where that is meant, where `@visible` filters what others are told too, and where nobody writes."""
+
+    class Meant(Narrowed):
+        notifies = "unfiltered"
+
+    class Visible(Narrowed):
+        @visible
+        def scope(self, req):
+            return {"owner": req.user["id"]}
+
+    class Refusing(Narrowed):
+        @create
+        def refuse(self):
+            """Nobody makes any."""
+            raise Forbidden("no")
+
+        @before("update", "patch", "delete")
+        def keep(self):
+            raise Forbidden("no")
+
+    for cls in (Meant, Visible, Refusing):
+        served = await started(cls)
+        await served.runtime.stop()
+    assert of_narrowing(caplog) == []
+
+
+def test_notifications_are_not_both_filtered_and_unfiltered():
+    """A class that says both says nothing."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+        notifies = "unfiltered"
+
+        @visible
+        def scope(self):
+            return True
+
+    with pytest.raises(DefinitionError, match=r"Todos\.scope is @visible, which filters .*Todos\.notifies is 'unf"):
+        Served(Todos)
 
 
 # What nothing answers

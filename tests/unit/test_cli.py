@@ -75,6 +75,29 @@ def test_stacks_are_printed(served):
     assert text.endswith(f"listen before Notes.admit {place}:14")
 
 
+NARROWING = """
+from bbio import App, Backend, use
+from bbio.builtin import MemoryStore
+
+class Todos(Backend):
+    store = MemoryStore()
+
+    @use("read")
+    async def own(self, req, next):
+        return [todo for todo in await next() if todo["owner"] == req.user]
+
+app = App().serve(Todos)
+"""
+
+
+def test_stacks_warn_of_reads_that_leave_out_what_others_are_told(served):
+    """With the layer and its line."""
+    name = served(NARROWING)
+    status, text = invoke("stacks", f"{name}:app")
+    assert status == 0
+    assert text.endswith(f"warning others are told what Todos.own leaves out {os.path.realpath(f'{name}.py')}:8")
+
+
 MISSPELT = """
 class Typo(Backend):
     @before("raed")

@@ -98,7 +98,9 @@ def test_examples_show_no_habit_that_leaks(
     ]
     assert backends
     for cls in backends:
-        for stack in Served(cls).runtime.stacks.values():
+        runtime = Served(cls).runtime
+        assert runtime.narrowing == []
+        for stack in runtime.stacks.values():
             assert cls.store is not None or stack.may_answer, stack.method
             for layer in stack.layers:
                 assert layer.kind != "before" or "update" not in layer.methods or "patch" in layer.methods, layer
