@@ -50,8 +50,9 @@ class ListenExchange(Exchange, kw_only=True):
         self.finish()
 
     async def _is_admitted(self) -> bool:
-        failure, self.view = await self.exchanges.registry.admit(self.socket.runtime, self.req)
-        if failure is None and self.view is not None and self.fields.query is not None:
+        runtime = self.socket.runtime
+        failure, self.view = await self.exchanges.registry.admit(runtime, self.req)
+        if self.view is not None and self.fields.query is not None and runtime.has_live_queries:
             failure = self._narrow(self.view)
         if failure is not None:
             self.refuse(failure)
@@ -60,8 +61,6 @@ class ListenExchange(Exchange, kw_only=True):
     def _narrow(self, view: View) -> SyncError | None:
         """Keep of a view what the client asks for; return why it cannot have that."""
         runtime = self.socket.runtime
-        if not runtime.has_live_queries:
-            return None
         store = runtime.store
         assert store is not None, "it says how records were"
         try:
