@@ -112,7 +112,7 @@ def late_ack(world: World, patched: pytest.MonkeyPatch) -> None:
 
 def ack_now(world: World, patched: pytest.MonkeyPatch) -> None:
     """The answer to a write is judged by what its client may see at the moment, not by the view it is told under."""
-    reply = SyncExchange._reply_in_scope
+    reply = SyncExchange._reply_in_view
 
     def judged(exchange: SyncExchange, body: bytes, commit: Any) -> None:
         socket, stream = exchange.socket, commit.event.stream
@@ -126,7 +126,7 @@ def ack_now(world: World, patched: pytest.MonkeyPatch) -> None:
             else:
                 socket.told_under[stream] = view
 
-    patched.setattr(SyncExchange, "_reply_in_scope", judged)
+    patched.setattr(SyncExchange, "_reply_in_view", judged)
 
 
 def no_count(world: World, patched: pytest.MonkeyPatch) -> None:

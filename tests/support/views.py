@@ -345,6 +345,8 @@ async def run(
                 await world.step(t, handles)
                 if world.chance.random() < 0.7:
                     await asyncio.sleep(0)
+            if world.chance.random() < 0.3:
+                await world.overtaken(t, world.chance.choice(handles), handles)
             t.heal()
             await world.recheck()
             if world.chance.random() < 0.3:
