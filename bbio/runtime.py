@@ -29,6 +29,7 @@ from bbio.errors import (
     FrozenError,
     InternalError,
     SyncError,
+    Unavailable,
 )
 from bbio.log import Log, MemoryLog
 from bbio.model.operators import first_of, has_operators, sets_of
@@ -210,13 +211,17 @@ class Runtime:
 
     def _judge(self, req: Request, res: Run) -> None:
         """Leave in what layers have answered the records that the client may have; a store has looked at its own."""
-        scope: Scope | None = req.scope
-        if scope is None:
+        if req.scope is None:
             return
+        # As it is by now: permissions may have changed since the request began.
+        scope: Scope = getattr(req.socket, "scopes", {}).get(req.channel, req.scope)
         if isinstance(res.failure, SyncError):
             current = res.failure.values.get("current")
             if isinstance(current, dict) and not scope.sees(current):
                 res.failure.values = {name: value for name, value in res.failure.values.items() if name != "current"}
+        elif req.method == "read" and scope != req.scope:
+            res.failure = Unavailable("permissions have changed while this was read; read it again", retry_after=0.0)
+            res.result = res.body = None
         elif req.method == "read" and res.found is None:
             if isinstance(res.result, list):
                 res.result = [record for record in res.result if self._sees(scope, record)]

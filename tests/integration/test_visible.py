@@ -18,6 +18,7 @@ from bbio import (
     Forbidden,
     Middleware,
     NotFound,
+    Unavailable,
     after,
     read,
     update,
@@ -203,6 +204,37 @@ async def test_a_write_is_answered_by_what_its_writer_may_have_in_the_end():
         assert await write == {"id": "1"}
         await t.settle()
         assert sorted(anns) == ["3", "4"]
+
+
+@pytest.mark.parametrize("id", [None, "1"])
+async def test_what_is_read_while_permissions_change_is_not_told(id):
+    """It was found with the permissions of before, which do not count any more once `recheck` has come back."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    class Issues(Backend):
+        store = MemoryStore(models=MODELS)
+
+        @visible
+        def scope(self, req):
+            return {"project": {"$in": PROJECTS[req.user["id"]]}}
+
+        @after("read")
+        async def take_long(self):
+            begun.set()
+            await gate.wait()
+
+    app = App().serve(Issues)
+    async with app.test() as t:
+        ann = t.connect(user={"id": "ann"}).backend("issues")
+        await ann.ready()
+        reading = asyncio.create_task(ann.read(*([] if id is None else [id])))
+        await begun.wait()
+        PROJECTS["ann"] = ["y"]
+        await app.backends["issues"].recheck()
+        gate.set()
+        with pytest.raises(Unavailable, match="permissions have changed"):
+            await reading
+        assert ids(await ann.read()) == ["3", "4"]
 
 
 async def test_what_nobody_knows_the_past_of_is_read(make_store):
