@@ -365,9 +365,17 @@ def test_what_the_log_is_told_of_an_error():
     assert words_of(error) == "UndefinedTableError 42P01: there is none"
     error.context = "PL/pgSQL function grumble() line 3 at EXECUTE"
     assert words_of(error) == "UndefinedTableError 42P01, PL/pgSQL function grumble() line 3 at EXECUTE"
-    error = asyncpg.exceptions.SerializationError("somebody has changed secret")
-    error.context = "PL/pgSQL function grumble() line 3 at RAISE"
-    assert words_of(error) == "SerializationError 40001, PL/pgSQL function grumble() line 3 at RAISE"
+    # Whatever code a function raises an error with, and whatever language it is written in, its words are its own.
+    for name, code in ("SerializationError", "40001"), ("DiskFullError", "53100"), ("InternalServerError", "XX000"):
+        error = getattr(asyncpg.exceptions, name)("words")
+        for function in "PL/pgSQL function grumble() line 3 at RAISE", 'PL/Python function "grumble"':
+            error.context = f"{function}\nSQL statement \"SELECT 'secret'\""
+            assert words_of(error) == f"{name} {code}, {function}"
+        error.context = 'while updating tuple (0,1) in relation "models"'
+        assert words_of(error) == f"{name} {code}: words"
+    # Of what is about values the message may hold one.
+    error = asyncpg.exceptions.InvalidTextRepresentationError('invalid input syntax for type integer: "secret"')
+    assert words_of(error) == "InvalidTextRepresentationError 22P02"
 
 
 async def test_a_table_that_vanished_is_unavailable(database_url, psql, caplog):
