@@ -16,20 +16,21 @@ from collections import Counter
 import pytest
 
 from bbio.streams import Op
+from tests.support.servers import eventually
 from tests.support.wire import Closed, LegacyClient, decode
 
 pytestmark = pytest.mark.once  # what is asked is what a server does, not a Python
 
-ROUNDS = int(os.environ.get("BBIO_CRASH_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("BBIO_CRASH_ROUNDS", "3"))
 CLIENTS = 8
 IN_FLIGHT = 8
 
 SERVED = """
 from bbio import App, Backend, HistoryLimits
-from bbio.builtin import SQLiteStore
+from bbio.builtin import PostgresStore, SQLiteStore
 
 class Models(Backend):
-    store = SQLiteStore("data/models.db", history=HistoryLimits(events=10**7, size=10**10, age=10**7))
+    store = {}, history=HistoryLimits(events=10**7, size=10**10, age=10**7))
 
 app = App()
 app.serve(Models)
@@ -113,21 +114,70 @@ class Writer:
             self.models.append(self.replies[n][0]["id"])
 
 
-def rows(path, statement):
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        return connection.execute(statement).fetchall()
+class SQLite:
+    """What a file holds after the crash."""
+
+    served = SERVED.format('SQLiteStore("data/models.db"')
+    models = "SELECT id, rev, body FROM models"
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "data").mkdir()
+        self.env = {}
+
+    async def look(self):
+        # A copy: whoever opens the file itself would tidy up after the crash, which is for the server to do.
+        shutil.rmtree(self.folder / "copy", ignore_errors=True)
+        shutil.copytree(self.folder / "data", self.folder / "copy")
+
+    async def rows(self, statement):
+        with contextlib.closing(sqlite3.connect(self.folder / "copy" / "models.db")) as connection:
+            return connection.execute(statement).fetchall()
+
+    def check_revisions(self, revs):
+        assert revs == list(range(1, len(revs) + 1))
 
 
-def check(path, writers):
-    """Compare the file with what the writers were told."""
-    # A copy: whoever opens the file itself would tidy up after the crash, which is for the server to do.
-    folder = path.parent.parent / "copy"
-    shutil.rmtree(folder, ignore_errors=True)
-    path = shutil.copytree(path.parent, folder) / path.name
-    log = rows(
-        path,
+class Postgres:
+    """What a database holds after the crash."""
+
+    served = SERVED.format("PostgresStore(connections=4")
+    models = "SELECT id, rev, (body || jsonb_build_object('id', id))::text FROM models"
+
+    def __init__(self, url, psql):
+        self.env = {"BBIO_DATABASE_URL": url}
+        self.psql = psql
+
+    async def look(self):
+        busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'"
+
+        async def is_at_rest():
+            return await self.psql.fetchval(busy) == 1
+
+        # What a server has asked for before it was killed may be done only now.
+        await eventually(is_at_rest)
+
+    async def rows(self, statement):
+        return await self.psql.fetch(statement)
+
+    def check_revisions(self, revs):
+        assert revs == sorted(set(revs))
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def kept(request, tmp_path):
+    """Where the server keeps what is written."""
+    if request.param == "SQLite":
+        return SQLite(tmp_path)
+    return Postgres(request.getfixturevalue("database_url"), request.getfixturevalue("psql"))
+
+
+async def check(kept, writers):
+    """Compare what is kept with what the writers were told."""
+    await kept.look()
+    log = await kept.rows(
         "SELECT s.name, s.epoch, l.position, l.method, l.body, l.rev, l.op FROM bbio_log l"
-        " JOIN bbio_streams s ON s.id = l.stream ORDER BY s.name, l.position",
+        " JOIN bbio_streams s ON s.id = l.stream ORDER BY s.name, l.position"
     )
     by_stream, by_op = {}, {}
     for stream, epoch, position, method, body, rev, op in log:
@@ -137,7 +187,7 @@ def check(path, writers):
     for stream, positions in by_stream.items():
         assert len({epoch for epoch, _ in positions}) == 1, f"{stream} has several epochs"
         assert [position for _, position in positions] == list(range(1, len(positions) + 1)), f"{stream} has holes"
-    tops = dict(rows(path, "SELECT name, top FROM bbio_streams"))
+    tops = dict(await kept.rows("SELECT name, top FROM bbio_streams"))
     assert tops == {stream: len(positions) for stream, positions in by_stream.items()}
 
     # What was acknowledged is there as it was told.
@@ -154,10 +204,9 @@ def check(path, writers):
         models[body["id"]] = (rev, body)
         if method == "delete":
             del models[body["id"]]
-    assert {id: (rev, decode_body(body)) for id, rev, body in rows(path, "SELECT id, rev, body FROM models")} == models
-    assert {op for (op,) in rows(path, "SELECT op FROM bbio_operations")} == set(by_op)
-    revs = [event[5] for event in by_op.values()]
-    assert sorted(revs) == list(range(1, len(revs) + 1))
+    assert {id: (rev, decode_body(body)) for id, rev, body in await kept.rows(kept.models)} == models
+    assert {op for (op,) in await kept.rows("SELECT op FROM bbio_operations")} == set(by_op)
+    kept.check_revisions(sorted(event[5] for event in by_op.values()))
     return by_op
 
 
@@ -167,19 +216,17 @@ def decode_body(body):
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
-async def test_a_server_that_is_killed_keeps_what_it_acknowledged(spawn, tmp_path):
+async def test_a_server_that_is_killed_keeps_what_it_acknowledged(spawn, kept):
     """Every acked write is there, no unacked half is, offsets have no hole, each operation is applied once."""
     seed = random.randrange(2**32)
     print(f"\nseed {seed}")
     chance = random.Random(seed)
     writers = [Writer(f"w{n}", f"room-{n % 3}", chance) for n in range(CLIENTS)]
-    (tmp_path / "data").mkdir()
-    path = tmp_path / "data" / "models.db"
     counts = Counter()
-    server = await spawn(SERVED)
+    server = await spawn(kept.served, **kept.env)
     for number in range(ROUNDS):
         if number:
-            server = await spawn(SERVED, port=server.port)
+            server = await spawn(kept.served, port=server.port, **kept.env)
         await asyncio.gather(*(writer.connect(server.url) for writer in writers))
         await asyncio.gather(*(writer.settle() for writer in writers))
         before = sum(len(writer.replies) for writer in writers)
@@ -191,20 +238,20 @@ async def test_a_server_that_is_killed_keeps_what_it_acknowledged(spawn, tmp_pat
         server.signal(signal.SIGKILL)
         await server.ended()
         await asyncio.gather(*writing)
-        by_op = check(path, writers)
+        by_op = await check(kept, writers)
         doubtful = [Op(writer.name, n).public for writer in writers for n in writer.in_doubt]
         counts["acked"] += sum(len(writer.replies) for writer in writers) - before
         counts["in doubt"] += len(doubtful)
         counts["in doubt and applied"] += sum(op in by_op for op in doubtful)
 
-    server = await spawn(SERVED, port=server.port)
+    server = await spawn(kept.served, port=server.port, **kept.env)
     await asyncio.gather(*(writer.connect(server.url) for writer in writers))
     await asyncio.gather(*(writer.settle() for writer in writers))
     for writer in writers:
         for n in chance.sample(sorted(writer.replies), min(20, len(writer.replies))):
             assert await writer.send(n) == writer.replies[n]
         await writer.client.close()
-    by_op = check(path, writers)
+    by_op = await check(kept, writers)
     assert len(by_op) == sum(len(writer.asked) for writer in writers)
     print(f"{ROUNDS} rounds: {dict(counts)}; {len(by_op)} operations asked, each applied once")
     assert counts["acked"] > ROUNDS

@@ -365,9 +365,17 @@ def test_what_the_log_is_told_of_an_error():
     assert words_of(error) == "UndefinedTableError 42P01: there is none"
     error.context = "PL/pgSQL function grumble() line 3 at EXECUTE"
     assert words_of(error) == "UndefinedTableError 42P01, PL/pgSQL function grumble() line 3 at EXECUTE"
-    error = asyncpg.exceptions.SerializationError("somebody has changed secret")
-    error.context = "PL/pgSQL function grumble() line 3 at RAISE"
-    assert words_of(error) == "SerializationError 40001, PL/pgSQL function grumble() line 3 at RAISE"
+    # Whatever code a function raises an error with, and whatever language it is written in, its words are its own.
+    for name, code in ("SerializationError", "40001"), ("DiskFullError", "53100"), ("InternalServerError", "XX000"):
+        error = getattr(asyncpg.exceptions, name)("words")
+        for function in "PL/pgSQL function grumble() line 3 at RAISE", 'PL/Python function "grumble"':
+            error.context = f"{function}\nSQL statement \"SELECT 'secret'\""
+            assert words_of(error) == f"{name} {code}, {function}"
+        error.context = 'while updating tuple (0,1) in relation "models"'
+        assert words_of(error) == f"{name} {code}: words"
+    # Of what is about values the message may hold one.
+    error = asyncpg.exceptions.InvalidTextRepresentationError('invalid input syntax for type integer: "secret"')
+    assert words_of(error) == "InvalidTextRepresentationError 22P02"
 
 
 async def test_a_table_that_vanished_is_unavailable(database_url, psql, caplog):
@@ -471,13 +479,27 @@ async def test_a_connection_that_is_lost_while_it_is_looked_at_is_let_go(databas
         assert await models.all() == []
 
 
-async def test_a_rule_that_is_checked_at_the_commit_refuses_one_write(database_url, psql):
-    """The others of the batch pass."""
+def transactions(models, monkeypatch):
+    """Return a list that gets, with each transaction that is tried, how many writes it has."""
+    sizes, transact = [], models.store._transact
+
+    async def counted(changes, *rest):
+        sizes.append(len(changes))
+        return await transact(changes, *rest)
+
+    monkeypatch.setattr(models.store, "_transact", counted)
+    return sizes
+
+
+async def test_a_rule_that_is_checked_at_the_commit_refuses_one_write(database_url, psql, monkeypatch):
+    """The others of the batch pass, in the next transaction."""
     cls = attrs.make_class("Todo", {"title": attrs.field(type=str)})
     async with opened(database_url, cls) as models:
         await psql.execute("ALTER TABLE models ADD UNIQUE (title) DEFERRABLE INITIALLY DEFERRED")
+        sizes = transactions(models, monkeypatch)
         writes = [models.write("create", {"title": title}) for title in "aba"]
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert sizes == [3, 3]
         assert [type(outcome).__name__ for outcome in outcomes] == ["Commit", "Commit", "Conflict"]
         assert [event.offset for event in await log(models)] == [1, 2]
 
@@ -597,13 +619,7 @@ async def test_a_refused_write_costs_its_batch_few_transactions(database_url, ps
     """What breaks a rule is found by halves, however many wait together with it; those keep their order."""
     async with opened(database_url) as models:
         await psql.execute("ALTER TABLE models ADD CHECK ((body ->> 'n')::integer <> 20)")
-        sizes, transact = [], models.store._transact
-
-        async def counted(changes, *rest):
-            sizes.append(len(changes))
-            return await transact(changes, *rest)
-
-        monkeypatch.setattr(models.store, "_transact", counted)
+        sizes = transactions(models, monkeypatch)
         writes = [models.write("create", {"n": n}) for n in range(65)]
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
         assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, SyncError)] == [20]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -99,6 +100,8 @@ OF_DATABASE = ("08", "25", "28", "3D", "40", "53", "57", "58", "F0", "XX", "55P0
 OF_TABLES = ("0A", "2F", "38", "39", "3F", "42", "HV")
 # Of those whose messages name tables and columns, and no values.
 WITHOUT_VALUES = ("0A", "42", "54", "55")
+# How the context of an error names a function, of any language.
+FUNCTION = re.compile(r"(PL/\w+|SQL) function ")
 
 
 def is_refused(err: BaseException) -> bool:
@@ -148,7 +151,7 @@ def words_of(err: BaseException) -> str:
     state = err.sqlstate or ""
     # The innermost function comes first: the trigger that has raised it.
     lines = (getattr(err, "context", None) or "").splitlines()
-    functions = [line for line in lines if line.startswith("PL/pgSQL function ")]
+    functions = list(filter(FUNCTION.match, lines))
     # A function may have put a value into a name, and words of its own are not PostgreSQL's.
     if not functions and (not is_refused(err) or (state.startswith(WITHOUT_VALUES) and not lines)):
         return f"{kind} {state}: {err.args[0]}"
