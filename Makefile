@@ -14,6 +14,8 @@ FEWEST_PYTHONS ?= 1
 
 export UV_PYTHON_DOWNLOADS = never
 unexport VIRTUAL_ENV
+# Tests start many processes, each of which would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test postgres schedules crash lint format types docs backbone bench clean
 .DEFAULT_GOAL := help

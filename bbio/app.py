@@ -23,9 +23,10 @@ from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.runtime import Registry, Runtime, Work
 from bbio.server.heap import HeapTrimmer, heap_trimmer
-from bbio.server.http.admission import Admission, read_origin
+from bbio.server.http.admission import Admission
 from bbio.server.http.health import Readiness, health
 from bbio.server.http.lobby import Lobby
+from bbio.server.http.origins import read_origin
 from bbio.server.http.routes import Endpoint, Fallback, check_alone, check_mountable
 from bbio.server.http.server import asset_routes, file_route, hide_version, http_logger, own, socket_logger
 from bbio.server.limits import Limits
@@ -400,7 +401,7 @@ class App:
         self._binding = True
         try:
             await runner.setup()
-            own(runner, Lobby(self.limits, self.gateway.addresses, self._admission.is_proxy))
+            own(runner, Lobby(self.limits, self.gateway.addresses, self._admission.proxies.have_opened))
             await _listen(runner, host, port)
         except BaseException:
             await runner.cleanup()

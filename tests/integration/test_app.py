@@ -402,7 +402,8 @@ async def test_bbio_run_reloads_when_a_file_changes(tmp_path):
     try:
         await server.start()
         assert not await listens()
-        module.write_text(MODULE.replace("class Notes", "class Extra").replace("Todos, Notes", "Todos, Extra"))
+        edited = MODULE.replace("class Notes", "class Extra").replace("Todos, Notes", "Todos, Extra")
+        module.write_text(edited + "# longer: what is compiled is known by its second and size\n")
         await eventually(listens)
     finally:
         server.signal(signal.SIGTERM)

@@ -28,7 +28,7 @@ WRITES = 40
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Nothing waits long for the next attempt."""
-    monkeypatch.setattr(broker, "BACKOFF", (0.01, 0.1))
+    monkeypatch.setattr(broker, "BACKOFF_SECONDS", (0.01, 0.1))
     monkeypatch.setattr(broker, "FULL_SECONDS", 0.01)
 
 
@@ -359,7 +359,7 @@ def frames(payloads):
     """What the frames in payloads tell of."""
     said = []
     for payload in payloads:
-        assert len(payload.encode()) <= broker.MAX_PAYLOAD
+        assert len(payload.encode()) <= broker.MAX_PAYLOAD_BYTES
         process, _, told = broker.read_events(payload)
         assert process == "own"
         said += [None] if told is None else told

@@ -86,7 +86,7 @@ async def refusal(database_url, model, table="models", **options):
 
 async def test_a_pooler_that_keeps_no_session_is_refused(database_url, psql, monkeypatch):
     """As PgBouncer in transaction mode: what is said to a session that is idle is lost, or prepared ones meet."""
-    monkeypatch.setattr(broker, "HEARING", 0.5)
+    monkeypatch.setattr(broker, "HEARING_SECONDS", 0.5)
     async with Relay(database_url) as relay:
         relay.on_answer = lambda data: data[:1] != b"A"
         assert "PgBouncer in transaction mode is between" in await refusal(relay.dsn, Title)

@@ -31,7 +31,7 @@ from tests.support.services import free_port
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Nothing waits long for the next attempt."""
-    monkeypatch.setattr(broker, "BACKOFF", (0.01, 0.1))
+    monkeypatch.setattr(broker, "BACKOFF_SECONDS", (0.01, 0.1))
 
 
 async def start_error(dsn, **options):

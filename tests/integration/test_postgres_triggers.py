@@ -696,8 +696,8 @@ async def test_the_listener_comes_back(database_url, psql, monkeypatch):
     """A connection that is silent is asked whether it lives; when it was cut, the log is looked at."""
     from bbio.builtin.postgres import broker
 
-    monkeypatch.setattr(broker, "PULSE", 0.01)
-    monkeypatch.setattr(broker, "BACKOFF", (0.01, 0.1))
+    monkeypatch.setattr(broker, "PULSE_SECONDS", 0.01)
+    monkeypatch.setattr(broker, "BACKOFF_SECONDS", (0.01, 0.1))
     async with opened(database_url) as models:
         listening = (
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"

@@ -23,19 +23,19 @@ from bbio.cluster import Heard
 from bbio.errors import ConfigurationError
 from bbio.streams import Event, Position
 
-# Seconds: between attempts to connect again; between looks at whether a silent connection lives.
-BACKOFF = (0.1, 5.0)
-PULSE = 15.0
-# Seconds that a connection may take to hear what another one says, at the start.
-HEARING = 10.0
-# Seconds between two statements that tell of events, and until PostgreSQL is asked again whether it has place for one.
+# Between attempts to connect again, at first and at most; between looks at whether a silent connection lives.
+BACKOFF_SECONDS = (0.1, 5.0)
+PULSE_SECONDS = 15.0
+# A connection may take so long to hear what another one says, at the start.
+HEARING_SECONDS = 10.0
+# Between two statements that tell of events, and until PostgreSQL is asked again whether it has place for one.
 TELL_SECONDS = 0.002
 FULL_SECONDS = 1.0
-# Seconds that the end waits for what is still to be told.
+# The end waits so long for what is still to be told.
 FINISH_SECONDS = 1.0
-# Bytes of a notification at most; PostgreSQL allows 7,999.
-MAX_PAYLOAD = 7_900
-MAX_FRAME = MAX_PAYLOAD - 100
+# Of a notification, which PostgreSQL allows 7,999.
+MAX_PAYLOAD_BYTES = 7_900
+MAX_FRAME_BYTES = MAX_PAYLOAD_BYTES - 100
 # Events that wait to be told whole, and streams whose tops do.
 MAX_EVENTS = 1_000
 MAX_STREAMS = 1_000
@@ -158,13 +158,13 @@ class Untold:
         frames: dict[int, list[bytes]] = {}
         for backend, event in self._events:
             frame = _whole(event)
-            if len(frame) > MAX_FRAME:
+            if len(frame) > MAX_FRAME_BYTES:
                 frame = _hint(event.stream, event.position)
             frames.setdefault(backend, []).append(frame)
         for (backend, stream), top in self._tops.items():
             frames.setdefault(backend, []).append(_hint(stream, top))
         for backend, each in frames.items():
-            fitting = [frame for frame in each if len(frame) <= MAX_FRAME]
+            fitting = [frame for frame in each if len(frame) <= MAX_FRAME_BYTES]
             if len(fitting) < len(each):  # the very name of a stream is too long
                 yield encode((process, backend, None)).decode()
             yield from _packed(f'["{process}",{backend},['.encode(), fitting)
@@ -180,7 +180,7 @@ class Untold:
             names = {None: {}}
         for number, streams in names.items():
             payload = encode((f"+{process}", number, list(streams) or None))
-            if len(payload) > MAX_PAYLOAD:
+            if len(payload) > MAX_PAYLOAD_BYTES:
                 payload = encode((f"+{process}", number, None))
             yield payload.decode()
 
@@ -190,7 +190,7 @@ def _packed(start: bytes, frames: list[bytes]) -> Iterator[str]:
     packed: list[bytes] = []
     size = 0
     for frame in frames:
-        if packed and size + len(frame) > MAX_FRAME:
+        if packed and size + len(frame) > MAX_FRAME_BYTES:
             yield (start + b",".join(packed) + b"]]").decode()
             packed, size = [], 0
         packed.append(frame)
@@ -288,7 +288,7 @@ class Wire:
 
     async def _run(self, listening: asyncio.Future[None]) -> None:
         """Hold a connection that tells other processes and is told by them, and by triggers."""
-        delay = BACKOFF[0]
+        delay = BACKOFF_SECONDS[0]
         while True:
             connection = None
             try:
@@ -305,7 +305,7 @@ class Wire:
                 else:
                     await self._hear_itself(connection)
                     listening.set_result(None)
-                delay = BACKOFF[0]
+                delay = BACKOFF_SECONDS[0]
                 self._connection = connection
                 await self._serve(connection)
             except Exception as err:
@@ -319,7 +319,7 @@ class Wire:
                     with suppress(Exception):  # what is wrong with it is no longer of interest
                         await asyncio.shield(connection.close(timeout=2.0))
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(2 * delay, BACKOFF[1])
+            delay = min(2 * delay, BACKOFF_SECONDS[1])
 
     async def _hear_itself(self, connection: Any) -> None:
         """See that a connection hears what others say: a pooler may take its session from it after each transaction.
@@ -333,7 +333,7 @@ class Wire:
         async with self._database.connections.one() as other:
             await other.execute("SELECT pg_notify($1, '')", channel)
         try:
-            async with asyncio.timeout(HEARING):
+            async with asyncio.timeout(HEARING_SECONDS):
                 await heard.wait()
         except TimeoutError:
             place = self._database.place
@@ -343,7 +343,7 @@ class Wire:
         """Tell what there is to be told until a connection ends; one that is silent may have died, so it is asked."""
         while not connection.is_closed():
             try:
-                async with asyncio.timeout(PULSE):
+                async with asyncio.timeout(PULSE_SECONDS):
                     await self._news.wait()
             except TimeoutError:
                 await connection.execute("SELECT 1")

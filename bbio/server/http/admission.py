@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from bbio.errors import ConfigurationError
 from bbio.handshake import FORWARDED, is_loopback, names_loopback
 from bbio.ratelimit import RateLimitedLog, peer
 from bbio.server.binding import Binding, cookies_of
-from bbio.server.http.lobby import address_of
+from bbio.server.http.origins import is_same_origin, read_host, read_origin
+from bbio.server.http.proxies import Proxies, name_of_peer
 from bbio.server.limits import Limits
 from bbio.server.memory import Addresses
 from bbio.weight import LIGHT
@@ -27,8 +24,6 @@ from bbio.weight import LIGHT
 LINGER_SECONDS = 1.0
 NO_WEBSOCKET = "this is no websocket; a proxy in front must pass the Upgrade and Connection headers on, with HTTP/1.1"
 NOT_ALLOWED = "this origin is not allowed; App(cors=...) allows others, App(proxies=...) names the proxy in front"
-# What `App(proxies=...)` calls a proxy at the other end of a Unix socket.
-UNIX = "unix"
 # Addresses whose forwarded headers are not believed, that are told of by name.
 MAX_STRANGERS = 100
 # Where a request has the client's address.
@@ -37,12 +32,10 @@ REMOTE = web.RequestKey("remote", str)
 BODY = web.RequestKey("bbio.body", bytes)
 # Headers that browsers add by themselves, whatever site has asked them to connect.
 CREDENTIALS = ("Cookie", "Authorization")
-DEFAULT_PORTS = {"http": 80, "https": 443}
 # What a request that opens a session has its binding under.
 BINDING = web.RequestKey("bbio.binding", Binding)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 logger = logging.getLogger("bbio")
 
@@ -77,15 +70,7 @@ class Admission:
         # Origins that browsers may show who their user is: not all there are, nor pages that are of no origin.
         self._known_origins = self._origins - {"*", "null"}
         self._hosts = None if hosts is None else {read_host(host) for host in _each(hosts)}
-        named = set(_each(proxies))
-        self._unix = UNIX in named
-        try:
-            self._proxies: list[Network] = [ipaddress.ip_network(proxy) for proxy in named - {UNIX}]
-        except ValueError as err:
-            raise ConfigurationError(
-                f"App(proxies=...): {err}; name addresses or networks such as 10.0.0.0/8, "
-                f'or "unix" for a proxy that connects through a Unix socket'
-            ) from None
+        self.proxies = Proxies(_each(proxies))
         self._limits = limits
         self._addresses = addresses
         self._log = RateLimitedLog(logger)
@@ -93,43 +78,6 @@ class Admission:
         self._sessions = sessions
         # While the application stops nobody new is let in: who would tell them goodbye?
         self.stopping = False
-
-    # Proxies
-
-    def _trusted(self, address: str | None) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address or "")
-        except ValueError:
-            return False
-        # A socket for IPv6 that takes IPv4 too shows ::ffff:10.0.0.1 for 10.0.0.1.
-        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(parsed in proxy for proxy in self._proxies)
-
-    def is_proxy(self, transport: asyncio.BaseTransport | None) -> bool:
-        """Return whether a trusted proxy is at the other end of a connection."""
-        return self._unix if _is_unix(transport) else self._trusted(address_of(transport))
-
-    def _is_proxied(self, request: web.BaseRequest) -> bool:
-        """Return whether a trusted proxy has sent the request."""
-        return self._unix if _is_unix(request.transport) else self._trusted(request.remote)
-
-    def remote(self, request: web.BaseRequest) -> str:
-        """The client's address: of X-Forwarded-For the last that is no trusted proxy's, if such a proxy sent it."""
-        address = request.remote or ""
-        if self._is_proxied(request):
-            for hop in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
-                if hop.strip():
-                    address = hop.strip()
-                if not self._trusted(address):
-                    break
-        return address
-
-    def _forwarded(self, request: web.BaseRequest, header: str, seen: str) -> str:
-        """Return a header's value from a trusted proxy, else the value seen here."""
-        forwarded = request.headers.get(header)
-        if forwarded and self._is_proxied(request):
-            seen = forwarded.split(",")[0].strip()
-        return seen.lower()
 
     # Refusals
 
@@ -139,7 +87,7 @@ class Admission:
             if self.stopping:
                 return web.Response(status=503, text="the server is stopping")
             self._notice_proxy(request)
-            request[BINDING] = Binding(cookies_of(request), self.remote(request))
+            request[BINDING] = Binding(cookies_of(request), self.proxies.remote(request))
         elif self._is_others(request, request.query["sid"]):
             return web.Response(status=400, text="the session is another client's, or this one's address has changed")
         if not request.headers.get("Host"):
@@ -163,22 +111,22 @@ class Admission:
         if opened is None:
             return False
         binding: Binding = opened["aiohttp.request"][BINDING]
-        return not binding.admits(request, self.remote(request))
+        return not binding.admits(request, self.proxies.remote(request))
 
     def _host(self, request: web.BaseRequest) -> str:
-        return self._forwarded(request, "X-Forwarded-Host", request.host)
+        return self.proxies.forwarded(request, "X-Forwarded-Host", request.host)
 
     def _is_served(self, request: web.BaseRequest, host: str) -> bool:
         if self._hosts is None:
             # Any site can have its name stand for 127.0.0.1, and its pages ask whoever listens there.
-            return not _is_over_loopback(request) or names_loopback(host) or self._is_proxied(request)
+            return not _is_over_loopback(request) or names_loopback(host) or self.proxies.have_sent(request)
         return "*" in self._hosts or host in self._hosts or host.rsplit(":", 1)[0] in self._hosts
 
     def _notice_proxy(self, request: web.BaseRequest) -> None:
         """Tell once of each address whose forwarded headers are not believed: it may be a proxy that nobody named."""
-        if self._is_proxied(request) or not any(header in request.headers for header in FORWARDED):
+        if self.proxies.have_sent(request) or not any(header in request.headers for header in FORWARDED):
             return
-        address = _name_of_peer(request)
+        address = name_of_peer(request)
         if address not in self._strangers and len(self._strangers) < MAX_STRANGERS:
             self._strangers.add(address)
             text = "the X-Forwarded headers of %r are not believed: if it is your proxy, App(proxies=[%r]) says so"
@@ -210,7 +158,7 @@ class Admission:
         return False
 
     def _own_origin(self, request: web.BaseRequest, host: str) -> str:
-        return f"{self._forwarded(request, 'X-Forwarded-Proto', request.scheme)}://{host}"
+        return f"{self.proxies.forwarded(request, 'X-Forwarded-Proto', request.scheme)}://{host}"
 
     def _is_own(self, request: web.BaseRequest, host: str) -> bool:
         """Return whether a page of the server's own origin, or a program that is no browser, sent a request."""
@@ -218,7 +166,7 @@ class Admission:
         if origin is None:
             # Programs say nothing of either; browsers leave out the origin alone, of their GET requests.
             return request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")
-        return _same_origin(origin, self._own_origin(request, host))
+        return is_same_origin(origin, self._own_origin(request, host))
 
     def _may_show_user(self, request: web.BaseRequest) -> bool:
         """Return whether the sending page means the credentials that a browser adds by itself, such as cookies."""
@@ -241,7 +189,7 @@ class Admission:
         async def guarded(request: web.Request) -> web.StreamResponse:
             # One request of a connection in a round of the loop: they may have arrived together.
             await asyncio.sleep(0)
-            request[REMOTE] = self.remote(request)
+            request[REMOTE] = self.proxies.remote(request)
             peer.set(request[REMOTE])
             response: web.StreamResponse | None = self.refusal(request)
             if response is None:
@@ -301,113 +249,10 @@ def _each(names: str | Iterable[str]) -> Iterable[str]:
     return [names] if isinstance(names, str) else names
 
 
-def read_origin(text: str, where: str = "App(cors={!r})") -> str:
-    """An origin of `App(cors=...)` as browsers spell it.
-
-    Parameters:
-        text: the origin as somebody wrote it.
-        where: the place where it was written, for the error.
-
-    Raises:
-        ConfigurationError: no browser has such an origin; the text shows the right one.
-    """
-    spelled = text.strip()
-    if spelled in ("*", "null"):
-        return spelled
-    try:
-        scheme, name, port = _origin(spelled)
-        host = _ascii(name or "")
-    except ValueError:
-        scheme, host, port = "", "", None
-    if "," in spelled or " " in spelled:
-        advice = f"name each origin by itself: cors={spelled.replace(',', ' ').split()!r}"
-    elif "*" in spelled:
-        advice = 'name each origin, as there are no patterns, or "*" for all'
-    elif not spelled:
-        advice = 'name an origin such as "https://www.example.org", or leave cors out'
-    elif "://" not in spelled:
-        advice = f"write 'https://{spelled.split('/')[0]}'"
-    elif not host:
-        advice = "write a scheme and a host such as 'https://www.example.org', or 'null' for pages that have no origin"
-    else:
-        host = f"[{host}]" if ":" in host else host
-        origin = f"{scheme}://{host}" + ("" if port in (None, DEFAULT_PORTS.get(scheme)) else f":{port}")
-        if not _beyond(spelled):
-            return origin
-        advice = f"an origin is scheme, host and port alone: write {origin!r}"
-    raise ConfigurationError(f"{where.format(text)}: no browser has such an origin; {advice}")
-
-
-def _beyond(url: str) -> bool:
-    """Return whether a URL says more than scheme, host and port."""
-    parts = urlsplit(url)
-    return bool(parts.path or parts.query or parts.fragment or "@" in parts.netloc or url[-1] in "?#")
-
-
-def read_host(text: str) -> str:
-    """A name of `App(hosts=...)` as it is in the header `Host`.
-
-    Raises:
-        ConfigurationError: no request has such a host; the text shows the right one.
-    """
-    spelled = text.strip().lower()
-    if spelled == "*":
-        return spelled
-    if ":" in spelled and _is_ipv6(spelled):
-        return f"[{spelled}]"
-    parts = urlsplit(spelled if "://" in spelled else f"//{spelled}")
-    try:
-        host, port = _ascii(parts.hostname or ""), parts.port
-    except ValueError:
-        host, port = "", None
-    name = f"[{host}]" if ":" in host else host
-    if not host or "*" in host or " " in host or "," in host:
-        advice = "name each host such as 'app.example.org', as there are no patterns, or '*' for any"
-    elif "://" in spelled or _beyond(f"//{spelled}") or port in DEFAULT_PORTS.values():
-        advice = f"write {name!r}"
-    else:
-        return name if port is None else f"{name}:{port}"
-    raise ConfigurationError(f"App(hosts={text!r}): no request has such a host; {advice}")
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == 6
-    except ValueError:
-        return False
-
-
-def _ascii(host: str) -> str:
-    """A name as it travels, `xn--...` where it is not ASCII."""
-    return host if host.isascii() else host.encode("idna").decode()
-
-
-def _is_unix(transport: asyncio.BaseTransport | None) -> bool:
-    connection = None if transport is None else transport.get_extra_info("socket")
-    return connection is not None and connection.family == getattr(socket, "AF_UNIX", None)
-
-
-def _name_of_peer(request: web.BaseRequest) -> str:
-    return UNIX if _is_unix(request.transport) else request.remote or ""
-
-
 def _is_over_loopback(request: web.BaseRequest) -> bool:
     """Return whether a request has arrived at an address that only this machine can reach."""
     name = None if request.transport is None else request.transport.get_extra_info("sockname")
     return isinstance(name, tuple) and is_loopback(name[0])
-
-
-def _same_origin(one: str, other: str) -> bool:
-    try:
-        scheme, host, port = _origin(one)
-        return bool(host) and (scheme, host, port) == _origin(other) and not _beyond(one)
-    except ValueError:
-        return False
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
 def _has_body(request: web.Request) -> bool:

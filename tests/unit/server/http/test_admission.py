@@ -11,7 +11,8 @@ from multidict import CIMultiDict
 
 from bbio.errors import ConfigurationError
 from bbio.handshake import read_cookies
-from bbio.server.http.admission import BODY, Admission, read_host, read_origin
+from bbio.server.http.admission import BODY, Admission
+from bbio.server.http.origins import read_host, read_origin
 from bbio.server.limits import Limits
 from bbio.server.memory import Addresses
 
@@ -55,7 +56,7 @@ def forwarded(*lines):
 )
 def test_the_address_behind_trusted_proxies(remote, lines, told):
     """The last hop that is no trusted proxy; what an untrusted peer says of itself is ignored."""
-    assert admission(proxies=["10.0.0.0/8"]).remote(request(*forwarded(*lines), remote=remote)) == told
+    assert admission(proxies=["10.0.0.0/8"]).proxies.remote(request(*forwarded(*lines), remote=remote)) == told
 
 
 async def test_a_request_is_handled_in_a_round_of_its_own():
@@ -396,13 +397,13 @@ def test_one_name_may_be_given_without_a_list():
     """It is not taken for a list of letters."""
     one = admission("https://other.test", "example.org", "10.0.0.1")
     assert one.refusal(request(("Origin", "https://other.test"))) is None
-    assert one.remote(request(*forwarded("203.0.113.7"), remote="10.0.0.1")) == "203.0.113.7"
+    assert one.proxies.remote(request(*forwarded("203.0.113.7"), remote="10.0.0.1")) == "203.0.113.7"
 
 
 def test_a_proxy_may_come_as_ipv4_within_ipv6():
     """So it does where the server listens to both with one socket."""
     sent = request(*forwarded("203.0.113.7"), remote="::ffff:10.0.0.1")
-    assert admission(proxies=["10.0.0.0/8"]).remote(sent) == "203.0.113.7"
+    assert admission(proxies=["10.0.0.0/8"]).proxies.remote(sent) == "203.0.113.7"
 
 
 @pytest.mark.parametrize(("proxies", "status"), [(["unix"], 200), (["0.0.0.0/0"], 403)])
@@ -411,7 +412,7 @@ async def test_a_proxy_behind_a_unix_socket(tmp_path, caplog, proxies, status):
     guard = admission(proxies=proxies)
 
     async def remote(request):
-        return web.Response(text=guard.remote(request))
+        return web.Response(text=guard.proxies.remote(request))
 
     application = web.Application()
     application.router.add_get("/", guard.guard(remote))
