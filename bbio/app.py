@@ -321,6 +321,7 @@ class App:
             for runtime in self.backends.values():
                 await runtime.start()
                 self._started.append(runtime)
+            await self.gateway.follow()
             self._readiness.open()
         except BaseException:
             await self.close()

@@ -24,7 +24,10 @@ from bbio.store import Store
 from bbio.streams import HistoryLimits
 
 # The names that a backend declares itself with, or calls: no layer can have them. All others are the application's.
-INTERFACE = ("name", "middleware", "store", "model", "unknown", "schema", "emit", "use", "notifies", "recheck_interval")
+INTERFACE = (
+    *("name", "middleware", "store", "model", "unknown", "schema", "emit", "use", "notifies", "recheck_interval"),
+    *("follows", "live_queries"),
+)
 CALLED = ("emit", "use")
 # What `emit` may tell of.
 Emitted = Literal["created", "updated", "deleted"]
@@ -75,6 +78,7 @@ MEANT: dict[str, Callable[[Any], bool]] = {
     "notifies": lambda value: value == UNFILTERED,
     "recheck_interval": lambda value: isinstance(value, (int, float)),
     "live_queries": lambda value: isinstance(value, bool),
+    "follows": lambda value: isinstance(value, dict),
 }
 RESEMBLANCE = 0.75
 
@@ -195,6 +199,8 @@ class Backend(Generic[M]):
             same, so that the log does not warn of it; see docs/visibility.md.
         recheck_interval: seconds between two rounds in which all listeners are asked for their permission again, see
             `recheck`; None for no rounds.
+        follows: other backends whose records decide what `@visible` says, each with the field of theirs that has the
+            id of a user: `{"memberships": "user"}`. A change of such a record has this user's permission asked again.
         live_queries: whether clients may ask to be told of some models alone; where `@visible` is used, they may.
 
     `schema` is the `Schema` of `model`.
@@ -223,6 +229,7 @@ class Backend(Generic[M]):
     unknown: ClassVar[str] = "reject"
     notifies: ClassVar[Literal["unfiltered"] | None] = None
     recheck_interval: ClassVar[float | None] = None
+    follows: ClassVar[Mapping[str, str]] = {}
     live_queries: ClassVar[bool] = False
 
     schema: Schema | None = None
@@ -255,6 +262,11 @@ class Backend(Generic[M]):
         if cls.notifies not in (None, UNFILTERED):
             raise DefinitionError(
                 f"{cls.__qualname__}.notifies is {cls.notifies!r}; write notifies = {UNFILTERED!r}, or leave it out"
+            )
+        if not isinstance(cls.follows, Mapping):
+            raise DefinitionError(
+                f"{cls.__qualname__}.follows is {cls.follows!r}; name backends, each with the field that has the id of "
+                'a user: follows = {"memberships": "user"}'
             )
         cls.schema = schema_of(cls, "id" if cls.store is None else cls.store.id_attribute)
 

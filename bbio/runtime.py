@@ -10,7 +10,7 @@ import secrets
 import traceback
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -28,6 +28,7 @@ from bbio.errors import (
     EncodingError,
     FrozenError,
     InternalError,
+    StackError,
     SyncError,
     Unavailable,
 )
@@ -37,7 +38,7 @@ from bbio.model.scalars import place_of
 from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
 from bbio.ratelimit import RateLimitedLog, one_line
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Found, Request, Response
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Found, Request, Response, principal
 from bbio.stack.narrowing import is_refused, narrows_reads
 from bbio.stack.once import Attempts
 from bbio.stack.stack import (
@@ -196,6 +197,10 @@ class Runtime:
 
     async def _ask_scope(self, req: Request) -> Scope:
         said = []
+        viewer = None
+        if self.backend.follows and req.user is not None:
+            with suppress(StackError):  # who has no id is in no record
+                viewer = principal(req.user)
         for layer in self._scopes:
             try:
                 answer = layer.call(req)
@@ -206,8 +211,8 @@ class Runtime:
                 scope_failures.error(
                     err, "%s (%s) failed to say what a client may see: it sees nothing", layer.name, layer.where
                 )
-                return NO_SCOPE
-        return Scope.of(said)
+                return NO_SCOPE._replace(viewer=viewer)
+        return Scope.of(said)._replace(viewer=viewer)
 
     def _judge(self, req: Request, res: Run) -> None:
         """Leave in what layers have answered the records that the client may have; a store has looked at its own."""
@@ -219,7 +224,7 @@ class Runtime:
             current = res.failure.values.get("current")
             if isinstance(current, dict) and not scope.sees(current):
                 res.failure.values = {name: value for name, value in res.failure.values.items() if name != "current"}
-        elif req.method == "read" and scope != req.scope:
+        elif req.method == "read" and scope.records != req.scope.records:
             res.failure = Unavailable("permissions have changed while this was read; read it again", retry_after=0.0)
             res.result = res.body = None
         elif req.method == "read" and res.found is None:
@@ -290,6 +295,26 @@ class Runtime:
                 "SQLiteStore or PostgresStore, or a store of your own that promises `was`"
             )
         self.log.keeps_was = True
+
+    def check_followed(self, served: Mapping[str, Runtime]) -> None:
+        """Have the backends which this one follows say how their records were. Called before the start.
+
+        Parameters:
+            served: all backends by name.
+
+        Raises:
+            ConfigurationError: one is not served.
+            DefinitionError: nothing depends on them here, or one cannot say how its records were.
+        """
+        cls = type(self.backend).__qualname__
+        for name in self.backend.follows:
+            if not self._visible_layers():
+                raise DefinitionError(f"{cls}.follows is for what @visible says, and {cls} has no @visible")
+            if name not in served:
+                raise ConfigurationError(
+                    f"{cls}.follows names {name!r}, which is not served; served: {', '.join(served)}"
+                )
+            served[name].keep_was()
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""

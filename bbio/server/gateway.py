@@ -64,11 +64,23 @@ class Gateway:
         runtime.log.share_memory(self.kept)
 
     def open(self) -> None:
-        """The application starts, or starts again."""
+        """The application starts, or starts again.
+
+        Raises:
+            ConfigurationError: a backend follows one that is not served.
+            DefinitionError: a backend follows one without `@visible`, or one that does not say how its records were.
+        """
+        for runtime in self.registry.values():
+            runtime.check_followed(self.registry)
         self.delivery.stepper.open()
         for subscribers in self.subscribers.values():
             subscribers.open()
         self._expire()
+
+    async def follow(self) -> None:
+        """Have backends hear of those that they follow. Called once all have started."""
+        for subscribers in self.subscribers.values():
+            await subscribers.follow_others()
 
     def _expire(self) -> None:
         self.kept.expire()

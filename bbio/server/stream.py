@@ -67,6 +67,7 @@ class Followed:
         "has_views",
         "id_attribute",
         "joining",
+        "kept",
         "legacy",
         "missing",
         "name",
@@ -110,6 +111,8 @@ class Followed:
         self.recent: deque[Event] = deque()
         self.size = 0
         self.base = 0
+        # Whether it is followed whoever listens, as what happens in it concerns other backends.
+        self.kept = False
         # How many clients are joining, and who of them reads the log.
         self.joining = 0
         self.reading = asyncio.Lock()

@@ -21,6 +21,7 @@ from bbio.requests import WRITES, Request, Socket
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket
 from bbio.server.exchange import Exchanges
+from bbio.server.followers import HEARD, Follower, Followers
 from bbio.server.stream import Followed, Rings
 from bbio.server.viewers import Viewers
 from bbio.stack.once import refused
@@ -57,6 +58,7 @@ class Subscribers(Publisher):
         "_delivery",
         "_exchanges",
         "_failing",
+        "_followers",
         "_namespace",
         "_recheck_timer",
         "_rings",
@@ -64,6 +66,7 @@ class Subscribers(Publisher):
         "_streams",
         "_tasks",
         "_timer",
+        "_unasked",
         "_unchecked",
         "rechecks",
     )
@@ -83,6 +86,9 @@ class Subscribers(Publisher):
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
         self._recheck_timer: asyncio.TimerHandle | None = None
+        self._followers = Followers()
+        # The users who are to be asked about; None among them stands for everybody.
+        self._unasked: set[str | None] = set()
         # How often permissions were looked at: who was admitted before the last time is asked again.
         self.rechecks = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,8 +99,10 @@ class Subscribers(Publisher):
         """Tell of a committed event. Called on the event loop."""
         followed = self._streams.get(event.stream)
         if followed is None:
+            if self._followers:
+                self._followers.hear(event)
             return
-        if event.was is None and followed.viewers is not None:
+        if event.was is None and (followed.viewers is not None or followed.kept):
             # Another process has told of it, without how its record was; or nobody knows that, as the log then says.
             self.doubt({event.stream: Position(event.epoch, event.offset, event.stamp)})
             return
@@ -150,6 +158,8 @@ class Subscribers(Publisher):
 
     def _tell(self, followed: Followed, event: Event, origin: Socket | None) -> None:
         followed.advance(event)
+        if self._followers:
+            self._followers.hear(event)
         if followed.rings.bytes > followed.rings.most:
             self._empty_rings()
         legacy = followed.legacy
@@ -263,6 +273,7 @@ class Subscribers(Publisher):
         self._resync(followed)
 
     def _resync(self, followed: Followed) -> None:
+        self._followers.hear_of_loss()
         self._delivery.send(followed.version_1.values(), self._namespace, protocol.resync(followed.name))
 
     async def _own_writes(self, followed: Followed) -> None:
@@ -330,9 +341,30 @@ class Subscribers(Publisher):
         self._closed = False
         self._context = copy_context()
 
+    async def follow_others(self) -> None:
+        """Hear of all that happens in backends which this one follows. Called once they have started.
+
+        Raises:
+            Exception: their logs cannot be read.
+        """
+        for name, field in self._runtime.backend.follows.items():
+            await self._all_backends[name].followed_by(self, field)
+
+    async def followed_by(self, follower: Follower, field: str) -> None:
+        """Tell another backend of all that happens in this one, see `Followers.add`."""
+        self._followers.add(follower, field)
+        streams = [self.stream(name) for name in HEARD]
+        for followed in streams:
+            followed.kept = True
+        await self.locate(streams)
+
     async def close(self) -> None:
         """Look at no log any more."""
         self._closed = True
+        self._followers = Followers()
+        for followed in list(self._streams.values()):
+            followed.kept = False
+            self._let_go(followed)
         for timer in (self._timer, self._recheck_timer):
             if timer is not None:
                 timer.cancel()
@@ -470,7 +502,7 @@ class Subscribers(Publisher):
             self._let_go(followed)
 
     def _let_go(self, followed: Followed) -> None:
-        if not (followed.legacy or followed.version_1 or followed.joining):
+        if not (followed.legacy or followed.version_1 or followed.joining or followed.kept):
             self._streams.pop(followed.name, None)
             self._runtime.log.broker.unfollow(followed.name)
             followed.waiting.clear()
@@ -480,16 +512,52 @@ class Subscribers(Publisher):
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
-        self.rechecks += 1
-        listeners = iter(
+        await self._recheck(
             [
                 (socket, followed)
-                for followed in self._streams.values()
-                if followed.name != BACKEND_WIDE and (channel is None or followed.name == channel_stream(channel))
-                for socket in (*followed.legacy, *followed.version_1)
+                for socket, followed in self._listeners()
+                if channel is None or followed.name == channel_stream(channel)
             ]
         )
-        await asyncio.gather(*(self._recheck_each(listeners) for _ in range(RECHECKS_AT_ONCE)))
+
+    async def _recheck(self, listeners: list[tuple[ClientSocket, Followed]]) -> None:
+        self.rechecks += 1
+        each = iter(listeners)
+        await asyncio.gather(*(self._recheck_each(each) for _ in range(min(len(listeners), RECHECKS_AT_ONCE))))
+
+    def _listeners(self) -> Iterator[tuple[ClientSocket, Followed]]:
+        for followed in self._streams.values():
+            if followed.name != BACKEND_WIDE:
+                for socket in (*followed.legacy, *followed.version_1):
+                    yield socket, followed
+
+    def ask_viewers(self, viewers: set[str] | None) -> None:
+        """Ask soon what these users may have by now, known by the texts of their ids; None for everybody."""
+        is_asking = bool(self._unasked)
+        self._unasked |= {None} if viewers is None else viewers
+        if self._unasked and not is_asking:
+            self._spawn(self._ask_viewers())
+
+    async def _ask_viewers(self) -> None:
+        # What comes while these are asked is asked by another.
+        viewers, self._unasked = self._unasked, set()
+        await self._recheck(
+            [
+                (socket, followed)
+                for socket, followed in self._listeners()
+                if None in viewers or socket.scopes[followed.name[2:] or None].viewer in viewers
+            ]
+        )
+
+    def ask_everywhere(self) -> None:
+        """Ask soon what everybody may have by now, in all processes."""
+        self._spawn(self._ask_everywhere())
+
+    async def _ask_everywhere(self) -> None:
+        try:
+            await self._runtime.recheck()
+        except Exception:
+            logger.exception("not all could be told that permissions in %s have changed", self._runtime.name)
 
     def _recheck_later(self) -> None:
         seconds = self._runtime.backend.recheck_interval

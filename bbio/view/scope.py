@@ -25,6 +25,7 @@ class Scope(NamedTuple):
     Parameters:
         records: those that it may see and change.
         kept: those that a write of it may leave; a part of `records` says nothing here with `may_leave=True`.
+        viewer: the text of the viewer's id, where the backend follows another one; None where that is not known.
 
     Example:
         >>> scope = Scope.of([(Filter.read({"owner": "ann"}), False)])
@@ -34,6 +35,7 @@ class Scope(NamedTuple):
 
     records: Filter
     kept: Filter
+    viewer: str | None = None
 
     @classmethod
     def of(cls, parts: Iterable[tuple[Filter, bool]]) -> Self:
