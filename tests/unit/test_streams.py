@@ -279,9 +279,9 @@ def test_what_is_too_old_is_dropped_without_another_write():
 
 
 def several(limit, count=2):
-    """Logs that share so many bytes."""
+    """Logs that share so many bytes, and in which nothing grows old."""
     shared = Kept(limit)
-    return shared, [Streams(kept=shared) for _ in range(count)]
+    return shared, [Streams(clock=Clock(0.0), kept=shared) for _ in range(count)]
 
 
 def test_histories_share_what_may_be_kept():
