@@ -25,7 +25,7 @@ from bbio.server.stream import Followed, Rings
 from bbio.server.viewers import Viewers
 from bbio.stack.once import refused
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
-from bbio.view import Scope, View
+from bbio.view import NO_SCOPE, Scope, View
 
 logger = logging.getLogger("bbio")
 
@@ -36,6 +36,8 @@ OWN_WRITES_SECONDS = 0.5
 OWN_WRITES_LOOK_SECONDS = 0.01
 # Seconds until a log that could not be read is asked again.
 LOG_RETRY_SECONDS = 1.0
+# Seconds until it is asked again what those may see for whom `@visible` has failed.
+SCOPE_RETRY_SECONDS = 5.0
 # Listeners that are admitted anew at the same time.
 RECHECKS_AT_ONCE = 50
 
@@ -65,6 +67,7 @@ class Subscribers(Publisher):
         "_tasks",
         "_timer",
         "_unchecked",
+        "_unseeing_timer",
         "rechecks",
     )
 
@@ -83,6 +86,7 @@ class Subscribers(Publisher):
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
         self._recheck_timer: asyncio.TimerHandle | None = None
+        self._unseeing_timer: asyncio.TimerHandle | None = None
         # How often permissions were looked at: who was admitted before the last time is asked again.
         self.rechecks = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -333,10 +337,10 @@ class Subscribers(Publisher):
     async def close(self) -> None:
         """Look at no log any more."""
         self._closed = True
-        for timer in (self._timer, self._recheck_timer):
+        for timer in (self._timer, self._recheck_timer, self._unseeing_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._recheck_timer = None
+        self._timer = self._recheck_timer = self._unseeing_timer = None
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -409,6 +413,8 @@ class Subscribers(Publisher):
             socket.scopes.pop(channel, None)
         else:
             socket.scopes[channel] = scope
+            if scope is NO_SCOPE and self._unseeing_timer is None and not self._closed:
+                self._unseeing_timer = asyncio.get_running_loop().call_later(SCOPE_RETRY_SECONDS, self._ask_unseeing)
         if self._runtime.is_scoped and wide != socket.views.get(BACKEND_WIDE):
             self._suspend(socket, BACKEND_WIDE)
         return changed
@@ -481,15 +487,31 @@ class Subscribers(Publisher):
     async def recheck(self, channel: str | None = None) -> None:
         """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
         self.rechecks += 1
-        listeners = iter(
-            [
-                (socket, followed)
-                for followed in self._streams.values()
-                if followed.name != BACKEND_WIDE and (channel is None or followed.name == channel_stream(channel))
-                for socket in (*followed.legacy, *followed.version_1)
-            ]
+        await self._recheck_all(
+            (socket, followed)
+            for socket, followed in self._listeners()
+            if channel is None or followed.name == channel_stream(channel)
         )
-        await asyncio.gather(*(self._recheck_each(listeners) for _ in range(RECHECKS_AT_ONCE)))
+
+    def _ask_unseeing(self) -> None:
+        """Ask again about those who see nothing because of a fault, which may be over."""
+        self._unseeing_timer = None
+        unseeing = [
+            (socket, followed)
+            for socket, followed in self._listeners()
+            if socket.scopes.get(followed.name[2:] or None) is NO_SCOPE
+        ]
+        self._spawn(self._recheck_all(unseeing))
+
+    def _listeners(self) -> Iterator[tuple[ClientSocket, Followed]]:
+        for followed in self._streams.values():
+            if followed.name != BACKEND_WIDE:
+                for socket in (*followed.legacy, *followed.version_1):
+                    yield socket, followed
+
+    async def _recheck_all(self, listeners: Iterable[tuple[ClientSocket, Followed]]) -> None:
+        each = iter(list(listeners))
+        await asyncio.gather(*(self._recheck_each(each) for _ in range(RECHECKS_AT_ONCE)))
 
     def _recheck_later(self) -> None:
         seconds = self._runtime.backend.recheck_interval

@@ -18,6 +18,8 @@ from bbio import (
     Forbidden,
     Middleware,
     NotFound,
+    Unauthorized,
+    Unavailable,
     after,
     read,
     update,
@@ -25,6 +27,7 @@ from bbio import (
 )
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.protocol import decode
+from bbio.server import subscribers
 from bbio.server.subscribers import Subscribers
 from bbio.streams import HistoryLimits
 
@@ -299,6 +302,74 @@ async def test_a_fault_in_a_scope_lets_nobody_see_anything(make_store, caplog):
             await ann.create({"n": 1})
     assert "Issues.scope" in caplog.text
     assert "EncodingError" in caplog.text
+
+
+async def test_a_fault_in_a_scope_passes(monkeypatch):
+    """It is asked again until it answers, so that nobody stays without what they may see; others are left alone."""
+    monkeypatch.setattr(subscribers, "SCOPE_RETRY_SECONDS", 0.001)
+    asked, faults, retried, answered = [], {"ann"}, asyncio.Event(), asyncio.Event()
+
+    class Issues(Backend):
+        store = MemoryStore(models=MODELS)
+
+        @visible
+        def scope(self, req):
+            asked.append(req.user["id"])
+            if req.user["id"] in faults:
+                if asked.count("ann") > 2:
+                    retried.set()
+                raise ConnectionError("the directory of users is out of reach")
+            if retried.is_set():
+                answered.set()
+            return {"author": req.user["id"]}
+
+    async with App().serve(Issues).test() as t:
+        ann, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "bob"))
+        others, shown = await bob.collection(), await ann.collection()
+        assert (sorted(shown), sorted(others)) == ([], ["2", "3"])
+        before = asked.count("bob")
+        async with asyncio.timeout(20):
+            await retried.wait()
+            faults.clear()
+            await answered.wait()
+        await t.settle()
+        assert (sorted(shown), asked.count("bob")) == (["1", "4"], before)
+
+
+async def test_a_scope_may_refuse_as_any_layer_may(make_store, caplog):
+    """Its client may not listen either; where it cannot tell at the moment, whoever listens goes on listening."""
+    answers = {}
+
+    class Issues(Backend):
+        store = make_store(models=MODELS)
+
+        @visible
+        def scope(self, req):
+            answer = answers.get(req.user["id"], True)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    app = App().serve(Issues)
+    async with app.test() as t:
+        ann, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "bob"))
+        answers["ann"] = Unauthorized("log in first")
+        for asked in (ann.read(), ann.create({"n": 1}), ann.patch({"id": "1", "n": 2}), ann.collection()):
+            with pytest.raises(Unauthorized, match="log in first"):
+                await asked
+        shown = await bob.collection()
+        answers["bob"] = Unavailable("the database is out of reach", retry_after=1.0)
+        await app.backends["issues"].recheck()
+        await t.settle()
+        await t.connect(user={"id": "eve"}).backend("issues").patch({"id": "1", "n": 7})
+        await t.settle()
+        assert (len(shown), shown["1"]["n"]) == (4, 7)
+        answers["bob"] = Forbidden("not any more")
+        await app.backends["issues"].recheck()
+        await t.settle()
+        with pytest.raises(Forbidden, match="not any more"):
+            await shown.until(lambda models: not models)
+    assert "failed to say" not in caplog.text
 
 
 async def test_scopes_are_joined_and_inherited():
