@@ -37,6 +37,8 @@ OWN_WRITES_SECONDS = 0.5
 OWN_WRITES_LOOK_SECONDS = 0.01
 # Seconds until a log that could not be read is asked again.
 LOG_RETRY_SECONDS = 1.0
+# Seconds until it is asked again what those may see for whom `@visible` has failed.
+SCOPE_RETRY_SECONDS = 5.0
 # Listeners that are admitted anew at the same time.
 RECHECKS_AT_ONCE = 50
 
@@ -68,6 +70,7 @@ class Subscribers(Publisher):
         "_timer",
         "_unasked",
         "_unchecked",
+        "_unseeing_timer",
         "rechecks",
     )
 
@@ -89,6 +92,7 @@ class Subscribers(Publisher):
         self._followers = Followers()
         # The users who are to be asked about; None among them stands for everybody.
         self._unasked: set[str | None] = set()
+        self._unseeing_timer: asyncio.TimerHandle | None = None
         # How often permissions were looked at: who was admitted before the last time is asked again.
         self.rechecks = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -365,10 +369,10 @@ class Subscribers(Publisher):
         for followed in list(self._streams.values()):
             followed.kept = False
             self._let_go(followed)
-        for timer in (self._timer, self._recheck_timer):
+        for timer in (self._timer, self._recheck_timer, self._unseeing_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._recheck_timer = None
+        self._timer = self._recheck_timer = self._unseeing_timer = None
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -441,6 +445,8 @@ class Subscribers(Publisher):
             socket.scopes.pop(channel, None)
         else:
             socket.scopes[channel] = scope
+            if not scope.is_known and self._unseeing_timer is None and not self._closed:
+                self._unseeing_timer = asyncio.get_running_loop().call_later(SCOPE_RETRY_SECONDS, self._ask_unseeing)
         if self._runtime.is_scoped and wide != socket.views.get(BACKEND_WIDE):
             self._suspend(socket, BACKEND_WIDE)
         return changed
@@ -512,18 +518,23 @@ class Subscribers(Publisher):
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
-        await self._recheck(
-            [
-                (socket, followed)
-                for socket, followed in self._listeners()
-                if channel is None or followed.name == channel_stream(channel)
-            ]
+        self.rechecks += 1
+        await self._recheck_all(
+            (socket, followed)
+            for socket, followed in self._listeners()
+            if channel is None or followed.name == channel_stream(channel)
         )
 
-    async def _recheck(self, listeners: list[tuple[ClientSocket, Followed]]) -> None:
-        self.rechecks += 1
-        each = iter(listeners)
-        await asyncio.gather(*(self._recheck_each(each) for _ in range(min(len(listeners), RECHECKS_AT_ONCE))))
+    def _ask_unseeing(self) -> None:
+        """Ask again about those who see nothing because of a fault, which may be over."""
+        self._unseeing_timer = None
+        self._spawn(
+            self._recheck_all(
+                (socket, followed)
+                for socket, followed in self._listeners()
+                if (scope := socket.scopes.get(followed.name[2:] or None)) is not None and not scope.is_known
+            )
+        )
 
     def _listeners(self) -> Iterator[tuple[ClientSocket, Followed]]:
         for followed in self._streams.values():
@@ -541,12 +552,11 @@ class Subscribers(Publisher):
     async def _ask_viewers(self) -> None:
         # What comes while these are asked is asked by another.
         viewers, self._unasked = self._unasked, set()
-        await self._recheck(
-            [
-                (socket, followed)
-                for socket, followed in self._listeners()
-                if None in viewers or socket.scopes[followed.name[2:] or None].viewer in viewers
-            ]
+        self.rechecks += 1
+        await self._recheck_all(
+            (socket, followed)
+            for socket, followed in self._listeners()
+            if None in viewers or socket.scopes[followed.name[2:] or None].viewer in viewers
         )
 
     def ask_everywhere(self) -> None:
@@ -558,6 +568,11 @@ class Subscribers(Publisher):
             await self._runtime.recheck()
         except Exception:
             logger.exception("not all could be told that permissions in %s have changed", self._runtime.name)
+
+    async def _recheck_all(self, listeners: Iterable[tuple[ClientSocket, Followed]]) -> None:
+        to_ask = list(listeners)
+        each = iter(to_ask)
+        await asyncio.gather(*(self._recheck_each(each) for _ in range(min(len(to_ask), RECHECKS_AT_ONCE))))
 
     def _recheck_later(self) -> None:
         seconds = self._runtime.backend.recheck_interval

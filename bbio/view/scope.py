@@ -25,6 +25,7 @@ class Scope(NamedTuple):
     Parameters:
         records: those that it may see and change.
         kept: those that a write of it may leave; a part of `records` says nothing here with `may_leave=True`.
+        is_known: whether the layers have said it; they have not where one has failed.
         viewer: the text of the viewer's id, where the backend follows another one; None where that is not known.
 
     Example:
@@ -35,6 +36,7 @@ class Scope(NamedTuple):
 
     records: Filter
     kept: Filter
+    is_known: bool = True
     viewer: str | None = None
 
     @classmethod
@@ -67,5 +69,5 @@ class Scope(NamedTuple):
             raise Forbidden("this would make it a model that you may not have")
 
 
-# Of who may see nothing, such as after a fault in a layer of `@visible`.
-NO_SCOPE = Scope(NOTHING, NOTHING)
+# Of who sees nothing, after a fault in a layer of `@visible`.
+NO_SCOPE = Scope(NOTHING, NOTHING, is_known=False)

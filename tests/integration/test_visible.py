@@ -18,6 +18,7 @@ from bbio import (
     Forbidden,
     Middleware,
     NotFound,
+    Unauthorized,
     Unavailable,
     after,
     read,
@@ -26,6 +27,7 @@ from bbio import (
 )
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.protocol import decode
+from bbio.server import subscribers
 from bbio.server.subscribers import Subscribers
 from bbio.streams import HistoryLimits
 
@@ -333,6 +335,74 @@ async def test_a_fault_in_a_scope_lets_nobody_see_anything(make_store, caplog):
     assert "EncodingError" in caplog.text
 
 
+async def test_a_fault_in_a_scope_passes(monkeypatch):
+    """It is asked again until it answers, so that nobody stays without what they may see; others are left alone."""
+    monkeypatch.setattr(subscribers, "SCOPE_RETRY_SECONDS", 0.001)
+    asked, faults, retried, answered = [], {"ann"}, asyncio.Event(), asyncio.Event()
+
+    class Issues(Backend):
+        store = MemoryStore(models=MODELS)
+
+        @visible
+        def scope(self, req):
+            asked.append(req.user["id"])
+            if req.user["id"] in faults:
+                if asked.count("ann") > 2:
+                    retried.set()
+                raise ConnectionError("the directory of users is out of reach")
+            if retried.is_set():
+                answered.set()
+            return {"author": req.user["id"]}
+
+    async with App().serve(Issues).test() as t:
+        ann, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "bob"))
+        others, shown = await bob.collection(), await ann.collection()
+        assert (sorted(shown), sorted(others)) == ([], ["2", "3"])
+        before = asked.count("bob")
+        async with asyncio.timeout(20):
+            await retried.wait()
+            faults.clear()
+            await answered.wait()
+        await t.settle()
+        assert (sorted(shown), asked.count("bob")) == (["1", "4"], before)
+
+
+async def test_a_scope_may_refuse_as_any_layer_may(make_store, caplog):
+    """Its client may not listen either; where it cannot tell at the moment, whoever listens goes on listening."""
+    answers = {}
+
+    class Issues(Backend):
+        store = make_store(models=MODELS)
+
+        @visible
+        def scope(self, req):
+            answer = answers.get(req.user["id"], True)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    app = App().serve(Issues)
+    async with app.test() as t:
+        ann, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "bob"))
+        answers["ann"] = Unauthorized("log in first")
+        for asked in (ann.read(), ann.create({"n": 1}), ann.patch({"id": "1", "n": 2}), ann.collection()):
+            with pytest.raises(Unauthorized, match="log in first"):
+                await asked
+        shown = await bob.collection()
+        answers["bob"] = Unavailable("the database is out of reach", retry_after=1.0)
+        await app.backends["issues"].recheck()
+        await t.settle()
+        await t.connect(user={"id": "eve"}).backend("issues").patch({"id": "1", "n": 7})
+        await t.settle()
+        assert (len(shown), shown["1"]["n"]) == (4, 7)
+        answers["bob"] = Forbidden("not any more")
+        await app.backends["issues"].recheck()
+        await t.settle()
+        with pytest.raises(Forbidden, match="not any more"):
+            await shown.until(lambda models: not models)
+    assert "failed to say" not in caplog.text
+
+
 async def test_scopes_are_joined_and_inherited():
     """Of a mixin, a middleware and the class; overridden without the decorator, it keeps the mark."""
 
@@ -580,3 +650,38 @@ async def test_what_a_database_makes_of_a_record_is_judged(database_url, psql):
         runtime = t.app.backends["letters"]
         res = await runtime.stacks["read"].run(bbio.Request("read", {}, {}, runtime.backend))
         assert sorted(letter["title"] for letter in res.result) == ["a", "c"]
+
+
+async def test_scopes_may_be_large(make_store):
+    """Each may compare with 10,000 values, and several are joined; one more is a fault, so that nothing is seen."""
+    models = [{"id": str(n), "n": n} for n in range(20)] + [{"id": "half", "n": 0.5}, {"id": "true", "n": True}]
+    first, values = [0], 9_000
+
+    class Issues(Backend):
+        store = make_store(models=models)
+
+        @visible
+        def named(self, req):
+            return {"id": {"$in": ["half", "true", *map(str, range(first[0], values))]}}
+
+        @visible
+        def numbered(self, req):
+            return {"n": {"$in": [0.5, True, *range(2, values)]}}
+
+        @visible
+        def named_again(self, req):
+            return {"id": {"$in": {"half", "true", *map(str, range(3, values))}}}
+
+        @visible
+        def numbered_again(self, req):
+            return {"n": {"$in": [0.5, True, *range(4, values)]}}
+
+    async with App().serve(Issues).test() as t:
+        ann = t.connect(user={"id": "ann"}).backend("issues")
+        shown = await ann.collection()
+        assert sorted(shown) == sorted([*map(str, range(4, 20)), "half", "true"])
+        assert ids((await ann.query({"n": {"$lt": 6}, "sort": "n"})).models) == ["half", "4", "5"]
+        first[0] = -2_000
+        await t.app.backends["issues"].recheck()
+        await t.settle()
+        assert sorted(shown) == []
