@@ -492,7 +492,7 @@ class Runtime:
             event: `created`, `updated` or `deleted`.
             model: the whole model.
             channel: the channel whose listeners are notified ("" is the default channel); None for all clients.
-            before: the whole model as it was before. Without it listeners under views of their own, such as by `@visible`,
+            before: the whole model as it was before. Without it listeners under views of their own, as by `@visible`,
                 read everything again; of what was created or deleted the whole model will do.
 
         Raises:
