@@ -55,6 +55,8 @@ class World:
         # The group of the version that holds a secret; the ids that a user may know.
         self.group_of: dict[bytes, str] = {}
         self.known: dict[int, set[bytes]] = defaultdict(set)
+        # All records that ever were, as they were last.
+        self.latest: dict[str, dict[str, Any]] = {}
         # The revision of each version of a record, and that of the version that each collection has shown last.
         self.revs: dict[tuple[Any, Any], int] = {}
         self.shown: dict[tuple[int, Any], int] = {}
@@ -166,10 +168,10 @@ class World:
 
         self.asked.append(asyncio.ensure_future(asked()))
 
-    async def change_groups(self, user: int, groups: frozenset[str]) -> None:
+    def change_groups(self, user: int, groups: frozenset[str]) -> None:
         self.groups[user] = groups
         self.may[user] |= groups
-        for record in await self.stored():
+        for record in self.latest.values():
             self.wrote(record)
 
     async def recheck(self) -> None:
@@ -207,6 +209,7 @@ class World:
             assert change is not None
             for record in filter(None, change):
                 self.wrote(record)
+                self.latest[record["id"]] = record
             if self.is_immediate and origin is not None and change.before is not None:
                 user = origin.peer.user["id"]
                 if change.before["group"] not in self.may[user]:
@@ -251,7 +254,7 @@ class World:
         elif step < 0.82:
             await t.restart()
         elif step < 0.86:
-            await self.change_groups(user, frozenset(chance.sample(GROUPS, chance.choice([0, 1, 2]))))
+            self.change_groups(user, frozenset(chance.sample(GROUPS, chance.choice([0, 1, 2]))))
         elif step < 0.88:
             await self.in_passing(user, handles)
         elif step < 0.91:
@@ -265,7 +268,7 @@ class World:
     async def in_passing(self, user: int, handles: list[Handle]) -> None:
         """Somebody is let in or out for a moment, writes, and nobody looks at permissions meanwhile."""
         groups, handle = self.groups[user], handles[user]
-        await self.change_groups(user, frozenset(self.chance.sample(GROUPS, 1)))
+        self.change_groups(user, frozenset(self.chance.sample(GROUPS, 1)))
         for _ in range(4):
             self.write(handle)
             await asyncio.sleep(0)
@@ -281,7 +284,7 @@ class World:
         t.offline(handle)
         self.unheard = None
         if self.chance.random() < 0.5:  # then it reads everything when it comes back
-            await self.change_groups(handles.index(handle) % USERS, frozenset(self.chance.sample(GROUPS, 2)))
+            self.change_groups(handles.index(handle) % USERS, frozenset(self.chance.sample(GROUPS, 2)))
         for other in self.chance.sample(handles, 3):
             self.write(other)
             self.ask(other.delete(f"key-{self.keys}"))
