@@ -316,7 +316,7 @@ class Backend(Generic[M]):
             event: `created`, `updated` or `deleted`.
             model: the whole model.
             channel: the channel whose listeners are notified ("" is the default channel); None for all clients.
-            before: the whole model as it was before an update, for logs that keep how records were.
+            before: the whole model as it was before an update, for views of some records, such as by `@visible`.
 
         Raises:
             ConfigurationError: the backend is not served.

@@ -464,7 +464,9 @@ class Runtime:
         if not self.log.keeps_was:
             return None
         old, new = (decode(encode(as_json(self.schema, each))) for each in (before, model))
-        if not isinstance(new, dict) or not isinstance(old, dict | None) or (method == "update" and old is None):
+        if not isinstance(new, dict) or not isinstance(old, dict | None):
+            return None
+        if old is None and (method == "update" or (method == "delete" and not new.keys() - {self.id_attribute})):
             return None
         body = public_body(self.schema, model)
         return was_of(old or new, None, body) if method == "delete" else was_of(old, new, body)
@@ -494,7 +496,8 @@ class Runtime:
             event: `created`, `updated` or `deleted`.
             model: the whole model.
             channel: the channel whose listeners are notified ("" is the default channel); None for all clients.
-            before: the whole model as it was before an update, for logs that keep how records were.
+            before: the whole model as it was before. Without it listeners under views of their own, as by `@visible`,
+                read everything again; of what was created or deleted the whole model will do.
 
         Raises:
             ValueError: there is no such event.
@@ -512,7 +515,11 @@ class Runtime:
         except EncodingError as err:
             err.locate(place_of(err.value, model, "model") or "model")
             raise
-        was = self._was(method, before, model)
+        try:
+            was = self._was(method, before, model)
+        except EncodingError as err:
+            err.locate(place_of(err.value, before, "before") or "before")
+            raise
         self._spawn(lambda: self._append(stream, method, body, None, was))
         for listener in self._listeners[event]:
             if iscoroutinefunction(listener):

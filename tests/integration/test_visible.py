@@ -15,6 +15,7 @@ from bbio import (
     Backend,
     Conflict,
     DefinitionError,
+    EncodingError,
     Forbidden,
     Middleware,
     NotFound,
@@ -258,6 +259,30 @@ async def test_what_nobody_knows_the_past_of_is_read(make_store):
         assert (sorted(anns), len(reads)) == (["1", "2", "4"], 1)
 
 
+async def test_what_is_emitted_with_the_record_before_is_told_as_what_it_is_to_each(make_store):
+    """In and out of sight, without a read; of a deletion the id alone says nothing of who had the record."""
+    app = issues(make_store, models=MODELS)
+    async with app.test() as t:
+        ann, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "bob"))
+        anns, bobs, reads = await ann.collection(), await bob.collection(), []
+        reread = anns.reread
+        anns.reread = lambda renewed: reads.append(renewed) or reread(renewed)
+        emit = app.backends["issues"].emit
+        moved, left = {**MODELS[2], "project": "x"}, {**MODELS[1], "project": "y"}
+        emit("updated", moved, channel="", before=MODELS[2])
+        emit("updated", left, channel="", before=MODELS[1])
+        emit("deleted", {"id": "1"}, channel="", before=MODELS[0])
+        emit("deleted", MODELS[3], channel="")
+        await t.advance(5)
+        await t.settle()
+        assert (dict(anns), reads) == ({"3": moved}, [])
+        assert dict(bobs) == {"2": left, "3": moved}
+        emit("deleted", {"id": "3"}, channel="")
+        await t.advance(5)
+        await t.settle()
+        assert (sorted(anns), len(reads)) == (["1", "2", "4"], 1)  # it had been stored by nobody
+
+
 async def test_nothing_is_resumed_across_what_nobody_knows_the_past_of(make_store):
     """Who was away when it was told reads everything."""
     app = issues(make_store, models=MODELS)
@@ -273,6 +298,14 @@ async def test_nothing_is_resumed_across_what_nobody_knows_the_past_of(make_stor
         await t.advance(5)
         await t.settle()
         assert (sorted(anns), len(reads)) == (["1", "2", "4"], 1)
+
+
+async def test_a_record_before_that_cannot_travel_is_refused_where_it_is_called():
+    """The text says in which of the two."""
+    app = issues(models=MODELS)
+    async with app.test():
+        with pytest.raises(EncodingError, match=r"^before\.n is a .*, which JSON does not have"):
+            app.backends["issues"].emit("updated", MODELS[0], before={"n": object()})
 
 
 async def test_whoever_must_listen_again_is_not_told_how_far_the_stream_has_come():
