@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, Generic, Self, cast
+from typing import Any, Generic, NamedTuple, Self, cast
 
 import attrs
 
 from bbio.client import calls
+from bbio.client.errors import passing
 from bbio.client.replica import Key, Replica
 from bbio.client.session import BackendSession
-from bbio.client.subscription import Subscription
+from bbio.client.subscription import FIRST_PAUSE, LONGEST_PAUSE, Subscription
 from bbio.client.tracker import Meta
+from bbio.client.values import plain
+from bbio.client.window import Window
 from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
 from bbio.generic import M
 from bbio.query import Query, QueryLimits
+from bbio.query.query import split
+from bbio.streams import BACKEND_WIDE
 
 Model = dict[str, Any]
 
 # How many ids are noted for `changed`, and how many notifications wait for the end of a read; past it: a reset.
 NOTED = 10_000
+
+# Seconds between two reads of a page of which nobody here knows what comes in and what leaves.
+PAGE_SECONDS = 0.25
 
 # The server has its own limits, and has found the query to be within them.
 BOUNDLESS = QueryLimits(models=2**53, limit=2**53, offset=2**53, conditions=2**53, values=2**53, depth=100, sort=2**53)
@@ -70,6 +78,23 @@ class Changes:
             self.added, self.changed, self.removed, self.reset = set(), set(), set(), True
 
 
+def conditions_of(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the conditions of a query, None of one that has none or is none."""
+    try:
+        return split(data or {})[0] or None
+    except BadRequest:
+        return None
+
+
+class Notice(NamedTuple):
+    """A notification; `is_judged`: the server has picked it out by the conditions of this collection."""
+
+    method: str
+    model: Any
+    rev: int | None
+    is_judged: bool
+
+
 class Collection(Mapping[Key, M], Generic[M]):
     """The models of a backend by id, kept up to date; made by `handle.collection()`.
 
@@ -85,28 +110,38 @@ class Collection(Mapping[Key, M], Generic[M]):
     def __init__(self, session: BackendSession, subscription: Subscription, data: Mapping[str, Any] | None) -> None:
         self._session = session
         self._subscription = subscription
-        # As it is sent: what becomes of the caller's own later, or what JSON has no type for, plays no part.
-        self._data: Mapping[str, Any] | None = data
-        # What others write is matched against it, once the server has taken the data for a query.
+        self._ask_for(data)
+        # The query that the server has answered, and whether its conditions hold here as they did there.
         self._query: Query | None = None
+        self._compares = True
+        # A page that is kept, and whether it can only be read again when anything is written.
+        self._window: Window | None = None
+        self._is_opaque = False
         self._replica = Replica()
+        # What is shown of the replica: all of it, or a page.
+        self._models: dict[Key, Model] = self._replica.models
         self._changes = Changes()
         self._error: SyncError | None = None
         # The reading that counts; what arrives meanwhile waits.
         self._reading: object | None = None
-        self._waiting: list[tuple[str, Any, int | None]] = []
+        self._waiting: list[Notice] = []
         self._overflown = False
         self._read = False  # whether everything was read once
+        # How many calls are about to read everything; and after which answer to a listen one of them began to.
+        self._asking = self._read_after = 0
+        # What reads the rest of a page, or all of it again, and whether it is to.
+        self._filling: asyncio.Task[None] | None = None
+        self._is_outdated = False
         self._watchers: set[asyncio.Event] = set()
 
     def __getitem__(self, key: Key) -> M:
-        return cast("M", self._replica.models[key])
+        return cast("M", self._models[key])
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._replica.models)
+        return iter(self._models)
 
     def __len__(self) -> int:
-        return len(self._replica.models)
+        return len(self._models)
 
     def __repr__(self) -> str:
         return f"<Collection {self._subscription.name} channel={self._subscription.channel!r} {len(self)} models>"
@@ -199,22 +234,61 @@ class Collection(Mapping[Key, M], Generic[M]):
             SyncError: the server does not let this client listen or read.
             Timeout: it did not answer in time.
         """
-        await calls.ready(self._session, self._subscription)
         self._subscription.add_mirror(self)
         try:
-            await self.reread(renewed=False)
-            while not self._read:  # another reading has taken over
-                if self._error is not None:
-                    raise self._error
-                await self._next()
+            await self._listen_and_read()
         except BaseException:
             self.close()
             raise
         return self
 
+    async def set_query(self, data: Mapping[str, Any] | None) -> None:
+        """Ask for other models from now on; return when they have been read.
+
+        The changes are told as after a lost history: what has come and what has gone, with `reset`.
+
+        Parameters:
+            data: the query, as of `handle.collection`; None for all models.
+
+        Raises:
+            SyncError: see `open`. The collection goes on to ask, and shows meanwhile what it has shown.
+
+        Example:
+            >>> async def show_done(mirror: Collection) -> None:
+            ...     await mirror.set_query({"done": True})
+        """
+        self._ask_for(None if data is None else plain(dict(data)))
+        try:
+            await self._listen_and_read()
+        except SyncError:
+            self._go_on()
+            self._read_again()
+            raise
+
+    def _ask_for(self, data: Mapping[str, Any] | None) -> None:
+        # As it is sent: what becomes of the caller's own later, or what JSON has no type for, plays no part.
+        self._data = data
+        self._conditions = conditions_of(data)
+
+    async def _listen_and_read(self) -> None:
+        """Have the server tell what is asked for, as far as others agree, and read it."""
+        self._reading, self._error = object(), None
+        self._asking += 1
+        try:
+            self._session.cover(self._subscription, self, self._conditions)
+            await calls.ready(self._session, self._subscription)
+        finally:
+            self._asking -= 1
+        self._read_after = self._subscription.answered
+        await self._read_anew()
+        # Another reading may have taken over.
+        await self.until(lambda _: self._reading is None)
+
     def close(self) -> None:
         """Stop following the backend; the models stay as they are."""
         self._reading = None
+        if self._filling is not None:
+            self._filling.cancel()
         self._session.release(self._subscription, self)
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -230,27 +304,117 @@ class Collection(Mapping[Key, M], Generic[M]):
 
     def apply(self, method: str, model: Any, meta: Meta | None) -> None:
         """Take a notification; while everything is read it waits."""
-        rev = None if meta is None else meta.rev
+        is_judged = (
+            meta is not None
+            and meta.stream != BACKEND_WIDE
+            and self._conditions is not None
+            and self._subscription.live == self._conditions
+        )
+        notice = Notice(method, model, None if meta is None else meta.rev, is_judged)
         if self._reading is None:
-            self._take(method, model, rev)
+            self._take(notice)
             self._wake()
         elif len(self._waiting) < NOTED:
-            self._waiting.append((method, model, rev))
+            self._waiting.append(notice)
         else:
             self._overflown = True
 
-    def _take(self, method: str, model: Any, rev: int | None) -> None:
+    def _take(self, notice: Notice) -> None:
+        method, model, rev, is_judged = notice
         key = self._key(model)
         if key is None:
             return
-        before = self._replica.models.get(key)
-        if self._replica.accept(key, model if method != "delete" and self._fits(key, model) else None, rev):
-            self._changes.note(key, before, self._replica.models.get(key))
+        if self._is_opaque or not (is_judged or self._compares or method == "delete"):
+            self._read_again()
+            return
+        if method == "delete" or not (is_judged or self._query is None or self._query.matches(model)):
+            model = None
+        if self._window is not None:
+            self._take_in_window(self._window, key, model, rev)
+            return
+        before = self._models.get(key)
+        if before is None and self._query is not None and self._query.is_paged:
+            model = None  # nothing enters such a page but by a read
+        if self._replica.accept(key, model, rev):
+            self._changes.note(key, before, self._models.get(key))
 
-    def _fits(self, key: Key, model: Model) -> bool:
-        query = self._query
-        # Nothing enters a page but by a read.
-        return query is None or (query.matches(model) and (not query.is_paged or key in self._replica.models))
+    def _take_in_window(self, window: Window, key: Key, model: Model | None, rev: int | None) -> None:
+        if not self._replica.accept(key, model, rev):
+            return
+        if not window.put(key, model):
+            self._replica.forget(key)
+        for cut in window.cut():
+            self._replica.forget(cut)
+        self._show()
+        if window.is_short:
+            self._fill_soon()
+
+    def _show(self) -> None:
+        """Have what is shown follow what is known, and note what has changed."""
+        before, known = self._models, self._replica.models
+        self._models = known if self._window is None else {key: known[key] for key in self._window.shown}
+        for key in {**before, **self._models}:
+            self._changes.note(key, before.get(key), self._models.get(key))
+
+    # Pages that are kept
+
+    def _fill_soon(self) -> None:
+        """Read what is lacking of a page, once for all that has changed meanwhile."""
+        if self._filling is None:
+            self._filling = asyncio.get_running_loop().create_task(self._fill())
+
+    def _read_again(self) -> None:
+        """Read everything again, once for all that has changed meanwhile."""
+        self._is_outdated = True
+        self._fill_soon()
+
+    async def _fill(self) -> None:
+        pause = FIRST_PAUSE
+        try:
+            # Where everything is being read, that is all that is lacking.
+            while self._reading is None and (self._is_outdated or (self._window is not None and self._window.is_short)):
+                reading = self._begin_reading()
+                try:
+                    await self._fill_once(reading)
+                    pause = FIRST_PAUSE
+                except SyncError as err:
+                    if self._reading is not reading:
+                        continue
+                    self._is_outdated = True
+                    self._go_on()
+                    if not passing(err) or self._session.closed:
+                        self.failed(err)
+                        return
+                    await self._subscription.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                if self._is_opaque or not self._compares:
+                    await self._subscription.sleep(PAGE_SECONDS)
+        finally:
+            self._filling = None
+
+    async def _fill_once(self, reading: object) -> None:
+        window, is_outdated = self._window, self._is_outdated
+        self._is_outdated = False
+        if window is None or window.cursor is None or is_outdated:
+            models, meta = await self._read_all()
+            if self._reading is reading:
+                self._replace(models, meta, is_reset=False)
+            return
+        rest, said = split(self._data or {})
+        page = {**rest, "$sort": said.get("sort", []), "$limit": said["limit"], "$cursor": window.cursor}
+        models, meta = await self._ask({"data": page})
+        if self._reading is reading:
+            self._extend(window, models, meta)
+
+    def _extend(self, window: Window, models: list[Any], meta: Mapping[str, Any]) -> None:
+        if not window.extend(models, meta.get("next")):
+            self._is_outdated = True
+        for model, rev in zip(models, meta["r"], strict=True):
+            key = self._key(model)
+            if key is not None and self._replica.read(key, model, rev):
+                window.put(key, model)
+        self._show()
+        self._go_on()
 
     def _key(self, model: Any) -> Key | None:
         key = model.get(self._subscription.id_attribute) if isinstance(model, dict) else None
@@ -258,11 +422,14 @@ class Collection(Mapping[Key, M], Generic[M]):
 
     async def reread(self, renewed: bool) -> None:
         """Read everything and replace the models; a later call makes this one void."""
-        self._reading = reading = object()
-        self._waiting = []
-        self._overflown = False
         if renewed:
             self._replica.renew()
+        # What is about to be read, or was begun after the same answer, is all that there is to read.
+        if not self._asking and self._read_after != self._subscription.answered:
+            await self._read_anew()
+
+    async def _read_anew(self) -> None:
+        reading = self._begin_reading()
         try:
             models, meta = await self._read_all()
         except SyncError:
@@ -273,7 +440,24 @@ class Collection(Mapping[Key, M], Generic[M]):
             return
         if self._overflown:
             raise Unavailable("more was written while everything was read than can wait")
-        self._replace(models if isinstance(models, list) else [], meta)
+        self._replace(models, meta, is_reset=True)
+
+    def _begin_reading(self) -> object:
+        """Have what is told wait; return what stands for this reading, which a later one makes void."""
+        self._reading = reading = object()
+        self._waiting = []
+        self._overflown = False
+        return reading
+
+    def _go_on(self) -> None:
+        """Take what has waited for the end of a reading."""
+        self._reading = None
+        waiting, self._waiting = self._waiting, []
+        if self._overflown:
+            self._read_again()
+        for notice in waiting:
+            self._take(notice)
+        self._wake()
 
     async def _read_all(self) -> tuple[Any, Any]:
         """Read everything, page by page where that is more than the server sends at once."""
@@ -298,34 +482,56 @@ class Collection(Mapping[Key, M], Generic[M]):
     async def _ask(self, options: Mapping[str, Any]) -> tuple[Any, Any]:
         return await calls.request(self._session, self._subscription, "read", {}, options=options)
 
-    def _replace(self, models: list[Any], meta: Any) -> None:
-        self._query = self._query_of(models) if isinstance(meta, Mapping) and "next" in meta else None
+    def _replace(self, models: Any, meta: Any, *, is_reset: bool) -> None:
+        models = models if isinstance(models, list) else []
+        self._read_as(models, meta)
         revs = meta.get("r") if isinstance(meta, Mapping) else None
         if not isinstance(revs, list) or len(revs) != len(models):
             revs = [None] * len(models)
         keyed = [(self._key(model), model, rev) for model, rev in zip(models, revs, strict=True)]
-        before = dict(self._replica.models)
+        before = dict(self._models)
         self._replica.replace([(key, model, rev) for key, model, rev in keyed if key is not None])
-        for key in {**before, **self._replica.models}:
-            self._changes.note(key, before.get(key), self._replica.models.get(key))
-        self._reading = self._error = None
-        waiting, self._waiting = self._waiting, []
-        for method, model, rev in waiting:
-            self._take(method, model, rev)
-        if self._read:
-            self._changes.reset = True
-        else:
+        known = self._replica.models
+        window = self._window
+        if window is not None and not window.extend(models, meta["next"]):
+            self._window, self._is_opaque = None, True
+        elif window is not None:
+            for key in list(known):
+                if not window.put(key, known[key]):
+                    self._replica.forget(key)
+        self._is_outdated = False
+        self._models = before
+        self._show()
+        self._error = None
+        if not self._read:
             self._changes = Changes()
+        elif is_reset:
+            self._changes.reset = True
         self._read = True
-        self._wake()
+        self._go_on()
 
-    def _query_of(self, models: list[Any]) -> Query | None:
-        """Return the query that the server has answered; None when it gave a meaning of its own to `data`."""
+    def _read_as(self, models: list[Any], meta: Any) -> None:
+        """Note what the server has taken the data for, by its answer."""
+        is_query = isinstance(meta, Mapping) and "next" in meta
+        self._query = query = self._query_of() if is_query else None
+        self._compares = not is_query or (query is not None and all(map(query.matches, models)))
+        self._window, self._is_opaque = None, False
+        if query is not None and query.limit is not None and not query.offset and query.after is None:
+            self._window = Window(query)
+        if self._conditions is not None and not (is_query and self._compares):
+            # The server gives the data a meaning of its own: nothing could be picked out by that.
+            self._conditions = None
+            if self._subscription.live is None:
+                self._subscription.cover(self, None)
+            else:
+                self._session.cover(self._subscription, self, None)
+
+    def _query_of(self) -> Query | None:
+        """Return the data as a query; None when it is none."""
         try:
-            query = Query.read(dict(self._data or {}), id_attribute=self._subscription.id_attribute, limits=BOUNDLESS)
+            return Query.read(dict(self._data or {}), id_attribute=self._subscription.id_attribute, limits=BOUNDLESS)
         except BadRequest:
             return None
-        return query if all(map(query.matches, models)) else None
 
     def failed(self, error: SyncError) -> None:
         """Note that it cannot be kept up to date, at least for now."""

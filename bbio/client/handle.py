@@ -266,6 +266,7 @@ class Handle(Generic[M]):
             reader.close()
         else:
             subscription.add_reader(reader)
+            session.cover(subscription, reader, None)
         return reader
 
     async def query(
@@ -295,7 +296,8 @@ class Handle(Generic[M]):
         """Return a live mirror of the backend's models: await it, or use it in `async with`.
 
         Parameters:
-            data: a query (docs/queries.md). Later writes of others appear if they match it; a page gets no new models.
+            data: a query (docs/queries.md). Later writes appear if they match it. With a limit it stays the first page;
+                with an offset or a cursor nothing comes in but by a read.
 
         Example:
             >>> async def show(todos: Handle) -> None:

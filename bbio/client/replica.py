@@ -49,11 +49,21 @@ class Replica:
         missing = dict(self.models)
         for key, model, rev in models:
             missing.pop(key, None)
-            latest = self._revs.get(key)
-            if rev is None or latest is None or rev >= latest:
-                self._know(key, model, rev)
+            self.read(key, model, rev)
         for key in missing:
             self._know(key, None, None)
+
+    def read(self, key: Key, model: Model, rev: int | None) -> bool:
+        """Take a model as it was read; return False if it is older than what is known of it."""
+        latest = self._revs.get(key)
+        is_older = rev is not None and latest is not None and rev < latest
+        if not is_older:
+            self._know(key, model, rev)
+        return not is_older
+
+    def forget(self, key: Key) -> None:
+        """Have a model no more, which the server still has."""
+        self._know(key, None, None)
 
     def renew(self) -> None:
         """Forget all revisions: they may have begun anew."""

@@ -23,7 +23,7 @@ from bbio.client.timers import Timers
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.client.transport import Clock, Transport
 from bbio.client.values import copied
-from bbio.errors import Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio.errors import BadRequest, Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.streams import BACKEND_WIDE, channel_stream
 
 # Seconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them.
@@ -149,6 +149,21 @@ class BackendSession:
         subscription.left()
         if self.transport is not None:
             self.transport.emit("unlisten", ([subscription.channel],), _ignore)
+
+    def cover(self, subscription: Subscription, follower: Mirror | Events, query: dict[str, Any] | None) -> bool:
+        """Ask for the records that a follower of a subscription wants; return whether the server is asked anew.
+
+        Parameters:
+            subscription: the subscription.
+            follower: a mirror or a reader.
+            query: its conditions, None for all records.
+        """
+        if not subscription.cover(follower, query):
+            return False
+        if self.transport is not None and subscription.joined:
+            subscription.listens = False
+            self.run(subscription, subscription.tracker.asked())
+        return True
 
     # The connection
 
@@ -400,6 +415,7 @@ class BackendSession:
         if not subscription.joined:
             return
         answered = False
+        query = subscription.query
 
         def answer(reply: Any = None, *_: Any) -> None:
             nonlocal answered
@@ -407,7 +423,10 @@ class BackendSession:
                 self._liveness.hear()
                 answered = True
                 repeat.cancel()
-                self._listened(subscription, reply if isinstance(reply, Mapping) else {})
+                if subscription.query == query:
+                    self._listened(subscription, reply if isinstance(reply, Mapping) else {})
+                else:
+                    self._send_listen(subscription, since)
 
         def unanswered() -> None:
             nonlocal answered
@@ -416,7 +435,9 @@ class BackendSession:
             self._send_listen(subscription, since)
 
         repeat = self._timers.later(PATIENCE_SECONDS, unanswered)
-        claim = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
+        claim: dict[str, Any] = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
+        if query is not None:
+            claim["query"] = query
         transport.emit("listen", (subscription.channel, claim), answer)
 
     def _listened(self, subscription: Subscription, reply: Mapping[str, Any]) -> None:
@@ -430,6 +451,11 @@ class BackendSession:
                     pause, lambda: self._listen(subscription, Listen(subscription.tracker.since, again=True))
                 )
                 return
+            if isinstance(error, BadRequest) and subscription.query is not None:
+                # It is no query that the server could follow live; reads will show what it is.
+                subscription.query = None
+                self._send_listen(subscription, subscription.tracker.since)
+                return
             subscription.refused(error)
             # A client that may not listen may still be allowed to sync.
             subscription.tracker.refused()
@@ -440,7 +466,11 @@ class BackendSession:
             self.outbox.public = reply["client"]
         if "user" in reply:
             self._recognized(subscription, NOBODY if reply["user"] is None else str(reply["user"]))
+        is_part = "d" in ((reply.get("streams") or {}).get(channel_stream(subscription.channel)) or {})
+        subscription.live = subscription.query if is_part else None
+        subscription.answered += 1
         self.run(subscription, subscription.tracker.listened(reply))
+        subscription.online()
         for stream, state in (reply.get("streams") or {}).items():
             for other in self._following(stream):
                 if other is not subscription:
@@ -477,7 +507,9 @@ class BackendSession:
                 self._succeed(entry, result, extra)
                 return
             tracker = entry.subscription.tracker
-            passed = tracker.passed(meta, entry.retried) or tracker.leaves_content(meta)
+            # What a connection of before was told under, nobody knows.
+            is_old = transport is not self.transport
+            passed = tracker.passed(meta, entry.retried) or tracker.leaves_content(meta, is_old)
             self._succeed(entry, result, meta, passed=passed)
             if self.transport is not None:  # else the next listen shows it
                 self.run(entry.subscription, tracker.acked(meta))

@@ -59,6 +59,12 @@ class Subscription:
         self.known_as: str | None = None
         self.refusal: SyncError | None = None
         self.listens = False
+        # The conditions that the records are asked for by which all its followers want, None for all records; and those
+        # by which the server picks out what it tells, as it has said.
+        self.query: dict[str, Any] | None = None
+        self.live: dict[str, Any] | None = None
+        # How many listens were answered.
+        self.answered = 0
         self._clock = clock
         # By identity, as a collection equals any mapping of the same models; one that nobody has any more is forgotten.
         self._mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
@@ -93,6 +99,21 @@ class Subscription:
         if was_there:
             self.released = not self._mirrors
         return was_there
+
+    def cover(self, follower: Mirror | Events, query: dict[str, Any] | None) -> bool:
+        """Ask for the records that a follower wants; return whether the server must be asked anew.
+
+        Whoever follows beside others is told all, and picks out its own: what is asked for becomes less for one alone.
+
+        Parameters:
+            follower: a mirror or a reader.
+            query: its conditions, None for all records.
+        """
+        is_alone = all(each is follower for each in (*self._mirrors.values(), *self._readers))
+        if not is_alone and self.query in (None, query):
+            return False
+        before, self.query = self.query, query if is_alone else None
+        return self.query != before
 
     def add_waiter(self) -> asyncio.Future[None]:
         """Return a future that is done when the server has answered the listen."""
@@ -136,6 +157,7 @@ class Subscription:
         """Note that the channel was left: a client that comes back to it begins anew."""
         self.offline()
         self.tracker = Tracker()
+        self.query = self.live = None
 
     def close(self, error: SyncError) -> None:
         """Note that the connection was closed for good."""
@@ -212,12 +234,13 @@ class Subscription:
                     self.report(outcome, "a mirror")
             if not again:
                 break
-            await self._sleep(pause)
+            await self.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         self._rereading = None
         self.tracker.complete()
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
+        """Wait for some seconds."""
         over = asyncio.Event()
         timer = self._clock.call_later(seconds, over.set)
         try:

@@ -259,10 +259,15 @@ class Tracker:
             return False
         return meta.offset <= position.offset if meta.epoch == position.epoch else retried
 
-    def leaves_content(self, meta: Meta) -> bool:
-        """Return whether a reply says nothing of what this client sees by now: the stream will tell."""
+    def leaves_content(self, meta: Meta, is_old: bool = False) -> bool:
+        """Return whether a reply says nothing of what this client sees by now: the stream will tell.
+
+        Parameters:
+            meta: the position in the reply.
+            is_old: whether it is the reply of a connection that another has taken the place of.
+        """
         position = self._positions.get(meta.stream)
-        return position is not None and position.digest is not None and meta.is_in is None
+        return position is not None and position.digest is not None and (is_old or meta.is_in is None)
 
     def complete(self) -> None:
         """Note that everything has been read and applied since the effect `Read`."""
@@ -274,6 +279,14 @@ class Tracker:
         for position in self._positions.values():
             position.void = position.digest is not None
         return [] if self.listening or not self.ready else self._again()
+
+    def asked(self) -> list[Effect]:
+        """Listen again, as this client asks for other records from now on; a listen under way is to be followed."""
+        if self.listening or not self.ready:
+            return []
+        self.listening = True
+        self._covered = len(self._waiting)
+        return [Listen(self.since)]
 
     def overdue(self) -> list[Effect]:
         """Ask for what should have arrived by now, some time after the effect `Watch`."""

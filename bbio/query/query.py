@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import heapq
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Generic, Self
 
@@ -356,6 +356,32 @@ def _as_text(cursor: bytes) -> str:
     return base64.urlsafe_b64encode(cursor).decode().rstrip("=")
 
 
+def split(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the conditions of a query, and the rest of it: what is said of order and pages, by the word.
+
+    Parameters:
+        data: the query, unchecked.
+
+    Raises:
+        BadRequest: a word is there twice.
+
+    Example:
+        >>> split({"done": False, "$sort": "name", "limit": {"$gt": 5}})
+        ({'done': False, 'limit': {'$gt': 5}}, {'sort': 'name'})
+    """
+    said: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in data.items():
+        word = name.removeprefix("$")
+        if word not in WORDS or (word == name and type(value) is dict):
+            rest[name] = value
+        elif word in said:
+            raise BadRequest(f"{word} and ${word} mean the same; say one of them")
+        elif value is not None:
+            said[word] = value
+    return rest, said
+
+
 class _Reader:
     """Reads one query, counting what it asks for.
 
@@ -382,16 +408,7 @@ class _Reader:
 
     def read(self, data: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a `Query`."""
-        said: dict[str, Any] = {}
-        rest: dict[str, Any] = {}
-        for name, value in data.items():
-            word = name.removeprefix("$")
-            if word not in WORDS or (word == name and type(value) is dict):
-                rest[name] = value
-            elif word in said:
-                raise BadRequest(f"{word} and ${word} mean the same; say one of them")
-            elif value is not None:
-                said[word] = value
+        rest, said = split(data)
         limit = None if "limit" not in said else self._number("limit", said["limit"], self.limits.limit)
         offset = self._number("offset", said.get("offset", 0), self.limits.offset)
         count, cursor = said.get("count", False), said.get("cursor")

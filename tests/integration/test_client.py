@@ -533,25 +533,29 @@ async def test_a_model_that_an_update_creates_is_in_all_collections(serve, io):
 
 
 async def test_a_collection_keeps_to_its_query(serve, todos, io):
-    """What others write comes in while it fits; a page takes in nothing, and lets go of what does not fit."""
+    """What others write comes in while it fits; the first page stays that, and a later one takes in nothing."""
     app = await serve(todos)
     ann, bob = (io(app).backend("todos") for _ in range(2))
     low = await ann.create({"n": 1})
     high = await ann.create({"n": 5})
     mirror = await bob.collection(data={"n": {"$lt": 4}})
     page = await bob.collection(data={"n": {"$lt": 4}, "sort": "n", "limit": 1})
-    assert set(mirror) == set(page) == {low["id"]}
+    later = await bob.collection(data={"n": {"$lt": 4}, "sort": "n", "limit": 1, "offset": 1})
+    assert (set(mirror), set(page), set(later)) == ({low["id"]}, {low["id"]}, set())
     other = await ann.create({"n": 2})
     await ann.create({"n": 9})
     await ann.patch({"id": high["id"], "n": 0})
     last = await ann.create({"n": 3})
     await mirror.until(lambda mirror: last["id"] in mirror)
     assert set(mirror) == {low["id"], other["id"], high["id"], last["id"]}
-    assert set(page) == {low["id"]}
+    assert set(page) == {high["id"]}
     await ann.patch({"id": low["id"], "n": 1.5})
-    await page.until(lambda page: page[low["id"]]["n"] == 1.5)
+    await ann.patch({"id": high["id"], "n": 4})
+    await page.until(lambda page: set(page) == {low["id"]})
+    assert page[low["id"]]["n"] == 1.5
+    assert set(later) == set()
     await ann.patch({"id": low["id"], "n": 4})
-    await page.until(lambda page: not page)
+    await page.until(lambda page: set(page) == {other["id"]})
     await mirror.until(lambda mirror: low["id"] not in mirror)
 
 
