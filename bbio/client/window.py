@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
-from functools import total_ordering
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +14,6 @@ from bbio.client.replica import Key
 from bbio.query import Query
 
 
-@total_ordering
 class Place:
     """A place in the order of a query.
 
@@ -29,16 +27,11 @@ class Place:
     def __init__(self, query: Query, model: Mapping[str, Any]) -> None:
         self._keys = [(query.key(dict(model), order.path), order.descending) for order in query.order]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Place) and self._keys == other._keys
-
     def __lt__(self, other: Place) -> bool:
         for (mine, descending), (theirs, _) in zip(self._keys, other._keys, strict=True):
             if mine != theirs:
                 return mine > theirs if descending else mine < theirs
         return False
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Window:
@@ -125,10 +118,8 @@ class Window:
         place = self._places.pop(key, None)
         if place is None:
             return
-        at = bisect_left(self._order, place, key=_place_of)
-        while self._order[at][1] != key:
-            at += 1
-        del self._order[at]
+        # The id is a part of the order, so no two are at one place.
+        del self._order[bisect_left(self._order, place, key=_place_of)]
 
 
 def _place_of(entry: tuple[Place, Any]) -> Place:

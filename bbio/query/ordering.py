@@ -153,10 +153,11 @@ class Contains:
         True
     """
 
-    __slots__ = ("_key", "_types")
+    __slots__ = ("_key", "_types", "_wanted")
     judges = list  # values of another type contain nothing
 
     def __init__(self, wanted: Any) -> None:
+        self._wanted = wanted
         self._key = key_of(wanted)
         self._types = (int, float) if self._key[0] == NUMBER else (type(wanted),)
 
@@ -167,9 +168,12 @@ class Contains:
         """Test a list, in steps."""
         key, types = self._key, self._types
         for begin in range(0, len(values), STEP_VALUES):
-            for value in values[begin : begin + STEP_VALUES]:
-                if type(value) in types and key_of(value) == key:
-                    return True
+            some = values[begin : begin + STEP_VALUES]
+            # Most have nothing that is equal, which Python finds out in a tenth of the time.
+            if self._wanted in some:
+                for value in some:
+                    if type(value) in types and key_of(value) == key:
+                        return True
             yield
         return False
 

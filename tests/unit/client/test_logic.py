@@ -6,7 +6,7 @@ import gc
 import msgspec
 import pytest
 
-from bbio import Busy, Conflict, Forbidden, NotFound, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio import BadRequest, Busy, Conflict, Forbidden, NotFound, SyncError, Timeout, Unavailable, UnknownOutcome
 from bbio.client import Changes, Collection, Event
 from bbio.client import collection as collection_module
 from bbio.client import replica as replica_module
@@ -855,6 +855,189 @@ class TestCollection:
         session.wire.answer(None, {"total": 3}, {"r": None})
         assert isinstance(await opening, Collection)
         assert await opening == {}
+
+
+class TestPages:
+    """Collections with a limit, and live queries, at moments that a network seldom offers."""
+
+    async def opened(self, session, page, cursor="next", digest=None, **data):
+        handle = handle_of(session)
+        opening = await asking(session, handle.collection(data={"sort": "n", "limit": 2, **data}).open())
+        session.connected(session.wire)
+        self.listened(session, digest)
+        await rounds()
+        self.read(session, page, cursor)
+        return await opening
+
+    def listened(self, session, digest=None, **fields):
+        answer = reply(0, **fields)
+        if digest is not None:
+            answer["streams"]["c:"]["d"] = digest
+        return session.wire.answer(answer)
+
+    def read(self, session, page, cursor=None, revs=None):
+        """Answer a read; return the query."""
+        models = [{"id": key, "n": n} for key, n in page.items()]
+        _, given = session.wire.answer(None, models, {"r": revs or [1] * len(models), "next": cursor})
+        return given[0]["options"].get("data")
+
+    def write(self, session, offset, method, key, n=None, rev=None):
+        model = {"id": key} if n is None else {"id": key, "n": n}
+        session.received("synced", (method, model, told(offset, r=offset + 1 if rev is None else rev)))
+
+    async def test_what_leaves_is_replaced_by_a_page_after_the_last(self, session):
+        """What is told meanwhile comes after that; what nobody can name or that is older is left out."""
+        mirror = await self.opened(session, {"a": 1, "b": 2})
+        self.write(session, 1, "delete", "a")
+        await rounds()
+        self.write(session, 2, "delete", "c")
+        self.write(session, 3, "create", "z", 0)
+        assert list(mirror) == ["b"]
+        models = [{"id": "c", "n": 3}, {"n": 4}, {"id": "d", "n": 5}]
+        session.wire.answer(None, models, {"r": [1, None, 1], "next": None})
+        await rounds()
+        assert list(mirror) == ["z", "b"]
+        self.write(session, 4, "delete", "b")
+        assert list(mirror) == ["z", "d"]
+        assert session.wire.sent == []
+
+    async def test_a_read_that_is_older_than_what_was_told(self, session):
+        """What is known stays, also where it is after the end of the page by now."""
+        mirror = await self.opened(session, {"a": 1, "b": 2})
+        self.write(session, 1, "update", "b", 1.9, rev=9)
+        mirror._read_again()
+        await rounds()
+        self.read(session, {"b": 1.2, "c": 1.5}, "next", revs=[5, 1])
+        await rounds()
+        assert list(mirror) == ["c"]
+        self.read(session, {"b": 1.9, "d": 3}, None, revs=[9, 1])
+        await rounds()
+        assert list(mirror) == ["c", "b"]
+
+    async def test_what_was_read_after_a_listen_is_not_read_again_for_it(self, session):
+        """It was answered after that."""
+        mirror = await self.opened(session, {"a": 1})
+        await mirror.reread(renewed=False)
+        assert session.wire.sent == []
+
+    async def test_a_page_in_another_order_is_read_from_the_beginning(self, session):
+        """Also where that shows late."""
+        mirror = await self.opened(session, {"a": 1, "b": 2})
+        self.write(session, 1, "delete", "a")
+        await rounds()
+        self.read(session, {"d": 4, "c": 3}, None)
+        await rounds()
+        assert self.read(session, {"c": 3, "b": 2}, None) == {"sort": "n", "limit": 2}
+        await rounds()
+        self.write(session, 2, "update", "c", 5)
+        session.clock.turn()
+        await rounds()
+        assert self.read(session, {"b": 2, "c": 5}, None) == {"sort": "n", "limit": 2}
+        await rounds()
+        assert list(mirror) == ["b", "c"]
+
+    @pytest.mark.parametrize("cursor", ["next", None])
+    @pytest.mark.parametrize("fails", [False, True])
+    async def test_a_page_is_not_filled_by_a_read_that_was_overtaken(self, session, cursor, fails):
+        """Whether that was answered or refused; what is lacking after the later one is read."""
+        mirror = await self.opened(session, {"a": 1, "b": 2}, cursor)
+        self.write(session, 1, "delete", "a")
+        if cursor is None:
+            mirror._read_again()
+        await rounds()
+        session.received("resync", ("c:",))
+        session.clock.turn()
+        _, _, overtaken = session.wire.sent.pop(0)
+        self.listened(session, recovered=False)
+        await rounds()
+        self.read(session, {"b": 2, "c": 3}, "other")
+        await rounds()
+        self.write(session, 1, "delete", "c")
+        await rounds()
+        assert session.wire.sent == []
+        if fails:
+            overtaken({"error": {"name": "Busy", "code": 429}})
+        else:
+            overtaken(None, [], {"r": [], "next": None})
+        await rounds()
+        assert self.read(session, {"d": 4}, None)["$cursor"] == "other"
+        await rounds()
+        assert list(mirror) == ["b", "d"]
+
+    async def test_too_much_while_a_page_is_filled_has_all_of_it_read(self, session, monkeypatch):
+        """As what could not wait is lost."""
+        monkeypatch.setattr(collection_module, "NOTED", 1)
+        mirror = await self.opened(session, {"a": 1, "b": 2})
+        self.write(session, 1, "delete", "a")
+        await rounds()
+        self.write(session, 2, "create", "c", 0)
+        self.write(session, 3, "create", "d", 0.5)
+        self.read(session, {"e": 3}, None)
+        await rounds()
+        assert self.read(session, {"c": 0, "d": 0.5}, "next") == {"sort": "n", "limit": 2}
+        await rounds()
+        assert list(mirror) == ["c", "d"]
+
+    async def test_a_page_is_not_filled_after_its_connection_was_closed(self, session):
+        """Nobody asks for ever."""
+        mirror = await self.opened(session, {"a": 1, "b": 2})
+        self.write(session, 1, "delete", "a")
+        session.close()
+        await rounds()
+        assert mirror._filling is None
+        await mirror.changed()
+        with pytest.raises(Unavailable):
+            await mirror.changed()
+
+    async def test_another_query_that_cannot_be_read_is_asked_again(self, session):
+        """It is told at once; what is shown stays until it is there."""
+        mirror = await self.opened(session, {"a": 1})
+        asked = await asking(session, mirror.set_query({"n": 2}))
+        assert session.wire.sent[0][1][1]["query"] == {"n": 2}
+        self.listened(session, "d", recovered=False)
+        await rounds()
+        session.wire.answer({"error": {"name": "Busy", "code": 429}})
+        with pytest.raises(Busy):
+            await asked
+        assert (list(mirror), mirror._subscription.live) == (["a"], {"n": 2})
+        await rounds()
+        assert self.read(session, {"b": 2}, None) == {"n": 2}
+        await rounds()
+        assert list(mirror) == ["b"]
+
+    async def test_a_query_that_is_refused_is_not_asked_for_live(self, session):
+        """The listen is of all models then; the read says whether it is a query at all."""
+        mirror = await self.opened(session, {"a": 1})
+        asked = await asking(session, mirror.set_query({"n": {"$near": 2}}))
+        session.wire.answer({"error": {"name": "BadRequest", "code": 400}})
+        assert "query" not in session.wire.sent[0][1][1]
+        self.listened(session)
+        await rounds()
+        session.wire.answer({"error": {"name": "BadRequest", "code": 400, "message": "no query"}})
+        with pytest.raises(BadRequest, match="no query"):
+            await asked
+        await rounds()
+        session.wire.answer({"error": {"name": "BadRequest", "code": 400, "message": "no query"}})
+        with pytest.raises(BadRequest, match="no query"):
+            await mirror.changed()
+
+    async def test_what_all_channels_share_is_kept_to_the_query_here(self, session):
+        """The server picks out what it tells of one channel alone."""
+        handle = handle_of(session)
+        opening = await asking(session, handle.collection(data={"n": 1}).open())
+        session.connected(session.wire)
+        answer = reply(0)
+        answer["streams"]["c:"]["d"] = "digest"
+        answer["streams"]["*"] = {"epoch": "e", "offset": 0, "recovered": False, "events": []}
+        session.wire.answer(answer)
+        await rounds()
+        self.read(session, {"a": 1}, None)
+        mirror = await opening
+        for offset, key in ((1, "b"), (2, "c")):
+            place = {"s": "*", "e": "e", "o": offset, "r": 1}
+            session.received("synced", ("create", {"id": key, "n": offset}, place))
+        self.write(session, 5, "create", "d", "as the server compares")
+        assert sorted(mirror) == ["a", "b", "d"]
 
 
 class Failing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 
 from bbio.query.predicate import predicate
@@ -33,3 +34,12 @@ def test_conditions_by_themselves():
         ({"$or": [{"a": 2}, {"b": 1}]}, False),
     ):
         assert predicate(Query.read(said).where)(record) is held
+
+
+@pytest.mark.parametrize(
+    ("wanted", "values", "holds"),
+    [(1, [1.0], True), (1, [True], False), (True, [1, True], True), (None, [0, False], False), ("a", ["b", "a"], True)],
+)
+def test_what_python_finds_equal_is_of_the_same_type_too(wanted, values, holds):
+    """True is not 1."""
+    assert predicate(Query.read({"t": {"$contains": wanted}}).where)({"t": values}) is holds
