@@ -57,9 +57,10 @@ class RateLimitedLog:
         """Return whether one more line may be written now; else it is counted."""
         now = time.monotonic()
         if now - self._second >= 1.0:
+            self._second, self._written = now, 0
             if self._left_out:
                 self._logger.log(level, "%d more lines such as the next were left out", self._left_out)
-            self._second, self._written, self._left_out = now, 0, 0
+                self._written, self._left_out = 1, 0
         if self._written >= LINES_PER_SECOND:
             self._left_out += 1
             return False

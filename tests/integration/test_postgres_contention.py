@@ -96,11 +96,11 @@ async def test_whom_others_always_forestall_is_told_to_come_again(database_url, 
         one, two = programs
         await one.execute("BEGIN")
         await one.execute(CHANGE, second, '{"program": 1}')
-        writes = both(models, (first, second), 1)
-        await waiting(psql)
-        # It comes next, before bbio can try again.
+        # It comes next, before bbio can try again, which waits last: PostgreSQL looks for a deadlock once in each wait.
         await two.execute("BEGIN")
         next_one = asyncio.ensure_future(two.execute(CHANGE, second, '{"program": 2}'))
+        await waiting(psql)
+        writes = both(models, (first, second), 1)
         await waiting(psql, 2)
         await one.execute(CHANGE, first, '{"program": 1}')
         await one.execute("COMMIT")

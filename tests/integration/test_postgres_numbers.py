@@ -68,7 +68,7 @@ async def test_a_transaction_of_another_program_has_a_stamp(database_url, psql):
         assert (await models.store.positions(["*"]))["*"].stamp == stamps[-1]
 
 
-async def test_a_position_of_another_history_recovers_nothing(database_url):
+async def test_a_position_of_another_history_recovers_nothing(database_url, psql):
     """The stamp is that of the log's event, or of the top; what cannot be checked is not believed; 0 is not checked."""
     async with opened(database_url, history=HistoryLimits(events=10)) as models:
         await asyncio.gather(*(models.create({}) for _ in range(300)))
@@ -93,6 +93,8 @@ async def test_a_position_of_another_history_recovers_nothing(database_url):
         assert await models.store.since("c:", top.epoch, 0, 1) is None
         assert await models.store.since("c:never", top.epoch, 0, 1) is None
         assert await models.store.since("c:never", top.epoch, 0, 0) == []
+        await psql.execute("SELECT bbio_begin_epoch()")
+        assert await models.store.since("c:never", top.epoch, 0, 0) is None
 
 
 async def test_a_stream_that_begins_beside_a_new_epoch_is_of_that(database_url, psql):

@@ -26,7 +26,7 @@ def log(monkeypatch):
 
 
 def test_so_many_lines_in_a_second(log):
-    """What is more is counted, and told with the next line that is written."""
+    """What is more is counted, and told with the next line that is written, as a line of its own."""
     written, lines, wait = log
     for n in range(25):
         written.info("line %d", n)
@@ -34,9 +34,15 @@ def test_so_many_lines_in_a_second(log):
     wait()
     written.info("later")
     assert lines[LINES_PER_SECOND:] == ["15 more lines such as the next were left out", "later"]
+    for n in range(25):
+        written.info("line %d", n)
+    assert len(lines) == 2 * LINES_PER_SECOND
     wait()
     written.info("still later")
-    assert lines[-1] == "still later"
+    assert lines[-2:] == ["17 more lines such as the next were left out", "still later"]
+    wait()
+    written.info("at last")
+    assert lines[-2:] == ["still later", "at last"]
 
 
 def test_one_line_stays_one_line(log):
