@@ -69,5 +69,5 @@ class Scope(NamedTuple):
             raise Forbidden("this would make it a model that you may not have")
 
 
-# Of who sees nothing, after a fault in a layer of `@visible`.
+# After a fault in a layer of `@visible`.
 NO_SCOPE = Scope(NOTHING, NOTHING, is_known=False)
