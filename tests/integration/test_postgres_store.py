@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import asyncpg
 import attrs
@@ -597,18 +597,24 @@ async def test_a_refused_write_costs_its_batch_few_transactions(database_url, ps
     """What breaks a rule is found by halves, however many wait together with it; those keep their order."""
     async with opened(database_url) as models:
         await psql.execute("ALTER TABLE models ADD CHECK ((body ->> 'n')::integer <> 20)")
-        sizes, transact = [], models.store._transact
+        sizes, transact, made, make = [], models.store._transact, [], models.store._make
 
         async def counted(changes, *rest):
             sizes.append(len(changes))
             return await transact(changes, *rest)
 
+        async def counted_parts(connection, batch, writes, *rest):
+            made.append(len(writes))
+            await make(connection, batch, writes, *rest)
+
         monkeypatch.setattr(models.store, "_transact", counted)
+        monkeypatch.setattr(models.store, "_make", counted_parts)
         writes = [models.write("create", {"n": n}) for n in range(65)]
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
         assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, SyncError)] == [20]
         assert sizes[0] == 65
         assert len(sizes) <= 1 + 2 * 7
+        assert len(made) <= 1 + (1 + 2 * 7)
         assert [decode(event.body)["n"] for event in await log(models)] == [n for n in range(65) if n != 20]
 
 
@@ -631,7 +637,7 @@ async def test_lists_leave_connections_to_others(database_url, psql):
 
 
 async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
-    """Each has a share of those of a backend; the server itself has none of its own."""
+    """Each has a share of those of a backend, which have one of all; the server itself has none of its own."""
     async with opened(database_url) as models:
         database, store = models.store._database, models.store
         database.timeout = 0.2
@@ -643,6 +649,12 @@ async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
                 pass
             async with database.listing(store, None):
                 pass
+        async with AsyncExitStack() as held:
+            for other in range(database._lists._size):
+                await held.enter_async_context(database.listing(other, "somebody"))
+            with pytest.raises(Busy):
+                async with database.listing(store, "ann"):
+                    raise AssertionError("half of the connections are for what is no list")
         assert not database._lists._turns
         assert not database._lists_of_store._turns
         assert not database._lists_of_client._turns
