@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from contextlib import AsyncExitStack, suppress
 
@@ -513,6 +514,25 @@ async def test_an_operation_that_has_just_come_is_kept(database_url, psql):
             await models.store.tidy()
         again = await models.write("create", {}, op="c:1")
         assert (again.duplicate, again.event.offset) == (True, first.event.offset)
+        # Once it was seen long ago the time beside it counts.
+        await models.write("create", {}, op="c:2")
+        clock = itertools.count(0.0, documents.SEEN_SECONDS)
+        models.store._seen = documents.Seen(clock=lambda: next(clock))
+        for _ in range(3):
+            await models.store.tidy()
+        assert [(await models.write("create", {}, op=op)).duplicate for op in ("c:1", "c:2")] == [False, True]
+
+
+async def test_the_own_id_of_a_client_is_not_written_down(database_url, psql):
+    """Who reads the tables, or a backup, cannot name an operation of somebody else."""
+    async with opened(database_url) as models:
+        commit = await models.write("create", {}, op="own id of a client:1")
+        assert (await models.write("create", {}, op="own id of a client:1")).duplicate
+        tables = [await psql.fetch(f"SELECT t::text FROM {name} AS t") for name in ("bbio_log", "bbio_operations")]
+    written = str(tables)
+    assert commit.event.op in written
+    assert "own id" not in written
+    assert b"own id".hex() not in written
 
 
 async def test_one_process_trims_at_a_time(database_url, psql):
