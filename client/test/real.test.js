@@ -481,6 +481,22 @@ for (const queue of ['drop', 'keep']) {
   });
 }
 
+test('who connects with other headers, such as a cookie, is another user where none is named', async () => {
+  const channel = `users ${(channels += 1)}`;
+  const options = (cookie) => ({ transports: ['websocket'], jitter: 20, extraHeaders: { Cookie: `session=${cookie}` } });
+  const Backbone = openPage(proxy.url, { connect: options('ann') });
+  const collection = new Backbone.Collection([], { backend: { name: 'board', channel } }).bindBackend();
+  await collection.fetch();
+  await offline(collection);
+  let outcome;
+  collection.create({ title: 'private' }, { success: () => (outcome = 'done'), error: (_, err) => (outcome = err.name) });
+  proxy.refuse = false;
+  Backbone.io.connect(proxy.url, options('bob'));
+  assert.equal(await until(() => outcome), 'Dropped');
+  await collection.fetch();
+  assert.equal(collection.length, 0);
+});
+
 test('who is named is the same user with another token, and what waited is sent', async () => {
   const channel = `users ${(channels += 1)}`;
   const options = (token) => ({ transports: ['websocket'], jitter: 20, user: 'ann', auth: { token } });

@@ -121,6 +121,18 @@ async def test_whom_others_always_forestall_is_told_to_come_again(database_url, 
         assert {model["bbio"] for model in await models.all()} == {2}
 
 
+async def test_the_isolation_of_the_database_is_not_taken_over(database_url, psql, monkeypatch):
+    """A write that has waited for another program's goes on with what that has written, at its first attempt."""
+    monkeypatch.setattr(postgres, "ATTEMPTS", 1)
+    async with opened(f"{database_url}?default_transaction_isolation=serializable") as models:
+        milk = await models.create({})
+        async with psql.transaction():
+            await psql.execute(CHANGE, milk["id"], '{"program": 1}')
+            write = asyncio.ensure_future(models.write("patch", {"id": milk["id"], "bbio": 1}))
+            await waiting(psql)
+        assert (await write).record == {**milk, "program": 1, "bbio": 1}
+
+
 async def test_nobody_starves(database_url):
     """A program that goes through the rows in the other order, again and again, and bbio both get ahead."""
     await install_triggers(database_url, per_channel=True)

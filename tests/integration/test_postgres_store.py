@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import asyncpg
 import attrs
@@ -535,6 +536,25 @@ async def test_an_operation_that_has_just_come_is_kept(database_url, psql):
             await models.store.tidy()
         again = await models.write("create", {}, op="c:1")
         assert (again.duplicate, again.event.offset) == (True, first.event.offset)
+        # Once it was seen long ago the time beside it counts.
+        await models.write("create", {}, op="c:2")
+        clock = itertools.count(0.0, documents.SEEN_SECONDS)
+        models.store._seen = documents.Seen(clock=lambda: next(clock))
+        for _ in range(3):
+            await models.store.tidy()
+        assert [(await models.write("create", {}, op=op)).duplicate for op in ("c:1", "c:2")] == [False, True]
+
+
+async def test_the_own_id_of_a_client_is_not_written_down(database_url, psql):
+    """Who reads the tables, or a backup, cannot name an operation of somebody else."""
+    async with opened(database_url) as models:
+        commit = await models.write("create", {}, op="own id of a client:1")
+        assert (await models.write("create", {}, op="own id of a client:1")).duplicate
+        tables = [await psql.fetch(f"SELECT t::text FROM {name} AS t") for name in ("bbio_log", "bbio_operations")]
+    written = str(tables)
+    assert commit.event.op in written
+    assert "own id" not in written
+    assert b"own id".hex() not in written
 
 
 async def test_one_process_trims_at_a_time(database_url, psql):
@@ -620,11 +640,19 @@ async def test_a_refused_write_costs_its_batch_few_transactions(database_url, ps
     async with opened(database_url) as models:
         await psql.execute("ALTER TABLE models ADD CHECK ((body ->> 'n')::integer <> 20)")
         sizes = transactions(models, monkeypatch)
+        made, make = [], models.store._make
+
+        async def counted_parts(connection, batch, writes, *rest):
+            made.append(len(writes))
+            await make(connection, batch, writes, *rest)
+
+        monkeypatch.setattr(models.store, "_make", counted_parts)
         writes = [models.write("create", {"n": n}) for n in range(65)]
         outcomes = await asyncio.gather(*writes, return_exceptions=True)
         assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, SyncError)] == [20]
         assert sizes[0] == 65
         assert len(sizes) <= 1 + 2 * 7
+        assert len(made) <= 1 + (1 + 2 * 7)
         assert [decode(event.body)["n"] for event in await log(models)] == [n for n in range(65) if n != 20]
 
 
@@ -647,7 +675,7 @@ async def test_lists_leave_connections_to_others(database_url, psql):
 
 
 async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
-    """Each has a share of those of a backend; the server itself has none of its own."""
+    """Each has a share of those of a backend, which have one of all; the server itself has none of its own."""
     async with opened(database_url) as models:
         database, store = models.store._database, models.store
         database.timeout = 0.2
@@ -659,6 +687,12 @@ async def test_one_client_s_lists_keep_no_other_client_waiting(database_url):
                 pass
             async with database.listing(store, None):
                 pass
+        async with AsyncExitStack() as held:
+            for other in range(database._lists._size):
+                await held.enter_async_context(database.listing(other, "somebody"))
+            with pytest.raises(Busy):
+                async with database.listing(store, "ann"):
+                    raise AssertionError("half of the connections are for what is no list")
         assert not database._lists._turns
         assert not database._lists_of_store._turns
         assert not database._lists_of_client._turns

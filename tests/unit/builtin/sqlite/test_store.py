@@ -455,12 +455,26 @@ async def test_operations_are_forgotten_in_time(path, monkeypatch):
         clock = [0.0]
         models.store._seen = documents.Seen(clock=lambda: clock[0])
         monkeypatch.setattr(sqlite_store, "OPERATION_COUNT", 10_000)
-        monkeypatch.setattr(sqlite_store, "OPERATION_AGE", -1.0)
         await fill(300, 500)
-        assert await known(499)  # however old it says that it is, it came just now
         clock[0] = documents.SEEN_SECONDS
         await fill(500, 700)
-        assert [await known(n) for n in (420, 699)] == [False, True]
+        assert await known(299)  # it was seen long ago, but less than a day
+        monkeypatch.setattr(sqlite_store, "OPERATION_AGE", -1.0)
+        await fill(700, 900)
+        assert await known(600)  # however old it says that it is, it came within the hour
+        clock[0] = 2 * documents.SEEN_SECONDS
+        await fill(900, 1_100)
+        assert [await known(n) for n in (420, 1_099)] == [False, True]
+
+
+async def test_the_own_id_of_a_client_is_not_written_down(path):
+    """Who reads the file, or a copy of it, cannot name an operation of somebody else."""
+    async with opened(SQLiteStore(path)) as models:
+        commit = await models.write("create", {}, op="own id of a client:1")
+        assert (await models.write("create", {}, op="own id of a client:1")).duplicate
+        written = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert commit.event.op.encode() in written
+    assert b"own id" not in written
 
 
 async def test_a_jump_of_the_clock_forgets_no_operation(path, monkeypatch):
