@@ -48,7 +48,7 @@ class Mark:
         kind: the kind of layer.
         methods: the sync methods it applies to.
         thread: whether it runs in a thread.
-        may_leave: whether a write may leave a record that it says is not to be seen.
+        may_leave: whether a change may leave a record that it says is not to be seen.
     """
 
     kind: str
@@ -230,7 +230,8 @@ class _Visible:
     sees nothing until it answers again.
 
     Parameters:
-        may_leave: whether a client may write a record so that it is no longer to be seen by it.
+        may_leave: whether a client may change a record so that it is no longer to be seen by it. A new one must be
+            in its scope all the same.
         thread: whether the method, a plain `def`, runs in a thread, because it blocks.
 
     Raises (at class definition):

@@ -107,7 +107,7 @@ class Records:
                 return before, before
             record = self._changed(req, before)
         if req.scope is not None and self._as_planned:
-            req.scope.check_written(record)
+            req.scope.check_written(stored, record)
         return record, stored
 
     def _changed(self, req: Request, stored: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Promises:
         passes_on: whether a read gives the models of a list as JSON, `msgspec.Raw`, where `Request.passes_on` says so.
         was: whether the event of a write says how the record was, where its log `keeps_was`.
         scoped: whether it keeps to `Request.scope`: a read finds what is in it alone, a write changes nothing else and
-            calls `check_written` with the record before anything is kept.
+            calls `check_written` with the record before and after it, before anything is kept.
 
     Example:
         >>> Promises(atomic=True).immediate

@@ -24,7 +24,7 @@ class Scope(NamedTuple):
 
     Parameters:
         records: those that it may see and change.
-        kept: those that a write of it may leave; a part of `records` says nothing here with `may_leave=True`.
+        kept: those that a change by it may leave; a part of `records` says nothing here with `may_leave=True`.
         is_known: whether the layers have said it; they have not where one has failed.
         viewer: the text of the viewer's id, where the backend follows another one; None where that is not known.
 
@@ -56,16 +56,17 @@ class Scope(NamedTuple):
         """Return whether a record may be seen."""
         return self.records.matches(record)
 
-    def check_written(self, record: Record) -> None:
+    def check_written(self, before: Record | None, after: Record) -> None:
         """Refuse a write that would leave a record that its writer may not have.
 
         Parameters:
-            record: the record as it would be stored.
+            before: the record as it is stored; None of a new one, which the writer must be able to have in any case.
+            after: the record as it would be stored.
 
         Raises:
             Forbidden: the writer may not have it.
         """
-        if not self.kept.matches(record):
+        if not (self.records if before is None else self.kept).matches(after):
             raise Forbidden("this would make it a model that you may not have")
 
 

@@ -55,9 +55,9 @@ class Memberships(Backend):
     # Whoever is let in or removed is asked again at once what they may see.
     follows = {"memberships": "user"}
 
-    @visible(may_leave=True)
+    @visible
     async def of_own_projects(self, req: Request) -> Any:
-        """Members see each other, and let others in; they may leave, too."""
+        """Members see each other, and let others in; nobody lets themselves in, as that would be out of their scope."""
         return {"project": {"$in": await self.projects_of(req.user)}}
 
     @before("update", "patch")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
+from bbio import Forbidden
 from examples.tracker.app import app, application
 from tests.browser.test_examples import FAULTS
 from tests.support.servers import ServerProcess
@@ -99,6 +100,24 @@ async def test_the_issues_of_a_project_leave_the_page_of_who_is_removed(
             await narrow.page.get_by_role("checkbox").first.check()
             await narrow.page.locator("#issues .done").first.wait_for()
             assert await narrow.page.evaluate(FAULTS) == []
+
+
+async def test_nobody_lets_themselves_into_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members alone see who is in it, and let others in; so it is with its issues."""
+    monkeypatch.chdir(tmp_path)
+    async with app.test() as t:
+        ann, eve = (t.connect(user=user) for user in ("ann", "eve"))
+        memberships = eve.backend("memberships")
+        assert {membership["project"] for membership in await memberships.read()} == {"kitchen"}
+        with pytest.raises(Forbidden):
+            await memberships.create({"project": "garden", "user": "eve"})
+        with pytest.raises(Forbidden):
+            await memberships.patch({"id": "kitchen-eve", "project": "garden"})
+        with pytest.raises(Forbidden):
+            await eve.backend("issues").create({"title": "the gate squeaks", "project": "garden"})
+        await ann.backend("memberships").create({"project": "garden", "user": "eve"})
+        await eve.backend("issues").create({"title": "the gate squeaks", "project": "garden"})
+        assert [issue["author"] for issue in await ann.backend("issues").read()] == ["eve"]
 
 
 async def test_they_leave_pages_of_another_process_too(visit: Visit, tmp_path: Path, database_url: str) -> None:

@@ -885,7 +885,7 @@ class PostgresStore(DocumentStore):
         req = write.change.req
         if req is not None and req.scope is not None and write.method != "delete":
             try:
-                req.scope.check_written(record)
+                req.scope.check_written(write.stored, record)
             except Forbidden as err:
                 raise NotMade(err) from None
 
