@@ -173,9 +173,10 @@ async def test_programs_with_few_rights_may_write(database_url, psql, revisions)
 
 @pytest.mark.parametrize("name", ["it's", 'a "table"', "back\\slash", "a b"])
 async def test_names_are_quoted(database_url, psql, name):
-    """A table may have any name, a model any name for its id."""
-    await install_triggers(database_url, table=name, id_attribute=name)
-    async with opened(database_url, table=name, id_attribute=name, models=[{name: "1"}]) as models:
+    """A table may have any name, a model any name for its id, also where a backslash is no letter like others."""
+    url = f"{database_url}?standard_conforming_strings=off"
+    await install_triggers(url, table=name, id_attribute=name)
+    async with opened(url, table=name, id_attribute=name, models=[{name: "1"}]) as models:
         milk = await models.create({"n": 1})
         assert await models.read(milk[name]) == milk
         quoted = name.replace('"', '""')
