@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -21,3 +22,9 @@ settings.register_profile(
 settings.register_profile("long", parent=settings.get_profile("ci"), derandomize=False, max_examples=2000)
 settings.register_profile("short", parent=settings.get_profile("ci"), max_examples=examples(100))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish() -> None:
+    """Have Python look for garbage among what tests make alone, not again and again among thousands of tests."""
+    gc.collect()
+    gc.freeze()
