@@ -204,6 +204,7 @@ def test_what_is_followed_is_checked():
         type("Bad", (Backend,), {"follows": ["memberships"]})
     with pytest.raises(DefinitionError, match="did you mean 'follows'"):
         type("Bad", (Backend,), {"follow": {"memberships": "user"}})
+    type("Good", (Backend,), {"followers": {}, "flows": {"a": 1}})  # these may be anything
 
 
 @pytest.mark.parametrize(
