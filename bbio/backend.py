@@ -78,7 +78,7 @@ MEANT: dict[str, Callable[[Any], bool]] = {
     "notifies": lambda value: value == UNFILTERED,
     "recheck_interval": lambda value: isinstance(value, (int, float)),
     "live_queries": lambda value: isinstance(value, bool),
-    "follows": lambda value: isinstance(value, dict),
+    "follows": lambda value: isinstance(value, dict) and {type(each) for each in (*value, *value.values())} == {str},
 }
 RESEMBLANCE = 0.75
 

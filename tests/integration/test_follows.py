@@ -6,10 +6,12 @@ import asyncio
 from functools import partial
 
 import pytest
+from msgspec import structs
 
 from bbio import App, Backend, ConfigurationError, DefinitionError, Middleware, Request, before, visible
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.client import connect
+from bbio.server.subscribers import Subscribers
 from tests.support.proxy import Proxy
 
 # How long a client may take until it has heard of a change in another process; nothing is looked for meanwhile.
@@ -123,6 +125,24 @@ async def test_everybody_is_asked_where_nobody_knows_whom_a_change_concerns(make
         assert set(asked) == {"ann"}
 
 
+async def test_of_a_change_in_another_process_the_log_says_whom_it_concerns(make_store, monkeypatch):
+    """That process does not tell how the record was."""
+    event = Subscribers.event
+
+    def told_by_another(subscribers, told, origin=None):
+        event(subscribers, structs.replace(told, was=None))
+
+    monkeypatch.setattr(Subscribers, "event", told_by_another)
+    app, asked = tracker(make_store)
+    async with app.test() as t:
+        ann, bob = await pages(t, "ann", "bob")
+        asked.clear()
+        await t.connect().backend("memberships").patch({"id": "ann-x", "user": "eve"})
+        await t.settle()
+        assert [sorted(page) for page in (ann, bob)] == [["2"], ["1", "2"]]
+        assert set(asked) == {"ann"}
+
+
 async def test_everybody_is_asked_after_history_was_lost():
     """Of what was in it nobody knows."""
     app, asked = tracker()
@@ -184,6 +204,7 @@ def test_what_is_followed_is_checked():
         type("Bad", (Backend,), {"follows": ["memberships"]})
     with pytest.raises(DefinitionError, match="did you mean 'follows'"):
         type("Bad", (Backend,), {"follow": {"memberships": "user"}})
+    type("Good", (Backend,), {"followers": {}, "flows": {"a": 1}})  # these may be anything
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,19 @@ async def test_what_is_emitted_with_the_record_before_is_told_as_what_it_is_to_e
         assert (sorted(anns), len(reads)) == (["1", "2", "4"], 1)  # it had been stored by nobody
 
 
+async def test_what_is_emitted_and_is_no_record_is_nothing_that_views_could_judge():
+    """Nobody knows whom it concerns: everything is read again."""
+    app = issues(models=MODELS)
+    async with app.test() as t:
+        anns, reads = await t.connect(user={"id": "ann"}).backend("issues").collection(), []
+        anns_reread = anns.reread
+        anns.reread = lambda renewed: reads.append(renewed) or anns_reread(renewed)
+        app.backends["issues"].emit("created", ["a list"], channel="")
+        await t.advance(5)
+        await t.settle()
+        assert (sorted(anns), len(reads)) == (["1", "2", "4"], 1)
+
+
 async def test_nothing_is_resumed_across_what_nobody_knows_the_past_of(make_store):
     """Who was away when it was told reads everything."""
     app = issues(make_store, models=MODELS)
