@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from bbio.errors import ConfigurationError
+from bbio.protocol import encode
 from bbio.query.ordering import (
     FALSE,
     MAX_TEXT,
@@ -42,6 +43,10 @@ MAX_DOUBLE = "1.7976931348623158e308"
 MIN_DOUBLE = "2.5e-324"
 # A double as a number of any length.
 DOUBLE = "float8::text::numeric"
+
+# From how many texts or whole numbers on those of `$in` are one parameter: SQLite looks for each of its parameters
+# among all the others, and both databases take only so many. Clients may ask for fewer by default; scopes do not.
+MANY_VALUES = 201
 
 # What SQLite calls the types of JSON.
 _JSON_TYPES = {NULL: "'null'", FALSE: "'false'", TRUE: "'true'", NUMBER: "'integer', 'real'", TEXT: "'text'"}
@@ -113,6 +118,19 @@ class Dialect:
         """Return the SQL that says whether a field is a list that holds a value of this key."""
         raise NotImplementedError
 
+    def many(self, values: list[Any]) -> Any:
+        """Many texts, or many whole numbers, as one parameter."""
+        raise NotImplementedError
+
+    def among(self, number: int, values: list[Any]) -> str:
+        """Return the SQL that says, behind an expression, that it is one of `many`.
+
+        Parameters:
+            number: that of the parameter.
+            values: the values.
+        """
+        raise NotImplementedError
+
 
 class SQLite(Dialect):
     """Models as JSON text in the column `body`, ids of any type in the column `id`."""
@@ -168,6 +186,12 @@ class SQLite(Dialect):
             same += f" AND value = {bind(value)}"
         return f"(json_type(body, {at}) = 'array' AND EXISTS (SELECT 1 FROM json_each(body, {at}) WHERE {same}))"
 
+    def many(self, values: list[Any]) -> Any:
+        return encode(values).decode()
+
+    def among(self, number: int, values: list[Any]) -> str:
+        return f"IN (SELECT value FROM json_each(:{number}))"
+
     def _at(self, path: Path) -> str:
         return "$" + "".join(f'."{name}"' for name in path)
 
@@ -212,6 +236,12 @@ class PostgreSQL(Dialect):
             f"(jsonb_typeof({field}) = 'array' AND EXISTS (SELECT 1 FROM jsonb_array_elements("
             f"CASE jsonb_typeof({field}) WHEN 'array' THEN {field} END) AS one WHERE {' AND '.join(same)}))"
         )
+
+    def many(self, values: list[Any]) -> Any:
+        return values
+
+    def among(self, number: int, values: list[Any]) -> str:
+        return f"= ANY(${number}::{'text' if type(values[0]) is str else 'numeric'}[])"
 
     def _at(self, path: Path, bind: Bind) -> str:
         # Not #>, which takes a number in a path for a place in an array.
@@ -378,6 +408,11 @@ class Statement:
             place = self._places[known] = self._dialect.place(len(self.parameters), given)
         return place
 
+    def bind_many(self, values: list[Any]) -> str:
+        """Return what says, behind an expression, that it is one of many texts or whole numbers."""
+        self.parameters.append(self._dialect.many(values))
+        return self._dialect.among(len(self.parameters), values)
+
     @property
     def given(self) -> Parameters:
         """The parameters, as the database's driver takes them."""
@@ -455,17 +490,24 @@ class Statement:
     def _among(self, condition: Comparison) -> str:
         if not condition.value:
             return _any(())
-        key = self.key(condition.path)
-        groups: dict[tuple[str, ...], list[str]] = {}
+        dialect, key = self._dialect, self.key(condition.path)
+        # By type, and whether they go into one parameter.
+        groups: dict[tuple[int, bool], list[Any]] = {}
         for value in condition.value:
-            wanted = key_of(value)
-            last = self._dialect.significant(wanted[0]) - 1
-            operands = self._dialect.operands(wanted, self.bind)
-            groups.setdefault(tuple(operands[:last]), []).append(operands[last])
-        return _any(
-            _all([*map("{} = {}".format, key, same), f"{key[len(same)]} IN ({', '.join(values)})"])
-            for same, values in groups.items()
-        )
+            rank, wanted = key_of(value)
+            given = dialect.number(wanted) if rank == NUMBER else wanted
+            groups.setdefault((rank, rank in (NUMBER, TEXT) and type(given) is not float), []).append(wanted)
+        terms = []
+        for (rank, is_exact), values in groups.items():
+            last = dialect.significant(rank) - 1
+            same = dialect.operands((rank, values[0]), lambda value: "")[:last]
+            if is_exact and len(values) >= MANY_VALUES:
+                among = self.bind_many([value if rank == TEXT else dialect.number(value) for value in values])
+            else:
+                operands = [dialect.operands((rank, value), self.bind)[last] for value in values]
+                among = f"IN ({', '.join(operands)})"
+            terms.append(_all([*map("{} = {}".format, key, same), f"{key[last]} {among}"]))
+        return _any(terms)
 
     def _like(self, condition: Comparison) -> str:
         pattern = parts(condition.value)

@@ -626,3 +626,38 @@ async def test_what_a_database_makes_of_a_record_is_judged(database_url, psql):
         runtime = t.app.backends["letters"]
         res = await runtime.stacks["read"].run(bbio.Request("read", {}, {}, runtime.backend))
         assert sorted(letter["title"] for letter in res.result) == ["a", "c"]
+
+
+async def test_scopes_may_be_large(make_store):
+    """Each may compare with 10,000 values, and several are joined; one more is a fault, so that nothing is seen."""
+    models = [{"id": str(n), "n": n} for n in range(20)] + [{"id": "half", "n": 0.5}, {"id": "true", "n": True}]
+    first, values = [0], 9_000
+
+    class Issues(Backend):
+        store = make_store(models=models)
+
+        @visible
+        def named(self, req):
+            return {"id": {"$in": ["half", "true", *map(str, range(first[0], values))]}}
+
+        @visible
+        def numbered(self, req):
+            return {"n": {"$in": [0.5, True, *range(2, values)]}}
+
+        @visible
+        def named_again(self, req):
+            return {"id": {"$in": {"half", "true", *map(str, range(3, values))}}}
+
+        @visible
+        def numbered_again(self, req):
+            return {"n": {"$in": [0.5, True, *range(4, values)]}}
+
+    async with App().serve(Issues).test() as t:
+        ann = t.connect(user={"id": "ann"}).backend("issues")
+        shown = await ann.collection()
+        assert sorted(shown) == sorted([*map(str, range(4, 20)), "half", "true"])
+        assert ids((await ann.query({"n": {"$lt": 6}, "sort": "n"})).models) == ["half", "4", "5"]
+        first[0] = -2_000
+        await t.app.backends["issues"].recheck()
+        await t.settle()
+        assert sorted(shown) == []
