@@ -226,6 +226,9 @@ class _Visible:
     permissions are looked at again. Reads, pages and totals, writes, notifications and what is told after a lost
     connection follow it. Where there are several, such as of mixins, a record must be in all of them.
 
+    A `SyncError` that it raises, such as `Unauthorized`, is the answer to the client. After any other error the client
+    sees nothing until it answers again.
+
     Parameters:
         may_leave: whether a client may write a record so that it is no longer to be seen by it.
         thread: whether the method, a plain `def`, runs in a thread, because it blocks.

@@ -202,12 +202,16 @@ class Runtime:
             with suppress(StackError):  # who has no id is in no record
                 viewer = principal(req.user)
         for layer in self._scopes:
+            has_answered = False
             try:
                 answer = layer.call(req)
                 if layer.is_async or hasattr(answer, "__await__"):
                     answer = await answer
+                has_answered = True
                 said.append((Filter.read(answer, self.schema, self.id_attribute), layer.may_leave))
             except Exception as err:
+                if isinstance(err, SyncError) and not has_answered:
+                    raise  # it refuses, or cannot tell at the moment, as any layer may
                 scope_failures.error(
                     err, "%s (%s) failed to say what a client may see: it sees nothing", layer.name, layer.where
                 )

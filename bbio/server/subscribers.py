@@ -16,7 +16,7 @@ from typing import Any
 
 from bbio import protocol
 from bbio.declared import Publisher
-from bbio.errors import Busy
+from bbio.errors import Busy, Timeout
 from bbio.requests import WRITES, Request, Socket
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket
@@ -37,6 +37,8 @@ OWN_WRITES_SECONDS = 0.5
 OWN_WRITES_LOOK_SECONDS = 0.01
 # Seconds until a log that could not be read is asked again.
 LOG_RETRY_SECONDS = 1.0
+# Seconds until it is asked again what those may see of whom `@visible` could not say it.
+SCOPE_RETRY_SECONDS = 5.0
 # Listeners that are admitted anew at the same time.
 RECHECKS_AT_ONCE = 50
 
@@ -68,6 +70,8 @@ class Subscribers(Publisher):
         "_timer",
         "_unasked",
         "_unchecked",
+        "_unsure",
+        "_unsure_timer",
         "rechecks",
     )
 
@@ -89,6 +93,9 @@ class Subscribers(Publisher):
         self._followers = Followers()
         # The users who are to be asked about; None among them stands for everybody.
         self._unasked: set[str | None] = set()
+        # Listeners, by their sockets and streams, of whom nobody could say what they may see.
+        self._unsure: set[tuple[ClientSocket, str]] = set()
+        self._unsure_timer: asyncio.TimerHandle | None = None
         # How often permissions were looked at: who was admitted before the last time is asked again.
         self.rechecks = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -365,10 +372,10 @@ class Subscribers(Publisher):
         for followed in list(self._streams.values()):
             followed.kept = False
             self._let_go(followed)
-        for timer in (self._timer, self._recheck_timer):
+        for timer in (self._timer, self._recheck_timer, self._unsure_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._recheck_timer = None
+        self._timer = self._recheck_timer = self._unsure_timer = None
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -441,6 +448,8 @@ class Subscribers(Publisher):
             socket.scopes.pop(channel, None)
         else:
             socket.scopes[channel] = scope
+            if scope.is_of_fault:
+                self._ask_again(socket, channel_stream(channel))
         if self._runtime.is_scoped and wide != socket.views.get(BACKEND_WIDE):
             self._suspend(socket, BACKEND_WIDE)
         return changed
@@ -525,6 +534,17 @@ class Subscribers(Publisher):
         each = iter(listeners)
         await asyncio.gather(*(self._recheck_each(each) for _ in range(min(len(listeners), RECHECKS_AT_ONCE))))
 
+    def _ask_again(self, socket: ClientSocket, stream: str) -> None:
+        """Ask after a while what a listener may see, of whom nobody can say it at the moment."""
+        self._unsure.add((socket, stream))
+        if self._unsure_timer is None and not self._closed:
+            self._unsure_timer = asyncio.get_running_loop().call_later(SCOPE_RETRY_SECONDS, self._ask_unsure)
+
+    def _ask_unsure(self) -> None:
+        self._unsure_timer = None
+        unsure, self._unsure = self._unsure, set()
+        self._spawn(self._recheck([each for each in self._listeners() if (each[0], each[1].name) in unsure]))
+
     def _listeners(self) -> Iterator[tuple[ClientSocket, Followed]]:
         for followed in self._streams.values():
             if followed.name != BACKEND_WIDE:
@@ -593,13 +613,16 @@ class Subscribers(Publisher):
                 admission = self._exchanges.registry.admit(self._runtime, req)
                 failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
-            return False
+            failure, view = Timeout(), None
         if failure is None and view is not None and channel in socket.channels:
             self._delivery.flush()  # what was committed before belongs to the view of before
             view = view.narrowed(socket.views[followed.name].asked)
             if self.see(socket, channel, view, req.scope):
                 self._suspend(socket, followed.name)
-        return failure is not None and refused(failure) and not isinstance(failure, Busy)
+        is_refused = failure is not None and refused(failure) and not isinstance(failure, Busy)
+        if failure is not None and not is_refused and self._runtime.is_scoped:
+            self._ask_again(socket, followed.name)
+        return is_refused
 
     def _drop(self, socket: ClientSocket, followed: Followed) -> None:
         if socket.left:

@@ -50,6 +50,11 @@ class Scope(NamedTuple):
             Filter.all_of(records for records, may_leave in said if not may_leave),
         )
 
+    @property
+    def is_of_fault(self) -> bool:
+        """Return whether a fault has kept `@visible` from saying more than nothing."""
+        return self.records is NOTHING
+
     def sees(self, record: Record) -> bool:
         """Return whether a record may be seen."""
         return self.records.matches(record)
@@ -67,5 +72,5 @@ class Scope(NamedTuple):
             raise Forbidden("this would make it a model that you may not have")
 
 
-# Of who may see nothing, such as after a fault in a layer of `@visible`.
+# After a fault in a layer of `@visible`.
 NO_SCOPE = Scope(NOTHING, NOTHING)

@@ -19,6 +19,7 @@ from bbio import (
     Forbidden,
     Middleware,
     NotFound,
+    Unauthorized,
     Unavailable,
     after,
     read,
@@ -27,6 +28,7 @@ from bbio import (
 )
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.protocol import decode
+from bbio.server import subscribers
 from bbio.server.subscribers import Subscribers
 from bbio.streams import HistoryLimits
 
@@ -377,6 +379,87 @@ async def test_a_fault_in_a_scope_lets_nobody_see_anything(make_store, caplog):
             await ann.create({"n": 1})
     assert "Issues.scope" in caplog.text
     assert "EncodingError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "meanwhile"),
+    [(ConnectionError("out of reach"), []), (Unavailable("out of reach", retry_after=1.0), ["1", "4"])],
+    ids=["a fault", "unavailable"],
+)
+async def test_what_a_scope_could_not_say_is_asked_again(fault, meanwhile, monkeypatch):
+    """After a fault nothing is seen; who cannot tell at the moment changes nothing. Others are left alone."""
+    monkeypatch.setattr(subscribers, "SCOPE_RETRY_SECONDS", 0.02)
+    authors, faults, asked = {"ann": "ann", "bob": "bob"}, set(), []
+    retried, answered = asyncio.Event(), asyncio.Semaphore(0)
+
+    class Issues(Backend):
+        store = MemoryStore(models=MODELS)
+
+        @visible
+        def scope(self, req):
+            user = req.user["id"]
+            asked.append(user)
+            if user in faults:
+                if asked.count(user) > 8:
+                    retried.set()
+                raise fault
+            if user != authors[user]:
+                answered.release()
+            return {"author": authors[user]}
+
+    async with App().serve(Issues).test() as t:
+        ann, phone, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "ann", "bob"))
+        shown, also, others = await ann.collection(), await phone.collection(), await bob.collection()
+        faults.add("ann")
+        authors["ann"] = "bob"
+        await t.app.backends["issues"].recheck()
+        await t.settle()
+        assert (sorted(shown), sorted(also), sorted(others)) == (meanwhile, meanwhile, ["2", "3"])
+        before = asked.count("bob")
+        async with asyncio.timeout(20):
+            await retried.wait()
+            assert sorted(shown) == meanwhile
+            faults.clear()
+            for _ in (ann, phone):
+                await answered.acquire()
+        await t.settle()
+        assert (sorted(shown), sorted(also), asked.count("bob")) == (["2", "3"], ["2", "3"], before)
+
+
+async def test_a_scope_may_refuse_as_any_layer_may(make_store, caplog):
+    """Its client may not listen either; where it cannot tell at the moment, whoever listens goes on listening."""
+    answers = {}
+
+    class Issues(Backend):
+        store = make_store(models=MODELS)
+
+        @visible
+        def scope(self, req):
+            answer = answers.get(req.user["id"], True)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    app = App().serve(Issues)
+    async with app.test() as t:
+        ann, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "bob"))
+        answers["ann"] = Unauthorized("log in first")
+        for asked in (ann.read(), ann.create({"n": 1}), ann.patch({"id": "1", "n": 2}), ann.collection()):
+            with pytest.raises(Unauthorized, match="log in first"):
+                await asked
+        shown = await bob.collection()
+        answers["bob"] = Unavailable("the database is out of reach", retry_after=1.0)
+        await app.backends["issues"].recheck()
+        await t.settle()
+        await t.connect(user={"id": "eve"}).backend("issues").patch({"id": "1", "n": 7})
+        await t.settle()
+        assert (len(shown), shown["1"]["n"]) == (4, 7)
+        answers["bob"] = Forbidden("not any more")
+        await app.backends["issues"].recheck()
+        await t.settle()
+        with pytest.raises(Forbidden, match="not any more"):
+            await shown.until(lambda models: not models)
+    assert "failed to say" not in caplog.text
 
 
 async def test_scopes_are_joined_and_inherited():
