@@ -3,7 +3,7 @@
  *
  *     import type {} from 'bbio-client/backbone';
  */
-import type { BackboneIO, Backend, BackendSpec } from 'bbio-client';
+import type { BackboneIO, Backend, BackendSpec, Query } from 'bbio-client';
 
 declare module 'backbone' {
   /** What models and collections share. */
@@ -38,6 +38,12 @@ declare module 'backbone' {
   interface Collection<TModel extends Model> {
     /** What the server told of the latest fetch with a query. */
     page?: { next: string | null; total?: number };
+
+    /**
+     * Hold what another query finds, from now on: a bound collection reads it at once. None: everything.
+     * @throws {Error} it has no backend
+     */
+    setQuery(query?: Query | (() => Query | undefined)): this;
   }
 
   const io: BackboneIO;

@@ -4,12 +4,14 @@ import { attach as attachTo } from './backbone/attach.js';
 import { Connection } from './core/connection.js';
 
 export { Connection };
+export { Collection } from './core/collection.js';
 export { SyncError } from './core/errors.js';
 export { Handle } from './core/handle.js';
 
 /**
  * @typedef {import('./backbone/attach.js').BackboneIO} BackboneIO
  * @typedef {import('./backbone/attach.js').BackendSpec} BackendSpec
+ * @typedef {import('./backbone/attach.js').Query} Query
  * @typedef {import('./backbone/backend.js').Backend} Backend
  * @typedef {import('./core/namespace.js').Namespace} Namespace
  */

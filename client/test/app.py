@@ -1,9 +1,12 @@
 """The server that the client's tests run against."""
 
 import asyncio
+import datetime
 from typing import Any, ClassVar
 
-from bbio import App, Backend, Forbidden, Invalid, QueryLimits, before, create, delete, patch, read, update
+import attrs
+
+from bbio import App, Backend, Forbidden, Invalid, QueryLimits, before, create, delete, patch, read, update, visible
 from bbio.builtin import MemoryStore
 
 
@@ -96,6 +99,45 @@ class Shelf(Backend):
     """Every channel has models of its own; one page may have 100 models."""
 
     store = MemoryStore(per_channel=True)
+
+
+class Live(Backend):
+    """Every channel has models of its own, and tells clients only of what they ask for."""
+
+    store = MemoryStore(per_channel=True)
+    live_queries = True
+
+
+@attrs.define
+class Date:
+    """Something at a time."""
+
+    at: datetime.datetime
+
+
+class Dates(Backend):
+    """Every channel has dates of its own."""
+
+    model = Date
+    store = MemoryStore(per_channel=True)
+
+
+class LiveDates(Dates):
+    """The same, which tells clients only of what they ask for."""
+
+    name = "live-dates"
+    live_queries = True
+
+
+class Mine(Backend):
+    """Shows everybody what they own, and lets them give it away."""
+
+    store = MemoryStore(per_channel=True)
+
+    @visible(may_leave=True)
+    def own(self, req: Any) -> Any:
+        who = (req.socket.auth or {}).get("who")
+        return True if who == "all" else {"owner": who}
 
 
 class Books(Backend):
@@ -205,4 +247,4 @@ async def shout(sid: str, text: str) -> None:
 
 
 app.serve(Todos, Notes, Rooms, Counted, Silent, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts)
-app.serve(Letters, Control)
+app.serve(Letters, Control, Live, Mine, Dates, LiveDates)

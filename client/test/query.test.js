@@ -96,22 +96,62 @@ test('what this page creates stays in its collection, whatever the query', async
   assert.ok(open.get(mine.id));
 });
 
-test('nothing enters a page but by a fetch; what it has changes, and leaves with the query', async () => {
-  const { collection, handle } = await shelf(numbers(4));
+test('a model that is being destroyed does not come back when a save before that is refused', async () => {
+  const { collection, handle } = await shelf([{ done: false, n: 1 }]);
+  const open = collection();
+  await fetched(open, { done: false });
+  const model = open.at(0);
+  const { name, channel } = open.backend;
+  const elsewhere = openPage(server.url).io.connection.backend(name, { channel });
+  await elsewhere.sync('patch', { id: model.id, n: 2 });
+  await until(() => model.get('n') === 2);
+  // One that builds on what was there before.
+  const { request } = handle.session;
+  handle.session.request = (fields) => request.call(handle.session, { ...fields, request: { ...fields.request, ...(fields.request.rev && { rev: 1 }) } });
+  const refused = new Promise((resolve) => open.once('error', (_, err) => resolve(err.name)));
+  const gone = new Promise((success) => {
+    model.save({ n: 3 });
+    model.destroy({ success });
+  });
+  assert.equal(await refused, 'Conflict');
+  await gone;
+  assert.equal(open.length, 0);
+});
+
+test('a field that was changed there and back by saves that are refused shows what the server has', async () => {
+  const { collection, handle } = await shelf([{ n: 1 }]);
+  const list = collection();
+  await fetched(list);
+  const model = list.at(0);
+  const { name, channel } = list.backend;
+  const { request } = handle.session;
+  const waiting = [];
+  handle.session.request = (fields) => void waiting.push(fields);
+  const refused = [3, 1].map((n) => new Promise((resolve) => model.save({ n }, { error: (_, err) => resolve(err.name) })));
+  handle.session.request = request;
+  await openPage(server.url).io.connection.backend(name, { channel }).sync('patch', { id: model.id, n: 5, title: 'theirs' });
+  await until(() => model.get('title') === 'theirs');
+  for (const fields of waiting) handle.session.request(fields);
+  assert.deepEqual(await Promise.all(refused), ['Conflict', 'Conflict']);
+  assert.deepEqual(model.attributes, { id: model.id, n: 5, title: 'theirs' });
+});
+
+test('nothing enters a page that is not the first but by a fetch; what it has changes, and leaves with the query', async () => {
+  const { collection, handle } = await shelf(numbers(6));
   const page = collection();
-  await fetched(page, { n: { $lt: 10 }, sort: 'n', limit: 2 });
+  await fetched(page, { n: { $lt: 10 }, sort: 'n', limit: 2, offset: 2 });
   const created = [];
   page.on('remote:create', (model) => created.push(model.n));
   await handle.sync('create', { n: -1 });
   const [first, second] = page.models;
-  await handle.sync('patch', { id: first.id, n: 0.5 });
+  await handle.sync('patch', { id: first.id, n: 2.5 });
   await handle.sync('patch', { id: second.id, n: 11 });
   await until(() => page.length === 1);
-  assert.deepEqual(page.pluck('n'), [0.5]);
+  assert.deepEqual(page.pluck('n'), [2.5]);
   assert.deepEqual(created, [-1]);
 });
 
-test('after lost history a list of pages begins again with the first, and nothing counts as destroyed', async () => {
+test('after lost history a list of pages is as long as it was, and nothing counts as destroyed', async () => {
   const Backbone = openPage(undefined);
   const own = await startServer();
   const proxy = await startProxy(own.port);
@@ -129,12 +169,13 @@ test('after lost history a list of pages begins again with the first, and nothin
   // Another server, whose history is another.
   const next = await startServer();
   const elsewhere = openPage(next.url).io.connection.backend('shelf');
-  for (const model of numbers(3)) await elsewhere.sync('create', model);
+  for (const model of numbers(7)) await elsewhere.sync('create', model);
   proxy.target = next.port;
   proxy.cut();
   await reset;
-  assert.deepEqual(list.pluck('n'), [0, 1]);
-  assert.equal(typeof list.page.next, 'string');
+  assert.deepEqual(list.pluck('n'), [0, 1, 2, 3]);
+  await fetched(list, { ...data, cursor: list.page.next }, { remove: false });
+  assert.deepEqual(list.pluck('n'), [0, 1, 2, 3, 4, 5]);
   assert.deepEqual(lost, []);
   await Promise.all([own.stop(), next.stop(), proxy.stop()]);
 });

@@ -10,16 +10,24 @@ export class Announcer {
   #target;
   #handle;
   #isTold;
+  #wantedBy;
 
   /**
    * @param {any} target a collection, or a model: that hears of its own id
    * @param {import('../core/handle.js').Handle} handle
    * @param {(collection: any) => boolean} isTold whether a collection hears of the same
+   * @param {(model: any) => any} wantedBy what the bound collection that a model was in last wants to be told of
    */
-  constructor(target, handle, isTold) {
+  constructor(target, handle, isTold, wantedBy) {
     this.#target = new WeakRef(target);
     this.#handle = handle;
     this.#isTold = isTold;
+    this.#wantedBy = wantedBy;
+  }
+
+  /** What it wants to be told of. */
+  get wanted() {
+    return this.#wantedBy(this.#target.deref());
   }
 
   get handle() {

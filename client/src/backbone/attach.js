@@ -13,7 +13,8 @@ import { syncing } from './sync.js';
 /**
  * The Backbone adapter: models and collections with a `backend` sync over Socket.IO, all others as ever.
  *
- * @typedef {string | {name: string, channel?: string, persist?: boolean}} BackendSpec
+ * @typedef {Record<string, any>} Query the conditions of records, and what order and how many: see docs/queries.md
+ * @typedef {string | {name: string, channel?: string, persist?: boolean, query?: Query | (() => Query | undefined)}} BackendSpec
  *
  * @typedef {object} BackboneIO what `Backbone.io` is
  * @property {(url?: string | Record<string, any>, options?: Record<string, any>) => Connection} connect connect to the
@@ -60,8 +61,18 @@ export function attach(Backbone, io) {
   /** @param {any} target @returns {import('../core/handle.js').Handle | undefined} */
   function handleOf(target) {
     const owner = target.backend === undefined ? target.collection ?? homes.get(target) : target;
-    const spec = typeof owner?.backend === 'function' ? owner.backend() : owner?.backend;
+    const spec = owner && specOf(owner);
     return spec ? find(spec) : undefined;
+  }
+
+  /** @param {any} owner @returns {any} what it says its backend is */
+  const specOf = (owner) => (typeof owner.backend === 'function' ? owner.backend() : owner.backend);
+
+  /** @param {any} collection @returns {Query | undefined} its own query */
+  function queryOf(collection) {
+    const mirror = mirrors.get(collection);
+    const query = mirror ? /** @type {any} */ (mirror).own : specOf(collection)?.query;
+    return typeof query === 'function' ? query.call(collection) : query ?? undefined;
   }
 
   /** @param {BackendSpec | Backend} spec */
@@ -74,6 +85,8 @@ export function attach(Backbone, io) {
     if (!spec || typeof spec === 'function' || spec instanceof Backend) return spec;
     const handle = find(spec);
     const fields = { name: handle.name, channel: handle.channel ?? '', persist: Boolean(spec.persist) };
+    // A query is the collection's own.
+    if (spec.query !== undefined) return new Backend({ ...fields, query: spec.query }, () => find(fields));
     const key = JSON.stringify(Object.values(fields));
     const backend = backends.get(key) ?? new Backend(fields, () => find(fields));
     backends.set(key, backend);
@@ -89,7 +102,9 @@ export function attach(Backbone, io) {
     if (deaf.has(target) || announcers.get(target)?.handle === handle) return;
     silence(target);
     const isTold = (/** @type {any} */ other) => (mirrors.get(other) ?? announcers.get(other))?.handle === handle;
-    const announcer = new Announcer(target, handle, isTold);
+    // A model that has left a bound collection is told no more than that.
+    const wantedBy = (/** @type {any} */ model) => /** @type {any} */ (mirrors.get(homes.get(model)))?.wanted;
+    const announcer = new Announcer(target, handle, isTold, wantedBy);
     announcers.set(target, announcer);
     forgotten.register(target, announcer, announcer);
     handle.attach(announcer);
@@ -125,6 +140,14 @@ export function attach(Backbone, io) {
     return Object.assign(Taking, Kind);
   }
 
+  /** @param {any} collection @param {import('../core/handle.js').Handle} handle @returns {CollectionMirror} */
+  function keeping(collection, handle) {
+    const mirror = new CollectionMirror(collection, handle);
+    mirror.own = queryOf(collection);
+    if (mirror.own) mirror.asked = { data: mirror.own };
+    return mirror;
+  }
+
   const methods = {
     /**
      * Keep this collection or model like the backend, from now on.
@@ -138,7 +161,7 @@ export function attach(Backbone, io) {
       }
       if (mirrors.get(this)?.handle === handle) return this;
       this.unbindBackend();
-      const mirror = new (this instanceof Backbone.Collection ? CollectionMirror : ModelMirror)(this, handle);
+      const mirror = this instanceof Backbone.Collection ? keeping(this, handle) : new ModelMirror(this, handle);
       mirrors.set(this, mirror);
       mirror.start();
       handle.attach(mirror);
@@ -160,6 +183,26 @@ export function attach(Backbone, io) {
     },
   };
 
+  /**
+   * Hold what another query finds, from now on; a bound collection reads it at once.
+   * @this {any}
+   * @param {Query | (() => Query | undefined)} [query] none: everything
+   */
+  function setQuery(query) {
+    const spec = specOf(this);
+    if (!spec) throw new Error("setQuery: no backend; set one, as in Backbone.Collection.extend({backend: 'name'})");
+    const { name, channel, persist } = described(spec);
+    const say = (/** @type {any} */ said) => {
+      const backend = new Backend({ name, channel, persist, query: said }, () => find({ name, channel, persist }));
+      Reflect.defineProperty(this, 'backend', { ...PLAIN, value: backend });
+    };
+    const mirror = /** @type {any} */ (mirrors.get(this));
+    const its = /** @type {any} */ (query);
+    if (mirror) mirror.setQuery(typeof query === 'function' ? its.call(this) : query, () => say(mirror.own));
+    say(query);
+    return this;
+  }
+
   const api = {
     [ATTACHED]: true,
     connection,
@@ -168,6 +211,7 @@ export function attach(Backbone, io) {
       Object.assign(Backbone, original);
       for (const name of /** @type {const} */ (['io', 'IO'])) if (original[name] === undefined) delete Backbone[name];
       for (const prototype of prototypes) for (const name of Object.keys(methods)) delete prototype[name];
+      delete Backbone.Collection.prototype.setQuery;
       for (const [prototype, own] of owned) Object.assign(prototype, own);
       return api;
     },
@@ -178,6 +222,7 @@ export function attach(Backbone, io) {
   Object.assign(owned[0][1], { destroy, save });
   Object.assign(owned[1][1], { _reset: emptied, get });
   for (const prototype of prototypes) Object.assign(prototype, methods, { trigger: delivered(trigger) });
+  Object.assign(Backbone.Collection.prototype, { setQuery });
 
   // What Backbone keeps models in has properties that every object has: ids such as `constructor` would find them.
   /** @this {any} */
@@ -214,7 +259,7 @@ export function attach(Backbone, io) {
     const travels = this.isNew() ? undefined : { [OPERATES]: val.attrs ?? key };
     return save.call(this, applied(this.attributes, key), { ...val, ...travels });
   };
-  Backbone.sync = syncing(Backbone, { handleOf, mirrors, announcers, announce, original: _sync });
+  Backbone.sync = syncing(Backbone, { handleOf, queryOf, mirrors, announcers, announce, original: _sync });
   Backbone.Model = taking(Backbone.Model);
   Backbone.Collection = taking(Backbone.Collection);
   Backbone.io = Backbone.IO = api;

@@ -12,14 +12,16 @@ export class Backend {
   #handle;
 
   /**
-   * @param {{name: string, channel?: string, persist?: boolean}} spec
+   * @param {{name: string, channel?: string, persist?: boolean, query?: any}} spec
    * @param {() => import('../core/handle.js').Handle} handle finds its handle
    */
-  constructor({ name, channel = '', persist = false }, handle) {
+  constructor({ name, channel = '', persist = false, query }, handle) {
     this.name = name;
     /** The channel's name, empty for the default channel. */
     this.channel = channel;
     this.persist = persist;
+    /** The query of the collection; `setQuery` changes it. @type {Record<string, any> | (() => Record<string, any> | undefined) | undefined} */
+    this.query = query;
     this.#handle = handle;
   }
 

@@ -19,11 +19,15 @@ import { isPending, isWaiting, pendingOn, writesOf } from './writes.js';
  * @property {any} truth the model as it is
  * @property {number | undefined} rev its revision
  * @property {any} [maker]
+ * @property {string} [stream] that it was told in
  * @property {News | undefined} announced what the application is to hear
  */
 
 /** Passed with every change that comes from the server, for listeners that tell the two apart. */
 export const REMOTE = { remote: true };
+
+/** What became of a model that is there, but not for this client. */
+export const LEAVE = 'leave';
 
 /** Models whose `destroy` was triggered and that have not come back; one that is bound twice is destroyed once. */
 export const destroyed = new WeakSet();
@@ -101,7 +105,7 @@ export class Mirror {
     if (!isNews && !again && method !== 'create') return undefined;
     const truth = id === undefined ? raw : this.replica.truth(id);
     const announced = !isNews || maker ? undefined : gone ? { method, raw: { ...gone, ...raw } } : news;
-    return { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker, announced };
+    return { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker, stream: meta?.s, announced };
   }
 
   /** @param {Turn[]} turns */

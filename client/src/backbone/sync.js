@@ -1,16 +1,17 @@
 import { operationsIn, setsOf } from '../core/operators.js';
 import { SyncError } from '../core/errors.js';
-import { clone, copy, plain, same } from '../core/json.js';
+import { clone, copy, plain, same, snapshot } from '../core/json.js';
 import { joined, readAll } from '../core/pages.js';
+import { combined } from '../core/query.js';
 import { guarded } from '../core/report.js';
 import { OPERATES, applied, rebuilt } from './operators.js';
 import { created, creating, creationOf, follow } from './creation.js';
 import { delivering } from './deliver.js';
-import { REMOTE, destroyed, reassert, restore, unset } from './mirror.js';
+import { LEAVE, REMOTE, destroyed, reassert, restore, unset } from './mirror.js';
 import { turnPage } from './page.js';
 import { ROUNDED, isRounded, lookout } from './rounded.js';
 import { lost, nameOfId, note, shownBy, watchingParse } from './shown.js';
-import { begun, changed, ended } from './writes.js';
+import { begun, changed, ended, writesOf } from './writes.js';
 
 /**
  * `Backbone.sync` over Socket.IO: what the page asks for goes out, and what is answered comes back into its models.
@@ -43,12 +44,13 @@ const fetches = new WeakMap();
  * @param {any} Backbone
  * @param {object} page
  * @param {(target: any) => Handle | undefined} page.handleOf
+ * @param {(collection: any) => any} page.queryOf
  * @param {WeakMap<object, any>} page.mirrors what keeps a bound collection or model
  * @param {WeakMap<object, any>} page.announcers what tells those that are not bound
  * @param {(target: any, handle: Handle) => void} page.announce have one told
  * @param {Function} page.original Backbone's own `sync`
  */
-export function syncing(Backbone, { handleOf, mirrors, announcers, announce, original }) {
+export function syncing(Backbone, { handleOf, queryOf, mirrors, announcers, announce, original }) {
   const look = lookout();
 
   /**
@@ -68,7 +70,7 @@ export function syncing(Backbone, { handleOf, mirrors, announcers, announce, ori
     if (method === 'read') {
       const mirror = mirrors.get(model);
       const its = !many ? holders(model, handle) : mirror?.handle === handle ? [mirror] : [];
-      const under = read(handle, its, call);
+      const under = read(handle, its, call, many ? queryOf(model) : undefined);
       promise.abort = () => under.abort(new SyncError({ name: 'Aborted', message: `the fetch of "${handle.name}" was aborted`, code: 499 }));
     } else write(handle, many ? [] : holders(model, handle), method, call);
     options.xhr = promise;
@@ -90,9 +92,10 @@ function travelling(options) {
   return plain(extras);
 }
 
-/** @param {Handle} handle @param {Mirror[]} its what keeps the target @param {Call} call */
-function read(handle, its, { model, options, many, look, resolve, reject }) {
+/** @param {Handle} handle @param {Mirror[]} its what keeps the target @param {Call} call @param {any} query that of the collection */
+function read(handle, its, { model, options, many, look, resolve, reject }, query) {
   const asked = travelling(options);
+  if (query) asked.data = combined(query, asked.data);
   const sent = many ? {} : payload(model, options, handle);
   const turns = fetches.get(model) ?? { sent: 0, replaced: 0 };
   const turn = (turns.sent += 1);
@@ -224,6 +227,8 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
     const names = new Set(Object.keys(sets));
     names.delete(model.idAttribute);
     const changes = method === 'delete' || (method === 'create' && !creation) ? {} : changed(model, creation?.attributes ?? base?.base ?? {}, names);
+    // What goes back to what it was before another change that waits is a change, too.
+    for (const { mine } of writesOf(model)) for (const key of Object.keys(mine)) if (names.has(key)) changes[key] ??= snapshot(model.get(key));
     const places = new Map(its.map((mirror) => [mirror, mirror.target.models ? mirror.target.indexOf(model) : -1]));
     for (const name of operations.keys()) changes[name] = model.get(name);
     const change = { model, method, mine: changes, operations, places };
@@ -243,14 +248,17 @@ function write(handle, its, method, { model, options, many, hearers, look, resol
     if (judged.delete(model)) model.validationError = null;
     end();
     const isRecord = typeof result === 'object' && result !== null;
-    const raw = isRecord ? clone(result) : how === 'patch' ? { ...base?.raw, ...applied(base?.raw, what) } : what;
-    if (!passed) for (const mirror of its) mirror.acked(model, how, raw, meta);
+    // Of what this client may not see any more the id alone is told.
+    const hasLeft = meta?.in === false && how !== 'delete';
+    const written = how === 'patch' ? { ...base?.raw, ...applied(base?.raw, what) } : what;
+    const raw = hasLeft && Object.keys(result).length === 1 ? { ...written, ...result } : isRecord ? clone(result) : written;
+    if (!passed) for (const mirror of its) mirror.acked(model, hasLeft ? 'delete' : how, raw, meta);
     delivering(() => {
       if (how === 'delete') {
         destroyed.add(model);
         guarded(() => options.success?.(result));
-      } else guarded(() => answered(how, what, result, raw, meta?.r));
-      for (const mirror of its) guarded(() => mirror.place(model, how, passed));
+      } else guarded(() => answered(how, what, hasLeft ? clone(raw) : result, raw, meta?.r));
+      for (const mirror of its) guarded(() => mirror.place(model, hasLeft ? LEAVE : how, passed));
     });
     if (how !== 'delete') look([model]);
     if (creates) created(model, { raw });

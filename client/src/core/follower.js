@@ -50,6 +50,11 @@ export class Follower {
     return Object.fromEntries(fresh.map(([stream, place]) => [stream, positionOf(place)]));
   }
 
+  /** Whether a listen has no answer yet. */
+  get listening() {
+    return this.#listening;
+  }
+
   /** Whether nothing has been asked or told yet. */
   get fresh() {
     return !this.#listening && this.#places.size === 0;
@@ -189,6 +194,11 @@ export class Follower {
   gap() {
     for (const place of this.#places.values()) place.void = place.digest !== undefined;
     return this.#listening || !this.ready ? [] : this.#again();
+  }
+
+  /** What the server is to tell of is other than what it tells of. @returns {Effect[]} */
+  turn() {
+    return this.#listening || !this.ready ? [] : this.#again().map((effect) => ({ ...effect, again: false }));
   }
 
   /** Some time after the effect `watch`: what a reply told of should have arrived by now. @returns {Effect[]} */

@@ -1,8 +1,9 @@
+import { Collection } from './collection.js';
 import { Emitter } from './emitter.js';
 import { setsOf } from './operators.js';
 import { SyncError, passing } from './errors.js';
 import { Follower } from './follower.js';
-import { clone, copy, plain } from './json.js';
+import { clone, copy, plain, same } from './json.js';
 import { recall, remember } from './persist.js';
 import { guarded } from './report.js';
 
@@ -13,11 +14,14 @@ import { guarded } from './report.js';
  * @property {(list: News[]) => void} apply take notifications, in order
  * @property {(renewed: boolean) => Promise<void>} reread read everything again and replace what is held
  * @property {(event: string, ...args: any[]) => void} tell trigger an event of the connection
+ * @property {Conditions} [wanted] the conditions of the records that it wants to be told of; none: of all
  *
  * @typedef {{method: string, raw: any, meta?: import('./follower.js').Meta, own?: boolean, acked?: boolean}} News a notification;
  *   `raw` is not to be changed; `own`: of a write of this client; `acked`: of one that was answered before
  *
  * @typedef {{user: string, knownAs?: string | null}} Maker who makes writes, as the page says, and as the server does
+ *
+ * @typedef {Record<string, any>} Conditions of a query
  *
  * @typedef {object} Page
  * @property {any[]} models
@@ -69,6 +73,19 @@ export class Handle extends Emitter {
   knownAs = undefined;
   /** Key under which positions outlive the page. @type {string | undefined} */
   memory = undefined;
+  /** The conditions of the records that the server tells of; undefined: of all; null: it has not said yet. @type {Conditions | null | undefined} */
+  told = null;
+  /** What the latest listen asked to be told of. @type {Conditions | undefined} */
+  #asked = undefined;
+  /** What the server did not take. @type {Conditions | undefined} */
+  #refused = undefined;
+  /** Whether the next listen is made to be told of something else. */
+  #isAnew = false;
+  /** Mirrors that are to read everything once the server tells of what they want. @type {Set<Mirror>} */
+  #due = new Set();
+  #isCovering = false;
+  /** Readings of single mirrors. @type {WeakMap<Mirror, number>} */
+  #turns = new WeakMap();
   #reading = 0;
   /** Places of writes of this client that all were told of when they were answered; they may come as events yet. */
   #notified = new Set();
@@ -123,6 +140,17 @@ export class Handle extends Emitter {
   }
 
   /**
+   * Follow what a query finds: a list in its order, which stays current, as long as its limit if it has one.
+   * @param {Record<string, any>} [data] the query, such as `{done: false, sort: '-created', limit: 20}`; everything by default
+   * @param {{idAttribute?: string}} [options] `idAttribute`: the name of the id in a record
+   * @returns {Collection} to be read when its `ready()` has resolved; `close()` it in the end
+   * @throws {TypeError} the query does not begin at the beginning
+   */
+  collection(data, { idAttribute } = {}) {
+    return new Collection(this, data, idAttribute);
+  }
+
+  /**
    * `sync` with a callback, called synchronously as soon as the answer is known.
    * @param {Spec} spec
    * @param {(err: any, result?: any, meta?: any, passed?: boolean) => void} done
@@ -153,11 +181,13 @@ export class Handle extends Emitter {
     this.mirrors.add(mirror);
     this.#released = false;
     this.session.join(this);
+    this.#coverSoon();
   }
 
   /** @param {Mirror} mirror */
   detach(mirror) {
     if (this.mirrors.delete(mirror)) this.#released = this.mirrors.size === 0;
+    this.#due.delete(mirror);
     this.#rest();
   }
 
@@ -169,6 +199,7 @@ export class Handle extends Emitter {
   on(event, listener) {
     super.on(event, listener);
     this.session.join(this);
+    this.#coverSoon();
     return this;
   }
 
@@ -254,9 +285,105 @@ export class Handle extends Emitter {
     this.session.run(this, this.follower.complete());
   }
 
+  // Live queries: a channel has one listen, whatever is shown of it
+
+  /** The conditions that everything here shares; undefined: everything is to be told. @returns {Conditions | undefined} */
+  get #wanted() {
+    if (this.listeners('synced').length > 0) return undefined;
+    const [{ wanted = {} } = {}, ...others] = this.mirrors;
+    const isShared = Object.keys(wanted).length > 0 && others.every((mirror) => same(mirror.wanted, wanted));
+    return isShared && !same(wanted, this.#refused) ? wanted : undefined;
+  }
+
+  get #isCovered() {
+    return this.told === undefined || (this.told !== null && same(this.told, this.#wanted));
+  }
+
+  /**
+   * A listen leaves: say what it asks to be told of. That is the same as before where it will do, for what was missed is known of
+   * that alone.
+   * @returns {Conditions | undefined}
+   */
+  ask() {
+    const isEnough = !this.#isAnew && this.#isCovered && Object.keys(this.follower.since).length > 0;
+    this.#isAnew = false;
+    this.#asked = isEnough ? this.told ?? undefined : this.#wanted;
+    return this.#asked;
+  }
+
+  /** Listen anew if something wants to be told of more than the server tells of. */
+  cover() {
+    if (!this.#isCovered) this.#turn();
+  }
+
+  #turn() {
+    const effects = this.follower.turn();
+    if (effects.length === 0) return;
+    this.#isAnew = true;
+    this.session.run(this, effects);
+  }
+
+  #coverSoon() {
+    if (this.#isCovering) return;
+    this.#isCovering = true;
+    // Whatever is bound at the same time counts.
+    Promise.resolve().then(() => {
+      this.#isCovering = false;
+      this.cover();
+    });
+  }
+
+  /**
+   * A mirror wants to show other records: it reads them, once the server tells of them.
+   * @param {Mirror} mirror
+   */
+  requery(mirror) {
+    this.#due.add(mirror);
+    // Alone it need not be told of more than it wants, either.
+    if (!this.#isCovered || (this.mirrors.size === 1 && !same(this.#asked, this.#wanted))) this.#turn();
+    if (this.follower.ready && !this.follower.listening) this.#readDue();
+  }
+
+  /** The server has answered a listen. @param {boolean} reads whether everything is being read */
+  listened(reads) {
+    if (reads) this.#due.clear();
+    this.#readDue();
+    this.cover();
+  }
+
+  /** The server has refused a listen for what it asked to be told of, which it may read all the same. @param {Conditions} asked */
+  unasked(asked) {
+    this.#refused = asked;
+    this.told = null;
+  }
+
+  /** The server does not let this client listen. */
+  unheard() {
+    this.#due.clear();
+  }
+
+  #readDue() {
+    for (const mirror of this.#due) this.#refresh(mirror);
+    this.#due.clear();
+  }
+
+  /** Have one mirror read everything, for as long as it takes. @param {Mirror} mirror */
+  async #refresh(mirror) {
+    const turn = (this.#turns.get(mirror) ?? 0) + 1;
+    this.#turns.set(mirror, turn);
+    for (let pause = 1000; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+      const err = await mirror.reread(false).then(() => undefined, (reason) => reason);
+      if (!passing(err)) return;
+      await new Promise((resolve) => setTimeout(resolve, pause));
+      // Another reading has taken over, or nobody shows it any more.
+      if (turn !== this.#turns.get(mirror) || !this.mirrors.has(mirror)) return;
+    }
+  }
+
   /** The channel was left: whoever comes back to it begins anew. */
   left() {
     this.follower = new Follower();
+    this.told = null;
     this.#reading += 1;
   }
 

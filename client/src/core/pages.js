@@ -1,3 +1,4 @@
+import { isObject } from './ordering.js';
 import { said } from './query.js';
 
 /**
@@ -35,6 +36,31 @@ export function readAll(handle, spec, done) {
 }
 
 /**
+ * So many of the records that a query with a limit finds, page by page.
+ * @param {import('./handle.js').Handle} handle
+ * @param {import('./handle.js').Spec} spec
+ * @param {number} count how many, at least
+ * @param {string | undefined} cursor where to go on; from the beginning by default
+ * @param {(err: any, parts: Part[]) => void} done
+ */
+export function readOn(handle, spec, count, cursor, done) {
+  next(cursor, []);
+
+  /** @param {string | undefined} from @param {Part[]} parts those before */
+  function next(from, parts) {
+    const data = { ...spec.options?.data, ...(from !== undefined && { $cursor: from }) };
+    // Who reads on knows the total, or does not want to.
+    if (from !== undefined) for (const word of ['count', '$count']) if (!isObject(data[word])) delete data[word];
+    handle.request({ ...spec, options: { ...spec.options, data } }, (err, result, meta) => {
+      const all = [...parts, { result, meta }];
+      const found = all.reduce((sum, part) => sum + (part.result?.length ?? 0), 0);
+      if (err || found >= count || !result?.length || (meta?.next ?? null) === null) done(err, all);
+      else next(meta.next, all);
+    });
+  }
+}
+
+/**
  * Parts as one answer.
  * @param {Part[]} parts
  * @param {any} data the query
@@ -44,6 +70,6 @@ export function joined(parts, data) {
   const [only] = parts;
   if (parts.length === 1) return only;
   const { next: _, ...meta } = parts[0].meta;
-  const whole = { ...meta, ...(data !== undefined && { next: null }), r: parts.flatMap((part) => part.meta?.r ?? []) };
+  const whole = { ...meta, ...(data !== undefined && { next: parts.at(-1)?.meta?.next ?? null }), r: parts.flatMap((part) => part.meta?.r ?? []) };
   return { result: parts.flatMap(({ result }) => result), meta: whole };
 }

@@ -3,13 +3,10 @@
  * to it. What is here was understood by the server already. See docs/queries.md.
  */
 
+import { same } from './json.js';
+import { compareKeys, isObject, keyOf, lookup } from './ordering.js';
+
 const WORDS = ['sort', 'limit', 'offset', 'cursor', 'count'];
-
-/** Texts are compared by this many of their characters. */
-const LENGTH = 256;
-
-/** @param {any} value */
-const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** @param {string} name @param {any} value */
 const isWord = (name, value) =>
@@ -28,6 +25,32 @@ export function said(data, word) {
 /** @param {any} data a query @returns {boolean} whether it asks for a part only of what it finds */
 export const isPaged = (data) => ['limit', 'offset', 'cursor'].some((word) => said(data, word) !== undefined);
 
+/** @param {any} data a query @returns {boolean} whether it asks for the first page of what it finds */
+export const isFirstPage = (data) => said(data, 'limit') > 0 && !said(data, 'offset') && said(data, 'cursor') === undefined;
+
+/** @param {any} data a query @returns {Record<string, any>} its conditions alone */
+export const conditionsOf = (data) => Object.fromEntries(Object.entries(data ?? {}).filter(([name, wanted]) => !isWord(name, wanted)));
+
+/** @param {any} data a query @returns {Record<string, any>} what it says beside its conditions */
+export const wordsOf = (data) => Object.fromEntries(Object.entries(data ?? {}).filter(([name, wanted]) => isWord(name, wanted)));
+
+/**
+ * @param {any} query that of a collection
+ * @param {any} data what it is fetched with
+ * @returns {any} both together; of the words that say which page is meant, those of the latter
+ * @throws {Error} both have a condition for the same field
+ */
+export function combined(query, data) {
+  if (!query || (data !== undefined && !isObject(data))) return data;
+  for (const name of Object.keys(conditionsOf(data))) {
+    if (!(name in conditionsOf(query)) || same(data[name], query[name])) continue;
+    throw new Error(`fetch: the collection's own query has a condition for ${name}; change that with setQuery, or leave it out of data`);
+  }
+  const own = new Set(Object.keys(wordsOf(data)).map((word) => word.replace(/^\$/, '')));
+  const kept = Object.entries(wordsOf(query)).filter(([word]) => !own.has(word.replace(/^\$/, '')));
+  return { ...conditionsOf(query), ...Object.fromEntries(kept), ...data };
+}
+
 /**
  * @param {any} data a query
  * @param {any} model
@@ -35,6 +58,18 @@ export const isPaged = (data) => ['limit', 'offset', 'cursor'].some((word) => sa
  */
 export function matches(data, model) {
   return Object.entries(data ?? {}).every(([name, wanted]) => isWord(name, wanted) || holds(name, wanted, model));
+}
+
+/** A time that the server may write otherwise before it compares it. */
+const TIME = /"\d{4}-\d\d-\d\d[Tt ]\d\d(?!:\d\d:\d\d\.\d{6}Z")[^"]*"/;
+
+/**
+ * @param {any} data a query
+ * @param {any[]} models what the server has found
+ * @returns {boolean} whether it can be told here what else it finds; of a first page, what it means can be asked of the server instead
+ */
+export function isClear(data, models) {
+  return models.every((model) => matches(data, model)) && !(isFirstPage(data) && TIME.test(JSON.stringify(conditionsOf(data))));
 }
 
 /** @param {string} name @param {any} wanted @param {any} model @returns {boolean} */
@@ -45,13 +80,6 @@ function holds(name, wanted, model) {
   const value = lookup(model, name.split('.'));
   if (!isObject(wanted)) return order(value, wanted) === 0;
   return Object.entries(wanted).every(([operator, operand]) => compare(value, operator, operand));
-}
-
-/** @param {any} model @param {string[]} path */
-function lookup(model, path) {
-  let value = model;
-  for (const name of path) value = isObject(value) && Object.hasOwn(value, name) ? value[name] : undefined;
-  return value;
 }
 
 /** @param {any} value @param {string} operator @param {any} operand @returns {boolean} */
@@ -72,14 +100,8 @@ function compare(value, operator, operand) {
  * @returns {number | undefined} below 0, 0 or above 0; undefined when they are of different types
  */
 function order(value, operand) {
-  if (value === operand) return 0;
-  if (typeof value === 'number' && typeof operand === 'number') return value - operand;
-  if (typeof value !== 'string' || typeof operand !== 'string') return undefined;
-  // By code points, unlike JavaScript's own comparison.
-  const [one, other] = [[...value].slice(0, LENGTH), [...operand]];
-  const at = one.findIndex((character, index) => character !== other[index]);
-  if (at < 0) return one.length - other.length;
-  return at < other.length ? /** @type {any} */ (one[at].codePointAt(0)) - /** @type {any} */ (other[at].codePointAt(0)) : 1;
+  const [key, other] = [keyOf(value), keyOf(operand)];
+  return key[0] === other[0] ? compareKeys(key, other) : undefined;
 }
 
 /** @param {string} pattern @returns {RegExp} */

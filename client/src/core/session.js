@@ -73,7 +73,7 @@ export class Session {
       handle = new Handle(this, channel);
       this.#handles.set(channel, handle);
       if (memory) handle.persist(memory);
-      if (this.#online) this.run(handle, handle.follower.connected());
+      this.#begin(handle);
     } else if (memory) {
       handle.persist(memory);
     }
@@ -89,8 +89,18 @@ export class Session {
     const current = this.#handles.get(handle.channel);
     if (current) return current;
     this.#handles.set(handle.channel, handle);
-    if (this.#online) this.run(handle, handle.follower.connected());
+    this.#begin(handle);
     return handle;
+  }
+
+  /** @param {Handle} handle one that nobody used */
+  #begin(handle) {
+    if (!this.#online) return;
+    // What is bound at the same time says what it asks to be told of.
+    Promise.resolve().then(() => {
+      const { ready, listening } = handle.follower;
+      if (this.#online && !ready && !listening && this.#handles.get(handle.channel) === handle) this.run(handle, handle.follower.connected());
+    });
   }
 
   /** Follow a channel no more, unless it is used again, or something is under way in it. @param {Handle} handle */
@@ -372,13 +382,14 @@ export class Session {
     const send = () => {
       if (this.#handles.get(handle.channel) !== handle) return;
       let answered = false;
+      const query = handle.ask();
       const answer = this.#current((/** @type {any} */ reply) => {
         if (answered) return;
         this.#hear();
         answered = true;
-        this.#listened(handle, reply);
+        this.#listened(handle, reply, query);
       });
-      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true }, answer);
+      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true, ...(query && { query }) }, answer);
       this.#later(PATIENCE, () => {
         if (answered) return;
         answered = true;
@@ -390,11 +401,17 @@ export class Session {
     else send();
   }
 
-  /** @param {Handle} handle @param {any} reply */
-  #listened(handle, reply) {
+  /** @param {Handle} handle @param {any} reply @param {import('./handle.js').Conditions | undefined} query what it asked to be told of */
+  #listened(handle, reply, query) {
     if (this.#handles.get(handle.channel) !== handle) return;
     if (reply?.error) {
       const error = new SyncError(reply.error);
+      if (query && error.name === 'BadRequest') {
+        // Whoever asked for something that cannot be asked for hears of it when it is read.
+        handle.unasked(query);
+        this.run(handle, [{ do: 'listen', since: handle.follower.since, again: false }]);
+        return;
+      }
       handle.tell('error', error);
       if (passing(error)) {
         // What waits is not sent before the server has said who this is; it would be refused for good.
@@ -404,6 +421,7 @@ export class Session {
       }
       // A client that may not listen may still be allowed to sync.
       handle.follower.refused();
+      handle.unheard();
       this.#unrecognized(handle, error);
       this.#flush();
       return;
@@ -413,7 +431,11 @@ export class Session {
     if (user !== undefined) this.#recognized(handle, user);
     handle.options = options;
     if (typeof options.event === 'string') handle.prefix = options.event;
-    this.run(handle, handle.follower.listened(reply ?? {}));
+    const isLive = streams?.[`c:${handle.channel ?? ''}`]?.d !== undefined;
+    handle.told = isLive ? query : undefined;
+    const effects = handle.follower.listened(reply ?? {});
+    this.run(handle, effects);
+    handle.listened(effects.some((effect) => effect.do === 'read'));
     for (const [stream, state] of Object.entries(reply?.streams ?? {})) {
       for (const other of this.#following(stream)) {
         if (other !== handle) this.run(other, other.follower.overheard(stream, state));

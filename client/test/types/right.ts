@@ -1,7 +1,7 @@
 // How TypeScript users write it; all of this must compile.
 import Backbone from 'backbone';
 import { attach, connect, SyncError } from 'bbio-client';
-import type { Backend, BackendSpec, Namespace } from 'bbio-client';
+import type { Backend, BackendSpec, Collection, Namespace } from 'bbio-client';
 import type {} from 'bbio-client/backbone';
 
 interface Fields {
@@ -27,6 +27,10 @@ attach(Backbone).connect('http://localhost:3000', { auth: { token: 'x' }, deadli
 Backbone.io.connect().backend('todos', { channel: 'home' });
 const todos: Todos = new Todos().unbindBackend().bindBackend();
 const todo: Todo = new Todo({ title: 'milk' }, { backend: 'todos' }).bindBackend();
+todos.setQuery({ done: false, sort: '-created', limit: 20 }).setQuery().setQuery(() => ({ done: true })).bindBackend();
+new Backbone.Collection([], { backend: { name: 'todos', query: { done: false } } }).setQuery({ done: true });
+const asked: BackendSpec = { name: 'todos', query: () => undefined };
+console.log(asked);
 todos.create({ title: 'milk' }, { wait: true, error: (_model, err: SyncError) => console.log(err.code, err.message) });
 todo.unbindBackend().save({ title: 'tea' }, { patch: true });
 todo.save({ $inc: { likes: 1 }, title: 'milk' }, { patch: true, wait: true });
@@ -45,4 +49,12 @@ async function withoutBackbone(): Promise<string> {
   const milk = await connect().backend('todos').sync('create', { title: 'milk' });
   return milk.title;
 }
+
+async function live(): Promise<void> {
+  const latest: Collection = await connect().backend('todos').collection({ sort: '-created', limit: 20 }, { idAttribute: '_id' }).ready();
+  latest.on('change', ({ added }) => console.log(added, latest.models, latest.isMore, latest.total));
+  latest.setQuery({ done: true }).more(10);
+  latest.close();
+}
+live().catch((err: SyncError) => console.log(err.name));
 withoutBackbone().catch((err: SyncError) => console.log(err.name));

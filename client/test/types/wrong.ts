@@ -31,3 +31,8 @@ new Counter().save({ $inc: { likes: true } }, { patch: true }); // wrong
 new Counter().save({ $inc: { hates: 1 } }, { patch: true }); // wrong
 new Counter().save({ $append: { likes: 'x' } }, { patch: true }); // wrong
 new Counter().save({ $append: 'x' }, { patch: true }); // wrong
+connect().backend('todos').collection({}, { id: '_id' }); // wrong
+connect().backend('todos').collection().more('all'); // wrong
+todos.setQuery('done'); // wrong
+new Backbone.Model().setQuery({ done: true }); // wrong
+const bad: BackendSpec = { name: 'todos', query: 7 }; // wrong
