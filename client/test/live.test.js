@@ -186,10 +186,14 @@ for (const name of ['dates', 'live-dates']) {
     const core = await openPage(server.url).io.connection.backend(name, there).collection(query).ready();
     const become = (expected) => until(() => [list.models, core.models].every((models) => `${hours(models)}` === expected), expected);
     await become('10,09');
+    const reads = [];
+    const { request } = list.handle.session;
+    list.handle.session.request = (fields) => (reads.push(fields), request.call(list.handle.session, fields));
     await there.handle.sync('create', at('08'));
     const half = await there.handle.sync('create', at('07'));
     await there.handle.sync('patch', { id: half.id, ...at('10') });
     await become('10,10');
+    assert.equal(reads.length > 0, name === 'dates');
     await there.handle.sync('delete', there.made[1]);
     await become('10,09');
     await there.handle.sync('patch', { id: half.id, ...at('12') });

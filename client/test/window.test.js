@@ -5,7 +5,7 @@ import { Window } from '../src/core/window.js';
 import { closePages, openPage, startProxy, startServer, test, until, versions } from './support.js';
 import { seeded } from './world.js';
 
-const SCHEDULES = Number(process.env.BBIO_SCHEDULES ?? 15);
+const SCHEDULES = Number(process.env.BBIO_SCHEDULES ?? 12);
 
 let server;
 let proxy;
@@ -131,10 +131,13 @@ test('a list that was continued by its cursor goes on as one window', async () =
   await becomes(list, [0, 0.5, 2, 3]);
   await more();
   await becomes(list, [0, 0.5, 2, 3, 4, 5]);
-  for (let n = 10; n < 80; n += 1) await handle.sync('create', { n: n / 100 });
+  const many = [];
+  for (let n = 10; n < 80; n += 1) many.push(await handle.sync('create', { n: n / 100 }));
   await becomes(list, [0, 0.1, 0.11, 0.12, 0.13, 0.14]);
   await more();
   await becomes(list, [0, ...Array.from({ length: 7 }, (_, n) => (10 + n) / 100)]);
+  for (const model of many) await handle.sync('delete', model);
+  await becomes(list, [0, 0.5, 2, 3, 4, 5, 6, 7]);
 });
 
 test('a page that is not the first stays what was read, and so does a first page beside other models', async () => {
@@ -169,6 +172,26 @@ test('numbers past 2^53, which JavaScript rounds, are put where the server says'
   await handle.sync('create', { n: 2 ** 53 + 2 });
   await becomes(list, [2 ** 53 + 2, 2 ** 53]);
   assert.equal(list.reads.length, 1);
+});
+
+test('what cannot be read is told, and what can be read later is read then; meanwhile the window is shorter', async () => {
+  const { channel, handle, made } = await shelf(numbers(6));
+  const list = await opened(channel, { sort: 'n', limit: 2 });
+  const { session } = list.handle;
+  const { request } = session;
+  const failing = (error) => {
+    session.request = (fields) => void setTimeout(() => ((session.request = request), fields.done(error)));
+  };
+  failing({ name: 'Unavailable', code: 503 });
+  await handle.sync('delete', made[0]);
+  await becomes(list, [1]);
+  await becomes(list, [1, 2]);
+  failing({ name: 'Forbidden', code: 403 });
+  const refused = new Promise((resolve) => list.once('error', (_, err) => resolve(err.name)));
+  await handle.sync('delete', made[1]);
+  await handle.sync('delete', made[2]);
+  assert.equal(await refused, 'Forbidden');
+  assert.deepEqual(ns(list), [3]);
 });
 
 for (const version of versions) {
