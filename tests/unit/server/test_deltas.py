@@ -55,7 +55,7 @@ class Roles(Typed):
 class Scoped(Roles):
     @visible
     def scope(self, req):
-        return {"text": {"$ne": "hidden"}}
+        return {"text": {"$ne": "hidden"}, "n": {"$ne": 100 + int(req.socket.headers.get("way", "0"))}}
 
 
 @pytest.fixture
@@ -170,11 +170,12 @@ async def test_nothing_is_told_of_what_is_not_seen(start, backend):
     """Not even the name of a private field that changed, or of one for others; each is told that something did."""
     server = start(backend)
     writer, taker, other = await join(server, role="support"), await join(server), await join(server, deltas=None)
-    support = await join(server, role="support")
+    support, same = await join(server, role="support"), await join(server, way="1")
     notes = {} if backend is Typed else {"notes": "paid late"}
     await patch(writer, id="a", pin="1234", **notes, **{"$append": {"text": "y"}})
     assert latest(taker) == ("patch", {"id": "a"}, {"b": 1, "append": {"text": "y"}})
     assert latest(other)[:2] == ("update", {"id": "a", "text": "xy", "n": 0})
+    assert same.events == taker.events
     assert latest(support) == ("patch", {"id": "a", **notes}, {"b": 1, "append": {"text": "y"}})
     await patch(writer, id="a", pin="12345")
     assert latest(taker)[:2] == ("patch", {"id": "a"})
