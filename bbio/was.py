@@ -24,7 +24,7 @@ class RecordChange(NamedTuple):
 
 
 class Was(NamedTuple):
-    """What a log keeps of a change, see above; `base` is None where the revision is not known."""
+    """The parts of it; `base` is the revision before, None where that is not known."""
 
     previous: Record | None
     new: list[str]

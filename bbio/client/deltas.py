@@ -56,7 +56,7 @@ Answered = Callable[[SyncError | None, Any, Any], None]
 
 
 class Owner(Protocol):
-    """What these events are told to, and what reads for them."""
+    """Somebody whom these events are told to, and who reads for them."""
 
     def is_reading(self) -> bool:
         """Return whether anything is being read that says what the models are."""
@@ -161,7 +161,7 @@ class Deltas:
         return key if isinstance(key, (str, int)) else None
 
     def _known(self, key: Key, news: News) -> list[Known]:
-        """What is known of a model, but for deletions before a change of it."""
+        """Return what is known of a model, but for deletions before a change of it."""
         known = [*self._owner.known(key), *filter(None, [self._recent.get(key)])]
         return [each for each in known if each.model is not None or (each.rev or 0) >= news.rev]
 

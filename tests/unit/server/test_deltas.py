@@ -234,5 +234,5 @@ async def test_backends_that_do_not_say_so_tell_whole_records(start):
 
 def test_it_needs_a_store_that_knows_how_records_were():
     """The error says so."""
-    with pytest.raises(DefinitionError, match="'own': its events must say how records were, and nothing does not"):
+    with pytest.raises(DefinitionError, match="'own': its events must say how records were, and it has no store"):
         Served(type("Own", (Backend,), {"deltas": True, "name": "own"}))
