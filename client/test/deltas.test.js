@@ -184,9 +184,12 @@ for (const seed of [1, 2, 3, 4, 5, 6]) {
   test(`random patches, appends and cuts: every page comes to show what the server holds (${seed})`, async () => {
     const random = seeded(seed);
     const pick = (list) => list[Math.floor(random() * list.length)];
-    const { pages } = open(3);
-    await Promise.all(pages.map(({ list }) => fetched(list)));
-    const writer = pages[2];
+    const { pages } = open(5, { backend: seed % 2 ? 'stories' : 'feed' });
+    const [windows, writer] = [pages.splice(3), pages[2]];
+    const queries = [{ sort: '-n', limit: 2 }, { n: { $gt: 1 }, sort: ['text', 'n'], limit: 3 }];
+    windows.forEach(({ list }) => list.unbindBackend());
+    const first = windows.map(({ handle }, n) => handle.collection(queries[n]));
+    await Promise.all([...pages.map(({ list }) => fetched(list)), ...first.map((each) => each.ready())]);
     const ids = [];
     for (let n = 0; n < 3; n += 1) ids.push((await writer.handle.sync('create', { text: '', n })).id);
     const waiting = [];
@@ -215,6 +218,10 @@ for (const seed of [1, 2, 3, 4, 5, 6]) {
     const text = (models) => JSON.stringify(contents({ toJSON: () => models.map((model) => Object.fromEntries(Object.entries(model).sort())) }));
     const expected = text(await writer.handle.sync('read'));
     await until(() => pages.every(({ list }) => text(list.toJSON()) === expected));
+    for (const [n, query] of queries.entries()) {
+      const { models } = await writer.handle.query(query);
+      await until(() => JSON.stringify(first[n].models.map(({ id }) => id)) === JSON.stringify(models.map(({ id }) => id)) && text(first[n].models) === text(models));
+    }
     assert.ok(patches(pages[1].heard).length > 0);
   });
 }

@@ -115,23 +115,21 @@ async def test_a_collection_of_some_models_gets_those_that_come_to_be_of_them():
     """What it does not know and does not want costs it nothing."""
     async with stories().test() as t:
         writer, other = (t.connect().backend("stories") for _ in range(2))
-        done, paged = (
-            await other.collection(data={"done": True}),
-            await other.collection(data={"sort": "n", "limit": 9}),
-        )
+        queries = [{"done": True}, {"done": True, "sort": "n", "limit": 9}, {"offset": 1, "limit": 9}]
+        done, page, later = [await other.collection(data=data) for data in queries]
         made = await writer.create({"done": False, "text": "a"})
         await t.settle()
         other._subscription._deltas.restart()  # nothing of it is remembered
-        paged._replica.renew()
-        done._replica.renew()
+        for collection in (done, page, later):
+            collection._replica.renew()
         before = await reads(other)
         await writer.patch({"id": made["id"], "$append": {"text": "b"}})
         await t.settle()
-        assert (len(done), len(paged), await reads(other)) == (0, 0, before)
+        assert (len(done), len(page), len(later), await reads(other)) == (0, 0, 0, before)
         await writer.patch({"id": made["id"], "done": True})
         await t.settle()
-        assert dict(done) == {made["id"]: {**made, "text": "ab", "done": True}}
-        assert len(paged) == 0
+        assert dict(done) == dict(page) == {made["id"]: {**made, "text": "ab", "done": True}}
+        assert (len(later), await reads(other)) == (0, before + 1)
 
 
 async def test_where_reads_tell_no_revisions_whole_records_are_told(told):

@@ -137,6 +137,8 @@ class World:
             rev = self.shown[id(collection), key] = self.revs.get((key, record.get("n")), before)
             if rev < before:
                 self.wrong.append(f"a page went back from revision {before} to {record!r}")
+            if not {"group", "n"} <= record.keys():
+                self.wrong.append(f"a page shows a part of a record: {record!r}")
 
     # What happens
 

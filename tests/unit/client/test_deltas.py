@@ -220,8 +220,18 @@ def test_a_text_that_is_none_cannot_be_added_to():
 )
 def test_a_change_may_let_a_record_in_by_the_fields_that_it_concerns_alone(fields, may):
     """It was not in before; what cannot be known may be."""
-    where = Query.read({"done": True, "title": {"$like": "a%"}, "a.b": 1, "$or": [{"c": 1}, {"d": 2}]}).where
-    assert may_enter(where, changed(5, 3, **fields)) is may
+    query = Query.read({"done": True, "title": {"$like": "a%"}, "a.b": 1, "$or": [{"c": 1}, {"d": 2}]})
+    assert may_enter(query, changed(5, 3, **fields)) is may
+
+
+@pytest.mark.parametrize(
+    ("fields", "may"), [({"rank": 1}, True), ({"rank": 1, "done": False}, False), ({"n": 1}, False)]
+)
+def test_a_change_of_what_a_page_is_sorted_by_may_let_a_record_in(fields, may):
+    """Where its conditions let it; of a list without pages it does not."""
+    data = {"done": True, "sort": "-rank"}
+    assert may_enter(Query.read({**data, "limit": 2}), changed(5, 3, **fields)) is may
+    assert not may_enter(Query.read(data), changed(5, 3, **fields))
 
 
 def test_a_replica_knows_what_its_models_are_just_that_of():
