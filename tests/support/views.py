@@ -226,8 +226,8 @@ class World:
             take(collection, *args)
             self.shows(collection)
 
-        def spied_replace(collection: Collection, *args: Any) -> None:
-            replace(collection, *args)
+        def spied_replace(collection: Collection, *args: Any, **options: Any) -> None:
+            replace(collection, *args, **options)
             self.shows(collection)
 
         patched.setattr(Subscribers, "event", spied_event)
