@@ -26,7 +26,7 @@ from bbio.streams import HistoryLimits
 # The names that a backend declares itself with, or calls: no layer can have them. All others are the application's.
 INTERFACE = (
     *("name", "middleware", "store", "model", "unknown", "schema", "emit", "use", "notifies", "recheck_interval"),
-    *("follows", "live_queries"),
+    *("follows", "live_queries", "deltas"),
 )
 CALLED = ("emit", "use")
 # What `emit` may tell of.
@@ -79,6 +79,7 @@ MEANT: dict[str, Callable[[Any], bool]] = {
     "recheck_interval": lambda value: isinstance(value, (int, float)),
     "live_queries": lambda value: isinstance(value, bool),
     "follows": lambda value: isinstance(value, dict) and {type(each) for each in (*value, *value.values())} == {str},
+    "deltas": lambda value: isinstance(value, bool),
 }
 RESEMBLANCE = 0.75
 
@@ -202,6 +203,7 @@ class Backend(Generic[M]):
         follows: other backends whose records decide what `@visible` says, each with the field of theirs that has the
             id of a user: `{"memberships": "user"}`. A change of such a record has this user's permission asked again.
         live_queries: whether clients may ask to be told of some models alone; where `@visible` is used, they may.
+        deltas: whether clients that can be are told what a write changed, in place of the whole record.
 
     `schema` is the `Schema` of `model`.
 
@@ -231,6 +233,7 @@ class Backend(Generic[M]):
     recheck_interval: ClassVar[float | None] = None
     follows: ClassVar[Mapping[str, str]] = {}
     live_queries: ClassVar[bool] = False
+    deltas: ClassVar[bool] = False
 
     schema: Schema | None = None
 

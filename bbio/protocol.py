@@ -19,7 +19,7 @@ import msgspec
 from bbio.errors import BadRequest, SyncError
 from bbio.model.scalars import writable
 from bbio.requests import METHODS
-from bbio.streams import BACKEND_WIDE, STAMPS, Event, Op, Position, channel_stream
+from bbio.streams import BACKEND_WIDE, STAMPS, Delta, Event, Op, Position, channel_stream
 
 VERSION = 1
 # The events that a client of a backend sends.
@@ -70,6 +70,7 @@ class ListenFields(msgspec.Struct, frozen=True):
         client: its own id, where it wants to be told the public part of it.
         asks_user: whether it wants to be told whom the server takes it for, too.
         query: which records it wants to be told of, unchecked; None for all that it may have.
+        deltas: whether it takes what changed of a record in place of the whole.
     """
 
     channel: str | None
@@ -78,6 +79,7 @@ class ListenFields(msgspec.Struct, frozen=True):
     client: str | None = None
     asks_user: bool = False
     query: Any = None
+    deltas: bool = False
 
 
 _sync_decoder = msgspec.json.Decoder(tuple[Literal["sync"], Sync])
@@ -371,7 +373,8 @@ def read_listen(args: Any) -> ListenFields:
     if client is not None and not (type(client) is str and 0 < len(client) <= MAX_CLIENT):
         raise BadRequest(f"client must be a string of at most {MAX_CLIENT} characters")
     since = since if type(since) is dict and len(since) <= MAX_STREAMS else {}
-    return ListenFields(channel, VERSION, since, client, extras.get("user") is True, extras.get("query"))
+    asks_user, query, deltas = extras.get("user") is True, extras.get("query"), extras.get("deltas") is True
+    return ListenFields(channel, VERSION, since, client, asks_user, query, deltas)
 
 
 def read_unlisten(args: Any) -> list[str | None]:
@@ -438,7 +441,7 @@ def synced(event: Event) -> bytes:
 
 def synced_v1(event: Event) -> bytes:
     """The version-1 `synced` event, as JSON."""
-    return b'["synced","%b",%b,%b]' % (event.method.encode(), event.body, _position(event, event.op))
+    return b'["synced",%b]' % _arguments(event)
 
 
 def resync(stream: str) -> bytes:
@@ -454,7 +457,19 @@ def at(position: Position, stream: str, told: int) -> bytes:
 
 def event_json(event: Event) -> msgspec.Raw:
     """An event in the reply to a `listen`: the arguments of its `synced`, for a client that missed it."""
-    return msgspec.Raw(b'["%b",%b,%b]' % (event.method.encode(), event.body, _position(event, event.op)))
+    return msgspec.Raw(b"[%b]" % _arguments(event))
+
+
+def _arguments(event: Event) -> bytes:
+    place = _position(event, event.op)
+    if type(event) is Delta:
+        more: dict[str, Any] = {"b": event.base}
+        if event.unset:
+            more["unset"] = event.unset
+        if event.append:
+            more["append"] = event.append
+        place = b"%b,%b" % (place[:-1], encode(more)[1:])
+    return b'"%b",%b,%b' % (event.method.encode(), event.body, place)
 
 
 def stream_reply(position: Position, events: list[Event] | None, digest: str | None = None) -> dict[str, Any]:

@@ -189,6 +189,11 @@ class Runtime:
         found = list(filter(narrows_reads, self.stacks["read"].layers))
         return [] if all(is_refused(self.stacks[method]) for method in WRITES) else found
 
+    @property
+    def common_view(self) -> View:
+        """The view of who has none of its own."""
+        return View.whole() if self.schema is None else View.public(self.schema)
+
     async def _enter_scope(self, req: Request) -> None:
         """Say in a request which records its client may have: as it was said when it began to listen, else anew."""
         if req.socket is not None:
@@ -265,7 +270,7 @@ class Runtime:
             self._tell_backend(store=self.store)
         if scopes := self._visible_layers():
             self._keep_to_scopes(scopes[0])
-        elif self.backend.live_queries:
+        elif self.backend.live_queries or self.backend.deltas:
             self.keep_was()
         self.compile()
 

@@ -178,6 +178,20 @@ class Event(msgspec.Struct, eq=False, gc=False):
         return f"<Event {self.stream} {self.epoch}/{self.offset} {self.method}>"
 
 
+class Delta(Event, eq=False, gc=False, kw_only=True):
+    """An event as those are told of it who have the record as it was: its model is the id and the fields to set.
+
+    Parameters:
+        base: the revision that it builds on.
+        unset: the fields that are gone.
+        append: what is added to the end of texts, by field.
+    """
+
+    base: int
+    unset: tuple[str, ...] = ()
+    append: dict[str, str]
+
+
 class Commit(msgspec.Struct, eq=False, gc=False):
     """The outcome of a write.
 

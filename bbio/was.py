@@ -2,7 +2,7 @@
 
 A view needs the record before and after. The event tells what all may know of it; beside that the log keeps `was`, JSON
 of a list: the previous values of the fields that changed (null where there was no record), the fields that it had not
-before, and the fields that the event does not tell.
+before, the fields that the event does not tell, and the revision that the record had before.
 """
 
 from __future__ import annotations
@@ -23,13 +23,29 @@ class RecordChange(NamedTuple):
     after: Record | None
 
 
-def was_of(before: Record | None, after: Record | None, told: bytes) -> bytes:
+class Was(NamedTuple):
+    """The parts of it; `base` is the revision before, None where that is not known."""
+
+    previous: Record | None
+    new: list[str]
+    hidden: Record
+    base: int | None
+
+    @classmethod
+    def read(cls, was: bytes) -> Was:
+        """Read it from its JSON."""
+        previous, new, hidden, base = [*decode(was), None, None, None][:4]
+        return cls(previous, new or [], hidden or {}, base)
+
+
+def was_of(before: Record | None, after: Record | None, told: bytes, base: int | None = None) -> bytes:
     """Return what a log keeps of a change.
 
     Parameters:
         before: the record before, as JSON has it; None where there was none.
         after: the record after; None where it is gone.
         told: the body of the event.
+        base: the revision of the record before.
 
     Example:
         >>> was_of({"id": 7, "n": 1}, {"id": 7, "n": 2, "pin": "x"}, b'{"id":7,"n":2}')
@@ -47,7 +63,7 @@ def was_of(before: Record | None, after: Record | None, told: bytes) -> bytes:
             name: value for name, value in before.items() if name not in after or not is_same(after[name], value)
         }
         new = [name for name in after if name not in before]
-    parts: list[Any] = [previous, new, hidden]
+    parts: list[Any] = [previous, new, hidden, base]
     while not parts[-1] and len(parts) > 1:
         parts.pop()
     return encode(parts)
@@ -65,12 +81,10 @@ def change_of(event: Event) -> RecordChange | None:
     """
     if event.was is None:
         return None
-    previous, new, hidden = [*decode(event.was), None, None][:3]
-    record = {**decode(event.body), **(hidden or {})}
+    previous, new, hidden, _ = Was.read(event.was)
+    record = {**decode(event.body), **hidden}
     if event.method == "delete":
         return RecordChange(record, None)
     if previous is None:
         return RecordChange(None, record)
-    return RecordChange(
-        {**{name: value for name, value in record.items() if name not in (new or ())}, **previous}, record
-    )
+    return RecordChange({**{name: value for name, value in record.items() if name not in new}, **previous}, record)

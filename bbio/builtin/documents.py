@@ -556,7 +556,7 @@ class Batch:
         for change in changes:
             change.error = None
         # The writes that were made, with what they came to and that as JSON; the operations that they belong to.
-        self._made: dict[Change, tuple[Write, dict[str, Any], bytes]] = {}
+        self._made: dict[Change, tuple[Write, dict[str, Any], bytes, int | None]] = {}
         self._operations: set[bytes] = set()
 
     @property
@@ -670,7 +670,7 @@ class Batch:
             self.changed[key] = None
         else:
             self.models[key] = self.changed[key] = (write.rev, body)
-        self._made[change] = (write, record, body)
+        self._made[change] = (write, record, body, before and before[0])
         if change.operation is not None:
             self._operations.add(change.operation)
 
@@ -703,12 +703,12 @@ class Batch:
         req, record, body, method, rev = change.req, change.model, change.body, change.method, None
         was = change.was
         if change in self._made:
-            write, record, whole = self._made[change]
+            write, record, whole, base = self._made[change]
             method, rev, body = write.method, write.rev, whole
             if self.store.schema is not None:
                 body = public_body(self.store.schema, record)
             if self.store.keeps_was:
-                was = was_of(write.stored, None if method == "delete" else decode(whole), body)
+                was = was_of(write.stored, None if method == "delete" else decode(whole), body, base)
         epoch, top = self.tops.get(change.stream) or (self.epoch, 0)
         self.tops[change.stream] = epoch, top + 1
         op = None if req is None or req.op is None else req.op.public

@@ -164,7 +164,7 @@ class MemoryStore(Store, MemoryLog):
         was = None
         if self.keeps_was:
             after = None if method == "delete" else decode(models[key][1])
-            was = was_of(before and decode(before[1]), after, body)
+            was = was_of(before and decode(before[1]), after, body, before and before[0])
         return self.record(channel_stream(req.channel), told, record, body, req, operation, rev, was)
 
     async def create(self, req: Request) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, Self, cast
 import attrs
 
 from bbio.client import calls
+from bbio.client.deltas import Known, News, may_enter
 from bbio.client.errors import passing
 from bbio.client.replica import Key, Replica
 from bbio.client.session import BackendSession
@@ -416,6 +417,26 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._show()
         self._go_on()
 
+    @property
+    def is_reading(self) -> bool:
+        """Return whether everything is being read."""
+        return self._reading is not None and self._error is None
+
+    def known(self, key: Key) -> Known | None:
+        """Return what is known of a model, None where it never was."""
+        model = self._replica.models.get(key)
+        if model is not None:
+            return Known(self._replica.at(key), model)
+        rev = self._replica.rev(key)
+        return None if rev is None else Known(rev, None)
+
+    def wants(self, news: News) -> bool:
+        """Return whether a model that it does not know may come in by a change."""
+        query = self._query
+        if self._is_opaque or not self._compares or query is None:
+            return True
+        return (self._window is not None or not query.is_paged) and may_enter(query, news)
+
     def _key(self, model: Any) -> Key | None:
         key = model.get(self._subscription.id_attribute) if isinstance(model, dict) else None
         return key if isinstance(key, (str, int)) else None
@@ -458,6 +479,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         for notice in waiting:
             self._take(notice)
         self._wake()
+        self._subscription.was_read()
 
     async def _read_all(self) -> tuple[Any, Any]:
         """Read everything, page by page where that is more than the server sends at once."""

@@ -31,10 +31,16 @@ class Replica:
         self.models: dict[Key, Model] = {}
         self._revs: dict[Key, int] = {}
         self._graves: dict[Key, None] = {}
+        # What was told of them since without a revision.
+        self._loose: set[Key] = set()
 
     def rev(self, key: Key) -> int | None:
         """Return the latest known revision of a model."""
         return self._revs.get(key)
+
+    def at(self, key: Key) -> int | None:
+        """Return the revision that a model as it is known is just that of; None where nobody knows."""
+        return None if key in self._loose else self._revs.get(key)
 
     def accept(self, key: Key, model: Model | None, rev: int | None) -> bool:
         """Take the server's record of a model, None when it is deleted; return False if it is not newer."""
@@ -73,11 +79,15 @@ class Replica:
     def _know(self, key: Key, model: Model | None, rev: int | None) -> None:
         if rev is not None:
             self._revs[key] = rev
+            self._loose.discard(key)
+        elif model is not None:
+            self._loose.add(key)
         if model is not None:
             self.models[key] = model
             self._graves.pop(key, None)
             return
         self.models.pop(key, None)
+        self._loose.discard(key)
         self._graves[key] = None
         if len(self._graves) > GRAVES:
             oldest = next(iter(self._graves))

@@ -18,6 +18,7 @@ from bbio.client.errors import Dropped, TooLarge, error_of, passing
 from bbio.client.events import Events
 from bbio.client.liveness import PATIENCE_SECONDS, Liveness
 from bbio.client.outbox import Done, Entry, Outbox, new_client
+from bbio.client.replica import Key
 from bbio.client.subscription import Mirror, Subscription
 from bbio.client.timers import Timers
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
@@ -118,7 +119,7 @@ class BackendSession:
         """Return the subscription to a channel, and join it; there is one for all who ask."""
         subscription = self.subscriptions.get(channel)
         if subscription is None:
-            subscription = Subscription(self.name, channel, id_attribute, self.clock)
+            subscription = Subscription(self.name, channel, id_attribute, self.clock, self._read_one, self._lost)
             self.subscriptions[channel] = subscription
         self.join(subscription)
         return subscription
@@ -438,6 +439,8 @@ class BackendSession:
         claim: dict[str, Any] = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
         if query is not None:
             claim["query"] = query
+        if subscription.takes_deltas:
+            claim["deltas"] = True
         transport.emit("listen", (subscription.channel, claim), answer)
 
     def _listened(self, subscription: Subscription, reply: Mapping[str, Any]) -> None:
@@ -486,11 +489,31 @@ class BackendSession:
 
     def _apply(self, subscription: Subscription, event: Apply) -> None:
         op = None if event.meta is None else event.meta.op
-        own = self.outbox.find(op)
-        if own is not None and own.subscription is subscription:
-            self._succeed(own, event.model, event.meta, is_gone=event.method == "delete")
+        own, model = self.outbox.find(op), event.model
+        is_answer = own is not None and own.subscription is subscription
+        if is_answer and event.method == "patch":
+            # It is one where the record is known that it builds on; else the answer will come.
+            model = subscription.made(model, event.meta)
+            is_answer = model is not None
+        if is_answer and own is not None:
+            self._succeed(own, model, event.meta, is_gone=event.method == "delete")
         else:
             subscription.notified(event.method, event.model, event.meta, own=self.outbox.owns(op))
+
+    def _read_one(self, subscription: Subscription, key: Key, done: Done) -> None:
+        request = {
+            "method": "read",
+            "model": {subscription.id_attribute: key},
+            "options": {},
+            "channel": subscription.channel,
+        }
+        try:
+            self.request(subscription, request, None, done)
+        except SyncError as err:
+            done(err, None, None)
+
+    def _lost(self, subscription: Subscription) -> None:
+        self.run(subscription, subscription.tracker.lost())
 
     # Answers
 

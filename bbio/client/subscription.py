@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
 
+from bbio.client.deltas import Answered, Deltas, Known, News
 from bbio.client.errors import passing
 from bbio.client.events import RESET, Event, Events
+from bbio.client.replica import Key
 from bbio.client.tracker import Meta, Tracker
 from bbio.client.transport import Clock
 from bbio.client.values import copied
@@ -26,6 +28,16 @@ LONGEST_PAUSE = 30.0
 
 class Mirror(Protocol):
     """A copy of the backend's models that is kept up to date."""
+
+    @property
+    def is_reading(self) -> bool:
+        """Return whether everything is being read."""
+
+    def known(self, key: Key) -> Known | None:
+        """Return what is known of a model, None where it never was."""
+
+    def wants(self, news: News) -> bool:
+        """Return whether a model that it does not know may come in by a change."""
 
     def apply(self, method: str, model: Any, meta: Meta | None) -> None:
         """Take a notification."""
@@ -45,13 +57,28 @@ class Subscription:
         channel: the channel; None for the default one.
         id_attribute: the name of the id in its models.
         clock: calls later.
+        read: called with a subscription, the id of a model and what takes the answer: reads the model.
+        lost: called with a subscription when everything must be told again.
     """
 
-    def __init__(self, name: str, channel: str | None, id_attribute: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        channel: str | None,
+        id_attribute: str,
+        clock: Clock,
+        read: Callable[[Subscription, Key, Answered], None],
+        lost: Callable[[Subscription], None],
+    ) -> None:
         self.name = name
         self.channel = channel
         self.id_attribute = id_attribute
         self.tracker = Tracker()
+        # Whether it can be told what a write changed, in place of the whole record.
+        self.takes_deltas = True
+        self._read = read
+        self._lost = lost
+        self._deltas = Deltas(self, id_attribute)
         # Whether the channel is followed, and whether the last of what followed it was closed.
         self.joined = False
         self.released = False
@@ -130,7 +157,7 @@ class Subscription:
     @property
     def settled(self) -> bool:
         """Return whether everything that the server has sent is applied, or the server refused the client."""
-        return self.refusal is not None or self.tracker.settled
+        return self.refusal is not None or (self.tracker.settled and self._deltas.settled)
 
     # The connection
 
@@ -156,6 +183,7 @@ class Subscription:
     def left(self) -> None:
         """Note that the channel was left: a client that comes back to it begins anew."""
         self.offline()
+        self._deltas.restart()
         self.tracker = Tracker()
         self.query = self.live = None
 
@@ -179,6 +207,14 @@ class Subscription:
 
     def notified(self, method: str, model: Any, meta: Meta | None, *, own: bool) -> None:
         """Take a notification, in its turn."""
+        for news in self._deltas.whole(News(method, model, meta, own)):
+            self._tell(*news)
+
+    def made(self, model: Any, meta: Meta | None) -> Any:
+        """Return the record that a change came to; None where that is not known."""
+        return self._deltas.now(News("patch", model, meta))
+
+    def _tell(self, method: str, model: Any, meta: Meta | None, own: bool) -> None:
         if not own:
             for reader in list(self._readers):
                 reader.put(Event(cast("Any", method), copied(model), None if meta is None else meta.rev))
@@ -207,11 +243,44 @@ class Subscription:
         context = {"message": f"{what} of {self.name!r} failed", "exception": err}
         asyncio.get_running_loop().call_exception_handler(context)
 
+    # Changes of records, as `Deltas` makes whole records of them
+
+    def is_reading(self) -> bool:
+        """Return whether anything is being read that says what the models are."""
+        return self.tracker.stale or any(mirror.is_reading for mirror in self.mirrors)
+
+    def known(self, key: Key) -> Iterable[Known]:
+        """Return what mirrors know of a model."""
+        return [known for mirror in self.mirrors if (known := mirror.known(key)) is not None]
+
+    def wants(self, news: News) -> bool:
+        """Return whether anything needs a model that nobody knows."""
+        return bool(self._readers) or any(mirror.wants(news) for mirror in self.mirrors)
+
+    def read(self, key: Key, done: Answered) -> None:
+        """Read one model."""
+        self._read(self, key, done)
+
+    def tell(self, news: Iterable[News]) -> None:
+        """Take notifications that have waited."""
+        for each in news:
+            self.notified(each.method, each.model, each.meta, own=each.own)
+
+    def lost(self, *, whole: bool) -> None:
+        """Have everything told again, with `whole` records from then on."""
+        self.takes_deltas = self.takes_deltas and not whole
+        self._lost(self)
+
+    def was_read(self) -> None:
+        """Note that something was read."""
+        self._deltas.released()
+
     # Reading everything again
 
     def reread(self, renewed: bool) -> None:
         """Have every mirror read everything again, for as long as it takes: history is gone."""
         self._stop_rereading()
+        self._deltas.restart()
         for reader in list(self._readers):
             reader.put(RESET)
         if self._mirrors:
@@ -238,6 +307,7 @@ class Subscription:
             pause = min(2 * pause, LONGEST_PAUSE)
         self._rereading = None
         self.tracker.complete()
+        self.was_read()
 
     async def sleep(self, seconds: float) -> None:
         """Wait for some seconds."""

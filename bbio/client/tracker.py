@@ -5,7 +5,8 @@ Every input returns the effects it asks for, in order. docs/protocol.md, "Rules 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import attrs
@@ -17,7 +18,8 @@ WAITING = 10_000
 class Meta(NamedTuple):
     """The server's data about an event: stream, epoch, offset, the model's revision, the operation and the stamp.
 
-    Where this client has a view, also whether what it wrote is in it, and of a stream how many events it was told.
+    Where this client has a view, also whether what it wrote is in it, and of a stream how many events it was told. Of
+    what changed of a record, the revision that it builds on, the fields that are gone, and what is added to texts.
     """
 
     stream: str
@@ -28,6 +30,9 @@ class Meta(NamedTuple):
     stamp: int = 0
     is_in: bool | None = None
     told: int = 0
+    base: int | None = None
+    unset: Sequence[str] = ()
+    append: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def read(cls, meta: Any) -> Meta | None:
@@ -38,7 +43,9 @@ class Meta(NamedTuple):
         if not isinstance(stream, str) or not isinstance(epoch, str) or type(offset) is not int:
             return None
         rest = meta.get("r"), meta.get("op"), meta.get("k", 0), meta.get("in"), meta.get("n", 0)
-        return cls(stream, epoch, offset, *rest)
+        if "b" not in meta:
+            return cls(stream, epoch, offset, *rest)
+        return cls(stream, epoch, offset, *rest, meta["b"], meta.get("unset", ()), meta.get("append", {}))
 
 
 class Listen(NamedTuple):
@@ -287,6 +294,12 @@ class Tracker:
         self.listening = True
         self._covered = len(self._waiting)
         return [Listen(self.since)]
+
+    def lost(self) -> list[Effect]:
+        """Ask for everything: what was told cannot be made use of."""
+        for position in self._positions.values():
+            position.stale = True
+        return [] if self.listening or not self.ready else self._again()
 
     def overdue(self) -> list[Effect]:
         """Ask for what should have arrived by now, some time after the effect `Watch`."""

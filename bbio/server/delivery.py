@@ -17,7 +17,7 @@ from bbio import protocol
 from bbio.server.connection import Peer
 from bbio.server.eager import Stepper
 from bbio.server.stream import Followed
-from bbio.server.viewers import Viewers
+from bbio.server.viewers import Group, Viewers
 from bbio.streams import Event, Position, public_part
 from bbio.view import View, public_event
 from bbio.view.filter import Kind
@@ -46,6 +46,14 @@ def own(event: Event, client: str | None) -> Event:
     """
     public, _, counter = (event.op or "").rpartition(":")
     return structs.replace(event, op=f"{client}:{counter}") if client and public == public_part(client) else event
+
+
+def _others(audience: Followed | Group) -> dict[Any, Peer]:
+    """Return those of version 1 that take whole records alone."""
+    peers, takers = audience.version_1, audience.deltas
+    if not takers:
+        return peers
+    return {} if len(takers) == len(peers) else {each: peers[each] for each in peers if each not in takers}
 
 
 class Delivery:
@@ -108,7 +116,7 @@ class Delivery:
             else:
                 self._fan_out_to_viewers(followed, followed.viewers, event, origin, replied)
             return
-        event = public_event(event, followed.id_attribute)
+        whole, event = event, public_event(event, followed.id_attribute)
         legacy, version_1 = followed.legacy, followed.version_1
         writer = None if origin is None else origin.peer
         if legacy and not (len(legacy) == 1 and origin in legacy):
@@ -120,23 +128,35 @@ class Delivery:
                 self.transport.deliver(
                     [writer], None, followed.namespace, protocol.synced_v1(own(event, origin.client))
                 )
-            self.transport.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
+            if followed.deltas:
+                delta = protocol.synced_v1(followed.view.delta(whole, event, followed.id_attribute))
+                self.transport.deliver(followed.deltas.values(), skipped, followed.namespace, delta)
+                version_1 = _others(followed)
+            if version_1:
+                self.transport.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
 
     def _fan_out_by_view(self, followed: Followed, whole: Event, origin: Any, replied: bool) -> None:
         """The same, once for each view that somebody has."""
         seen: dict[View, Event] = {}
-        for audience, synced in ((followed.legacy, protocol.synced), (followed.version_1, protocol.synced_v1)):
+        for audience, synced in (
+            (followed.legacy, protocol.synced),
+            (_others(followed), protocol.synced_v1),
+            (followed.deltas, protocol.synced_v1),
+        ):
+            takes_deltas = audience is followed.deltas
             groups: dict[View, list[Peer]] = {}
             for socket, peer in audience.items():
                 view = socket.views[followed.name]
                 if socket is not origin:
                     groups.setdefault(view, []).append(peer)
-                elif audience is followed.version_1 and not replied:
+                elif audience is not followed.legacy and not replied:
                     event = own(view.event(whole), socket.client)
                     self.transport.deliver([peer], None, followed.namespace, synced(event))
             for view, peers in groups.items():
                 event = seen.get(view) or view.event(whole)
                 seen[view] = event
+                if takes_deltas:
+                    event = view.delta(whole, event, followed.id_attribute)
                 self.transport.deliver(peers, None, followed.namespace, synced(event))
 
     def _fan_out_to_viewers(
@@ -153,6 +173,7 @@ class Delivery:
             self.send(in_part, followed.namespace, protocol.resync(followed.name))
             concerned = [(group, cast(Kind, whole.method)) for group in viewers.whole]
         frames: dict[tuple[Kind, frozenset[str]], tuple[Event, bytes, bytes]] = {}
+        deltas: dict[frozenset[str], bytes] = {}
         for group, kind in concerned:
             frame = frames.get((kind, group.view.fields))
             if frame is None:
@@ -170,7 +191,17 @@ class Delivery:
                     skipped = writer
                     told = protocol.synced_v1(own(event, origin.client))
                     self.transport.deliver([writer], None, followed.namespace, told)
-                self.transport.deliver(group.version_1.values(), skipped, followed.namespace, version_1)
+                others = group.version_1
+                if group.deltas and kind == "update":
+                    fields = group.view.fields
+                    delta = deltas.get(fields)
+                    if delta is None:
+                        changes = group.view.delta(whole, event, followed.id_attribute)
+                        delta = deltas[fields] = protocol.synced_v1(changes)
+                    self.transport.deliver(group.deltas.values(), skipped, followed.namespace, delta)
+                    others = _others(group)
+                if others:
+                    self.transport.deliver(others.values(), skipped, followed.namespace, version_1)
         if whole.offset % AT_EVENTS == 0:
             self.tell_place(followed, viewers, Position(whole.epoch, whole.offset, whole.stamp))
 

@@ -141,7 +141,7 @@ class ListenExchange(Exchange, kw_only=True):
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
-                subscribers.follow(socket, followed, version)
+                subscribers.follow(socket, followed, version, self.fields.deltas)
         socket.channels[channel] = version
         socket.last_channel = channel
         if channel:
@@ -158,7 +158,8 @@ class ListenExchange(Exchange, kw_only=True):
             if followed.has_views:
                 position, events = self._as_seen(followed, position, events)
             elif events is not None:
-                events = [public_event(event, followed.id_attribute) for event in events]
+                told = [public_event(event, followed.id_attribute) for event in events]
+                events = self._changes(followed, followed.view, events, told)
             answer[followed.name] = protocol.stream_reply(position, events, digest)
         reply = {**self.public, "v": protocol.VERSION, "streams": answer}
         if self.fields.client is not None:
@@ -192,12 +193,26 @@ class ListenExchange(Exchange, kw_only=True):
         if events is None or claimed is None or not view.is_own(claimed):
             return view.position(followed.position), None
         if followed.viewers is None:
-            return view.position(position), [view.event(event) for event in events]
+            return view.position(position), self._changes(followed, view, events, list(map(view.event, events)))
         try:
-            seen = [view.seen(event, followed.id_attribute) for event in events]
+            seen = [(event, view.seen(event, followed.id_attribute)) for event in events]
         except LookupError:
             return view.position(followed.position), None
-        return view.position(position), [event for event in seen if event is not None]
+        events = [event for event, told in seen if told is not None]
+        return view.position(position), self._changes(followed, view, events, [told for _, told in seen if told])
+
+    def _changes(self, followed: Followed, view: View, events: list[Event], told: list[Event]) -> list[Event]:
+        """Return events as this client is told of them: what they changed, where it takes that.
+
+        Parameters:
+            followed: the stream.
+            view: what it sees.
+            events: the events, as they are in the log.
+            told: the same as they are told to who takes whole records.
+        """
+        if self.socket not in followed.deltas:
+            return told
+        return [view.delta(*each, followed.id_attribute) for each in zip(events, told, strict=True)]
 
 
 class UnlistenExchange(Exchange, kw_only=True):

@@ -17,6 +17,7 @@ from bbio.requests import Socket
 from bbio.server.connection import ClientSocket, Peer
 from bbio.server.viewers import Viewers
 from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
+from bbio.view import View
 
 # Events that a ring holds, however long a history the store keeps.
 RECENT_EVENTS = 1_000
@@ -59,10 +60,12 @@ class Followed:
         has_views: whether each who follows it has a view of its own; else all see the same.
         id_attribute: the name of the id in the models.
         viewers: those who follow it under views of some records alone; None where there are no such views.
+        view: what is seen by who has no view of its own.
     """
 
     __slots__ = (
         "base",
+        "deltas",
         "epoch",
         "has_views",
         "id_attribute",
@@ -81,6 +84,7 @@ class Followed:
         "stale",
         "stamp",
         "version_1",
+        "view",
         "viewers",
         "waiting",
     )
@@ -93,6 +97,7 @@ class Followed:
         has_views: bool = False,
         id_attribute: str = "id",
         viewers: Viewers | None = None,
+        view: View | None = None,
     ) -> None:
         self.name = name
         self.id_attribute = id_attribute
@@ -100,6 +105,7 @@ class Followed:
         self.namespace = namespace
         self.has_views = has_views
         self.viewers = viewers
+        self.view = view or View.whole()
         # Nobody is told anything before the place is known: the epoch is then not empty.
         self.epoch = ""
         self.offset = 0
@@ -107,6 +113,8 @@ class Followed:
         # Those told two arguments, and those told positions too.
         self.legacy: dict[ClientSocket, Peer] = {}
         self.version_1: dict[ClientSocket, Peer] = {}
+        # Those of the latter that are told what changed of a record, where that is known.
+        self.deltas: dict[ClientSocket, Peer] = {}
         # The ring: the latest events up to the place, the bytes of their models, and the stamp of the one before them.
         self.recent: deque[Event] = deque()
         self.size = 0

@@ -109,7 +109,8 @@ class Subscribers(Publisher):
             if self._followers:
                 self._followers.hear(event)
             return
-        if event.was is None and (followed.viewers is not None or followed.kept):
+        is_needed = followed.viewers is not None or followed.kept
+        if event.was is None and (is_needed or (followed.deltas and event.rev is not None)):
             # Another process has told of it, without how its record was; or nobody knows that, as the log then says.
             self.doubt({event.stream: Position(event.epoch, event.offset, event.stamp)})
             return
@@ -410,6 +411,7 @@ class Subscribers(Publisher):
                 is_filtered or View.differs(runtime.schema),
                 runtime.id_attribute,
                 Viewers(name, runtime.is_scoped) if is_filtered else None,
+                runtime.common_view,
             )
             self._runtime.log.broker.follow(name)
             self._check_later(self._runtime.log.check_interval)
@@ -427,15 +429,26 @@ class Subscribers(Publisher):
                     if followed.stale:
                         self._repair_later(followed)
 
-    def follow(self, socket: ClientSocket, followed: Followed, version: int) -> None:
-        """From now on a socket is told of a stream's events, in that version of the protocol."""
+    def follow(self, socket: ClientSocket, followed: Followed, version: int, deltas: bool = False) -> None:
+        """From now on a socket is told of a stream's events, in that version of the protocol.
+
+        Parameters:
+            socket: the socket.
+            followed: the stream.
+            version: the version.
+            deltas: whether it takes what changed of a record in place of the whole.
+        """
+        deltas = deltas and self._runtime.backend.deltas
         told, not_told = followed.legacy, followed.version_1
         if version:
             told, not_told = not_told, told
         told[socket] = socket.peer
         not_told.pop(socket, None)
+        followed.deltas.pop(socket, None)
+        if deltas:
+            followed.deltas[socket] = socket.peer
         if followed.viewers is not None:
-            followed.viewers.join(socket, socket.views[followed.name], version)
+            followed.viewers.join(socket, socket.views[followed.name], version, deltas)
 
     def see(self, socket: ClientSocket, channel: str | None, view: View | None, scope: Scope | None) -> bool:
         """From now on a socket has this view in a channel, and this scope; no view when it follows that no more.
@@ -474,6 +487,7 @@ class Subscribers(Publisher):
             if followed is not None:
                 followed.legacy.pop(socket, None)
                 followed.version_1.pop(socket, None)
+                followed.deltas.pop(socket, None)
                 if followed.viewers is not None:
                     followed.viewers.leave(socket)
                 self._let_go(followed)

@@ -17,13 +17,15 @@ class Group:
         is_part: whether they are told a part of the stream, with gaps.
     """
 
-    __slots__ = ("is_part", "legacy", "told", "version_1", "view")
+    __slots__ = ("deltas", "is_part", "legacy", "told", "version_1", "view")
 
     def __init__(self, view: View, is_part: bool) -> None:
         self.view = view
         self.is_part = is_part
         self.legacy: dict[ClientSocket, Peer] = {}
         self.version_1: dict[ClientSocket, Peer] = {}
+        # Those of version 1 that are told what changed.
+        self.deltas: dict[ClientSocket, Peer] = {}
         # The events that it was told, those from before somebody came included.
         self.told = 0
 
@@ -53,7 +55,7 @@ class Viewers:
         """Return the digest of a view of a part of the stream; None where all of it is told."""
         return view.digest if self._is_part(view) else None
 
-    def join(self, socket: ClientSocket, view: View, version: int) -> None:
+    def join(self, socket: ClientSocket, view: View, version: int, deltas: bool = False) -> None:
         """From now on a client is told of events under a view, in that version of the protocol."""
         self.leave(socket)
         group = self._groups.get(view)
@@ -61,6 +63,8 @@ class Viewers:
             group = self._groups[view] = Group(view, self._is_part(view))
             self._index.add(group, view.filter)
         (group.version_1 if version else group.legacy)[socket] = socket.peer
+        if deltas:
+            group.deltas[socket] = socket.peer
         self._since[socket] = group, group.told
         socket.told_under[self._stream] = view
 
@@ -72,6 +76,7 @@ class Viewers:
         del socket.told_under[self._stream]
         group.legacy.pop(socket, None)
         group.version_1.pop(socket, None)
+        group.deltas.pop(socket, None)
         if not group.legacy and not group.version_1:
             del self._groups[group.view]
             self._index.remove(group)

@@ -17,6 +17,7 @@ from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import Request, Response
 from bbio.streams import Event, Position
+from bbio.view.delta import delta_of
 from bbio.view.filter import EVERYTHING, Filter, Kind
 from bbio.was import change_of
 
@@ -279,6 +280,16 @@ class View(msgspec.Struct, frozen=True, gc=False):
             raise LookupError(f"{event!r} does not tell what the record was before it")
         kind = self.filter.transition(*change)
         return None if kind is None else self.told(event, kind, id_attribute)
+
+    def delta(self, whole: Event, told: Event, id_attribute: str) -> Event:
+        """Return what an event changed, for those who have its record; where nobody knows, the event as it is told.
+
+        Parameters:
+            whole: the event, as it is in the log.
+            told: the event as it is told to who does not have the record.
+            id_attribute: the name of the id.
+        """
+        return delta_of(whole, told, None if self.schema is None else self.fields, id_attribute) or told
 
     def place(self, event: Event) -> Event:
         """Return an event at its position in this view."""

@@ -6,7 +6,21 @@ from typing import Any, ClassVar
 
 import attrs
 
-from bbio import App, Backend, Forbidden, Invalid, QueryLimits, before, create, delete, patch, read, update, visible
+from bbio import (
+    App,
+    Backend,
+    Forbidden,
+    Invalid,
+    QueryLimits,
+    Request,
+    before,
+    create,
+    delete,
+    patch,
+    read,
+    update,
+    visible,
+)
 from bbio.builtin import MemoryStore
 
 
@@ -58,6 +72,43 @@ class Silent(Backend):
     @patch
     def take(self, req: Any) -> None:
         """It is told to others as it came."""
+
+
+class Stories(Backend):
+    """Tells what changed; every channel has models of its own, and a read may take so many seconds."""
+
+    store = MemoryStore(per_channel=True)
+    deltas = True
+
+    @before("read")
+    async def dawdle(self, req: Any) -> None:
+        await asyncio.sleep(req.options.get("slow") or 0)
+
+
+class Feed(Backend):
+    """Tells what changed, of some models alone where that is asked."""
+
+    store = MemoryStore(per_channel=True)
+    live_queries = True
+    deltas = True
+
+
+class Retold(Backend):
+    """Tells what changed; what it reads has no revisions."""
+
+    store = MemoryStore(models=[{"id": 1, "text": "a", "n": 0}])
+    deltas = True
+
+    @read
+    async def retell(self, req: Any) -> Any:
+        return (await self.store.read(Request("read", req.model, backend=self))).models
+
+
+class Tales(Backend):
+    """Tells what changed, of models with another name for the id."""
+
+    store = MemoryStore(id_attribute="_id", per_channel=True)
+    deltas = True
 
 
 class Echo(Backend):
@@ -247,4 +298,4 @@ async def shout(sid: str, text: str) -> None:
 
 
 app.serve(Todos, Notes, Rooms, Counted, Silent, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts)
-app.serve(Letters, Control, Live, Mine, Dates, LiveDates)
+app.serve(Letters, Control, Live, Mine, Dates, LiveDates, Stories, Retold, Tales, Feed)

@@ -123,10 +123,19 @@ export function loadBackbone({ version = '1.6', underscore = 'underscore', $ } =
 
 const open = new Set();
 
-/** A page: a Backbone with `Backbone.io`, connected to `url` unless that is missing. */
-export function openPage(url, { connect = {}, ...how } = {}) {
+/** Socket.IO whose sockets keep what they hear, and what they say as `[event, ...]` too, in a list. */
+const overheard = (list) => (...args) => {
+  const socket = io(...args);
+  const { io: manager } = socket;
+  const { socket: make } = manager;
+  manager.socket = (...more) => make.apply(manager, more).onAny((...event) => list.push(event)).onAnyOutgoing((...event) => list.push(event));
+  return socket;
+};
+
+/** A page: a Backbone with `Backbone.io`, connected to `url` unless that is missing; `heard`: a list of what travels. */
+export function openPage(url, { connect = {}, heard, ...how } = {}) {
   const Backbone = loadBackbone(how);
-  const api = attach(Backbone, () => io);
+  const api = attach(Backbone, () => (heard ? overheard(heard) : io));
   open.add(api);
   if (url) api.connect(url, { transports: ['websocket'], reconnectionDelay: 50, reconnectionDelayMax: 100, jitter: 50, ...connect });
   return Backbone;

@@ -87,8 +87,16 @@ class Raising:
         chance: says at random when it raises.
     """
 
+    is_reading = False
+
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
+
+    def known(self, key: Any) -> None:
+        """It knows nothing."""
+
+    def wants(self, news: Any) -> None:
+        """Nor does it want anything."""
 
     def apply(self, method: str, model: Any, meta: Any) -> None:
         self._stumble()
@@ -114,6 +122,7 @@ class Schedule:
                 assert req.model["by"] == req.user
 
         Todos.store = store
+        Todos.deltas = seed % 2 == 1
         self.effects = effects
         self.is_lasting = is_lasting
         self.harness = App().serve(Todos).test(seed=seed)
@@ -174,7 +183,8 @@ class Schedule:
         else:
             key = keys[which % len(keys)]
             rev = mirror.rev(key) if careful else None
-            work = self._written(handle, method, {"id": key, **fields}, rev)
+            more = {"$append": {"log": f" {self.count}"}} if method == "patch" else {}
+            work = self._written(handle, method, {"id": key, **fields, **more}, rev)
         self.writes.append(asyncio.create_task(work))
 
     async def chain(self, client: int, method: str, ends: bool) -> None:

@@ -48,7 +48,8 @@ class World:
 
         class Base(Backend):
             store = declared
-            live_queries = True
+            live_queries = seed % 5 > 0
+            deltas = seed // 2 % 2 == 1
 
         class Scoped(Base):
             @visible(may_leave=True)
@@ -105,7 +106,10 @@ class World:
         elif method == "delete":
             self.ask(handle.delete(key))
         else:
-            self.ask(getattr(handle, method)({"id": key, **self.record()}))
+            record = {"id": key, **self.record()}
+            if method == "patch" and "name" not in record:
+                record["$append"] = {"name": "b"}
+            self.ask(getattr(handle, method)(record))
 
     async def create(self, handle: Any) -> None:
         made = await handle.create(self.record())

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from bbio import protocol
+from bbio.client.deltas import Deltas, News
+from bbio.client.deltas import patched as patched_with
 from bbio.client.replica import Replica
 from bbio.client.tracker import Meta, Tracker
 from bbio.protocol import decode
@@ -105,6 +107,18 @@ def no_rev(world: World, patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Replica, "accept", accept)
 
 
+def blind_delta(world: World, patched: pytest.MonkeyPatch) -> None:
+    """A client makes a change of whatever it has of the record, be it another revision or nothing."""
+
+    def now(deltas: Deltas, news: News) -> Any:
+        known = [each.model for each in deltas._owner.known(news.model["id"]) if each.model is not None]
+        assert news.meta is not None
+        held = {**dict.fromkeys(news.meta.append, ""), **(known or [{}])[0]}
+        return patched_with(held, news.model, news.meta)
+
+    patched.setattr(Deltas, "now", now)
+
+
 def late_ack(world: World, patched: pytest.MonkeyPatch) -> None:
     """The answer to a write says what a record is, also where the stream has told what came after it."""
     patched.setattr(Tracker, "passed", lambda tracker, meta, retried: False)
@@ -148,6 +162,7 @@ BUGS: tuple[Bug, ...] = (
     no_suspend,
     blind_write,
     no_rev,
+    blind_delta,
     late_ack,
     ack_now,
     no_count,

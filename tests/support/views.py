@@ -31,7 +31,7 @@ USERS = 3
 CLIENTS = 5
 SECRET = re.compile(rb"secret-\d+")
 ID = re.compile(rb"key-\d+")
-SYNCED = (b'["synced","create"', b'["synced","update"', b'["synced","delete"')
+SYNCED = tuple(b'["synced","%b"' % method for method in (b"create", b"update", b"patch", b"delete"))
 MakeStore = Callable[["World", HistoryLimits], Store]
 # A bug made in the code, for one schedule.
 Bug = Callable[["World", pytest.MonkeyPatch], None]
@@ -76,6 +76,7 @@ class World:
 
         class Issues(Backend):
             store = declared
+            deltas = seed % 2 == 1
 
             @visible(may_leave=may_leave)
             async def scope(self, req: Request) -> Any:
@@ -136,6 +137,8 @@ class World:
             rev = self.shown[id(collection), key] = self.revs.get((key, record.get("n")), before)
             if rev < before:
                 self.wrong.append(f"a page went back from revision {before} to {record!r}")
+            if not {"group", "n"} <= record.keys():
+                self.wrong.append(f"a page shows a part of a record: {record!r}")
 
     # What happens
 
@@ -151,7 +154,8 @@ class World:
         elif method == "update" or chance.random() < 0.6:
             self.ask(getattr(handle, method)({"id": key, **self.record(group)}, rev=rev))
         else:
-            self.ask(handle.patch({"id": key, "n": self.number()}, rev=rev))
+            number = self.number()
+            self.ask(handle.patch({"id": key, "n": number, "$append": {"log": f" {number}"}}, rev=rev))
 
     def read(self, handle: Handle) -> None:
         key = f"key-{self.chance.randint(1, max(1, self.keys))}"
@@ -222,8 +226,8 @@ class World:
             take(collection, *args)
             self.shows(collection)
 
-        def spied_replace(collection: Collection, *args: Any) -> None:
-            replace(collection, *args)
+        def spied_replace(collection: Collection, *args: Any, **options: Any) -> None:
+            replace(collection, *args, **options)
             self.shows(collection)
 
         patched.setattr(Subscribers, "event", spied_event)

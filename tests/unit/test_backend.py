@@ -215,6 +215,7 @@ class Todo:
         ("recheckInterval", 1.0, "recheck_interval"),
         ("recheck_intervall", 5, "recheck_interval"),
         ("notified", "unfiltered", "notifies"),
+        ("delta", True, "deltas"),
     ],
 )
 def test_an_attribute_that_looks_like_a_declaration(name, value, meant):

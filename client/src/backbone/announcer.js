@@ -49,6 +49,14 @@ export class Announcer {
     }
   }
 
+  /** @param {any} id */
+  wants(id) {
+    const target = this.#target.deref();
+    const { _events: heard = {} } = target ?? {};
+    const { prefix } = this.#handle;
+    return Boolean(heard.all || heard[prefix] || heard[`${prefix}:update`]) && (target.models || String(id) === String(target.id));
+  }
+
   async reread() {
     this.tell('reset');
   }

@@ -1,7 +1,7 @@
 import { passing } from '../core/errors.js';
 import { clone, covers, same } from '../core/json.js';
 import { joined, readAll, readOn } from '../core/pages.js';
-import { combined, conditionsOf, isClear, isFirstPage, isPaged, matches, said, wordsOf } from '../core/query.js';
+import { combined, conditionsOf, isClear, isFirstPage, isPaged, matches, mayEnter, said, wordsOf } from '../core/query.js';
 import { Refill } from '../core/refill.js';
 import { guarded } from '../core/report.js';
 import { Window } from '../core/window.js';
@@ -121,6 +121,19 @@ export class CollectionMirror extends Mirror {
     // Only a model made of it knows its id; it may be wanted right away.
     this.#ready = { raw, model: this.#made(raw, undefined) };
     return this.#ready.model?.id;
+  }
+
+  /** @param {any} id */
+  shows(id) {
+    // What the application makes of a record may have another id.
+    return !isPlain(this.target, 'modelId') || Boolean(this.target.get(id));
+  }
+
+  /** @param {any} _id @param {import('../core/handle.js').News} news */
+  wants(_id, news) {
+    // Where the server gives a meaning of its own to the query, it is asked.
+    if (this.window && this.query === undefined) return !this.#isTold;
+    return this.query !== undefined && (this.window !== undefined || !isPaged(this.query)) && mayEnter(this.query, news);
   }
 
   /** @param {any} model */

@@ -20,6 +20,16 @@ export class ModelMirror extends Mirror {
     return id !== undefined && String(id) === String(this.target.id);
   }
 
+  /** @param {any} id */
+  known(id) {
+    return this.concerns(id) ? super.known(id) : undefined;
+  }
+
+  /** @param {any} id */
+  shows(id) {
+    return this.concerns(id);
+  }
+
   /** @param {import('./mirror.js').Turn[]} turns */
   change(turns) {
     for (const { method, truth, rev } of turns) {

@@ -105,7 +105,7 @@ export class Mirror {
     if (!isNews && !again && method !== 'create') return undefined;
     const truth = id === undefined ? raw : this.replica.truth(id);
     const announced = !isNews || maker ? undefined : gone ? { method, raw: { ...gone, ...raw } } : news;
-    return { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.rev(id), maker, stream: meta?.s, announced };
+    return { id, method: truth === undefined ? 'delete' : method, truth, rev: this.replica.at(id), maker, stream: meta?.s, announced };
   }
 
   /** @param {Turn[]} turns */
@@ -146,9 +146,24 @@ export class Mirror {
       if (maker) this.replica.learn(this.idOf(raw), method === 'delete' ? undefined : raw, meta?.r);
     }
     this.take(pending, true);
-    if (this.replica.reading || !this.replica.overflown) return;
-    this.replica.overflown = false;
-    this.handle.reread(false);
+    if (this.replica.reading) return;
+    if (this.replica.overflown) {
+      this.replica.overflown = false;
+      this.handle.reread(false);
+    } else this.handle.released();
+  }
+
+  /** @param {any} id @returns {import('../core/deltas.js').Known | undefined} what is known of a model, of one that is merely shown nothing */
+  known(id) {
+    const raw = this.replica.truth(id);
+    const rev = raw === undefined ? this.replica.rev(id) : this.replica.at(id);
+    if (rev !== undefined || raw !== undefined) return { rev, raw };
+    return this.shows(id) ? { raw: {} } : undefined;
+  }
+
+  /** @param {any} _id @returns {boolean} whether it may show a model of which it knows no record */
+  shows(_id) {
+    return false;
   }
 
   /**
@@ -165,7 +180,7 @@ export class Mirror {
     const input = clone(raw);
     const parsed = model.parse(input, { ...REMOTE }) ?? {};
     const plain = parsed === input && takesPlainly(model);
-    note(model, this.handle, { rev, raw, parsed, plain });
+    note(model, this.handle, { rev: rev ?? before?.rev, raw, parsed, plain });
     // What the application's own gives may be kept by it.
     const attributes = plain ? parsed : { ...parsed };
     let gone = lost(model, before, parsed);

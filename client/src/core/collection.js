@@ -2,7 +2,7 @@ import { Emitter } from './emitter.js';
 import { passing } from './errors.js';
 import { clone, same } from './json.js';
 import { readAll, readOn } from './pages.js';
-import { conditionsOf, isClear, matches, said } from './query.js';
+import { conditionsOf, isClear, matches, mayEnter, said } from './query.js';
 import { Refill } from './refill.js';
 import { Replica } from './replica.js';
 import { Window } from './window.js';
@@ -133,6 +133,21 @@ export class Collection extends Emitter {
       replica.overflown = false;
       this.handle.requery(this);
     } else this.#refill.ask();
+    this.handle.released();
+  }
+
+  /** @param {any} id @returns {import('./deltas.js').Known | undefined} what is known of a model */
+  known(id) {
+    const { replica } = this;
+    const raw = replica.truth(id);
+    const rev = raw === undefined ? replica.rev(id) : replica.at(id);
+    return rev === undefined && raw === undefined ? undefined : { rev, raw };
+  }
+
+  /** @param {any} _id @param {import('./handle.js').News} news @returns {boolean} whether a model that it does not know may come in by what changed */
+  wants(_id, news) {
+    if (!this.window) return false;
+    return this.#isQuery ? mayEnter(this.#shown?.data, news) : !this.#isTold;
   }
 
   /** @param {import('./handle.js').News[]} list @param {boolean} again whether a read may have undone what is known */

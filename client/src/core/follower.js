@@ -7,9 +7,11 @@
  * `{do: 'ready', first, resumed}` the listen is answered; `{do: 'read', renewed}` history is gone: read everything, then
  * call `complete` (`renewed`: revisions may have begun anew); `{do: 'watch'}` call `overdue` a little later; `{do: 'moved'}` the position changed.
  *
- * @typedef {{s: string, e: string, o: number, k?: number, r?: number, op?: any, m?: string, in?: boolean, n?: number}} Meta
+ * @typedef {{s: string, e: string, o: number, k?: number, r?: number, op?: any, m?: string, in?: boolean, n?: number,
+ *   b?: number, unset?: string[], append?: Record<string, string>}} Meta
  *   stream, epoch, offset, stamp, revision, operation; of a reply: what others are told has happened, where that is something
- *   else, and, where this client has a view, whether what it wrote is in it; of `at`: how many events of the stream it was told
+ *   else, and, where this client has a view, whether what it wrote is in it; of `at`: how many events of the stream it was told;
+ *   of `patch`: the revision that it builds on, the fields that are gone, and what is added to the end of texts
  * @typedef {{do: string, [field: string]: any}} Effect
  * @typedef {{epoch: string, offset: number, stamp?: number, recovered: boolean, events: [string, any, Meta][], d?: string}} StreamReply
  * @typedef {{epoch: string, offset: number, stamp: number, stale: boolean, ahead: Map<number, number>, digest?: string, told: number, void: boolean}} Place
@@ -199,6 +201,12 @@ export class Follower {
   /** What the server is to tell of is other than what it tells of. @returns {Effect[]} */
   turn() {
     return this.#listening || !this.ready ? [] : this.#again().map((effect) => ({ ...effect, again: false }));
+  }
+
+  /** What was told cannot be made use of: everything is to be read again. @returns {Effect[]} */
+  lost() {
+    for (const place of this.#places.values()) place.stale = true;
+    return this.#listening || !this.ready ? [] : this.#again();
   }
 
   /** Some time after the effect `watch`: what a reply told of should have arrived by now. @returns {Effect[]} */

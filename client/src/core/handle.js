@@ -2,6 +2,7 @@ import { Collection } from './collection.js';
 import { Emitter } from './emitter.js';
 import { setsOf } from './operators.js';
 import { SyncError, passing } from './errors.js';
+import { Deltas } from './deltas.js';
 import { Follower } from './follower.js';
 import { clone, copy, plain, same } from './json.js';
 import { recall, remember } from './persist.js';
@@ -15,6 +16,9 @@ import { guarded } from './report.js';
  * @property {(renewed: boolean) => Promise<void>} reread read everything again and replace what is held
  * @property {(event: string, ...args: any[]) => void} tell trigger an event of the connection
  * @property {Conditions} [wanted] the conditions of the records that it wants to be told of; none: of all
+ * @property {(id: any) => import('./deltas.js').Known | undefined} [known] what it knows of a model that it shows, or has shown
+ * @property {(id: any, news: News) => boolean} [wants] whether it needs a model that it does not know, of which that has changed
+ * @property {{reading: boolean}} [replica] whether it is being read
  *
  * @typedef {{method: string, raw: any, meta?: import('./follower.js').Meta, own?: boolean, acked?: boolean}} News a notification;
  *   `raw` is not to be changed; `own`: of a write of this client; `acked`: of one that was answered before
@@ -86,6 +90,19 @@ export class Handle extends Emitter {
   #isCovering = false;
   /** Readings of single mirrors. @type {WeakMap<Mirror, number>} */
   #turns = new WeakMap();
+  /** Whether it can be told what a write changed, in place of the whole record. */
+  takesDeltas = true;
+  #deltas = new Deltas({
+    busy: () => this.follower.stale || [...this.mirrors].some(({ replica }) => replica?.reading),
+    known: (id) => [...this.mirrors].flatMap((mirror) => mirror.known?.(id) ?? []),
+    wants: (id, news) => this.listeners('synced').length > 0 || [...this.mirrors].some((mirror) => mirror.wants?.(id, news)),
+    read: (name, id, done) => void this.request({ method: 'read', model: { [name]: id } }, done),
+    tell: (list) => this.notified(list),
+    lost: (whole) => {
+      if (whole) this.takesDeltas = false;
+      this.session.run(this, this.follower.lost());
+    },
+  });
   #reading = 0;
   /** Places of writes of this client that all were told of when they were answered; they may come as events yet. */
   #notified = new Set();
@@ -241,14 +258,29 @@ export class Handle extends Emitter {
 
   /**
    * Notifications came.
-   * @param {News[]} list
+   * @param {News[]} told
    */
-  notified(list) {
+  notified(told) {
+    const list = this.#deltas.whole(told);
+    if (list.length === 0) return;
     for (const one of list) if (one.own) one.acked = this.#notified.has(placeOf(one.meta));
     if (this.listeners('synced').length > 0) {
       for (const { method, raw, meta, own } of list) if (!own) this.emit('synced', method, clone(raw), meta);
     }
     for (const mirror of [...this.mirrors]) guarded(() => mirror.apply(list));
+  }
+
+  /**
+   * @param {News} news what a write changed
+   * @returns {any} the record that it came to; undefined where that is not known
+   */
+  made(news) {
+    return this.#deltas.now(news);
+  }
+
+  /** A mirror has been read. */
+  released() {
+    this.#deltas.released();
   }
 
   /**
@@ -273,6 +305,7 @@ export class Handle extends Emitter {
    */
   async reread(renewed) {
     const turn = ++this.#reading;
+    this.#deltas.restart();
     for (let pause = 1000; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
       const results = await Promise.allSettled([...this.mirrors].map((mirror) => mirror.reread(renewed)));
       if (turn !== this.#reading) return;
@@ -283,6 +316,7 @@ export class Handle extends Emitter {
     }
     this.emit('reset');
     this.session.run(this, this.follower.complete());
+    this.released();
   }
 
   // Live queries: a channel has one listen, whatever is shown of it
@@ -384,6 +418,7 @@ export class Handle extends Emitter {
   left() {
     this.follower = new Follower();
     this.told = null;
+    this.#deltas.restart();
     this.#reading += 1;
   }
 

@@ -72,6 +72,28 @@ export function isClear(data, models) {
   return models.every((model) => matches(data, model)) && !(isFirstPage(data) && TIME.test(JSON.stringify(conditionsOf(data))));
 }
 
+/**
+ * @param {any} data a query
+ * @param {import('./handle.js').News} news what changed of a model
+ * @returns {boolean} whether it may be what the query asks for by that, and was not before, or on its page; false where that cannot be
+ */
+export function mayEnter(data, { raw, meta }) {
+  const { unset = [], append = {} } = meta ?? {};
+  const changed = new Set([...Object.keys(raw), ...unset, ...Object.keys(append)]);
+  const conditions = Object.entries(data).filter(([name, wanted]) => !isWord(name, wanted));
+  const concerned = conditions.filter(([name, wanted]) => fieldsOf(name, wanted).some((field) => changed.has(field)));
+  const isKnown = (/** @type {string} */ name) => name !== '$or' && !(name.split('.')[0] in append);
+  const sort = isPaged(data) ? [said(data, 'sort') ?? []].flat() : [];
+  const isMoved = sort.some((/** @type {string} */ name) => changed.has(name.replace(/^-/, '').split('.')[0]));
+  return (isMoved || concerned.length > 0) && concerned.every(([name, wanted]) => !isKnown(name) || holds(name, wanted, raw));
+}
+
+/** @param {string} name @param {any} wanted @returns {string[]} the fields that a condition looks at */
+function fieldsOf(name, wanted) {
+  if (name !== '$or') return [name.split('.')[0]];
+  return wanted.flatMap((/** @type {any} */ one) => Object.entries(one).flatMap((entry) => fieldsOf(...entry)));
+}
+
 /** @param {string} name @param {any} wanted @param {any} model @returns {boolean} */
 function holds(name, wanted, model) {
   if (name === '$or') {

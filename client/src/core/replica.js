@@ -10,7 +10,7 @@ const ASIDE = 1000;
 const PENDING = 10_000;
 
 export class Replica {
-  /** @type {Map<string, {rev: number | undefined, model: any}>} */
+  /** `loose`: what was told since without a revision. @type {Map<string, {rev: number | undefined, model: any, loose?: boolean}>} */
   #records = new Map();
   /** @type {Set<string>} */
   #aside = new Set();
@@ -25,6 +25,12 @@ export class Replica {
   /** @param {any} id @returns {number | undefined} the latest revision known */
   rev(id) {
     return this.#records.get(String(id))?.rev;
+  }
+
+  /** @param {any} id @returns {number | undefined} the revision that the model as it is known is just that of */
+  at(id) {
+    const record = this.#records.get(String(id));
+    return record?.loose ? undefined : record?.rev;
   }
 
   /** @param {any} id @returns {boolean} whether the model was there once and is deleted */
@@ -133,7 +139,7 @@ export class Replica {
 
   /**
    * @param {string} key
-   * @param {{rev: number | undefined, model: any} | undefined} record what was known of it
+   * @param {{rev: number | undefined, model: any, loose?: boolean} | undefined} record what was known of it
    * @param {any} model
    * @param {number | undefined} rev none: the one that was known stays
    */
@@ -141,6 +147,7 @@ export class Replica {
     if (record) {
       record.model = model;
       record.rev = rev ?? record.rev;
+      record.loose = rev === undefined;
     } else this.#records.set(key, { rev, model });
     if (this.#aside.size > 0) this.#aside.delete(key);
     if (model === undefined) this.aside(key);

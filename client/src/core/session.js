@@ -286,8 +286,15 @@ export class Session {
     /** @type {import('./handle.js').News[]} */
     let news = [];
     for (const effect of effects) {
-      const { do: kind, method, model, meta } = effect;
-      const answered = kind === 'apply' ? this.outbox.find(meta?.op) : undefined;
+      let { do: kind, method, model, meta } = effect;
+      let answered = kind === 'apply' ? this.outbox.find(meta?.op) : undefined;
+      if (method === 'patch' && answered?.handle === handle) {
+        // It is an answer as well, where the record is known that it builds on; else that will come.
+        this.#tell(handle, news.splice(0));
+        const whole = handle.made({ method, raw: model, meta });
+        if (whole) [method, model] = ['update', whole];
+        else answered = undefined;
+      }
       if (kind === 'apply' && answered?.handle !== handle) {
         news.push({ method, raw: model, meta, own: this.outbox.owns(meta?.op) });
         continue;
@@ -389,7 +396,8 @@ export class Session {
         answered = true;
         this.#listened(handle, reply, query);
       });
-      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true, ...(query && { query }) }, answer);
+      const more = { ...(query && { query }), ...(handle.takesDeltas && { deltas: true }) };
+      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true, ...more }, answer);
       this.#later(PATIENCE, () => {
         if (answered) return;
         answered = true;

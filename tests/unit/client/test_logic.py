@@ -181,9 +181,10 @@ class TestFollower:
 
 class TestOutbox:
     def entries(self, outbox, *methods):
+        subscriptions = [Subscription("todos", None, "id", Clock(), print, print) for _ in methods]
         return [
-            outbox.add(Subscription("todos", None, "id", Clock()), {"method": method}, None, 30.0, False)
-            for method in methods
+            outbox.add(subscription, {"method": method}, None, 30.0, False)
+            for subscription, method in zip(subscriptions, methods, strict=True)
         ]
 
     def test_operations_are_named_once(self):
@@ -404,7 +405,7 @@ class TestSession:
         session.connected(session.wire)
         assert session.wire.answer({"event": "x"}) == (
             "listen",
-            (None, {"v": 1, "since": {}, "client": "me", "user": True}),
+            (None, {"v": 1, "since": {}, "client": "me", "user": True, "deltas": True}),
         )
         events = handle.events()
         session.received("synced", ("create", {"id": 1}))
