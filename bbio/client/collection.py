@@ -369,11 +369,21 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._is_outdated = True
         self._fill_soon()
 
+    @property
+    def _is_lacking(self) -> bool:
+        """Return whether something is to be read that nobody reads at the moment."""
+        is_short = self._window is not None and self._window.is_short
+        return self._reading is None and (self._is_outdated or is_short)
+
     async def _fill(self) -> None:
         pause = FIRST_PAUSE
         try:
-            # Where everything is being read, that is all that is lacking.
-            while self._reading is None and (self._is_outdated or (self._window is not None and self._window.is_short)):
+            while self._is_lacking:
+                if jitter := self._session.settings.jitter:
+                    # Other clients lack the same at this moment.
+                    await self._subscription.sleep(self._session.chance() * jitter)
+                    if not self._is_lacking:
+                        break
                 reading = self._begin_reading()
                 try:
                     await self._fill_once(reading)

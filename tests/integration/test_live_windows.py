@@ -53,7 +53,7 @@ def reads(t, monkeypatch):
 async def test_a_collection_is_told_what_it_asked_for(heard):
     """And nothing else; what leaves the query leaves the collection."""
     async with todos().test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data=OPEN)
         assert sorted(mirror) == [1, 3, 5, 7, 9]
         await ann.patch({"id": 2, "n": 0})
@@ -70,7 +70,7 @@ async def test_a_collection_is_told_what_it_asked_for(heard):
 async def test_another_query_is_told_like_a_lost_history(heard):
     """What has come and gone, with a reset; once, and of the models it asks for now."""
     async with todos().test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data=OPEN)
         with pytest.MonkeyPatch.context() as patched:
             asked = reads(t, patched)
@@ -93,7 +93,7 @@ async def test_another_query_is_told_like_a_lost_history(heard):
 async def test_the_query_may_change_while_there_is_no_connection():
     """It counts from the next connection on; the latest of several counts."""
     async with todos().test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data=OPEN)
         t.offline(bob)
         ann_writes = ann.patch({"id": 1, "done": True})
@@ -111,7 +111,7 @@ async def test_the_query_may_change_while_there_is_no_connection():
 async def test_several_collections_with_different_queries_are_told_all(heard):
     """They keep to their queries themselves, also when one of them is alone again; alone from the start, it is not."""
     async with todos().test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         first = await bob.collection(data=OPEN)
         same = await bob.collection(data=OPEN)
         assert bob._subscription.live == OPEN
@@ -136,7 +136,7 @@ async def test_several_collections_with_different_queries_are_told_all(heard):
 async def test_events_are_those_of_all_models():
     """So the listen is of all models as long as somebody reads them; who opened them late is told of a reset."""
     async with todos().test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data=OPEN)
         events = bob.events()
         await t.settle()
@@ -149,7 +149,7 @@ async def test_events_are_those_of_all_models():
 async def test_without_live_queries_nothing_is_read_twice(monkeypatch):
     """The client keeps its collections to their queries, as ever."""
     async with todos(live=False).test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         asked = reads(t, monkeypatch)
         mirror = await bob.collection(data=OPEN)
         await bob.collection(data={"done": True})
@@ -169,7 +169,7 @@ async def test_a_query_that_the_server_cannot_follow_live_is_kept_by_the_client(
             req.options["data"] = {}
 
     async with todos(layers={"translate": before("read")(translate)}).test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data=data)
         one = await ann.create({"t": "ab"})
         await t.settle()
@@ -186,7 +186,7 @@ async def test_data_with_a_meaning_of_the_servers_own_is_no_live_query(live, mon
             req.options["data"] = {"n": {"$lt": 3}}
 
     async with todos(live, layers={"translate": before("read")(translate)}).test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data={"search": "few"})
         await t.settle()
         assert (sorted(mirror), bob._subscription.live) == ([1, 2], None)
@@ -212,7 +212,7 @@ async def titles(t, mirror):
 async def test_a_page_stays_the_first_page(live, monkeypatch):
     """What comes in pushes the last out, in its place; what leaves is replaced by the next one, read once for many."""
     async with todos(live).test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         data = {"done": False, "sort": "-n", "limit": 3}
         mirror = await bob.collection(data=data)
         assert list(mirror) == [9, 7, 5]
@@ -244,7 +244,7 @@ async def test_a_page_stays_the_first_page(live, monkeypatch):
 async def test_a_page_that_is_pushed_far_is_read_from_its_beginning(monkeypatch):
     """No more than two pages are known; the cursor is of what comes after these alone."""
     async with todos().test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data={"sort": "-n", "limit": 2})
         made = [(await ann.create({"n": n}))["id"] for n in range(20, 26)]
         assert await titles(t, mirror) == made[:-3:-1]
@@ -259,7 +259,7 @@ async def test_a_page_that_is_pushed_far_is_read_from_its_beginning(monkeypatch)
 async def test_writes_and_lost_connections_leave_a_page_right():
     """Whatever comes while it is being read."""
     async with todos().test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data={"sort": "n", "limit": 3})
         t.hold(bob)
         for n in (1, 2, 3):
@@ -284,7 +284,7 @@ async def test_a_page_whose_order_only_the_server_knows_is_read_again(monkeypatc
         return list(reversed(await next()))
 
     async with todos(layers={"turned": use("read")(turned)}).test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data={"sort": "n", "limit": 3})
         assert list(mirror) == [3, 2, 1]
         asked = reads(t, monkeypatch)
@@ -313,7 +313,7 @@ async def test_a_page_whose_order_only_the_server_knows_is_read_again(monkeypatc
 async def test_a_page_that_is_closed_is_not_read():
     """Nor is one of which more is written than can wait."""
     async with todos().test() as t:
-        ann, bob = await t.clients(2)
+        ann, bob = await t.clients(2, jitter=0)
         mirror = await bob.collection(data={"sort": "n", "limit": 3})
         await ann.delete(1)
         t.hold(bob)

@@ -862,6 +862,7 @@ class TestPages:
     """Collections with a limit, and live queries, at moments that a network seldom offers."""
 
     async def opened(self, session, page, cursor="next", digest=None, **data):
+        session.settings = SessionSettings(jitter=0)
         handle = handle_of(session)
         opening = await asking(session, handle.collection(data={"sort": "n", "limit": 2, **data}).open())
         session.connected(session.wire)
@@ -914,6 +915,25 @@ class TestPages:
         self.read(session, {"b": 1.9, "d": 3}, None, revs=[9, 1])
         await rounds()
         assert list(mirror) == ["c", "b"]
+
+    async def test_who_lacks_the_same_page_does_not_ask_for_it_at_once(self, session):
+        """Requests spread over the jitter; what comes in meanwhile may be all that was lacking."""
+        mirror = await self.opened(session, {"a": 1, "b": 2})
+        session.settings = SessionSettings(jitter=1)
+        self.write(session, 1, "delete", "a")
+        await rounds()
+        assert session.wire.sent == []
+        self.write(session, 2, "create", "c", 0)
+        session.clock.turn()
+        await rounds()
+        assert (session.wire.sent, list(mirror), session.clock.time()) == ([], ["c", "b"], 0.5)
+        self.write(session, 3, "delete", "b")
+        await rounds()
+        session.clock.turn()
+        await rounds()
+        self.read(session, {"d": 3})
+        await rounds()
+        assert list(mirror) == ["c", "d"]
 
     async def test_what_was_read_after_a_listen_is_not_read_again_for_it(self, session):
         """It was answered after that."""
@@ -1021,6 +1041,24 @@ class TestPages:
         session.wire.answer({"error": {"name": "BadRequest", "code": 400, "message": "no query"}})
         with pytest.raises(BadRequest, match="no query"):
             await mirror.changed()
+
+    async def test_an_answer_of_a_connection_of_before_says_nothing_of_what_is_in_the_query(self, session):
+        """It is of what was asked for there; the stream tells what the write is by now."""
+        mirror = await self.opened(session, {"a": 1}, None, digest="d", n={"$gt": 0})
+        handle = handle_of(session)
+        for offset, n, is_moved in ((1, 5, False), (2, 0.5, True)):
+            writing = await asking(session, handle.create({"n": n}))
+            old = session.wire
+            if is_moved:
+                session.replaced("", keep=False)
+                session.wire = Wire()
+                session.connected(session.wire)
+                self.listened(session, "d")
+            old.answer(None, {"id": offset, "n": n}, told(offset, r=offset, **{"in": True}))
+            assert await writing == {"id": offset, "n": n}
+            assert sorted(mirror, key=str) == [1, "a"]
+        self.write(session, 2, "create", 2, 0.5)
+        assert list(mirror) == [2, "a"]
 
     async def test_what_all_channels_share_is_kept_to_the_query_here(self, session):
         """The server picks out what it tells of one channel alone."""
