@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 from aiohttp import web
 
-from bbio import App, Backend, Forbidden, Middleware, Request, Unauthorized, after, before, field, visible
+from bbio import App, Backend, Forbidden, Middleware, Request, Unauthorized, before, field, visible
 from bbio.builtin import Session, store_from_env
 
 # A tracker for others than its readers has passwords, as docs/tutorial.md shows.
@@ -52,6 +52,9 @@ class Memberships(Backend):
         "tracker.db", models=[Membership(project, user, f"{project}-{user}") for project, user in FIRST]
     )
 
+    # Whoever is let in or removed is asked again at once what they may see.
+    follows = {"memberships": "user"}
+
     @visible(may_leave=True)
     async def of_own_projects(self, req: Request) -> Any:
         """Members see each other, and let others in; they may leave, too."""
@@ -60,12 +63,6 @@ class Memberships(Backend):
     @before("update", "patch")
     def keep(self) -> None:
         raise Forbidden("add a member, or remove one")
-
-    @after("create", "delete", once=True)
-    async def tell(self) -> None:
-        """Ask again what everybody may see."""
-        await self.recheck()
-        await app.backends["issues"].recheck()
 
     async def projects_of(self, user: str) -> list[str]:
         """Return the projects that somebody is in."""
@@ -89,6 +86,7 @@ class Issues(Backend):
     model = Issue
     middleware = [sessions, LoggedIn()]
     store = store_from_env("tracker.db", index=["project"])
+    follows = {"memberships": "user"}
 
     @visible
     async def of_own_projects(self, req: Request) -> Any:
