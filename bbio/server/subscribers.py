@@ -39,7 +39,7 @@ OWN_WRITES_LOOK_SECONDS = 0.01
 LOG_RETRY_SECONDS = 1.0
 # Seconds until it is asked again what those may see of whom `@visible` could not say it.
 SCOPE_RETRY_SECONDS = 5.0
-# Listeners that are admitted anew at the same time.
+# Listeners that are admitted anew at the same time, however many ask for that.
 RECHECKS_AT_ONCE = 50
 
 
@@ -54,6 +54,7 @@ class Subscribers(Publisher):
 
     __slots__ = (
         "_all_backends",
+        "_asking",
         "_checking",
         "_closed",
         "_context",
@@ -90,6 +91,7 @@ class Subscribers(Publisher):
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
         self._recheck_timer: asyncio.TimerHandle | None = None
+        self._asking = asyncio.Semaphore(RECHECKS_AT_ONCE)
         self._followers = Followers()
         # The users who are to be asked about; None among them stands for everybody.
         self._unasked: set[str | None] = set()
@@ -348,6 +350,7 @@ class Subscribers(Publisher):
         """The application starts."""
         self._closed = False
         self._context = copy_context()
+        self._asking = asyncio.Semaphore(RECHECKS_AT_ONCE)  # of this event loop
 
     async def follow_others(self) -> None:
         """Hear of all that happens in backends which this one follows. Called once they have started.
@@ -611,9 +614,10 @@ class Subscribers(Publisher):
 
     async def _recheck_each(self, listeners: Iterator[tuple[ClientSocket, Followed]]) -> None:
         for socket, followed in listeners:
-            if await self._is_refused(socket, followed):
-                self._drop(socket, followed)
-            await asyncio.sleep(0)
+            async with self._asking:
+                if await self._is_refused(socket, followed):
+                    self._drop(socket, followed)
+                await asyncio.sleep(0)
 
     async def _is_refused(self, socket: ClientSocket, followed: Followed) -> bool:
         """Return whether to remove a listener. One that gets other fields from now on has to read everything."""

@@ -745,3 +745,29 @@ async def test_scopes_may_be_large(make_store):
         await t.app.backends["issues"].recheck()
         await t.settle()
         assert sorted(shown) == []
+
+
+async def test_many_rechecks_ask_no_more_at_once_than_one():
+    """Those who write meanwhile are not held up by them; in the end everybody has what they may."""
+    asking, most, projects = [], [0], ["x"]
+
+    class Issues(Backend):
+        store = MemoryStore(models=MODELS)
+
+        @visible
+        async def scope(self, req):
+            asking.append(req.user["id"])
+            most[0] = max(most[0], len(asking))
+            await asyncio.sleep(0)
+            asking.remove(req.user["id"])
+            return {"project": {"$in": list(projects)}}
+
+    async with App().serve(Issues).test() as t:
+        handles = [t.connect(user={"id": n}).backend("issues") for n in range(30)]
+        shown = [await handle.collection() for handle in handles]
+        projects[:] = ["y"]
+        backend = t.app.backends["issues"]
+        await asyncio.gather(*(backend.recheck() for _ in range(4)))
+        await t.settle()
+        assert most[0] == subscribers.RECHECKS_AT_ONCE
+        assert {tuple(sorted(collection)) for collection in shown} == {("3", "4")}
