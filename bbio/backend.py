@@ -74,12 +74,12 @@ MEANT: dict[str, Callable[[Any], bool]] = {
     "middleware": _is_middleware,
     "store": lambda value: isinstance(value, Store),
     "model": _is_model,
+    "deltas": lambda value: isinstance(value, bool),
     "unknown": lambda value: isinstance(value, str) and value in ("reject", "drop"),
     "notifies": lambda value: value == UNFILTERED,
     "recheck_interval": lambda value: isinstance(value, (int, float)),
     "live_queries": lambda value: isinstance(value, bool),
     "follows": lambda value: isinstance(value, dict) and {type(each) for each in (*value, *value.values())} == {str},
-    "deltas": lambda value: isinstance(value, bool),
 }
 RESEMBLANCE = 0.75
 
