@@ -535,12 +535,11 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._models = before
         self._show()
         self._error = None
-        if not self._read:
-            self._changes = Changes()
-        elif is_reset:
-            self._changes.reset = True
-        self._read = True
+        is_first, self._read = not self._read, True
+        self._changes.reset = self._changes.reset or is_reset
         self._go_on()
+        if is_first:
+            self._changes = Changes()  # what came while it was opened is what it begins with
 
     def _read_as(self, models: list[Any], meta: Any) -> None:
         """Note what the server has taken the data for, by its answer."""

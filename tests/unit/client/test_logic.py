@@ -887,6 +887,19 @@ class TestPages:
         model = {"id": key} if n is None else {"id": key, "n": n}
         session.received("synced", (method, model, told(offset, r=offset + 1 if rev is None else rev)))
 
+    async def test_what_came_while_it_was_opened_is_no_change(self, session):
+        """It is what the collection begins with; the next write is the first change."""
+        opening = await asking(session, handle_of(session).collection().open())
+        session.connected(session.wire)
+        self.listened(session)
+        await rounds()
+        self.write(session, 1, "create", "b", 2)
+        session.wire.answer(None, [{"id": "a", "n": 1}], {"r": [1]})
+        mirror = await opening
+        assert list(mirror) == ["a", "b"]
+        self.write(session, 2, "create", "c", 3)
+        assert (await mirror.changed()).added == {"c"}
+
     async def test_what_leaves_is_replaced_by_a_page_after_the_last(self, session):
         """What is told meanwhile comes after that; what nobody can name or that is older is left out."""
         mirror = await self.opened(session, {"a": 1, "b": 2})

@@ -224,6 +224,8 @@ def test_a_dialect_says_everything():
         lambda: dialect.id_order(True),
         lambda: dialect.like(("a",), [], str),
         lambda: dialect.contains(("a",), (1, 0), str),
+        lambda: dialect.many([1, 2]),
+        lambda: dialect.among(1, [1, 2]),
     ):
         with pytest.raises(NotImplementedError):
             call()
