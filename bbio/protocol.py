@@ -474,14 +474,16 @@ def _arguments(event: Event) -> bytes:
 
 def stream_reply(position: Position, events: list[Event] | None, digest: str | None = None) -> dict[str, Any]:
     """One stream's entry in the reply to a version-1 `listen`, with the digest of the view where it has one."""
-    told = {} if digest is None else {"d": digest}
-    return told | {
+    told: dict[str, Any] = {
         "epoch": position.epoch,
         "offset": position.offset,
         "stamp": position.stamp,
         "recovered": events is not None,
         "events": [event_json(event) for event in events or ()],
     }
+    if digest is not None:
+        told["d"] = digest
+    return told
 
 
 def reply(body: bytes) -> bytes:

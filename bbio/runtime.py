@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import attrs
 import msgspec
@@ -96,6 +96,9 @@ class Runtime:
         store: the store as it was opened; None without one.
         log: the log of events and operations: the store's, or one in memory without a store.
         stacks: the compiled stack of each sync method, by its name.
+        is_scoped: whether layers of `@visible` decide who may have which records.
+        has_live_queries: whether clients may ask to be told of some records alone.
+        has_views: whether each who listens to a channel has a view of its own; else all are told the same.
 
     Raises:
         ConfigurationError: the backend is served already.
@@ -112,6 +115,8 @@ class Runtime:
     log: Log
     publisher: BackendPublisher
     stacks: dict[str, Stack]
+    has_live_queries: bool
+    has_views: bool
 
     def __init__(self, backend: Backend, name: str, spawn: Spawn, threads: Threads | None = None) -> None:
         bound, cls = backend.__bbio_runtime__, type(backend).__name__
@@ -128,6 +133,7 @@ class Runtime:
         self._spawn = spawn
         self._threads = threads or Threads()
         self._scopes: list[Layer] = []
+        self.is_scoped = False
         self._listeners: dict[Emitted, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
         self._stopping = AsyncExitStack()
         self._tell_backend(__bbio_runtime__=self, name=name)
@@ -165,21 +171,6 @@ class Runtime:
             # The last of the `before` layers, when it is known who asks.
             own.append(make_layer("before", "visible", METHODS, self._enter_scope, where=self._scopes[0].where))
         return [layer for group in (*reusable, _by_kind(own)) for layer in group if layer.kind != "visible"]
-
-    @property
-    def is_scoped(self) -> bool:
-        """Say whether layers of `@visible` decide who may have which records."""
-        return bool(self._scopes)
-
-    @property
-    def has_views(self) -> bool:
-        """Say whether each who listens to a channel has a view of its own; else all are told the same."""
-        return self.has_live_queries or View.differs(self.schema)
-
-    @property
-    def has_live_queries(self) -> bool:
-        """Say whether clients may ask to be told of some records alone."""
-        return self.is_scoped or self.backend.live_queries
 
     @property
     def narrowing(self) -> list[Layer]:
@@ -328,6 +319,9 @@ class Runtime:
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
         self._scopes = [self._bound(layer) for layer in self._visible_layers()]
+        self.is_scoped = bool(self._scopes)
+        self.has_live_queries = self.is_scoped or self.backend.live_queries
+        self.has_views = self.has_live_queries or View.differs(self.schema)
         layers, schema, store = [self._bound(layer) for layer in self.layers], self.schema, self.store
         answer = self._answer_unanswered
         read: Answer = answer
@@ -643,16 +637,8 @@ def _plain_write(schema: Schema, write: Write) -> Write:
     return written
 
 
-class JoinDecision(NamedTuple):
-    """The answer to a client that wants to listen.
-
-    Parameters:
-        failure: why it may not; None when it may.
-        view: what it sees of the events; None where all who may listen see the same.
-    """
-
-    failure: SyncError | None
-    view: View | None
+# Why a client may not listen, None when it may; and what it sees of the events, None where all see the same.
+JoinDecision = tuple[SyncError | None, View | None]
 
 
 class Registry(Mapping[str, Runtime]):
@@ -729,10 +715,9 @@ class Registry(Mapping[str, Runtime]):
 
     async def admit(self, runtime: Runtime, req: Request) -> JoinDecision:
         """Ask the `before` layers of `read` whether a client may listen, and what it then sees."""
-        res = await runtime.stacks["read"].admit(req, self.internal_error)
-        assert res.failure is None or isinstance(res.failure, SyncError)
-        view = View.of_listener(runtime.schema, req, runtime.has_views) if res.failure is None else None
-        return JoinDecision(res.failure, view)
+        failure = (await runtime.stacks["read"].admit(req, self.internal_error)).failure
+        assert failure is None or isinstance(failure, SyncError)
+        return failure, View.of_listener(runtime.schema, req) if failure is None and runtime.has_views else None
 
     def internal_error(self, err: BaseException, req: Request) -> InternalError:
         """Log an unexpected error of a request whole, under an id; the id alone is for the client."""

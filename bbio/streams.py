@@ -114,8 +114,7 @@ def _digest(text: str) -> bytes:
     return blake2b(canonical(text), digest_size=16).digest()
 
 
-@attrs.frozen
-class Position:
+class Position(msgspec.Struct, frozen=True, gc=False):
     """A position in a stream.
 
     Parameters:

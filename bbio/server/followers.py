@@ -29,9 +29,6 @@ class Followers:
     def __init__(self) -> None:
         self._each: list[tuple[Follower, str]] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._each)
-
     def add(self, follower: Follower, field: str) -> None:
         """Add a backend.
 

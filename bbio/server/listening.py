@@ -117,19 +117,14 @@ class ListenExchange(Exchange, kw_only=True):
         claimed = protocol.read_position(since, followed.name)
         if claimed is None:
             return None, None
-        if followed.name != BACKEND_WIDE and protocol.read_digest(since, followed.name) != self._digest(
-            followed, self.view
-        ):
-            return None, None
+        if followed.viewers is not None and followed.name != BACKEND_WIDE:
+            assert self.view is not None, "each has a view of its own"
+            if protocol.read_digest(since, followed.name) != followed.viewers.digest(self.view):
+                return None, None
         if followed.has_views:
             # Whose view it was is looked at in the end: of what all channels share it depends on the others too.
             claimed = View.without_view(claimed)
         return claimed, await subscribers.since(followed, claimed)
-
-    @staticmethod
-    def _digest(followed: Followed, view: View | None) -> str | None:
-        """Return the digest of a view of a stream; None where all of it is told."""
-        return None if followed.viewers is None or view is None else followed.viewers.digest(view)
 
     def _go_live(self, subscribers: Subscribers, streams: list[Followed], missed: list[Missed]) -> None:
         socket, channel, version = self.socket, self.fields.channel, self.fields.version
@@ -152,8 +147,9 @@ class ListenExchange(Exchange, kw_only=True):
         answer = {}
         for followed, claimed in zip(streams, missed, strict=True):
             position, events = followed.merge(*claimed, self.exchanges.limits.replay)
-            digest = self._digest(followed, socket.views.get(followed.name))
-            if events is None or protocol.read_digest(self.fields.since, followed.name) != digest:
+            viewers = followed.viewers
+            digest = None if viewers is None else viewers.digest(socket.views[followed.name])
+            if events is not None and protocol.read_digest(self.fields.since, followed.name) != digest:
                 position, events = followed.position, None
             if followed.has_views:
                 position, events = self._as_seen(followed, position, events)

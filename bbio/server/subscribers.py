@@ -92,7 +92,7 @@ class Subscribers(Publisher):
         self._timer: asyncio.TimerHandle | None = None
         self._recheck_timer: asyncio.TimerHandle | None = None
         self._asking = asyncio.Semaphore(RECHECKS_AT_ONCE)
-        self._followers = Followers()
+        self._followers: Followers | None = None
         # The users who are to be asked about; None among them stands for everybody.
         self._unasked: set[str | None] = set()
         # Listeners, by their sockets and streams, of whom nobody could say what they may see.
@@ -108,7 +108,7 @@ class Subscribers(Publisher):
         """Tell of a committed event. Called on the event loop."""
         followed = self._streams.get(event.stream)
         if followed is None:
-            if self._followers:
+            if self._followers is not None:
                 self._followers.hear(event)
             return
         is_needed = followed.viewers is not None or followed.kept
@@ -168,7 +168,7 @@ class Subscribers(Publisher):
 
     def _tell(self, followed: Followed, event: Event, origin: Socket | None) -> None:
         followed.advance(event)
-        if self._followers:
+        if self._followers is not None:
             self._followers.hear(event)
         if followed.rings.bytes > followed.rings.most:
             self._empty_rings()
@@ -283,7 +283,8 @@ class Subscribers(Publisher):
         self._resync(followed)
 
     def _resync(self, followed: Followed) -> None:
-        self._followers.hear_of_loss()
+        if self._followers is not None:
+            self._followers.hear_of_loss()
         self._delivery.send(followed.version_1.values(), self._namespace, protocol.resync(followed.name))
 
     async def _own_writes(self, followed: Followed) -> None:
@@ -363,6 +364,7 @@ class Subscribers(Publisher):
 
     async def followed_by(self, follower: Follower, field: str) -> None:
         """Tell another backend of all that happens in this one, see `Followers.add`."""
+        self._followers = self._followers or Followers()
         self._followers.add(follower, field)
         streams = [self.stream(name) for name in HEARD]
         for followed in streams:
@@ -372,7 +374,7 @@ class Subscribers(Publisher):
     async def close(self) -> None:
         """Look at no log any more."""
         self._closed = True
-        self._followers = Followers()
+        self._followers = None
         for followed in list(self._streams.values()):
             followed.kept = False
             self._let_go(followed)
@@ -447,9 +449,10 @@ class Subscribers(Publisher):
             told, not_told = not_told, told
         told[socket] = socket.peer
         not_told.pop(socket, None)
-        followed.deltas.pop(socket, None)
         if deltas:
             followed.deltas[socket] = socket.peer
+        elif followed.deltas:
+            followed.deltas.pop(socket, None)
         if followed.viewers is not None:
             followed.viewers.join(socket, socket.views[followed.name], version, deltas)
 

@@ -7,7 +7,6 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-import attrs
 import msgspec
 
 from bbio.errors import Forbidden, Invalid, SyncError
@@ -97,7 +96,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
         scope: the records that it may have, where it has asked for some of them; else those of `filter`.
 
     Example:
-        >>> import bbio
+        >>> import attrs, bbio
         >>> @attrs.define
         ... class User:
         ...     name: str
@@ -126,16 +125,13 @@ class View(msgspec.Struct, frozen=True, gc=False):
         return _for_roles(schema, roles)
 
     @classmethod
-    def of_listener(cls, schema: Schema | None, req: Request, is_own: bool) -> View | None:
-        """Return the view under which a client is told of events; None where all are told the same.
+    def of_listener(cls, schema: Schema | None, req: Request) -> View:
+        """Return the view under which a client is told of events, where each has a view of its own.
 
         Parameters:
             schema: the schema of the backend, None when its models may be anything.
             req: the request to listen, admitted.
-            is_own: whether each client has a view of its own.
         """
-        if not is_own:
-            return None
         seen = cls.whole() if schema is None else cls.of(schema, req.user)
         return seen if req.scope is None else msgspec.structs.replace(seen, filter=req.scope.records)
 
@@ -297,7 +293,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
     def position(self, position: Position) -> Position:
         """Return a position as the viewer is told it: what a view was told up to there says nothing of another."""
-        return attrs.evolve(position, epoch=self._epoch(position.epoch))
+        return msgspec.structs.replace(position, epoch=self._epoch(position.epoch))
 
     def is_own(self, position: Position) -> bool:
         """Return whether a position that a client claims was told to an equal view."""
@@ -306,7 +302,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
     @staticmethod
     def without_view(position: Position) -> Position:
         """Return the position in the log of one that a client claims, in whatever view."""
-        return attrs.evolve(position, epoch=position.epoch.partition(MARK)[0])
+        return msgspec.structs.replace(position, epoch=position.epoch.partition(MARK)[0])
 
     @property
     def digest(self) -> str:
