@@ -82,9 +82,14 @@ def change_of(event: Event) -> RecordChange | None:
     if event.was is None:
         return None
     previous, new, hidden, _ = Was.read(event.was)
-    record = {**decode(event.body), **hidden}
+    record = decode(event.body)
+    if hidden:
+        record.update(hidden)
     if event.method == "delete":
         return RecordChange(record, None)
     if previous is None:
         return RecordChange(None, record)
-    return RecordChange({**{name: value for name, value in record.items() if name not in new}, **previous}, record)
+    before = {**record, **previous}
+    for name in new:
+        before.pop(name, None)
+    return RecordChange(before, record)
