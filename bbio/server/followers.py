@@ -24,13 +24,10 @@ class Follower(Protocol):
 class Followers:
     """The backends that follow one backend, each with the field that has the id of a user."""
 
-    __slots__ = ("_each",)
+    __slots__ = ("each",)
 
     def __init__(self) -> None:
-        self._each: list[tuple[Follower, str]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._each)
+        self.each: list[tuple[Follower, str]] = []
 
     def add(self, follower: Follower, field: str) -> None:
         """Add a backend.
@@ -39,12 +36,12 @@ class Followers:
             follower: the backend.
             field: the field of the followed records that has the id of a user.
         """
-        self._each.append((follower, field))
+        self.each.append((follower, field))
 
     def hear(self, event: Event) -> None:
         """Have those asked whom an event of the followed backend concerns; everybody where nobody knows whom."""
         change = change_of(event)
-        for follower, field in self._each:
+        for follower, field in self.each:
             if event.stream not in HEARD:
                 follower.ask_everywhere()  # other processes hear of this stream only if somebody listens there
             elif change is None:
@@ -55,5 +52,5 @@ class Followers:
 
     def hear_of_loss(self) -> None:
         """Have everybody asked: events are lost."""
-        for follower, _ in self._each:
+        for follower, _ in self.each:
             follower.ask_viewers(None)

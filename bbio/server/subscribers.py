@@ -108,7 +108,7 @@ class Subscribers(Publisher):
         """Tell of a committed event. Called on the event loop."""
         followed = self._streams.get(event.stream)
         if followed is None:
-            if self._followers:
+            if self._followers.each:
                 self._followers.hear(event)
             return
         is_needed = followed.viewers is not None or followed.kept
@@ -168,7 +168,7 @@ class Subscribers(Publisher):
 
     def _tell(self, followed: Followed, event: Event, origin: Socket | None) -> None:
         followed.advance(event)
-        if self._followers:
+        if self._followers.each:
             self._followers.hear(event)
         if followed.rings.bytes > followed.rings.most:
             self._empty_rings()

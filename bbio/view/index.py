@@ -8,7 +8,7 @@ found is judged; views that ask for no equality are judged at each event.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from bbio.query.ordering import ABSENT, TRUE, Key, Path, key_of, lookup
 from bbio.query.query import Comparison, Condition, Either
@@ -22,12 +22,11 @@ Anchor = tuple[Path, bool, Key]
 Judge = Callable[[Record], bool]
 Shelf = dict[V, Judge | None]
 # What a change is by whether the record was in the view, which is 1, and is in it, which is 2.
-WAS, IS = 1, 2
+WAS, IS, BOTH = 1, 2, 3
 KINDS: tuple[Kind | None, ...] = tuple(transition(bool(bits & WAS), bool(bits & IS)) for bits in range(4))
 
 # What null, true or false count as, of which most records have one: as this many views that ask for the same value.
 COMMON = 1_000
-NO_VIEWS: dict[Any, Judge | None] = {}
 
 
 class ViewIndex(Generic[V]):
@@ -104,22 +103,18 @@ class ViewIndex(Generic[V]):
     def _candidates(self, before: Record | None, after: Record | None, certain: dict[V, int]) -> dict[V, Judge]:
         """Return the views to be judged; note those that need not be, and whether they had and have the record."""
         found = self._scanned.copy()
+        was, now = before or {}, after or {}
         for path, shelves in self._equal.items():
-            old = ABSENT if before is None else _at(before, path)
-            new = ABSENT if after is None else _at(after, path)
-            if old is new:
-                sides: tuple[tuple[Any, int], ...] = ((new, WAS | IS),)
+            if len(path) == 1:
+                old, new = was.get(path[0], ABSENT), now.get(path[0], ABSENT)
             else:
-                sides = (old, WAS), (new, IS)
-            for value, bits in sides:
-                for view, judge in shelves.get(key_of(value), NO_VIEWS).items():
-                    if judge is None:
-                        certain[view] = certain.get(view, 0) | bits
-                    else:
-                        found[view] = judge
+                old, new = lookup(was, path), lookup(now, path)
+            if shelf := shelves.get(key_of(new)):
+                _take(shelf, BOTH if old is new else IS, found, certain)
+            if old is not new and (shelf := shelves.get(key_of(old))):
+                _take(shelf, WAS, found, certain)
         for path, shelves in self._within.items():
-            old = ABSENT if before is None else _at(before, path)
-            new = ABSENT if after is None else _at(after, path)
+            old, new = lookup(was, path), lookup(now, path)
             values = new if type(new) is list else []
             if type(old) is list and old != new:
                 values = old + values
@@ -174,6 +169,14 @@ def _asked_for(condition: Comparison) -> tuple[Anchor, ...] | None:
     return None
 
 
+def _take(shelf: Shelf[V], bits: int, judged: dict[V, Judge], certain: dict[V, int]) -> None:
+    for view, judge in shelf.items():
+        if judge is None:
+            certain[view] = certain.get(view, 0) | bits
+        else:
+            judged[view] = judge
+
+
 def _is_certain(conditions: Iterable[Condition]) -> bool:
     """Return whether every record with one of the values that some conditions ask for fulfils all of them."""
     only = [*conditions]
@@ -183,7 +186,3 @@ def _is_certain(conditions: Iterable[Condition]) -> bool:
         return all(map(_is_certain, only[0].branches))
     # Of what a list has within it, the type is looked at too.
     return only[0].operator in ("$eq", "$in")
-
-
-def _at(record: Record, path: Path) -> Any:
-    return record.get(path[0], ABSENT) if len(path) == 1 else lookup(record, path)
