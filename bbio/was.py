@@ -81,10 +81,17 @@ def change_of(event: Event) -> RecordChange | None:
     """
     if event.was is None:
         return None
-    previous, new, hidden, _ = Was.read(event.was)
-    record = {**decode(event.body), **hidden}
+    # Not by `Was.read`: each event with views passes here, and most have the first part alone.
+    previous, *more = decode(event.was)
+    record = decode(event.body)
+    if len(more) > 1:
+        record.update(more[1] or {})
     if event.method == "delete":
         return RecordChange(record, None)
     if previous is None:
         return RecordChange(None, record)
-    return RecordChange({**{name: value for name, value in record.items() if name not in new}, **previous}, record)
+    before = {**record, **previous}
+    if more:
+        for name in more[0] or ():
+            before.pop(name, None)
+    return RecordChange(before, record)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Any, Protocol, cast
 
 from msgspec import structs
 
 from bbio import protocol
-from bbio.server.connection import Peer
+from bbio.server.connection import ClientSocket, Peer
 from bbio.server.eager import Stepper
 from bbio.server.stream import Followed
 from bbio.server.viewers import Group, Viewers
@@ -32,6 +33,10 @@ class Transport(Protocol):
 
 # Events of a stream after which those with views are told how far it has come.
 AT_EVENTS = 250
+# How many of them are told that in a second at most: where they are many, events come more often than all are told.
+AT_PER_SECOND = 2_000
+# How many are told it in one turn of the event loop.
+AT_ONCE = 250
 
 # An event that waits for the end of a step: who is to be told, and the socket whose write it was.
 Pending = tuple[Followed, Event, Any]
@@ -68,11 +73,13 @@ class Delivery:
         # Runs the requests; what they publish leaves at the end of a step.
         self.stepper = Stepper(self.flush)
         self._pending: deque[Pending] = deque()
+        # The streams of whose followers some are still to be told how far it has come.
+        self._placing = 0
 
     @property
     def busy(self) -> bool:
-        """Return whether events wait for the end of a step."""
-        return bool(self._pending)
+        """Return whether events wait for the end of a step, or clients for a place."""
+        return bool(self._pending or self._placing)
 
     def add(self, followed: Followed, event: Event, origin: Any) -> None:
         """Take an event that is to leave at the end of the step.
@@ -172,19 +179,18 @@ class Delivery:
             in_part = [peer for socket, peer in followed.version_1.items() if viewers.told(socket) is not None]
             self.send(in_part, followed.namespace, protocol.resync(followed.name))
             concerned = [(group, cast(Kind, whole.method)) for group in viewers.whole]
-        frames: dict[tuple[Kind, frozenset[str]], tuple[Event, bytes, bytes]] = {}
+        writer = None if origin is None else origin.peer
+        frames: dict[tuple[Kind, frozenset[str]], tuple[Event, bytes]] = {}
         deltas: dict[frozenset[str], bytes] = {}
         for group, kind in concerned:
             frame = frames.get((kind, group.view.fields))
             if frame is None:
                 event = group.view.told(whole, kind, followed.id_attribute)
-                frame = event, protocol.synced(event), protocol.synced_v1(event)
-                frames[kind, group.view.fields] = frame
-            event, legacy, version_1 = frame
+                frame = frames[kind, group.view.fields] = event, protocol.synced_v1(event)
+            event, version_1 = frame
             group.told += 1
-            writer = None if origin is None else origin.peer
             if group.legacy and not (len(group.legacy) == 1 and origin in group.legacy):
-                self.transport.deliver(group.legacy.values(), writer, followed.namespace, legacy)
+                self.transport.deliver(group.legacy.values(), writer, followed.namespace, protocol.synced(event))
             if group.version_1:
                 skipped = writer if replied and not group.is_part else None
                 if skipped is None and event.op is not None and origin in group.version_1 and origin.client:
@@ -202,7 +208,7 @@ class Delivery:
                     others = _others(group)
                 if others:
                     self.transport.deliver(others.values(), skipped, followed.namespace, version_1)
-        if whole.offset % AT_EVENTS == 0:
+        if whole.offset % AT_EVENTS == 0 and viewers.is_due(followed.rings.clock(), AT_PER_SECOND):
             self.tell_place(followed, viewers, Position(whole.epoch, whole.offset, whole.stamp))
 
     def tell_place(self, followed: Followed, viewers: Viewers, position: Position) -> None:
@@ -213,11 +219,26 @@ class Delivery:
             viewers: those who follow it.
             position: where it is, and up to where all of it was sent.
         """
-        peers: dict[tuple[Position, int], list[Peer]] = {}
-        for socket, peer in followed.version_1.items():
+        self._tell_some(followed, viewers, iter(viewers.in_part), position)
+
+    def _tell_some(
+        self, followed: Followed, viewers: Viewers, sockets: Iterator[ClientSocket], position: Position
+    ) -> None:
+        """Tell the next of them now, and the others in later turns of the event loop, as it then is."""
+        peers: dict[tuple[frozenset[str], int], list[Peer]] = {}
+        some = list(islice(sockets, AT_ONCE))
+        for socket in some:
             told = viewers.told(socket)
             if told is not None:
-                seen = socket.views[followed.name].position(position)
-                peers.setdefault((seen, told), []).append(peer)
-        for (place, told), group in peers.items():
+                peers.setdefault((socket.told_under[followed.name].fields, told), []).append(socket.peer)
+        for (fields, told), group in peers.items():
+            place = View(None, fields).position(position)
             self.transport.deliver(group, None, followed.namespace, protocol.at(place, followed.name, told))
+        if len(some) == AT_ONCE:
+            self._placing += 1
+            asyncio.get_running_loop().call_soon(self._go_on, followed, viewers, sockets)
+
+    def _go_on(self, followed: Followed, viewers: Viewers, sockets: Iterator[ClientSocket]) -> None:
+        self._placing -= 1
+        self.flush()
+        self._tell_some(followed, viewers, sockets, followed.position)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bbio.server.connection import ClientSocket, Peer
 from bbio.streams import Event
 from bbio.view import View, ViewIndex
@@ -38,7 +40,7 @@ class Viewers:
         is_scoped: whether what a client may have is a part for each, even where that is everything at the moment.
     """
 
-    __slots__ = ("_groups", "_index", "_is_scoped", "_since", "_stream")
+    __slots__ = ("_due", "_groups", "_index", "_is_scoped", "_since", "_stream")
 
     def __init__(self, stream: str, is_scoped: bool = True) -> None:
         self._stream = stream
@@ -47,6 +49,8 @@ class Viewers:
         self._index = ViewIndex[Group]()
         # The group of each who follows, and what that had been told when it came.
         self._since: dict[ClientSocket, tuple[Group, int]] = {}
+        # The time from which on they may be told again how far the stream has come.
+        self._due = -math.inf
 
     def _is_part(self, view: View) -> bool:
         return self._is_scoped or not view.is_whole
@@ -85,6 +89,23 @@ class Viewers:
         """Return how many events a client was told since it joined; None of one that is not told a part of them."""
         group, before = self._since.get(socket, (None, 0))
         return None if group is None or not group.is_part else group.told - before
+
+    def is_due(self, now: float, most: float) -> bool:
+        """Return whether all may be told how far the stream has come, and count that they are.
+
+        Parameters:
+            now: seconds of a monotonic clock.
+            most: how many of them may be told in a second.
+        """
+        if now < self._due:
+            return False
+        self._due = now + len(self._since) / most
+        return True
+
+    @property
+    def in_part(self) -> tuple[ClientSocket, ...]:
+        """Those who are told a part of the stream in version 1 of the protocol, as they are now."""
+        return tuple(socket for group in self._groups.values() if group.is_part for socket in group.version_1)
 
     @property
     def whole(self) -> list[Group]:

@@ -8,7 +8,7 @@ found is judged; views that ask for no equality are judged at each event.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from bbio.query.ordering import ABSENT, TRUE, Key, Path, key_of, lookup
 from bbio.query.query import Comparison, Condition, Either
@@ -18,8 +18,12 @@ V = TypeVar("V", bound=Hashable)
 
 # A value that a view asks for: the field, whether the value is in a list there, and what it is compared by.
 Anchor = tuple[Path, bool, Key]
-# Views by such a value, each with its predicate.
-Shelf = dict[V, Callable[[Record], bool]]
+# Views by such a value, each with its predicate; None of one that is of all records with one of its values.
+Judge = Callable[[Record], bool]
+Shelf = dict[V, Judge | None]
+# What a change is by whether the record was in the view, which is 1, and is in it, which is 2.
+WAS, IS, BOTH = 1, 2, 3
+KINDS: tuple[Kind | None, ...] = tuple(transition(bool(bits & WAS), bool(bits & IS)) for bits in range(4))
 
 # What null, true or false count as, of which most records have one: as this many views that ask for the same value.
 COMMON = 1_000
@@ -42,7 +46,7 @@ class ViewIndex(Generic[V]):
         self._placed: dict[V, tuple[Anchor, ...] | None] = {}
         self._equal: dict[Path, dict[Key, Shelf[V]]] = {}
         self._within: dict[Path, dict[Key, Shelf[V]]] = {}
-        self._scanned: Shelf[V] = {}
+        self._scanned: dict[V, Judge] = {}
 
     def __len__(self) -> int:
         return len(self._placed)
@@ -57,9 +61,10 @@ class ViewIndex(Generic[V]):
         anchors = self._placed[view] = self._anchors(records.conditions)
         if anchors is None:
             self._scanned[view] = records.matches
+        judge = None if _is_certain(records.conditions) else records.matches
         for path, is_within, key in anchors or ():
             shelves = self._within if is_within else self._equal
-            shelves.setdefault(path, {}).setdefault(key, {})[view] = records.matches
+            shelves.setdefault(path, {}).setdefault(key, {})[view] = judge
 
     def remove(self, view: V) -> None:
         """Remove a view.
@@ -86,31 +91,35 @@ class ViewIndex(Generic[V]):
             before: the record before the change, None where there was none.
             after: the record after it, None where there is none any more.
         """
-        found = []
-        for view, holds in self._candidates(before, after).items():
+        certain: dict[V, int] = {}
+        judged = self._candidates(before, after, certain)
+        found = [(view, cast(Kind, KINDS[bits])) for view, bits in certain.items()]
+        for view, holds in judged.items():
             kind = transition(before is not None and holds(before), after is not None and holds(after))
             if kind is not None:
                 found.append((view, kind))
         return found
 
-    def _candidates(self, before: Record | None, after: Record | None) -> Shelf[V]:
+    def _candidates(self, before: Record | None, after: Record | None, certain: dict[V, int]) -> dict[V, Judge]:
+        """Return the views to be judged; note those that need not be, and whether they had and have the record."""
         found = self._scanned.copy()
+        was, now = before or {}, after or {}
         for path, shelves in self._equal.items():
-            old = ABSENT if before is None else _at(before, path)
-            new = ABSENT if after is None else _at(after, path)
-            shelf = shelves.get(key_of(new))
-            if shelf:
-                found.update(shelf)
+            if len(path) == 1:
+                old, new = was.get(path[0], ABSENT), now.get(path[0], ABSENT)
+            else:
+                old, new = lookup(was, path), lookup(now, path)
+            if shelf := shelves.get(key_of(new)):
+                _take(shelf, BOTH if old is new else IS, found, certain)
             if old is not new and (shelf := shelves.get(key_of(old))):
-                found.update(shelf)
+                _take(shelf, WAS, found, certain)
         for path, shelves in self._within.items():
-            old = ABSENT if before is None else _at(before, path)
-            new = ABSENT if after is None else _at(after, path)
+            old, new = lookup(was, path), lookup(now, path)
             values = new if type(new) is list else []
             if type(old) is list and old != new:
                 values = old + values
             for key in shelves.keys() & map(key_of, values):
-                found.update(shelves[key])
+                found.update(cast(dict[V, Judge], shelves[key]))
         return found
 
     # Where a view is kept
@@ -160,5 +169,20 @@ def _asked_for(condition: Comparison) -> tuple[Anchor, ...] | None:
     return None
 
 
-def _at(record: Record, path: Path) -> Any:
-    return record.get(path[0], ABSENT) if len(path) == 1 else lookup(record, path)
+def _take(shelf: Shelf[V], bits: int, judged: dict[V, Judge], certain: dict[V, int]) -> None:
+    for view, judge in shelf.items():
+        if judge is None:
+            certain[view] = certain.get(view, 0) | bits
+        else:
+            judged[view] = judge
+
+
+def _is_certain(conditions: Iterable[Condition]) -> bool:
+    """Return whether every record with one of the values that some conditions ask for fulfils all of them."""
+    only = [*conditions]
+    if len(only) != 1:
+        return False
+    if isinstance(only[0], Either):
+        return all(map(_is_certain, only[0].branches))
+    # Of what a list has within it, the type is looked at too.
+    return only[0].operator in ("$eq", "$in")

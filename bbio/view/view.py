@@ -258,8 +258,10 @@ class View(msgspec.Struct, frozen=True, gc=False):
             kind: what it is to them.
             id_attribute: the name of the id.
         """
-        told = public_event(msgspec.structs.replace(event, method=kind), id_attribute)
-        return self.place(told if self.schema is None or kind == "delete" else self.narrow(told))
+        told = msgspec.structs.replace(event, method=kind, epoch=self._epoch(event.epoch))
+        if kind == "delete":
+            return public_event(told, id_attribute)
+        return told if self.schema is None else self.narrow(told)
 
     def seen(self, event: Event, id_attribute: str) -> Event | None:
         """Return an event as the viewer is told of it, live or later; None of one that is nothing to the view.
@@ -293,7 +295,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
     def position(self, position: Position) -> Position:
         """Return a position as the viewer is told it: what a view was told up to there says nothing of another."""
-        return msgspec.structs.replace(position, epoch=self._epoch(position.epoch))
+        return Position(self._epoch(position.epoch), position.offset, position.stamp)
 
     def is_own(self, position: Position) -> bool:
         """Return whether a position that a client claims was told to an equal view."""

@@ -4,6 +4,7 @@ import pytest
 
 from bbio import Backend, visible
 from bbio.builtin import MemoryStore
+from bbio.server.delivery import AT_ONCE
 from tests.support.listeners import Server, settled
 
 ROOMS = {"x": {"room": "x"}, "y": {"room": "y"}}
@@ -90,3 +91,27 @@ async def test_a_channel_without_positions_changes_nothing_for_those_with(server
     await settled()
     assert [(event[1]["id"], len(event)) for event in ann.events] == [(1, 3)]
     assert ann.resyncs == []
+
+
+async def test_places_are_told_to_some_in_each_turn_of_the_loop(server):
+    """Each at what has happened until its turn; nobody who has left meanwhile."""
+    made = [server.client() for _ in range(AT_ONCE + 10)]
+    for client in made:
+        client.listen("x")
+    await settled()
+    server.subscribers.expire()
+    early = [client for client in made if client.events]
+    late = [client for client in made if not client.events]
+    assert (len(early), len(late)) == (AT_ONCE, 10)
+    writer, gone = late[:2]
+    gone.leave()
+    assert server.gateway.busy
+    writer.sync("patch", {"id": 1, "n": 2}, channel="x")
+    await settled()
+    assert not server.gateway.busy
+    assert gone.events == []
+    of_room = [
+        [(kind, place["o"], place.get("n")) for kind, _, place in client.events if place["s"] == "c:x"]
+        for client in (early[0], late[2])
+    ]
+    assert of_room == [[("at", 0, 0), ("update", 1, None)], [("update", 1, None), ("at", 1, 1)]]

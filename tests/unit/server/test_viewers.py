@@ -46,3 +46,12 @@ def test_equal_views_are_one_group_which_goes_with_the_last_of_them():
     assert [viewers.told(socket) for socket in (ann, bob)] == [0, None]
     assert [[*group.legacy.values()] for group, _ in viewers.concerned(created)] == [["legacy"]]
     assert viewers.concerned(Event("c:", "9a0c", 2, "update", b'{"id":1,"a":1}')) is None
+
+
+def test_many_are_told_less_often_how_far_their_stream_has_come():
+    """However many events there are, as what they are told costs as much as an event to each."""
+    viewers = Viewers("c:")
+    assert [viewers.is_due(now, 10.0) for now in (0.0, 0.0)] == [True, True]
+    for number in range(20):
+        viewers.join(Socket(peer=number, told_under={}), view({"a": number}), 1)
+    assert [viewers.is_due(now, 10.0) for now in (0.0, 1.9, 2.0, 3.9)] == [True, False, True, False]
