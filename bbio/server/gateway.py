@@ -124,7 +124,7 @@ class Gateway:
             del connection.sockets[socket.runtime.namespace]
         socket.left = True
         streams = [channel_stream(channel) for channel in socket.channels]
-        self.subscribers[socket.runtime.name].unfollow(socket, [*streams, BACKEND_WIDE])
+        self.subscribers[socket.runtime.name].listeners.unfollow(socket, [*streams, BACKEND_WIDE])
         socket.forget_views()
         socket.channels.clear()
         if not connection.sockets:
