@@ -7,8 +7,9 @@ from typing import Any
 
 from bbio import protocol
 from bbio.errors import BadRequest, Forbidden, SyncError
+from bbio.registry import Registry
 from bbio.requests import Request
-from bbio.runtime import Registry, Runtime
+from bbio.runtime import Runtime
 from bbio.server.budget import Flooded
 from bbio.server.connection import ClientSocket, Connection, Peer
 from bbio.server.delivery import Delivery, Transport
