@@ -21,7 +21,8 @@ from aiohttp import WSCloseCode, web
 from bbio.errors import ConfigurationError
 from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
-from bbio.runtime import Registry, Runtime, Work
+from bbio.registry import Registry
+from bbio.runtime import Runtime, Work
 from bbio.server.heap import HeapTrimmer, heap_trimmer
 from bbio.server.http.admission import Admission
 from bbio.server.http.health import Readiness, health

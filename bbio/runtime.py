@@ -1,4 +1,4 @@
-"""The runtime: one served backend running, and the registry of them.
+"""The runtime: one served backend running.
 
 A `Backend` declares; what becomes of it when it is served is here. `app.backends["todos"]` is a `Runtime`.
 """
@@ -6,18 +6,15 @@ A `Backend` declares; what becomes of it when it is served is here. `app.backend
 from __future__ import annotations
 
 import logging
-import secrets
-import traceback
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import attrs
 import msgspec
-from msgspec import UNSET
 
 from bbio.backend import RUNNING, UNFILTERED, Backend, Emitted, check_name, schema_of
 from bbio.declared import Declared, Publisher
@@ -26,26 +23,22 @@ from bbio.errors import (
     ConfigurationError,
     DefinitionError,
     EncodingError,
-    FrozenError,
-    InternalError,
-    StackError,
     SyncError,
-    Unavailable,
 )
 from bbio.log import Log, MemoryLog
 from bbio.model.operators import first_of, has_operators, sets_of
 from bbio.model.scalars import place_of
 from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
-from bbio.ratelimit import RateLimitedLog, one_line
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Found, Request, Response, principal
+from bbio.ratelimit import RateLimitedLog
+from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
 from bbio.stack.narrowing import is_refused, narrows_reads
 from bbio.stack.once import Attempts
+from bbio.stack.scopes import Scopes, read_within_scope
 from bbio.stack.stack import (
     Answer,
     Layer,
     Middleware,
-    Run,
     Stack,
     Write,
     bottom,
@@ -57,14 +50,13 @@ from bbio.stack.threads import Threads
 from bbio.store import NO_PROMISES, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.typed import as_json, as_record, enter, plain
-from bbio.view import NO_SCOPE, Filter, Scope, View, missing, public_body
+from bbio.view import View, public_body
 from bbio.was import was_of
 
 EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}
 
 logger = logging.getLogger("bbio")
 listener_failures = RateLimitedLog(logger)
-scope_failures = RateLimitedLog(logger)
 
 # What a backend has its server do: a function without parameters that is called and awaited.
 Work = Callable[[], Coroutine[Any, Any, Any]]
@@ -132,7 +124,7 @@ class Runtime:
         self.store: Store | None = None
         self._spawn = spawn
         self._threads = threads or Threads()
-        self._scopes: list[Layer] = []
+        self._scopes = Scopes()
         self.is_scoped = False
         self._listeners: dict[Emitted, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
         self._stopping = AsyncExitStack()
@@ -169,7 +161,7 @@ class Runtime:
             own.insert(0, _entry(self.schema))
         if self.is_scoped:
             # The last of the `before` layers, when it is known who asks.
-            own.append(make_layer("before", "visible", METHODS, self._enter_scope, where=self._scopes[0].where))
+            own.append(make_layer("before", "visible", METHODS, self._scopes.enter, where=self._scopes.layers[0].where))
         return [layer for group in (*reusable, _by_kind(own)) for layer in group if layer.kind != "visible"]
 
     @property
@@ -184,59 +176,6 @@ class Runtime:
     def common_view(self) -> View:
         """The view of who has none of its own."""
         return View.whole() if self.schema is None else View.public(self.schema)
-
-    async def _enter_scope(self, req: Request) -> None:
-        """Say in a request which records its client may have: as it was said when it began to listen, else anew."""
-        if req.socket is not None:
-            known = None if req.event == "listen" else getattr(req.socket, "scopes", {}).get(req.channel)
-            req.scope = await self._ask_scope(req) if known is None else known
-
-    async def _ask_scope(self, req: Request) -> Scope:
-        said = []
-        viewer = None
-        if self.backend.follows and req.user is not None:
-            with suppress(StackError):  # who has no id is in no record
-                viewer = principal(req.user)
-        for layer in self._scopes:
-            has_answered = False
-            try:
-                answer = layer.call(req)
-                if layer.is_async or hasattr(answer, "__await__"):
-                    answer = await answer
-                has_answered = True
-                said.append((Filter.read(answer, self.schema, self.id_attribute), layer.may_leave))
-            except Exception as err:
-                if isinstance(err, SyncError) and not has_answered:
-                    raise  # it refuses, or cannot tell at the moment, as any layer may
-                scope_failures.error(
-                    err, "%s (%s) failed to say what a client may see: it sees nothing", layer.name, layer.where
-                )
-                return NO_SCOPE._replace(viewer=viewer)
-        return Scope.of(said)._replace(viewer=viewer)
-
-    def _judge(self, req: Request, res: Run) -> None:
-        """Leave in what layers have answered the records that the client may have; a store has looked at its own."""
-        if req.scope is None:
-            return
-        # As it is by now: permissions may have changed since the request began.
-        scope: Scope = getattr(req.socket, "scopes", {}).get(req.channel, req.scope)
-        if isinstance(res.failure, SyncError):
-            current = res.failure.values.get("current")
-            if isinstance(current, dict) and not scope.sees(current):
-                res.failure.values = {name: value for name, value in res.failure.values.items() if name != "current"}
-        elif req.method == "read" and scope.records != req.scope.records:
-            res.failure = Unavailable("permissions have changed while this was read; read it again", retry_after=0.0)
-            res.result = res.body = None
-        elif req.method == "read" and res.found is None:
-            if isinstance(res.result, list):
-                res.result = [record for record in res.result if self._sees(scope, record)]
-            elif not self._sees(scope, res.result):
-                res.failure, res.result = missing(self.id_attribute, req.id), None
-
-    @staticmethod
-    def _sees(scope: Scope, record: Any) -> bool:
-        written = decode(encode(record))
-        return not isinstance(written, dict) or scope.sees(written)
 
     def open(self, publisher: BackendPublisher, store: Store | None = None) -> None:
         """Open the store and compile the stacks. Called when the backend is served, and again to begin anew.
@@ -318,8 +257,9 @@ class Runtime:
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
-        self._scopes = [self._bound(layer) for layer in self._visible_layers()]
-        self.is_scoped = bool(self._scopes)
+        scopes = [self._bound(layer) for layer in self._visible_layers()]
+        self._scopes = Scopes(scopes, self.schema, self.id_attribute, names_viewers=bool(self.backend.follows))
+        self.is_scoped = bool(scopes)
         self.has_live_queries = self.is_scoped or self.backend.live_queries
         self.has_views = self.has_live_queries or View.differs(self.schema)
         layers, schema, store = [self._bound(layer) for layer in self.layers], self.schema, self.store
@@ -335,9 +275,9 @@ class Runtime:
             shown = partial(_show, schema)
             if write is not None:
                 write = _plain_write(schema, write)
-        judge = self._judge if self.is_scoped else None
+        judge = self._scopes.judge if self.is_scoped else None
         if judge is not None:
-            read = partial(_read_within_scope, read)
+            read = partial(read_within_scope, read)
         self.stacks = {"read": Stack("read", layers, read, promises=promises["read"], show=shown, judge=judge)}
         guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
         for method in WRITES:
@@ -615,14 +555,6 @@ def _show(schema: Schema, req: Request, res: Response) -> None:
         view.narrow_error(res.failure)
 
 
-async def _read_within_scope(read: Answer, req: Request) -> Any:
-    """A store's `read`; who asks for everything and may not have it is told of no pages."""
-    found = await read(req)
-    if isinstance(found, Found) and req.options.get("data") is None:
-        found.next = UNSET
-    return found
-
-
 def _plain_write(schema: Schema, write: Write) -> Write:
     """A store's `write`, to which models are JSON."""
 
@@ -635,110 +567,3 @@ def _plain_write(schema: Schema, write: Write) -> Write:
             req.model = typed
 
     return written
-
-
-# Why a client may not listen, None when it may; and what it sees of the events, None where all see the same.
-JoinDecision = tuple[SyncError | None, View | None]
-
-
-class Registry(Mapping[str, Runtime]):
-    """The served backends by name.
-
-    Parameters:
-        spawn: has the server do some work for a backend, from any thread.
-        debug: whether unexpected errors reach clients with message and stack.
-        threads: where layers run that block.
-    """
-
-    def __init__(self, spawn: Spawn, *, debug: bool = False, threads: Threads | None = None) -> None:
-        self._spawn = spawn
-        self._threads = threads
-        self.debug = debug
-        self.frozen = False
-        self._runtimes: dict[str, Runtime] = {}
-        self._log = RateLimitedLog(logger)
-
-    def __getitem__(self, name: str) -> Runtime:
-        try:
-            return self._runtimes[name]
-        except KeyError:
-            served = ", ".join(self._runtimes) or "none"
-            raise KeyError(f"no backend {name!r} is served; served: {served}") from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._runtimes)
-
-    def __len__(self) -> int:
-        return len(self._runtimes)
-
-    def add(self, backend: Any, name: str | None = None) -> Runtime:
-        """Add a backend class or instance; `open` of what is returned is still to come.
-
-        Parameters:
-            backend: a subclass of Backend, or an instance of one.
-            name: its name; the class's own by default.
-
-        Raises:
-            ConfigurationError: it is not a backend, is served already, or the name is taken.
-            FrozenError: the application has started.
-        """
-        if self.frozen:
-            raise FrozenError("app.serve(...) came after the application had started; call it before app.run()")
-        if isinstance(backend, type) and issubclass(backend, Backend) and backend is not Backend:
-            backend = backend()
-        if not isinstance(backend, Backend) or type(backend) is Backend:
-            raise ConfigurationError(
-                f"app.serve({backend!r}): that is not a backend; serve a subclass of bbio.Backend: class Todos(Backend)"
-            )
-        try:
-            name = check_name(backend.name if name is None else name)
-        except DefinitionError as err:
-            raise ConfigurationError(f"app.serve(...): {err}") from None
-        taken = self._runtimes.get(name)
-        if taken is not None:
-            raise ConfigurationError(
-                f"two backends are named {name!r} ({type(taken.backend).__name__} and {type(backend).__name__}); "
-                f"name one of them: app.serve(other_name={type(backend).__name__})"
-            )
-        runtime = self._runtimes[name] = Runtime(backend, name, self._spawn, self._threads)
-        return runtime
-
-    def dispatch(self, runtime: Runtime, req: Request, res: Run | None = None) -> Awaitable[Run]:
-        """Run a sync through its backend's stack. The response's failure, if any, is a `SyncError`.
-
-        Parameters:
-            runtime: the backend.
-            req: the sync.
-            res: the response to fill, where the caller looks at it meanwhile.
-        """
-        return runtime.stacks[req.method].run(req, self.internal_error, res)
-
-    async def admit(self, runtime: Runtime, req: Request) -> JoinDecision:
-        """Ask the `before` layers of `read` whether a client may listen, and what it then sees."""
-        failure = (await runtime.stacks["read"].admit(req, self.internal_error)).failure
-        assert failure is None or isinstance(failure, SyncError)
-        return failure, View.of_listener(runtime.schema, req) if failure is None and runtime.has_views else None
-
-    def internal_error(self, err: BaseException, req: Request) -> InternalError:
-        """Log an unexpected error of a request whole, under an id; the id alone is for the client."""
-        remote = "the server itself" if req.socket is None else req.socket.remote
-        return self.report(err, f"{getattr(req.backend, 'name', '?')} {req.method}", remote)
-
-    def report(self, err: BaseException, work: str, remote: str) -> InternalError:
-        """Log an unexpected error of some work whole, under an id; the id alone is for the client.
-
-        Parameters:
-            err: the error.
-            work: what has failed.
-            remote: the address of the client whose work it was, which may be blocked if it causes too many.
-        """
-        correlation = secrets.token_hex(8)
-        self._log.error(err, "%s of %s failed [%s]", work, one_line(remote), correlation, correlation_id=correlation)
-        if not self.debug:
-            return InternalError(id=correlation)
-        message, stack = (
-            # Whatever the text of an error holds, it can travel.
-            "".join(lines).encode("utf-8", "backslashreplace").decode()
-            for lines in (traceback.format_exception_only(err), traceback.format_exception(err))
-        )
-        return InternalError(message.strip(), id=correlation, stack=stack)

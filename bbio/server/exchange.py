@@ -12,8 +12,8 @@ import msgspec
 from bbio import protocol
 from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
 from bbio.protocol import decode, encode
+from bbio.registry import Registry
 from bbio.requests import Found, Request
-from bbio.runtime import Registry
 from bbio.server.connection import ClientSocket, Key
 from bbio.server.delivery import Delivery
 from bbio.server.limits import Limits

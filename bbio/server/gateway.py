@@ -7,8 +7,9 @@ from typing import Any
 
 from bbio import protocol
 from bbio.errors import BadRequest, Forbidden, SyncError
+from bbio.registry import Registry
 from bbio.requests import Request
-from bbio.runtime import Registry, Runtime
+from bbio.runtime import Runtime
 from bbio.server.budget import Flooded
 from bbio.server.connection import ClientSocket, Connection, Peer
 from bbio.server.delivery import Delivery, Transport
@@ -124,7 +125,7 @@ class Gateway:
             del connection.sockets[socket.runtime.namespace]
         socket.left = True
         streams = [channel_stream(channel) for channel in socket.channels]
-        self.subscribers[socket.runtime.name].unfollow(socket, [*streams, BACKEND_WIDE])
+        self.subscribers[socket.runtime.name].listeners.unfollow(socket, [*streams, BACKEND_WIDE])
         socket.forget_views()
         socket.channels.clear()
         if not connection.sockets:

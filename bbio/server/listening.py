@@ -42,7 +42,7 @@ class ListenExchange(Exchange, kw_only=True):
     async def work(self) -> None:
         try:
             subscribers = self.subscribers
-            rechecks = subscribers.rechecks
+            rechecks = subscribers.permissions.rechecks
             if await self._is_admitted():
                 await self._join(subscribers, rechecks)
         except BaseException as err:
@@ -85,7 +85,7 @@ class ListenExchange(Exchange, kw_only=True):
 
     async def _join(self, subscribers: Subscribers, rechecks: int) -> None:
         version = self.fields.version
-        streams = subscribers.join(protocol.followed(self.fields.channel))
+        streams = subscribers.listeners.join(protocol.followed(self.fields.channel))
         try:
             try:
                 await subscribers.locate(streams)
@@ -93,9 +93,9 @@ class ListenExchange(Exchange, kw_only=True):
             except Exception as err:
                 self.refuse(self._unreadable(err))
                 return
-            while rechecks != subscribers.rechecks:
+            while rechecks != subscribers.permissions.rechecks:
                 # Permissions were looked at meanwhile, and this client was not among the listeners.
-                rechecks = subscribers.rechecks
+                rechecks = subscribers.permissions.rechecks
                 req = self.req
                 self.req = Request("read", None, {}, req.backend, req.channel, req.socket, event="listen")
                 if not await self._is_admitted():
@@ -103,7 +103,7 @@ class ListenExchange(Exchange, kw_only=True):
             # Nothing waits from here on: what is published next goes to this client too.
             self._go_live(subscribers, streams, missed)
         finally:
-            subscribers.joined(streams)
+            subscribers.listeners.joined(streams)
 
     def _unreadable(self, err: Exception) -> SyncError:
         if isinstance(err, SyncError):
@@ -132,11 +132,11 @@ class ListenExchange(Exchange, kw_only=True):
             return
         self.exchanges.delivery.flush()
         if streams[0].has_views:
-            subscribers.see(socket, channel, self.view, self.req.scope)
+            subscribers.permissions.see(socket, channel, self.view, self.req.scope)
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
-                subscribers.follow(socket, followed, version, self.fields.deltas)
+                subscribers.listeners.follow(socket, followed, version, self.fields.deltas)
         socket.channels[channel] = version
         socket.last_channel = channel
         if channel:
@@ -241,6 +241,6 @@ class UnlistenExchange(Exchange, kw_only=True):
             streams.append(BACKEND_WIDE)
         if socket.last_channel not in socket.channels:
             socket.last_channel = None
-        self.subscribers.unfollow(socket, streams)
+        self.subscribers.listeners.unfollow(socket, streams)
         for channel in left:
-            self.subscribers.see(socket, channel, None, None)
+            self.subscribers.permissions.see(socket, channel, None, None)

@@ -19,7 +19,7 @@ import socketio
 from bbio import protocol
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
-from bbio.runtime import Registry
+from bbio.registry import Registry
 from bbio.server.gateway import Gateway
 from bbio.server.http.admission import REMOTE
 from bbio.server.limits import Limits

@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from contextvars import copy_context
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from bbio import protocol
 from bbio.declared import Publisher
-from bbio.errors import Busy, Timeout
-from bbio.requests import WRITES, Request, Socket
+from bbio.requests import WRITES, Socket
 from bbio.runtime import Runtime
-from bbio.server.connection import ClientSocket
 from bbio.server.exchange import Exchanges
 from bbio.server.followers import HEARD, Follower, Followers
-from bbio.server.stream import Followed, Rings
-from bbio.server.viewers import Viewers
-from bbio.stack.once import refused
-from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream
-from bbio.view import Scope, View
+from bbio.server.listeners import Listeners
+from bbio.server.permissions import Permissions
+from bbio.server.stream import Followed
+from bbio.server.tasks import Tasks
+from bbio.streams import Event, Position
 
 logger = logging.getLogger("bbio")
 
@@ -37,10 +33,6 @@ OWN_WRITES_SECONDS = 0.5
 OWN_WRITES_LOOK_SECONDS = 0.01
 # Seconds until a log that could not be read is asked again.
 LOG_RETRY_SECONDS = 1.0
-# Seconds until it is asked again what those may see of whom `@visible` could not say it.
-SCOPE_RETRY_SECONDS = 5.0
-# Listeners that are admitted anew at the same time, however many ask for that.
-RECHECKS_AT_ONCE = 50
 
 
 class Subscribers(Publisher):
@@ -54,26 +46,20 @@ class Subscribers(Publisher):
 
     __slots__ = (
         "_all_backends",
-        "_asking",
         "_checking",
         "_closed",
-        "_context",
         "_delivery",
         "_exchanges",
         "_failing",
         "_followers",
         "_namespace",
-        "_recheck_timer",
-        "_rings",
         "_runtime",
         "_streams",
         "_tasks",
         "_timer",
-        "_unasked",
         "_unchecked",
-        "_unsure",
-        "_unsure_timer",
-        "rechecks",
+        "listeners",
+        "permissions",
     )
 
     def __init__(self, exchanges: Exchanges, runtime: Runtime, all_backends: Mapping[str, Subscribers]) -> None:
@@ -82,25 +68,16 @@ class Subscribers(Publisher):
         self._runtime = runtime
         self._namespace = runtime.namespace
         self._delivery = exchanges.delivery
-        self._rings: Rings | None = None
-        self._streams: dict[str, Followed] = {}
+        self._tasks = Tasks()
+        self.listeners = Listeners(runtime, exchanges.limits, all_backends, self._on_stream)
+        self._streams = self.listeners.streams
+        self.permissions = Permissions(exchanges, runtime, self.listeners, self._tasks)
         self._unchecked: set[str] = set()
         self._checking = False
         self._closed = False
-        self._context = copy_context()
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._recheck_timer: asyncio.TimerHandle | None = None
-        self._asking = asyncio.Semaphore(RECHECKS_AT_ONCE)
         self._followers: Followers | None = None
-        # The users who are to be asked about; None among them stands for everybody.
-        self._unasked: set[str | None] = set()
-        # Listeners, by their sockets and streams, of whom nobody could say what they may see.
-        self._unsure: set[tuple[ClientSocket, str]] = set()
-        self._unsure_timer: asyncio.TimerHandle | None = None
-        # How often permissions were looked at: who was admitted before the last time is asked again.
-        self.rechecks = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # The door for events
 
@@ -135,7 +112,7 @@ class Subscribers(Publisher):
             self._unchecked.update(self._streams)
             if self._unchecked and not self._checking and not self._closed:
                 self._checking = True
-                self._spawn(self._check())
+                self._tasks.spawn(self._check())
             return
         tops: Mapping[str, Position] = streams if isinstance(streams, Mapping) else {}
         for name in streams:
@@ -161,8 +138,11 @@ class Subscribers(Publisher):
 
     def recheck_soon(self, channel: str | None = None) -> None:
         """Ask again who may listen, as another process was told to. Called on the event loop."""
-        if self._streams and not self._closed:
-            self._spawn(self.recheck(channel))
+        self.permissions.recheck_soon(channel)
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
+        await self.permissions.recheck(channel)
 
     # In turn and out of turn
 
@@ -235,7 +215,7 @@ class Subscribers(Publisher):
         followed.stale = True
         if not followed.repairing and not self._closed:
             followed.repairing = True
-            self._spawn(self._repair(followed))
+            self._tasks.spawn(self._repair(followed))
 
     async def _repair(self, followed: Followed) -> None:
         try:
@@ -332,6 +312,10 @@ class Subscribers(Publisher):
             logger.exception("the log of %s cannot be read; trying again", self._runtime.name)
         self._check_later(LOG_RETRY_SECONDS)
 
+    def _on_stream(self) -> None:
+        self._check_later(self._runtime.log.check_interval)
+        self.permissions.recheck_later()
+
     def _check_later(self, seconds: float | None) -> None:
         if seconds is not None and self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._check_now)
@@ -342,16 +326,10 @@ class Subscribers(Publisher):
             self.doubt()
             self._check_later(self._runtime.log.check_interval)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def open(self) -> None:
         """The application starts."""
         self._closed = False
-        self._context = copy_context()
-        self._asking = asyncio.Semaphore(RECHECKS_AT_ONCE)  # of this event loop
+        self.permissions.open()
 
     async def follow_others(self) -> None:
         """Hear of all that happens in backends which this one follows. Called once they have started.
@@ -360,13 +338,13 @@ class Subscribers(Publisher):
             Exception: their logs cannot be read.
         """
         for name, field in self._runtime.backend.follows.items():
-            await self._all_backends[name].followed_by(self, field)
+            await self._all_backends[name].followed_by(self.permissions, field)
 
     async def followed_by(self, follower: Follower, field: str) -> None:
         """Tell another backend of all that happens in this one, see `Followers.add`."""
         self._followers = self._followers or Followers()
         self._followers.add(follower, field)
-        streams = [self.stream(name) for name in HEARD]
+        streams = [self.listeners.stream(name) for name in HEARD]
         for followed in streams:
             followed.kept = True
         await self.locate(streams)
@@ -377,15 +355,12 @@ class Subscribers(Publisher):
         self._followers = None
         for followed in list(self._streams.values()):
             followed.kept = False
-            self._let_go(followed)
-        for timer in (self._timer, self._recheck_timer, self._unsure_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._recheck_timer = self._unsure_timer = None
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            self.listeners.let_go(followed)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.permissions.close()
+        await self._tasks.close()
 
     @property
     def _patience(self) -> float:
@@ -396,32 +371,7 @@ class Subscribers(Publisher):
         """Return whether a log is being read."""
         return bool(self._tasks)
 
-    # Who follows
-
-    def stream(self, name: str) -> Followed:
-        """A stream that somebody is about to follow; its place may not be known yet."""
-        followed = self._streams.get(name)
-        if followed is None:
-            if self._rings is None:
-                log, limits = self._runtime.log, self._exchanges.limits
-                most = limits.memory / 8 / len(self._all_backends)
-                self._rings = Rings(log.history, limits.replay, most, log.event_clock)
-            runtime = self._runtime
-            # What all channels share is not asked for in any: a query is of the models of its channel.
-            is_filtered = runtime.is_scoped if name == BACKEND_WIDE else runtime.has_live_queries
-            followed = self._streams[name] = Followed(
-                name,
-                self._rings,
-                self._namespace,
-                is_filtered or View.differs(runtime.schema),
-                runtime.id_attribute,
-                Viewers(name, runtime.is_scoped) if is_filtered else None,
-                runtime.common_view,
-            )
-            self._runtime.log.broker.follow(name)
-            self._check_later(self._runtime.log.check_interval)
-            self._recheck_later()
-        return followed
+    # Where those who come begin
 
     async def locate(self, streams: Iterable[Followed]) -> None:
         """Learn the places of streams whose subscribers have been told nothing yet."""
@@ -433,77 +383,6 @@ class Subscribers(Publisher):
                     followed.place(positions[followed.name])
                     if followed.stale:
                         self._repair_later(followed)
-
-    def follow(self, socket: ClientSocket, followed: Followed, version: int, deltas: bool = False) -> None:
-        """From now on a socket is told of a stream's events, in that version of the protocol.
-
-        Parameters:
-            socket: the socket.
-            followed: the stream.
-            version: the version.
-            deltas: whether it takes what changed of a record in place of the whole.
-        """
-        deltas = deltas and self._runtime.backend.deltas
-        told, not_told = followed.legacy, followed.version_1
-        if version:
-            told, not_told = not_told, told
-        told[socket] = socket.peer
-        not_told.pop(socket, None)
-        if deltas:
-            followed.deltas[socket] = socket.peer
-        elif followed.deltas:
-            followed.deltas.pop(socket, None)
-        if followed.viewers is not None:
-            followed.viewers.join(socket, socket.views[followed.name], version, deltas)
-
-    def see(self, socket: ClientSocket, channel: str | None, view: View | None, scope: Scope | None) -> bool:
-        """From now on a socket has this view in a channel, and this scope; no view when it follows that no more.
-
-        Returns: whether it had another view.
-        """
-        wide = socket.views.get(BACKEND_WIDE)
-        changed = socket.see(channel_stream(channel), view)
-        if view is None or scope is None:
-            socket.scopes.pop(channel, None)
-        else:
-            socket.scopes[channel] = scope
-            if not scope.is_known:
-                self._ask_again(socket, channel_stream(channel))
-        if self._runtime.is_scoped and wide != socket.views.get(BACKEND_WIDE):
-            self._suspend(socket, BACKEND_WIDE)
-        return changed
-
-    def _suspend(self, socket: ClientSocket, stream: str) -> None:
-        """Tell a socket of nothing in a stream whose view has changed: of version 1 until it has listened again."""
-        followed = self._streams.get(stream)
-        if followed is None or (socket not in followed.version_1 and socket not in followed.legacy):
-            return
-        viewers = followed.viewers
-        if viewers is not None:
-            viewers.leave(socket)
-            if socket in followed.legacy and stream in socket.views:
-                viewers.join(socket, socket.views[stream], 0)
-        if socket in followed.version_1:
-            self._delivery.send([socket.peer], self._namespace, protocol.resync(stream))
-
-    def unfollow(self, socket: ClientSocket, names: Iterable[str]) -> None:
-        """A socket is told of these streams no more."""
-        for name in names:
-            followed = self._streams.get(name)
-            if followed is not None:
-                followed.legacy.pop(socket, None)
-                followed.version_1.pop(socket, None)
-                followed.deltas.pop(socket, None)
-                if followed.viewers is not None:
-                    followed.viewers.leave(socket)
-                self._let_go(followed)
-
-    def join(self, names: Iterable[str]) -> list[Followed]:
-        """Streams whose log somebody is about to read: what is told meanwhile is kept, until `joined`."""
-        streams = [self.stream(name) for name in names]
-        for followed in streams:
-            followed.joining += 1
-        return streams
 
     async def since(self, followed: Followed, claimed: Position) -> list[Event] | None:
         """The events after the place that a joining client claims, None when they cannot be told.
@@ -523,134 +402,3 @@ class Subscribers(Publisher):
             if events and claimed.epoch == followed.epoch:
                 followed.reach_back(claimed, events)
             return events
-
-    def joined(self, streams: Iterable[Followed]) -> None:
-        """The end of `join`."""
-        for followed in streams:
-            followed.joining -= 1
-            self._let_go(followed)
-
-    def _let_go(self, followed: Followed) -> None:
-        if not (followed.legacy or followed.version_1 or followed.joining or followed.kept):
-            self._streams.pop(followed.name, None)
-            self._runtime.log.broker.unfollow(followed.name)
-            followed.waiting.clear()
-            followed.forget()
-
-    # Who may
-
-    async def recheck(self, channel: str | None = None) -> None:
-        """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
-        self.rechecks += 1
-        await self._recheck_all(
-            (socket, followed)
-            for socket, followed in self._listeners()
-            if channel is None or followed.name == channel_stream(channel)
-        )
-
-    def _ask_again(self, socket: ClientSocket, stream: str) -> None:
-        """Ask after a while what a listener may see, of whom nobody can say it at the moment."""
-        self._unsure.add((socket, stream))
-        if self._unsure_timer is None and not self._closed:
-            self._unsure_timer = asyncio.get_running_loop().call_later(SCOPE_RETRY_SECONDS, self._ask_unsure)
-
-    def _ask_unsure(self) -> None:
-        self._unsure_timer = None
-        unsure, self._unsure = self._unsure, set()
-        self._spawn(self._recheck_all(each for each in self._listeners() if (each[0], each[1].name) in unsure))
-
-    def _listeners(self) -> Iterator[tuple[ClientSocket, Followed]]:
-        for followed in self._streams.values():
-            if followed.name != BACKEND_WIDE:
-                for socket in (*followed.legacy, *followed.version_1):
-                    yield socket, followed
-
-    def ask_viewers(self, viewers: set[str] | None) -> None:
-        """Ask soon what these users may have by now, known by the texts of their ids; None for everybody."""
-        is_asking = bool(self._unasked)
-        self._unasked |= {None} if viewers is None else viewers
-        if self._unasked and not is_asking:
-            self._spawn(self._ask_viewers())
-
-    async def _ask_viewers(self) -> None:
-        # What comes while these are asked is asked by another.
-        viewers, self._unasked = self._unasked, set()
-        self.rechecks += 1
-        await self._recheck_all(
-            (socket, followed)
-            for socket, followed in self._listeners()
-            if None in viewers or socket.scopes[followed.name[2:] or None].viewer in viewers
-        )
-
-    def ask_everywhere(self) -> None:
-        """Ask soon what everybody may have by now, in all processes."""
-        self._spawn(self._ask_everywhere())
-
-    async def _ask_everywhere(self) -> None:
-        try:
-            await self._runtime.recheck()
-        except Exception:
-            logger.exception("not all could be told that permissions in %s have changed", self._runtime.name)
-
-    async def _recheck_all(self, listeners: Iterable[tuple[ClientSocket, Followed]]) -> None:
-        to_ask = list(listeners)
-        each = iter(to_ask)
-        await asyncio.gather(*(self._recheck_each(each) for _ in range(min(len(to_ask), RECHECKS_AT_ONCE))))
-
-    def _recheck_later(self) -> None:
-        seconds = self._runtime.backend.recheck_interval
-        if seconds is not None and self._recheck_timer is None and not self._closed:
-            self._recheck_timer = asyncio.get_running_loop().call_later(seconds, self._recheck_now)
-
-    def _recheck_now(self) -> None:
-        if self._streams:
-            self._spawn(self._recheck_periodically())
-        else:
-            self._recheck_timer = None
-
-    async def _recheck_periodically(self) -> None:
-        try:
-            await self.recheck()
-        finally:
-            self._recheck_timer = None
-            self._recheck_later()
-
-    async def _recheck_each(self, listeners: Iterator[tuple[ClientSocket, Followed]]) -> None:
-        for socket, followed in listeners:
-            async with self._asking:
-                if await self._is_refused(socket, followed):
-                    self._drop(socket, followed)
-                await asyncio.sleep(0)
-
-    async def _is_refused(self, socket: ClientSocket, followed: Followed) -> bool:
-        """Return whether to remove a listener. One that gets other fields from now on has to read everything."""
-        channel = followed.name[2:] or None
-        req = Request("read", None, {}, self._runtime.backend, channel, socket, event="listen")
-        try:
-            async with asyncio.timeout(self._exchanges.limits.deadline):
-                # In a context of its own: the listeners that are asked by one task must not see each other's.
-                admission = self._exchanges.registry.admit(self._runtime, req)
-                failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
-        except TimeoutError:
-            failure, view = Timeout(), None
-        if failure is None and view is not None and channel in socket.channels:
-            self._delivery.flush()  # what was committed before belongs to the view of before
-            view = view.narrowed(socket.views[followed.name].asked)
-            if self.see(socket, channel, view, req.scope):
-                self._suspend(socket, followed.name)
-        is_refused = failure is not None and refused(failure) and not isinstance(failure, Busy)
-        if failure is not None and not is_refused and self._runtime.is_scoped:
-            self._ask_again(socket, followed.name)
-        return is_refused
-
-    def _drop(self, socket: ClientSocket, followed: Followed) -> None:
-        if socket.left:
-            return
-        version = socket.channels.pop(followed.name[2:] or None, 0)
-        self.see(socket, followed.name[2:] or None, None, None)
-        self.unfollow(socket, [followed.name] if socket.channels else [followed.name, BACKEND_WIDE])
-        if socket.channels and not any(socket.channels.values()):
-            self.follow(socket, self.stream(BACKEND_WIDE), 0)
-        if version:
-            # Listening again, which is what it then does, tells it why.
-            self._delivery.send([socket.peer], self._namespace, protocol.resync(followed.name))

@@ -14,8 +14,9 @@ import attrs
 from bbio.client.handle import Handle
 from bbio.client.session import SessionSettings
 from bbio.errors import ConfigurationError
+from bbio.registry import JoinDecision, Registry
 from bbio.requests import Request
-from bbio.runtime import JoinDecision, Registry, Runtime
+from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
 from bbio.server.limits import Limits

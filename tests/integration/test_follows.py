@@ -150,7 +150,7 @@ async def test_everybody_is_asked_after_history_was_lost():
         await pages(t, "ann", "bob")
         asked.clear()
         memberships = t.gateway.subscribers["memberships"]
-        memberships._resync(memberships.stream("c:"))
+        memberships._resync(memberships.listeners.stream("c:"))
         await t.settle()
         assert set(asked) == {"ann", "bob"}
 
@@ -179,7 +179,7 @@ async def test_many_changes_at_once_are_asked_about_together(monkeypatch):
         await pages(t, "ann", "bob")
         asked.clear()
         for user in ("ann", "bob", "ann"):
-            t.gateway.subscribers["issues"].ask_viewers({user})
+            t.gateway.subscribers["issues"].permissions.ask_viewers({user})
         await t.settle()
         assert sorted(asked) == ["ann", "bob"]
 

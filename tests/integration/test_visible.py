@@ -28,7 +28,7 @@ from bbio import (
 )
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.protocol import decode
-from bbio.server import subscribers
+from bbio.server import permissions
 from bbio.server.subscribers import Subscribers
 from bbio.streams import HistoryLimits
 
@@ -389,7 +389,7 @@ async def test_a_fault_in_a_scope_lets_nobody_see_anything(make_store, caplog):
 )
 async def test_what_a_scope_could_not_say_is_asked_again(fault, meanwhile, monkeypatch):
     """After a fault nothing is seen; who cannot tell at the moment changes nothing. Others are left alone."""
-    monkeypatch.setattr(subscribers, "SCOPE_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(permissions, "SCOPE_RETRY_SECONDS", 0.02)
     authors, faults, asked = {"ann": "ann", "bob": "bob"}, set(), []
     retried, answered = asyncio.Event(), asyncio.Semaphore(0)
 
@@ -769,5 +769,5 @@ async def test_many_rechecks_ask_no_more_at_once_than_one():
         backend = t.app.backends["issues"]
         await asyncio.gather(*(backend.recheck() for _ in range(4)))
         await t.settle()
-        assert most[0] == subscribers.RECHECKS_AT_ONCE
+        assert most[0] == permissions.RECHECKS_AT_ONCE
         assert {tuple(sorted(collection)) for collection in shown} == {("3", "4")}

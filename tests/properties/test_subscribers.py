@@ -151,7 +151,7 @@ async def run(actions, streams):
     assert server.subscribers._streams.keys() <= {"c:", "*"}
     assert all(not followed.waiting for followed in server.subscribers._streams.values())
     assert all(not followed.joining for followed in server.subscribers._streams.values())
-    rings = server.subscribers._rings
+    rings = server.subscribers.listeners._rings
     assert rings is None or rings.bytes == sum(
         len(event.body) + EVENT_BYTES for followed in server.subscribers._streams.values() for event in followed.recent
     )

@@ -19,7 +19,7 @@ from bbio import Backend, Limits
 from bbio.builtin import MemoryStore
 from bbio.cluster import Alone
 from bbio.protocol import decode
-from bbio.runtime import Registry
+from bbio.registry import Registry
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
 from bbio.server.memory import Addresses

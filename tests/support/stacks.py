@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from bbio.backend import Backend
+from bbio.registry import Registry
 from bbio.requests import Request, Response
-from bbio.runtime import Registry, Work
+from bbio.runtime import Work
 from bbio.streams import Event
 
 

@@ -14,7 +14,7 @@ from bbio.client.replica import Replica
 from bbio.client.tracker import Meta, Tracker
 from bbio.protocol import decode
 from bbio.server.exchange import SyncExchange
-from bbio.server.subscribers import Subscribers
+from bbio.server.permissions import Permissions
 from bbio.store import Records
 from bbio.streams import Event
 from bbio.view import EVERYTHING, Filter, Scope, View
@@ -74,12 +74,12 @@ def leak_out(world: World, patched: pytest.MonkeyPatch) -> None:
 def no_suspend(world: World, patched: pytest.MonkeyPatch) -> None:
     """Whose view has changed is told to listen again, and of events under the view of before until then."""
 
-    def suspend(subscribers: Subscribers, socket: Any, stream: str) -> None:
-        followed = subscribers._streams.get(stream)
+    def suspend(permissions: Permissions, socket: Any, stream: str) -> None:
+        followed = permissions._listeners.streams.get(stream)
         if followed is not None and socket in followed.version_1:
-            subscribers._delivery.send([socket.peer], subscribers._namespace, protocol.resync(stream))
+            permissions._delivery.send([socket.peer], permissions._runtime.namespace, protocol.resync(stream))
 
-    patched.setattr(Subscribers, "_suspend", suspend)
+    patched.setattr(Permissions, "_suspend", suspend)
 
 
 def blind_write(world: World, patched: pytest.MonkeyPatch) -> None:

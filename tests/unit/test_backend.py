@@ -35,8 +35,8 @@ from bbio import (
 from bbio.backend import check_name, default_name
 from bbio.builtin import Logger, MemoryStore, SQLiteStore
 from bbio.ratelimit import LINES_PER_SECOND
+from bbio.registry import Registry
 from bbio.requests import METHODS
-from bbio.runtime import Registry
 from tests.support.stacks import Recorder, Served
 
 

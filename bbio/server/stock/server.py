@@ -14,7 +14,7 @@ from engineio.async_socket import AsyncSocket
 
 from bbio import protocol
 from bbio.errors import BadRequest
-from bbio.runtime import Registry
+from bbio.registry import Registry
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
 from bbio.server.http.admission import BODY, REMOTE, is_websocket_request

@@ -618,26 +618,16 @@ async def test_all_rings_together_are_bounded(server):
     rings = streams["c:a"].rings
     assert rings.most == server.gateway.exchanges.limits.memory / 8, "of which every backend has its part"
     rings.most = 25 * (EVENT_BYTES + 1) // 5
-    server.subscribers.join(["c:b"])
+    server.subscribers.listeners.join(["c:b"])
     for _ in range(6):
         for name in ("c:a", "c:b"):
             publish(server, server.store.written_by_others(name))
     assert len(streams["c:b"].recent) == 6
     assert len(streams["c:a"].recent) < 6
     assert rings.bytes == sum(followed.size + EVENT_BYTES * len(followed.recent) for followed in streams.values())
-    server.subscribers.joined([streams["c:b"]])
+    server.subscribers.listeners.joined([streams["c:b"]])
     publish(server, server.store.written_by_others("c:a"))
     assert streams["c:a"].rings.bytes == 0
-
-
-async def test_a_ring_goes_with_the_last_follower(server):
-    """Its bytes count no more."""
-    ann = await listening(server)
-    await told(server, 3)
-    rings = server.subscribers._streams["c:"].rings
-    assert rings.bytes > 0
-    ann.leave()
-    assert (server.subscribers._streams, rings.bytes) == ({}, 0)
 
 
 # What other processes tell

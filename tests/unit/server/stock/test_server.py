@@ -7,7 +7,7 @@ import pytest
 from engineio.async_socket import AsyncSocket
 
 from bbio import BadRequest, Limits, protocol
-from bbio.runtime import Registry
+from bbio.registry import Registry
 from bbio.server.memory import Addresses
 from bbio.server.payload import ATTACHED_CHARACTERS, PART_PACKETS, parts
 from bbio.server.stock.server import UNREADABLE, PlainJSON, PlainPeer, PlainServer, packet_class

@@ -1,0 +1,239 @@
+"""Permissions: who may listen to a backend, and to which records of it; asked again while they listen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from contextvars import copy_context
+
+from bbio import protocol
+from bbio.errors import Busy, Timeout
+from bbio.requests import Request
+from bbio.runtime import Runtime
+from bbio.server.connection import ClientSocket
+from bbio.server.exchange import Exchanges
+from bbio.server.listeners import Listeners
+from bbio.server.stream import Followed
+from bbio.server.tasks import Tasks
+from bbio.stack.once import refused
+from bbio.streams import BACKEND_WIDE, channel_stream
+from bbio.view import Scope, View
+
+logger = logging.getLogger("bbio")
+
+# Seconds until it is asked again what those may see of whom `@visible` could not say it.
+SCOPE_RETRY_SECONDS = 5.0
+# Listeners that are admitted anew at the same time, however many ask for that.
+RECHECKS_AT_ONCE = 50
+
+
+class Permissions:
+    """The permissions of those who listen to one backend.
+
+    Parameters:
+        exchanges: the requests that are being worked on.
+        runtime: the backend.
+        listeners: those who listen.
+        tasks: the tasks of the backend.
+
+    Attributes:
+        rechecks: how often permissions were looked at: who was admitted before the last time is asked again.
+    """
+
+    __slots__ = (
+        "_asking",
+        "_closed",
+        "_context",
+        "_delivery",
+        "_exchanges",
+        "_listeners",
+        "_recheck_timer",
+        "_runtime",
+        "_tasks",
+        "_unasked",
+        "_unsure",
+        "_unsure_timer",
+        "rechecks",
+    )
+
+    def __init__(self, exchanges: Exchanges, runtime: Runtime, listeners: Listeners, tasks: Tasks) -> None:
+        self._exchanges = exchanges
+        self._delivery = exchanges.delivery
+        self._runtime = runtime
+        self._listeners = listeners
+        self._tasks = tasks
+        self._closed = False
+        self._context = copy_context()
+        self._asking = asyncio.Semaphore(RECHECKS_AT_ONCE)
+        self._recheck_timer: asyncio.TimerHandle | None = None
+        # The users who are to be asked about; None among them stands for everybody.
+        self._unasked: set[str | None] = set()
+        # Listeners, by their sockets and streams, of whom nobody could say what they may see.
+        self._unsure: set[tuple[ClientSocket, str]] = set()
+        self._unsure_timer: asyncio.TimerHandle | None = None
+        self.rechecks = 0
+
+    def open(self) -> None:
+        """The application starts."""
+        self._closed = False
+        self._context = copy_context()
+        self._asking = asyncio.Semaphore(RECHECKS_AT_ONCE)  # of this event loop
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        self._closed = True
+        for timer in (self._recheck_timer, self._unsure_timer):
+            if timer is not None:
+                timer.cancel()
+        self._recheck_timer = self._unsure_timer = None
+
+    # What each sees
+
+    def see(self, socket: ClientSocket, channel: str | None, view: View | None, scope: Scope | None) -> bool:
+        """From now on a socket has this view in a channel, and this scope; no view when it follows that no more.
+
+        Returns: whether it had another view.
+        """
+        wide = socket.views.get(BACKEND_WIDE)
+        changed = socket.see(channel_stream(channel), view)
+        if view is None or scope is None:
+            socket.scopes.pop(channel, None)
+        else:
+            socket.scopes[channel] = scope
+            if not scope.is_known:
+                self._ask_again(socket, channel_stream(channel))
+        if self._runtime.is_scoped and wide != socket.views.get(BACKEND_WIDE):
+            self._suspend(socket, BACKEND_WIDE)
+        return changed
+
+    def _suspend(self, socket: ClientSocket, stream: str) -> None:
+        """Tell a socket of nothing in a stream whose view has changed: of version 1 until it has listened again."""
+        followed = self._listeners.streams.get(stream)
+        if followed is None or (socket not in followed.version_1 and socket not in followed.legacy):
+            return
+        viewers = followed.viewers
+        if viewers is not None:
+            viewers.leave(socket)
+            if socket in followed.legacy and stream in socket.views:
+                viewers.join(socket, socket.views[stream], 0)
+        if socket in followed.version_1:
+            self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(stream))
+
+    # Asking again
+
+    async def recheck(self, channel: str | None = None) -> None:
+        """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
+        self.rechecks += 1
+        await self._recheck_all(
+            (socket, followed)
+            for socket, followed in self._listeners
+            if channel is None or followed.name == channel_stream(channel)
+        )
+
+    def recheck_soon(self, channel: str | None = None) -> None:
+        """Do the same soon, where somebody listens."""
+        if self._listeners and not self._closed:
+            self._tasks.spawn(self.recheck(channel))
+
+    def _ask_again(self, socket: ClientSocket, stream: str) -> None:
+        """Ask after a while what a listener may see, of whom nobody can say it at the moment."""
+        self._unsure.add((socket, stream))
+        if self._unsure_timer is None and not self._closed:
+            self._unsure_timer = asyncio.get_running_loop().call_later(SCOPE_RETRY_SECONDS, self._ask_unsure)
+
+    def _ask_unsure(self) -> None:
+        self._unsure_timer = None
+        unsure, self._unsure = self._unsure, set()
+        self._tasks.spawn(self._recheck_all(each for each in self._listeners if (each[0], each[1].name) in unsure))
+
+    def ask_viewers(self, viewers: set[str] | None) -> None:
+        """Ask soon what these users may have by now, known by the texts of their ids; None for everybody."""
+        is_asking = bool(self._unasked)
+        self._unasked |= {None} if viewers is None else viewers
+        if self._unasked and not is_asking:
+            self._tasks.spawn(self._ask_viewers())
+
+    async def _ask_viewers(self) -> None:
+        # What comes while these are asked is asked by another.
+        viewers, self._unasked = self._unasked, set()
+        self.rechecks += 1
+        await self._recheck_all(
+            (socket, followed)
+            for socket, followed in self._listeners
+            if None in viewers or socket.scopes[followed.name[2:] or None].viewer in viewers
+        )
+
+    def ask_everywhere(self) -> None:
+        """Ask soon what everybody may have by now, in all processes."""
+        self._tasks.spawn(self._ask_everywhere())
+
+    async def _ask_everywhere(self) -> None:
+        try:
+            await self._runtime.recheck()
+        except Exception:
+            logger.exception("not all could be told that permissions in %s have changed", self._runtime.name)
+
+    async def _recheck_all(self, listeners: Iterable[tuple[ClientSocket, Followed]]) -> None:
+        to_ask = list(listeners)
+        each = iter(to_ask)
+        await asyncio.gather(*(self._recheck_each(each) for _ in range(min(len(to_ask), RECHECKS_AT_ONCE))))
+
+    def recheck_later(self) -> None:
+        """Ask everybody again after the backend's `recheck_interval`, and so on while somebody listens."""
+        seconds = self._runtime.backend.recheck_interval
+        if seconds is not None and self._recheck_timer is None and not self._closed:
+            self._recheck_timer = asyncio.get_running_loop().call_later(seconds, self._recheck_now)
+
+    def _recheck_now(self) -> None:
+        if self._listeners:
+            self._tasks.spawn(self._recheck_periodically())
+        else:
+            self._recheck_timer = None
+
+    async def _recheck_periodically(self) -> None:
+        try:
+            await self.recheck()
+        finally:
+            self._recheck_timer = None
+            self.recheck_later()
+
+    async def _recheck_each(self, listeners: Iterator[tuple[ClientSocket, Followed]]) -> None:
+        for socket, followed in listeners:
+            async with self._asking:
+                if await self._is_refused(socket, followed):
+                    self._drop(socket, followed)
+                await asyncio.sleep(0)
+
+    async def _is_refused(self, socket: ClientSocket, followed: Followed) -> bool:
+        """Return whether to remove a listener. One that gets other fields from now on has to read everything."""
+        channel = followed.name[2:] or None
+        req = Request("read", None, {}, self._runtime.backend, channel, socket, event="listen")
+        try:
+            async with asyncio.timeout(self._exchanges.limits.deadline):
+                # In a context of its own: the listeners that are asked by one task must not see each other's.
+                admission = self._exchanges.registry.admit(self._runtime, req)
+                failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
+        except TimeoutError:
+            failure, view = Timeout(), None
+        if failure is None and view is not None and channel in socket.channels:
+            self._delivery.flush()  # what was committed before belongs to the view of before
+            view = view.narrowed(socket.views[followed.name].asked)
+            if self.see(socket, channel, view, req.scope):
+                self._suspend(socket, followed.name)
+        is_refused = failure is not None and refused(failure) and not isinstance(failure, Busy)
+        if failure is not None and not is_refused and self._runtime.is_scoped:
+            self._ask_again(socket, followed.name)
+        return is_refused
+
+    def _drop(self, socket: ClientSocket, followed: Followed) -> None:
+        if socket.left:
+            return
+        version = socket.channels.pop(followed.name[2:] or None, 0)
+        self.see(socket, followed.name[2:] or None, None, None)
+        self._listeners.unfollow(socket, [followed.name] if socket.channels else [followed.name, BACKEND_WIDE])
+        if socket.channels and not any(socket.channels.values()):
+            self._listeners.follow(socket, self._listeners.stream(BACKEND_WIDE), 0)
+        if version:
+            # Listening again, which is what it then does, tells it why.
+            self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(followed.name))
