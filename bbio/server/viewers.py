@@ -104,7 +104,7 @@ class Viewers:
 
     @property
     def in_part(self) -> tuple[ClientSocket, ...]:
-        """Those who are told a part of the stream in version 1 of the protocol, as they are now."""
+        """Clients that are told a part of the stream in version 1 of the protocol, as they are now."""
         return tuple(socket for group in self._groups.values() if group.is_part for socket in group.version_1)
 
     @property
