@@ -1,20 +1,19 @@
 import { passing } from '../core/errors.js';
-import { clone, covers, same } from '../core/json.js';
+import { clone, same } from '../core/json.js';
 import { joined, readAll, readOn } from '../core/pages.js';
 import { combined, conditionsOf, isClear, isFirstPage, isPaged, matches, mayEnter, said, wordsOf } from '../core/query.js';
 import { Refill } from '../core/refill.js';
 import { guarded } from '../core/report.js';
 import { Window } from '../core/window.js';
+import { Answer } from './answer.js';
 import { arrange } from './arrange.js';
 import { delivering } from './deliver.js';
+import { Factory } from './factory.js';
 import { homes } from './homes.js';
 import { LEAVE, Mirror, REMOTE, destroyed, reassert, unset } from './mirror.js';
 import { turnPage } from './page.js';
-import { complete, idAttributeOf, isPlain, lost, nameOfId, note, outdate, shownBy, watchingParse } from './shown.js';
+import { complete, idAttributeOf, isPlain, note, outdate, shownBy } from './shown.js';
 import { isLeaving } from './writes.js';
-
-/** Where what stands for a record that the page shows already has the record: for a model that a listener takes out meanwhile. */
-const WHOLE = Symbol('whole');
 
 /** The stream that all channels share. */
 const EVERYWHERE = '*';
@@ -26,7 +25,6 @@ const PAGE = ['cursor', 'count', '$cursor', '$count'];
  * Keeps a collection like its channel: created models come in, deleted ones go; an update never adds a model.
  *
  * @typedef {import('./mirror.js').Turn} Turn
- * @typedef {{raw: any, rev: number | undefined, model?: any, made?: boolean}} Entry a model of an answer; `made`: of it
  */
 export class CollectionMirror extends Mirror {
   /** The application's own latest fetch, made again when everything must be read anew. @type {Record<string, any>} */
@@ -36,16 +34,11 @@ export class CollectionMirror extends Mirror {
   /** What it shows of the query, if that asks for its first page. @type {Window | undefined} */
   window = undefined;
   #refill = new Refill(this);
+  #factory = new Factory(this);
   /** What of the window the collection was given. @type {Set<string>} */
   #given = new Set();
   /** Models that the page itself took out. @type {WeakSet<object>} */
   taken = new WeakSet();
-  /** What the id is called on the server, once known. @type {string | undefined} */
-  #idName = undefined;
-  /** What `parse` made of what models were made of. @type {Map<any, any> | undefined} */
-  #outcomes = undefined;
-  /** A model that was made to know its id. @type {{raw: any, model: any} | undefined} */
-  #ready = undefined;
   /** Whether what comes now is the server's. */
   #receiving = false;
 
@@ -116,11 +109,7 @@ export class CollectionMirror extends Mirror {
     const name = idAttributeOf(target);
     const id = target.modelId ? target.modelId(isPlain(target, 'modelId') ? raw : { ...raw }, name) : raw[name];
     if (id !== undefined && id !== null) return id;
-    const named = raw[this.#idName ?? name];
-    if (named !== undefined && named !== null) return named;
-    // Only a model made of it knows its id; it may be wanted right away.
-    this.#ready = { raw, model: this.#made(raw, undefined) };
-    return this.#ready.model?.id;
+    return this.#factory.findId(raw);
   }
 
   /** @param {any} id */
@@ -148,7 +137,7 @@ export class CollectionMirror extends Mirror {
     /** @type {any[]} */
     const [leaving, gone, items] = [[], [], []];
     for (const { id, method, truth, stream } of window ? turns : []) this.#put(id, method === 'delete' ? undefined : truth, stream);
-    this.#watch(() => {
+    this.#factory.watch(() => {
       for (const turn of turns) guarded(() => this.#decide(turn, { leaving, gone, items }));
     });
     if (leaving.length > 0) guarded(() => target.remove(leaving, REMOTE));
@@ -191,13 +180,13 @@ export class CollectionMirror extends Mirror {
     const leaving = [...before, ...judged.keys()].filter((id) => !given.has(id)).map((id) => target.get(id));
     /** @type {Map<string, any>} */
     const made = new Map();
-    this.#watch(() => {
+    this.#factory.watch(() => {
       for (const id of ids) {
         const maker = judged.get(id);
         if (target.get(id) || (before.has(id) && !judged.has(id)) || this.#isLeaving(id, maker)) continue;
         const [truth, rev] = [replica.truth(id), replica.rev(id)];
         if (maker) guarded(() => this.show(maker, truth, rev));
-        const model = maker ?? guarded(() => this.#made(truth, rev));
+        const model = maker ?? guarded(() => this.#factory.make(truth, rev));
         if (model) made.set(id, model);
         destroyed.delete(model);
       }
@@ -226,7 +215,7 @@ export class CollectionMirror extends Mirror {
       const item = this.#merging(model, truth, rev);
       if (item) items.push(item);
     } else if (enters && !this.#isLeaving(id, maker)) {
-      const added = maker ?? this.#made(truth, rev);
+      const added = maker ?? this.#factory.make(truth, rev);
       if (added) items.push(added);
     }
   }
@@ -244,42 +233,6 @@ export class CollectionMirror extends Mirror {
     unset(model, merged.gone);
     merged.attributes[model.idAttribute] = model.id;
     return merged.attributes;
-  }
-
-  /** @param {any} raw @param {number | undefined} rev @returns {any} a new model that shows it */
-  #made(raw, rev) {
-    const { target, handle } = this;
-    const ready = this.#ready?.raw === raw ? this.#ready?.model : undefined;
-    this.#ready = undefined;
-    if (ready) {
-      note(ready, handle, { ...shownBy(ready, handle), rev, raw, parsed: shownBy(ready, handle)?.base });
-      return ready;
-    }
-    const input = clone(raw);
-    let model = /** @type {any} */ (undefined);
-    let parsed;
-    this.#watch(() => {
-      model = target._prepareModel(input, { parse: true, ...REMOTE }) || undefined;
-      parsed = this.#outcomes?.get(input);
-    });
-    if (!model) return undefined;
-    note(model, handle, { rev, raw, parsed });
-    this.#idName ??= nameOfId(raw, model.id, model.idAttribute);
-    return model;
-  }
-
-  /** @param {() => void} run what has models parsed, whose outcomes are noted meanwhile */
-  #watch(run) {
-    if (this.#outcomes) {
-      run();
-      return;
-    }
-    const outcomes = (this.#outcomes = new Map());
-    try {
-      watchingParse([], this.target.model, (_, input, outcome) => outcomes.set(input, outcome), run);
-    } finally {
-      this.#outcomes = undefined;
-    }
   }
 
   /** @param {any[]} items models, and attributes of such as are there */
@@ -434,7 +387,7 @@ export class CollectionMirror extends Mirror {
     // A server may give its own meaning to `data`; then it says nothing of what others write.
     const isQuery = meta?.next !== undefined && Array.isArray(response);
     this.query = isQuery && isClear(data, response) ? data : undefined;
-    const { target, handle } = this;
+    const { target } = this;
     const before = this.window;
     this.window = undefined;
     let window = /** @type {Window | undefined} */ (undefined);
@@ -442,42 +395,13 @@ export class CollectionMirror extends Mirror {
     else if (isQuery && options.remove === false && goesOn && before?.isNext(cursor)) window = before;
     // Whatever `parse` makes of them.
     const ids = window ? this.#turn(window, response, meta.next, window === before ? 'grow' : 'begin') : [];
-    /** What is news to the page. @type {Map<any, Entry>} */
-    let entries = new Map();
     const creating = [...this.pending].filter(({ method, model }) => method === 'create' && this.#has(model));
     const staying = new Map(creating.map(({ model }) => [model, target.indexOf(model)]));
-    // Only the collection's own parse knows where in the response the models are; listen in on it.
-    const { parse, _prepareModel: prepare } = target;
-    const heard = instead(target, 'parse', (/** @type {any[]} */ ...args) => {
-      const list = parse.apply(target, args);
-      const raws = Array.isArray(list) ? list : list ? [list] : [];
-      const { news, input } = this.#news(raws, response, Array.isArray(meta?.r) ? meta.r : []);
-      entries = news;
-      return Array.isArray(list) ? this.#withOwn(input, staying, entries) : list;
-    });
-    const made = instead(target, '_prepareModel', (/** @type {any} */ attributes, /** @type {any} */ more) => {
-      const whole = attributes[WHOLE];
-      if (whole) entries.set(whole, { raw: clone(whole), rev: this.replica.rev(this.idOf(whole)) });
-      return prepare.call(target, whole ?? attributes, more);
-    });
-    const parsed = (/** @type {any} */ model, /** @type {any} */ raw, /** @type {any} */ outcome, /** @type {boolean} */ plain) => {
-      const entry = entries.get(raw);
-      if (!entry) return;
-      entry.model = model;
-      const before = shownBy(model, handle);
-      entry.made = !before;
-      note(model, handle, { raw: entry.raw, rev: entry.rev, parsed: outcome, plain });
-      unset(model, lost(model, before, outcome));
-    };
-    try {
-      this.#receive(() => watchingParse(target.models, target.model, parsed, () => guarded(succeed)));
-    } finally {
-      heard();
-      made();
-    }
-    for (const entry of entries.values()) this.#learn(entry);
+    const answer = new Answer(this, this.#factory, staying);
+    this.#receive(() => answer.take(response, Array.isArray(meta?.r) ? meta.r : [], succeed));
+    for (const entry of answer.entries.values()) this.#learn(entry);
     for (const model of staying.keys()) if (!this.#has(model)) target.add(model, REMOTE);
-    for (const { model } of this.pending) reassert(model, handle);
+    for (const { model } of this.pending) reassert(model, this.handle);
     // Where the application's own `parse` has left something out, the collection is no first page.
     if (window && ids.every((id) => target.get(id) || this.#isLeaving(id, undefined))) {
       this.window = window;
@@ -489,7 +413,7 @@ export class CollectionMirror extends Mirror {
 
   /** @param {any} data @returns {Window} */
   #windowOf(data) {
-    return new Window(data, () => this.#idName ?? idAttributeOf(this.target), (id) => this.#forget(id));
+    return new Window(data, () => this.#factory.idName ?? idAttributeOf(this.target), (id) => this.#forget(id));
   }
 
   /**
@@ -506,84 +430,6 @@ export class CollectionMirror extends Mirror {
     return read.map(([id]) => id);
   }
 
-  /**
-   * @param {any[]} raws models that were read
-   * @param {any} response where they were
-   * @param {(number | null)[]} revs in its order
-   * @returns {{news: Map<any, Entry>, input: any[]}} `news`: those that the page does not show just like that; `input`: what Backbone
-   *   is given of all, which need not compare once more what is the same: of that the id alone
-   */
-  #news(raws, response, revs) {
-    const list = Array.isArray(response) ? response : [];
-    const revOf = raws === list ? undefined : new Map(list.map((raw, n) => [raw, revs[n]]));
-    const isPlainly = isPlain(this.target, 'modelId');
-    const isBrief = isPlainly && this.target.modelId && isPlain(this.target, 'set');
-    const name = idAttributeOf(this.target);
-    const news = new Map();
-    const input = [];
-    const ids = new Set();
-    for (let n = 0; n < raws.length; n += 1) {
-      const raw = raws[n];
-      const rev = (revOf ? revOf.get(raw) : revs[n]) ?? undefined;
-      const id = raw?.[name];
-      // Of two records with one id the later one stays.
-      if (isPlainly && !ids.has(id) && this.#isShown(id, raw, rev)) {
-        input.push(isBrief && covers(this.target._byId[id].attributes, raw) ? { [name]: id, [WHOLE]: raw } : raw);
-        continue;
-      }
-      ids.add(id);
-      input.push(raw);
-      news.set(raw, { raw: clone(raw), rev });
-    }
-    return { news, input };
-  }
-
-  /** @param {any} id @param {any} raw @param {number | undefined} rev @returns {boolean} whether its model shows just that */
-  #isShown(id, raw, rev) {
-    const { target, handle, replica } = this;
-    const model = rev === undefined ? undefined : target._byId[id];
-    const shown = model && shownBy(model, handle);
-    if (!shown?.plain || shown.rev !== rev || replica.truth(model.id) !== shown.raw) return false;
-    // A server may tell the same revision otherwise, to another user.
-    return same(shown.raw, raw);
-  }
-
-  /**
-   * Backbone drops what the server does not have; what is on its way there stays where it is, and what is on its way out
-   * does not come back.
-   * @param {any[]} list models read
-   * @param {Map<any, number>} staying models and their places
-   * @param {Map<any, Entry>} entries what was read
-   */
-  #withOwn(list, staying, entries) {
-    const leaving = new Set([...this.pending].filter(({ method }) => method === 'delete').map(({ model }) => String(model.id)));
-    const kept = leaving.size === 0 ? list : list.filter((raw) => !leaving.has(String(this.idOf(raw))));
-    // Before 1.2 Backbone parses models that it is given.
-    if (!this.target.modelId) return kept;
-    const name = idAttributeOf(this.target);
-    const all = this.#idName && this.#idName !== name ? kept.map((raw) => this.#renamed(raw, name, entries) ?? raw) : [...kept];
-    for (const [model, index] of staying) all.splice(Math.min(index, all.length), 0, model);
-    return all;
-  }
-
-  /**
-   * Backbone does not know a model again whose id has another name in the page.
-   * @param {any} raw
-   * @param {string} name what the page calls the id
-   * @param {Map<any, Entry>} entries
-   * @returns {any} the model, set to what was read
-   */
-  #renamed(raw, name, entries) {
-    const { target } = this;
-    if ((target.modelId({ ...raw }, name) ?? undefined) !== undefined) return undefined;
-    const model = target.get(raw[/** @type {string} */ (this.#idName)]);
-    const entry = entries.get(raw);
-    if (!model || !entry) return undefined;
-    entry.model = model;
-    this.show(model, entry.raw, entry.rev);
-    return model;
-  }
-
   /** @param {any} asked what of a fetch travelled @returns {boolean} whether it went on with the query before it */
   #remember(asked) {
     const without = (/** @type {any} */ data) => Object.fromEntries(Object.entries(data ?? {}).filter(([word]) => !PAGE.includes(word)));
@@ -593,14 +439,14 @@ export class CollectionMirror extends Mirror {
     return goesOn;
   }
 
-  /** @param {Entry} entry */
+  /** @param {import('./answer.js').Entry} entry */
   #learn({ raw, rev, model, made }) {
     const id = model ? model.id : this.idOf(raw);
     if (id === undefined || id === null) return;
     this.replica.learn(id, raw, rev);
     const shows = model ?? this.target.get(id);
     if (!shows) return;
-    this.#idName ??= nameOfId(raw, id, shows.idAttribute);
+    this.#factory.learnName(raw, id, shows.idAttribute);
     destroyed.delete(shows);
     if (made) complete(model);
     if (!model) note(shows, this.handle, { raw, rev });
@@ -659,7 +505,7 @@ export class CollectionMirror extends Mirror {
       const parsed = guarded(() => target.parse(clone(response), { ...REMOTE }));
       const raws = Array.isArray(parsed) ? parsed : parsed ? [parsed] : [];
       const revs = Array.isArray(response) && Array.isArray(meta?.r) ? new Map(response.map((raw, n) => [String(this.idOf(raw)), meta.r[n]])) : new Map();
-      this.#watch(() => {
+      this.#factory.watch(() => {
         for (const raw of raws) guarded(() => this.#renewOne(clone(raw), revs, ids, items));
       });
     }
@@ -695,7 +541,7 @@ export class CollectionMirror extends Mirror {
     if (this.#isLeaving(id, undefined)) return;
     const model = this.target.get(id);
     if (!model && this.window) return;
-    const item = model ? this.#merging(model, raw, rev) : this.#made(raw, rev);
+    const item = model ? this.#merging(model, raw, rev) : this.#factory.make(raw, rev);
     if (item) items.push(item);
   }
 
@@ -732,20 +578,4 @@ export class CollectionMirror extends Mirror {
   unfilled(err) {
     super.tell('error', err);
   }
-}
-
-/**
- * Have an object use another method for a while.
- * @param {any} object
- * @param {string} name
- * @param {Function} method
- * @returns {() => void} ends it
- */
-function instead(object, name, method) {
-  const own = Object.getOwnPropertyDescriptor(object, name);
-  object[name] = method;
-  return () => {
-    if (own) Object.defineProperty(object, name, own);
-    else delete object[name];
-  };
 }
