@@ -132,8 +132,9 @@ class Permissions:
         )
 
     def recheck_soon(self, channel: str | None = None) -> None:
-        """Do the same soon, where somebody listens."""
-        if self._listeners and not self._closed:
+        """Do the same soon."""
+        if not self._closed:
+            # Also where nobody listens: who begins to just now may have been asked before permissions changed.
             self._tasks.spawn(self.recheck(channel))
 
     def _ask_again(self, socket: ClientSocket, stream: str) -> None:

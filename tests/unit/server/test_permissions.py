@@ -207,6 +207,29 @@ async def test_another_process_has_permissions_looked_at(club):
     club.subscribers.open()
 
 
+async def test_what_another_process_tells_concerns_also_who_is_about_to_listen():
+    """As the first one here: who was admitted before permissions changed is asked again."""
+
+    class Slow(Members):
+        @before("read")
+        async def take_long(self, req):
+            self.is_admitted.set()
+            await self.goes_on.wait()
+
+    club = Server(Slow)
+    club.backend.is_admitted, club.backend.goes_on = asyncio.Event(), asyncio.Event()
+    ann = club.client(name="ann")
+    ann.listen("a")
+    await club.backend.is_admitted.wait()
+    club.backend.members.clear()
+    club.subscribers.recheck_soon()
+    await settled()
+    club.backend.goes_on.set()
+    await settled()
+    assert ann.reply["error"]["name"] == "Forbidden"
+    await club.close()
+
+
 async def test_other_processes_are_told_to_look_at_permissions(club, monkeypatch):
     """When they cannot be told, that is an error, and those who listen here are asked all the same."""
     told = []
