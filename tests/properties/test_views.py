@@ -7,15 +7,19 @@ those of docs/visibility.md and docs/guarantees.md.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
 from bbio import Store
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
+from bbio.builtin.postgres.scratch import schema
 from bbio.streams import HistoryLimits
 from tests.support.examples import examples
 from tests.support.view_bugs import BUGS
+from tests.support.view_servers import TwoServersWorld
 from tests.support.views import MakeStore, World, run
 
 # Schedules: more than 10,000 with BBIO_SCHEDULES=2600, as for what is delivered.
@@ -29,10 +33,10 @@ def in_memory(world: World, history: HistoryLimits) -> Store:
     return MemoryStore(ids=world.next_key, history=history)
 
 
-async def run_all(make_store: MakeStore, seeds: Iterable[int], monkeypatch: pytest.MonkeyPatch) -> None:
+async def run_all(make_store: MakeStore, seeds: Iterable[int], monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     for seed in seeds:
         try:
-            await run(make_store, seed, monkeypatch, STEPS[seed // 4 % len(STEPS)])
+            await run(make_store, seed, monkeypatch, STEPS[seed // 4 % len(STEPS)], **options)
         except BaseException as err:
             err.add_note(f"seed {seed}")
             raise
@@ -61,6 +65,21 @@ async def test_the_same_with_models_in_postgresql(postgres_server, monkeypatch):
         return PostgresStore(postgres_server, history=history)
 
     await run_all(make_store, range(SCHEDULES // 200), monkeypatch)
+
+
+@pytest.mark.once  # what is asked is what two servers do, not a Python
+async def test_the_same_with_two_servers(postgres_server, monkeypatch):
+    """Of one PostgreSQL, fewer schedules: clients come back to either, and both write and look at permissions."""
+    monkeypatch.setattr(PostgresStore, "check_interval", 600.0)  # nothing but what is told makes a server look
+    for seed in range(SCHEDULES // 250):
+        async with schema(postgres_server, f"bbio_test_{secrets.token_hex(8)}", 10.0) as (own, _):
+            names = iter("ab")
+
+            def make_store(world: World, history: HistoryLimits, own: str = own, names: Any = names) -> Store:
+                monkeypatch.setattr("bbio.builtin.postgres.store._ids", lambda: iter(world.next_key, None))
+                return PostgresStore(f"{own}&application_name={next(names)}", history=history)
+
+            await run_all(make_store, [seed], monkeypatch, make_world=TwoServersWorld)
 
 
 @pytest.mark.once  # what is asked is what schedules find, not a Python

@@ -21,8 +21,10 @@ from bbio import App, Backend, Request, Store, visible
 from bbio.builtin import MemoryStore
 from bbio.client import Collection, Handle
 from bbio.errors import SyncError
+from bbio.server.gateway import Gateway
 from bbio.server.subscribers import Subscribers
 from bbio.streams import Event, HistoryLimits
+from bbio.testing import Harness
 from bbio.testing.network import FakeConnection
 from bbio.was import change_of
 
@@ -57,6 +59,8 @@ class World:
         self.known: dict[int, set[bytes]] = defaultdict(set)
         # All records that ever were, as they were last.
         self.latest: dict[str, dict[str, Any]] = {}
+        # Where in the stream that was told.
+        self.latest_at: dict[str, int] = {}
         # The revision of each version of a record, and that of the version that each collection has shown last.
         self.revs: dict[tuple[Any, Any], int] = {}
         self.shown: dict[tuple[int, Any], int] = {}
@@ -67,25 +71,33 @@ class World:
         self.loss = 0.0
         # Who hears nothing any more, as its connection is about to be lost.
         self.unheard: FakeConnection | None = None
-        self.app = App()
-        world, may_leave = self, chance.random() < 0.7
-
-        declared = make_store(self, HistoryLimits(events=chance.choice([3, 8, 1_000])))
+        self.may_leave, self.history = chance.random() < 0.7, HistoryLimits(events=chance.choice([3, 8, 1_000]))
+        self.deltas = seed % 2 == 1
         # Whether permissions cannot change between the beginning of a write and its commit.
+        self.is_immediate = False
+        self.app = self.served(make_store)
+
+    def served(self, make_store: MakeStore) -> App:
+        """An application that serves the records."""
+        world, chance, declared = self, self.chance, make_store(self, self.history)
         self.is_immediate = isinstance(declared, MemoryStore)
 
         class Issues(Backend):
             store = declared
-            deltas = seed % 2 == 1
+            deltas = world.deltas
 
-            @visible(may_leave=may_leave)
+            @visible(may_leave=world.may_leave)
             async def scope(self, req: Request) -> Any:
                 said = world.scope(req.user["id"])
                 if chance.random() < 0.5:
                     await asyncio.sleep(0)
                 return said
 
-        self.app.serve(Issues)
+        return App().serve(Issues)
+
+    def harness(self, seed: int) -> Harness:
+        """What the clients are tested with."""
+        return self.app.test(seed=seed)
 
     def scope(self, user: int) -> Any:
         """What a user may see, as the application says it."""
@@ -122,7 +134,11 @@ class World:
         if text.startswith(b"[null,{"):  # the answer to a write of its own, or to a read of one record
             known.update(ID.findall(text)[:1])
         if not known.issuperset(ID.findall(text)):
-            self.wrong.append(f"user {user} knows {sorted(known)}: {text!r}")
+            self.tells_unknown(user, text)
+
+    def tells_unknown(self, user: int, text: bytes) -> None:
+        """A packet names a record that its client has never seen."""
+        self.wrong.append(f"user {user} knows {sorted(self.known[user])}: {text!r}")
 
     def wrote(self, record: dict[str, Any]) -> None:
         """A write is committed: who may see what it came to may know its id."""
@@ -178,12 +194,20 @@ class World:
         for record in self.latest.values():
             self.wrote(record)
 
+    def gateways(self) -> list[Gateway]:
+        """Those of all servers."""
+        return [self.app.gateway]
+
     async def recheck(self) -> None:
         asked = dict(self.groups)
-        await self.app.backends["issues"].recheck()
+        await self.look_again()
         self.might = dict(self.may)
         for user, groups in asked.items():
             self.may[user] = groups | self.groups[user]
+
+    async def look_again(self) -> None:
+        """Have every server look at permissions."""
+        await self.app.backends["issues"].recheck()
 
     async def stored(self) -> list[dict[str, Any]]:
         """Everything, as the server itself sees it."""
@@ -204,16 +228,23 @@ class World:
                 tell(connection, namespace, text)
 
         def spied_ack(connection: FakeConnection, socket: Any, ack_id: int, arguments: bytes) -> None:
-            self.sent(connection, arguments, listens=bool(socket.scopes))
+            if socket.connection is connection._connection:  # what answers a connection that is gone is not sent
+                self.sent(connection, arguments, listens=bool(socket.scopes))
             if connection is not self.unheard:
                 ack(connection, socket, ack_id, arguments)
 
         def spied_event(subscribers: Subscribers, event: Event, origin: Any = None) -> None:
             change = change_of(event)
-            assert change is not None
+            if change is None:
+                assert origin is None, "whoever commits an event knows how its record was"
+                publish(subscribers, event, origin)
+                return
             for record in filter(None, change):
                 self.wrote(record)
-                self.latest[record["id"]] = record
+                # Another server may tell of it later than this one of what came after.
+                if event.offset >= self.latest_at.get(record["id"], 0):
+                    self.latest[record["id"]] = record
+                    self.latest_at[record["id"]] = event.offset
             if self.is_immediate and origin is not None and change.before is not None:
                 user = origin.peer.user["id"]
                 if change.before["group"] not in self.may[user]:
@@ -332,7 +363,12 @@ class World:
 
 
 async def run(
-    make_store: MakeStore, seed: int, monkeypatch: pytest.MonkeyPatch, steps: int, bug: Bug | None = None
+    make_store: MakeStore,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    bug: Bug | None = None,
+    make_world: Callable[[MakeStore, int], World] = World,
 ) -> None:
     """Run one schedule.
 
@@ -342,13 +378,14 @@ async def run(
         monkeypatch: undone for what is seen, and for the bug.
         steps: how many steps it has.
         bug: a bug to make in the code.
+        make_world: makes the world, of a maker of stores and a seed.
     """
-    world = World(make_store, seed)
+    world = make_world(make_store, seed)
     with monkeypatch.context() as patched:
         world.spy(patched)
         if bug is not None:
             bug(world, patched)
-        async with world.app.test(seed=seed) as t:
+        async with world.harness(seed) as t:
             handles = [t.connect(user={"id": n % USERS}).backend("issues") for n in range(CLIENTS)]
             collections = [await handle.collection() for handle in handles]
             for _ in range(steps):
@@ -363,7 +400,8 @@ async def run(
                 await world.lose(t, handles)
             await t.advance(60.0)
             await asyncio.gather(*world.asked)
-            for subscribers in t.gateway.subscribers.values():
-                subscribers.expire()  # a lost event shows
+            for gateway in world.gateways():
+                for subscribers in gateway.subscribers.values():
+                    subscribers.expire()  # a lost event shows
             await t.settle(60.0)
             await world.check(t, handles, collections)
