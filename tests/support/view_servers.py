@@ -11,7 +11,7 @@ from bbio.client import Collection, Handle
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
-from bbio.server.subscribers import Subscribers
+from bbio.server.permissions import Permissions
 from bbio.testing.harness import Harness, Introduced
 from bbio.testing.network import FakeConnection, FakeNetwork
 from tests.support.servers import eventually
@@ -103,7 +103,7 @@ class TwoServersWorld(World):
         super().__init__(make_store, seed)
         self.other = self.served(make_store)
         # How often each has looked at permissions again.
-        self.looked: Counter[Subscribers] = Counter()
+        self.looked: Counter[Permissions] = Counter()
         # Packets with ids that nobody had told of: a server may read what the other has committed and is about to tell.
         self.early: list[tuple[int, bytes]] = []
 
@@ -119,7 +119,7 @@ class TwoServersWorld(World):
     async def look_again(self) -> None:
         """Have one of them look at permissions, and the other by what it tells."""
         here, there = self.chance.sample([self.app, self.other], 2)
-        told = there.gateway.subscribers["issues"]
+        told = there.gateway.subscribers["issues"].permissions
         before = self.looked[told]
         await here.backends["issues"].recheck()
 
@@ -131,19 +131,19 @@ class TwoServersWorld(World):
     def spy(self, patched: pytest.MonkeyPatch) -> None:
         """See also where clients connect to, and when permissions are looked at."""
         super().spy(patched)
-        connect, recheck = FakeConnection.connect, Subscribers.recheck
+        connect, recheck = FakeConnection.connect, Permissions.recheck
 
         def spied_connect(connection: FakeConnection) -> None:
             if connection._connection is None:
                 connection._harness = self.chance.choice(connection._harness.sides)
             connect(connection)
 
-        async def spied_recheck(subscribers: Subscribers, channel: str | None = None) -> None:
-            await recheck(subscribers, channel)
-            self.looked[subscribers] += 1
+        async def spied_recheck(permissions: Permissions, channel: str | None = None) -> None:
+            await recheck(permissions, channel)
+            self.looked[permissions] += 1
 
         patched.setattr(FakeConnection, "connect", spied_connect)
-        patched.setattr(Subscribers, "recheck", spied_recheck)
+        patched.setattr(Permissions, "recheck", spied_recheck)
 
     async def check(self, t: Any, handles: list[Handle], collections: list[Collection]) -> None:
         """In the end, which comes as soon as each server has heard of what the other has committed."""
