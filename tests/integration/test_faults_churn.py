@@ -73,14 +73,14 @@ async def besieged(target):
 
 
 async def test_nothing_grows_with_clients_that_come_and_go(spawn):
-    """After the first, less than 1 MB for 400 visits; tasks and sessions as before."""
+    """After the first, less than 1.5 MB for 400 visits, of whose writes operations are kept; tasks and sessions as before."""
     async with attacked(spawn) as target:
         tasks = target.held["tasks"]
         await churn(target, iter(range(200)))
         await target.back_to_base(5)
         await target.note_base()
         await churn(target, iter(range(400)))
-        assert target.grown() < MIB
+        assert target.grown() < 1.5 * MIB
         await target.back_to_base(5)
         assert (await target.look())["tasks"] <= tasks
         target.bad_packets = 600

@@ -28,7 +28,7 @@ class Slow(Backend):
     async def calculate(self):
         until = time.monotonic() + 5 * HELD
         while time.monotonic() < until:
-            re.fullmatch("(a|aa)+b", "a" * 22)  # keeps the interpreter to itself
+            re.fullmatch("(a|aa)+b", "a" * 30)  # keeps the interpreter to itself, for longer than it may be held
 
 
 def inner(sleep):
