@@ -73,7 +73,7 @@ async def besieged(target):
 
 
 async def test_nothing_grows_with_clients_that_come_and_go(spawn):
-    """After the first, less than 1.5 MB for 400 visits, of whose writes operations are kept; tasks and sessions as before."""
+    """After the first, less than 1.5 MB for 400 visits, whose operations are kept; tasks and sessions as before."""
     async with attacked(spawn) as target:
         tasks = target.held["tasks"]
         await churn(target, iter(range(200)))
