@@ -87,6 +87,9 @@ class Permissions:
             if timer is not None:
                 timer.cancel()
         self._recheck_timer = self._unsure_timer = None
+        # Who was to be asked is no listener after the next start, and must not look as if somebody were about to ask.
+        self._unasked.clear()
+        self._unsure.clear()
 
     # What each sees
 

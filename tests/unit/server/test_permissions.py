@@ -51,6 +51,18 @@ async def member(club, name, *channels, version=1):
     return client
 
 
+async def test_viewers_are_asked_again_after_an_end_that_came_before_they_were(club):
+    """What was to be asked when the application ended keeps nobody from being asked after the next start."""
+    permissions = club.subscribers.permissions
+    permissions.ask_viewers(None)
+    await club.subscribers.close()
+    club.subscribers.open()
+    before = permissions.rechecks
+    permissions.ask_viewers(None)
+    await settled()
+    assert permissions.rechecks == before + 1
+
+
 @pytest.mark.parametrize("version", [0, 1])
 async def test_who_may_not_read_any_more_hears_no_more(club, version):
     """From the end of `recheck` on; the client that keeps positions is told, so that it asks and learns why."""
