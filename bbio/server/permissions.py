@@ -165,7 +165,7 @@ class Permissions:
         await self._recheck_all(
             (socket, followed)
             for socket, followed in self._listeners
-            if None in viewers or socket.scopes[followed.name[2:] or None].viewer in viewers
+            if None in viewers or socket.scopes[followed.channel].viewer in viewers
         )
 
     def ask_everywhere(self) -> None:
@@ -211,7 +211,7 @@ class Permissions:
 
     async def _is_refused(self, socket: ClientSocket, followed: Followed) -> bool:
         """Return whether to remove a listener. One that gets other fields from now on has to read everything."""
-        channel = followed.name[2:] or None
+        channel = followed.channel
         req = Request("read", None, {}, self._runtime.backend, channel, socket, event="listen")
         try:
             async with asyncio.timeout(self._exchanges.limits.deadline):
@@ -233,8 +233,8 @@ class Permissions:
     def _drop(self, socket: ClientSocket, followed: Followed) -> None:
         if socket.left:
             return
-        version = socket.channels.pop(followed.name[2:] or None, 0)
-        self.see(socket, followed.name[2:] or None, None, None)
+        version = socket.channels.pop(followed.channel, 0)
+        self.see(socket, followed.channel, None, None)
         self._listeners.unfollow(socket, [followed.name] if socket.channels else [followed.name, BACKEND_WIDE])
         if socket.channels and not any(socket.channels.values()):
             self._listeners.follow(socket, self._listeners.stream(BACKEND_WIDE), 0)

@@ -132,6 +132,11 @@ class Followed:
         self.missing: int | None = None
 
     @property
+    def channel(self) -> str | None:
+        """The channel that it is the stream of; None for the default one."""
+        return self.name[2:] or None
+
+    @property
     def position(self) -> Position:
         """The place that those who follow have been told all up to."""
         return Position(self.epoch, self.offset, self.stamp)
