@@ -180,14 +180,14 @@ class Delivery:
             self.send(in_part, followed.namespace, protocol.resync(followed.name))
             concerned = [(group, cast(Kind, whole.method)) for group in viewers.whole]
         writer = None if origin is None else origin.peer
-        frames: dict[tuple[Kind, frozenset[str]], tuple[Event, bytes]] = {}
+        events: dict[tuple[Kind, frozenset[str]], Event] = {}
+        frames: dict[tuple[Kind, frozenset[str]], bytes] = {}
         deltas: dict[frozenset[str], bytes] = {}
         for group, kind in concerned:
-            frame = frames.get((kind, group.view.fields))
-            if frame is None:
-                event = group.view.told(whole, kind, followed.id_attribute)
-                frame = frames[kind, group.view.fields] = event, protocol.synced_v1(event)
-            event, version_1 = frame
+            seen = kind, group.view.fields
+            event = events.get(seen)
+            if event is None:
+                event = events[seen] = group.view.told(whole, kind, followed.id_attribute)
             group.told += 1
             if group.legacy and not (len(group.legacy) == 1 and origin in group.legacy):
                 self.transport.deliver(group.legacy.values(), writer, followed.namespace, protocol.synced(event))
@@ -207,7 +207,10 @@ class Delivery:
                     self.transport.deliver(group.deltas.values(), skipped, followed.namespace, delta)
                     others = _others(group)
                 if others:
-                    self.transport.deliver(others.values(), skipped, followed.namespace, version_1)
+                    frame = frames.get(seen)
+                    if frame is None:
+                        frame = frames[seen] = protocol.synced_v1(event)
+                    self.transport.deliver(others.values(), skipped, followed.namespace, frame)
         if whole.offset % AT_EVENTS == 0 and viewers.is_due(followed.rings.clock(), AT_PER_SECOND):
             self.tell_place(followed, viewers, Position(whole.epoch, whole.offset, whole.stamp))
 
