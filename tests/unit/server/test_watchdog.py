@@ -26,9 +26,9 @@ class Slow(Backend):
 
     @read
     async def calculate(self):
-        until = time.monotonic() + 5 * HELD
+        until = time.monotonic() + 12 * HELD
         while time.monotonic() < until:
-            re.fullmatch("(a|aa)+b", "a" * 30)  # keeps the interpreter to itself, for longer than it may be held
+            re.fullmatch("(a|aa)+b", "a" * 28)  # keeps the interpreter to itself, for longer than it may be held
 
 
 def inner(sleep):
