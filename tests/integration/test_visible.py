@@ -179,8 +179,8 @@ async def test_a_changed_scope_has_everything_read_again(make_store):
         assert sorted(anns) == ["1", "3", "4"]
 
 
-async def test_a_write_is_answered_by_what_its_writer_may_have_in_the_end():
-    """Permissions may change while it is under way: then its answer has the id alone."""
+def waiting(method):
+    """An application whose method waits at its end, an event that says that it has come there, and one that ends it."""
     begun, gate = asyncio.Event(), asyncio.Event()
 
     class Issues(Backend):
@@ -190,12 +190,17 @@ async def test_a_write_is_answered_by_what_its_writer_may_have_in_the_end():
         def scope(self, req):
             return {"project": {"$in": PROJECTS[req.user["id"]]}}
 
-        @after("patch")
+        @after(method)
         async def take_long(self):
             begun.set()
             await gate.wait()
 
-    app = App().serve(Issues)
+    return App().serve(Issues), begun, gate
+
+
+async def test_a_write_is_answered_by_what_its_writer_may_have_in_the_end():
+    """Permissions may change while it is under way: then its answer has the id alone."""
+    app, begun, gate = waiting("patch")
     async with app.test() as t:
         ann = t.connect(user={"id": "ann"}).backend("issues")
         anns = await ann.collection()
@@ -213,21 +218,7 @@ async def test_a_write_is_answered_by_what_its_writer_may_have_in_the_end():
 @pytest.mark.parametrize("id", [None, "1"])
 async def test_what_is_read_while_permissions_change_is_not_told(id):
     """It was found with the permissions of before, which do not count any more once `recheck` has come back."""
-    begun, gate = asyncio.Event(), asyncio.Event()
-
-    class Issues(Backend):
-        store = MemoryStore(models=MODELS)
-
-        @visible
-        def scope(self, req):
-            return {"project": {"$in": PROJECTS[req.user["id"]]}}
-
-        @after("read")
-        async def take_long(self):
-            begun.set()
-            await gate.wait()
-
-    app = App().serve(Issues)
+    app, begun, gate = waiting("read")
     async with app.test() as t:
         ann = t.connect(user={"id": "ann"}).backend("issues")
         await ann.ready()

@@ -1,16 +1,6 @@
 """Listeners: a stream is there for as long as somebody follows it."""
 
-import pytest
-
-from tests.support.listeners import Server, Todos, listening, publish, settled
-
-
-@pytest.fixture
-async def server():
-    """A gateway with a store that others write to as well."""
-    server = Server(Todos)
-    yield server
-    await server.close()
+from tests.support.listeners import listening, publish, settled
 
 
 async def test_a_ring_goes_with_the_last_follower(server):

@@ -10,14 +10,6 @@ from bbio.server import stream as module
 from tests.support.listeners import Server, Todos, listening, publish, settled, until
 
 
-@pytest.fixture
-async def server():
-    """A gateway with a store that others write to as well."""
-    server = Server(Todos)
-    yield server
-    await server.close()
-
-
 async def test_what_is_written_while_the_log_is_read_is_told_exactly_once(server):
     """The race of joining: before the log is read, while it is read, and after it was answered."""
     await listening(server)  # so that the place is known

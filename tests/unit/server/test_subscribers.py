@@ -13,14 +13,6 @@ from bbio.streams import EVENT_BYTES, Event, HistoryLimits, Position
 from tests.support.listeners import Carrier, Server, SharedStore, Todos, listening, publish, settled, until
 
 
-@pytest.fixture
-async def server():
-    """A gateway with a store that others write to as well."""
-    server = Server(Todos)
-    yield server
-    await server.close()
-
-
 async def test_the_next_event_is_told_at_once_without_asking_the_store(server):
     """In the usual case nothing is read."""
     ann = await listening(server)
