@@ -1,7 +1,7 @@
 /** Collections with a query of their own: what the server tells them, and what they hold when the query changes. */
 import assert from 'node:assert/strict';
 import { after, afterEach, before } from 'node:test';
-import { closePages, openPage, startProxy, startServer, test, until } from './support.js';
+import { closePages, filledChannel, openPage, startProxy, startServer, test, until } from './support.js';
 import { seeded } from './world.js';
 
 const SCHEDULES = Number(process.env.BBIO_SCHEDULES ?? 10);
@@ -18,15 +18,7 @@ after(async () => {
 });
 afterEach(closePages);
 
-let channels = 0;
-/** A channel of a backend that nobody has used, with these models, and a handle that writes there. */
-async function filled(models, name = 'live') {
-  const channel = `live-${(channels += 1)}`;
-  const handle = openPage(server.url).io.connection.backend(name, { channel });
-  const made = [];
-  for (const model of models) made.push(await handle.sync('create', model));
-  return { name, channel, handle, made };
-}
+const filled = (models, name = 'live') => filledChannel(server.url, name, models);
 
 const fetched = (collection, options = {}) =>
   new Promise((resolve, reject) => {

@@ -150,3 +150,13 @@ export function closePages() {
 /** The JSON of a collection, in the order of ids. */
 export const contents = (collection) =>
   collection.toJSON().sort((a, b) => (JSON.stringify(a.id ?? a) < JSON.stringify(b.id ?? b) ? -1 : 1));
+
+let channels = 0;
+/** A channel of a backend that nobody has used, with these models, and a handle that writes there. */
+export async function filledChannel(url, name, models) {
+  const channel = `filled-${(channels += 1)}`;
+  const handle = openPage(url).io.connection.backend(name, { channel });
+  const made = [];
+  for (const model of models) made.push(await handle.sync('create', model));
+  return { name, channel, handle, made };
+}

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before } from 'node:test';
 import { Window } from '../src/core/window.js';
-import { closePages, openPage, startProxy, startServer, test, until, versions } from './support.js';
+import { closePages, filledChannel, openPage, startProxy, startServer, test, until, versions } from './support.js';
 import { seeded } from './world.js';
 
 const SCHEDULES = Number(process.env.BBIO_SCHEDULES ?? 12);
@@ -19,15 +19,7 @@ after(async () => {
 });
 afterEach(closePages);
 
-let channels = 0;
-/** A channel that nobody has used, with these models, and a handle that writes there. */
-async function shelf(models) {
-  const channel = `window-${(channels += 1)}`;
-  const handle = openPage(server.url).io.connection.backend('shelf', { channel });
-  const made = [];
-  for (const model of models) made.push(await handle.sync('create', model));
-  return { channel, handle, made };
-}
+const shelf = (models) => filledChannel(server.url, 'shelf', models);
 
 const fetched = (collection, data, options = {}) =>
   new Promise((resolve, reject) => {
@@ -263,7 +255,7 @@ test('without Backbone, a query that cannot be read is told, and what was there 
 
 test('without Backbone, the id may have another name, and what a handler answers by itself is no query', async () => {
   const { connection } = openPage(server.url).io;
-  const notes = connection.backend('notes', { channel: `window-${(channels += 1)}` });
+  const notes = connection.backend('notes', { channel: 'window' });
   const list = await notes.collection({ sort: '_id' }, { idAttribute: '_id' }).ready();
   await notes.sync('create', { text: 'x' });
   assert.deepEqual(list.models.map(({ text }) => text), ['x']);
