@@ -2,8 +2,6 @@
 
 import gc
 import json
-import time
-from functools import partial
 from unittest.mock import Mock
 
 import msgspec
@@ -420,23 +418,14 @@ def test_a_large_packet_is_decoded_without_looking_for_garbage(enabled, monkeypa
 
 
 @pytest.mark.parametrize("number", ["1e300", "1E+300", "5e-324", "123e290"])
-def test_numbers_that_are_slow_to_read_cost_no_more_than_others(number):
+def test_numbers_that_are_slow_to_read_are_read_by_python(number, monkeypatch):
     """Of a large exponent msgspec makes a number of very many digits: a megabyte of them took over a second."""
-    numbers = [number] * (200_000 // (len(number) + 1))
+    numbers = ["1.5", *[number] * 40_000]
     text = f'["sync",{{"method":"create","model":{{"a":[{",".join(numbers)}]}}}}]'
-
-    def seconds(read):
-        took = []
-        for _ in range(3):
-            began = time.process_time()
-            read(text)
-            took.append(time.process_time() - began)
-        return min(took)
-
-    fields = decode_sync(text, MAX_DEPTH + 2)
-    assert fields.model["a"] == [float(number)] * len(numbers) == parse(text)[1]["model"]["a"]
-    assert seconds(partial(decode_sync, max_depth=MAX_DEPTH + 2)) < 4 * seconds(json.loads)
-    assert seconds(parse) < 4 * seconds(json.loads)
+    monkeypatch.setattr(protocol, "_decoder", None)
+    monkeypatch.setattr(protocol, "_sync_decoder", None)
+    values = [float(value) for value in numbers]
+    assert decode_sync(text, MAX_DEPTH + 2).model["a"] == values == parse(text)[1]["model"]["a"]
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e309"])
