@@ -23,7 +23,7 @@ from typing import Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from bbio import App, Backend, visible
+from bbio import App, Backend, Limits, visible
 from bbio.builtin import MemoryStore
 from bbio.protocol import encode
 from bbio.runtime import Runtime
@@ -137,10 +137,15 @@ class Client:
 
 
 class Server:
-    """An application without a port."""
+    """An application without a port.
 
-    def __init__(self, *backends: type[Backend]) -> None:
-        self.app = App()
+    Parameters:
+        backends: what it serves.
+        limits: those of its clients, where they differ from the defaults.
+    """
+
+    def __init__(self, *backends: type[Backend], limits: Limits | None = None) -> None:
+        self.app = App(limits=limits)
         self.app.serve(*backends)
         self.wire = Wire()
         self.clients: dict[str, list[Client]] = {}
@@ -250,10 +255,18 @@ async def shared_view() -> bool:
     return said(f"{SHARING:,} listeners that share a view", taken[Shared], taken[Bare], 1.15)
 
 
-def said(what: str, these: list[float], those: list[float], bar: float) -> bool:
-    """Print a ratio of rounds, and return whether it is as low as it must be."""
+def said(what: str, these: list[float], those: list[float], bar: float, other: str = "without views") -> bool:
+    """Print a ratio of rounds, and return whether it is as low as it must be.
+
+    Parameters:
+        what: the case.
+        these: microseconds of it, one figure for each round.
+        those: microseconds of what it is compared with.
+        bar: the greatest ratio.
+        other: what it is compared with.
+    """
     ratio = median(a / b for a, b in zip(these, those, strict=True))
-    figures = f"{median(these):.1f} us, {median(those):.1f} without views"
+    figures = f"{median(these):.1f} us, {median(those):.1f} {other}"
     print(f"{'PASS' if ratio <= bar else 'MISS'}  {what}: {ratio:.2f} (bar: {bar:.2f}; {figures})", flush=True)
     return ratio <= bar
 
