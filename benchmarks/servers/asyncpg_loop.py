@@ -1,7 +1,7 @@
 """What asyncpg does without a server: 50 writers, each a connection of its own, create models one by one.
 
 Each create is a transaction of the statements that PostgresStore makes when nobody else waits: the position of the
-writer's stream, the model, the event, the notification. Prints figures under the names that the load generator uses.
+writer's stream, the model, the event. Prints figures under the names that the load generator uses.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import asyncpg
 import uvloop
 
 from bbio.builtin.postgres.database import Database
-from bbio.builtin.postgres.statements import ADD_STREAMS, LOG
-from bbio.builtin.postgres.tables import CHANNEL, DRAW_REVISIONS, Table
+from bbio.builtin.postgres.statements import ADD_STREAMS, LOGGING
+from bbio.builtin.postgres.tables import DRAW_REVISIONS, Table
 
 BODY = '{"text":"hello world","done":false,"n":7,"id":"%s"}'
 WRITERS = 50
@@ -28,7 +28,6 @@ async def write(dsn: str, backend: int, stream: str, counts: list[int], until: f
     await connection.execute(ADD_STREAMS, backend, [stream], time.time())
     insert = TABLE.insert()
     rev = await connection.fetchval(DRAW_REVISIONS)
-    told = CHANNEL, f'["x",1,["{stream}"]]'
     while time.monotonic() < until:
         id = secrets.token_hex(8)
         body = BODY % id
@@ -37,7 +36,7 @@ async def write(dsn: str, backend: int, stream: str, counts: list[int], until: f
         await connection.fetch(insert, [id], [rev], [body])
         growth = [stream], [1], [len(body)], time.time(), 1
         event = [1], [1], ["create"], [body], [rev], None
-        await connection.fetch(LOG, backend, *growth, *told, *event)
+        await connection.fetch(LOGGING[False, False], backend, *growth, *event)
         await connection.execute("COMMIT")
         counts[0] += 1
     await connection.close()
