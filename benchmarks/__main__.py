@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import report, toolchain
+from benchmarks import against, report, toolchain
 from benchmarks.bar import BAR
 from benchmarks.contestants import CONTESTANTS, PEERS
 from benchmarks.load import Failed, measure_in_quiet
@@ -25,6 +25,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", metavar="TEXT", help="of these, only the cases whose name holds a text")
     parser.add_argument("--peers", nargs="*", metavar="PEER", help="beside bbio, only these; none: bbio alone")
     parser.add_argument("--without-bbio", action="store_true", help="measure the peers alone")
+    parser.add_argument(
+        "--against", type=against.checkout, metavar="PATH", help="beside bbio, the same of another checkout, in turn"
+    )
     parser.add_argument("--rounds", type=int, help="alternating rounds (5)")
     parser.add_argument("--seconds", type=float, help="measured seconds of each run (3)")
     parser.add_argument("--patience", type=int, help="repetitions of a run that others disturbed (3)")
@@ -122,6 +125,8 @@ def check_machine(options: argparse.Namespace) -> None:
 
 def main() -> int:
     options = arguments()
+    if options.against:
+        against.add_twins(options.against)
     if options.show:
         result = report.load(options.show)
         target = options.show
@@ -133,7 +138,7 @@ def main() -> int:
             sys.exit(str(error))
         target = report.save(result, options.output)
     report.print_tables(result)
-    missed = report.print_bar(result, BAR)
+    missed = report.print_bar(result, [*BAR, *against.lines()])
     picture = report.plot(target)
     print(f"\nresult: {target}\npicture: {picture}")
     return 1 if missed else 0

@@ -147,7 +147,7 @@ def on_postgres(label: str, program: str, *options: str, alone: bool = False) ->
     # The server is started by the first that asks for it.
     return Contestant(
         label,
-        lambda: [sys.executable, str(path), *options, toolchain.postgres(), *([] if alone else ["--"])],
+        lambda: [sys.executable, str(path), *options, toolchain.empty_database(), *([] if alone else ["--"])],
         alone=alone,
         helped=True,
     )

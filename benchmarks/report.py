@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import toolchain
@@ -90,6 +91,12 @@ def spread(values: list[float | None]) -> str:
     return f"{middle:,.{digits}f} ({min(known):,.{digits}f}-{max(known):,.{digits}f})"
 
 
+def in_order(scenario: Scenario, cases: Iterable[str]) -> list[str]:
+    """Sort cases as the scenario lists them; those of another checkout, which an earlier result has, come last."""
+    listed = {name: place for place, name in enumerate(scenario.cases)}
+    return sorted(cases, key=lambda name: listed.get(name, len(listed)))
+
+
 def print_tables(result: dict) -> None:
     machine = result["machine"]
     print(
@@ -102,7 +109,7 @@ def print_tables(result: dict) -> None:
         metrics = [*scenario.metrics, "foreign"]
         rows = [["", *(HEADINGS[metric] for metric in metrics)]]
         # As in the list of scenarios: the order in which they were measured changes from round to round.
-        for case in sorted(cases, key=list(scenario.cases).index):
+        for case in in_order(scenario, cases):
             rows.append([LABELS.get(case, case), *(spread(cases[case][metric]) for metric in metrics)])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         print(f"\n{scenario.title}")
@@ -134,7 +141,7 @@ def plot(path: Path) -> Path:
         metric = next(iter(scenario.metrics))
         bars = {
             LABELS.get(case, case): [value for value in cases[case][metric] if value is not None]
-            for case in sorted(cases, key=list(scenario.cases).index)
+            for case in in_order(scenario, cases)
         }
         panels.append({"title": scenario.title, "unit": scenario.unit, "bars": bars})
     drawn = subprocess.run(

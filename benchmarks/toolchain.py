@@ -1,5 +1,6 @@
 """What the benchmark needs beside the repository: the compiled load generator and the installed peers."""
 
+import asyncio
 import atexit
 import hashlib
 import shutil
@@ -8,6 +9,9 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
@@ -60,6 +64,20 @@ def postgres() -> str:
     server.start()
     atexit.register(server.remove)
     return server.url
+
+
+def empty_database() -> str:
+    """The DSN of a database in it that has nothing: no tables of an earlier run, or of another version."""
+    url = postgres()
+
+    async def make() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute("DROP DATABASE IF EXISTS bench WITH (FORCE)")
+        await connection.execute("CREATE DATABASE bench")
+        await connection.close()
+
+    asyncio.run(make())
+    return urlunsplit(urlsplit(url)._replace(path="/bench"))
 
 
 def python_environment(name: str, requirements: Path) -> Path:
