@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Generator
+from typing import Any
 
 import pytest
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
 from tests.support.examples import examples
@@ -28,3 +31,22 @@ def pytest_collection_finish() -> None:
     """Have Python look for garbage among what tests make alone, not again and again among thousands of tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Count nothing in a test that is marked `no_cover`, in a worker either.
+
+    There coverage is measured three times over: from the start of the process, of what it imports, and of its tests.
+    What pytest-cov pauses is the last of them, and then the one before it goes on.
+    """
+    paused: list[Coverage] = []
+    if item.get_closest_marker("no_cover") is not None:
+        while (running := Coverage.current()) is not None:
+            running.stop()
+            paused.append(running)
+    try:
+        return (yield)
+    finally:
+        for each in reversed(paused):
+            each.start()

@@ -10,6 +10,8 @@ import pytest
 from bbio import App, Backend, Request, read
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.client import Event
+from bbio.client.deltas import News
+from bbio.client.tracker import Meta
 from bbio.testing.network import FakeConnection
 
 
@@ -130,6 +132,13 @@ async def test_a_collection_of_some_models_gets_those_that_come_to_be_of_them():
         await t.settle()
         assert dict(done) == dict(page) == {made["id"]: {**made, "text": "ab", "done": True}}
         assert (len(later), await reads(other)) == (0, before + 1)
+
+
+async def test_a_collection_of_everything_wants_what_it_does_not_know():
+    """Whatever has changed of it."""
+    async with stories().test() as t:
+        collection = await t.connect().backend("stories").collection()
+        assert collection.wants(News("update", {"id": 9, "text": "b"}, Meta("c:", "now", 2, 5)))
 
 
 async def test_where_reads_tell_no_revisions_whole_records_are_told(told):

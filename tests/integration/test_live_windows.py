@@ -108,6 +108,24 @@ async def test_the_query_may_change_while_there_is_no_connection():
         assert sorted(mirror) == [1, 2, 5]
 
 
+async def test_the_query_may_change_while_the_server_is_being_asked(heard):
+    """What it answers was asked by another query, so it is asked again."""
+    async with todos().test() as t:
+        ann, bob = await t.clients(2, jitter=0)
+        mirror = await bob.collection(data=OPEN)
+        t.hold(bob)
+        asked = [asyncio.ensure_future(mirror.set_query(data)) for data in ({"done": True}, {"n": {"$lt": 3}})]
+        await asyncio.sleep(0)
+        t.release(bob)
+        await asyncio.gather(*asked)
+        await t.settle()
+        assert (sorted(mirror), bob._subscription.live) == ([1, 2], {"n": {"$lt": 3}})
+        await ann.patch({"id": 5, "n": 0})
+        await ann.patch({"id": 6, "done": True})
+        await t.settle()
+        assert (sorted(mirror), heard[-1]) == ([1, 2, 5], ("create", 5))
+
+
 async def test_several_collections_with_different_queries_are_told_all(heard):
     """They keep to their queries themselves, also when one of them is alone again; alone from the start, it is not."""
     async with todos().test() as t:

@@ -27,3 +27,23 @@ def test_a_view_of_all_records_with_one_of_its_values_is_concerned_by_these():
     assert index.transitions({"project": 3}, {"project": 5}) == [("both", "update")]
     assert sorted(index.transitions(None, {**ann, "project": 3})) == [("both", "create"), ("part", "create")]
     assert sorted(index.transitions({"tags": ["x"], "project": 3}, None)) == [("both", "delete"), ("tagged", "delete")]
+
+
+def test_values_in_objects_are_found_like_others():
+    """By the path to them."""
+    index = ViewIndex[str]()
+    index.add("here", Filter.read({"at.city": "Rome"}))
+    moved = {"id": 1, "at": {"city": "Rome"}}, {"id": 1, "at": {"city": "Oslo"}}
+    assert (len(index), index.transitions(*moved), index.transitions(*moved[::-1])) == (
+        1,
+        [("here", "delete")],
+        [("here", "create")],
+    )
+
+
+def test_one_branch_that_asks_for_no_value_has_the_view_judged_always():
+    """Whatever the others ask for: a record may be in it by that branch alone."""
+    index = ViewIndex[str]()
+    index.add("mine or new", Filter.read({"$or": [{"owner": "ann"}, {"rank": {"$gt": 5}}]}))
+    assert index.transitions(None, {"id": 1, "owner": "bob", "rank": 6}) == [("mine or new", "create")]
+    assert index.transitions(None, {"id": 1, "owner": "bob", "rank": 5}) == []
