@@ -164,9 +164,9 @@ class ServerProcess:
         await self.ended()
 
 
-async def bbio(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+async def bbio(*arguments: str, cwd: Path, forked: bool = True) -> tuple[int, str]:
     """Run `python -m bbio` with arguments to its end; exit status and output come back."""
-    process = await ServerProcess(*arguments, cwd=cwd, env=env).start()
+    process = await ServerProcess(*arguments, cwd=cwd, forked=forked).start()
     try:
         return await process.ended(4 * DEADLINE), process.output
     finally:
