@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bbio.client.collection import Changes, Collection
+from bbio.client.changes import Changes
+from bbio.client.collection import Collection
 from bbio.client.connection import Connection, OnDropped, Queue
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events

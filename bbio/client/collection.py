@@ -6,85 +6,30 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, Self, cast
 
-import attrs
-
 from bbio.client import calls
+from bbio.client.changes import Changes
 from bbio.client.deltas import Known, News, may_enter
 from bbio.client.errors import passing
+from bbio.client.reading import conditions_of, query_of, read_all
 from bbio.client.replica import Key, Replica
 from bbio.client.session import BackendSession
 from bbio.client.subscription import FIRST_PAUSE, LONGEST_PAUSE, Subscription
 from bbio.client.tracker import Meta
 from bbio.client.values import plain
 from bbio.client.window import Window
-from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
+from bbio.errors import SyncError, Timeout, Unavailable
 from bbio.generic import M
-from bbio.query import Query, QueryLimits
+from bbio.query import Query
 from bbio.query.query import split
 from bbio.streams import BACKEND_WIDE
 
 Model = dict[str, Any]
 
-# How many ids are noted for `changed`, and how many notifications wait for the end of a read; past it: a reset.
-NOTED = 10_000
+# How many notifications wait for the end of a read; past it everything is read again.
+WAITING_NOTICES = 10_000
 
 # Seconds between two reads of a page of which nobody here knows what comes in and what leaves.
 PAGE_SECONDS = 0.25
-
-# The server has its own limits, and has found the query to be within them.
-BOUNDLESS = QueryLimits(models=2**53, limit=2**53, offset=2**53, conditions=2**53, values=2**53, depth=100, sort=2**53)
-
-
-@attrs.define
-class Changes:
-    """The changes of a collection, by id.
-
-    Parameters:
-        added: the ids of new models.
-        changed: the ids of models that have changed.
-        removed: the ids of models that are gone.
-        reset: whether everything was read again, because too much had been missed.
-
-    Example:
-        >>> changes = Changes(added={7})
-        >>> changes.added, changes.removed, changes.reset
-        ({7}, set(), False)
-    """
-
-    added: set[Key] = attrs.field(factory=set)
-    changed: set[Key] = attrs.field(factory=set)
-    removed: set[Key] = attrs.field(factory=set)
-    reset: bool = False
-
-    def note(self, key: Key, before: Any, after: Any) -> None:
-        """Note a model before and after; None stands for no model."""
-        if before == after:
-            return
-        if before is None:
-            if key in self.removed:
-                self.removed.remove(key)
-                self.changed.add(key)
-            else:
-                self.added.add(key)
-        elif after is not None:
-            if key not in self.added:
-                self.changed.add(key)
-        else:
-            self.changed.discard(key)
-            if key in self.added:
-                self.added.remove(key)
-            else:
-                self.removed.add(key)
-        if len(self.added) + len(self.changed) + len(self.removed) > NOTED:
-            self.added, self.changed, self.removed, self.reset = set(), set(), set(), True
-
-
-def conditions_of(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the conditions of a query, None of one that has none or is none."""
-    try:
-        return split(data or {})[0] or None
-    except BadRequest:
-        return None
 
 
 class Notice(NamedTuple):
@@ -315,7 +260,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         if self._reading is None:
             self._take(notice)
             self._wake()
-        elif len(self._waiting) < NOTED:
+        elif len(self._waiting) < WAITING_NOTICES:
             self._waiting.append(notice)
         else:
             self._overflown = True
@@ -492,24 +437,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         self._subscription.was_read()
 
     async def _read_all(self) -> tuple[Any, Any]:
-        """Read everything, page by page where that is more than the server sends at once."""
-        options = {} if self._data is None else {"data": self._data}
-        try:
-            return await self._ask(options)
-        except BadRequest as err:
-            limit = getattr(err, "page_limit", None)
-            if not isinstance(limit, int) or {"limit", "$limit"} & set(self._data or {}):
-                raise
-        models: list[Any] = []
-        revs: list[Any] = []
-        page: dict[str, Any] = {"$limit": limit}
-        while True:
-            page_models, meta = await self._ask({"data": {**(self._data or {}), **page}})
-            models += page_models
-            revs += meta["r"]
-            if meta.get("next") is None:
-                return models, {"r": revs} if self._data is None else {"r": revs, "next": None}
-            page["$cursor"] = meta["next"]
+        return await read_all(self._ask, self._data)
 
     async def _ask(self, options: Mapping[str, Any]) -> tuple[Any, Any]:
         return await calls.request(self._session, self._subscription, "read", {}, options=options)
@@ -544,7 +472,7 @@ class Collection(Mapping[Key, M], Generic[M]):
     def _read_as(self, models: list[Any], meta: Any) -> None:
         """Note what the server has taken the data for, by its answer."""
         is_query = isinstance(meta, Mapping) and "next" in meta
-        self._query = query = self._query_of() if is_query else None
+        self._query = query = query_of(self._data, self._subscription.id_attribute) if is_query else None
         self._compares = not is_query or (query is not None and all(map(query.matches, models)))
         self._window, self._is_opaque = None, False
         if query is not None and query.limit is not None and not query.offset and query.after is None:
@@ -556,13 +484,6 @@ class Collection(Mapping[Key, M], Generic[M]):
                 self._subscription.cover(self, None)
             else:
                 self._session.cover(self._subscription, self, None)
-
-    def _query_of(self) -> Query | None:
-        """Return the data as a query; None when it is none."""
-        try:
-            return Query.read(dict(self._data or {}), id_attribute=self._subscription.id_attribute, limits=BOUNDLESS)
-        except BadRequest:
-            return None
 
     def failed(self, error: SyncError) -> None:
         """Note that it cannot be kept up to date, at least for now."""

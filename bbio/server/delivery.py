@@ -129,18 +129,24 @@ class Delivery:
         if legacy and not (len(legacy) == 1 and origin in legacy):
             self.transport.deliver(legacy.values(), writer, followed.namespace, protocol.synced(event))
         if version_1:
-            skipped = writer if replied else None
-            if event.op is not None and not replied and origin in version_1 and origin.client:
-                skipped = writer
-                self.transport.deliver(
-                    [writer], None, followed.namespace, protocol.synced_v1(own(event, origin.client))
-                )
+            skipped = writer if replied else self._tell_writer(followed, version_1, event, origin)
             if followed.deltas:
                 delta = protocol.synced_v1(followed.view.delta(whole, event, followed.id_attribute))
                 self.transport.deliver(followed.deltas.values(), skipped, followed.namespace, delta)
                 version_1 = _others(followed)
             if version_1:
                 self.transport.deliver(version_1.values(), skipped, followed.namespace, protocol.synced_v1(event))
+
+    def _tell_writer(self, followed: Followed, peers: Collection[Any], event: Event, origin: Any) -> Peer | None:
+        """Send an event to its writer, by the id that it has for itself, if that differs and it follows the stream.
+
+        Returns: its peer, which is not to be sent the event of the others; None if it is to be sent that.
+        """
+        if event.op is None or origin not in peers or not origin.client:
+            return None
+        writer: Peer = origin.peer
+        self.transport.deliver([writer], None, followed.namespace, protocol.synced_v1(own(event, origin.client)))
+        return writer
 
     def _fan_out_by_view(self, followed: Followed, whole: Event, origin: Any, replied: bool) -> None:
         """The same, once for each view that somebody has."""
@@ -192,11 +198,8 @@ class Delivery:
             if group.legacy and not (len(group.legacy) == 1 and origin in group.legacy):
                 self.transport.deliver(group.legacy.values(), writer, followed.namespace, protocol.synced(event))
             if group.version_1:
-                skipped = writer if replied and not group.is_part else None
-                if skipped is None and event.op is not None and origin in group.version_1 and origin.client:
-                    skipped = writer
-                    told = protocol.synced_v1(own(event, origin.client))
-                    self.transport.deliver([writer], None, followed.namespace, told)
+                has_had_it = replied and not group.is_part
+                skipped = writer if has_had_it else self._tell_writer(followed, group.version_1, event, origin)
                 others = group.version_1
                 if group.deltas and kind == "update":
                     fields = group.view.fields

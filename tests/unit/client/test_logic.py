@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from bbio import BadRequest, Busy, Conflict, Forbidden, NotFound, SyncError, Timeout, Unavailable, UnknownOutcome
-from bbio.client import Changes, Collection, Event
+from bbio.client import Collection, Event
 from bbio.client import collection as collection_module
 from bbio.client import replica as replica_module
 from bbio.client import tracker as tracker_module
@@ -252,34 +252,6 @@ class TestReplica:
         for key in (1, 2, 3):
             replica.accept(key, None, 10 + key)
         assert [replica.rev(key) for key in (1, 2, 3)] == [None, 12, 13]
-
-
-class TestChanges:
-    def test_net_changes(self):
-        """What came and went again did not happen."""
-        changes = Changes()
-        for key, before, after in (
-            ("came", None, 1),
-            ("came", 1, 2),
-            ("same", 1, 1),
-            ("changed", 1, 2),
-            ("went", 1, 2),
-            ("went", 2, None),
-            ("back", 1, None),
-            ("back", None, 2),
-            ("gone", None, 1),
-            ("gone", 1, None),
-        ):
-            changes.note(key, before, after)
-        assert changes == Changes(added={"came"}, changed={"changed", "back"}, removed={"went"})
-
-    def test_many_changes_are_a_reset(self, monkeypatch):
-        """Nobody has read them for long."""
-        monkeypatch.setattr(collection_module, "NOTED", 2)
-        changes = Changes()
-        for key in (1, 2, 3):
-            changes.note(key, None, key)
-        assert changes == Changes(reset=True)
 
 
 class TestEvents:
@@ -842,7 +814,7 @@ class TestCollection:
 
     async def test_too_much_during_a_read(self, session, monkeypatch):
         """Is as if the read had failed: it is made again."""
-        monkeypatch.setattr(collection_module, "NOTED", 1)
+        monkeypatch.setattr(collection_module, "WAITING_NOTICES", 1)
         _, opening = await self.opened(session)
         for offset in (1, 2):
             session.received("synced", ("create", {"id": offset}, told(offset, r=offset)))
@@ -1000,7 +972,7 @@ class TestPages:
 
     async def test_too_much_while_a_page_is_filled_has_all_of_it_read(self, session, monkeypatch):
         """As what could not wait is lost."""
-        monkeypatch.setattr(collection_module, "NOTED", 1)
+        monkeypatch.setattr(collection_module, "WAITING_NOTICES", 1)
         mirror = await self.opened(session, {"a": 1, "b": 2})
         self.write(session, 1, "delete", "a")
         await rounds()
