@@ -28,7 +28,7 @@ from bbio.client.connection import Connection, OnDropped, Queue
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
-from bbio.client.session import SessionSettings
+from bbio.client.settings import SessionSettings
 from bbio.client.socket import Auth
 
 __all__ = ["Changes", "Collection", "Connection", "Dropped", "Event", "Events", "Handle", "TooLarge", "connect"]

@@ -16,7 +16,8 @@ import aiohttp
 from bbio.client.errors import Dropped, turned_away
 from bbio.client.handle import Handle, Handles
 from bbio.client.outbox import new_client
-from bbio.client.session import BackendSession, SessionSettings
+from bbio.client.session import BackendSession
+from bbio.client.settings import SessionSettings
 from bbio.client.socket import OPEN_SECONDS, Auth, NamespaceSocket, Socket
 from bbio.client.subscription import Subscription
 from bbio.errors import ConfigurationError, Unavailable

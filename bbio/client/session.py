@@ -10,65 +10,36 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
-import attrs
-import msgspec
-
-from bbio import protocol
-from bbio.client.errors import Dropped, TooLarge, error_of, passing
+from bbio.client.errors import Dropped, error_of, passing
 from bbio.client.events import Events
-from bbio.client.liveness import PATIENCE_SECONDS, Liveness
-from bbio.client.outbox import Done, Entry, Outbox, new_client
+from bbio.client.liveness import PATIENCE_SECONDS
+from bbio.client.outbox import Done, Outbox, new_client
 from bbio.client.replica import Key
+from bbio.client.requests import Requests
+from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Mirror, Subscription
-from bbio.client.timers import Timers
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.client.transport import Clock, Transport
-from bbio.client.values import copied
-from bbio.errors import BadRequest, Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
+from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
 from bbio.streams import BACKEND_WIDE, channel_stream
 
 # Seconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them.
 LOSS_SECONDS = 2.0
-# Bytes around a request in its packet, without the backend's name.
-ENVELOPE_BYTES = 32
 # Seconds in which what a reply told of should have arrived.
 OVERDUE_SECONDS = 2.0
-
-
-# Called with a session, a subscription, and the writes in its channel that will not be sent.
-OnDropped = Callable[["BackendSession", Subscription, list[Dropped]], object]
-
 # The user that the server takes a client for that has not logged in.
 NOBODY = "nobody"
-
-
-def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
-    if value < 0:
-        raise ConfigurationError(f"{attribute.name}={value!r}: it must not be negative")
-
-
-@attrs.frozen(kw_only=True)
-class SessionSettings:
-    """Limits and times of all sessions of a connection.
-
-    Parameters:
-        deadline: seconds a sync may take.
-        queue_limit: requests to one backend that may wait for an answer.
-        event_limit: events that may wait to be read from `events()`.
-        jitter: seconds over which clients that lost the same connection spread.
-    """
-
-    deadline: float = attrs.field(default=30.0, validator=_not_negative)
-    queue_limit: int = attrs.field(default=1_000, validator=_not_negative)
-    event_limit: int = attrs.field(default=1_000, validator=_not_negative)
-    jitter: float = attrs.field(default=1.0, validator=_not_negative)
 
 
 def _ignore(*_: Any) -> None:
     """Take an answer that says nothing, or news that nobody wants."""
 
 
-class BackendSession:
+# Called with a session, a subscription, and the writes in its channel that will not be sent.
+OnDropped = Callable[["BackendSession", Subscription, list[Dropped]], object]
+
+
+class BackendSession(Requests):
     """One backend, as one client sees it.
 
     Parameters:
@@ -96,24 +67,24 @@ class BackendSession:
         keep: bool = False,
         on_dropped: OnDropped = _ignore,
     ) -> None:
-        self.name = name
-        self.clock = clock
-        self.settings = settings
+        super().__init__(name, clock, settings, Outbox(client or new_client(), user), keep)
         self.chance = chance
-        self.outbox = Outbox(client or new_client(), user)
         # Those that follow their channel stay; others as long as somebody has them.
         self.subscriptions: WeakValueDictionary[str | None, Subscription] = WeakValueDictionary()
         self._joined: set[Subscription] = set()
-        self.transport: Transport | None = None
-        self.keep = keep
-        self.closed = False
         self._join = join
         self._on_dropped = on_dropped
-        self.wanted = True  # whether there is a connection, or should be
-        self._reached = False
-        self._timers = Timers(clock)
-        self._liveness = Liveness(clock, self._timers)
         join(self)
+
+    @property
+    def subscribed(self) -> list[Subscription]:
+        return list(self.subscriptions.values())
+
+    def reconnect(self) -> None:
+        self._join(self)
+
+    def dropped(self, subscription: Subscription, errors: list[Dropped]) -> None:
+        self._on_dropped(self, subscription, errors)
 
     def subscription(self, channel: str | None, id_attribute: str) -> Subscription:
         """Return the subscription to a channel, and join it; there is one for all who ask."""
@@ -232,37 +203,6 @@ class BackendSession:
 
         return ended
 
-    def _part(self, entries: list[Entry]) -> None:
-        """Fail writes that nobody here may send, or send again; or have them wait for the user who made them."""
-        dropped: dict[Subscription, list[Dropped]] = {}
-        for entry in entries:
-            if entry.sent:
-                self._settle(entry, self._unknown(entry))
-            elif not self.keep:
-                method, model = entry.request["method"], entry.request["model"]
-                message = f"the {method} waited to be sent to {self.name!r} when another user connected"
-                error = Dropped(message, method=method, model=model)
-                dropped.setdefault(entry.subscription, []).append(error)
-                self._settle(entry, error)
-        for subscription, errors in dropped.items():
-            try:
-                self._on_dropped(self, subscription, errors)
-            except Exception as err:
-                subscription.report(err, "connect(dropped=...)")
-
-    def _recognized(self, subscription: Subscription, user: str) -> None:
-        """Note the user that the server takes this client for: another one, if `auth` has changed its mind."""
-        theirs, ours = self.outbox.recognized(subscription, user)
-        for entry in ours:
-            if entry.timer is None:
-                self._arm(entry)
-        self._part(theirs)
-        self.flush()
-
-    def _unrecognized(self, subscription: Subscription, error: SyncError) -> None:
-        """Fail what cannot be sent: the server does not let this client listen, nor say which user it takes it for."""
-        self._fail(error, self.outbox.unrecognized(subscription))
-
     def refused(self, reason: Any) -> None:
         """Note that the server does not let this client into the namespace; the next request tries again."""
         self.wanted = False
@@ -301,17 +241,6 @@ class BackendSession:
             for subscription in self._following(arguments[0] if arguments else None):
                 self.run(subscription, subscription.tracker.gap())
 
-    def _fail(self, error: SyncError, entries: list[Entry]) -> None:
-        """Fail requests that have no answer."""
-        for entry in entries:
-            self._settle(entry, self._unknown(entry) if entry.writes and entry.sent else error)
-
-    def _unknown(self, entry: Entry) -> UnknownOutcome:
-        return UnknownOutcome(
-            f"the connection was lost before {self.name!r} answered; "
-            f"the {entry.request['method']} may have been applied"
-        )
-
     def close(self) -> None:
         """End for good: nothing more will be sent."""
         self.closed = True
@@ -322,40 +251,6 @@ class BackendSession:
         self._fail(error, self.outbox.entries)
         for subscription in self.subscriptions.values():
             subscription.close(error)
-
-    # Requests
-
-    def request(self, subscription: Subscription, request: dict[str, Any], timeout: float | None, done: Done) -> Entry:
-        """Take a request, to be sent now or when there is a connection.
-
-        Raises:
-            Busy: too many wait for an answer.
-            Unavailable: the connection was closed.
-        """
-        if self.closed:
-            raise Unavailable("the connection was closed")
-        limit = self.settings.queue_limit
-        if (
-            len(self.outbox) >= limit
-            and sum(not self.outbox.is_of_another(entry) for entry in self.outbox.entries) >= limit
-        ):
-            raise Busy(f"{limit} requests to {self.name!r} wait for an answer already", retry_after=1.0)
-        self.join(subscription)
-        left = self.settings.deadline if timeout is None else timeout
-        entry = self.outbox.add(subscription, request, done, left, timeout is not None)
-        self._arm(entry)
-        if not self.wanted:
-            self.wanted = True
-            self._join(self)
-        self.flush()
-        return entry
-
-    def cancel(self, entry: Entry) -> None:
-        """Do not send a request again: nobody waits for its answer any more."""
-        if entry.timer is not None:
-            entry.timer.cancel()
-        if self.outbox.settle(entry):
-            self.flush()
 
     def run(self, subscription: Subscription, effects: list[Effect]) -> None:
         """Do what a tracker asks for."""
@@ -372,35 +267,6 @@ class BackendSession:
                     subscription.online()
                 case _:
                     subscription.reread(effect.renewed)
-
-    def flush(self) -> None:
-        """Send what is due."""
-        transport = self.transport
-        if transport is None:
-            return
-        for entry in self.outbox.due(
-            lambda entry: entry.subscription.tracker.ready and not self.outbox.is_of_another(entry)
-        ):
-            entry.sent_at = self.clock.time()
-            body = protocol.encode(entry.request)
-            size, limit = len(body) + len(self.name) + ENVELOPE_BYTES, transport.max_payload
-            if limit is None or size <= limit:
-                transport.emit("sync", (msgspec.Raw(body),), self._answer(entry, transport))
-            else:  # it would close the connection
-                method = entry.request["method"]
-                message = f"the {method} of {self.name!r} is too large: {size} bytes, and the server takes {limit}"
-                self._settle(entry, TooLarge(message, size=size, limit=limit))
-
-    def probe(self, *, patient: bool = False) -> None:
-        """Find out whether the server is there; if it does not show in time, the connection is opened again.
-
-        Parameters:
-            patient: whether a long answer may be on its way, behind which the server cannot show: it has no time limit
-                then, until somebody asks who is not so patient.
-        """
-        is_positioned = any(each.tracker.positioned for each in self.subscriptions.values())
-        if self.transport is not None and is_positioned:
-            self._liveness.probe(self.transport, patient=patient)
 
     # Listening
 
@@ -514,73 +380,3 @@ class BackendSession:
 
     def _lost(self, subscription: Subscription) -> None:
         self.run(subscription, subscription.tracker.lost())
-
-    # Answers
-
-    def _answer(self, entry: Entry, transport: Transport) -> Callable[..., None]:
-        def answer(error: Any = None, result: Any = None, extra: Any = None, *_: Any) -> None:
-            if transport is not self.transport and transport is not entry.old:
-                return
-            self._liveness.hear()
-            if error is not None:
-                self._settle(entry, error_of(error.get("error", error) if isinstance(error, Mapping) else error))
-                return
-            meta = Meta.read(extra) if entry.writes else None
-            if meta is None:
-                self._succeed(entry, result, extra)
-                return
-            tracker = entry.subscription.tracker
-            # What a connection of before was told under, nobody knows.
-            is_old = transport is not self.transport
-            passed = tracker.passed(meta, entry.retried) or tracker.leaves_content(meta, is_old)
-            self._succeed(entry, result, meta, passed=passed)
-            if self.transport is not None:  # else the next listen shows it
-                self.run(entry.subscription, tracker.acked(meta))
-
-        return answer
-
-    def _succeed(self, entry: Entry, result: Any, extra: Any, *, passed: bool = False, is_gone: bool = False) -> None:
-        self._settle(entry, None, result, extra)
-        # Also when it comes after the deadline: a write that its maker has given up on is news to all.
-        if entry.writes and not passed:
-            meta = extra if isinstance(extra, Meta) else None
-            is_gone = is_gone or (meta is not None and meta.is_in is False)
-            entry.subscription.wrote(entry.request, result, meta, is_gone=is_gone)
-
-    def _settle(self, entry: Entry, error: SyncError | None, result: Any = None, extra: Any = None) -> None:
-        if entry.timer is not None:
-            entry.timer.cancel()
-        if self.outbox.settle(entry):
-            entry.done(error, copied(result) if entry.writes else result, extra)
-            self.flush()
-            if entry.subscription.joined and entry.subscription.released and not entry.subscription.is_followed:
-                self.leave(entry.subscription)
-
-    def _arm(self, entry: Entry) -> None:
-        step = min(entry.left, PATIENCE_SECONDS)
-        entry.timer = self.clock.call_later(step, self._waited, entry, step)
-
-    def _waited(self, entry: Entry, step: float) -> None:
-        """Count the time that a request has waited, unless a write merely waits for a connection."""
-        is_away = entry.old is None and (self.outbox.is_of_another(entry) or (self.transport is None and self.wanted))
-        if entry.writes and not entry.strict and self._reached and is_away:
-            entry.timer = None  # until there is one
-            return
-        entry.left -= step
-        if entry.left <= 0:
-            self._settle(entry, Timeout(self._why(entry)))
-            return
-        self._arm(entry)
-        if entry.waiting or (entry.writes and entry.old is None and not is_away):
-            self.probe(patient=self._liveness.may_be_long(entry))
-        if entry.writes and entry.subscription.tracker.positioned and entry.waiting:
-            self.outbox.repeat(entry)
-            self.flush()
-
-    def _why(self, entry: Entry) -> str:
-        request = f"{entry.request['method']} of {self.name!r}"
-        if entry.sent:
-            return f"{request}: the server did not answer in time"
-        if self.transport is not None:
-            return f"{request}: the server was not ready in time to let this client listen"
-        return f"{request}: the server could not be reached in time; is the address right, and does it run?"

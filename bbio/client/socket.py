@@ -15,7 +15,7 @@ from socketio.exceptions import SocketIOError
 
 from bbio import protocol
 from bbio.client.opener import Opener
-from bbio.client.session import ENVELOPE_BYTES
+from bbio.client.requests import ENVELOPE_BYTES
 
 Credentials = Mapping[str, Any] | None
 Auth = Credentials | Callable[[], Credentials | Awaitable[Credentials]]

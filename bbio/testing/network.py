@@ -14,7 +14,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio import protocol
 from bbio.client.handle import Handle, Handles
-from bbio.client.session import BackendSession, SessionSettings
+from bbio.client.session import BackendSession
+from bbio.client.settings import SessionSettings
 from bbio.errors import BadRequest, Unavailable
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection

@@ -17,7 +17,8 @@ from bbio.client.handle import Handles
 from bbio.client.liveness import PATIENCE_SECONDS, PROBE_SECONDS
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
-from bbio.client.session import BackendSession, SessionSettings
+from bbio.client.session import BackendSession
+from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Subscription
 from bbio.client.tracker import Apply, Listen, Meta, Read, Ready, Tracker, Watch
 from bbio.protocol import decode, encode
@@ -164,7 +165,7 @@ class TestFollower:
 
     def test_waiting_events_are_bounded(self, monkeypatch):
         """More than can wait, and everything is read."""
-        monkeypatch.setattr(tracker_module, "WAITING", 2)
+        monkeypatch.setattr(tracker_module, "WAITING_EVENTS", 2)
         tracker = live(0)
         tracker.gap()
         for offset in (1, 2, 3):
