@@ -26,7 +26,7 @@ VERSION = 1
 EVENTS = ("sync", "listen", "unlisten")
 MAX_DEPTH = 32
 MAX_NAME = 255
-MAX_STREAMS = 2
+MAX_SINCE_STREAMS = 2
 # Channels that one `unlisten` may name.
 MAX_LEFT = 1_000
 MAX_CLIENT = 64
@@ -372,7 +372,7 @@ def read_listen(args: Any) -> ListenFields:
     since, client = extras.get("since"), extras.get("client")
     if client is not None and not (type(client) is str and 0 < len(client) <= MAX_CLIENT):
         raise BadRequest(f"client must be a string of at most {MAX_CLIENT} characters")
-    since = since if type(since) is dict and len(since) <= MAX_STREAMS else {}
+    since = since if type(since) is dict and len(since) <= MAX_SINCE_STREAMS else {}
     asks_user, query, deltas = extras.get("user") is True, extras.get("query"), extras.get("deltas") is True
     return ListenFields(channel, VERSION, since, client, asks_user, query, deltas)
 

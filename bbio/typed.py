@@ -21,7 +21,7 @@ from bbio.requests import Request
 from bbio.view import View
 
 UNKNOWN_FIELD = "is not a known field"
-MAX_PATH = 255
+MAX_PATH_CHARACTERS = 255
 
 
 class TypedEntry(msgspec.Struct, eq=False):
@@ -49,7 +49,7 @@ class TypedEntry(msgspec.Struct, eq=False):
 def invalid(wrong: dict[str, str]) -> Invalid:
     """The error that tells a client all that is wrong with a model."""
     fields = itertools.islice(wrong.items(), MAX_WRONG)
-    return Invalid("the model is not valid", fields={path[:MAX_PATH]: message for path, message in fields})
+    return Invalid("the model is not valid", fields={path[:MAX_PATH_CHARACTERS]: message for path, message in fields})
 
 
 def enter(schema: Schema, req: Request) -> None:

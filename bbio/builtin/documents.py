@@ -63,7 +63,7 @@ OPERATION_COUNT = 1_000_000
 # Seconds that a process has seen an operation itself before it forgets it, whatever time stands beside it.
 SEEN_SECONDS = 3_600.0
 MAX_BATCH = 500
-MAX_WAITING = 10_000
+MAX_WAITING_JOBS = 10_000
 # Bytes of the models that are read together, past which the rest of a batch waits for the next.
 MAX_BATCH_BYTES = 1 << 20
 
@@ -172,7 +172,7 @@ class Queue:
         Raises:
             Busy: too many are waiting.
         """
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING_JOBS:
             raise Busy("too many requests wait for the database", retry_after=1.0)
         job.future = future = self._loop.create_future()
         self.add(job)

@@ -19,10 +19,10 @@ from bbio.query.query import Comparison, Condition, Query
 from bbio.streams import BACKEND_WIDE
 
 # How many records are remembered that were told last, for those who listen and hold nothing; and revisions let go of.
-RECENT = 100
-MISSED = 1_000
+RECENT_MODELS = 100
+MISSED_MODELS = 1_000
 # How many of these events wait for the end of a reading.
-HELD = 10_000
+HELD_CHANGES = 10_000
 
 
 class News(NamedTuple):
@@ -109,7 +109,7 @@ class Deltas:
             return self._passed(news) if self._active else (news,)
         self._active = True
         if self._owner.is_reading():
-            if len(self._held) < HELD:
+            if len(self._held) < HELD_CHANGES:
                 self._held.append(news)
             else:
                 self._owner.lost(whole=False)
@@ -129,7 +129,7 @@ class Deltas:
         if any(each.rev is None or each.rev < news.rev for each in known) or (not known and self._owner.wants(news)):
             self._read(key, news)
         elif not known:
-            _remember(self._missed, key, news.rev, MISSED)
+            _remember(self._missed, key, news.rev, MISSED_MODELS)
         return ()
 
     def now(self, news: News) -> Model | None:
@@ -173,7 +173,7 @@ class Deltas:
         if news.method == "delete" or news.rev < 0:
             self._recent.pop(key, None)
         elif key not in self._recent or (self._recent[key].rev or 0) <= news.rev:
-            _remember(self._recent, key, Known(news.rev, news.model), RECENT)
+            _remember(self._recent, key, Known(news.rev, news.model), RECENT_MODELS)
         missed = self._missed.pop(key, None)
         if missed is not None and news.method != "delete" and news.rev < missed:
             self._read(key, news)

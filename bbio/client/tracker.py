@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import attrs
 
 # How many events wait for the reply to a listen; past it the position is lost and everything is read again.
-WAITING = 10_000
+WAITING_EVENTS = 10_000
 
 
 class Meta(NamedTuple):
@@ -311,7 +311,7 @@ class Tracker:
         return [Listen(self.since, again=True)]
 
     def _wait(self, method: str | None, model: Any, meta: Meta) -> None:
-        if len(self._waiting) < WAITING:
+        if len(self._waiting) < WAITING_EVENTS:
             self._waiting.append((method, model, meta))
         else:
             self._overflown = True

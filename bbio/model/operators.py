@@ -18,9 +18,9 @@ from bbio.model.schema import Field
 from bbio.model.types import WANTED, kinds_of
 
 # From here on a double, which is what JavaScript has, does not tell every whole number.
-TOO_LARGE = 2**53
+FIRST_INEXACT = 2**53
 # Bytes of UTF-8 that a text may grow to: about as many as a client may send at once by default, to set it whole.
-TEXT_BYTES = 1_000_000
+MAX_APPENDED_BYTES = 1_000_000
 
 # What two numbers of so many digits come to is exact.
 _decimals = Context(prec=2 * MAX_DIGITS + 2)
@@ -79,11 +79,11 @@ class Inc(Operator):
             held = 0
         if type(held) not in (int, float):
             raise Wrong({"": "does not hold a number"})
-        if abs(held) < TOO_LARGE and abs(operand) < TOO_LARGE:
+        if abs(held) < FIRST_INEXACT and abs(operand) < FIRST_INEXACT:
             result = held + operand
-            if abs(result) < TOO_LARGE:
+            if abs(result) < FIRST_INEXACT:
                 return result
-        raise Wrong({"": f"would pass {TOO_LARGE - 1}, the largest whole number that every client tells exactly"})
+        raise Wrong({"": f"would pass {FIRST_INEXACT - 1}, the largest whole number that every client tells exactly"})
 
     def combine_typed(self, field: Field, held: Any, operand: Any) -> Any:
         if field.shape.format != "decimal":
@@ -118,8 +118,8 @@ class Append(Operator):
         if type(held) is not str:
             raise Wrong({"": "does not hold a text"})
         result = held + operand
-        if len(result) > TEXT_BYTES or len(result.encode()) > TEXT_BYTES:
-            raise Wrong({"": f"would pass {TEXT_BYTES} bytes, the longest text that can be appended to"})
+        if len(result) > MAX_APPENDED_BYTES or len(result.encode()) > MAX_APPENDED_BYTES:
+            raise Wrong({"": f"would pass {MAX_APPENDED_BYTES} bytes, the longest text that can be appended to"})
         return result
 
     def misfit(self, field: Field, operand: Any) -> str:

@@ -40,7 +40,7 @@ from bbio.query.ordering import (
 from bbio.query.steps import Steps, run
 
 WORDS = ("sort", "limit", "offset", "cursor", "count")
-MAX_PATH = 8
+MAX_PATH_NAMES = 8
 MAX_CURSOR = 32_768
 # Models that are sorted in one step.
 RUN = 500
@@ -437,7 +437,7 @@ class _Reader:
 
     def _path(self, name: str) -> Path:
         path = tuple(name.split("."))
-        if len(name) > MAX_TEXT or len(path) > MAX_PATH or not all(map(NAME.fullmatch, path)):
+        if len(name) > MAX_TEXT or len(path) > MAX_PATH_NAMES or not all(map(NAME.fullmatch, path)):
             raise BadRequest(f"{name!r:.80} is not the name of a field, or of a field in it such as address.city")
         if self._fields is None or path == self.id_path:
             return path

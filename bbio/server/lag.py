@@ -13,7 +13,7 @@ from bbio.server.memory import Address
 # Bytes that wait for a client before it is looked after.
 LAGGING_BYTES = 65_536
 # Seconds between two looks at how much it has taken.
-LOOK_SECONDS = 0.25
+LAG_LOOK_SECONDS = 0.25
 # Seconds that it may take nothing of more events than its buffer should hold.
 OVERFLOW_SECONDS = 0.5
 # Bytes of each buffer that the system has for a connection; Linux makes twice as many.
@@ -69,7 +69,7 @@ class Lag:
         # When the client last took something, and what would wait if it took nothing more.
         self._moved = loop.time()
         self._unmoved = 0
-        self._timer = loop.call_later(LOOK_SECONDS, self._look)
+        self._timer = loop.call_later(LAG_LOOK_SECONDS, self._look)
         self.written(transport.get_write_buffer_size())
 
     def written(self, size: int) -> None:
@@ -94,7 +94,7 @@ class Lag:
             return
         self._unmoved = waiting
         self._session.count_unread(waiting)
-        self._timer = loop.call_later(LOOK_SECONDS, self._look)
+        self._timer = loop.call_later(LAG_LOOK_SECONDS, self._look)
 
     def _patience(self, waiting: int) -> float:
         overflows = waiting - self.answers > self._limits.send_buffer

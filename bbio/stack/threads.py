@@ -13,7 +13,7 @@ from bbio.errors import Busy
 from bbio.ratelimit import RateLimitedLog
 
 MAX_THREADS = 32
-MAX_WAITING = 1_000
+MAX_WAITING_CALLS = 1_000
 
 logger = logging.getLogger("bbio")
 failures = RateLimitedLog(logger)
@@ -50,7 +50,7 @@ class Threads:
         return threaded
 
     async def _run(self, call: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
-        if len(self._calls) >= self._count + MAX_WAITING:
+        if len(self._calls) >= self._count + MAX_WAITING_CALLS:
             raise Busy("too many requests wait for a thread", retry_after=1.0)
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._count, thread_name_prefix="bbio-layer")

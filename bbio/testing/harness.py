@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import attrs
 
 from bbio.client.handle import Handle
-from bbio.client.session import SessionSettings
+from bbio.client.settings import SessionSettings
 from bbio.errors import ConfigurationError
 from bbio.registry import JoinDecision, Registry
 from bbio.requests import Request
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # How often the event loop goes round before time passes: what waits for a packet gets to answer it.
 ROUNDS = 10
 # Real seconds between looks at an application that is busy.
-LOOK_SECONDS = 0.005
+IDLE_LOOK_SECONDS = 0.005
 
 Client = Handle | FakeConnection
 Stores = Literal["fresh", "real"] | Mapping[str, Store]
@@ -499,7 +499,7 @@ class Harness:
             if self._activity.is_set():
                 continue
             if self.busy:
-                await self._wait(LOOK_SECONDS)
+                await self._wait(IDLE_LOOK_SECONDS)
             elif any(connection.held for connection in self.connections) or not self._pass_time():
                 await self._wait(None)
 

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from bbio import Timeout
-from bbio.builtin.documents import MAX_WAITING, Job, Queue, logger
+from bbio.builtin.documents import MAX_WAITING_JOBS, Job, Queue, logger
 from bbio.builtin.line import InLine, Line, Path
 
 # Steps of SQLite between two looks at the clock.
@@ -31,7 +31,7 @@ LONG_LISTS = (3, 2, 1, 1)
 # Those of one address in all backends leave one turn for other addresses.
 LONG_LISTS_OF_ADDRESS = 2
 # Lists that may wait, of the same.
-MAX_LISTS = (MAX_WAITING, MAX_WAITING, MAX_WAITING // 2, MAX_WAITING // 2)
+MAX_LISTS = (MAX_WAITING_JOBS, MAX_WAITING_JOBS, MAX_WAITING_JOBS // 2, MAX_WAITING_JOBS // 2)
 
 
 class Call(Job, kw_only=True):

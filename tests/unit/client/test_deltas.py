@@ -161,7 +161,7 @@ def test_records_without_the_id_that_is_expected_are_told_whole(owner):
 
 def test_what_comes_while_all_is_read_waits(owner, monkeypatch):
     """So many of them; what it builds on may be of another view until then."""
-    monkeypatch.setattr(module, "HELD", 2)
+    monkeypatch.setattr(module, "HELD_CHANGES", 2)
     owner.models[1] = [Known(3, {"id": 1})]
     owner.reading = True
     owner.tell([changed(4, 3, n=1), changed(5, 4, n=2)])
@@ -188,7 +188,7 @@ def test_everything_is_forgotten_when_it_is_read_anew(owner):
 
 def test_what_is_remembered_has_an_end(owner, monkeypatch):
     """The oldest goes first."""
-    monkeypatch.setattr(module, "MISSED", 1)
+    monkeypatch.setattr(module, "MISSED_MODELS", 1)
     owner.tell([changed(5, 4, key=1), changed(7, 6, key=2)])
     for key in (1, 2):
         owner.tell([News("create", {"id": key}, Meta("c:", "e", 1, rev=3))])

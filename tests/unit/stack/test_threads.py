@@ -97,7 +97,7 @@ def test_what_fails_afterwards_again_and_again_fills_no_log(caplog):
 
 async def test_so_many_wait_and_no_more(threads, monkeypatch, caplog):
     """What is more is Busy; what still runs at the end is told."""
-    monkeypatch.setattr(module, "MAX_WAITING", 2)
+    monkeypatch.setattr(module, "MAX_WAITING_CALLS", 2)
     held = threading.Event()
     tasks = [asyncio.create_task(threads.wrap(held.wait, "hold")(10)) for _ in range(3)]
     await asyncio.sleep(0)

@@ -105,7 +105,7 @@ async def test_large_models_are_written_a_few_at_a_time_beside_one_that_is_refus
 
 async def test_too_many_writes_are_told_so(path, monkeypatch):
     """The queue has a bound; beyond it a write is refused at once, and not done."""
-    monkeypatch.setattr(documents, "MAX_WAITING", 3)
+    monkeypatch.setattr(documents, "MAX_WAITING_JOBS", 3)
     async with opened(SQLiteStore(path)) as models:
         outcomes = await asyncio.gather(*(models.create({"n": n}) for n in range(5)), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [dict, dict, dict, Busy, Busy]

@@ -189,7 +189,7 @@ async def test_what_a_client_asked_for_does_not_count_like_a_broadcast(socket):
 )
 async def test_slow_is_who_takes_nothing(socket, monkeypatch, taken, waiting, dropped):
     """Soon when more events wait than the buffer should hold, later when fewer do."""
-    monkeypatch.setattr(lag, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(lag, "LAG_LOOK_SECONDS", 0)
     monkeypatch.setattr(lag, "OVERFLOW_SECONDS", 0.1)
     monkeypatch.setattr(lag, "LAGGING_BYTES", 200)
     transport = socket.transport
@@ -206,7 +206,7 @@ async def test_slow_is_who_takes_nothing(socket, monkeypatch, taken, waiting, dr
 
 async def test_who_takes_nothing_for_long_is_slow_whatever_waits(socket, monkeypatch):
     """A list that it asked for is none the better for it; who has read it is looked after no more."""
-    monkeypatch.setattr(lag, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(lag, "LAG_LOOK_SECONDS", 0)
     monkeypatch.setattr(lag, "LAGGING_BYTES", 200)
     transport = socket.transport
     socket.server.limits = attrs.evolve(socket.server.limits, stall_time=0.05)
