@@ -182,7 +182,7 @@ class Server:
         subscribers, offsets, events = self.subscribers(backend), dict[str, int](), []
         for before in records:
             after = {**before, "done": True}
-            followed = subscribers.stream(channel_stream(channel and channel.format(before["owner"])))
+            followed = subscribers.listeners.stream(channel_stream(channel and channel.format(before["owner"])))
             offset = offsets[followed.name] = offsets.get(followed.name, followed.offset) + 1
             body = encode(after)
             was = None if followed.viewers is None else was_of(before, after, body)
@@ -276,7 +276,7 @@ async def resume() -> bool:
     server = Server(Owned)
     await server.app.open()
     await server.connect(Owned, 2)
-    followed = server.subscribers(Owned).stream("c:")
+    followed = server.subscribers(Owned).listeners.stream("c:")
     client = server.clients["owned"][1]
     since = client.socket.views["c:"].position(followed.position)
     digest = client.socket.told_under["c:"].digest

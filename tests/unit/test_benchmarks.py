@@ -1,6 +1,7 @@
 """The benchmarks: that they can be started at all, which nobody would notice until the next release."""
 
 import argparse
+import gc
 import importlib
 import os
 import runpy
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import against, bar, contestants, report, scenarios
+from bbio.builtin import SQLiteStore
+from benchmarks import against, bar, contestants, deltas, listeners, report, scenarios, scopes
 
 ROOT = Path(__file__).parents[2]
 MODULES = [path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py") if path.stem != "plot"]
@@ -83,3 +85,46 @@ def test_a_checkout_that_cannot_be_measured_is_refused(tmp_path):
     with pytest.raises(argparse.ArgumentTypeError, match="is not what Python imports"):
         against.checkout(str(tmp_path))
     assert against.checkout(os.path.relpath(ROOT)) == ROOT
+
+
+FEW = {
+    listeners: {"LISTENERS": 8, "SHARING": 2, "ROUNDS": 1, "EVENTS": 2, "FEW": 2, "MISSED": 2},
+    scopes: {"WRITE_ROUNDS": 1, "WRITES": 2, "TOLD": 2, "LISTENERS": 2, "VIEWERS": 2, "RECHECKED": 2, "RECHECKS": 1},
+    deltas: {"APPENDS": 2},
+}
+PAGES = {"ROUNDS": 1, "RECORDS": 2 * scopes.PAGE, "OWNERS": 2, "PAGES": 2}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "part",
+    [listeners.one_of_many, listeners.shared_view, listeners.resume, scopes.without_views, scopes.recheck],
+    ids=lambda part: part.__name__,
+)
+async def test_what_is_measured_in_one_process_runs(part, monkeypatch, capsys):
+    """With few of everything, so that the figures say nothing: it gets to its verdicts."""
+    monkeypatch.setattr(gc, "freeze", gc.collect)
+    for module, constants in FEW.items():
+        for name, value in constants.items():
+            monkeypatch.setattr(module, name, value)
+    await part()
+    assert {line[:6] for line in capsys.readouterr().out.splitlines()} <= {"PASS  ", "MISS  "}
+
+
+@pytest.mark.once
+async def test_pages_of_a_scope_and_by_a_condition_are_alike(monkeypatch, capsys, tmp_path):
+    """Of a file: every request has its answer, and the pages are whole."""
+    monkeypatch.setattr(gc, "freeze", gc.collect)
+    for name, value in PAGES.items():
+        monkeypatch.setattr(scopes, name, value)
+    files = iter(["a.db", "b.db"])
+    await scopes.filtered_page("SQLite", lambda: SQLiteStore(tmp_path / next(files), index=scopes.INDEX))
+    assert f"a page of {scopes.PAGE} of {2 * scopes.PAGE} records, by a scope, SQLite" in capsys.readouterr().out
+
+
+@pytest.mark.once
+async def test_a_record_that_grows_is_measured_in_bytes(monkeypatch):
+    """What changed is less than the record, for each listener."""
+    monkeypatch.setattr(deltas, "APPENDS", 2)
+    changed, whole = await deltas.measure()
+    assert 0 < changed < whole / 10
