@@ -46,8 +46,8 @@ RECHECKS = 5
 PAGE_RATIO = 1.2
 # The same code twice differs by up to 2 %.
 SAME_RATIO = 1.05
-RECHECK_US = 150.0
-TURN_MS = 10.0
+RECHECK_US = 200.0
+TURN_MS = 15.0
 
 # Begins an ack.
 ACK = b"43/"
