@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from coverage import Coverage
 
 from tools import pythons
 
@@ -168,3 +169,9 @@ def test_the_demo_installs_no_development_tools():
     assert "bbio demo" in commands
     assert "machine.py" not in commands
     assert "--all-extras" not in commands
+
+
+@pytest.mark.no_cover
+def test_what_is_not_to_be_counted_is_not_measured():
+    """In a worker either: property tests would take three times as long."""
+    assert Coverage.current() is None
