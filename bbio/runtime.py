@@ -17,6 +17,7 @@ import attrs
 import msgspec
 
 from bbio.backend import RUNNING, UNFILTERED, Backend, Emitted, check_name, schema_of
+from bbio.calls import Caller, Calls, NoCaller
 from bbio.declared import Declared, Publisher
 from bbio.errors import (
     BadRequest,
@@ -25,6 +26,7 @@ from bbio.errors import (
     EncodingError,
     SyncError,
 )
+from bbio.generic import M
 from bbio.log import Log, MemoryLog
 from bbio.model.operators import first_of, has_operators, sets_of
 from bbio.model.scalars import place_of
@@ -70,8 +72,11 @@ class BackendPublisher(Publisher, Protocol):
         """Ask again whether those who listen may."""
 
 
-class Runtime:
+class Runtime(Calls[M]):
     """One backend as it is served: its stacks, its store and log, the operations under way.
+
+    Its calls, such as `create` and `query`, are for the server's own code (docs/server-writes.md). `Runtime[Todo]`
+    tells type checkers what its models are.
 
     Parameters:
         backend: the backend.
@@ -125,6 +130,7 @@ class Runtime:
         self._spawn = spawn
         self._threads = threads or Threads()
         self._scopes = Scopes()
+        self._caller: Caller = NoCaller()
         self.is_scoped = False
         self._listeners: dict[Emitted, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
         self._stopping = AsyncExitStack()
@@ -177,14 +183,16 @@ class Runtime:
         """The view of who has none of its own."""
         return View.whole() if self.schema is None else View.public(self.schema)
 
-    def open(self, publisher: BackendPublisher, store: Store | None = None) -> None:
+    def open(self, publisher: BackendPublisher, store: Store | None = None, caller: Caller | None = None) -> None:
         """Open the store and compile the stacks. Called when the backend is served, and again to begin anew.
 
         Parameters:
             publisher: what the store tells of what it has committed.
             store: a store in place of the declared one.
+            caller: what runs the calls of the server's own code; without it there can be none.
         """
         self.publisher = publisher
+        self._caller = caller or NoCaller()
         self.attempts = Attempts(self._plain)
         self._unanswered: set[str] = set()  # sync methods that nothing answers, as the log has said
         opening = store or self.declared
@@ -301,7 +309,7 @@ class Runtime:
         """Return whether the client of a write may read the model, as the `before` layers of `read` say."""
         if req.channel in getattr(req.socket, "channels", ()):
             return True  # it is told of the write anyway
-        asked = Request("read", {self.id_attribute: req.id}, {}, self.backend, req.channel, req.socket)
+        asked = req.asking("read", {self.id_attribute: req.id})
         return (await self.stacks["read"].admit(asked)).failure is None
 
     def _bound(self, layer: Layer) -> Layer:
@@ -547,7 +555,7 @@ def _entry(schema: Schema) -> Layer:
 
 def _show(schema: Schema, req: Request, res: Response) -> None:
     """Leave in a response what its client sees."""
-    view = View.of(schema, req.user)
+    view = View.of_request(schema, req)
     if res.failure is None:
         res.body = None
         res.result = view.result(as_record(schema, res.result, req))
