@@ -72,6 +72,9 @@ class Caller(Protocol):
             ConfigurationError: the application does not run.
         """
 
+    def check_loop(self, call: str) -> None:
+        """Raise `ConfigurationError` where the application does not run, or runs in another event loop."""
+
     def block(self, call: Coroutine[Any, Any, T], timeout: float | None) -> T:
         """Run a coroutine that makes a call, and wait for it; from a thread without the server's event loop."""
 
@@ -81,6 +84,9 @@ class NoCaller:
 
     async def call(self, runtime: Any, req: ServerRequest, timeout: float | None) -> Answer:
         raise ConfigurationError(f"{runtime.name!r} is served by no application; call app.serve(...) first")
+
+    def check_loop(self, call: str) -> None:
+        raise ConfigurationError(f"{call}: the backend is served by no application; call app.serve(...) first")
 
     def block(self, call: Coroutine[Any, Any, T], timeout: float | None) -> T:
         call.close()

@@ -26,6 +26,7 @@ from bbio.errors import (
     EncodingError,
     SyncError,
 )
+from bbio.events import Events, Feed, Source
 from bbio.generic import M
 from bbio.log import Log, MemoryLog
 from bbio.model.operators import first_of, has_operators, sets_of
@@ -65,7 +66,7 @@ Work = Callable[[], Coroutine[Any, Any, Any]]
 Spawn = Callable[[Work], None]
 
 
-class BackendPublisher(Publisher, Protocol):
+class BackendPublisher(Publisher, Source, Protocol):
     """The server's side of a backend: what its store publishes to, and those who listen."""
 
     async def recheck(self, channel: str | None = None) -> None:
@@ -433,6 +434,28 @@ class Runtime(Calls[M]):
         view = View.public(self.schema)
         return [view.narrow(event) for event in events]
 
+    def events(self, channel: str | None = None, *, since: Any = None) -> Events[M]:
+        """Return an endless iterator over what is written to this backend, in order and without a gap.
+
+        It needs no socket, and nothing is hidden from it but private fields. Where events are missing, as the history
+        no longer has them, there is one event `reset`: read everything again. It is for the application's event loop.
+
+        Parameters:
+            channel: the channel, and what is told to all clients; "" for the default channel, None for all channels.
+            since: the position to begin after: the `position` of an event, or of the iterator, as it was or from JSON;
+                None to begin now, which is when the iterator is entered or first asked.
+
+        Raises:
+            ConfigurationError: `since` is no position, or of one channel where all are followed. When it begins: the
+                application does not run, or its log cannot list the streams of all channels.
+
+        Example:
+            `async for event in app.backends["todos"].events(since=position):`
+        """
+        narrow = _as_it_is if self.schema is None else View.public(self.schema).narrow
+        check = self._caller.check_loop
+        return Events(Feed(self.name, self.log, self.publisher, self.id_attribute, narrow, check), channel, since)
+
     def emit(self, event: Emitted, model: Any, channel: str | None = None, *, before: Any = None) -> None:
         """Notify the clients of this backend of a change that no client made. May be called from any thread.
 
@@ -528,6 +551,10 @@ class Runtime(Calls[M]):
             place = f"app.backends[{self.name!r}].backend.{name}"
             warnings.warn(f"it is the backend that has {name}: write {place}", DeprecationWarning, stacklevel=2)
             return getattr(self.backend, name)
+
+
+def _as_it_is(event: Event) -> Event:
+    return event
 
 
 def _emitted_as(call: str, event: Emitted) -> str:

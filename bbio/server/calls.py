@@ -171,6 +171,18 @@ class ServerCalls:
         except concurrent.futures.CancelledError:
             raise Unavailable("the application has stopped", retry_after=1.0) from None
 
+    def check_loop(self, call: str) -> None:
+        """Raise where the application does not run, or runs in another event loop.
+
+        Parameters:
+            call: what is asked for.
+
+        Raises:
+            ConfigurationError: it is so.
+        """
+        if asyncio.get_running_loop() is not self._running_loop(call):
+            raise ConfigurationError(f"{call} is for the event loop that the application runs in; use it there")
+
     def _longest(self, timeout: float | None) -> float:
         return (self._limits.deadline if timeout is None else timeout) + ANSWER_SECONDS
 
