@@ -46,8 +46,8 @@ class Watcher(Protocol):
     def wake(self, streams: Iterable[str] | None) -> None:
         """Look at the log: these streams may have news; any when None."""
 
-    def end(self) -> None:
-        """The application stops."""
+    async def end(self) -> None:
+        """End, as the application stops; when it returns, the log is not read any more."""
 
 
 class Source(Protocol):
@@ -240,6 +240,7 @@ class Events(Generic[M]):
         self._places: Callable[[], Places] | None = None
         self._waiting: deque[Event[M]] = deque()
         self._news = asyncio.Event()
+        self._reading = asyncio.Lock()
         self._ended = False
         self._rest_until = 0.0
 
@@ -253,15 +254,18 @@ class Events(Generic[M]):
         if streams is None or self._names is None or any(name in self._names for name in streams):
             self._news.set()
 
-    def end(self) -> None:
-        """The application stops: end once what was read from the log is taken."""
+    async def end(self) -> None:
+        """End once what was read from the log is taken, as the application stops; return when no more is read."""
         self._ended = True
         self._news.set()
+        async with self._reading:
+            pass
 
     async def aclose(self) -> None:
         """End at once, and follow the backend no more."""
+        self._ended = True
+        self._news.set()
         self._waiting.clear()
-        self.end()
         self._feed.source.unwatch(self)
 
     async def __aenter__(self) -> Self:
@@ -275,7 +279,8 @@ class Events(Generic[M]):
             self._feed.check(f"{self._feed.name}.events")
             self._feed.source.watch(self)
             if self._since is None:
-                tops = await self._tops()
+                async with self._reading:
+                    tops = await self._tops()
                 self._begin(Places({name: top for name, top in tops.items() if name}, self._begin_of(tops)))
             else:
                 self._begin(self._since)
@@ -320,10 +325,13 @@ class Events(Generic[M]):
         self._news.clear()
         try:
             await asyncio.sleep(max(0.0, self._rest_until - loop.time()))
-            begun = loop.time()
-            tops = await self._tops()
-            self._rest_until = loop.time() + (loop.time() - begun) * (1 / LOOK_SHARE - 1)
-            await self._read(tops)
+            async with self._reading:
+                if self._ended:
+                    return
+                begun = loop.time()
+                tops = await self._tops()
+                self._rest_until = loop.time() + (loop.time() - begun) * (1 / LOOK_SHARE - 1)
+                await self._read(tops)
         except Exception as err:
             failures.error(err, "the log of %s cannot be read by its own server; trying again", self._feed.name)
             await self._wait(RETRY_SECONDS)

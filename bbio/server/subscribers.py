@@ -294,9 +294,6 @@ class Subscribers(Publisher):
 
     def watch(self, watcher: Watcher) -> None:
         """Wake code of the server itself whenever one of its streams may have news."""
-        if self._closed:
-            watcher.end()
-            return
         if not self._watchers:
             self._runtime.log.broker.hear_all(hears=True)
         self._watchers.add(ref(watcher, self._forget_watcher))
@@ -391,7 +388,7 @@ class Subscribers(Publisher):
         for known in list(self._watchers):
             watcher = known()
             if watcher is not None:
-                watcher.end()
+                await watcher.end()
             self._forget_watcher(known)
         for followed in list(self._streams.values()):
             followed.kept = False
