@@ -242,6 +242,8 @@ class Events(Generic[M]):
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
         self._ended = False
+        # Whether streams were left for the next look, as those before them have had so much.
+        self._is_behind = False
         self._rest_until = 0.0
 
     @property
@@ -321,7 +323,7 @@ class Events(Generic[M]):
 
     async def _look(self) -> None:
         """Read the log, and wait for news where it has none."""
-        loop = asyncio.get_running_loop()
+        loop, interval = asyncio.get_running_loop(), self._interval
         self._news.clear()
         try:
             await asyncio.sleep(max(0.0, self._rest_until - loop.time()))
@@ -334,10 +336,9 @@ class Events(Generic[M]):
                 await self._read(tops)
         except Exception as err:
             failures.error(err, "the log of %s cannot be read by its own server; trying again", self._feed.name)
-            await self._wait(RETRY_SECONDS)
-            return
+            interval = RETRY_SECONDS
         if not self._waiting:
-            await self._wait(self._interval)
+            await self._wait(interval)
 
     @property
     def _interval(self) -> float | None:
@@ -374,6 +375,7 @@ class Events(Generic[M]):
             if size > READ_BYTES:
                 break  # the other streams come when these have been taken
         self._since = None
+        self._is_behind = size > READ_BYTES
         trail.begin = begin and self._begin_of(tops)
         for name in lost:
             self._waiting.append(Event("reset", None, channel_of(name), places=trail.move(name, tops[name])))
@@ -392,15 +394,21 @@ class Events(Generic[M]):
         if self._names is not None:
             return False
         gone = [name for name in trail.now if name not in tops and trail.now[name].offset]
+        has_forgotten = trail.begin != tops[NONE_YET].epoch
         if self._since is not None:
-            return bool(gone) or trail.begin != tops[NONE_YET].epoch
+            return bool(gone) or has_forgotten
+        # Those are forgotten that are longest without an event. If one is there that has had none since the last look,
+        # so had they; and whoever looked then has read them.
+        is_as_it_was = any(trail.now[name] == tops[name] for name in trail.now.keys() & tops)
+        if has_forgotten and (self._is_behind or not is_as_it_was):
+            return True
         for name in gone:
             trail.leave(name)
         return False
 
     def _reset_all(self, tops: Mapping[str, Position]) -> None:
         places = Places({name: top for name, top in tops.items() if name}, self._begin_of(tops))
-        self._trail, self._since = Trail(places), None
+        self._trail, self._since, self._is_behind = Trail(places), None, False
         self._waiting.append(Event("reset", places=lambda: places))
 
 

@@ -80,7 +80,7 @@ class ServerCalls:
         self._turns = asyncio.Semaphore(limits.calls)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
-        self._one_ended: asyncio.Event | None = None
+        self._one_ended = asyncio.Event()
 
     def open(self) -> None:
         """Take calls from now on, on the running loop."""
@@ -107,7 +107,7 @@ class ServerCalls:
 
     async def _wait(self, seconds: float) -> None:
         until = asyncio.get_running_loop().time() + seconds
-        while self.running and self._one_ended is not None:
+        while self.running:
             self._one_ended.clear()
             try:
                 async with asyncio.timeout_at(until):
@@ -244,8 +244,7 @@ class ServerCalls:
             raise Unavailable("the application stops", retry_after=1.0) from None
         finally:
             self.running.discard(deadline)
-            if self._one_ended is not None:
-                self._one_ended.set()
+            self._one_ended.set()
 
     async def _run(self, runtime: Runtime, req: ServerRequest) -> Answer:
         stack, res = runtime.stacks[req.method], Run()

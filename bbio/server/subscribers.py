@@ -308,10 +308,8 @@ class Subscribers(Publisher):
             self._runtime.log.broker.hear_all(hears=False)
 
     def _wake(self, streams: Iterable[str] | None) -> None:
-        for known in list(self._watchers):
-            watcher = known()
-            if watcher is not None:
-                watcher.wake(streams)
+        for watcher in filter(None, [known() for known in self._watchers]):
+            watcher.wake(streams)
 
     # Looking at the logs
 
@@ -385,11 +383,9 @@ class Subscribers(Publisher):
         """Look at no log any more."""
         self._closed = True
         self._followers = None
-        for known in list(self._watchers):
-            watcher = known()
-            if watcher is not None:
-                await watcher.end()
-            self._forget_watcher(known)
+        for watcher in filter(None, [known() for known in self._watchers]):
+            await watcher.end()
+            self.unwatch(watcher)
         for followed in list(self._streams.values()):
             followed.kept = False
             self.listeners.let_go(followed)

@@ -262,6 +262,27 @@ async def test_much_is_read_in_parts(monkeypatch):
             assert sorted(each.model["title"] for each in seen) == list("012345")
 
 
+async def test_streams_that_the_log_forgets_are_left():
+    """Who has read them goes on; who may have missed some is told, and so is who comes back."""
+    app = application(MemoryStore, history=HistoryLimits(streams=3))
+    async with app.test():
+        todos = app.backends["todos"]
+        async with todos.events() as events:
+            seen = []
+            for n in range(10):
+                await todos.create({"title": str(n)}, channel=str(n))
+                seen += await take(events, 1)
+            assert told(seen) == [("create", str(n), str(n)) for n in range(10)]
+            assert events.position["streams"].keys() == {"c:7", "c:8", "c:9"}
+            for n in range(10):
+                await todos.create({"title": str(n)}, channel=f"new {n}")
+            assert told(await take(events, 1)) == [("reset", None, None)]
+            await todos.create({"title": "milk"})
+            assert told(await take(events, 1)) == [("create", "", "milk")]
+        async with todos.events(since=seen[0].position) as later:
+            assert told(await take(later, 1)) == [("reset", None, None)]
+
+
 @attrs.define
 class Note:
     text: str
