@@ -97,6 +97,36 @@ async def test_a_position_is_resumed_without_a_gap(make_store):
             assert [each.model["title"] for each in await take(home, 1)] == ["3"]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_other_processes_are_heard(kind, tmp_path, database_url):
+    """A second application on the same data: what it writes comes, in channels that are new too."""
+
+    def make(**options):
+        return SQLiteStore(tmp_path / "todos.db") if kind == "sqlite" else PostgresStore(database_url)
+
+    async def write():
+        there = application(make)
+        await there.open()
+        for n in range(3):
+            await there.backends["todos"].create({"title": str(n)}, channel="home")
+        await there.backends["todos"].create({"title": "new"}, channel="new")
+        await there.close()
+
+    here = application(make)
+    await here.open()
+    try:
+        todos = here.backends["todos"]
+        todos.log.check_interval = 1.0  # of a channel, where nobody is heard
+        async with todos.events() as events, todos.events("home") as home:
+            await todos.create({"title": "here"})
+            await asyncio.to_thread(asyncio.run, write())
+            titles = [each.model["title"] for each in await take(events, 5)]
+            assert sorted(titles) == ["0", "1", "2", "here", "new"]
+            assert [each.model["title"] for each in await take(home, 3)] == ["0", "1", "2"]
+    finally:
+        await here.close()
+
+
 async def test_a_restart_that_loses_history_is_told():
     """One `reset` of everything, or of the channel; then it goes on."""
     app = application(MemoryStore)
