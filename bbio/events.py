@@ -133,6 +133,7 @@ class Event(Generic[M]):
         channel: the channel, "" for the default channel; None for what was told to all clients, and for a reset of all.
         rev: the model's revision; None if no store keeps one.
         logged: the event as the log has it, with its stream, epoch, offset and stamp; None of a reset.
+        places: returns the positions of all streams with this event, for `position`.
 
     Example:
         >>> event = Event("update", {"id": 7, "done": True}, "home", rev=19)

@@ -21,6 +21,7 @@ from bbio import (
     InternalError,
     Invalid,
     NotFound,
+    Request,
     StackError,
     Unauthorized,
     after,
@@ -32,8 +33,10 @@ from bbio import (
 from bbio.builtin import CookieParser, Logger, MemoryStore, Session
 from bbio.calls import MAX_OP
 from bbio.generic import M
+from bbio.protocol import encode
 from bbio.requests import ServerRequest
 from bbio.runtime import Runtime
+from bbio.streams import Op
 
 
 @attrs.define
@@ -179,13 +182,22 @@ async def test_what_handlers_answer_is_the_result():
         def answer(self, req):
             return {"records": [{"id": 1, "title": 7}], "text": "text", "one": {"id": 1, "title": "one"}}[req.id]
 
+    class Shared(Backend):
+        kept = {"a": [1]}
+
+        @read
+        def answer(self, req):
+            return self.kept
+
     class Sets(Backend):
         @read
         def answer(self, req):
             return {"a": 1j}
 
-    app = serving(Odd, Sets)
+    app = serving(Odd, Sets, Shared)
     async with app.test():
+        (await app.backends["shared"].read(1))["a"].append(2)
+        assert Shared.kept == {"a": [1]}
         odd = app.backends["odd"]
         assert await odd.read("text") == "text"
         assert (await odd.read("one")).title == "one"
@@ -270,6 +282,7 @@ async def test_layers_know_who_calls():
 
 async def test_a_call_for_a_user_stays_one_whatever_layers_do():
     """A layer that forgets the user does not make it the server's own call."""
+    trusted = []
 
     class Todos(Base):
         store = MemoryStore(models=[{"id": 1, "owner": "ann"}, {"id": 2, "owner": "bob"}])
@@ -277,6 +290,10 @@ async def test_a_call_for_a_user_stays_one_whatever_layers_do():
         @before
         def forget(self, req):
             req.user = None
+
+        @before
+        def look(self, req):
+            trusted.append(req.is_trusted)
 
         @visible
         def own(self, req):
@@ -287,6 +304,7 @@ async def test_a_call_for_a_user_stays_one_whatever_layers_do():
         todos = app.backends["todos"]
         assert [each["id"] for each in (await todos.query(user={"id": "bob"})).models] == [1]
         assert [each["id"] for each in (await todos.query()).models] == [1, 2]
+        assert trusted == [False, True]
 
 
 async def test_who_may_write_but_not_read_gets_back_what_it_gave():
@@ -351,6 +369,25 @@ async def test_an_operation_is_applied_once():
         await todos.delete(first["id"], op="gone")
         assert await todos.delete(first["id"], op="gone") == first
         assert len((await todos.query()).models) == 1
+
+
+async def test_no_client_uses_up_an_operation_of_the_server():
+    """Whatever it calls itself, and whoever it is."""
+
+    class Todos(Base):
+        pass
+
+    app = serving(Todos)
+    async with app.test():
+        todos, model = app.backends["todos"], {"title": "theirs"}
+        for user in (None, {"id": "ann"}, {"id": ""}):
+            asked = Request("create", dict(model), backend=todos.backend, user=user, op=Op("daily", 0))
+            asked.payload = encode(["sync", {"method": "create", "model": model}]).decode()
+            assert (await todos.stacks["create"].run(asked)).failure is None
+        assert (await todos.create({"title": "ours"}, op="daily"))["title"] == "ours"
+        for user in ({"id": "ann"}, {"id": ""}):
+            assert (await todos.create({"title": "ours"}, op="daily", user=user))["title"] == "ours"
+        assert len((await todos.query()).models) == 6
 
 
 async def test_a_backend_that_nothing_serves_takes_no_calls():

@@ -313,6 +313,29 @@ async def test_streams_that_the_log_forgets_are_left():
             assert told(await take(later, 1)) == [("reset", None, None)]
 
 
+async def test_what_is_written_while_the_log_is_read_comes_later(monkeypatch):
+    """A model that is written in two channels meanwhile is not told in the wrong order."""
+    app = application(MemoryStore)
+    async with app.test():
+        todos = app.backends["todos"]
+        async with todos.events() as events:
+            milk = await todos.create({"title": "0"}, channel="a")
+            await todos.create({"title": "tea"}, channel="b")
+            since, left = todos.log.since, [None, None]
+
+            async def slow(stream, *position):
+                if left:
+                    left.pop()
+                    if not left:  # the first stream was read, and the second is not yet
+                        await todos.patch({"id": milk["id"], "title": "1"}, channel="a")
+                        await todos.patch({"id": milk["id"], "title": "2"}, channel="b")
+                return await since(stream, *position)
+
+            monkeypatch.setattr(todos.log, "since", slow)
+            titles = [each.model["title"] for each in await take(events, 4) if each.model["id"] == milk["id"]]
+            assert titles == ["0", "1", "2"]
+
+
 @attrs.define
 class Note:
     text: str
