@@ -82,6 +82,25 @@ async def test_a_history_that_is_gone_is_told_first(running):
         assert event.model["n"] == "after"
 
 
+async def test_a_history_that_was_lost_meanwhile_is_behind(running):
+    """The position of a reset on a connection that comes back is that of now."""
+    todos = running.backends["todos"]
+    ann = running.connect().backend("todos")
+    async with ann.events() as events:
+        await ann.ready()
+        await todos.create({"n": 1})
+        await take(events, 1)
+        running.offline(ann)
+        for n in range(8):
+            await todos.create({"n": n})
+        running.online(ann)
+        (reset,) = await take(events, 1)
+        assert reset.method == "reset"
+        await todos.create({"n": "later"})
+        (event,) = await take(running.connect().backend("todos").events(since=reset.position), 1)
+        assert event.model["n"] == "later"
+
+
 async def test_what_is_no_position_is_refused(running):
     """And one that comes too late: others follow the channel already."""
     ann = running.connect().backend("todos")

@@ -112,7 +112,13 @@ async def test_the_stop_waits_for_calls_and_then_ends_them():
         await runtime.create({})
     with pytest.raises(ConfigurationError, match="the application does not run; make calls between"):
         runtime.blocking.create({})
-    slow.begun.clear()
+    app = App().serve(quick=Slow())
+    async with app.test():
+        call = asyncio.create_task(app.backends["quick"].create({}))
+        await app.backends["quick"].backend.begun.wait()
+        await app.gateway.drain(0.01)
+        with pytest.raises(Unavailable):
+            await call
     app = App().serve(quick=Slow())
     await app.start()
     backend = app.backends["quick"].backend
