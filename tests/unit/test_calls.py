@@ -433,7 +433,7 @@ async def test_a_class_finds_its_backend():
 
 @attrs.define
 class WithId:
-    id: int | None = None
+    id: int | str | None = None
     title: str = ""
 
 
@@ -460,6 +460,7 @@ async def test_ids_that_a_class_declares_or_cannot_have():
         milk = await declared.read(1)
         assert milk == WithId(1, "milk")
         assert await declared.update(milk) == milk
+        assert (await declared.create(WithId(title="tea"))).title == "tea"
         assert await app.backends[Dashed].read(1) == Frozen("milk")
         plain = await app.backends[Plain].read(1)
         assert (plain.id, plain.title, repr(plain)) == (1, "milk", "Frozen(title='milk')")
