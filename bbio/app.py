@@ -338,7 +338,7 @@ class App:
         if application is not self._serving:
             return  # it has not started this one
         self._admission.stopping = True
-        await self.gateway.exchanges.drain(self.limits.drain_time)
+        await self.gateway.drain(self.limits.drain_time)
         self.sio.handler_seconds = CLOSE_SECONDS / 2
         await _finish(
             response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")

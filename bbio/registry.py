@@ -6,10 +6,11 @@ import logging
 import secrets
 import traceback
 from collections.abc import Awaitable, Iterator, Mapping
-from typing import Any
+from typing import Any, overload
 
 from bbio.backend import Backend, check_name
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError, InternalError, SyncError
+from bbio.generic import M
 from bbio.ratelimit import RateLimitedLog, one_line
 from bbio.requests import Request
 from bbio.runtime import Runtime, Spawn
@@ -41,12 +42,31 @@ class Registry(Mapping[str, Runtime]):
         self._runtimes: dict[str, Runtime] = {}
         self._log = RateLimitedLog(logger)
 
-    def __getitem__(self, name: str) -> Runtime:
+    @overload
+    def __getitem__(self, key: str, /) -> Runtime: ...
+
+    @overload
+    def __getitem__(self, key: type[Backend[M]], /) -> Runtime[M]: ...
+
+    def __getitem__(self, key: str | type[Backend[Any]], /) -> Runtime[Any]:
+        """Return the backend of that name, or the one of that class.
+
+        Raises:
+            KeyError: there is none, or several of the class.
+        """
+        if isinstance(key, type):
+            found = [runtime for runtime in self._runtimes.values() if type(runtime.backend) is key]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                names = " or ".join(repr(runtime.name) for runtime in found)
+                raise KeyError(f"{key.__name__} is served more than once; name one: backends[{names}]")
+            key = key.__name__
         try:
-            return self._runtimes[name]
+            return self._runtimes[key]
         except KeyError:
             served = ", ".join(self._runtimes) or "none"
-            raise KeyError(f"no backend {name!r} is served; served: {served}") from None
+            raise KeyError(f"no backend {key!r} is served; served: {served}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._runtimes)

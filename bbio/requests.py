@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self
 from uuid import UUID
 
 import msgspec
@@ -36,6 +36,9 @@ class Rules(NamedTuple):
     notified_as: str = ""
     needs_id: bool = False
 
+
+Origin = Literal["socket", "server"]
+"""Where a request comes from, `req.origin`."""
 
 RULES: dict[Method, Rules] = {
     "create": Rules(writes=True, notified_as="create"),
@@ -141,7 +144,8 @@ class Found(msgspec.Struct, eq=False, gc=False):
 class Request(msgspec.Struct, Generic[M], eq=False):
     """One sync on its way through the middleware stack. `Request[Todo]` tells type checkers what its model is.
 
-    `session`, `user` and `state` are set by middleware; nothing a client sends can set them.
+    `session`, `user` and `state` are set by middleware; nothing a client sends can set them. `origin` says where the
+    request comes from; nothing can set it.
 
     Parameters:
         method: `create`, `read`, `update`, `patch` or `delete`.
@@ -150,7 +154,7 @@ class Request(msgspec.Struct, Generic[M], eq=False):
         options: the client's untrusted extras.
         backend: the backend instance that answers.
         channel: the channel the request belongs to, None for the default channel; from server-side state.
-        socket: the client connection, None for a request made by the server itself.
+        socket: the client connection, None for a request of the server.
         op: the operation id, None when the client sent none (docs/protocol.md, "Operation ids, channels, revisions").
         payload: the `sync` as the client sent it, as JSON: it tells this operation from another under the same id.
         rev: the revision the client based its write on, None when it sent none.
@@ -187,6 +191,25 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     _state: dict[str, Any] | None = None
     # What a store of an earlier version has left here of what it found.
     _left: dict[str, Any] | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Return `"socket"` for a request of a client, `"server"` for a call of the server's own code."""
+        return "socket"
+
+    @property
+    def is_trusted(self) -> bool:
+        """Return whether the server asks on its own behalf, for no user: nothing is hidden from it."""
+        return False
+
+    @property
+    def is_for_client(self) -> bool:
+        """Return whether the rules of who may see what hold: a client asks, or the server does for a user."""
+        return self.socket is not None
+
+    def asking(self, method: Method, model: Any) -> Request:
+        """Return another request of the same client, or of the same caller for the same user."""
+        return Request(method, model, {}, self.backend, self.channel, self.socket)
 
     @property
     def session(self) -> dict[str, Any]:
@@ -293,6 +316,51 @@ class Request(msgspec.Struct, Generic[M], eq=False):
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"
+
+
+class ServerRequest(Request[M], eq=False):
+    """A request that the server's own code makes, such as by `app.backends["todos"].create(...)`.
+
+    Its `origin` is `"server"`, and it has no socket. See `Request` for the other parameters.
+
+    Example:
+        >>> req = ServerRequest("create", {"title": "milk"})
+        >>> req.origin, req.is_trusted, req.socket
+        ('server', True, None)
+    """
+
+    # Whether it is for no user; and else the user, whatever layers make of `user`.
+    _trusted: bool = True
+    _acts_for: Any = None
+
+    @property
+    def origin(self) -> Origin:
+        return "server"
+
+    @property
+    def is_trusted(self) -> bool:
+        return self._trusted
+
+    @property
+    def is_for_client(self) -> bool:
+        return not self._trusted
+
+    @classmethod
+    def of_user(cls, user: Any, method: Method, model: Any, **fields: Any) -> Self:
+        """Return a request that is a user's in every respect.
+
+        Parameters:
+            user: the user; None for a client without one.
+            method: the sync method.
+            model: the model.
+            fields: other fields of a request.
+        """
+        return cls(method, model, user=user, _trusted=False, _acts_for=user, **fields)
+
+    def asking(self, method: Method, model: Any) -> Request:
+        user = self._acts_for
+        place = {"backend": self.backend, "channel": self.channel}
+        return ServerRequest(method, model, user=user, _trusted=self._trusted, _acts_for=user, **place)
 
 
 # How an object is written that has no text of its own: another text for each object.

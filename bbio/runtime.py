@@ -17,6 +17,7 @@ import attrs
 import msgspec
 
 from bbio.backend import RUNNING, UNFILTERED, Backend, Emitted, check_name, schema_of
+from bbio.calls import Caller, Calls, NoCaller
 from bbio.declared import Declared, Publisher
 from bbio.errors import (
     BadRequest,
@@ -25,6 +26,8 @@ from bbio.errors import (
     EncodingError,
     SyncError,
 )
+from bbio.events import Events, Feed, Source
+from bbio.generic import M
 from bbio.log import Log, MemoryLog
 from bbio.model.operators import first_of, has_operators, sets_of
 from bbio.model.scalars import place_of
@@ -63,15 +66,18 @@ Work = Callable[[], Coroutine[Any, Any, Any]]
 Spawn = Callable[[Work], None]
 
 
-class BackendPublisher(Publisher, Protocol):
+class BackendPublisher(Publisher, Source, Protocol):
     """The server's side of a backend: what its store publishes to, and those who listen."""
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask again whether those who listen may."""
 
 
-class Runtime:
+class Runtime(Calls[M]):
     """One backend as it is served: its stacks, its store and log, the operations under way.
+
+    Its calls, such as `create` and `query`, are for the server's own code (docs/server-writes.md). `Runtime[Todo]`
+    tells type checkers what its models are.
 
     Parameters:
         backend: the backend.
@@ -125,6 +131,7 @@ class Runtime:
         self._spawn = spawn
         self._threads = threads or Threads()
         self._scopes = Scopes()
+        self._caller: Caller = NoCaller()
         self.is_scoped = False
         self._listeners: dict[Emitted, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
         self._stopping = AsyncExitStack()
@@ -177,14 +184,16 @@ class Runtime:
         """The view of who has none of its own."""
         return View.whole() if self.schema is None else View.public(self.schema)
 
-    def open(self, publisher: BackendPublisher, store: Store | None = None) -> None:
+    def open(self, publisher: BackendPublisher, store: Store | None = None, caller: Caller | None = None) -> None:
         """Open the store and compile the stacks. Called when the backend is served, and again to begin anew.
 
         Parameters:
             publisher: what the store tells of what it has committed.
             store: a store in place of the declared one.
+            caller: what runs the calls of the server's own code; without it there can be none.
         """
         self.publisher = publisher
+        self._caller = caller or NoCaller()
         self.attempts = Attempts(self._plain)
         self._unanswered: set[str] = set()  # sync methods that nothing answers, as the log has said
         opening = store or self.declared
@@ -301,7 +310,7 @@ class Runtime:
         """Return whether the client of a write may read the model, as the `before` layers of `read` say."""
         if req.channel in getattr(req.socket, "channels", ()):
             return True  # it is told of the write anyway
-        asked = Request("read", {self.id_attribute: req.id}, {}, self.backend, req.channel, req.socket)
+        asked = req.asking("read", {self.id_attribute: req.id})
         return (await self.stacks["read"].admit(asked)).failure is None
 
     def _bound(self, layer: Layer) -> Layer:
@@ -425,6 +434,28 @@ class Runtime:
         view = View.public(self.schema)
         return [view.narrow(event) for event in events]
 
+    def events(self, channel: str | None = None, *, since: Any = None) -> Events[M]:
+        """Return an endless iterator over what is written to this backend, in order and without a gap.
+
+        It needs no socket, and nothing is hidden from it but private fields. Where events are missing, as the history
+        no longer has them, there is one event `reset`: read everything again. It is for the application's event loop.
+
+        Parameters:
+            channel: the channel, and what is told to all clients; "" for the default channel, None for all channels.
+            since: the position to begin after: the `position` of an event, or of the iterator, as it was or from JSON;
+                None to begin now, which is when the iterator is entered or first asked.
+
+        Raises:
+            ConfigurationError: `since` is no position, or of one channel where all are followed. When it begins: the
+                application does not run, or its log cannot list the streams of all channels.
+
+        Example:
+            `async for event in app.backends["todos"].events(since=position):`
+        """
+        narrow = _as_it_is if self.schema is None else View.public(self.schema).narrow
+        check = self._caller.check_loop
+        return Events(Feed(self.name, self.log, self.publisher, self.id_attribute, narrow, check), channel, since)
+
     def emit(self, event: Emitted, model: Any, channel: str | None = None, *, before: Any = None) -> None:
         """Notify the clients of this backend of a change that no client made. May be called from any thread.
 
@@ -522,6 +553,10 @@ class Runtime:
             return getattr(self.backend, name)
 
 
+def _as_it_is(event: Event) -> Event:
+    return event
+
+
 def _emitted_as(call: str, event: Emitted) -> str:
     method = EMITTED_AS.get(event)
     if method is None:
@@ -547,7 +582,7 @@ def _entry(schema: Schema) -> Layer:
 
 def _show(schema: Schema, req: Request, res: Response) -> None:
     """Leave in a response what its client sees."""
-    view = View.of(schema, req.user)
+    view = View.of_request(schema, req)
     if res.failure is None:
         res.body = None
         res.result = view.result(as_record(schema, res.result, req))

@@ -615,6 +615,10 @@ class Streams:
         streams, none = self._streams, Position(self._epoch, 0)
         return {name: streams[name].position if name in streams else none for name in names}
 
+    def tops(self) -> dict[str, Position]:
+        """The top of each stream that has had an event; under the empty name, where others begin."""
+        return {"": Position(self._epoch, 0), **{name: stream.position for name, stream in self._streams.items()}}
+
     def revised(self, name: str, rev: int) -> Iterator[Event]:
         """The events of a stream that made a revision, while it keeps them."""
         stream = self._streams.get(name)

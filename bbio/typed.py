@@ -60,17 +60,17 @@ def enter(schema: Schema, req: Request) -> None:
     """
     given = dict(req.model)
     method, key = req.method, given.pop(schema.id_attribute, None)
-    entry = req.entry = TypedEntry(key, View.of(schema, req.user), {}, {})
+    entry = req.entry = TypedEntry(key, View.of_request(schema, req), {}, {})
     visible = entry.view.fields
     wrong: dict[str, str] = {}
     operations: dict[str, dict[str, Any]] = {}
     if not NAMES.isdisjoint(given):
         if method == "patch":
-            operations, wrong = _entered_operations(schema, given, visible)
+            operations, wrong = _entered_operations(schema, given, visible, is_trusted=req.is_trusted)
         else:
             wrong = {name: operator.refusal for name, operator in OPERATORS.items() if name in given}
         given = sets_of(given)
-    for each in schema.protected:
+    for each in () if req.is_trusted else schema.protected:
         name = each.name
         if name not in given:
             continue
@@ -108,7 +108,7 @@ def enter(schema: Schema, req: Request) -> None:
 
 
 def _entered_operations(
-    schema: Schema, given: dict[str, Any], visible: frozenset[str]
+    schema: Schema, given: dict[str, Any], visible: frozenset[str], *, is_trusted: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Return what a client changes with operators of fields that it may set and see, and the errors in that."""
     operations, wrong = operations_in(given, schema.id_attribute)
@@ -119,7 +119,7 @@ def _entered_operations(
             if schema.unknown == "reject":
                 wrong[name] = UNKNOWN_FIELD
             continue
-        if field.read_only:
+        if field.read_only and not is_trusted:
             wrong[name] = "cannot be changed"
         elif name not in visible:
             # What is refused, and what is not, would tell what it holds.

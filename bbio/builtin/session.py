@@ -90,7 +90,10 @@ class Session(Middleware):
 
     @before
     def identify(self, req: Request) -> None:
-        req.session = {} if req.socket is None else self._found(req.cookies, req.socket.headers)
+        if req.socket is not None:
+            req.session = self._found(req.cookies, req.socket.headers)
+        else:  # a call of the server, for a user or for itself
+            req.session = {} if req.user is None else {"user": req.user}
         if req.user is None:
             req.user = req.session.get("user")
 

@@ -20,6 +20,8 @@ class Event:
         method: `create`, `update` or `delete`; `reset` says that events are missing here: read everything again.
         model: the whole model; of a delete its id alone; None of a reset.
         rev: the model's revision; None if no store keeps one.
+        position: the position of who has seen all up to this event, as JSON, for `events(since=...)`; None of servers
+            that know no positions.
 
     Example:
         >>> event = Event("update", {"id": 7, "done": True}, rev=19)
@@ -30,9 +32,7 @@ class Event:
     method: Literal["create", "update", "delete", "reset"]
     model: Any = None
     rev: int | None = None
-
-
-RESET = Event("reset")
+    position: dict[str, Any] | None = attrs.field(default=None, repr=False, eq=False)
 
 
 class Events:
@@ -64,9 +64,9 @@ class Events:
         """Take an event."""
         if self._ended:
             return
-        if event is RESET or len(self._waiting) >= self._limit:
+        if event.method == "reset" or len(self._waiting) >= self._limit:
             self._waiting.clear()
-            event = RESET
+            event = Event("reset", position=event.position)
         self._waiting.append(event)
         self._news.set()
 

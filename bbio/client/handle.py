@@ -251,8 +251,16 @@ class Handle(Generic[M]):
         """
         await calls.ready(self._session, self._subscription)
 
-    def events(self) -> Events:
+    def events(self, *, since: Mapping[str, Any] | None = None) -> Events:
         """Return an endless iterator over what other clients write from now on, in order and once.
+
+        Parameters:
+            since: the `position` of an event, to begin right after it instead, also with what this program wrote then.
+                If the server no longer has what came after it, the first event is a `reset`. It must be the first that
+                follows the channel on this connection.
+
+        Raises:
+            BadRequest: `since` is no position, or the channel is followed already.
 
         Example:
             >>> async def watch(todos: Handle) -> None:
@@ -260,6 +268,8 @@ class Handle(Generic[M]):
             ...         print(event.method, event.model)
         """
         session, subscription = self._session, self._subscription
+        if since is not None:
+            session.resume(subscription, since)
         reader = Events(session.settings.event_limit, partial(session.release, subscription))
         session.join(subscription)
         if session.closed:

@@ -18,7 +18,7 @@ from bbio.client.replica import Key
 from bbio.client.requests import Requests
 from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Mirror, Subscription
-from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
+from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Tracker, Watch
 from bbio.client.transport import Clock, Transport
 from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
 from bbio.streams import BACKEND_WIDE, channel_stream
@@ -105,6 +105,22 @@ class BackendSession(Requests):
             self._joined.add(subscription)
             if self.transport is not None:
                 self.run(subscription, subscription.tracker.connected())
+
+    def resume(self, subscription: Subscription, since: Mapping[str, Any]) -> None:
+        """Have a subscription begin after a position when it is joined, as nobody follows it yet.
+
+        Raises:
+            BadRequest: it is no position, or somebody does.
+        """
+        if subscription.is_followed:
+            raise BadRequest(
+                f"events(since=...) of {self.name!r} comes before all else that follows the channel; open a connection "
+                "of its own for it"
+            )
+        Tracker().resume(since)
+        if subscription.joined:
+            self.leave(subscription)
+        subscription.tracker.resume(since)
 
     def release(self, subscription: Subscription, follower: Mirror | Events) -> None:
         """Forget a mirror or a reader that is closed; the last one that follows a channel leaves it."""

@@ -12,9 +12,9 @@ from typing import Any, Protocol, cast
 
 from bbio.client.deltas import Answered, Deltas, Known, News
 from bbio.client.errors import passing
-from bbio.client.events import RESET, Event, Events
+from bbio.client.events import Event, Events
 from bbio.client.replica import Key
-from bbio.client.tracker import Meta, Tracker
+from bbio.client.tracker import Meta, Told, Tracker
 from bbio.client.transport import Clock
 from bbio.client.values import copied
 from bbio.errors import SyncError
@@ -74,6 +74,8 @@ class Subscription:
         self.channel = channel
         self.id_attribute = id_attribute
         self.tracker = Tracker()
+        # Where the readers are: what waits to be made whole is behind the tracker.
+        self._told = Told()
         # Whether it can be told what a write changed, in place of the whole record.
         self.takes_deltas = True
         self._read = read
@@ -165,6 +167,7 @@ class Subscription:
         """Note that the listen is answered."""
         self.listens = True
         self.refusal = None
+        self._told.begin(self.tracker)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -184,7 +187,7 @@ class Subscription:
         """Note that the channel was left: a client that comes back to it begins anew."""
         self.offline()
         self._deltas.restart()
-        self.tracker = Tracker()
+        self.tracker, self._told = Tracker(), Told()
         self.query = self.live = None
 
     def close(self, error: SyncError) -> None:
@@ -215,9 +218,11 @@ class Subscription:
         return self._deltas.now(News("patch", model, meta))
 
     def _tell(self, method: str, model: Any, meta: Meta | None, own: bool) -> None:
+        if meta is not None:
+            self._told.move(self.tracker, meta)
         if not own:
             for reader in list(self._readers):
-                reader.put(Event(cast("Any", method), copied(model), None if meta is None else meta.rev))
+                reader.put(Event(cast("Any", method), copied(model), meta and meta.rev, self._told.position))
         self._apply(method, model, meta)
 
     def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None, *, is_gone: bool = False) -> None:
@@ -281,8 +286,9 @@ class Subscription:
         """Have every mirror read everything again, for as long as it takes: history is gone."""
         self._stop_rereading()
         self._deltas.restart()
+        self._told.begin(self.tracker, anew=True)
         for reader in list(self._readers):
-            reader.put(RESET)
+            reader.put(Event("reset", position=self._told.position))
         if self._mirrors:
             self._rereading = asyncio.get_running_loop().create_task(self._reread(renewed))
         else:

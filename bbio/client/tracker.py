@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from bbio.errors import BadRequest
+from bbio.protocol import MAX_STREAMS, read_digest, read_position
+
 # How many events wait for the reply to a listen; past it the position is lost and everything is read again.
 WAITING_EVENTS = 10_000
 
@@ -110,6 +113,28 @@ class StreamPosition:
         return [self.epoch, self.offset, self.stamp] if self.stamp else [self.epoch, self.offset]
 
 
+class Told:
+    """The positions up to which readers were told, by stream; those of the tracker may be ahead of them."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, list[Any]] = {}
+
+    @property
+    def position(self) -> dict[str, Any] | None:
+        """Return a copy, as JSON has it; None where no positions are known."""
+        return dict(self._since) or None
+
+    def begin(self, tracker: Tracker, *, anew: bool = False) -> None:
+        """Take the tracker's positions in streams of which nothing was told yet; in all where it is `anew`."""
+        known = tracker.places
+        self._since = known if anew else {**known, **self._since}
+
+    def move(self, tracker: Tracker, meta: Meta) -> None:
+        """Go on to an event that is told."""
+        known = tracker.places.get(meta.stream, [])
+        self._since[meta.stream] = [meta.epoch, meta.offset, meta.stamp, *known[3:]]
+
+
 class Tracker:
     """Follows the streams that one `listen` names.
 
@@ -137,6 +162,21 @@ class Tracker:
         self._covered = 0
         self._overflown = False
 
+    def resume(self, since: Any) -> None:
+        """Begin after the positions of an earlier connection.
+
+        Raises:
+            BadRequest: they are none.
+        """
+        read = {name: read_position(dict(since), name) for name in since} if isinstance(since, Mapping) else {}
+        if not read or len(read) > MAX_STREAMS or not all(read.values()):
+            raise BadRequest(f"since={since!r:.80}: it is the `position` of an event, kept as it was")
+        for name, each in read.items():
+            assert each is not None
+            self._positions[name] = StreamPosition(
+                each.epoch, each.offset, each.stamp, digest=read_digest(dict(since), name)
+            )
+
     @property
     def since(self) -> dict[str, list[Any]]:
         """Return the positions up to which everything has been applied, by stream, as a listen says them."""
@@ -145,6 +185,11 @@ class Tracker:
             for stream, position in self._positions.items()
             if not position.stale and not position.void
         }
+
+    @property
+    def places(self) -> dict[str, list[Any]]:
+        """Return the positions in all streams, whether everything up to them has been read or not."""
+        return {stream: position.since for stream, position in self._positions.items()}
 
     @property
     def stale(self) -> bool:

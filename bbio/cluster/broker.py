@@ -74,6 +74,15 @@ class Broker(Protocol):
     def unfollow(self, stream: str) -> None:
         """Hear no more of a stream: its last listener in this process is gone."""
 
+    def hear_all(self, *, hears: bool) -> None:
+        """Hear of all streams from now on, or no more: code of the server itself follows them.
+
+        `doubt` with the position is enough for a stream that has no listener.
+
+        Parameters:
+            hears: whether to hear of them.
+        """
+
     def tell(self, event: Event) -> None:
         """Have the other processes told of an event, which is committed; return at once and never raise.
 

@@ -30,5 +30,8 @@ class Alone:
     def unfollow(self, stream: str) -> None:
         """Nobody was heard."""
 
+    def hear_all(self, *, hears: bool) -> None:
+        """Nobody is to be heard."""
+
     def tell(self, event: Event) -> None:
         """Nobody is to be told."""

@@ -15,6 +15,7 @@ import pytest
 
 from bbio import Backend, Request, Store, SyncError, field
 from bbio.declared import Publisher
+from bbio.events import Watcher
 from bbio.protocol import encode
 from bbio.requests import Found, Method
 from bbio.runtime import Runtime
@@ -134,6 +135,12 @@ class Published(Publisher, list[tuple[Event, Any]]):
 
     async def recheck(self, channel: str | None = None) -> None:
         """Nobody listens either."""
+
+    def watch(self, watcher: Watcher) -> None:
+        """No code of the server's own does."""
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """It does not."""
 
 
 @asynccontextmanager

@@ -101,6 +101,20 @@ class Appends(Cases):
             assert [decode(event.body) for event in events or ()] == told
 
     @case()
+    async def test_all_streams_are_listed(self) -> None:
+        """Each that has had an event, with its top, and where others begin; a log need not have the list."""
+        async with self.opened() as models:
+            if type(models.log).tops is Log.tops:
+                pytest.skip("this log does not list its streams")
+            assert (await models.log.tops()).keys() == {""}
+            for stream in ("c:", "c:home", "c:", BACKEND_WIDE):
+                await models.log.append(stream, "update", {"id": "7"})
+            tops = await models.log.tops()
+            begin = tops.pop("")
+            assert tops == await models.log.positions(["c:", "c:home", BACKEND_WIDE])
+            assert {"c:new": begin} == await models.log.positions(["c:new"])
+
+    @case()
     async def test_what_cannot_be_written_is_no_event(self) -> None:
         """It takes no offset, nobody is told, and its operation may be tried again."""
         async with self.opened() as models:

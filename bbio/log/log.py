@@ -10,7 +10,7 @@ from typing import Any
 
 from bbio.cluster import Alone, Broker
 from bbio.declared import Declared
-from bbio.errors import DefinitionError
+from bbio.errors import ConfigurationError, DefinitionError
 from bbio.requests import Request
 from bbio.streams import Commit, Event, HistoryLimits, Kept, Position
 
@@ -118,6 +118,20 @@ class Log(Declared, ABC):
 
         Returns: the events, or None when they are no longer all there, or the position is not of this history.
         """
+
+    async def tops(self) -> dict[str, Position]:
+        """Return the top of each stream that has had an event, all as of one moment; `Runtime.events` asks for it.
+
+        Under the empty name is the position of a stream that has had none: offset 0 in the epoch that it will have.
+        A log need not know it: then the server's own code can follow single channels only.
+
+        Raises:
+            ConfigurationError: the log does not know it.
+        """
+        cls = type(self).__qualname__
+        raise ConfigurationError(
+            f"{cls} does not list its streams; follow one channel, events(channel), or give it `async def tops(self)`"
+        )
 
     async def tell_recheck(self, channel: str | None) -> None:
         """Have the other processes that serve the backend ask again who may listen, by `publisher.recheck_soon` there.

@@ -99,6 +99,10 @@ class MemoryLog(Log):
         """Return the top of each stream."""
         return self.streams.positions(streams)
 
+    async def tops(self) -> dict[str, Position]:
+        """Return the top of each stream that has had an event, and under the empty name where others begin."""
+        return self.streams.tops()
+
     async def since(self, stream: str, epoch: Any, offset: Any, stamp: int = 0) -> list[Event] | None:
         """Return the events after a position, None when they are no longer all there, or it is of another history."""
         return self.streams.since(stream, epoch, offset, stamp)

@@ -6,6 +6,7 @@ docs/schema.md is the guide.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -168,6 +169,7 @@ class Schema:
                     f"{cls.__name__} alone; mark the field that holds the {inner.__name__}"
                 )
         self.public = frozenset({id_attribute, *(name for name, each in self.fields.items() if not each.private)})
+        self.names = frozenset({id_attribute, *self.fields})
         # Those that not every client may see and write.
         self.protected = [
             each
@@ -236,6 +238,50 @@ class Schema:
         """
         return self.codec.write(self.cls, instance)
 
+    def load(self, record: Mapping[str, Any]) -> Any:
+        """Make an instance of a record that is stored, with defaults for the fields that it lacks, and with its id.
+
+        Where the class has no field for the id, the instance is of a class derived from it that has.
+
+        Parameters:
+            record: the record, a dict as JSON has it.
+
+        Raises:
+            Wrong: the record is not valid.
+        """
+        instance = self._stored.read(self.cls, self._known(record))
+        key = self.id_attribute
+        if key in self.fields or key not in record or self._with_id is None:
+            return instance
+        made: Any = object.__new__(self._with_id)
+        for name in self.fields:
+            object.__setattr__(made, name, getattr(instance, name))
+        object.__setattr__(made, key, record[key])
+        return made
+
+    @cached_property
+    def _with_id(self) -> type | None:
+        """The class of instances that have an id besides the fields; None where its name can be no attribute."""
+        cls, key = self.cls, self.id_attribute
+        if not key.isidentifier() or hasattr(cls, key):
+            return None
+        body = {"__slots__": (key,), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        return type(cls.__name__, (cls,), {**body, "__doc__": cls.__doc__})
+
+    def unstructure_with_id(self, instance: Any) -> dict[str, Any]:
+        """Return an instance as JSON, with its id if it has one.
+
+        Parameters:
+            instance: an instance of the class, such as `load` has made.
+        """
+        key = self.id_attribute
+        record = self.unstructure(instance)
+        if key not in self.fields and (with_id := self._with_id) is not None and isinstance(instance, with_id):
+            record[key] = getattr(instance, key)
+        if record.get(key, ...) is None:
+            del record[key]
+        return record
+
     def stored(self, path: tuple[str, ...], value: Any) -> Any:
         """A value that a field is compared with, in the form that the field is stored in: a time in UTC, and the like.
 
@@ -265,13 +311,16 @@ class Schema:
         Raises:
             Wrong: it is not valid.
         """
+        return self._stored.write(self.cls, self._stored.read(self.cls, self._known(record)))
+
+    def _known(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a record has of the fields; null in a field that cannot be null is what it lacks."""
         fields = self.fields
-        known = {
+        return {
             name: value
             for name, value in record.items()
             if name in fields and not (value is None and fields[name].shape.never_null)
         }
-        return self._stored.write(self.cls, self._stored.read(self.cls, known))
 
     def can_have(self, name: str, value: Any) -> bool:
         """Return whether a field can be read of a value that is stored, be it allowed or not."""

@@ -11,6 +11,7 @@ from bbio.registry import Registry
 from bbio.requests import Request
 from bbio.runtime import Runtime
 from bbio.server.budget import Flooded
+from bbio.server.calls import ServerCalls
 from bbio.server.connection import ClientSocket, Connection, Peer
 from bbio.server.delivery import Delivery, Transport
 from bbio.server.exchange import Exchange, Exchanges, SyncExchange
@@ -44,6 +45,7 @@ class Gateway:
         self.addresses = addresses
         self.delivery = Delivery(transport)
         self.exchanges = Exchanges(registry, limits, self.delivery)
+        self.calls = ServerCalls(registry, limits)
         self.subscribers: dict[str, Subscribers] = {}
         # What the histories and operations of all backends take in memory.
         self.kept = Kept(limits.memory / 4)
@@ -60,7 +62,7 @@ class Gateway:
         if runtime.name in self.subscribers:
             runtime.log.share_memory(Kept())
         subscribers = self.subscribers[runtime.name] = Subscribers(self.exchanges, runtime, self.subscribers)
-        runtime.open(subscribers, store)
+        runtime.open(subscribers, store, self.calls)
         # What it keeps in memory shares what all may.
         runtime.log.share_memory(self.kept)
 
@@ -79,9 +81,14 @@ class Gateway:
         self._expire()
 
     async def follow(self) -> None:
-        """Have backends hear of those that they follow. Called once all have started."""
+        """Have backends hear of those that they follow, and take calls. Called once all have started."""
         for subscribers in self.subscribers.values():
             await subscribers.follow_others()
+        self.calls.open()
+
+    async def drain(self, seconds: float) -> None:
+        """Let requests and calls finish, for a time; what does not is `Unavailable`."""
+        await asyncio.gather(self.exchanges.drain(seconds), self.calls.drain(seconds))
 
     def _expire(self) -> None:
         self.kept.expire()
@@ -90,7 +97,8 @@ class Gateway:
         self._expiry = asyncio.get_running_loop().call_later(EXPIRY_SECONDS, self._expire)
 
     async def close(self) -> None:
-        """The application stops: look at no log any more."""
+        """The application stops: take no calls, and look at no log any more."""
+        await self.calls.close()
         if self._expiry is not None:
             self._expiry.cancel()
         for subscribers in self.subscribers.values():
@@ -100,7 +108,9 @@ class Gateway:
     def busy(self) -> bool:
         """Return whether a request, an event or a log is being worked on."""
         return (
-            bool(self.exchanges.running) or self.delivery.busy or any(each.busy for each in self.subscribers.values())
+            bool(self.exchanges.running or self.calls.running)
+            or self.delivery.busy
+            or any(each.busy for each in self.subscribers.values())
         )
 
     def joined(self, sid: str, runtime: Runtime, connection: Connection, peer: Peer, auth: Any = None) -> ClientSocket:

@@ -45,6 +45,8 @@ class Limits:
         deadline: seconds a request may take; then it is answered `Timeout`.
         drain_time: seconds that running requests get when the server stops.
         threads: threads for layers that say `thread=True`.
+        calls: calls of the server's own code that run at once, in all backends; more wait for their turn.
+        call_depth: calls that may be within each other, as where a layer makes another call.
 
     Raises:
         ConfigurationError: a limit is not greater than 0.
@@ -77,3 +79,5 @@ class Limits:
     deadline: float = attrs.field(default=30.0, validator=_positive)
     drain_time: float = attrs.field(default=4.0, validator=_positive)
     threads: int = attrs.field(default=MAX_THREADS, validator=_positive)
+    calls: int = attrs.field(default=256, validator=_positive)
+    call_depth: int = attrs.field(default=16, validator=_positive)

@@ -153,14 +153,7 @@ class ListRoom:
         Raises:
             BadRequest: the answer would be too long, or hold too many values.
         """
-        most = self.most(req)
-        if size.json > most.json:
-            raise BadRequest(f"the answer has more than {most.json:.0f} bytes; ask for less, such as with a limit")
-        if size.decoded > most.decoded:
-            raise BadRequest(
-                f"the answer has so many values that they take more than {most.decoded:.0f} bytes of memory; ask for "
-                f"less, such as with a limit"
-            )
+        self.check(req, size)
         held = 0.0
         if size.json > SHORT_LIST:
             held = max(size.decoded + size.json * ENCODED_COPIES, size.json * ANSWER_COPIES)
@@ -172,6 +165,21 @@ class ListRoom:
                 req.held = held
         elif held < req.held:
             self.leave(req, req.held - held)
+
+    def check(self, req: Request, size: ListSize) -> None:
+        """Refuse a list that is too large for the answer to a request.
+
+        Raises:
+            BadRequest: the answer would be too long, or hold too many values.
+        """
+        most = self.most(req)
+        if size.json > most.json:
+            raise BadRequest(f"the answer has more than {most.json:.0f} bytes; ask for less, such as with a limit")
+        if size.decoded > most.decoded:
+            raise BadRequest(
+                f"the answer has so many values that they take more than {most.decoded:.0f} bytes of memory; ask for "
+                f"less, such as with a limit"
+            )
 
     def leave(self, req: Request, size: float | None = None) -> None:
         """Hold fewer bytes for a request, none by default."""

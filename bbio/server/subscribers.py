@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from weakref import ref
 
 from bbio import protocol
 from bbio.declared import Publisher
+from bbio.events import Watcher
 from bbio.requests import WRITES, Socket
 from bbio.runtime import Runtime
 from bbio.server.exchange import Exchanges
@@ -58,6 +60,7 @@ class Subscribers(Publisher):
         "_tasks",
         "_timer",
         "_unchecked",
+        "_watchers",
         "listeners",
         "permissions",
     )
@@ -78,11 +81,15 @@ class Subscribers(Publisher):
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
         self._followers: Followers | None = None
+        # Weak: who leaves a loop over events need not close them.
+        self._watchers: set[ref[Watcher]] = set()
 
     # The door for events
 
     def event(self, event: Event, origin: Socket | None = None) -> None:
         """Tell of a committed event. Called on the event loop."""
+        if self._watchers:
+            self._wake([event.stream])
         followed = self._streams.get(event.stream)
         if followed is None:
             if self._followers is not None:
@@ -108,6 +115,8 @@ class Subscribers(Publisher):
         Parameters:
             streams: the streams' names, with their tops where these are known.
         """
+        if self._watchers:
+            self._wake(streams)
         if streams is None:
             self._unchecked.update(self._streams)
             if self._unchecked and not self._checking and not self._closed:
@@ -281,6 +290,27 @@ class Subscribers(Publisher):
         ):
             await asyncio.sleep(OWN_WRITES_LOOK_SECONDS)
 
+    # The server's own code
+
+    def watch(self, watcher: Watcher) -> None:
+        """Wake code of the server itself whenever one of its streams may have news."""
+        if not self._watchers:
+            self._runtime.log.broker.hear_all(hears=True)
+        self._watchers.add(ref(watcher, self._forget_watcher))
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Wake it no more."""
+        self._forget_watcher(ref(watcher))
+
+    def _forget_watcher(self, watcher: ref[Watcher]) -> None:
+        self._watchers.discard(watcher)
+        if not self._watchers:
+            self._runtime.log.broker.hear_all(hears=False)
+
+    def _wake(self, streams: Iterable[str] | None) -> None:
+        for watcher in filter(None, [known() for known in self._watchers]):
+            watcher.wake(streams)
+
     # Looking at the logs
 
     async def _check(self) -> None:
@@ -353,6 +383,9 @@ class Subscribers(Publisher):
         """Look at no log any more."""
         self._closed = True
         self._followers = None
+        for watcher in filter(None, [known() for known in self._watchers]):
+            await watcher.end()
+            self.unwatch(watcher)
         for followed in list(self._streams.values()):
             followed.kept = False
             self.listeners.let_go(followed)

@@ -47,7 +47,7 @@ class Scopes:
 
     async def enter(self, req: Request) -> None:
         """Say in a request which records its client may have: as it was said when it began to listen, else anew."""
-        if req.socket is not None:
+        if req.is_for_client:
             known = None if req.event == "listen" else getattr(req.socket, "scopes", {}).get(req.channel)
             req.scope = await self._ask(req) if known is None else known
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from bbio.errors import Busy
@@ -14,6 +14,11 @@ from bbio.ratelimit import RateLimitedLog
 
 MAX_THREADS = 32
 MAX_WAITING_CALLS = 1_000
+# Of the threads, the part that there is besides for layers of calls within so many calls each.
+NESTED_SHARE = 4
+
+# The calls of the server's own code that the running code is within, outermost first.
+WITHIN: ContextVar[tuple[Any, ...]] = ContextVar("bbio_calls", default=())
 
 logger = logging.getLogger("bbio")
 failures = RateLimitedLog(logger)
@@ -28,7 +33,8 @@ class Threads:
 
     def __init__(self, count: int = MAX_THREADS) -> None:
         self._count = count
-        self._executor: ThreadPoolExecutor | None = None
+        # By how many calls the layer is within: its thread may wait for threads of calls further within alone.
+        self._executors: dict[int, ThreadPoolExecutor] = {}
         # Threads take out what they have done, so nothing here may need a lock.
         self._calls: set[Future[Any]] = set()
 
@@ -52,10 +58,13 @@ class Threads:
     async def _run(self, call: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
         if len(self._calls) >= self._count + MAX_WAITING_CALLS:
             raise Busy("too many requests wait for a thread", retry_after=1.0)
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._count, thread_name_prefix="bbio-layer")
+        depth = len(WITHIN.get())
+        executor = self._executors.get(depth)
+        if executor is None:
+            count = self._count if not depth else max(1, self._count // NESTED_SHARE)
+            executor = self._executors[depth] = ThreadPoolExecutor(count, thread_name_prefix="bbio-layer")
         given_up: list[bool] = []
-        future = self._executor.submit(copy_context().run, _work, call, name, args, given_up)
+        future = executor.submit(copy_context().run, _work, call, name, args, given_up)
         self._calls.add(future)
         future.add_done_callback(self._calls.discard)
         try:
@@ -66,9 +75,10 @@ class Threads:
 
     def close(self) -> None:
         """Begin nothing any more. What runs goes on: a thread cannot be ended from outside."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False, cancel_futures=True)
+        executors, self._executors = self._executors, {}
+        if executors:
+            for executor in executors.values():
+                executor.shutdown(wait=False, cancel_futures=True)
             if self._calls:
                 logger.warning("%d layers still run in threads; the process ends when they have", len(self._calls))
 

@@ -245,7 +245,7 @@ class Store(Declared):
         options: dict[str, Any] = {"id_attribute": self.id_attribute, "limits": self.queries}
         if self.schema is None:
             return Query.read(data, **options)
-        return View.of(self.schema, req.user).query(data, **options)
+        return View.of_request(self.schema, req).query(data, **options)
 
     async def create(self, req: Request) -> Any:
         """Store a new model; return the record, with its id.

@@ -80,8 +80,8 @@ def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
 
 
 def _introduce(req: Request) -> None:
-    assert isinstance(req.socket, ClientSocket)
-    req.user = req.socket.peer.user
+    if isinstance(req.socket, ClientSocket):
+        req.user = req.socket.peer.user
 
 
 class Harness:
@@ -519,7 +519,7 @@ class Harness:
     # The application
 
     async def _drain(self) -> None:
-        await self.gateway.exchanges.drain(self.limits.drain_time)
+        await self.gateway.drain(self.limits.drain_time)
 
     def join(self, runtime: Runtime, connection: Connection, peer: FakeConnection) -> ClientSocket:
         """A client joins a backend's namespace."""

@@ -125,6 +125,18 @@ class View(msgspec.Struct, frozen=True, gc=False):
         return _for_roles(schema, roles)
 
     @classmethod
+    def of_request(cls, schema: Schema, req: Request) -> View:
+        """Return the view of who asks: of its user, or of everything where the server asks for itself.
+
+        Parameters:
+            schema: the schema of the backend.
+            req: the request.
+        """
+        if req.is_trusted:
+            return _shared(schema, schema.names)
+        return cls.of(schema, req.user)
+
+    @classmethod
     def of_listener(cls, schema: Schema | None, req: Request) -> View:
         """Return the view under which a client is told of events, where each has a view of its own.
 
@@ -342,12 +354,12 @@ class WriterView:
             Forbidden: the client uses an operator in a model that it may not read.
         """
         operator = first_of(given)
-        if operator is not None and req.socket is not None and not await self._may_read(req):
+        if operator is not None and req.is_for_client and not await self._may_read(req):
             raise Forbidden(f"a client that may not read a model cannot {operator.verb} in it")
 
     async def show(self, req: Request, given: Collection[str], res: Response) -> None:
         """Leave in a response nothing of a record but what its client may see."""
-        if req.socket is None or await self._may_read(req):
+        if not req.is_for_client or await self._may_read(req):
             return
         failure = res.failure
         if isinstance(failure, SyncError):

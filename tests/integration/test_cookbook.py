@@ -146,7 +146,7 @@ async def test_files_come_and_go(load: Load, tmp_path: Path) -> None:
             path.touch()
         for path in (old, tmp_path / "uploads" / file):
             os.utime(path, (0, 0))
-        await uploads.sweep(documents)
+        await uploads.sweep()
         assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == sorted([file, fresh.name])
         with pytest.raises(Unauthorized):
             await t.connect().backend("documents").ready()

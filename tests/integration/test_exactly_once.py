@@ -1,8 +1,11 @@
 """Operations over the wire: lost acks, retries, duplicates, swapped payloads; and the race of joining."""
 
+import asyncio
+from functools import partial
+
 import pytest
 
-from bbio import Backend, Store, after, before, use
+from bbio import App, Backend, Conflict, Store, after, before, use
 from bbio import create as create_handler
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from tests.support.listeners import SharedStore, until
@@ -105,6 +108,32 @@ async def test_every_write_is_applied_once(serve, join, backend):
     assert [reply[0] for reply in replies] == [None] * 3
     assert [reply[2]["o"] for reply in replies] == [2, 3, 4]
     assert await ann.sync("read") == []
+
+
+async def test_every_call_of_the_server_is_applied_once(backend):
+    """Under an operation id, at the same time and later, over a restart where the store keeps it; one event each."""
+    async with App().serve(todos=backend).test() as t:
+        todos, heard = t.backends["todos"], (await t.client()).events()
+        made = await asyncio.gather(*(todos.create({"title": "milk"}, op="made") for _ in range(10)))
+        assert all(each == made[0] for each in made)
+        key = made[0]["id"]
+        calls = {
+            "update": partial(todos.update, {"id": key, "n": 1}, op="updated"),
+            "patch": partial(todos.patch, {"id": key, "$inc": {"n": 2}}, op="patched"),
+            "delete": partial(todos.delete, key, op="deleted"),
+        }
+        results = {name: [await call(), await call()] for name, call in calls.items()}
+        assert results["patch"][0]["n"] == 3
+        for first, again in results.values():
+            assert first == again
+        with pytest.raises(Conflict):
+            await todos.delete("another", op="deleted")
+        assert [(await anext(heard)).method for _ in range(4)] == ["create", "update", "update", "delete"]
+        if not isinstance(backend.store, MemoryStore):
+            await t.restart()
+            for name, call in calls.items():
+                assert await call() == results[name][0]
+        assert (await todos.query()).models == []
 
 
 async def test_the_race_of_joining(serve, join):

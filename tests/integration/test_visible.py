@@ -31,6 +31,7 @@ from bbio.protocol import decode
 from bbio.server import permissions
 from bbio.server.subscribers import Subscribers
 from bbio.streams import HistoryLimits
+from tests.support.origins import handle
 
 PROJECTS = {"ann": ["x"], "bob": ["y"]}
 
@@ -60,6 +61,12 @@ def issues(make_store=MemoryStore, **options):
     return App().serve(Issues)
 
 
+@pytest.fixture(params=["socket", "server"])
+def of(request):
+    """`of(t, "ann")`: what makes requests of a user, over a socket or in the server."""
+    return lambda t, name: handle(t, request.param, "issues", {"id": name})
+
+
 MODELS = [
     {"id": "1", "author": "ann", "project": "x", "n": 1},
     {"id": "2", "author": "bob", "project": "x", "n": 2},
@@ -72,10 +79,10 @@ def ids(models):
     return [model["id"] for model in models]
 
 
-async def test_reads_pages_and_totals_have_what_is_visible(make_store):
+async def test_reads_pages_and_totals_have_what_is_visible(make_store, of):
     """A list, a query, a page with its cursor and total; one model that is not is as if there were none."""
     async with issues(make_store, models=MODELS).test() as t:
-        ann = t.connect(user={"id": "ann"}).backend("issues")
+        ann = of(t, "ann")
         assert ids(await ann.read()) == ["1", "2", "4"]
         page = await ann.query({"sort": "-n", "limit": 2, "count": True})
         assert (ids(page.models), page.total) == (["4", "2"], 3)
@@ -90,11 +97,11 @@ async def test_reads_pages_and_totals_have_what_is_visible(make_store):
         assert str(hidden.value).replace("'3'", "'9'") == str(missing.value)
 
 
-async def test_a_write_of_what_is_not_visible_is_of_what_is_not_there(make_store):
+async def test_a_write_of_what_is_not_visible_is_of_what_is_not_there(make_store, of):
     """Also with a revision, of which a conflict would tell; nothing is written."""
     app = issues(make_store, models=MODELS)
     async with app.test() as t:
-        ann, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "bob"))
+        ann, bob = (of(t, name) for name in ("ann", "bob"))
         for write in (
             ann.update({"id": "3", "n": 0}),
             ann.patch({"id": "3", "n": 0}),
@@ -106,10 +113,10 @@ async def test_a_write_of_what_is_not_visible_is_of_what_is_not_there(make_store
         assert (await bob.read("3"))["n"] == 3
 
 
-async def test_what_a_write_leaves_must_be_visible_to_its_writer(make_store):
+async def test_what_a_write_leaves_must_be_visible_to_its_writer(make_store, of):
     """Else it is refused, and nothing is written."""
     async with issues(make_store, models=MODELS).test() as t:
-        ann, bob = (t.connect(user={"id": name}).backend("issues") for name in ("ann", "bob"))
+        ann, bob = (of(t, name) for name in ("ann", "bob"))
         for write in (
             ann.create({"author": "bob", "project": "y"}),
             ann.patch({"id": "2", "project": "y"}),
@@ -495,6 +502,8 @@ async def test_the_server_itself_sees_everything():
         runtime = app.backends["issues"]
         res = await runtime.stacks["read"].run(bbio.Request("read", {}, {}, runtime.backend))
         assert ids(res.result) == ["1", "2", "3", "4"]
+        assert ids((await runtime.query()).models) == ["1", "2", "3", "4"]
+        assert (await runtime.patch({"id": "3", "n": 0}))["n"] == 0
 
 
 async def test_what_handlers_answer_is_judged():

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from bbio import Request
+from bbio import InternalError, Request
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES
 from bbio.streams import Op
 from tests.properties.naive import interpret, outcome
@@ -27,6 +27,23 @@ async def compiled_run(assembled: Assembled, method: str) -> Any:
     res = await assembled.served.runtime.stacks[method].run(req)
     reply = describe(res.failure) if res.failure else res.result
     return repr((res.failure is None, reply, assembled.trace, req.model, assembled.served.published))
+
+
+async def called_run(assembled: Assembled, method: str) -> Any:
+    """The same of a call of the server's own code, which sees no more of the request than its result."""
+    assembled.trace.clear()
+    assembled.served.events.clear()
+    try:
+        ok, reply = True, await assembled.served.runtime.sync(method, dict(MODEL))
+    except Exception as err:
+        ok, reply = False, describe(err.__cause__ if isinstance(err, InternalError) and err.__cause__ else err)
+    return repr((ok, reply, assembled.trace, assembled.served.published))
+
+
+def seen_by_caller(run: str) -> str:
+    """Leave out of a run what only who has the request sees: its model."""
+    ok, reply, trace, _, published = eval(run)
+    return repr((ok, reply, trace, published))
 
 
 async def naive_run(assembled: Assembled, method: str) -> Any:
@@ -74,9 +91,11 @@ def test_a_request_comes_to_what_the_rules_say(program: Program) -> None:
 
     async def all_methods() -> None:
         assembled = Assembled(program)
+        assembled.served.calls.open()
         for method in METHODS:
             expected = await naive_run(assembled, method)
             assert await compiled_run(assembled, method) == expected
+            assert await called_run(assembled, method) == seen_by_caller(expected)
             event(f"{min(len(assembled.plan(method)[0]), 4)} layers down")
             event(f"{method} {'answered' if expected.startswith('(True') else 'failed'}")
 

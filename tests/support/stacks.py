@@ -12,6 +12,8 @@ from bbio.backend import Backend
 from bbio.registry import Registry
 from bbio.requests import Request, Response
 from bbio.runtime import Work
+from bbio.server.calls import ServerCalls
+from bbio.server.limits import Limits
 from bbio.streams import Event
 
 
@@ -40,6 +42,12 @@ class Recorder:
     async def recheck(self, channel: str | None = None) -> None:
         """Nobody listens."""
 
+    def watch(self, watcher: Any) -> None:
+        """Nobody follows."""
+
+    def unwatch(self, watcher: Any) -> None:
+        """Nobody follows."""
+
 
 class Served:
     """One backend, opened.
@@ -55,7 +63,8 @@ class Served:
         self.backend = self.runtime.backend
         self.events: list[Event] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.runtime.open(Recorder(self.events))
+        self.calls = ServerCalls(self.registry, Limits())
+        self.runtime.open(Recorder(self.events), caller=self.calls)
 
     def _spawn(self, work: Work) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work()))

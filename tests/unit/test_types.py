@@ -21,7 +21,7 @@ from typing import Any, TypedDict
 
 import attrs
 
-from bbio import Backend, Next, Request, after, before, create, use
+from bbio import App, Backend, Next, Request, Runtime, after, before, create, use
 from bbio.client import Collection, Handle, connect
 
 
@@ -83,6 +83,37 @@ async def main() -> None:
                 break
         anything = io.backend("issues")
         print((await anything.create({}))["whatever"])
+
+
+app = App().serve(Issues)
+
+
+async def calls() -> None:
+    issues = app.backends[Issues]
+    named: Runtime[Issue] = app.backends["issues"]
+    made = await issues.create(Issue("milk"), user={"id": "ann"}, op="first")
+    print(made.title.upper(), made.titel)  # wrong
+    print((await named.read("1")).titel)  # wrong
+    print((await issues.update({"id": "1", "title": "tea"})).titel)  # wrong
+    print((await issues.patch({"id": "1"}, rev=1)).titel)  # wrong
+    print((await issues.query({"limit": 5})).models[0].titel)  # wrong
+    print((await issues.delete(made)).titel)  # wrong
+    await issues.create(7)  # wrong
+    await issues.create(Issue("milk"), usr={})  # wrong
+    await issues.sync("craete")  # wrong
+    async for event in issues.events("home", since=None):
+        if event.method == "craete":  # wrong
+            break
+        print(event.channel, event.position["streams"])
+
+
+def in_a_thread() -> None:
+    blocking = app.backends[Issues].blocking
+    print(blocking.create(Issue("milk"), channel="home").titel)  # wrong
+    print(blocking.query().models[0].titel)  # wrong
+    blocking.create(7)  # wrong
+    anything = app.backends["issues"].blocking
+    print(anything.read("1")["whatever"])
 """
 WRONG = {number for number, line in enumerate(CHECKED.splitlines(), 1) if "# wrong" in line}
 

@@ -446,6 +446,7 @@ class PostgresBroker:
     def __init__(self, store: DocumentStore) -> None:
         self.store = store
         self._followed: set[str] = set()
+        self._hears_all = False
 
     def connect(self, wire: Wire, backend: int) -> None:
         """Tell and hear over a session.
@@ -483,6 +484,14 @@ class PostgresBroker:
         """Hear no more of a stream: its last listener in this process is gone."""
         self._followed.discard(stream)
 
+    def hear_all(self, *, hears: bool) -> None:
+        """Hear of all streams from now on, or no more.
+
+        Parameters:
+            hears: whether to hear of them.
+        """
+        self._hears_all = hears
+
     def tell(self, event: Event) -> None:
         """Have the other processes told of an event, which is committed.
 
@@ -503,6 +512,8 @@ class PostgresBroker:
         for frame in frames:
             if frame.stream in self._followed:
                 self._hear(frame)
+            elif self._hears_all:
+                self.heard.doubt({frame.stream: frame.position})
 
     def _hear(self, frame: Frame) -> None:
         event = frame.event

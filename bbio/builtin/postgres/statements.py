@@ -122,6 +122,12 @@ TOPS = """
     CROSS JOIN unnest($2::text[]) AS u(name) LEFT JOIN bbio_streams s ON s.backend = b.id AND s.name = u.name
     WHERE b.id = $1
 """
+# Those of all streams, and under the empty name where others begin.
+ALL_TOPS = """
+    SELECT ''::text, epoch, 0::bigint, 0::bigint FROM bbio_backends WHERE id = $1
+    UNION ALL SELECT name, epoch, top, stamp FROM bbio_streams WHERE backend = $1
+"""
+PENDING = "SELECT DISTINCT stream FROM bbio_pending WHERE backend = $1 LIMIT 1000"
 _SINCE = """
     SELECT EXISTS (SELECT FROM bbio_pending p WHERE p.backend = $1 AND p.stream = $2),
         coalesce(s.epoch, b.epoch), coalesce(s.top, 0), coalesce(k.stamp, CASE s.top WHEN $4 THEN s.stamp END),

@@ -63,6 +63,7 @@ from bbio.builtin.postgres.queries import queries_of
 from bbio.builtin.postgres.scratch import copy_table, schema
 from bbio.builtin.postgres.statements import (
     ADD_STREAMS,
+    ALL_TOPS,
     BACKEND,
     CATCH_UP_REVISIONS,
     CLAIM_TIDYING,
@@ -78,6 +79,7 @@ from bbio.builtin.postgres.statements import (
     NEWEST_OPERATION,
     OUTGROWN,
     OWNERS,
+    PENDING,
     SEQUENCE,
     SHRINK,
     SINCE,
@@ -1218,6 +1220,13 @@ class PostgresStore(DocumentStore):
             await self._collect(names)
             rows = await self._database.ask(TOPS, self.backend_id, names)
         return {name: Position(epoch, top, stamp) for name, epoch, top, stamp, _ in rows}
+
+    async def tops(self) -> dict[str, Position]:
+        """Return the top of each stream that has had an event, and under the empty name where others begin."""
+        if pending := await self._database.ask(PENDING, self.backend_id):
+            await self._collect([name for (name,) in pending])
+        rows = await self._database.ask(ALL_TOPS, self.backend_id)
+        return {name: Position(epoch, top, stamp) for name, epoch, top, stamp in rows}
 
     async def _collect(self, streams: list[str]) -> None:
         """Number what other programs have left for these streams. Whoever reads them does so, again and again."""

@@ -60,6 +60,10 @@ RULE_CODES = {
     sqlite3.SQLITE_CONSTRAINT_CHECK: "23514",
 }
 
+ALL_TOPS = """
+SELECT '', epoch, 0, 0 FROM bbio_backends WHERE id = :backend
+UNION ALL SELECT name, epoch, top, stamp FROM bbio_streams WHERE backend = :backend"""
+
 RECHECKS = "SELECT rechecks FROM bbio_backends WHERE id = ?"
 RECHECK = "UPDATE bbio_backends SET rechecks = rechecks + 1 WHERE id = ?"
 
@@ -530,6 +534,15 @@ class SQLiteStore(DocumentStore):
             self._rechecks = rechecks
             self.publisher.recheck_soon()
         return positions  # type: ignore[no-any-return]
+
+    async def tops(self) -> dict[str, Position]:
+        """Return the top of each stream that has had an event, and under the empty name where others begin."""
+
+        def look(connection: sqlite3.Connection) -> dict[str, Position]:
+            rows = connection.execute(ALL_TOPS, {"backend": self._backend_id})
+            return {name: Position(epoch, top, stamp) for name, epoch, top, stamp in rows}
+
+        return await self._database.reader.call(look)  # type: ignore[no-any-return]
 
     async def tell_recheck(self, channel: str | None) -> None:
         """Have the other processes that serve the backend ask again who may listen, in all channels.

@@ -12,7 +12,7 @@ from bbio.client import collection as collection_module
 from bbio.client import replica as replica_module
 from bbio.client import tracker as tracker_module
 from bbio.client.errors import error_of, passing
-from bbio.client.events import RESET, Events
+from bbio.client.events import Events
 from bbio.client.handle import Handles
 from bbio.client.liveness import PATIENCE_SECONDS, PROBE_SECONDS
 from bbio.client.outbox import WINDOW, Outbox
@@ -262,7 +262,7 @@ class TestEvents:
         for n in range(3):
             events.put(Event("create", n))
         events.put(Event("create", 3))
-        assert [await anext(events) for _ in range(2)] == [RESET, Event("create", 3)]
+        assert [await anext(events) for _ in range(2)] == [Event("reset"), Event("create", 3)]
 
     async def test_it_ends(self):
         """After what has come; what comes later is not for it."""
@@ -279,8 +279,8 @@ class TestEvents:
             await anext(events)
         waiting = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
-        events.put(RESET)
-        assert await waiting == RESET
+        events.put(Event("reset"))
+        assert await waiting == Event("reset")
 
 
 class TestErrors:
@@ -701,7 +701,7 @@ class TestSession:
         session.disconnected()
         session.connected(wire := Wire())
         wire.answer(reply(5, "f", recovered=False))
-        assert await anext(events) == RESET
+        assert await anext(events) == Event("reset")
         assert handle._subscription.tracker.since == {"c:": ["f", 5]}
 
     async def test_writes_that_wait_offline_can_be_given_up(self, session):
