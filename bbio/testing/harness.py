@@ -13,8 +13,8 @@ import attrs
 
 from bbio.client.handle import Handle
 from bbio.client.session import SessionSettings
-from bbio.errors import ConfigurationError
-from bbio.registry import JoinDecision, Registry
+from bbio.errors import ConfigurationError, SyncError
+from bbio.registry import Registry
 from bbio.requests import Request
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
@@ -57,9 +57,9 @@ class Introduced(Registry):
         _introduce(req)
         return super().dispatch(runtime, req, res)
 
-    async def admit(self, runtime: Runtime, req: Request) -> JoinDecision:
+    async def permit(self, runtime: Runtime, req: Request) -> SyncError | None:
         _introduce(req)
-        return await super().admit(runtime, req)
+        return await super().permit(runtime, req)
 
 
 def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
@@ -135,6 +135,7 @@ class Harness:
             self._moved = await self._move_stores()
             self.gateway.exchanges.registry = Introduced(self._registry)
             self.gateway.delivery.transport = FakeNetwork()
+            self.gateway.use_clock(self.clock)
             self.app.reopen(self._moved)
             await self.app.open()
         except BaseException:
@@ -169,6 +170,7 @@ class Harness:
             await app.close()
         finally:
             gateway.exchanges.registry, gateway.delivery.transport = self._registry, self._transport
+            gateway.use_clock(None)
             app.reopen()
             await self._room.close()
 
@@ -448,7 +450,7 @@ class Harness:
     @property
     def settled(self) -> bool:
         """Return whether `settle` has nothing to wait for."""
-        return not self.busy and all(connection.settled for connection in self.connections)
+        return not self.busy and not self.gateway.is_telling and all(connection.settled for connection in self.connections)
 
     async def advance(self, seconds: float) -> None:
         """Let the clients' time pass.

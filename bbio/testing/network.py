@@ -94,6 +94,8 @@ class FakeConnection:
 
     # Acks leave at once, as those of the fast engine do.
     in_order = True
+    # What a slow client is not told, this one is; a test that holds packets back gets them in the end.
+    is_behind = False
 
     def __init__(
         self,
