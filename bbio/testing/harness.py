@@ -527,6 +527,6 @@ class Harness:
         """A client joins a backend's namespace."""
         return self.gateway.joined(f"test-{next(self._sids)}", runtime, connection, peer, peer.auth)
 
-    def leave(self, socket: ClientSocket) -> None:
+    def leave(self, socket: ClientSocket, reason: str) -> None:
         """A client leaves a backend's namespace."""
-        self.gateway.left(socket)
+        self.gateway.left(socket, reason)
