@@ -93,7 +93,8 @@ class Attendance:
         self._tell(state)
 
     def _tell(self, state: bytes) -> None:
-        if state != self.entry.state:
+        # The same state counts where another connection of the member has said something else since.
+        if state != self.entry.state or not self.room.shows(self.entry):
             self._next_at = self._rooms.clock.time() + self._interval
             self.renew(state=state)
 

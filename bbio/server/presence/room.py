@@ -195,6 +195,10 @@ class Room:
         for entry in entries:
             self.put(entry)
 
+    def shows(self, entry: Entry) -> bool:
+        """Return whether an entry is the one that is shown of its member."""
+        return self._members[entry.key].latest is entry
+
     def hold(self, key: str, release: Callable[[], None]) -> None:
         """Call `release` once a member does not linger any more, which is now if it does not."""
         member = self._lingering.get(key)
