@@ -73,7 +73,9 @@ async def ready(session: BackendSession, subscription: Subscription) -> None:
         timer.cancel()
 
 
-async def send(session: BackendSession, subscription: Subscription, name: str, data: Any, seconds: float | None) -> None:
+async def send(
+    session: BackendSession, subscription: Subscription, name: str, data: Any, seconds: float | None
+) -> None:
     """Send a message; return when the server has taken it.
 
     Raises:

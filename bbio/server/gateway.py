@@ -284,9 +284,7 @@ class Gateway:
             socket.messages = PerSecond(self.limits.messages_per_second, self.rooms.clock)
         check_message(socket, fields, self.limits.message)
         req, messages = ephemeral_request("message", socket, fields.channel), self.messages[socket.runtime.name]
-        return MessageExchange(
-            self.exchanges, socket, ack_id, req, fields=fields, rooms=self.rooms, messages=messages
-        )
+        return MessageExchange(self.exchanges, socket, ack_id, req, fields=fields, rooms=self.rooms, messages=messages)
 
     def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error to a request that cannot be read; it counts like any other."""

@@ -66,6 +66,7 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
             return await receive("unlisten", sid, arguments)
 
         handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten}
+
         async def presence(sid: str, *arguments: Any) -> Any:
             return await receive("presence", sid, arguments)
 

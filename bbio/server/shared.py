@@ -30,7 +30,6 @@ logger = logging.getLogger("bbio")
 Handler = Callable[..., Any]
 
 
-
 class SharedServer(socketio.AsyncServer):
     """The Socket.IO server beneath an application, `app.sio`.
 

@@ -450,7 +450,9 @@ class Harness:
     @property
     def settled(self) -> bool:
         """Return whether `settle` has nothing to wait for."""
-        return not self.busy and not self.gateway.is_telling and all(connection.settled for connection in self.connections)
+        return (
+            not self.busy and not self.gateway.is_telling and all(connection.settled for connection in self.connections)
+        )
 
     async def advance(self, seconds: float) -> None:
         """Let the clients' time pass.

@@ -224,4 +224,3 @@ class Rooms:
     def _emptied(self, topic: Topic) -> None:
         self._rooms.pop(topic, None)
         self.presence.unfollow(topic)
-

@@ -18,6 +18,7 @@ from bbio.client.liveness import PATIENCE_SECONDS, PROBE_SECONDS
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
 from bbio.client.session import BackendSession, SessionSettings
+from bbio.client.roster import Roster
 from bbio.client.subscription import Subscription
 from bbio.client.tracker import Apply, Listen, Meta, Read, Ready, Tracker, Watch
 from bbio.protocol import decode, encode
@@ -181,7 +182,10 @@ class TestFollower:
 
 class TestOutbox:
     def entries(self, outbox, *methods):
-        subscriptions = [Subscription("todos", None, "id", Clock(), print, print) for _ in methods]
+        subscriptions = [
+            Subscription("todos", None, "id", Clock(), print, print, Roster(Clock(), lambda: 0.5, 1.0, print))
+            for _ in methods
+        ]
         return [
             outbox.add(subscription, {"method": method}, None, 30.0, False)
             for subscription, method in zip(subscriptions, methods, strict=True)
@@ -405,7 +409,7 @@ class TestSession:
         session.connected(session.wire)
         assert session.wire.answer({"event": "x"}) == (
             "listen",
-            (None, {"v": 1, "since": {}, "client": "me", "user": True, "deltas": True}),
+            (None, {"v": 1, "since": {}, "client": "me", "user": True, "messages": True, "deltas": True}),
         )
         events = handle.events()
         session.received("synced", ("create", {"id": 1}))
