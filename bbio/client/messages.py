@@ -34,7 +34,7 @@ class Message:
 
 
 class Messages:
-    """An endless asynchronous iterator of `Message`, made by `handle.messages()`; it ends when the connection is closed.
+    """An endless asynchronous iterator of `Message`, made by `handle.messages()`; it ends with the connection.
 
     If it is read more slowly than others send, the oldest are left out.
 

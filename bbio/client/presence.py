@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as Keys
 from typing import Any, Self
 
 import attrs
@@ -34,7 +35,7 @@ class PresenceChanges:
     changed: frozenset[str] = frozenset()
     left: frozenset[str] = frozenset()
 
-    def then(self, joined: set[str], changed: set[str], left: set[str]) -> PresenceChanges:
+    def then(self, joined: Keys[str], changed: Keys[str], left: Keys[str]) -> PresenceChanges:
         """Return these changes and later ones as one: who was there before both and after both has changed."""
         back = self.left & joined
         now = (self.joined - left) | (joined - back)
@@ -195,7 +196,7 @@ class Presence(Mapping[str, Member]):
         for news in self._watchers:
             news.set()
 
-    def _changed(self, joined: set[str], changed: set[str], left: set[str]) -> None:
+    def _changed(self, joined: Keys[str], changed: Keys[str], left: Keys[str]) -> None:
         self._changes = self._changes.then(joined, changed, left)
         self._wake()
 

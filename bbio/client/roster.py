@@ -143,7 +143,7 @@ class Roster:
             return
         if not self._joined or not isinstance(fields, Mapping):
             return
-        epoch, seq = fields.get("epoch"), fields.get("seq")
+        epoch, seq = fields.get("epoch"), fields.get("seq", 0)
         if epoch == self._epoch and seq == self._seq + 1:
             self._seq = seq
             changed = map(Member.read, [*fields.get("joined", ()), *fields.get("changed", ())])

@@ -57,7 +57,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def place(self) -> tuple[str, str]:
-        """Return what tells it from the others of its topic: one that is put at a place takes that of the one before."""
+        """Return its place in its topic: an entry that is put at a place takes that of the one before."""
         return self.process, self.id
 
 

@@ -13,11 +13,7 @@ from bbio.runtime import Runtime
 from bbio.server.budget import Flooded
 from bbio.server.connection import ClientSocket, Connection, Peer
 from bbio.server.delivery import Delivery, Transport
-from bbio.server.exchange import Exchange, Exchanges, SyncExchange
-from bbio.server.limits import Limits
-from bbio.server.listening import ListenExchange, UnlistenExchange
-from bbio.server.memory import Addresses
-from bbio.server.presence.exchange import (
+from bbio.server.ephemeral import (
     MessageExchange,
     PresenceExchange,
     check_message,
@@ -25,6 +21,10 @@ from bbio.server.presence.exchange import (
     present,
     undeclared,
 )
+from bbio.server.exchange import Exchange, Exchanges, SyncExchange
+from bbio.server.limits import Limits
+from bbio.server.listening import ListenExchange, UnlistenExchange
+from bbio.server.memory import Addresses
 from bbio.server.presence.messages import Messages
 from bbio.server.presence.pace import Clock, LoopClock, PerSecond
 from bbio.server.presence.rooms import Rooms

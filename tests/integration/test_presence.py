@@ -9,6 +9,7 @@ import pytest
 from bbio import App, Backend, Forbidden, Limits, before, presence
 from bbio.builtin import MemoryStore
 from bbio.client import connect
+from tests.support.servers import eventually
 from tests.support.wire import LegacyClient, Wire
 
 
@@ -475,9 +476,11 @@ async def test_nothing_is_left(enter):
     ann.namespace.wire.abort()
     await bob.until(lambda members: len(members) == 1)
     await bob.ask(None)
-    async with asyncio.timeout(5):
-        while len(app.gateway.rooms) or app.gateway.addresses.waiting.held:
-            await asyncio.sleep(0.01)
+
+    async def is_empty():
+        return not (len(app.gateway.rooms) or app.gateway.addresses.waiting.held)
+
+    await eventually(is_empty)
 
 
 async def test_an_address_holds_so_much(serve):

@@ -24,7 +24,6 @@ from bbio.server.fast.polling import Polls
 from bbio.server.lag import SLOW, Lag
 from bbio.server.memory import Address
 
-
 # Bytes that wait for the next poll of a client from which on it is behind.
 BEHIND_BYTES = 16_384
 

@@ -302,7 +302,10 @@ class Room:
     def _batch(self) -> bytes | None:
         """Return what has happened since the last batch, None for nothing."""
         dirty, self._dirty = self._dirty, {}
-        announced, joined, changed, left = self._announced, [], [], []
+        announced = self._announced
+        joined: list[bytes] = []
+        changed: list[bytes] = []
+        left: list[str] = []
         for key in dirty:
             member, before = self._members.get(key), announced.get(key)
             if member is None:

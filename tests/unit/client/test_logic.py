@@ -17,8 +17,8 @@ from bbio.client.handle import Handles
 from bbio.client.liveness import PATIENCE_SECONDS, PROBE_SECONDS
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
-from bbio.client.session import BackendSession, SessionSettings
 from bbio.client.roster import Roster
+from bbio.client.session import BackendSession, SessionSettings
 from bbio.client.subscription import Subscription
 from bbio.client.tracker import Apply, Listen, Meta, Read, Ready, Tracker, Watch
 from bbio.protocol import decode, encode
