@@ -273,7 +273,7 @@ class Handle(Generic[M]):
 
     @property
     def presence(self) -> Presence:
-        """Who is present in the channel: `await handle.presence.join(...)`. One for all who ask.
+        """The members of the channel, once this client is one: `await handle.presence.join(...)`. One for all who ask.
 
         Example:
             >>> async def count(todos: Handle) -> int:

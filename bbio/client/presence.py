@@ -1,4 +1,4 @@
-"""Who is present in a channel, as an application sees it."""
+"""The members of a channel, as an application sees them."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ class Roster:
             self.on_change(come, changed, gone)
 
     def _forget(self) -> None:
-        """What is under way belongs to a connection, or a presence, that has ended."""
+        """Forget what is under way: its connection has ended, or the presence."""
         self._joined = False
         self._asking = self._sent = None
         for timer in (self._change, self._again):

@@ -38,7 +38,7 @@ class Alone:
 
 
 class LocalPresence:
-    """Who is present in one process, which shares that with no other.
+    """The presence of one process, which shares it with no other.
 
     Example:
         >>> len(LocalPresence().secret)

@@ -1,4 +1,4 @@
-"""Who is present where, in all processes that share it: the interface of what keeps that.
+"""Presence in all processes that share it: the interface of what keeps the entries.
 
 A server puts an entry for each connection that is present in a channel, and is told of the entries of all. From them it
 makes the members that its own clients see: entries of one key are one member.

@@ -23,7 +23,7 @@ NO_CARD = b"{}"
 
 @attrs.frozen
 class Ephemeral:
-    """What a backend declares of presence and messages.
+    """The declarations of a backend about presence and messages.
 
     Parameters:
         has_presence: whether clients can be present in its channels.

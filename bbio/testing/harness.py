@@ -502,7 +502,8 @@ class Harness:
             self._quiet.set()
             if self._activity.is_set():
                 continue
-            if self.busy:
+            # What is told in a moment, and who waits to be told, have time pass as well.
+            if self.busy and not self.gateway.is_telling:
                 await self._wait(LOOK_SECONDS)
             elif any(connection.held for connection in self.connections) or not self._pass_time():
                 await self._wait(None)

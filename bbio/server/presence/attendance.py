@@ -22,7 +22,7 @@ def weight_of(entry: Entry) -> int:
 
 
 class Attendances:
-    """What one socket does in the presence of its channels.
+    """The channels that one socket is present in, and the count of its joins.
 
     Parameters:
         joins_per_second: how often it may join in a second.

@@ -12,7 +12,7 @@ from bbio.server.connection import ClientSocket
 
 
 class Subject(NamedTuple):
-    """Whose entry it is.
+    """The owner of an entry.
 
     Parameters:
         text: a text that is the same each time, and another one for everybody else.
