@@ -108,14 +108,14 @@ async def join_all(port: int, process: int, spread: float) -> tuple[float, float
     for number in range(MEMBERS):
         _, client = await loop.create_connection(lambda: Client(changed), "127.0.0.1", port)
         client.transport.write(HEAD.format(port=port).encode())
-        client.send('40/rooms,{"user":"member %d"}' % number)
+        client.send(f'40/rooms,{{"user":"member {number}"}}')
         client.send('42/rooms,1["listen","home",{"v":1}]')
         clients.append(client)
     await until(changed, clients, lambda client: client.answers == 2)
     await asyncio.sleep(0.5)
     began, spent = loop.time(), processor_seconds(process)
     for number, client in enumerate(clients):
-        client.send('42/rooms,2["presence","home",{"state":{"n":%d}}]' % number)
+        client.send(f'42/rooms,2["presence","home",{{"state":{{"n":{number}}}}}]')
         if (wait := began + spread * number / MEMBERS - loop.time()) > 0:
             await asyncio.sleep(wait)
     await until(changed, clients, lambda client: client.members >= MEMBERS)

@@ -104,7 +104,13 @@ class Presence(Mapping[str, Member]):
         asked = _state_of(state)
         self._error, self._is_answered = None, False
         self._roster.join(asked)
-        await calls.ready(self._session, self._subscription)
+        try:
+            await calls.ready(self._session, self._subscription)
+        except Timeout:
+            raise
+        except SyncError:
+            self._roster.leave()
+            raise
         await self.until(lambda _: self._is_answered, timeout)
         return self
 

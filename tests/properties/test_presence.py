@@ -95,10 +95,12 @@ async def play(steps):
         Rooms.barred.clear()
         await t.app.backends["rooms"].recheck()
         await t.settle()
-        for tab in tabs:
-            if tab.wants and not tab.is_present and not tab.connection.closed:
-                tab.join(tab.said)  # it was refused before
-                await asyncio.sleep(0)
+        refused = [tab for tab in tabs if tab.wants and not tab.is_present]
+        t.cut(*[tab.connection for tab in refused] or [tabs[0].connection])  # who was refused listens again
+        await t.settle()
+        for tab in refused:
+            tab.join(tab.said)
+            await asyncio.sleep(0)
         await t.settle()
         await t.advance(GHOST_SECONDS)
         await t.settle()
