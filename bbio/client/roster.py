@@ -99,6 +99,8 @@ class Roster:
         """Be present from now on."""
         self.wanted = True
         self.set(state)
+        if self._joined:
+            self.on_answer(None)
         self._go_on()
 
     def set(self, state: dict[str, Any]) -> None:

@@ -71,6 +71,10 @@ def test_a_join_waits_for_the_listen():
     assert wire.ends == [None]
     wire.roster.listened(True)
     assert wire.take() == []
+    wire.roster.join({"n": 2})
+    assert wire.ends == [None, None]
+    wire.pass_time(1)
+    assert wire.take() == [{"state": {"n": 2}}]
 
 
 def test_batches_in_order(wire):
