@@ -8,6 +8,7 @@ import pytest
 
 from bbio import App, Backend, BadRequest, Busy, Forbidden, Limits, Timeout, Unavailable, before, message, presence
 from bbio.builtin import MemoryStore
+from tests.support.servers import eventually
 
 
 class Rooms(Backend):
@@ -126,8 +127,11 @@ async def test_a_broken_card_is_the_servers_fault(app, caplog):
     async with app.test() as t:
         broken = await t.client(user="broken")
         joining = asyncio.ensure_future(broken.presence.join())
-        while "a card is a JSON object" not in caplog.text:
-            await asyncio.sleep(0.01)
+
+        async def is_logged():
+            return "a card is a JSON object" in caplog.text
+
+        await eventually(is_logged)
         joining.cancel()
         with pytest.raises(Exception, match="Internal error"):
             await broken.send("typing")
@@ -207,5 +211,8 @@ async def test_a_present_client_keeps_its_channel(app):
         await t.settle()
         assert t.app.gateway.subscribers["rooms"].listeners
         ann.presence.leave()
-        await t.settle()
-        assert not t.app.gateway.subscribers["rooms"].listeners
+
+        async def is_left():
+            return not t.app.gateway.subscribers["rooms"].listeners
+
+        await eventually(is_left)
