@@ -12,7 +12,20 @@ Example:
 
 from bbio.app import App
 from bbio.backend import Backend
-from bbio.decorators import after, before, create, delete, on_error, patch, read, update, use, visible
+from bbio.decorators import (
+    after,
+    before,
+    create,
+    delete,
+    message,
+    on_error,
+    patch,
+    presence,
+    read,
+    update,
+    use,
+    visible,
+)
 from bbio.errors import (
     BadRequest,
     BbioError,
@@ -84,8 +97,10 @@ __all__ = [
     "create",
     "delete",
     "field",
+    "message",
     "on_error",
     "patch",
+    "presence",
     "read",
     "update",
     "use",

@@ -13,7 +13,15 @@ from weakref import WeakSet
 
 import attrs
 
-from bbio.decorators import Marked, check_hidden, check_methods, check_undecorated, collect, own_classes
+from bbio.decorators import (
+    Marked,
+    check_ephemeral,
+    check_hidden,
+    check_methods,
+    check_undecorated,
+    collect,
+    own_classes,
+)
 from bbio.errors import ConfigurationError, DefinitionError, FrozenError
 from bbio.generic import M
 from bbio.model.schema import Schema
@@ -26,7 +34,7 @@ from bbio.streams import HistoryLimits
 # The names that a backend declares itself with, or calls: no layer can have them. All others are the application's.
 INTERFACE = (
     *("name", "middleware", "store", "model", "unknown", "schema", "emit", "use", "notifies", "recheck_interval"),
-    *("follows", "live_queries", "deltas"),
+    *("follows", "live_queries", "deltas", "presence"),
 )
 CALLED = ("emit", "use")
 # What `emit` may tell of.
@@ -79,6 +87,7 @@ MEANT: dict[str, Callable[[Any], bool]] = {
     "notifies": lambda value: value == UNFILTERED,
     "recheck_interval": lambda value: isinstance(value, (int, float)),
     "live_queries": lambda value: isinstance(value, bool),
+    "presence": lambda value: isinstance(value, bool),
     "follows": lambda value: isinstance(value, dict) and {type(each) for each in (*value, *value.values())} == {str},
 }
 RESEMBLANCE = 0.75
@@ -204,6 +213,8 @@ class Backend(Generic[M]):
             id of a user: `{"memberships": "user"}`. A change of such a record has this user's permission asked again.
         live_queries: whether clients may ask to be told of some models alone; where `@visible` is used, they may.
         deltas: whether clients that can be are told what a write changed, in place of the whole record.
+        presence: whether those who listen to a channel can be present in it, and see who else is; so they can too
+            where a method is marked with `@presence`, which says what others see of each.
 
     `schema` is the `Schema` of `model`.
 
@@ -234,6 +245,7 @@ class Backend(Generic[M]):
     follows: ClassVar[Mapping[str, str]] = {}
     live_queries: ClassVar[bool] = False
     deltas: ClassVar[bool] = False
+    presence: ClassVar[bool] = False
 
     schema: Schema | None = None
 
@@ -250,6 +262,7 @@ class Backend(Generic[M]):
         check_hidden(cls, Backend, [n for n in CALLED if getattr_static(cls, n) != getattr_static(Backend, n)])
         check_hidden(cls, Backend, {"schema"} & vars(cls).keys())
         check_undecorated(cls, Backend, layers)
+        check_ephemeral(cls, cls.__bbio_layers__, cls.presence)
         _check_resembling(cls)
         _check_options(cls)
         cls.model = _named_model(cls) or cls.model

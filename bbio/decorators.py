@@ -37,7 +37,13 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "after": ("req", "res"),
     "on_error": ("err", "req", "res"),
     "visible": ("req",),
+    "presence": ("req",),
+    "message": ("req", "data"),
 }
+# The kinds that belong to no sync method.
+EPHEMERAL_KINDS = ("presence", "message")
+# The longest name of a message.
+MAX_MESSAGE_NAME = 64
 
 
 @attrs.frozen
@@ -46,7 +52,7 @@ class Mark:
 
     Parameters:
         kind: the kind of layer.
-        methods: the sync methods it applies to.
+        methods: the sync methods it applies to; of a `message` the names of messages.
         thread: whether it runs in a thread.
         may_leave: whether a change may leave a record that it says is not to be seen.
     """
@@ -266,6 +272,87 @@ class _Visible:
         return "<decorator @visible>"
 
 
+class _Presence:
+    """Mark a method to say who a client is in the presence of a channel: it returns the card that others see.
+
+    A backend that has such a method has presence; `presence = True` gives it presence without cards. The method runs
+    after the `before` layers of `read`, when a client joins, and again whenever permissions are looked at again. It may
+    raise, to keep the client out. Its `req.event` is `presence`, or `message` where a message is told of somebody who
+    is not present.
+
+    Parameters:
+        thread: whether the method, a plain `def`, runs in a thread, because it blocks.
+
+    Raises (at class definition):
+        DefinitionError: the method asks for something else than `req`, or the decorator gets a name.
+
+    Example:
+        >>> from bbio import Backend
+        >>> class Rooms(Backend):
+        ...     @presence
+        ...     def card(self, req):
+        ...         return {"name": req.user["name"]}
+    """
+
+    __name__ = "presence"
+
+    @overload
+    def __call__(self, target: F, /) -> F: ...
+    @overload
+    def __call__(self, *, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, thread: bool = False) -> Any:
+        mark = Mark("presence", ("presence",), thread)
+        if not args:
+            return lambda target: leave_mark(target, mark, "@presence")
+        if len(args) > 1 or isinstance(args[0], str):
+            raise DefinitionError("@presence takes no names: a backend has one presence; write @presence")
+        return leave_mark(args[0], mark, "@presence")
+
+    def __repr__(self) -> str:
+        return "<decorator @presence>"
+
+
+class _Message:
+    """Mark a method to decide about messages of this name, which clients tell each other and nobody keeps.
+
+    It runs after the `before` layers of `read`. What it returns is told in place of what was sent; with None, what was
+    sent. It may raise, and then nobody is told.
+
+    Parameters:
+        names: the names of the messages.
+        thread: whether the method, a plain `def`, runs in a thread, because it blocks.
+
+    Raises (at class definition):
+        DefinitionError: there is no name, or it is not valid, or the method asks for something else than `req` and
+            `data`.
+
+    Example:
+        >>> from bbio import Backend
+        >>> class Rooms(Backend):
+        ...     @message("typing")
+        ...     def typing(self, req, data):
+        ...         return {"in": str(data.get("in", ""))[:20]}
+    """
+
+    __name__ = "message"
+
+    def __call__(self, *names: str, thread: bool = False) -> Callable[[F], F]:
+        if not names or not all(isinstance(name, str) for name in names):
+            raise DefinitionError('@message needs the name of the message: write @message("typing") above the method')
+        for name in names:
+            if not 0 < len(name) <= MAX_MESSAGE_NAME:
+                raise DefinitionError(
+                    f"@message({name!r}): a message's name has 1 to {MAX_MESSAGE_NAME} characters; choose another"
+                )
+            if names.count(name) > 1:
+                raise DefinitionError(f"@message: {name!r} is named twice; name each message once")
+        mark = Mark("message", names, thread)
+        return lambda target: leave_mark(target, mark, "@message")
+
+    def __repr__(self) -> str:
+        return "<decorator @message>"
+
+
 before = _Phase(
     "before",
     _phase_doc(
@@ -319,6 +406,8 @@ update = _Handler("update")
 patch = _Handler("patch")
 delete = _Handler("delete")
 visible = _Visible()
+presence = _Presence()
+message = _Message()
 
 
 def check_parameters(function: Callable[..., Any], kind: str, where: str, *, bound: bool) -> tuple[str, ...]:
@@ -404,17 +493,61 @@ def check_undecorated(cls: type, base: type, layers: Iterable[str]) -> None:
     Raises:
         DefinitionError: there is such a method.
     """
-    names = {*METHODS, "before", "use", "after", "on_error", "visible"}.difference(layers)
+    names = {*METHODS, "before", "use", "after", "on_error", "visible", "message"}.difference(layers)
     for owner in own_classes(cls, base):
         for name in names & vars(owner).keys():
             function = vars(owner)[name]
             if inspect.isfunction(function):
                 wanted = list(inspect.signature(function).parameters)[1:]
-                if wanted and {"err", "req", "res", "next"}.issuperset(wanted):
+                if wanted and {"err", "req", "res", "next", "data"}.issuperset(wanted):
+                    decorator = '@message("...")' if name == "message" else f"@{name}"
                     raise DefinitionError(
                         f"{owner.__qualname__}.{name} has no decorator, so nothing calls it; "
-                        f"write @{name} above it, or give it another name"
+                        f"write {decorator} above it, or give it another name"
                     )
+
+
+def check_ephemeral(cls: type, marked: Iterable[Marked], presence: Any) -> None:
+    """Refuse what a class says of presence and messages if it contradicts itself.
+
+    Parameters:
+        cls: the class of a backend.
+        marked: its marked methods.
+        presence: what it says as `presence`.
+
+    Raises:
+        DefinitionError: two methods say the same, or `presence` is neither True nor False.
+    """
+    if not isinstance(presence, bool):
+        raise DefinitionError(
+            f"{cls.__qualname__}.presence is {presence!r}; write presence = True, or @presence above a method of "
+            "another name"
+        )
+    owners: dict[tuple[str, str], str] = {}
+    for entry in marked:
+        for mark in entry.marks:
+            for name in mark.methods if mark.kind in EPHEMERAL_KINDS else ():
+                other = owners.setdefault((mark.kind, name), entry.name)
+                if other != entry.name:
+                    decorator = "@presence" if mark.kind == "presence" else f"@message({name!r})"
+                    raise DefinitionError(
+                        f"{cls.__qualname__}.{entry.name} and {cls.__qualname__}.{other} are both {decorator}; keep one"
+                    )
+
+
+def refuse_ephemeral(cls: type, marked: Iterable[Marked]) -> None:
+    """Refuse `@presence` and `@message` in middleware: they are a backend's own.
+
+    Raises:
+        DefinitionError: there is one.
+    """
+    for entry in marked:
+        for mark in entry.marks:
+            if mark.kind in EPHEMERAL_KINDS:
+                raise DefinitionError(
+                    f"{cls.__qualname__}.{entry.name} is @{mark.kind}, which middleware cannot have; put it into the "
+                    "class of the backend, or into a mixin of it"
+                )
 
 
 def _check_thread(function: Callable[..., Any], names: tuple[str, ...], where: str) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import accumulate
+from types import NoneType
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -24,6 +25,8 @@ from bbio.streams import BACKEND_WIDE, STAMPS, Delta, Event, Op, Position, chann
 VERSION = 1
 # The events that a client of a backend sends.
 EVENTS = ("sync", "listen", "unlisten")
+# Those that it sends to a backend which declares presence, or messages.
+EPHEMERAL = ("presence", "message")
 MAX_DEPTH = 32
 MAX_NAME = 255
 MAX_SINCE_STREAMS = 2
@@ -71,6 +74,7 @@ class ListenFields(msgspec.Struct, frozen=True):
         asks_user: whether it wants to be told whom the server takes it for, too.
         query: which records it wants to be told of, unchecked; None for all that it may have.
         deltas: whether it takes what changed of a record in place of the whole.
+        messages: whether it takes messages.
     """
 
     channel: str | None
@@ -80,6 +84,37 @@ class ListenFields(msgspec.Struct, frozen=True):
     asks_user: bool = False
     query: Any = None
     deltas: bool = False
+    messages: bool = False
+
+
+class PresenceFields(msgspec.Struct, frozen=True):
+    """The fields of a valid `presence`.
+
+    Parameters:
+        channel: the channel.
+        leaves: whether the client is present no more.
+        state: its own part of what others see, as JSON; None where that stays as it is.
+        asks: whether it wants the list of members.
+    """
+
+    channel: str | None
+    leaves: bool = False
+    state: bytes | None = None
+    asks: bool = False
+
+
+class MessageFields(msgspec.Struct, frozen=True):
+    """The fields of a valid `message`.
+
+    Parameters:
+        name: its name.
+        data: what is told.
+        channel: the channel.
+    """
+
+    name: str
+    data: Any
+    channel: str | None
 
 
 _sync_decoder = msgspec.json.Decoder(tuple[Literal["sync"], Sync])
@@ -374,7 +409,8 @@ def read_listen(args: Any) -> ListenFields:
         raise BadRequest(f"client must be a string of at most {MAX_CLIENT} characters")
     since = since if type(since) is dict and len(since) <= MAX_SINCE_STREAMS else {}
     asks_user, query, deltas = extras.get("user") is True, extras.get("query"), extras.get("deltas") is True
-    return ListenFields(channel, VERSION, since, client, asks_user, query, deltas)
+    messages = extras.get("messages") is True
+    return ListenFields(channel, VERSION, since, client, asks_user, query, deltas, messages)
 
 
 def read_unlisten(args: Any) -> list[str | None]:
@@ -386,6 +422,100 @@ def read_unlisten(args: Any) -> list[str | None]:
     if type(args) is not list or len(args) != 1 or type(args[0]) is not list or len(args[0]) > MAX_LEFT:
         raise BadRequest(f"unlisten takes a list of at most {MAX_LEFT} channels")
     return [check_channel(channel) for channel in args[0]]
+
+
+def read_presence(args: Any, max_state: int) -> PresenceFields:
+    """The fields of a `presence` from its arguments (without the event's name).
+
+    Parameters:
+        args: the arguments.
+        max_state: bytes that a state may have, as JSON.
+
+    Raises:
+        BadRequest: it is not as docs/protocol.md says.
+    """
+    if type(args) is not list or len(args) != 2 or type(args[1]) not in (dict, NoneType):
+        raise BadRequest("presence takes a channel, and {state} to be present or null to leave")
+    channel, options = check_channel(args[0]), args[1]
+    if options is None:
+        return PresenceFields(channel, leaves=True)
+    state = options.get("state")
+    if state is not None:
+        if type(state) is not dict:
+            raise BadRequest("the state of a member must be an object")
+        state = encode(state)
+        if len(state) > max_state:
+            raise BadRequest(f"the state of a member may have {max_state} bytes as JSON")
+    return PresenceFields(channel, state=state, asks=options.get("members") is True)
+
+
+def read_message(args: Any) -> MessageFields:
+    """The fields of a `message` from its arguments (without the event's name).
+
+    Raises:
+        BadRequest: it is not as docs/protocol.md says.
+    """
+    if type(args) is not list or not 2 <= len(args) <= 3 or type(args[0]) is not str:
+        raise BadRequest("message takes its name, its data, and the channel")
+    return MessageFields(args[0], args[1], check_channel(args[2] if len(args) > 2 else None))
+
+
+def member(key: str, card: bytes, state: bytes, connections: int) -> bytes:
+    """A member of a channel, as JSON."""
+    return b'{"key":"%b","card":%b,"state":%b,"connections":%d}' % (key.encode(), card, state, connections)
+
+
+def presence(
+    channel: str | None, epoch: str, seq: int, joined: Iterable[bytes], changed: Iterable[bytes], left: Iterable[str]
+) -> bytes:
+    """The `presence` event, as JSON: who has come, changed and gone since the one before.
+
+    Parameters:
+        channel: the channel.
+        epoch: the life of the list that `seq` counts in.
+        seq: the number of the event.
+        joined: new members, as JSON.
+        changed: members that have changed, as JSON.
+        left: the keys of those that have gone.
+    """
+    parts = [
+        b'"%b":[%b]' % (name, b",".join(members)) for name, members in ((b"joined", joined), (b"changed", changed))
+    ]
+    parts = [part for part in parts if not part.endswith(b"[]")]
+    keys = list(left)
+    if keys:
+        parts.append(b'"left":%b' % encode(keys))
+    told = b",".join([b'"epoch":"%b","seq":%d' % (epoch.encode(), seq), *parts])
+    return b'["presence",%b,{%b}]' % (encode(channel), told)
+
+
+def presence_ended(channel: str | None) -> bytes:
+    """The `presence` event, as JSON, that tells a client that it is present no more."""
+    return b'["presence",%b,null]' % encode(channel)
+
+
+def presence_reply(epoch: str, seq: int, me: str, members: bytes | None = None) -> bytes:
+    """The arguments of the ack of a `presence`, as JSON.
+
+    Parameters:
+        epoch: the life of the list that `seq` counts in.
+        seq: the number of the latest event that the list has in it.
+        me: the key of the client's own member.
+        members: the list as JSON, without its brackets; None where it was not asked for.
+    """
+    told = b'"epoch":"%b","seq":%d,"me":"%b"' % (epoch.encode(), seq, me.encode())
+    return b"[null,{%b}]" % (told if members is None else b'%b,"members":[%b]' % (told, members))
+
+
+def message(name: str, data: bytes, channel: str | None, key: str, card: bytes) -> bytes:
+    """The `message` event, as JSON, with who sent it."""
+    return b'["message",%b,%b,%b,{"key":"%b","card":%b}]' % (
+        encode(name),
+        data,
+        encode(channel),
+        key.encode(),
+        card,
+    )
 
 
 def read_position(since: dict[str, Any], stream: str) -> Position | None:
@@ -533,8 +663,8 @@ def _id_of(model: Any, id_attribute: str) -> Any:
     return key if isinstance(key, (str, int)) else None
 
 
-# The arguments of the ack of an `unlisten`.
-UNLISTENED = b"[null]"
+# The arguments of the ack of an `unlisten`, and of others that say no more than that it is done.
+UNLISTENED = DONE = b"[null]"
 
 
 def error_reply(error: SyncError) -> bytes:

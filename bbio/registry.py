@@ -118,9 +118,14 @@ class Registry(Mapping[str, Runtime]):
 
     async def admit(self, runtime: Runtime, req: Request) -> JoinDecision:
         """Ask the `before` layers of `read` whether a client may listen, and what it then sees."""
+        failure = await self.permit(runtime, req)
+        return failure, View.of_listener(runtime.schema, req) if failure is None and runtime.has_views else None
+
+    async def permit(self, runtime: Runtime, req: Request) -> SyncError | None:
+        """Ask the `before` layers of `read` whether a client may do something besides syncs; return why it may not."""
         failure = (await runtime.stacks["read"].admit(req, self.internal_error)).failure
         assert failure is None or isinstance(failure, SyncError)
-        return failure, View.of_listener(runtime.schema, req) if failure is None and runtime.has_views else None
+        return failure
 
     def internal_error(self, err: BaseException, req: Request) -> InternalError:
         """Log an unexpected error of a request whole, under an id; the id alone is for the client."""

@@ -19,6 +19,7 @@ import msgspec
 from bbio.backend import RUNNING, UNFILTERED, Backend, Emitted, check_name, schema_of
 from bbio.calls import Caller, Calls, NoCaller
 from bbio.declared import Declared, Publisher
+from bbio.decorators import EPHEMERAL_KINDS
 from bbio.errors import (
     BadRequest,
     ConfigurationError,
@@ -32,9 +33,10 @@ from bbio.log import Log, MemoryLog
 from bbio.model.operators import first_of, has_operators, sets_of
 from bbio.model.scalars import place_of
 from bbio.model.schema import Schema
-from bbio.protocol import decode, encode
+from bbio.protocol import EVENTS, decode, encode
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
+from bbio.stack.ephemeral import Ephemeral
 from bbio.stack.narrowing import is_refused, narrows_reads
 from bbio.stack.once import Attempts
 from bbio.stack.scopes import Scopes, read_within_scope
@@ -97,6 +99,8 @@ class Runtime(Calls[M]):
         is_scoped: whether layers of `@visible` decide who may have which records.
         has_live_queries: whether clients may ask to be told of some records alone.
         has_views: whether each who listens to a channel has a view of its own; else all are told the same.
+        ephemeral: what it declares of presence and messages.
+        client_events: the events of clients that it answers.
 
     Raises:
         ConfigurationError: the backend is served already.
@@ -133,6 +137,8 @@ class Runtime(Calls[M]):
         self._scopes = Scopes()
         self._caller: Caller = NoCaller()
         self.is_scoped = False
+        self.ephemeral = Ephemeral.of(layers_of(backend, backend.__bbio_layers__), presence=backend.presence)
+        self.client_events = (*EVENTS, *self.ephemeral.events)
         self._listeners: dict[Emitted, list[Callable[[Any], Any]]] = {event: [] for event in EMITTED_AS}
         self._stopping = AsyncExitStack()
         self._tell_backend(__bbio_runtime__=self, name=name)
@@ -163,7 +169,7 @@ class Runtime(Calls[M]):
         backend = self.backend
         entries = [(item, METHODS) for item in backend.middleware] + list(backend.__bbio_used__)
         reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
-        own = layers_of(backend, backend.__bbio_layers__)
+        own = [layer for layer in layers_of(backend, backend.__bbio_layers__) if layer.kind not in EPHEMERAL_KINDS]
         if self.schema is not None:
             own.insert(0, _entry(self.schema))
         if self.is_scoped:
@@ -266,6 +272,8 @@ class Runtime(Calls[M]):
 
     def compile(self) -> None:
         """Build the stack of every sync method from the layers as they are now."""
+        own = layers_of(self.backend, self.backend.__bbio_layers__)
+        self.ephemeral = Ephemeral.of(map(self._bound, own), presence=self.backend.presence)
         scopes = [self._bound(layer) for layer in self._visible_layers()]
         self._scopes = Scopes(scopes, self.schema, self.id_attribute, names_viewers=bool(self.backend.follows))
         self.is_scoped = bool(scopes)

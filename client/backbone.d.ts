@@ -3,7 +3,7 @@
  *
  *     import type {} from 'bbio-client/backbone';
  */
-import type { BackboneIO, Backend, BackendSpec, Query } from 'bbio-client';
+import type { BackboneIO, Backend, BackendSpec, Member, Presence, Query } from 'bbio-client';
 
 declare module 'backbone' {
   /** What models and collections share. */
@@ -35,7 +35,22 @@ declare module 'backbone' {
     save(attributes: Operations<T>, options: ModelSaveOptions & { patch: true }): JQueryXHR;
   }
 
+  /** Who is present in a channel: read-only but for the own presence. */
+  interface PresentMembers extends Pick<Collection<Model<Member>>, 'models' | 'length' | 'get' | 'at' | 'map' | 'each' | 'filter' | 'find' | 'on' | 'once' | 'off' | 'toJSON'> {
+    /** The own member; undefined while this client is not present. */
+    readonly me?: Model<Member>;
+    /** Be present, until `leave`; resolves when the server has told who else is. */
+    join(...args: Parameters<Presence['join']>): Promise<Presence>;
+    /** Say something else: this state takes the place of the one before. */
+    set(state: Record<string, any>): void;
+    /** Be present no more, and see nobody any more. */
+    leave(): void;
+  }
+
   interface Collection<TModel extends Model> {
+    /** Who is present in the channel. Without a backend there is nobody. */
+    readonly presence: PresentMembers;
+
     /** What the server told of the latest fetch with a query. */
     page?: { next: string | null; total?: number };
 

@@ -28,10 +28,28 @@ from bbio.client.connection import Connection, OnDropped, Queue
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
+from bbio.client.messages import Message, Messages
+from bbio.client.presence import Presence, PresenceChanges
+from bbio.client.roster import Member
 from bbio.client.settings import SessionSettings
 from bbio.client.socket import Auth
 
-__all__ = ["Changes", "Collection", "Connection", "Dropped", "Event", "Events", "Handle", "TooLarge", "connect"]
+__all__ = [
+    "Changes",
+    "Collection",
+    "Connection",
+    "Dropped",
+    "Event",
+    "Events",
+    "Handle",
+    "Member",
+    "Message",
+    "Messages",
+    "Presence",
+    "PresenceChanges",
+    "TooLarge",
+    "connect",
+]
 
 
 def connect(

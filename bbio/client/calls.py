@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from bbio.client.errors import error_of
 from bbio.client.session import BackendSession
 from bbio.client.subscription import Subscription
 from bbio.client.values import plain
@@ -72,7 +73,40 @@ async def ready(session: BackendSession, subscription: Subscription) -> None:
         timer.cancel()
 
 
-def _expire(waiter: asyncio.Future[None], name: str) -> None:
-    message = f"listen to {name!r}: the server did not answer in time; is the address right, and does it run?"
+async def send(
+    session: BackendSession, subscription: Subscription, name: str, data: Any, seconds: float | None
+) -> None:
+    """Send a message; return when the server has taken it.
+
+    Raises:
+        SyncError: it was refused, or could not be sent.
+        Timeout: there was no answer in time.
+    """
+    if not subscription.listens and not subscription.answered:
+        await ready(session, subscription)
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def answered(error: Any = None, *_: Any) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error_of(error.get("error", error) if isinstance(error, Mapping) else error))
+
+    session.send(subscription, name, data, answered)
+    late = f"the message {name!r} to {session.name!r}: the server did not answer in time"
+    timer = session.clock.call_later(session.settings.deadline if seconds is None else seconds, _fail, answer, late)
+    try:
+        await answer
+    finally:
+        timer.cancel()
+
+
+def _fail(waiter: asyncio.Future[None], message: str) -> None:
     if not waiter.done():
         waiter.set_exception(Timeout(message))
+
+
+def _expire(waiter: asyncio.Future[None], name: str) -> None:
+    _fail(waiter, f"listen to {name!r}: the server did not answer in time; is the address right, and does it run?")

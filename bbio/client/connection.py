@@ -342,5 +342,5 @@ class Connection:
         on("connect", current(joined), namespace=namespace)
         on("disconnect", current(left), namespace=namespace)
         on("connect_error", current(refused), namespace=namespace)
-        for event in ("synced", "resync"):
+        for event in ("synced", "resync", "presence", "message"):
             on(event, current(partial(received, event)), namespace=namespace)

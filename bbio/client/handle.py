@@ -10,6 +10,8 @@ from typing import Any, Generic, overload
 from bbio.client import calls
 from bbio.client.collection import Collection
 from bbio.client.events import Events
+from bbio.client.messages import Messages
+from bbio.client.presence import Presence
 from bbio.client.session import BackendSession
 from bbio.client.subscription import Subscription
 from bbio.client.values import plain
@@ -278,6 +280,60 @@ class Handle(Generic[M]):
             subscription.add_reader(reader)
             session.cover(subscription, reader, None)
         return reader
+
+    @property
+    def presence(self) -> Presence:
+        """The members of the channel, once this client is one: `await handle.presence.join(...)`. One for all who ask.
+
+        Example:
+            >>> async def count(todos: Handle) -> int:
+            ...     return len(await todos.presence.join())
+        """
+        subscription = self._subscription
+        if not isinstance(subscription.presence, Presence):
+            subscription.presence = Presence(self._session, subscription)
+        return subscription.presence
+
+    def messages(self, *names: str) -> Messages:
+        """Return an endless iterator over the messages that other clients send to the channel from now on.
+
+        Parameters:
+            names: the names of the messages; none for all.
+
+        Example:
+            >>> async def watch(todos: Handle) -> None:
+            ...     async for message in todos.messages("typing"):
+            ...         print(message.card.get("name"), "is typing")
+        """
+        session, subscription = self._session, self._subscription
+        reader = Messages(names, session.settings.event_limit, partial(session.release, subscription))
+        session.join(subscription)
+        if session.closed:
+            reader.close()
+        else:
+            subscription.add_reader(reader)
+        return reader
+
+    async def send(self, name: str, data: Any = None, *, timeout: float | None = None) -> None:
+        """Send a message to the channel's other listeners, who are told now or never; return when it is on its way.
+
+        Parameters:
+            name: a name that the backend declares with `@message`.
+            data: what is told, anything that JSON has.
+            timeout: seconds to wait for the server; the connection's `deadline` by default.
+
+        Raises:
+            Unavailable: there is no connection: a message does not wait for one.
+            BadRequest: the backend does not declare the name, or the data is too large or not JSON.
+            Busy: this client sends too many.
+            SyncError: the backend refuses it.
+            Timeout: there was no answer in time.
+
+        Example:
+            >>> async def type_title(todos: Handle) -> None:
+            ...     await todos.send("typing", {"in": "title"})
+        """
+        await calls.send(self._session, self._subscription, name, plain(data), timeout)
 
     async def query(
         self, data: Mapping[str, Any], *, options: Mapping[str, Any] | None = None, timeout: float | None = None

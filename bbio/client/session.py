@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 from bbio.client.errors import Dropped, error_of, passing
 from bbio.client.events import Events
 from bbio.client.liveness import PATIENCE_SECONDS
+from bbio.client.messages import Message, Messages
 from bbio.client.outbox import Done, Outbox, new_client
 from bbio.client.replica import Key
 from bbio.client.requests import Requests
+from bbio.client.roster import Roster
 from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Mirror, Subscription
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Tracker, Watch
@@ -90,7 +93,10 @@ class BackendSession(Requests):
         """Return the subscription to a channel, and join it; there is one for all who ask."""
         subscription = self.subscriptions.get(channel)
         if subscription is None:
-            subscription = Subscription(self.name, channel, id_attribute, self.clock, self._read_one, self._lost)
+            roster = Roster(self.clock, self.chance, self.settings.jitter, partial(self._send_presence, channel))
+            subscription = Subscription(
+                self.name, channel, id_attribute, self.clock, self._read_one, self._lost, roster
+            )
             self.subscriptions[channel] = subscription
         self.join(subscription)
         return subscription
@@ -122,9 +128,14 @@ class BackendSession(Requests):
             self.leave(subscription)
         subscription.tracker.resume(since)
 
-    def release(self, subscription: Subscription, follower: Mirror | Events) -> None:
+    def release(self, subscription: Subscription, follower: Mirror | Events | Messages) -> None:
         """Forget a mirror or a reader that is closed; the last one that follows a channel leaves it."""
         if subscription.remove(follower) and not subscription.is_followed:
+            self.leave(subscription)
+
+    def rest(self, subscription: Subscription) -> None:
+        """Leave a channel that nothing follows any more: this client is present in it no more."""
+        if subscription.released and not subscription.is_followed:
             self.leave(subscription)
 
     def leave(self, subscription: Subscription) -> None:
@@ -253,9 +264,52 @@ class BackendSession(Requests):
             meta = Meta.read(rest[0]) if rest else None
             for subscription in self._following(None if meta is None else meta.stream):
                 self.run(subscription, subscription.tracker.event(method, model, meta))
+        elif event == "presence" and len(arguments) >= 2:
+            self._with_channel(arguments[0], lambda subscription: subscription.roster.told(arguments[1]))
+        elif event == "message" and len(arguments) >= 4:
+            name, data, channel, sender = arguments[:4]
+            message = Message(name, data, sender["key"], sender["card"])
+            self._with_channel(channel, lambda subscription: subscription.messaged(message))
         elif event == "resync":
             for subscription in self._following(arguments[0] if arguments else None):
                 self.run(subscription, subscription.tracker.gap())
+
+    def _with_channel(self, channel: str | None, take: Callable[[Subscription], None]) -> None:
+        subscription = self.subscriptions.get(channel)
+        if subscription is not None and subscription.joined:
+            take(subscription)
+
+    def _send_presence(self, channel: str | None, options: dict[str, Any] | None, answer: Callable[..., None]) -> None:
+        if self.transport is not None:
+            self.transport.emit("presence", (channel, options), self._current(answer))
+
+    def send(self, subscription: Subscription, name: str, data: Any, answer: Callable[..., None]) -> None:
+        """Send a message, which is told now or never.
+
+        Parameters:
+            subscription: the channel.
+            name: the name of the message.
+            data: what is told, as JSON has it.
+            answer: called with the arguments of the ack, if one comes.
+
+        Raises:
+            Unavailable: there is no connection, or the client does not listen.
+        """
+        transport = self.transport
+        if transport is None or not subscription.listens:
+            raise Unavailable(f"there is no connection to {self.name!r}, and a message does not wait for one")
+        transport.emit("message", (name, data, subscription.channel), self._current(answer))
+
+    def _current(self, answer: Callable[..., None]) -> Callable[..., None]:
+        """Make a callback that is called as long as the connection is the same."""
+        transport = self.transport
+
+        def answered(*arguments: Any) -> None:
+            if self.transport is transport:
+                self._liveness.hear()
+                answer(*arguments)
+
+        return answered
 
     def close(self) -> None:
         """End for good: nothing more will be sent."""
@@ -318,7 +372,7 @@ class BackendSession(Requests):
             self._send_listen(subscription, since)
 
         repeat = self._timers.later(PATIENCE_SECONDS, unanswered)
-        claim: dict[str, Any] = {"v": 1, "since": since, "client": self.outbox.client, "user": True}
+        claim: dict[str, Any] = {"v": 1, "since": since, "client": self.outbox.client, "user": True, "messages": True}
         if query is not None:
             claim["query"] = query
         if subscription.takes_deltas:
@@ -356,6 +410,7 @@ class BackendSession(Requests):
         subscription.answered += 1
         self.run(subscription, subscription.tracker.listened(reply))
         subscription.online()
+        subscription.roster.listened(reply.get("present") is True)
         for stream, state in (reply.get("streams") or {}).items():
             for other in self._following(stream):
                 if other is not subscription:

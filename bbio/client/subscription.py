@@ -13,7 +13,9 @@ from typing import Any, Protocol, cast
 from bbio.client.deltas import Answered, Deltas, Known, News
 from bbio.client.errors import passing
 from bbio.client.events import Event, Events
+from bbio.client.messages import Message, Messages
 from bbio.client.replica import Key
+from bbio.client.roster import Roster
 from bbio.client.tracker import Meta, Told, Tracker
 from bbio.client.transport import Clock
 from bbio.client.values import copied
@@ -59,6 +61,7 @@ class Subscription:
         clock: calls later.
         read: called with a subscription, the id of a model and what takes the answer: reads the model.
         lost: called with a subscription when everything must be told again.
+        roster: who is present in it.
     """
 
     def __init__(
@@ -69,8 +72,12 @@ class Subscription:
         clock: Clock,
         read: Callable[[Subscription, Key, Answered], None],
         lost: Callable[[Subscription], None],
+        roster: Roster,
     ) -> None:
         self.name = name
+        self.roster = roster
+        # What shows it to the application, once that has asked for it.
+        self.presence: object = None
         self.channel = channel
         self.id_attribute = id_attribute
         self.tracker = Tracker()
@@ -97,7 +104,7 @@ class Subscription:
         self._clock = clock
         # By identity, as a collection equals any mapping of the same models; one that nobody has any more is forgotten.
         self._mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
-        self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
+        self._readers: weakref.WeakSet[Events | Messages] = weakref.WeakSet()
         self._waiters: set[asyncio.Future[None]] = set()
         self._rereading: asyncio.Task[None] | None = None
 
@@ -112,15 +119,15 @@ class Subscription:
         """Keep a mirror up to date, for as long as somebody has it."""
         self._mirrors[id(mirror)] = mirror
 
-    def add_reader(self, reader: Events) -> None:
-        """Tell a reader of what others write, for as long as somebody has it."""
+    def add_reader(self, reader: Events | Messages) -> None:
+        """Tell a reader of what others write, or send, for as long as somebody has it."""
         if self.refusal is not None:
             reader.fail(self.refusal)
         self._readers.add(reader)
 
-    def remove(self, follower: Mirror | Events) -> bool:
+    def remove(self, follower: Mirror | Events | Messages) -> bool:
         """Forget a mirror or a reader; return whether it was there."""
-        if isinstance(follower, Events):
+        if isinstance(follower, (Events, Messages)):
             was_there = follower in self._readers
             self._readers.discard(follower)
         else:
@@ -138,11 +145,15 @@ class Subscription:
             follower: a mirror or a reader.
             query: its conditions, None for all records.
         """
-        is_alone = all(each is follower for each in (*self._mirrors.values(), *self._readers))
+        is_alone = all(each is follower for each in (*self._mirrors.values(), *self._events))
         if not is_alone and self.query in (None, query):
             return False
         before, self.query = self.query, query if is_alone else None
         return self.query != before
+
+    @property
+    def _events(self) -> list[Events]:
+        return [reader for reader in self._readers if isinstance(reader, Events)]
 
     def add_waiter(self) -> asyncio.Future[None]:
         """Return a future that is done when the server has answered the listen."""
@@ -153,8 +164,8 @@ class Subscription:
 
     @property
     def is_followed(self) -> bool:
-        """Return whether a mirror, a reader or a waiter needs the channel."""
-        return bool(self._mirrors) or bool(self._readers) or bool(self._waiters)
+        """Return whether a mirror, a reader or a waiter needs the channel, or this client is present in it."""
+        return bool(self._mirrors) or bool(self._readers) or bool(self._waiters) or self.roster.wanted
 
     @property
     def settled(self) -> bool:
@@ -175,6 +186,7 @@ class Subscription:
     def offline(self) -> None:
         """Note that the connection is gone, and what was being read over it."""
         self.listens = False
+        self.roster.offline()
         self._stop_rereading()
 
     def refused(self, error: SyncError) -> None:
@@ -200,6 +212,7 @@ class Subscription:
     def _give_up(self, error: SyncError) -> None:
         self.listens = False
         self.refusal = error
+        self.roster.refused(error)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error)
@@ -221,9 +234,15 @@ class Subscription:
         if meta is not None:
             self._told.move(self.tracker, meta)
         if not own:
-            for reader in list(self._readers):
+            for reader in self._events:
                 reader.put(Event(cast("Any", method), copied(model), meta and meta.rev, self._told.position))
         self._apply(method, model, meta)
+
+    def messaged(self, message: Message) -> None:
+        """Take a message."""
+        for reader in list(self._readers):
+            if isinstance(reader, Messages):
+                reader.put(message)
 
     def wrote(self, request: Mapping[str, Any], result: Any, meta: Meta | None, *, is_gone: bool = False) -> None:
         """Take the result of a write of this client; `is_gone` where it does not see what it wrote, or no longer."""
@@ -260,7 +279,7 @@ class Subscription:
 
     def wants(self, news: News) -> bool:
         """Return whether anything needs a model that nobody knows."""
-        return bool(self._readers) or any(mirror.wants(news) for mirror in self.mirrors)
+        return bool(self._events) or any(mirror.wants(news) for mirror in self.mirrors)
 
     def read(self, key: Key, done: Answered) -> None:
         """Read one model."""
@@ -287,7 +306,7 @@ class Subscription:
         self._stop_rereading()
         self._deltas.restart()
         self._told.begin(self.tracker, anew=True)
-        for reader in list(self._readers):
+        for reader in self._events:
             reader.put(Event("reset", position=self._told.position))
         if self._mirrors:
             self._rereading = asyncio.get_running_loop().create_task(self._reread(renewed))

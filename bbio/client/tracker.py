@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import attrs
 
 from bbio.errors import BadRequest
-from bbio.protocol import MAX_STREAMS, read_digest, read_position
+from bbio.protocol import MAX_SINCE_STREAMS, read_digest, read_position
 
 # How many events wait for the reply to a listen; past it the position is lost and everything is read again.
 WAITING_EVENTS = 10_000
@@ -169,7 +169,7 @@ class Tracker:
             BadRequest: they are none.
         """
         read = {name: read_position(dict(since), name) for name in since} if isinstance(since, Mapping) else {}
-        if not read or len(read) > MAX_STREAMS or not all(read.values()):
+        if not read or len(read) > MAX_SINCE_STREAMS or not all(read.values()):
             raise BadRequest(f"since={since!r:.80}: it is the `position` of an event, kept as it was")
         for name, each in read.items():
             assert each is not None

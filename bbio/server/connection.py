@@ -48,6 +48,10 @@ class Peer(Protocol):
     # Whether an ack leaves at once, so that it keeps its place among the events of its socket.
     in_order: bool
 
+    @property
+    def is_behind(self) -> bool:
+        """Return whether the client has much to read yet, so that it is not told what is only of interest now."""
+
     def ack(self, socket: ClientSocket, ack_id: Any, arguments: bytes) -> None:
         """Answer an event with arguments given as JSON."""
 
@@ -140,6 +144,10 @@ class Connection(Rate):
         else:
             self._waiting.append(asked)
         return True
+
+    def has_begun(self, key: Key) -> bool:
+        """Return whether requests of a key run or wait, so that others of it come after them."""
+        return key in self._busy
 
     def check_room(self, asked: Asked) -> None:
         """Raise `Busy` when what waits or runs holds too much for another request."""
@@ -247,6 +255,7 @@ class ClientSocket:
 
     __slots__ = (
         "_auth",
+        "attendances",
         "backend",
         "channels",
         "client",
@@ -254,8 +263,10 @@ class ClientSocket:
         "id_attribute",
         "last_channel",
         "left",
+        "messages",
         "namespace",
         "peer",
+        "public_client",
         "refusals",
         "runtime",
         "scopes",
@@ -288,6 +299,11 @@ class ClientSocket:
         self.last_channel: str | None = None
         # The own id of a client that knows not its public part, as its operations say it; None of one that does.
         self.client: str | None = ""
+        # The public part of a client's own id, once it has said one.
+        self.public_client = ""
+        # Where it is present, and the count of its messages (bbio.server.presence); None as long as there are none.
+        self.attendances: Any = None
+        self.messages: Any = None
         # The answers to listens that were refused, by channel, as JSON.
         self.refusals: dict[str, bytes] = {}
         self.left = False

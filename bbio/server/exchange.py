@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from bbio.requests import Found, Request
 from bbio.server.connection import ClientSocket, Key
 from bbio.server.delivery import Delivery
 from bbio.server.limits import Limits
+from bbio.server.presence.rooms import Rooms
 from bbio.stack.stack import Run
 from bbio.streams import Commit
 from bbio.typed import as_json
@@ -33,12 +34,14 @@ class Exchanges:
         registry: the served backends.
         limits: what a client may ask for.
         delivery: where the events go that they cause.
+        rooms: who is present.
     """
 
-    def __init__(self, registry: Registry, limits: Limits, delivery: Delivery) -> None:
+    def __init__(self, registry: Registry, limits: Limits, delivery: Delivery, rooms: Rooms) -> None:
         self.registry = registry
         self.limits = limits
         self.delivery = delivery
+        self.rooms = rooms
         self.stepper = delivery.stepper
         # Those that have waited for something, or wait for it now.
         self.running: set[Exchange] = set()
@@ -78,6 +81,9 @@ class Exchange(msgspec.Struct, eq=False):
         size: the bytes that it holds, once it has been weighed.
         res: what a sync has come to so far, once it has begun.
     """
+
+    # Whether code of the application runs even where the stack has no layers.
+    runs_layers: ClassVar[bool] = False
 
     exchanges: Exchanges
     socket: ClientSocket
@@ -125,7 +131,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.refuse(Timeout())
             return False
         stepper = self.exchanges.stepper
-        is_bare = self.socket.runtime.stacks[self.req.method].is_bare
+        is_bare = self.socket.runtime.stacks[self.req.method].is_bare and not self.runs_layers
         task = stepper.start_bare(self.work()) if is_bare else stepper.start(self.work(), self.context)
         if task is None:
             if self.timer is not None:

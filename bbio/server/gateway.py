@@ -14,16 +14,29 @@ from bbio.server.budget import Flooded
 from bbio.server.calls import ServerCalls
 from bbio.server.connection import ClientSocket, Connection, Peer
 from bbio.server.delivery import Delivery, Transport
+from bbio.server.ephemeral import (
+    MessageExchange,
+    PresenceExchange,
+    check_message,
+    ephemeral_request,
+    present,
+    undeclared,
+)
 from bbio.server.exchange import Exchange, Exchanges, SyncExchange
 from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
 from bbio.server.memory import Addresses
+from bbio.server.presence.messages import Messages
+from bbio.server.presence.pace import Clock, LoopClock, PerSecond
+from bbio.server.presence.rooms import Rooms
 from bbio.server.subscribers import Subscribers
 from bbio.store import Store
 from bbio.streams import BACKEND_WIDE, Kept, channel_stream
 
 # Seconds between two looks for what is too old to be kept.
 EXPIRY_SECONDS = 30.0
+# Socket.IO's words for the ends of connections after which nobody comes back in a moment.
+FINAL_REASONS = ("client disconnect", "ping timeout")
 
 
 class Gateway:
@@ -44,7 +57,9 @@ class Gateway:
         self.limits = limits
         self.addresses = addresses
         self.delivery = Delivery(transport)
-        self.exchanges = Exchanges(registry, limits, self.delivery)
+        self.rooms = Rooms(self.delivery, limits)
+        self.messages: dict[str, Messages] = {}
+        self.exchanges = Exchanges(registry, limits, self.delivery, self.rooms)
         self.calls = ServerCalls(registry, limits)
         self.subscribers: dict[str, Subscribers] = {}
         # What the histories and operations of all backends take in memory.
@@ -63,6 +78,9 @@ class Gateway:
             runtime.log.share_memory(Kept())
         subscribers = self.subscribers[runtime.name] = Subscribers(self.exchanges, runtime, self.subscribers)
         runtime.open(subscribers, store, self.calls)
+        self.messages[runtime.name] = Messages(
+            self.delivery, subscribers.listeners, runtime.namespace, self.rooms.clock
+        )
         # What it keeps in memory shares what all may.
         runtime.log.share_memory(self.kept)
 
@@ -80,10 +98,15 @@ class Gateway:
             subscribers.open()
         self._expire()
 
+    def use_clock(self, clock: Clock | None) -> None:
+        """Have what is told later be told by another clock; None for that of the event loop. Called before `add`."""
+        self.rooms.clock = clock or LoopClock()
+
     async def follow(self) -> None:
         """Have backends hear of those that they follow, and take calls. Called once all have started."""
         for subscribers in self.subscribers.values():
             await subscribers.follow_others()
+        await self.rooms.start()
         self.calls.open()
 
     async def drain(self, seconds: float) -> None:
@@ -101,6 +124,9 @@ class Gateway:
         await self.calls.close()
         if self._expiry is not None:
             self._expiry.cancel()
+        await self.rooms.stop()
+        for messages in self.messages.values():
+            messages.close()
         for subscribers in self.subscribers.values():
             await subscribers.close()
 
@@ -112,6 +138,11 @@ class Gateway:
             or self.delivery.busy
             or any(each.busy for each in self.subscribers.values())
         )
+
+    @property
+    def is_telling(self) -> bool:
+        """Return whether a batch of presence, or a message, waits for its moment."""
+        return self.rooms.is_due or any(messages.is_due for messages in self.messages.values())
 
     def joined(self, sid: str, runtime: Runtime, connection: Connection, peer: Peer, auth: Any = None) -> ClientSocket:
         """A client has joined a backend's namespace.
@@ -128,8 +159,12 @@ class Gateway:
         connection.closed = False  # it is not, when its only namespace was left and joined again
         return socket
 
-    def left(self, socket: ClientSocket) -> None:
-        """A client has left a backend's namespace, or its connection has ended."""
+    def left(self, socket: ClientSocket, reason: str = "") -> None:
+        """A client has left a backend's namespace, or its connection has ended.
+
+        Parameters:
+            reason: why, as Socket.IO says it.
+        """
         connection = socket.connection
         if connection.sockets.get(socket.runtime.namespace) is socket:
             del connection.sockets[socket.runtime.namespace]
@@ -137,6 +172,8 @@ class Gateway:
         streams = [channel_stream(channel) for channel in socket.channels]
         self.subscribers[socket.runtime.name].listeners.unfollow(socket, [*streams, BACKEND_WIDE])
         socket.forget_views()
+        # Who meant to leave does not come back in a moment, and who was silent for long has had its time.
+        self.rooms.left(socket, lingers=reason not in FINAL_REASONS)
         socket.channels.clear()
         if not connection.sockets:
             connection.close()
@@ -151,6 +188,12 @@ class Gateway:
                 self._sync(socket, ack_id, fields, text)
             elif event == "unlisten":
                 self._unlisten(socket, ack_id, protocol.read_unlisten(arguments))
+            elif event in protocol.EPHEMERAL and event not in socket.runtime.client_events:
+                raise undeclared(socket, event)
+            elif event == "presence":
+                self._presence(socket, ack_id, protocol.read_presence(arguments, self.limits.state))
+            elif event == "message":
+                self._begin(self._message(socket, ack_id, protocol.read_message(arguments)))
             else:
                 self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
         except SyncError as err:
@@ -231,6 +274,27 @@ class Gateway:
         elif ack_id is not None:
             # Whoever asks wants to know whether the server is there, whatever it is busy with.
             socket.peer.ack(socket, ack_id, protocol.UNLISTENED)
+
+    def _presence(self, socket: ClientSocket, ack_id: Any, fields: protocol.PresenceFields) -> None:
+        if not socket.connection.has_begun(("listen", socket.sid)):
+            answer = present(self.rooms, socket, fields)
+            if answer is not None:
+                self._answer(socket, ack_id, answer)
+                return
+        req = ephemeral_request("presence", socket, fields.channel)
+        permissions = self.subscribers[socket.runtime.name].permissions
+        self._begin(
+            PresenceExchange(
+                self.exchanges, socket, ack_id, req, fields=fields, rooms=self.rooms, permissions=permissions
+            )
+        )
+
+    def _message(self, socket: ClientSocket, ack_id: Any, fields: protocol.MessageFields) -> Exchange:
+        if socket.messages is None:
+            socket.messages = PerSecond(self.limits.messages_per_second, self.rooms.clock)
+        check_message(socket, fields, self.limits.message)
+        req, messages = ephemeral_request("message", socket, fields.channel), self.messages[socket.runtime.name]
+        return MessageExchange(self.exchanges, socket, ack_id, req, fields=fields, rooms=self.rooms, messages=messages)
 
     def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error to a request that cannot be read; it counts like any other."""

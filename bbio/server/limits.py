@@ -47,6 +47,13 @@ class Limits:
         threads: threads for layers that say `thread=True`.
         calls: calls of the server's own code that run at once, in all backends; more wait for their turn.
         call_depth: calls that may be within each other, as where a layer makes another call.
+        members: members of one channel; who would be one more is answered `Busy`.
+        state: bytes of a member's state, as JSON.
+        changes_per_second: changes of one socket's state in a channel that are told in a second, of which the latest
+            counts; and joins in a second, after which it is answered `Busy`.
+        grace: seconds that a member stays whose last connection was lost.
+        message: bytes of a message's data, as JSON.
+        messages_per_second: messages of one socket in a second; more are answered `Busy`.
 
     Raises:
         ConfigurationError: a limit is not greater than 0.
@@ -81,3 +88,9 @@ class Limits:
     threads: int = attrs.field(default=MAX_THREADS, validator=_positive)
     calls: int = attrs.field(default=256, validator=_positive)
     call_depth: int = attrs.field(default=16, validator=_positive)
+    members: int = attrs.field(default=2_000, validator=_positive)
+    state: int = attrs.field(default=1_024, validator=_positive)
+    changes_per_second: int = attrs.field(default=10, validator=_positive)
+    grace: float = attrs.field(default=10.0, validator=_positive)
+    message: int = attrs.field(default=4_096, validator=_positive)
+    messages_per_second: int = attrs.field(default=50, validator=_positive)

@@ -70,7 +70,9 @@ class Listeners:
             self._on_stream()
         return followed
 
-    def follow(self, socket: ClientSocket, followed: Followed, version: int, deltas: bool = False) -> None:
+    def follow(
+        self, socket: ClientSocket, followed: Followed, version: int, deltas: bool = False, messages: bool = False
+    ) -> None:
         """From now on a socket is told of a stream's events, in that version of the protocol.
 
         Parameters:
@@ -78,6 +80,7 @@ class Listeners:
             followed: the stream.
             version: the version.
             deltas: whether it takes what changed of a record in place of the whole.
+            messages: whether it takes messages of the channel.
         """
         deltas = deltas and self._runtime.backend.deltas
         told, not_told = followed.legacy, followed.version_1
@@ -89,6 +92,10 @@ class Listeners:
             followed.deltas[socket] = socket.peer
         elif followed.deltas:
             followed.deltas.pop(socket, None)
+        if messages:
+            followed.messages[socket] = socket.peer
+        elif followed.messages:
+            followed.messages.pop(socket, None)
         if followed.viewers is not None:
             followed.viewers.join(socket, socket.views[followed.name], version, deltas)
 
@@ -100,6 +107,7 @@ class Listeners:
                 followed.legacy.pop(socket, None)
                 followed.version_1.pop(socket, None)
                 followed.deltas.pop(socket, None)
+                followed.messages.pop(socket, None)
                 if followed.viewers is not None:
                     followed.viewers.leave(socket)
                 self.let_go(followed)

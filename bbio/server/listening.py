@@ -136,7 +136,8 @@ class ListenExchange(Exchange, kw_only=True):
         for followed in streams:
             # Who follows what all channels share with positions stays so.
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
-                subscribers.listeners.follow(socket, followed, version, self.fields.deltas)
+                messages = self.fields.messages and followed.name != BACKEND_WIDE
+                subscribers.listeners.follow(socket, followed, version, self.fields.deltas, messages)
         socket.channels[channel] = version
         socket.last_channel = channel
         if channel:
@@ -158,9 +159,11 @@ class ListenExchange(Exchange, kw_only=True):
                 events = self._changes(followed, followed.view, events, told)
             answer[followed.name] = protocol.stream_reply(position, events, digest)
         reply = {**self.public, "v": protocol.VERSION, "streams": answer}
+        if socket.attendances is not None and channel in socket.attendances.of_channels:
+            reply["present"] = True
         if self.fields.client is not None:
             socket.client = None
-            reply["client"] = public_part(self.fields.client)
+            reply["client"] = socket.public_client = public_part(self.fields.client)
             if self.fields.asks_user:
                 reply["user"] = self._user(self.fields.client)
         self.reply(protocol.encode([reply]))
@@ -243,4 +246,5 @@ class UnlistenExchange(Exchange, kw_only=True):
             socket.last_channel = None
         self.subscribers.listeners.unfollow(socket, streams)
         for channel in left:
+            self.exchanges.rooms.leave(socket, channel)
             self.subscribers.permissions.see(socket, channel, None, None)

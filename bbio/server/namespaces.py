@@ -46,7 +46,7 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
     async def disconnect(sid: str, reason: str) -> None:
         socket = sockets.pop(sid, None)
         if socket is not None:
-            gateway.left(socket)
+            gateway.left(socket, reason)
             socket.peer.left(socket)
 
     handlers: dict[str, Handler] = {"connect": connect, "disconnect": disconnect}
@@ -66,4 +66,12 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
             return await receive("unlisten", sid, arguments)
 
         handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten}
-    sio.keep(namespace, **handlers)
+
+        async def presence(sid: str, *arguments: Any) -> Any:
+            return await receive("presence", sid, arguments)
+
+        async def message(sid: str, *arguments: Any) -> Any:
+            return await receive("message", sid, arguments)
+
+        handlers |= {"presence": presence, "message": message}
+    sio.keep(namespace, runtime.client_events, **handlers)

@@ -220,6 +220,8 @@ class Permissions:
                 failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             failure, view = Timeout(), None
+        if failure is None:
+            await self._exchanges.rooms.review(socket, channel, req)
         if failure is None and view is not None and channel in socket.channels:
             self._delivery.flush()  # what was committed before belongs to the view of before
             view = view.narrowed(socket.views[followed.name].asked)
@@ -234,6 +236,7 @@ class Permissions:
         if socket.left:
             return
         version = socket.channels.pop(followed.channel, 0)
+        self._exchanges.rooms.leave(socket, followed.channel)
         self.see(socket, followed.channel, None, None)
         self._listeners.unfollow(socket, [followed.name] if socket.channels else [followed.name, BACKEND_WIDE])
         if socket.channels and not any(socket.channels.values()):

@@ -29,9 +29,6 @@ logger = logging.getLogger("bbio")
 
 Handler = Callable[..., Any]
 
-# Events of a backend's namespace that the backend alone answers.
-OWN_EVENTS = protocol.EVENTS
-
 
 class SharedServer(socketio.AsyncServer):
     """The Socket.IO server beneath an application, `app.sio`.
@@ -67,6 +64,8 @@ class SharedServer(socketio.AsyncServer):
         self.handler_seconds = limits.deadline
         # By namespace: bbio's handlers. By namespace and event: the application's functions.
         self._backends: dict[str, dict[str, Handler]] = {}
+        # By namespace: the events that the backend alone answers.
+        self._answered: dict[str, tuple[str, ...]] = {}
         self._functions: dict[tuple[str, str], Handler] = {}
         self._log = RateLimitedLog(logger)
         # What clients do, apart from errors.
@@ -77,19 +76,39 @@ class SharedServer(socketio.AsyncServer):
     def deliver(self, peers: Iterable[Any], skip: Any, namespace: str, text: bytes) -> None:
         """Send a Socket.IO event, given as JSON, to all peers but one."""
 
-    def keep(self, namespace: str, **handlers: Handler) -> None:
+    def keep(self, namespace: str, events: tuple[str, ...] = protocol.EVENTS, **handlers: Handler) -> None:
         """Register bbio's handlers of a backend's namespace; those of the application stay beside them.
+
+        Parameters:
+            namespace: the namespace.
+            events: the events that the backend alone answers.
+            handlers: the handlers, by event. Those of other events are for when the application has none.
 
         Raises:
             ConfigurationError: the application handles an event that the backend answers.
         """
-        taken = self.handlers.get(namespace, {}).keys() & OWN_EVENTS
-        if taken or _answers_for_backend(self.namespace_handlers.get(namespace)):
-            raise _refusal(namespace)
+        its_own = self.namespace_handlers.get(namespace)
+        taken = self.handlers.get(namespace, {}).keys() & events
+        if taken or _has_method_for(its_own, events):
+            raise _refusal(namespace, events)
         self._backends[namespace] = handlers
+        self._answered[namespace] = events
         self._dispatch(namespace)
-        for event in handlers.keys() & OWN_EVENTS:
-            super().on(event, handlers[event], namespace)
+        for event in handlers.keys() - {"connect", "disconnect"}:
+            if event in events or not self.is_handled(namespace, event):
+                super().on(event, handlers[event], namespace)
+
+    def is_handled(self, namespace: str, event: str) -> bool:
+        """Return whether the application has a handler of an event, and the backend none of its own."""
+        own = self._backends.get(namespace, {}).get(event)
+        names = {*self.handlers.get(namespace, {}), *self.handlers.get("*", {})}
+        registered = self.handlers.get(namespace, {}).get(event)
+        if registered is not None and registered is not own:
+            return True
+        if "*" in names or event in self.handlers.get("*", {}):
+            return True
+        classes = (self.namespace_handlers.get(namespace), self.namespace_handlers.get("*"))
+        return any(_has_method_for(each, (event,)) for each in classes)
 
     def on(self, event: str, handler: Handler | None = None, namespace: str | None = None) -> Any:
         """Register a handler of the application, as python-socketio does; also as a decorator.
@@ -100,8 +119,8 @@ class SharedServer(socketio.AsyncServer):
         if handler is None:
             return partial(self._decorate, event, namespace)
         namespace = namespace or "/"
-        if namespace in self._backends and event in OWN_EVENTS:
-            raise _refusal(namespace)
+        if event in self._answered.get(namespace, ()):
+            raise _refusal(namespace, self._answered[namespace])
         if event in ("connect", "disconnect"):
             self._functions[namespace, event] = handler
             self._dispatch(namespace)
@@ -120,9 +139,14 @@ class SharedServer(socketio.AsyncServer):
             ConfigurationError: it has methods for events that a backend answers.
         """
         namespace = namespace_handler.namespace
-        if namespace in self._backends and _answers_for_backend(namespace_handler):
-            raise _refusal(namespace)
+        events = self._answered.get(namespace, ())
+        if _has_method_for(namespace_handler, events):
+            raise _refusal(namespace, events)
         super().register_namespace(namespace_handler)
+        # A function comes before a class: what bbio answers for want of another handler gives way.
+        for event in protocol.EPHEMERAL:
+            if event not in events and _has_method_for(namespace_handler, (event,)):
+                self.handlers.get(namespace, {}).pop(event, None)
         self._dispatch(namespace)
 
     def _dispatch(self, namespace: str) -> None:
@@ -217,12 +241,12 @@ def _accepted(handler: Handler, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return arguments
 
 
-def _answers_for_backend(namespace_handler: Any) -> bool:
-    return any(hasattr(namespace_handler, f"on_{event}") for event in OWN_EVENTS)
+def _has_method_for(namespace_handler: Any, events: Iterable[str]) -> bool:
+    return any(hasattr(namespace_handler, f"on_{event}") for event in events)
 
 
-def _refusal(namespace: str) -> ConfigurationError:
+def _refusal(namespace: str, events: Iterable[str]) -> ConfigurationError:
     return ConfigurationError(
-        f"app.sio: {', '.join(OWN_EVENTS)} of the namespace {namespace!r} are answered by the backend "
+        f"app.sio: {', '.join(events)} of the namespace {namespace!r} are answered by the backend "
         f"{namespace[1:]!r}; write a handler or a layer in its class, or give the event another name"
     )

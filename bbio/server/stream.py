@@ -72,6 +72,7 @@ class Followed:
         "joining",
         "kept",
         "legacy",
+        "messages",
         "missing",
         "name",
         "namespace",
@@ -115,6 +116,8 @@ class Followed:
         self.version_1: dict[ClientSocket, Peer] = {}
         # Those of the latter that are told what changed of a record, where that is known.
         self.deltas: dict[ClientSocket, Peer] = {}
+        # Those of them that take messages.
+        self.messages: dict[ClientSocket, Peer] = {}
         # The ring: the latest events up to the place, the bytes of their models, and the stamp of the one before them.
         self.recent: deque[Event] = deque()
         self.size = 0

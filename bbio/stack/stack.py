@@ -18,7 +18,7 @@ import attrs
 import msgspec
 from msgspec import UNSET
 
-from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
+from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect, refuse_ephemeral
 from bbio.errors import DefinitionError, EncodingError, Forbidden, StackError, SyncError
 from bbio.model.scalars import place_of
 from bbio.ratelimit import RateLimitedLog
@@ -42,7 +42,13 @@ logger = logging.getLogger("bbio")
 PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 # The positional arguments that each kind of layer is called with; others get `req`, `res` and `next`.
-ARGUMENTS = {"on_error": ("err", "req", "res"), "once": ("req", "record"), "visible": ("req",)}
+ARGUMENTS = {
+    "on_error": ("err", "req", "res"),
+    "once": ("req", "record"),
+    "visible": ("req",),
+    "presence": ("req",),
+    "message": ("req", "data"),
+}
 
 
 class Run(Response, eq=False):
@@ -96,6 +102,7 @@ class Middleware:
         names = [entry.name for entry in cls.__bbio_layers__]
         check_hidden(cls, Middleware, names)
         check_undecorated(cls, Middleware, names)
+        refuse_ephemeral(cls, cls.__bbio_layers__)
 
     async def start(self, backend: Any) -> None:
         """Prepare for the first request; called once for every backend that lists this middleware.

@@ -13,8 +13,8 @@ import attrs
 
 from bbio.client.handle import Handle
 from bbio.client.settings import SessionSettings
-from bbio.errors import ConfigurationError
-from bbio.registry import JoinDecision, Registry
+from bbio.errors import ConfigurationError, SyncError
+from bbio.registry import Registry
 from bbio.requests import Request
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
@@ -57,9 +57,9 @@ class Introduced(Registry):
         _introduce(req)
         return super().dispatch(runtime, req, res)
 
-    async def admit(self, runtime: Runtime, req: Request) -> JoinDecision:
+    async def permit(self, runtime: Runtime, req: Request) -> SyncError | None:
         _introduce(req)
-        return await super().admit(runtime, req)
+        return await super().permit(runtime, req)
 
 
 def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
@@ -135,6 +135,7 @@ class Harness:
             self._moved = await self._move_stores()
             self.gateway.exchanges.registry = Introduced(self._registry)
             self.gateway.delivery.transport = FakeNetwork()
+            self.gateway.use_clock(self.clock)
             self.app.reopen(self._moved)
             await self.app.open()
         except BaseException:
@@ -169,6 +170,7 @@ class Harness:
             await app.close()
         finally:
             gateway.exchanges.registry, gateway.delivery.transport = self._registry, self._transport
+            gateway.use_clock(None)
             app.reopen()
             await self._room.close()
 
@@ -448,7 +450,9 @@ class Harness:
     @property
     def settled(self) -> bool:
         """Return whether `settle` has nothing to wait for."""
-        return not self.busy and all(connection.settled for connection in self.connections)
+        return (
+            not self.busy and not self.gateway.is_telling and all(connection.settled for connection in self.connections)
+        )
 
     async def advance(self, seconds: float) -> None:
         """Let the clients' time pass.
@@ -498,7 +502,8 @@ class Harness:
             self._quiet.set()
             if self._activity.is_set():
                 continue
-            if self.busy:
+            # What is told in a moment, and who waits to be told, have time pass as well.
+            if self.busy and not self.gateway.is_telling:
                 await self._wait(IDLE_LOOK_SECONDS)
             elif any(connection.held for connection in self.connections) or not self._pass_time():
                 await self._wait(None)
@@ -525,6 +530,6 @@ class Harness:
         """A client joins a backend's namespace."""
         return self.gateway.joined(f"test-{next(self._sids)}", runtime, connection, peer, peer.auth)
 
-    def leave(self, socket: ClientSocket) -> None:
+    def leave(self, socket: ClientSocket, reason: str) -> None:
         """A client leaves a backend's namespace."""
-        self.gateway.left(socket)
+        self.gateway.left(socket, reason)

@@ -80,8 +80,8 @@ class Surroundings(Protocol):
     def join(self, runtime: Runtime, connection: Connection, peer: FakeConnection) -> ClientSocket:
         """Have a client join a backend's namespace."""
 
-    def leave(self, socket: ClientSocket) -> None:
-        """Have a client leave a backend's namespace."""
+    def leave(self, socket: ClientSocket, reason: str) -> None:
+        """Have a client leave a backend's namespace; `reason` as Socket.IO says it."""
 
 
 class FakeConnection:
@@ -95,6 +95,8 @@ class FakeConnection:
 
     # Acks leave at once, as those of the fast engine do.
     in_order = True
+    # What a slow client is not told, this one is; a test that holds packets back gets them in the end.
+    is_behind = False
 
     def __init__(
         self,
@@ -193,7 +195,7 @@ class FakeConnection:
         self.online = self.held = False
         for session in self.sessions.values():
             session.close()
-        self._end()
+        self._end("client disconnect")
 
     # Connecting
 
@@ -216,11 +218,11 @@ class FakeConnection:
         for session in wanted:
             self._send("connect", 0, partial(self._connect, session))
 
-    def cut(self) -> None:
+    def cut(self, reason: str = "transport close") -> None:
         """Lose the connection and what is on its way; connect again in a while, unless the client is offline."""
         if self._connection is None:
             return
-        self._end()
+        self._end(reason)
         for session in self.sessions.values():
             session.disconnected()
         self.reconnect()
@@ -235,7 +237,7 @@ class FakeConnection:
 
     def _missed(self, connection: Connection) -> None:
         if connection is self._connection:
-            self.cut()
+            self.cut("ping timeout")
 
     def reconnect(self) -> None:
         """Connect again in a while."""
@@ -243,7 +245,7 @@ class FakeConnection:
             self._reconnecting = True
             self._harness.clock.call_later(RECONNECT_SECONDS * (0.5 + self._harness.random.random()), self.connect)
 
-    def _end(self) -> None:
+    def _end(self, reason: str) -> None:
         self._connection = None
         self.silent = False
         self._up.clear()
@@ -251,7 +253,7 @@ class FakeConnection:
         self._answers.clear()
         sockets, self._sockets = self._sockets, {}
         for socket in sockets.values():
-            self._harness.leave(socket)
+            self._harness.leave(socket, reason)
 
     def _connect(self, session: BackendSession) -> None:
         """The server takes a `connect`."""

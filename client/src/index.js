@@ -7,6 +7,7 @@ export { Connection };
 export { Collection } from './core/collection.js';
 export { SyncError } from './core/errors.js';
 export { Handle } from './core/handle.js';
+export { Presence } from './core/presence.js';
 
 /**
  * @typedef {import('./backbone/attach.js').BackboneIO} BackboneIO
@@ -14,6 +15,7 @@ export { Handle } from './core/handle.js';
  * @typedef {import('./backbone/attach.js').Query} Query
  * @typedef {import('./backbone/backend.js').Backend} Backend
  * @typedef {import('./core/namespace.js').Namespace} Namespace
+ * @typedef {import('./core/presence.js').Member} Member
  */
 
 /**

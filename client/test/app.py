@@ -11,12 +11,15 @@ from bbio import (
     Backend,
     Forbidden,
     Invalid,
+    Limits,
     QueryLimits,
     Request,
     before,
     create,
     delete,
+    message,
     patch,
+    presence,
     read,
     update,
     visible,
@@ -280,7 +283,35 @@ class Control(Backend):
         return {"id": 1}
 
 
-app = App(event="remote", public={"version": 7})
+class Present(Backend):
+    """Every channel has models and members of its own; one of them is closed to the presence, nobody may say "bad"."""
+
+    store = MemoryStore(per_channel=True)
+
+    @before("read")
+    def introduce(self, req: Any) -> None:
+        req.user = (req.socket.auth or {}).get("user")
+
+    @presence
+    def card(self, req: Any) -> Any:
+        if req.channel == "closed" or req.user == "unseen":
+            raise Forbidden("nobody sees you here")
+        return {"name": req.user or "somebody"}
+
+    @message("typing")
+    def typing(self, req: Any, data: Any) -> Any:
+        if data == "bad":
+            raise Forbidden("not so")
+        return {"said": data}
+
+    @create
+    async def forget(self, req: Any, next: Any) -> Any:
+        if req.model.get("recheck"):
+            await self.recheck(req.channel)
+        return await next()
+
+
+app = App(event="remote", public={"version": 7}, limits=Limits(grace=0.3))
 
 
 @app.sio.on("add")
@@ -298,4 +329,4 @@ async def shout(sid: str, text: str) -> None:
 
 
 app.serve(Todos, Notes, Rooms, Counted, Silent, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts)
-app.serve(Letters, Control, Live, Mine, Dates, LiveDates, Stories, Retold, Tales, Feed)
+app.serve(Letters, Control, Live, Mine, Dates, LiveDates, Stories, Retold, Tales, Feed, Present)

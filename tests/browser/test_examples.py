@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Error, Page
 
-from bbio import App, Backend
+from bbio import App, Backend, Limits
 from bbio.builtin import MemoryStore
+from examples.messages.app import Messages
 from examples.messages.app import app as messages_app
 from examples.todos.app import app as todos_app
 from tests.support.browser import NewPage
@@ -289,3 +292,32 @@ async def test_the_application_of_the_tutorial(browser: Browser, tmp_path: Path)
         await other.get_by_role("button", name="Log in").wait_for()
     finally:
         await server.stop()
+
+
+@pytest.mark.parametrize("end", ["close", "crash"])
+async def test_the_messages_example_shows_who_is_there(browser: Browser, end: str) -> None:
+    """Each page that is there, until it is closed, or its process dies; and that somebody is typing."""
+    app = App(limits=Limits(grace=0.5)).serve(Messages).page("/", ROOT / "examples/messages/index.html")
+    contexts = [await browser.new_context(viewport={"width": 560, "height": 400}) for _ in range(2)]
+    async with app.running() as url:
+        alice, bob = [await context.new_page() for context in contexts]
+        await alice.goto(url)
+        await alice.get_by_text("only you").wait_for()
+        await bob.goto(url)
+        for page in (alice, bob):
+            await page.get_by_text("you and 1 more").wait_for()
+        await bob.get_by_label("Message").press_sequentially("good mor")
+        await alice.get_by_text("Somebody is typing").wait_for()
+        assert await bob.locator("#typing").text_content() == ""
+        if "BBIO_SCREENSHOTS" in os.environ:
+            await alice.screenshot(path=Path(os.environ["BBIO_SCREENSHOTS"]) / "presence.png")
+        if end == "close":
+            await contexts[1].close()
+        else:
+            with suppress(Error):
+                await bob.goto("chrome://crash")
+        await alice.get_by_text("only you").wait_for()
+        await alice.reload()
+        await alice.get_by_text("only you").wait_for()
+    for context in contexts:
+        await context.close()

@@ -33,6 +33,7 @@ class Raw:
     """A client that sends what a test says, and keeps what it is told."""
 
     in_order = True
+    is_behind = False
     auth = None
 
     def __init__(self, t: Harness, backend: str = "todos", user: Any = None) -> None:

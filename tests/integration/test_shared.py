@@ -38,7 +38,7 @@ async def comes_and_goes(app, dial, namespace="/todos"):
     assert (await joined.call("sync", {"method": "create", "model": {}}))[0] is None
     left = []
     left_before = app.gateway.left
-    app.gateway.left = lambda socket: (left.append(socket), left_before(socket))
+    app.gateway.left = lambda socket, reason: (left.append(socket), left_before(socket, reason))
     await wire.close()
 
     async def gone():

@@ -31,6 +31,7 @@ class Client:
     """One socket of one connection; the transport writes to it through itself as the peer."""
 
     in_order = True
+    is_behind = False
 
     def __init__(self, server: Server, **headers: str) -> None:
         self.server = server

@@ -15,6 +15,7 @@ import socketio
 
 from bbio import protocol
 from bbio.errors import BadRequest, InternalError
+from bbio.server.connection import ClientSocket
 from bbio.server.fast.engine import FastEngine
 from bbio.server.fast.frames import LARGE_BYTES, frame
 from bbio.server.fast.internals import check_internals
@@ -187,12 +188,18 @@ class FastServer(SharedServer):
             raise BadPacket("no event name")
         engine_socket = self.eio.sockets[eio_sid]
         socket = engine_socket.clients.get(namespace or "/")
-        if socket is not None and data[0] in protocol.EVENTS:
+        if socket is not None and self._is_backends(socket, data[0]):
             self.gateway.reject(socket, id, BadRequest("binary data is not a model"))
         elif self.manager.sid_from_eio_sid(eio_sid, namespace or "/") is None:
             self._count_refusal(engine_socket)  # it may have been sent before the client heard that it must leave
         else:
             await super()._handle_event(eio_sid, namespace, id, data)
+
+    def _is_backends(self, socket: ClientSocket, event: Any) -> bool:
+        """Return whether the gateway answers an event: the backend's own, and those that nobody else would."""
+        return event in socket.runtime.client_events or (
+            event in protocol.EPHEMERAL and not self.is_handled(socket.runtime.namespace, event)
+        )
 
     async def _handle_ack(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
         # Ids of the server's own calls begin at 1; 0 would hit the library's counter.
@@ -223,12 +230,13 @@ class FastServer(SharedServer):
             try:
                 arguments = protocol.parse(packet, self._depth)
             except BadRequest as err:
-                if not packet.startswith(('["sync"', '["listen"', '["unlisten"')):
+                name = packet[2 : packet.find('"', 2)]
+                if not packet.startswith('["') or not self._is_backends(socket, name):
                     raise BadPacket(err.message) from None
                 self.gateway.refuse(socket, ack_id, err)
                 return True
             event = arguments.pop(0) if type(arguments) is list and arguments else None
-            if event in protocol.EVENTS:
+            if type(event) is str and self._is_backends(socket, event):
                 self.gateway.receive(socket, event, ack_id, arguments)
                 return True
             if not is_event_name(event):

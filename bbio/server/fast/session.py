@@ -24,6 +24,9 @@ from bbio.server.fast.polling import Polls
 from bbio.server.lag import SLOW, Lag
 from bbio.server.memory import Address
 
+# Bytes that wait for the next poll of a client from which on it is behind.
+BEHIND_BYTES = 16_384
+
 
 class Recipient:
     """The attributes of a session that an event needs, for each of its recipients.
@@ -93,6 +96,11 @@ class FastSession(Recipient, async_socket.AsyncSocket):
         """The client has left a backend's namespace."""
         if self.clients.get(socket.runtime.namespace) is socket:
             del self.clients[socket.runtime.namespace]
+
+    @property
+    def is_behind(self) -> bool:
+        """Return whether the client has much to read yet."""
+        return self.lag is not None or self._queued_bytes > BEHIND_BYTES
 
     @property
     def polling(self) -> bool:

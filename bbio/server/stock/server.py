@@ -22,7 +22,7 @@ from bbio.server.lag import relieve
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses
 from bbio.server.payload import ATTACHED_CHARACTERS, PART_PACKETS, parts
-from bbio.server.shared import OWN_EVENTS, SharedServer
+from bbio.server.shared import SharedServer
 from bbio.server.stock.turnstile import put_before
 from bbio.server.stock.unread import Packets, PlainSession
 
@@ -30,6 +30,8 @@ from bbio.server.stock.unread import Packets, PlainSession
 JOIN = str(socketio.packet.CONNECT)
 # What stands for the arguments of an event that cannot be read.
 UNREADABLE = object()
+# Bytes that wait for a client from which on it is behind.
+BEHIND_BYTES = 16_384
 # Where a session's environ counts the joins that were refused.
 REFUSALS = "bbio.refusals"
 # Where a request for a websocket has the budget of its connection.
@@ -57,7 +59,7 @@ class PlainJSON:
         except BadRequest as err:
             if text.startswith("{"):  # what a client joins with
                 return err
-            for event in OWN_EVENTS:
+            for event in (*protocol.EVENTS, *protocol.EPHEMERAL):
                 if text.startswith(f'["{event}"'):
                     return [event, UNREADABLE]
             raise
@@ -66,12 +68,12 @@ class PlainJSON:
         return protocol.encode(value).decode()
 
 
-def packet_class(limits: Limits, is_backend: Callable[[str], bool]) -> type[socketio.packet.Packet]:
+def packet_class(limits: Limits, is_answered: Callable[[str, Any], bool]) -> type[socketio.packet.Packet]:
     """Return the class of a server's packets, read and written with `PlainJSON`.
 
     Parameters:
         limits: the application's limits.
-        is_backend: whether a namespace is a backend's, which takes no attachments.
+        is_answered: whether a namespace's event is a backend's, which takes no attachments.
     """
 
     class PlainPacket(socketio.packet.Packet):
@@ -82,12 +84,15 @@ def packet_class(limits: Limits, is_backend: Callable[[str], bool]) -> type[sock
             attachments: int = super().decode(encoded_packet)
             if attachments and len(encoded_packet) > ATTACHED_CHARACTERS:
                 raise BadRequest("too long an event with attachments")
+            data = self.data
+            if type(data) is list and data[1:] == [UNREADABLE] and not is_answered(self.namespace, data[0]):
+                raise BadRequest("not valid JSON")  # an application's handler would not know what to do with it
             return attachments
 
         def add_attachment(self, attachment: bytes) -> bool:
             complete: bool = super().add_attachment(attachment)
             data = self.data
-            if complete and type(data) is list and data and data[0] in OWN_EVENTS and is_backend(self.namespace):
+            if complete and type(data) is list and data and is_answered(self.namespace, data[0]):
                 self.data = [data[0], UNREADABLE]
             return complete
 
@@ -110,6 +115,11 @@ class PlainPeer:
     def budget(self) -> Budget:
         """Return the time of the event loop that its client may take."""
         return self._session.budget
+
+    @property
+    def is_behind(self) -> bool:
+        """Return whether the client has much to read yet."""
+        return self._session.unread > BEHIND_BYTES
 
     def joined(self, socket: ClientSocket) -> None:
         """The client has joined a namespace."""
@@ -173,7 +183,7 @@ class PlainServer(SharedServer):
         public: dict[str, Any],
         **options: Any,
     ) -> None:
-        serializer = packet_class(limits, lambda namespace: namespace in self._backends)
+        serializer = packet_class(limits, lambda namespace, event: event in self._answered.get(namespace, ()))
         # Of any namespace the library asks the handlers below, which refuse what is not served.
         super().__init__(registry, limits, addresses, public, serializer=serializer, namespaces="*", **options)
         self._dispatch("*")

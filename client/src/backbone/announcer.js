@@ -61,11 +61,11 @@ export class Announcer {
     this.tell('reset');
   }
 
-  /** @param {string} event */
-  tell(event) {
+  /** @param {string} event @param {...any} args */
+  tell(event, ...args) {
     // A collection that only writes need not hear that it may not listen.
     if (event === 'listening' || event === 'error') return;
-    delivering(() => this.#target.deref()?.trigger(`${this.#handle.prefix}:${event}`));
+    delivering(() => this.#target.deref()?.trigger(`${this.#handle.prefix}:${event}`, ...args));
   }
 }
 

@@ -8,6 +8,7 @@ import { delivered } from './deliver.js';
 import { homes } from './homes.js';
 import { CollectionMirror } from './mirror-collection.js';
 import { ModelMirror } from './mirror-model.js';
+import { presentIn } from './present.js';
 import { syncing } from './sync.js';
 
 /**
@@ -203,6 +204,24 @@ export function attach(Backbone, io) {
     return this;
   }
 
+  /** The members of channels, by handle. @type {WeakMap<object, any>} */
+  const presences = new WeakMap();
+
+  /** Who is present in the collection's channel, a collection of its own; undefined without a backend. */
+  const presence = {
+    configurable: true,
+    /** @this {any} */
+    get() {
+      const handle = handleOf(this);
+      if (handle && !presences.has(handle)) presences.set(handle, presentIn(Backbone, handle));
+      return handle && presences.get(handle);
+    },
+    /** A page's own property of this name takes its place. @this {any} @param {any} value */
+    set(value) {
+      Object.defineProperty(this, 'presence', { ...PLAIN, value });
+    },
+  };
+
   const api = {
     [ATTACHED]: true,
     connection,
@@ -212,6 +231,7 @@ export function attach(Backbone, io) {
       for (const name of /** @type {const} */ (['io', 'IO'])) if (original[name] === undefined) delete Backbone[name];
       for (const prototype of prototypes) for (const name of Object.keys(methods)) delete prototype[name];
       delete Backbone.Collection.prototype.setQuery;
+      delete Backbone.Collection.prototype.presence;
       for (const [prototype, own] of owned) Object.assign(prototype, own);
       return api;
     },
@@ -223,6 +243,7 @@ export function attach(Backbone, io) {
   Object.assign(owned[1][1], { _reset: emptied, get });
   for (const prototype of prototypes) Object.assign(prototype, methods, { trigger: delivered(trigger) });
   Object.assign(Backbone.Collection.prototype, { setQuery });
+  Object.defineProperty(Backbone.Collection.prototype, 'presence', presence);
 
   // What Backbone keeps models in has properties that every object has: ids such as `constructor` would find them.
   /** @this {any} */

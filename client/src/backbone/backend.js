@@ -35,6 +35,16 @@ export class Backend {
     return this.#handle().options;
   }
 
+  /**
+   * Send a message to the channel's other listeners, who are told now or never: collections trigger `backend:message:<name> (data, from)`.
+   * @param {string} name a name that the backend declares with `@message`
+   * @param {any} [data] what is told, as JSON
+   * @returns {Promise<void>} resolves when the server has taken it; rejects with an error
+   */
+  send(name, data) {
+    return this.#handle().send(name, data);
+  }
+
   /** @param {() => void} callback called once the server lets this client listen; at once if it does already */
   ready(callback) {
     const handle = this.#handle();

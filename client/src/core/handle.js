@@ -6,6 +6,7 @@ import { Deltas } from './deltas.js';
 import { Follower } from './follower.js';
 import { clone, copy, plain, same } from './json.js';
 import { recall, remember } from './persist.js';
+import { Presence } from './presence.js';
 import { guarded } from './report.js';
 
 /**
@@ -59,6 +60,7 @@ const placeOf = (meta) => `${meta?.s} ${meta?.e} ${meta?.o}`;
  *
  * Events, for `on(event, listener)`: `synced (method, model)` somebody else wrote; `listening` the server answered
  * the listen; `offline`, `online`; `resumed` nothing was missed; `reset` what was missed cannot be told, read again;
+ * `message:<name> (data, from)` another client sent a message, `from` is `{key, card}`; `message (name, data, from)` any message;
  * `error (err)` the server refused to let this client listen.
  *
  * @example
@@ -103,6 +105,10 @@ export class Handle extends Emitter {
       this.session.run(this, this.follower.lost());
     },
   });
+  /** @type {Presence | undefined} */
+  #presence = undefined;
+  /** Whether the server lets this client listen, and it may be present so. */
+  #attends = false;
   #reading = 0;
   /** Places of writes of this client that all were told of when they were answered; they may come as events yet. */
   #notified = new Set();
@@ -121,6 +127,27 @@ export class Handle extends Emitter {
     /** The same for handles of the same backend and channel, one after the other. */
     this.place = JSON.stringify([this.name, channel]);
     this.follower = new Follower();
+  }
+
+  /** Who is present in the channel: `handle.presence.join(state)`. @returns {Presence} */
+  get presence() {
+    if (!this.#presence) {
+      this.#presence = new Presence(this);
+      if (this.#attends) this.#presence.listened(false);
+    }
+    return this.#presence;
+  }
+
+  /**
+   * Send a message to the channel's other listeners, who are told now or never: they get `message:<name> (data, from)`.
+   * @param {string} name a name that the backend declares with `@message`
+   * @param {any} [data] what is told, as JSON
+   * @returns {Promise<void>} resolves when the server has taken it; rejects with a {@link SyncError}
+   */
+  send(name, data = null) {
+    return new Promise((resolve, reject) => {
+      this.session.send(this, name, copy(data), (err) => (err ? reject(err) : resolve()));
+    });
   }
 
   /**
@@ -236,6 +263,11 @@ export class Handle extends Emitter {
     return { user: this.session.connection.user, knownAs: this.knownAs };
   }
 
+  /** This client is present no more: leave the channel if nothing else follows it. */
+  rest() {
+    this.#rest();
+  }
+
   #rest() {
     // Whoever lets go of one collection may be about to bind another.
     if (this.unused) setTimeout(() => this.session.leave(this));
@@ -243,7 +275,7 @@ export class Handle extends Emitter {
 
   /** Whether nothing follows the channel any more. */
   get unused() {
-    return this.#released && !this.heard;
+    return this.#released && !this.heard && !this.#presence?.wanted;
   }
 
   /**
@@ -414,8 +446,27 @@ export class Handle extends Emitter {
     }
   }
 
+  /** The server has answered a listen. @param {boolean} isPresent whether this client is present by now */
+  attending(isPresent) {
+    this.#attends = true;
+    this.#presence?.listened(isPresent);
+  }
+
+  /** The server does not let this client listen, and so not be present. @param {SyncError} err */
+  barred(err) {
+    this.#attends = false;
+    this.#presence?.refused(err);
+  }
+
+  /** A `presence` event came. @param {any} news */
+  presenceTold(news) {
+    this.#presence?.told(news);
+  }
+
   /** The channel was left: whoever comes back to it begins anew. */
   left() {
+    this.#attends = false;
+    this.#presence?.offline();
     this.follower = new Follower();
     this.told = null;
     this.#deltas.restart();
@@ -424,6 +475,8 @@ export class Handle extends Emitter {
 
   /** The connection is gone: a reading that goes on belongs to it. */
   interrupted() {
+    this.#attends = false;
+    this.#presence?.offline();
     this.#reading += 1;
   }
 

@@ -130,6 +130,11 @@ export class Session {
       this.#hear();
       for (const handle of this.#following(stream)) this.run(handle, handle.follower.gap());
     });
+    socket.on('presence', (/** @type {string | null} */ channel, /** @type {any} */ news) => {
+      this.#hear();
+      this.#handles.get(channel)?.presenceTold(news);
+    });
+    socket.on('message', (/** @type {any[]} */ ...args) => this.#messaged(args));
     if (socket.connected) this.#connected();
     else socket.connect();
   }
@@ -237,6 +242,62 @@ export class Session {
     }
     const message = `it waited to be sent to "${this.name}" when another user connected`;
     for (const entry of entries) this.#settle(entry, new SyncError({ name: 'Dropped', message, code: 409 }));
+  }
+
+  /**
+   * Ask about the presence of a channel; nobody is asked without a connection.
+   * @param {Handle} handle
+   * @param {Record<string, any> | null} options
+   * @param {(...args: any[]) => void} answer
+   */
+  ask(handle, options, answer) {
+    if (this.#online) this.#socket.emit('presence', handle.channel, options, this.#current(this.#hearing(answer)));
+  }
+
+  /**
+   * Send a message, which is told now or never: it waits until this client has listened for the first time.
+   * @param {Handle} asked
+   * @param {string} name
+   * @param {any} data
+   * @param {(err?: SyncError) => void} done
+   */
+  send(asked, name, data, done) {
+    const handle = this.join(asked);
+    const { deadline } = this.connection;
+    const finish = (/** @type {SyncError | undefined} */ err) => {
+      clearTimeout(timer);
+      handle.off('listening', begin).off('error', refused).off('offline', lost);
+      done(err);
+    };
+    const refused = (/** @type {any} */ err) => passing(err) || finish(err);
+    const lost = () => finish(unavailable(`the connection to "${this.name}" was lost before the message "${name}" was answered`));
+    const late = () => finish(new SyncError({ name: 'Timeout', message: `the message "${name}" to "${this.name}": the server did not answer in time`, code: 408 }));
+    const begin = () => {
+      handle.off('listening', begin);
+      handle.on('offline', lost);
+      const answer = (/** @type {any} */ err) => finish(err ? new SyncError(err.error ?? { message: String(err) }) : undefined);
+      this.#socket.emit('message', name, data, handle.channel, this.#current(this.#hearing(answer)));
+    };
+    const timer = setTimeout(late, deadline);
+    if (this.#online && handle.follower.ready) begin();
+    else if (handle.options) setTimeout(() => finish(unavailable(`there is no connection to "${this.name}", and a message does not wait for one`)));
+    else handle.on('listening', begin).on('error', refused);
+  }
+
+  /** @param {any[]} args of a `message` event */
+  #messaged([name, data, channel, from]) {
+    this.#hear();
+    const handle = this.#handles.get(channel);
+    handle?.tell(`message:${name}`, data, from);
+    handle?.tell('message', name, data, from);
+  }
+
+  /** @param {(...args: any[]) => void} answer @returns {(...args: any[]) => void} the same, which shows that the server is there */
+  #hearing(answer) {
+    return (...args) => {
+      this.#hear();
+      answer(...args);
+    };
   }
 
   /** Leave the server; requests and positions stay for the next `open`. */
@@ -381,7 +442,10 @@ export class Session {
    */
   #fail(error, isNews) {
     this.reject(error, (entry) => !this.#isOfAnother(entry) && !entry.draining);
-    for (const handle of isNews ? this.#handles.values() : []) handle.tell('error', error);
+    for (const handle of isNews ? this.#handles.values() : []) {
+      handle.tell('error', error);
+      handle.barred(error);
+    }
   }
 
   /** @param {Handle} handle @param {import('./follower.js').Effect} effect */
@@ -397,7 +461,7 @@ export class Session {
         this.#listened(handle, reply, query);
       });
       const more = { ...(query && { query }), ...(handle.takesDeltas && { deltas: true }) };
-      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true, ...more }, answer);
+      this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true, messages: true, ...more }, answer);
       this.#later(PATIENCE, () => {
         if (answered) return;
         answered = true;
@@ -430,11 +494,12 @@ export class Session {
       // A client that may not listen may still be allowed to sync.
       handle.follower.refused();
       handle.unheard();
+      handle.barred(error);
       this.#unrecognized(handle, error);
       this.#flush();
       return;
     }
-    const { v, streams, client, user, ...options } = reply ?? {};
+    const { v, streams, client, user, present, ...options } = reply ?? {};
     if (typeof client === 'string') this.outbox.public = client;
     if (user !== undefined) this.#recognized(handle, user);
     handle.options = options;
@@ -444,6 +509,7 @@ export class Session {
     const effects = handle.follower.listened(reply ?? {});
     this.run(handle, effects);
     handle.listened(effects.some((effect) => effect.do === 'read'));
+    handle.attending(present === true);
     for (const [stream, state] of Object.entries(reply?.streams ?? {})) {
       for (const other of this.#following(stream)) {
         if (other !== handle) this.run(other, other.follower.overheard(stream, state));

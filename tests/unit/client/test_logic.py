@@ -17,6 +17,7 @@ from bbio.client.handle import Handles
 from bbio.client.liveness import PATIENCE_SECONDS, PROBE_SECONDS
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
+from bbio.client.roster import Roster
 from bbio.client.session import BackendSession
 from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Subscription
@@ -182,7 +183,10 @@ class TestFollower:
 
 class TestOutbox:
     def entries(self, outbox, *methods):
-        subscriptions = [Subscription("todos", None, "id", Clock(), print, print) for _ in methods]
+        subscriptions = [
+            Subscription("todos", None, "id", Clock(), print, print, Roster(Clock(), lambda: 0.5, 1.0, print))
+            for _ in methods
+        ]
         return [
             outbox.add(subscription, {"method": method}, None, 30.0, False)
             for subscription, method in zip(subscriptions, methods, strict=True)
@@ -378,7 +382,7 @@ class TestSession:
         session.connected(session.wire)
         assert session.wire.answer({"event": "x"}) == (
             "listen",
-            (None, {"v": 1, "since": {}, "client": "me", "user": True, "deltas": True}),
+            (None, {"v": 1, "since": {}, "client": "me", "user": True, "messages": True, "deltas": True}),
         )
         events = handle.events()
         session.received("synced", ("create", {"id": 1}))

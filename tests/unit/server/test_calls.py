@@ -428,7 +428,7 @@ async def test_a_layer_that_reads_too_much_at_once_is_refused_within_a_call():
 
 async def test_too_many_calls_that_wait_for_a_thread_are_refused(monkeypatch):
     """They get `Busy`, as requests of clients do."""
-    monkeypatch.setattr("bbio.stack.threads.MAX_WAITING", 0)
+    monkeypatch.setattr("bbio.stack.threads.MAX_WAITING_CALLS", 0)
     free = threading.Event()
 
     class Blocked(Backend):
