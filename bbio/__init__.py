@@ -39,6 +39,7 @@ from bbio.query import QueryLimits
 from bbio.requests import Found, Next, Request, Response
 from bbio.runtime import Runtime
 from bbio.server.limits import Limits
+from bbio.sessions import SessionStore, StoredSession
 from bbio.stack import Middleware
 from bbio.store import Store
 from bbio.streams import HistoryLimits
@@ -72,8 +73,10 @@ __all__ = [
     "Response",
     "Runtime",
     "Schema",
+    "SessionStore",
     "StackError",
     "Store",
+    "StoredSession",
     "SyncError",
     "Timeout",
     "Unauthorized",

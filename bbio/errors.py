@@ -157,6 +157,7 @@ class Unauthorized(SyncError, PermissionError):
     """
 
     code = 401
+    details = ("expired",)
 
 
 class Forbidden(SyncError, PermissionError):

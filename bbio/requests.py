@@ -138,6 +138,12 @@ class Found(msgspec.Struct, eq=False, gc=False):
         return {"next": self.next} if self.total is None else {"next": self.next, "total": self.total}
 
 
+class SeamIdentity(NamedTuple):
+    user: Any
+    session: str | None
+    expires: float | None
+
+
 class Request(msgspec.Struct, Generic[M], eq=False):
     """One sync on its way through the middleware stack. `Request[Todo]` tells type checkers what its model is.
 
@@ -209,6 +215,15 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self._state = state
+
+    # SEAM
+    identity: Any = None
+
+    def identify(self, user: Any, session: str | None = None, expires: float | None = None, warn: float = 60.0) -> None:
+        """Say who asks."""
+        if self.user is None:
+            self.user = user
+        self.identity = SeamIdentity(user, session, expires)
 
     @property
     def id(self) -> Any:
