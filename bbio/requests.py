@@ -226,6 +226,11 @@ class Request(msgspec.Struct, Generic[M], eq=False):
         self.identity = SeamIdentity(user, session, expires)
 
     @property
+    def session_id(self) -> str | None:
+        """The id of the server-side session, by which it can be revoked; None without one. It is not the cookie."""
+        return None if self.identity is None else self.identity.session
+
+    @property
     def id(self) -> Any:
         """The id of the model, as the client sent it; None for a create and for a read of the collection."""
         if self.entry is not None:
