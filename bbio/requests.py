@@ -12,6 +12,7 @@ import msgspec
 
 from bbio.errors import StackError, SyncError
 from bbio.generic import M
+from bbio.identity import Identity
 from bbio.streams import Op, Operation, canonical
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ NOTIFIED_AS: dict[str, str] = {method: rules.notified_as for method, rules in RU
 
 class Socket(Protocol):
     """The client connection behind a request, as layers see it (`req.socket`)."""
+
+    identity: Identity | None
 
     @property
     def sid(self) -> str:
@@ -138,12 +141,6 @@ class Found(msgspec.Struct, eq=False, gc=False):
         return {"next": self.next} if self.total is None else {"next": self.next, "total": self.total}
 
 
-class SeamIdentity(NamedTuple):
-    user: Any
-    session: str | None
-    expires: float | None
-
-
 class Request(msgspec.Struct, Generic[M], eq=False):
     """One sync on its way through the middleware stack. `Request[Todo]` tells type checkers what its model is.
 
@@ -193,6 +190,8 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     _state: dict[str, Any] | None = None
     # What a store of an earlier version has left here of what it found.
     _left: dict[str, Any] | None = None
+    # Who asks, as a layer has found out.
+    identity: Identity | None = None
 
     @property
     def session(self) -> dict[str, Any]:
@@ -216,14 +215,26 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     def state(self, state: dict[str, Any]) -> None:
         self._state = state
 
-    # SEAM
-    identity: Any = None
-
     def identify(self, user: Any, session: str | None = None, expires: float | None = None, warn: float = 60.0) -> None:
-        """Say who asks."""
+        """Say who asks, for layers that find it out: `user` is set, unless a layer above has set it.
+
+        Parameters:
+            user: the user.
+            session: the id of a session on the server, by which it can be ended.
+            expires: when this ends, in seconds since 1970; None for never.
+            warn: seconds before the end at which the client is told.
+
+        Example:
+            >>> req = Request("read")
+            >>> req.identify({"id": "ann"})
+            >>> req.user["id"]
+            'ann'
+        """
         if self.user is None:
             self.user = user
-        self.identity = SeamIdentity(user, session, expires)
+        self.identity = Identity(user, session, expires, warn)
+        if self.socket is not None:
+            self.socket.identity = self.identity
 
     @property
     def session_id(self) -> str | None:

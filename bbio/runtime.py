@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from inspect import iscoroutinefunction
@@ -68,6 +68,12 @@ class BackendPublisher(Publisher, Protocol):
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask again whether those who listen may."""
+
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that listeners have."""
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Let go of those whose sessions have ended."""
 
 
 class Runtime:
@@ -510,6 +516,14 @@ class Runtime:
             await self.log.tell_recheck(channel)
         finally:
             await self.publisher.recheck(channel)
+
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that clients of this process have."""
+        return self.publisher.live_sessions()
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Let go of the listeners of this process whose sessions have ended."""
+        self.publisher.end_sessions(ids)
 
     if not TYPE_CHECKING:  # pragma: no branch - for checkers there is no such attribute
 

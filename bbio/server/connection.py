@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bbio import protocol
 from bbio.errors import Busy
 from bbio.handshake import read_cookies
+from bbio.identity import Identity
 from bbio.server.budget import Budget, Rate, Resting
 from bbio.server.memory import Address, Addresses, ListRoom
 from bbio.streams import BACKEND_WIDE
@@ -252,6 +253,7 @@ class ClientSocket:
         "client",
         "connection",
         "id_attribute",
+        "identity",
         "last_channel",
         "left",
         "namespace",
@@ -291,6 +293,8 @@ class ClientSocket:
         # The answers to listens that were refused, by channel, as JSON.
         self.refusals: dict[str, bytes] = {}
         self.left = False
+        # Who the client is, as a layer has said when it was last asked.
+        self.identity: Identity | None = None
 
     def see(self, stream: str, view: View | None) -> bool:
         """From now on it has this view of the stream of a channel, None when it follows that no more.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextvars import copy_context
 
 from bbio import protocol
@@ -132,6 +132,24 @@ class Permissions:
             (socket, followed)
             for socket, followed in self._listeners
             if channel is None or followed.name == channel_stream(channel)
+        )
+
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that listeners have."""
+        identities = (socket.identity for socket, _ in self._listeners)
+        return {each.session for each in identities if each is not None and each.session is not None}
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Ask soon again for the permission of those whose sessions have ended."""
+        if not self._closed:
+            self._tasks.spawn(self._end_sessions(ids))
+
+    async def _end_sessions(self, ids: Collection[str]) -> None:
+        self.rechecks += 1
+        await self._recheck_all(
+            (socket, followed)
+            for socket, followed in self._listeners
+            if socket.identity is not None and socket.identity.session in ids
         )
 
     def recheck_soon(self, channel: str | None = None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from bbio import protocol
 from bbio.declared import Publisher
@@ -135,6 +135,14 @@ class Subscribers(Publisher):
             self._repair_later(followed)
         else:
             followed.stale = True  # its place is being looked for, and what is found may be older than this
+
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that listeners have."""
+        return self.permissions.live_sessions()
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Let go of those whose sessions have ended."""
+        self.permissions.end_sessions(ids)
 
     def recheck_soon(self, channel: str | None = None) -> None:
         """Ask again who may listen, as another process was told to. Called on the event loop."""

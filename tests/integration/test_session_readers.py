@@ -261,7 +261,7 @@ async def reader():
     opened = []
 
     async def open_reader(sessions):
-        await sessions.start(SimpleNamespace(live_sessions=set, end_sessions=lambda ids: None))
+        await sessions.start(Served())
         opened.append(sessions)
         return sessions
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from bbio import Middleware, Request, SyncError, Unauthorized, Unavailable, before
+from bbio import ConfigurationError, Middleware, Request, SyncError, Unauthorized, Unavailable, before
 from bbio.builtin.sessions.cookies import HasHeaders, SessionCookie
 from bbio.builtin.sessions.live import LiveSessions
 from bbio.ratelimit import RateLimitedLog
@@ -194,7 +194,7 @@ class CookieSessions(Middleware):
     def _introduce(self, req: Request, found: FoundSession | None) -> None:
         if found is None:
             req.session = {}
-            identity = getattr(req.socket, "identity", None)
+            identity = None if req.socket is None else req.socket.identity
             if identity is not None and identity.session is not None:
                 raise Unauthorized("the session has ended: log in again", expired=True)
             return
@@ -258,7 +258,7 @@ class CookieSessions(Middleware):
         try:
             async with asyncio.timeout(self._timeout):
                 return await asking
-        except SyncError:
+        except (SyncError, ConfigurationError):
             raise
         except Exception as err:
             self._log.error(err, "%s: the store of the sessions failed", type(self).__name__)

@@ -54,12 +54,12 @@ class LiveSessions:
 
     def ids(self) -> set[str]:
         """Return the ids of the sessions that connections were opened with."""
-        return set().union(*(backend.live_sessions() for backend in self._backends))
+        return set().union(*(backend.__bbio_served__("sessions").live_sessions() for backend in self._backends))
 
     def end(self, ids: Collection[str]) -> None:
         """End what the connections of these sessions may do."""
         for backend in self._backends:
-            backend.end_sessions(ids)
+            backend.__bbio_served__("sessions").end_sessions(ids)
 
     def expect(self, expires: float | None) -> None:
         """Look when a session expires whether it was used meanwhile.
