@@ -32,6 +32,7 @@ from starlette.routing import Route
 
 from bbio import Backend, ConfigurationError, Request, Unavailable, before
 from bbio.builtin import AiohttpSessions, DjangoSessions, FlaskSessions, MemoryStore, StarletteSessions
+from tests.support.sessions import Served
 
 SITE = Path(__file__).parents[1] / "support" / "django_site.py"
 SECRET = "the secret of the django site of the tests"

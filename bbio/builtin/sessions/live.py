@@ -49,8 +49,7 @@ class LiveSessions:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(task, return_exceptions=True)
 
     def ids(self) -> set[str]:
         """Return the ids of the sessions that connections were opened with."""
