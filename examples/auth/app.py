@@ -1,9 +1,9 @@
 """Notes for those who have logged in: two users with passwords, a log-out here, and one everywhere.
 
-Run it with `python examples/auth/app.py`: it prints the passwords of ann and bob, which are new at each start unless
-$ANN_PASSWORD and $BOB_PASSWORD are set. Visit http://127.0.0.1:3000 in two browsers, or in a private window too, log in,
-and write. "Log out everywhere" ends what every other page of yours may do, at once. Notes are kept in the file auth.db,
-and so are sessions.
+Run it with `python examples/auth/app.py`, after `pip install argon2-cffi`. It prints the passwords of ann and bob, new
+ones at each start unless $ANN_PASSWORD and $BOB_PASSWORD are set. Visit http://127.0.0.1:3000 in two browsers, or in a
+private window too, log in, and write. "Log out everywhere" ends what all other pages of the user may do, at once. Notes
+and sessions are kept in the file auth.db.
 """
 
 from __future__ import annotations

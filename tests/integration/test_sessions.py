@@ -7,6 +7,7 @@ import sqlite3
 import time
 from contextlib import AsyncExitStack, closing
 
+import asyncpg
 import httpx
 import pytest
 import redis.asyncio

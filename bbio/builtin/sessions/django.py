@@ -87,7 +87,7 @@ def unsign(text: str, salt: str, secrets: Iterable[bytes]) -> tuple[Any, float] 
 
 
 class DjangoDatabase(Protocol):
-    """Where the sessions and users of a Django site are read."""
+    """The place from which the sessions and users of a Django site are read."""
 
     async def open(self) -> None: ...
 
