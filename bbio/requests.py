@@ -230,11 +230,15 @@ class Request(msgspec.Struct, Generic[M], eq=False):
             >>> req.user["id"]
             'ann'
         """
+        self.take(Identity(user, session, expires, warn), user)
+
+    def take(self, identity: Identity, user: Any) -> None:
+        """Take an identity that a layer has kept from an earlier request, with a user that is this request's own."""
         if self.user is None:
             self.user = user
-        self.identity = Identity(user, session, expires, warn)
+        self.identity = identity
         if self.socket is not None:
-            self.socket.identity = self.identity
+            self.socket.identity = identity
 
     @property
     def session_id(self) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import attrs
@@ -20,6 +21,8 @@ from argon2.exceptions import VerificationError
 
 from bbio import App, Backend, Forbidden, Request, Unauthorized, Unavailable, before, field
 from bbio.builtin import SQLiteSessions, SQLiteStore
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 USERS = ("ann", "bob")
 FOLDER = Path(__file__).parent
@@ -118,7 +121,7 @@ async def me(request: web.Request) -> web.Response:
 
 
 @web.middleware
-async def say_unavailable(request: web.Request, handler: web.Handler) -> web.StreamResponse:
+async def say_unavailable(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer 503 while sessions cannot be read or written."""
     try:
         return await handler(request)

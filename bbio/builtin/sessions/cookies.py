@@ -21,8 +21,8 @@ class HasHeaders(Protocol):
     """A request of any framework: of aiohttp, Starlette, Flask and Django alike."""
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        """The HTTP headers, whatever the case of their names."""
+    def headers(self) -> Any:
+        """The HTTP headers, a mapping, whatever the case of their names."""
 
 
 AnyRequest = HasHeaders | None
@@ -39,14 +39,18 @@ class SessionCookie:
 
     name: str
     secure: bool | None
+    _host_name: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_host_name", HOST_PREFIX + self.name)
 
     def full_name(self, secure: bool) -> str:
         """Return the name with its prefix."""
-        return HOST_PREFIX + self.name if secure else self.name
+        return self._host_name if secure else self.name
 
     def find(self, cookies: Mapping[str, str], headers: Mapping[str, str]) -> str | None:
         """Return the value that counts of a request with these cookies and headers; None if there is none."""
-        value = None if self.secure is False else cookies.get(HOST_PREFIX + self.name)
+        value = None if self.secure is False else cookies.get(self._host_name)
         if value is not None:
             return value
         value = cookies.get(self.name)
@@ -84,7 +88,7 @@ class SessionCookie:
         secure = self.is_secure_for(request)
         if not max_age and request is not None and self.secure is None:
             # The one that the browser has, whichever way it got it.
-            secure = secure or HOST_PREFIX + self.name in read_cookies(request.headers)
+            secure = secure or self._host_name in read_cookies(request.headers)
         name = self.full_name(secure)
         jar: SimpleCookie = SimpleCookie({name: value})
         for attribute, setting in self.attributes(secure, max_age).items():

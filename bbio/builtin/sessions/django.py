@@ -302,7 +302,7 @@ class DjangoSessions(CookieSessions):
             if self._checks_users and not await self._is_current(str(user_id), session.get(USER_HASH)):
                 return None
             user = {"id": str(user_id)}
-        return FoundSession(session, user, id=self._id_of(value), expires=expires, ends=expires, size=len(value))
+        return FoundSession(session, user=user, id=self._id_of(value), expires=expires, ends=expires, size=len(value))
 
     def _read_cookie(self, value: str) -> tuple[dict[str, Any], float] | None:
         read = self._unsigned(value, COOKIE_SALT)

@@ -14,12 +14,15 @@ from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import attrs
+import msgspec
 
 from bbio import ConfigurationError, Middleware, Request, SyncError, Unauthorized, Unavailable, before
 from bbio.builtin.sessions.cookies import HasHeaders, SessionCookie
 from bbio.builtin.sessions.live import LiveSessions
+from bbio.identity import Identity
 from bbio.ratelimit import RateLimitedLog
 
+decode = msgspec.json.Decoder(dict[str, Any]).decode
 logger = logging.getLogger("bbio")
 
 T = TypeVar("T")
@@ -55,6 +58,7 @@ class FoundSession:
 
     Parameters:
         session: what `req.session` is to be.
+        data: the same as JSON, where it can be.
         user: the user, or the key of the user in the session if `is_key`; None where nobody has logged in.
         is_key: whether `user` is a key.
         id: the id by which the session can be ended; None where it cannot.
@@ -66,6 +70,7 @@ class FoundSession:
     """
 
     session: dict[str, Any]
+    data: bytes | None = None
     user: Any = None
     is_key: bool = False
     id: str | None = None
@@ -74,6 +79,18 @@ class FoundSession:
     size: int = 0
     touch_at: float | None = None
     fresh_until: float = 0.0
+    identity: Identity | None = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        user = self.session.get(self.user) if self.is_key else self.user
+        self.identity = None
+        if user is not None or self.id is not None:
+            self.identity = Identity(user, self.id, self.ends)
+
+    def own_session(self) -> dict[str, Any]:
+        """Return a session that is a request's own."""
+        session: dict[str, Any] = own_copy(self.session) if self.data is None else decode(self.data)
+        return session
 
 
 @attrs.define(eq=False)
@@ -189,7 +206,10 @@ class CookieSessions(Middleware):
         return self._identify_later(req, value)
 
     async def _identify_later(self, req: Request, value: str) -> None:
-        self._introduce(req, await self._look_up(value))
+        found = await self._look_up(value)
+        if found is not None and found.touch_at is not None and found.touch_at <= time.time():
+            self._touch(found)
+        self._introduce(req, found)
 
     def _introduce(self, req: Request, found: FoundSession | None) -> None:
         if found is None:
@@ -198,12 +218,9 @@ class CookieSessions(Middleware):
             if identity is not None and identity.session is not None:
                 raise Unauthorized("the session has ended: log in again", expired=True)
             return
-        req.session = own_copy(found.session)
-        user = req.session.get(found.user) if found.is_key else own_copy(found.user)
-        if user is not None or found.id is not None:
-            req.identify(user, session=found.id, expires=found.ends)
-        if found.touch_at is not None and found.touch_at <= time.time():
-            self._touch(found)
+        session = req.session = found.own_session()
+        if found.identity is not None:
+            req.take(found.identity, session.get(found.user) if found.is_key else own_copy(found.user))
 
     async def load(self, request: HasHeaders) -> dict[str, Any]:
         """Return the session of an HTTP request; `{}` when it has no valid one.
@@ -215,7 +232,7 @@ class CookieSessions(Middleware):
             Unavailable: it is not known at the moment.
         """
         found = await self._found_in(request)
-        return {} if found is None else own_copy(found.session)
+        return {} if found is None else found.session
 
     async def _found_in(self, request: HasHeaders) -> FoundSession | None:
         value = self._cookie.find_in(request)
@@ -268,6 +285,9 @@ class CookieSessions(Middleware):
         earlier = self._forget(value)
         now = time.monotonic()
         left = None if found is None or found.expires is None else found.expires - time.time()
+        if found is not None and found.touch_at is not None and left is not None and found.expires is not None:
+            # A session in use is to be looked at when it is to be kept from expiring.
+            left = min(left, max(found.touch_at - time.time(), 0.0) or left)
         if found is not None and (left is None or left > 0):
             found.fresh_until = now + (self._cache_seconds if left is None else min(self._cache_seconds, left))
             self._unknown.pop(value, None)

@@ -297,6 +297,7 @@ class Sessions(CookieSessions):
         session = msgspec.json.decode(stored.data)
         return FoundSession(
             session,
+            stored.data.encode(),
             "user",
             is_key=True,
             id=stored.key,

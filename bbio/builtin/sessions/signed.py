@@ -67,7 +67,7 @@ class SignedSessions(CookieSessions):
             return None
         is_key = isinstance(self._user, str)
         user = self._user if isinstance(self._user, str) else self._user(session)
-        return FoundSession(session, user, is_key=is_key, expires=expires, ends=expires, size=len(value))
+        return FoundSession(session, user=user, is_key=is_key, expires=expires, ends=expires, size=len(value))
 
 
 class FlaskSessions(SignedSessions):
