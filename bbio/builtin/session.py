@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 
 from bbio import ConfigurationError, Middleware, Request, before
 from bbio.builtin.sessions.cookies import AnyRequest, HasHeaders, SessionCookie
+from bbio.builtin.sessions.found import FoundSession, as_json
 from bbio.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Session(Middleware):
         self.secure = secure
         self._cookie = SessionCookie(cookie, secure)
         self._short = min(map(len, secrets)) < SHORTEST
-        # Cookies whose signature was found right, with the time when they were signed and their session as JSON.
-        self._known: dict[str, tuple[float, str]] = {}
+        # Cookies whose signature was found right.
+        self._known: dict[str, FoundSession] = {}
         # The serializer signs with the last of its secrets, and a cookie of another name has another salt.
         self._serializer = URLSafeTimedSerializer(
             secrets[::-1], salt=f"bbio session {cookie}", signer_kwargs={"digest_method": hashlib.sha256}
@@ -90,11 +90,13 @@ class Session(Middleware):
     @before
     def identify(self, req: Request) -> None:
         socket = req.socket
-        value = None if socket is None else self._cookie.find(req.cookies, socket.headers)
-        session, expires = ({}, None) if value is None else self._verified(value)
-        req.session = session
-        if expires is not None:
-            req.identify(session.get("user"), expires=expires)
+        value = None if socket is None else self._cookie.find(socket.cookies, socket.headers)
+        known = None if value is None else self._verified(value)
+        if known is None:
+            req.session = {}
+        else:
+            req.session = known.own_session()
+            known.introduce(req, req.session)
 
     def save(self, response: web.StreamResponse, session: Mapping[str, Any], request: AnyRequest = None) -> None:
         """Set the session's cookie on an aiohttp response.
@@ -141,7 +143,8 @@ class Session(Middleware):
             request: the request, of aiohttp or another framework.
         """
         value = self._cookie.find_in(request)
-        return {} if value is None else self._verified(value)[0]
+        known = None if value is None else self._verified(value)
+        return {} if known is None else known.own_session()
 
     def clear(self, response: web.StreamResponse) -> None:
         """Remove the session's cookie with an aiohttp response.
@@ -167,18 +170,17 @@ class Session(Middleware):
             )
         return value
 
-    def _verified(self, value: str) -> tuple[dict[str, Any], float | None]:
-        """Return the session of a cookie and when it ends; an empty one that does not end if it is not valid."""
+    def _verified(self, value: str) -> FoundSession | None:
+        """Return the session of a cookie; None if the cookie is not valid."""
         known = self._known.get(value)
         if known is None:
             try:
                 session, signed_at = self._serializer.loads(value, return_timestamp=True)
             except (BadData, UnicodeEncodeError):
-                return {}, None
+                return None
             if len(self._known) >= KNOWN_COOKIES:
                 del self._known[next(iter(self._known))]
-            known = self._known[value] = (signed_at.timestamp(), json.dumps(session))
-        signed_at, content = known
-        expires = signed_at + self.max_age
-        # Every request gets a session of its own: layers may change it.
-        return (json.loads(content), expires) if time.time() < expires else ({}, None)
+            ends = signed_at.timestamp() + self.max_age
+            known = self._known[value] = FoundSession(session, as_json(session), "user", is_key=True, ends=ends)
+        assert known.ends is not None
+        return known if time.time() < known.ends else None

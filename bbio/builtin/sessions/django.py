@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from bbio import ConfigurationError
 from bbio.builtin.sessions.cookies import SessionCookie
-from bbio.builtin.sessions.identified import CACHE_SECONDS, STORE_SECONDS, CookieSessions, FoundSession
+from bbio.builtin.sessions.found import FoundSession
+from bbio.builtin.sessions.identified import CACHE_SECONDS, STORE_SECONDS, CookieSessions
 from bbio.builtin.sessions.live import LiveSessions
 from bbio.builtin.sessions.postgres import driver
 from bbio.builtin.sessions.signed import FORTNIGHT, secrets_of

@@ -14,15 +14,13 @@ from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import attrs
-import msgspec
 
 from bbio import ConfigurationError, Middleware, Request, SyncError, Unauthorized, Unavailable, before
 from bbio.builtin.sessions.cookies import HasHeaders, SessionCookie
+from bbio.builtin.sessions.found import FoundSession
 from bbio.builtin.sessions.live import LiveSessions
-from bbio.identity import Identity
 from bbio.ratelimit import RateLimitedLog
 
-decode = msgspec.json.Decoder(dict[str, Any]).decode
 logger = logging.getLogger("bbio")
 
 T = TypeVar("T")
@@ -41,56 +39,6 @@ MAX_COOKIE = 4_096
 # Seconds after which a request may be tried again.
 RETRY_SECONDS = 1.0
 NO_SESSIONS = "sessions cannot be read at the moment"
-
-
-def own_copy(value: Any) -> Any:
-    """Return a copy of what JSON can be: each request may change its session."""
-    if type(value) is dict:
-        return {key: own_copy(each) for key, each in value.items()}
-    if type(value) is list:
-        return [own_copy(each) for each in value]
-    return value
-
-
-@attrs.define(eq=False)
-class FoundSession:
-    """A session that a cookie names.
-
-    Parameters:
-        session: what `req.session` is to be.
-        data: the same as JSON, where it can be.
-        user: the user, or the key of the user in the session if `is_key`; None where nobody has logged in.
-        is_key: whether `user` is a key.
-        id: the id by which the session can be ended; None where it cannot.
-        expires: when it ends unless it is used, in seconds since 1970; None for never.
-        ends: when it ends in any case, in seconds since 1970; None for never.
-        size: the characters that it takes.
-        touch_at: when it is to be kept from expiring, in seconds since 1970; None where that is not needed.
-        fresh_until: until when it is believed, by the monotonic clock.
-    """
-
-    session: dict[str, Any]
-    data: bytes | None = None
-    user: Any = None
-    is_key: bool = False
-    id: str | None = None
-    expires: float | None = None
-    ends: float | None = None
-    size: int = 0
-    touch_at: float | None = None
-    fresh_until: float = 0.0
-    identity: Identity | None = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        user = self.session.get(self.user) if self.is_key else self.user
-        self.identity = None
-        if user is not None or self.id is not None:
-            self.identity = Identity(user, self.id, self.ends)
-
-    def own_session(self) -> dict[str, Any]:
-        """Return a session that is a request's own."""
-        session: dict[str, Any] = own_copy(self.session) if self.data is None else decode(self.data)
-        return session
 
 
 @attrs.define(eq=False)
@@ -194,7 +142,7 @@ class CookieSessions(Middleware):
     def identify(self, req: Request) -> Any:
         """Set `req.session` and `req.user`."""
         socket = req.socket
-        value = None if socket is None else self._cookie.find(req.cookies, socket.headers)
+        value = None if socket is None else self._cookie.find(socket.cookies, socket.headers)
         if value is None or len(value) > MAX_COOKIE or not self._may_be(value):
             req.session = {}
             return None
@@ -218,9 +166,8 @@ class CookieSessions(Middleware):
             if identity is not None and identity.session is not None:
                 raise Unauthorized("the session has ended: log in again", expired=True)
             return
-        session = req.session = found.own_session()
-        if found.identity is not None:
-            req.take(found.identity, session.get(found.user) if found.is_key else own_copy(found.user))
+        req.session = found.own_session()
+        found.introduce(req, req.session)
 
     async def load(self, request: HasHeaders) -> dict[str, Any]:
         """Return the session of an HTTP request; `{}` when it has no valid one.

@@ -15,7 +15,8 @@ import msgspec
 
 from bbio import ConfigurationError
 from bbio.builtin.sessions.cookies import AnyRequest, HasHeaders, SessionCookie
-from bbio.builtin.sessions.identified import CACHE_SECONDS, STORE_SECONDS, CookieSessions, FoundSession
+from bbio.builtin.sessions.found import FoundSession
+from bbio.builtin.sessions.identified import CACHE_SECONDS, STORE_SECONDS, CookieSessions
 from bbio.requests import principal
 from bbio.sessions import SessionStore, StoredSession
 

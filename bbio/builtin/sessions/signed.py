@@ -16,7 +16,8 @@ from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 
 from bbio import ConfigurationError
 from bbio.builtin.sessions.cookies import SessionCookie
-from bbio.builtin.sessions.identified import STORE_SECONDS, CookieSessions, FoundSession
+from bbio.builtin.sessions.found import FoundSession
+from bbio.builtin.sessions.identified import STORE_SECONDS, CookieSessions
 
 FORTNIGHT = 14 * 86_400.0
 MONTH = 31 * 86_400.0
