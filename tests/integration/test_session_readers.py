@@ -32,6 +32,7 @@ from starlette.routing import Route
 
 from bbio import Backend, ConfigurationError, Request, Unavailable, before
 from bbio.builtin import AiohttpSessions, DjangoSessions, FlaskSessions, MemoryStore, StarletteSessions
+from bbio.builtin.sessions import django as django_sessions
 from tests.support.sessions import Served
 
 SITE = Path(__file__).parents[1] / "support" / "django_site.py"
@@ -101,6 +102,7 @@ async def test_flask():
     assert (await seen(sessions, session=cookie)).user == {"id": "ann"}
     assert await sessions.load(SimpleNamespace(headers={"Cookie": f"session={cookie}"})) == FLASK_VALUES
     await assert_tampering_fails(sessions, "session", cookie)
+    assert (req.session_id, await sessions._still_living([])) == (None, {})
 
 
 async def test_flask_secrets_and_users(monkeypatch):
@@ -318,6 +320,41 @@ async def test_django_sessions_in_signed_cookies(django, reader, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: now + 61)
     old = await reader(DjangoSessions(SECRET, max_age=60))
     assert (await seen(old, sessionid=cookie)).user is None
+
+
+async def test_a_django_session_that_is_too_large_when_it_is_unpacked(django, reader, monkeypatch):
+    """Nothing is unpacked without end, whoever has signed it."""
+    cookie, _ = django.ask("get:/in?name=ann&cart=200", **SIGNED)
+    monkeypatch.setattr(django_sessions, "MAX_SESSION", 100)
+    assert (await seen(await reader(DjangoSessions(SECRET)), sessionid=cookie)).user is None
+
+
+async def test_living_django_sessions_in_a_file(django, reader):
+    """One query looks whether many sessions still exist; in signed cookies there is nothing to look at."""
+    cookie, _ = django.ask("get:/in?name=ann")
+    sessions = await reader(DjangoSessions(SECRET, database=django.file))
+    id = (await seen(sessions, sessionid=cookie)).session_id
+    assert list(await sessions._still_living([id])) == [id]
+    django.ask("get:/out", cookie=cookie)
+    assert list(await sessions._still_living([id])) == []
+    cookie, _ = django.ask("get:/in?name=ann", **SIGNED)
+    signed = await reader(DjangoSessions(SECRET, max_age=1))
+    id = (await seen(signed, sessionid=cookie)).session_id
+    assert list(await signed._still_living([id])) == [id]
+
+
+def test_moments_of_django():
+    """With a time zone, without one, and in seconds."""
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    moments = [noon, noon.replace(tzinfo=None), "2026-01-01 12:00:00", "2026-01-01T13:00:00+01:00", noon.timestamp()]
+    assert {django_sessions.seconds_of(moment) for moment in moments} == {noon.timestamp()}
+
+
+def test_cryptography_that_is_not_installed(monkeypatch):
+    """The text says what to install."""
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+    with pytest.raises(ConfigurationError, match=r"pip install bbio\[auth\]"):
+        AiohttpSessions(secrets.token_bytes(32))
 
 
 async def test_django_fallback_secrets(django, reader):

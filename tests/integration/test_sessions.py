@@ -301,6 +301,42 @@ async def test_an_sqlite_file_that_breaks(processes, page, tmp_path, caplog):
     await until(lambda: "it cannot be seen which sessions have ended" in caplog.text)
 
 
+async def test_an_sqlite_file_that_is_none(tmp_path):
+    """It fails at the start, and is left as it was."""
+    (tmp_path / "sessions.db").write_text("dear diary, " * 1_000)
+    with pytest.raises(ConfigurationError, match="not a database"):
+        async with SQLiteSessions(tmp_path / "sessions.db"):
+            pass
+    assert (tmp_path / "sessions.db").read_text().startswith("dear diary")
+
+
+@pytest.mark.parametrize("make_sessions", ["sqlite", "postgres"], indirect=True)
+async def test_a_log_in_that_fails_half_way(make_sessions, database_url):
+    """The session that it was to replace goes on."""
+    async with make_sessions() as sessions:
+        old, other = [value_of(await sessions.begin({"user": user})) for user in ("ann", "bob")]
+        stored = await sessions.store.find(key_of(other))
+        with pytest.raises((sqlite3.IntegrityError, asyncpg.UniqueViolationError)):
+            await sessions.store.add(stored, key_of(old))
+        assert await sessions.load(http_request(old)) == {"user": "ann"}
+
+
+async def test_sqlite_looks_again_and_again(tmp_path, monkeypatch):
+    """Nothing is said of what has not ended."""
+    monkeypatch.setattr(sqlite, "POLL_SECONDS", 0.01)
+    sessions = SQLiteSessions(tmp_path / "sessions.db")
+    said = []
+    monkeypatch.setattr(sessions, "_on_ended", said.append)
+    async with sessions:
+        value = value_of(await sessions.begin({}))
+        await asyncio.sleep(0.1)
+        said.clear()
+        await asyncio.sleep(0.1)
+        assert said == []
+        await sessions.finish(http_request(value))
+        await until(lambda: [key_of(value)] in said)
+
+
 async def test_sqlite_after_a_long_pause(processes, tmp_path, monkeypatch):
     """What has ended may be known no more, so all that live here are compared."""
     monkeypatch.setattr(sqlite, "POLL_SECONDS", 0.01)
@@ -365,6 +401,18 @@ async def test_whoever_may_not_make_tables_uses_those_that_are_there(database_ur
             assert await sessions.load(http_request(value)) == {"user": "ann"}
     finally:
         await psql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_a_database_that_cannot_be_listened_to(database_url, monkeypatch):
+    """It fails at the start."""
+
+    async def refuse(*args, **options):
+        raise OSError("too many connections")
+
+    monkeypatch.setattr(asyncpg, "connect", refuse)
+    with pytest.raises(ConfigurationError, match="PostgresSessions cannot use its database"):
+        async with PostgresSessions(database_url):
+            pass
 
 
 # Silent connections

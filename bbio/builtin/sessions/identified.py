@@ -52,7 +52,7 @@ class Lookup:
 
     id: str | None
     is_doubtful: bool = False
-    task: asyncio.Task[FoundSession | None] | None = None
+    task: asyncio.Task[FoundSession | None] = attrs.field(init=False)
 
 
 class CookieSessions(Middleware):
@@ -94,9 +94,9 @@ class CookieSessions(Middleware):
         """Return whether a cookie has the form of one: what has not is not looked up."""
         return True
 
+    @abstractmethod
     async def _still_living(self, ids: Collection[str]) -> Mapping[str, float | None]:
         """Return when sessions with a connection in this process expire, of those that exist; None for never."""
-        return dict.fromkeys(ids)
 
     def _touch(self, found: FoundSession) -> None:
         """Keep a session from expiring: it is used."""
@@ -130,8 +130,7 @@ class CookieSessions(Middleware):
         if self._starts == 0:
             await self._live.close()
             for task in (*self._tasks, *(each.task for each in self._lookups.values())):
-                if task is not None:
-                    task.cancel()
+                task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._lookups.clear()
             await self._close()
@@ -195,7 +194,6 @@ class CookieSessions(Middleware):
         if lookup is None:
             lookup = self._lookups[value] = Lookup(self._id_of(value))
             lookup.task = asyncio.get_running_loop().create_task(self._finish(value, lookup))
-        assert lookup.task is not None
         return await asyncio.shield(lookup.task)
 
     async def _finish(self, value: str, lookup: Lookup) -> FoundSession | None:
@@ -257,8 +255,7 @@ class CookieSessions(Middleware):
         found = self._found.pop(value, None)
         if found is not None:
             self._size -= found.size
-            if found.id is not None:
-                self._values.pop(found.id, None)
+            self._values.pop(found.id or "", None)
         return found
 
     def _forget_all(self) -> None:

@@ -25,11 +25,12 @@ class LiveSessions:
         seconds: seconds between two comparisons.
     """
 
+    _task: asyncio.Task[None]
+
     def __init__(self, compare: Compare, seconds: float = COMPARE_SECONDS) -> None:
         self._compare = compare
         self._seconds = seconds
         self._backends: list[Any] = []
-        self._task: asyncio.Task[None] | None = None
         self._sooner = asyncio.Event()
         self._due = 0.0
 
@@ -46,10 +47,8 @@ class LiveSessions:
 
     async def close(self) -> None:
         """Compare no more."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
     def ids(self) -> set[str]:
         """Return the ids of the sessions that connections were opened with."""

@@ -110,11 +110,7 @@ class PostgresSessionStore(SessionStore):
             self._listening = None
         pool, self._pool = self._pool, None
         if pool is not None:
-            try:
-                async with asyncio.timeout(1.0):
-                    await pool.close()
-            except TimeoutError:
-                pool.terminate()
+            pool.terminate()
 
     async def add(self, session: StoredSession, replaces: str | None = None, per_user: int = 100) -> list[str]:
         ended: list[Any] = []
@@ -178,12 +174,13 @@ class PostgresSessionStore(SessionStore):
             delay = min(2 * delay, BACKOFF_SECONDS[1])
 
     async def _watch(self, connection: Any, lost: asyncio.Event) -> None:
-        while not lost.is_set():
-            try:
-                async with asyncio.timeout(PULSE_SECONDS):
-                    await lost.wait()
-            except TimeoutError:
+        losing = asyncio.ensure_future(lost.wait())
+        try:
+            while not losing.done():
                 await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
+                await asyncio.wait({losing}, timeout=PULSE_SECONDS)
+        finally:
+            losing.cancel()
 
     def _hear(self, connection: Any, pid: int, channel: str, payload: str) -> None:
         self._on_ended(None if payload == "*" else payload.split())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -95,18 +94,17 @@ class RedisSessionStore(SessionStore):
         self._prefix = prefix
         self._channel = prefix + "ended"
         self._redis: Any = None
+        self._listener: Any = None
         self._listening: asyncio.Task[None] | None = None
 
     async def start(self, on_ended: OnEnded) -> None:
         redis = driver()
         self._on_ended = on_ended
         try:
-            self._redis = redis.asyncio.Redis.from_url(
-                self._url,
-                decode_responses=True,
-                socket_timeout=self._command_seconds,
-                socket_connect_timeout=self._command_seconds,
-            )
+            options = {"decode_responses": True, "socket_connect_timeout": self._command_seconds}
+            self._redis = redis.asyncio.Redis.from_url(self._url, socket_timeout=self._command_seconds, **options)
+            # Over this one it waits for what is said, however long that takes.
+            self._listener = redis.asyncio.Redis.from_url(self._url, socket_timeout=None, **options)
             self._add = self._redis.register_script(ADD)
             self._remove = self._redis.register_script(REMOVE)
             self._touch = self._redis.register_script(TOUCH)
@@ -122,8 +120,8 @@ class RedisSessionStore(SessionStore):
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
             self._listening = None
-        client, self._redis = self._redis, None
-        if client is not None:
+        clients, self._redis, self._listener = (self._redis, self._listener), None, None
+        for client in clients:
             with suppress(Exception):
                 await client.aclose()
 
@@ -191,10 +189,11 @@ class RedisSessionStore(SessionStore):
         """Hold a connection that hears which sessions have ended; after its loss all that live here are compared."""
         delay = BACKOFF_SECONDS[0]
         while True:
-            pubsub = self._redis.pubsub()
+            pubsub = self._listener.pubsub()
             try:
-                await pubsub.subscribe(self._channel)
-                await pubsub.get_message(timeout=self._command_seconds)  # that it has subscribed
+                async with asyncio.timeout(self._command_seconds):
+                    await pubsub.subscribe(self._channel)
+                    await pubsub.get_message(timeout=None)  # that it has subscribed
                 if listening.done():
                     self._on_ended(None)  # what was said meanwhile
                 else:
@@ -213,19 +212,25 @@ class RedisSessionStore(SessionStore):
             delay = min(2 * delay, BACKOFF_SECONDS[1])
 
     async def _hear(self, pubsub: Any) -> None:
-        asked = time.monotonic()
         is_answered = True
-        while True:
-            message = await pubsub.get_message(timeout=PULSE_SECONDS)
-            if message is not None and message["type"] == "message":
-                self._on_ended(message["data"].split())
-            elif message is not None:
-                is_answered = True
-            elif not is_answered:
-                raise ConnectionError("Redis does not answer any more")
-            if time.monotonic() - asked >= PULSE_SECONDS:
-                asked, is_answered = time.monotonic(), False
-                await pubsub.ping()
+        reading = asyncio.ensure_future(pubsub.get_message(timeout=None))
+        try:
+            while True:
+                await asyncio.wait({reading}, timeout=PULSE_SECONDS)
+                if reading.done():
+                    message, is_answered = reading.result(), True
+                    reading = asyncio.ensure_future(pubsub.get_message(timeout=None))
+                    # Others are answers to pings.
+                    if message is not None and message["type"] == "message":
+                        self._on_ended(message["data"].split())
+                elif is_answered:
+                    is_answered = False
+                    await pubsub.ping()
+                else:
+                    raise ConnectionError("Redis does not answer any more")
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 def driver() -> Any:

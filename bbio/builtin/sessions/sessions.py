@@ -337,9 +337,8 @@ class Sessions(CookieSessions):
 
     async def _touch_stored(self, found: FoundSession, key: str) -> None:
         try:
-            expires = time.time() + self._idle
-            if found.ends is not None:
-                expires = min(expires, found.ends)
+            assert found.ends is not None
+            expires = min(time.time() + self._idle, found.ends)
             async with asyncio.timeout(self._timeout):
                 await self.store.touch(key, expires)
             found.expires = expires

@@ -7,8 +7,9 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from bbio import ConfigurationError
@@ -48,10 +49,11 @@ class SQLiteSessionStore(SessionStore):
         timeout: seconds to wait for another program that has locked it.
     """
 
+    _polling: asyncio.Task[None]
+
     def __init__(self, path: str | os.PathLike[str], timeout: float) -> None:
         self.path = path
         self._lock_seconds = timeout
-        self._polling: asyncio.Task[None] | None = None
         self._last_end = 0
         self._version = -1
         self._seen = 0.0
@@ -73,11 +75,8 @@ class SQLiteSessionStore(SessionStore):
         self._polling = asyncio.get_running_loop().create_task(self._poll())
 
     async def stop(self) -> None:
-        if self._polling is None:
-            return
         self._polling.cancel()
         await asyncio.gather(self._polling, return_exceptions=True)
-        self._polling = None
         for executor, connection in ((self._reading, self._reader), (self._writing, self._writer)):
             await self._run(executor, connection.close)
             executor.shutdown(wait=False)
@@ -215,24 +214,16 @@ class SQLiteSessionStore(SessionStore):
         return [key for _, key in rows]
 
 
-class _transaction:
-    """A transaction that is committed at its end, and undone by an exception."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *exc: object) -> None:
-        if kind is None:
-            try:
-                self._connection.execute("COMMIT")
-                return
-            except sqlite3.Error:
-                self._connection.rollback()
-                raise
-        self._connection.rollback()
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Begin a transaction, which is committed at its end, and undone by an exception."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
 
 
 class SQLiteSessions(Sessions):

@@ -267,7 +267,7 @@ async def test_another_process_ends_a_session(make):
     assert store.finds == 2
     await store.remove(key_of(values[0]))
     assert (await pages[0].ask()).user == "ann"  # nobody has told yet
-    store.on_ended([key_of(values[0]), "unknown"])
+    store.on_ended(["unknown", key_of(values[0]), "unknown too"])
     assert key_of(values[0]) in backend.ended
     with pytest.raises(Unauthorized):
         await pages[0].ask()
@@ -492,6 +492,16 @@ async def test_memory_holds_so_many_sessions(monkeypatch):
     async with MemorySessions() as sessions:
         values = [value_of(await sessions.begin({"user": user})) for user in ("ann", "bob", "eve")]
         assert [bool(await sessions.load(http_request(value))) for value in values] == [False, True, True]
+
+
+async def test_a_session_is_kept_from_expiring_once_at_a_time(make, clock):
+    """Also where it is used by a page and by an HTTP request at once."""
+    sessions, store, _ = await make(idle=600)
+    value = value_of(await sessions.begin(ANN))
+    clock.pass_(61)
+    await asyncio.gather(sessions.load(http_request(value)), sessions.load(http_request(value)))
+    await until(lambda: not sessions._touched)
+    assert store.touches == 1
 
 
 # Beginning and end
