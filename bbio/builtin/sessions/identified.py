@@ -244,12 +244,24 @@ class CookieSessions(Middleware):
                 self._forget(next(iter(self._found)))
             self._live.expect(found.expires)
             return found
-        self._unknown[value] = now + self._cache_seconds
-        if len(self._unknown) > MAX_CACHED_UNKNOWN:
-            del self._unknown[next(iter(self._unknown))]
+        self._remember_unknown(value)
         if earlier is not None and earlier.id is not None:
             self._live.end([earlier.id])
         return None
+
+    def _remember_unknown(self, value: str) -> None:
+        self._unknown.pop(value, None)
+        self._unknown[value] = time.monotonic() + self._cache_seconds
+        if len(self._unknown) > MAX_CACHED_UNKNOWN:
+            del self._unknown[next(iter(self._unknown))]
+
+    def _forget_ended(self, ids: Collection[str]) -> None:
+        for each in ids:
+            value = self._values.get(each)
+            if value is not None:
+                self._forget(value)
+                # It has ended whether or not its store can be asked now.
+                self._remember_unknown(value)
 
     def _forget(self, value: str) -> FoundSession | None:
         found = self._found.pop(value, None)
@@ -274,10 +286,7 @@ class CookieSessions(Middleware):
             if ids is None or lookup.id in ids:
                 lookup.is_doubtful = True
         if ids:
-            for each in ids:
-                value = self._values.get(each)
-                if value is not None:
-                    self._forget(value)
+            self._forget_ended(ids)
             self._live.end(ids)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -287,7 +296,5 @@ class CookieSessions(Middleware):
 
     async def _compare(self, ids: Collection[str]) -> Mapping[str, float | None]:
         living = await self._ask(self._still_living(ids))
-        for each in ids:
-            if each not in living and (value := self._values.get(each)) is not None:
-                self._forget(value)
+        self._forget_ended([each for each in ids if each not in living])
         return living

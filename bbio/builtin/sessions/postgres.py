@@ -87,10 +87,11 @@ class PostgresSessionStore(SessionStore):
     async def start(self, on_ended: OnEnded) -> None:
         asyncpg = driver()
         self._on_ended = on_ended
+        # It connects when it is first used.
+        self._pool = await asyncpg.create_pool(
+            self._dsn, min_size=0, max_size=CONNECTIONS, command_timeout=self._statement_seconds
+        )
         try:
-            self._pool = await asyncpg.create_pool(
-                self._dsn, min_size=0, max_size=CONNECTIONS, command_timeout=self._statement_seconds
-            )
             async with self._pool.acquire(timeout=self._statement_seconds) as connection:
                 # Whoever may not make tables uses those that somebody else has made.
                 if not await connection.fetchval(ARE_THERE):
@@ -108,9 +109,7 @@ class PostgresSessionStore(SessionStore):
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
             self._listening = None
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.terminate()
+        self._pool.terminate()
 
     async def add(self, session: StoredSession, replaces: str | None = None, per_user: int = 100) -> list[str]:
         ended: list[Any] = []
@@ -120,8 +119,7 @@ class PostgresSessionStore(SessionStore):
             await connection.execute(
                 ADD, session.key, session.subject, session.data, session.created, session.expires, session.ends
             )
-            if session.subject is not None:
-                ended += await connection.fetch(REMOVE_OLDEST, session.subject, per_user)
+            ended += await connection.fetch(REMOVE_OLDEST, session.subject, per_user)
         return [key for (key,) in ended]
 
     async def find(self, key: str) -> StoredSession | None:
