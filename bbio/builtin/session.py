@@ -90,7 +90,10 @@ class Session(Middleware):
     @before
     def identify(self, req: Request) -> None:
         socket = req.socket
-        value = None if socket is None else self._cookie.find(socket.cookies, socket.headers)
+        if socket is None:  # a call of the server, for a user or for itself
+            req.session = {} if req.user is None else {"user": req.user}
+            return
+        value = self._cookie.find(socket.cookies, socket.headers)
         known = None if value is None else self._verified(value)
         if known is None:
             req.session = {}

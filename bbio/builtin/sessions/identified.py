@@ -141,7 +141,10 @@ class CookieSessions(Middleware):
     def identify(self, req: Request) -> Any:
         """Set `req.session` and `req.user`."""
         socket = req.socket
-        value = None if socket is None else self._cookie.find(socket.cookies, socket.headers)
+        if socket is None:  # a call of the server, for a user or for itself
+            req.session = {} if req.user is None else {"user": req.user}
+            return None
+        value = self._cookie.find(socket.cookies, socket.headers)
         if value is None or len(value) > MAX_COOKIE or not self._may_be(value):
             req.session = {}
             return None

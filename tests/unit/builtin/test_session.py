@@ -99,6 +99,9 @@ def test_no_cookie_and_no_socket_are_an_empty_session():
     req.session = {"user": "set above"}
     Session(SECRET).identify(req)
     assert (req.session, req.user) == ({}, None)
+    req = Request("read", user="ann")
+    Session(SECRET).identify(req)
+    assert (req.session, req.user) == ({"user": "ann"}, "ann")
 
 
 def test_a_session_ends(monkeypatch):

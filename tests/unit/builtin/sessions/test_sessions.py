@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from bbio import ConfigurationError, SessionStore, StackError, StoredSession, Unauthorized, Unavailable
+from bbio import ConfigurationError, Request, SessionStore, StackError, StoredSession, Unauthorized, Unavailable
 from bbio.builtin import MemorySessions, Sessions
 from bbio.builtin.sessions import identified, live, memory
 from bbio.builtin.sessions import sessions as module
@@ -195,15 +195,16 @@ async def test_a_cookie_that_names_no_session(make, change):
     assert await sessions.load(http_request(change(value))) == {}
 
 
-async def test_a_request_of_the_server_itself_has_no_session(make):
-    """And neither has a connection without a cookie."""
+async def test_requests_without_a_cookie_have_no_session(make):
+    """A connection without one has none; a request of the server itself has the user that it is for."""
     sessions, store, _ = await make()
     page = Page(sessions, None)
     assert (await page.ask()).session == {}
-    page.socket = None
-    req = SimpleNamespace(socket=None, session={"set": "above"})
-    assert sessions.identify(req) is None
-    assert req.session == {}
+    for user, session in ((None, {}), ("ann", {"user": "ann"})):
+        req = Request("read", user=user)
+        req.session = {"set": "above"}
+        assert sessions.identify(req) is None
+        assert (req.session, req.user) == (session, user)
     assert store.finds == 0
 
 
@@ -352,6 +353,18 @@ async def test_an_unused_session_expires(make, clock):
     with pytest.raises(Unauthorized):
         await page.ask()
     assert await sessions.load(http_request(value)) == {}
+
+
+async def test_an_expired_session_that_is_not_deleted_yet(make, clock, monkeypatch):
+    """It is none."""
+    monkeypatch.setattr(module, "TIDY_SECONDS", 1e9)
+    sessions, store, _ = await make(idle=60)
+    value = value_of(await sessions.begin(ANN))
+    clock.pass_(60.1)
+    assert await store.find(key_of(value)) is not None
+    assert await sessions.load(http_request(value)) == {}
+    assert await sessions.rotate(http_request(value)) is None
+    assert (await Page(sessions, value).ask()).user is None
 
 
 async def test_a_session_has_an_end_however_much_it_is_used(make, clock):
