@@ -46,6 +46,7 @@ class Permissions:
         "_closed",
         "_context",
         "_delivery",
+        "_ended",
         "_exchanges",
         "_listeners",
         "_recheck_timer",
@@ -72,6 +73,8 @@ class Permissions:
         # Listeners, by their sockets and streams, of whom nobody could say what they may see.
         self._unsure: set[tuple[ClientSocket, str]] = set()
         self._unsure_timer: asyncio.TimerHandle | None = None
+        # Sessions that have ended, whose listeners are to be asked.
+        self._ended: set[str] = set()
         self.rechecks = 0
 
     def open(self) -> None:
@@ -90,6 +93,7 @@ class Permissions:
         # Who was to be asked is no listener after the next start, and must not look as if somebody were about to ask.
         self._unasked.clear()
         self._unsure.clear()
+        self._ended.clear()
 
     # What each sees
 
@@ -141,10 +145,16 @@ class Permissions:
 
     def end_sessions(self, ids: Collection[str]) -> None:
         """Ask soon again for the permission of those whose sessions have ended."""
-        if not self._closed:
-            self._tasks.spawn(self._end_sessions(ids))
+        if self._closed:
+            return
+        is_ending = bool(self._ended)
+        self._ended |= set(ids)
+        if not is_ending:
+            self._tasks.spawn(self._end_sessions())
 
-    async def _end_sessions(self, ids: Collection[str]) -> None:
+    async def _end_sessions(self) -> None:
+        # What ends while these are asked is asked by another.
+        ids, self._ended = self._ended, set()
         self.rechecks += 1
         await self._recheck_all(
             (socket, followed)

@@ -209,8 +209,7 @@ class CallableDjango:
         return await self._session(key)
 
     async def living(self, keys: list[str]) -> Mapping[str, Any]:
-        rows = [(key, await self.session(key)) for key in keys]
-        return {key: row[1] for key, row in rows if row is not None}
+        return {}  # a function looks at one at a time
 
     async def password(self, user: str) -> str | None:
         assert self._password is not None
@@ -339,12 +338,12 @@ class DjangoSessions(CookieSessions):
         # One that is remembered no more is looked up with its next request.
         living: dict[str, float | None] = {each: None for each in ids if each not in self._values}
         values = {self._values[each]: each for each in ids if each in self._values}
-        if self._is_signed:
+        if self._is_signed or isinstance(self._database, CallableDjango):
             living |= dict.fromkeys(values.values())
         else:
             dates = await self._database.living(list(values))
             living |= {values[key]: seconds_of(date) for key, date in dates.items()}
-        # Whether their users may still log in is looked at of a few at a time.
+        # Whether their users may still log in, and what functions have to look up, is looked at of a few at a time.
         turn = sorted(values, key=lambda value: (value <= self._last_checked, value))
         for value in turn[:CHECKED_AT_ONCE]:
             self._last_checked = value

@@ -377,6 +377,8 @@ async def test_a_session_has_an_end_however_much_it_is_used(make, clock):
         assert (await page.ask()).user
         assert (await page.ask()).identity.expires == pytest.approx((await store.find(key_of(value))).ends)
         await until(lambda: not sessions._touched)
+    stored = await store.find(key_of(value))
+    assert stored.expires == stored.ends
     assert store.touches == 2
     clock.pass_(101)
     with pytest.raises(Unauthorized):
