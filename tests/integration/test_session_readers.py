@@ -119,7 +119,9 @@ async def test_flask_secrets_and_users(monkeypatch):
     short = FlaskSessions("a new secret", user="_user_id", max_age=60)
     assert (await seen(short, session=new)).user == "8"
     monkeypatch.setattr(time, "time", lambda: now + 61)
-    assert (await seen(FlaskSessions("a new secret", user="_user_id", max_age=60), session=new)).user is None
+    late = FlaskSessions("a new secret", user="_user_id", max_age=60)
+    assert (await seen(late, session=new)).user is None
+    assert await late.load(SimpleNamespace(headers={"Cookie": f"session={new}"})) == {}
 
 
 # Starlette
@@ -320,6 +322,7 @@ async def test_django_sessions_in_signed_cookies(django, reader, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: now + 61)
     old = await reader(DjangoSessions(SECRET, max_age=60))
     assert (await seen(old, sessionid=cookie)).user is None
+    assert await old.load(SimpleNamespace(headers={"Cookie": f"sessionid={cookie}"})) == {}
 
 
 async def test_a_django_session_that_is_too_large_when_it_is_unpacked(django, reader, monkeypatch):

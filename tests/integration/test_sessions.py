@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from contextlib import AsyncExitStack, closing
+from functools import partial
 
 import asyncpg
 import httpx
@@ -18,6 +19,7 @@ from bbio.builtin.sessions import postgres, sqlite
 from bbio.builtin.sessions import redis as redis_sessions
 from bbio.builtin.sessions.sessions import key_of
 from tests.support.postgres import Relay
+from tests.support.servers import eventually
 from tests.support.services import RedisServer
 from tests.support.sessions import http_request, until, value_of
 from tests.support.wire import SyncFailed
@@ -96,6 +98,14 @@ def make_sessions(request, tmp_path):
     return lambda **options: RedisSessions(url, prefix="test:", **options)
 
 
+async def is_refused(client):
+    try:
+        await client.sync("read")
+    except SyncFailed:
+        return True
+    return False
+
+
 async def refused(client, error="Unauthorized"):
     """What a client is answered that may not read."""
     with pytest.raises(SyncFailed) as caught:
@@ -106,7 +116,8 @@ async def refused(client, error="Unauthorized"):
 
 async def test_a_revocation_reaches_every_process(make_sessions, processes, page):
     """Within a second, on live connections, whether they ask or only listen; other users go on."""
-    one, two = await processes(make_sessions(), make_sessions())
+    # What is remembered does not grow old here: only what one process tells the other ends it.
+    one, two = await processes(make_sessions(cache_seconds=600), make_sessions(cache_seconds=600))
     ann, bob = [await one.log_in(user) for user in ("ann", "bob")]
     here, there = [await page(process, ann) for process in (one, two)]
     other = await page(two, bob)
@@ -124,6 +135,39 @@ async def test_a_revocation_reaches_every_process(make_sessions, processes, page
         await there.synced(0.2)
     with pytest.raises(SyncFailed, match="log in first"):
         await page(two, ann)
+
+
+SERVED = """
+from bbio import App, Backend, Unauthorized, before
+from bbio.builtin import MemoryStore, SQLiteSessions
+
+class Todos(Backend):
+    middleware = [SQLiteSessions("sessions.db", cache_seconds=600)]
+    store = MemoryStore()
+
+    @before
+    def require_user(self, req):
+        if req.user is None:
+            raise Unauthorized("log in first")
+
+app = App().serve(Todos)
+"""
+
+
+async def test_a_revocation_reaches_processes_of_their_own(spawn, join, tmp_path):
+    """Two servers, and the program that revokes, share nothing but the file."""
+    servers = [await spawn(SERVED), await spawn(SERVED)]
+    async with SQLiteSessions(tmp_path / "sessions.db") as sessions:
+        cookies = [f"bbio_session={value_of(await sessions.begin({'user': user}, LOCAL))}" for user in ("ann", "bob")]
+        pages = [await join(server.url, "todos", headers={"Cookie": cookies[0]}) for server in servers]
+        other = await join(servers[0].url, "todos", headers={"Cookie": cookies[1]})
+        for client in (*pages, other):
+            assert await client.sync("read") == []
+        await sessions.revoke(user="ann")
+        for client in pages:
+            await eventually(partial(is_refused, client), 5 * SOON)
+            assert (await refused(client))["expired"] is True
+        assert await other.sync("read") == []
 
 
 async def test_a_session_that_another_program_deletes(make_sessions, processes, page, request, tmp_path):
