@@ -78,10 +78,8 @@ def unsign(text: str, salt: str, secrets: Iterable[bytes]) -> tuple[Any, float] 
     for digit in stamp:
         signed_at = signed_at * 62 + DIGITS.index(digit)
     if data.startswith("."):
-        unpacking = zlib.decompressobj()
-        content_bytes = unpacking.decompress(_decoded(data[1:]), MAX_SESSION)
-        if unpacking.unconsumed_tail:
-            return None
+        # JSON that is cut off there cannot be read.
+        content_bytes = zlib.decompressobj().decompress(_decoded(data[1:]), MAX_SESSION)
     else:
         content_bytes = _decoded(data)
     return json.loads(content_bytes), float(signed_at)
