@@ -262,6 +262,33 @@ async def test_a_request_under_way_when_its_session_is_revoked(join):
         await refused(client)
 
 
+async def test_a_listen_under_way_when_its_session_is_revoked(join):
+    """It is refused, though the client was known when it asked."""
+    sessions, gate, reached = MemorySessions(), asyncio.Event(), asyncio.Event()
+
+    class Todos(Backend):
+        middleware = [sessions]
+        store = MemoryStore()
+
+        @before
+        async def wait(self):
+            reached.set()
+            await gate.wait()
+
+    app = App().serve(Todos)
+    async with app.running():
+        cookie = f"bbio_session={value_of(await sessions.begin({'user': 'ann'}, LOCAL))}"
+        client = await join(app, "todos", ..., headers={"Cookie": cookie})
+        listening = asyncio.create_task(client.listen())
+        await reached.wait()
+        await sessions.revoke(user="ann")
+        await asyncio.sleep(0.05)  # listeners are asked again, and this is none
+        gate.set()
+        with pytest.raises(SyncFailed, match="log in again"):
+            await listening
+        assert not list(app.gateway.subscribers["todos"].listeners)
+
+
 # Databases that are down
 
 
