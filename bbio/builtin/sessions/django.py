@@ -95,8 +95,8 @@ class DjangoDatabase(Protocol):
     async def session(self, key: str) -> SessionRow | None:
         """Return a row of `django_session`; None if there is none."""
 
-    async def living(self, keys: list[str]) -> Mapping[str, Any]:
-        """Return the `expire_date` of each of these sessions that exists."""
+    async def living(self, keys: list[str]) -> Mapping[str, Any] | None:
+        """Return the `expire_date` of each of these sessions that exists; None if it cannot look up many at once."""
 
     async def password(self, user: str) -> str | None:
         """Return the password hash of an active user; None if there is none."""
@@ -206,8 +206,8 @@ class CallableDjango:
         assert self._session is not None
         return await self._session(key)
 
-    async def living(self, keys: list[str]) -> Mapping[str, Any]:
-        return {}  # a function looks at one at a time
+    async def living(self, keys: list[str]) -> Mapping[str, Any] | None:
+        return None  # a function looks up one at a time
 
     async def password(self, user: str) -> str | None:
         assert self._password is not None
@@ -336,10 +336,10 @@ class DjangoSessions(CookieSessions):
         # One that is remembered no more is looked up with its next request.
         living: dict[str, float | None] = {each: None for each in ids if each not in self._values}
         values = {self._values[each]: each for each in ids if each in self._values}
-        if self._is_signed or isinstance(self._database, CallableDjango):
+        dates = None if self._is_signed else await self._database.living(list(values))
+        if dates is None:
             living |= dict.fromkeys(values.values())
         else:
-            dates = await self._database.living(list(values))
             living |= {values[key]: seconds_of(date) for key, date in dates.items()}
         # Whether their users may still log in, and what functions have to look up, is looked at of a few at a time.
         turn = sorted(values, key=lambda value: (value <= self._last_checked, value))
