@@ -19,6 +19,7 @@ import click
 from aiohttp import WSCloseCode, web
 
 from bbio.errors import ConfigurationError
+from bbio.identity import principal
 from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.registry import Registry
@@ -333,6 +334,40 @@ class App:
             self._loop = asyncio.get_running_loop()
         for work in early:
             self._spawn(work)
+
+    async def revoke(self, *, user: Any = None, session: str | None = None) -> int:
+        """End what the connections of a user, or of a session, may do: they are told nothing more, and may ask nothing.
+
+        A client may say again who it is, with a new token or over a new connection: have sessions deleted and tokens
+        refused before.
+
+        Parameters:
+            user: the user, as `req.user` is, or the user's id alone.
+            session: the id of a session on the server, as `req.session_id` is.
+
+        Returns: how many sockets of this process were concerned.
+
+        Raises:
+            TypeError: neither of the two is given, or both are.
+            StackError: the user has no `id`.
+            ConfigurationError: the application does not run.
+
+        Example:
+            `await app.revoke(user="ann")`
+        """
+        if (user is None) == (session is None):
+            raise TypeError("revoke(user=...) or revoke(session=...): give one of them")
+        subject = None if user is None else principal(user)
+        loop = self._loop
+        if loop is None:
+            raise ConfigurationError("the application does not run; revoke while it runs")
+
+        async def revoke() -> int:
+            return self.gateway.revoke(subject=subject, session=session)
+
+        if loop is asyncio.get_running_loop():
+            return await revoke()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(revoke(), loop))
 
     async def _shut_down(self, application: web.Application) -> None:
         if application is not self._serving:

@@ -6,13 +6,12 @@ import warnings
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol
-from uuid import UUID
 
 import msgspec
 
 from bbio.errors import StackError, SyncError
 from bbio.generic import M
-from bbio.identity import Identity
+from bbio.identity import WARN_SECONDS, Identity, principal
 from bbio.streams import Op, Operation, canonical
 
 if TYPE_CHECKING:
@@ -55,6 +54,11 @@ class Socket(Protocol):
     """The client connection behind a request, as layers see it (`req.socket`)."""
 
     identity: Identity | None
+    # What layers keep of this connection until its client says again who it is, each under a key of its own.
+    memo: dict[Any, Any]
+
+    def now(self) -> float:
+        """Return the time, in seconds since 1970, by which identities end: that of a test is its own."""
 
     @property
     def sid(self) -> str:
@@ -215,8 +219,8 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     def state(self, state: dict[str, Any]) -> None:
         self._state = state
 
-    def identify(self, user: Any, session: str | None = None, expires: float | None = None, warn: float = 60.0) -> None:
-        """Say who asks, for layers that find it out: `user` is set, unless a layer above has set it.
+    def identify(self, user: Any, session: str | None = None, expires: float | None = None, warn: float = WARN_SECONDS) -> None:
+        """Say who asks, for layers that find it out. What a layer above has said stays: `user`, and the identity.
 
         Parameters:
             user: the user.
@@ -236,9 +240,10 @@ class Request(msgspec.Struct, Generic[M], eq=False):
         """Take an identity that a layer has kept from an earlier request, with a user that is this request's own."""
         if self.user is None:
             self.user = user
-        self.identity = identity
-        if self.socket is not None:
-            self.socket.identity = identity
+        if self.identity is None:
+            self.identity = identity
+            if self.socket is not None:
+                self.socket.identity = identity
 
     @property
     def session_id(self) -> str | None:
@@ -328,36 +333,6 @@ class Request(msgspec.Struct, Generic[M], eq=False):
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {getattr(self.backend, 'name', '?')} channel={self.channel!r}>"
-
-
-# How an object is written that has no text of its own: another text for each object.
-_DEFAULT_TEXT: Any = object.__str__
-
-
-def principal(user: Any) -> str:
-    """The text by which a user is known again: that of its `id`, or else of its `sub`, as key or as attribute.
-
-    A text, a whole number or a UUID is a user's id itself.
-
-    Raises:
-        StackError: there is none, or it is no text, number or other object that has a text of its own.
-
-    Example:
-        >>> principal({"sub": "ann", "exp": 1700000000})
-        'ann'
-    """
-    if isinstance(user, str):
-        return user
-    if isinstance(user, (int, UUID)) and not isinstance(user, bool):
-        return str(user)
-    for name in ("id", "sub"):
-        known = user.get(name) if isinstance(user, dict) else getattr(user, name, None)
-        if isinstance(known, (str, int)) or (known is not None and type(known).__str__ is not _DEFAULT_TEXT):
-            return str(known)
-    raise StackError(
-        f"req.user is a {type(user).__qualname__} without an id: its write could not be told from that of another "
-        "user, nor a retry from a new write; give it an `id` or a `sub`, a string or a number, or set req.user to that"
-    )
 
 
 def owned(user: Any, client: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -54,6 +55,15 @@ class Peer(Protocol):
 
     def drop(self, reason: str) -> None:
         """End it at once."""
+
+
+class IdentityIndex(Protocol):
+    """The identities of all sockets, as one socket sees them."""
+
+    clock: Callable[[], float]
+
+    def change(self, socket: ClientSocket, before: Identity | None, identity: Identity | None) -> None:
+        """Note that a socket has another identity, or none any more."""
 
 
 class Connection(Rate):
@@ -244,18 +254,29 @@ class ClientSocket:
         connection: the connection it belongs to.
         peer: the engine's handle to write to; None where the library does the writing.
         auth: the JSON of what the client sent when it joined; None when it sent nothing.
+        identities: the identities of all sockets; None where nothing is to know of this one's.
+
+    Attributes:
+        memo: what layers keep of it until its client says again who it is, each under a key of its own.
+        is_suspended: whether its identity has ended: it is told nothing, and may ask nothing but `auth`.
+        is_revoked: whether the application has ended it: what its client said before counts no more.
     """
 
     __slots__ = (
         "_auth",
+        "_identity",
         "backend",
         "channels",
         "client",
         "connection",
         "id_attribute",
-        "identity",
+        "identities",
+        "is_revoked",
+        "is_suspended",
+        "is_tried",
         "last_channel",
         "left",
+        "memo",
         "namespace",
         "peer",
         "refusals",
@@ -267,7 +288,13 @@ class ClientSocket:
     )
 
     def __init__(
-        self, sid: str, runtime: Runtime, connection: Connection, peer: Any = None, auth: bytes | None = None
+        self,
+        sid: str,
+        runtime: Runtime,
+        connection: Connection,
+        peer: Any = None,
+        auth: bytes | None = None,
+        identities: IdentityIndex | None = None,
     ) -> None:
         self.sid = sid
         self.runtime = runtime
@@ -293,8 +320,45 @@ class ClientSocket:
         # The answers to listens that were refused, by channel, as JSON.
         self.refusals: dict[str, bytes] = {}
         self.left = False
-        # Who the client is, as a layer has said when it was last asked.
-        self.identity: Identity | None = None
+        self.identities = identities
+        self.memo: dict[Any, Any] = {}
+        self.is_suspended = False
+        self.is_revoked = False
+        # Whether it is there only to find out who a client would be.
+        self.is_tried = False
+        self._identity: Identity | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who the client is, as a layer has said when it was last asked."""
+        return self._identity
+
+    @identity.setter
+    def identity(self, identity: Identity | None) -> None:
+        before = self._identity
+        if identity is not before:
+            self._identity = identity
+            if self.identities is not None and not self.is_tried:
+                self.identities.change(self, before, identity)
+
+    def now(self) -> float:
+        return time.time() if self.identities is None else self.identities.clock()
+
+    def try_auth(self, auth: bytes) -> ClientSocket:
+        """Return a socket of the same client with another `auth`, to ask layers who that would be."""
+        tried = ClientSocket(self.sid, self.runtime, self.connection, self.peer, auth, self.identities)
+        tried.is_tried = True
+        return tried
+
+    def take_auth(self, tried: ClientSocket) -> None:
+        """Take the `auth` and the identity of a socket of `try_auth`."""
+        self._auth, self.memo = tried._auth, tried.memo
+        self.is_suspended = self.is_revoked = False
+        self.identity = tried.identity
+
+    def has_same_auth(self, tried: ClientSocket) -> bool:
+        """Return whether a socket of `try_auth` says what this one has said before."""
+        return self._auth == tried._auth
 
     def see(self, stream: str, view: View | None) -> bool:
         """From now on it has this view of the stream of a channel, None when it follows that no more.

@@ -10,10 +10,12 @@ from bbio.errors import BadRequest, Forbidden, SyncError
 from bbio.registry import Registry
 from bbio.requests import Request
 from bbio.runtime import Runtime
+from bbio.server.authenticating import AuthExchange
 from bbio.server.budget import Flooded
 from bbio.server.connection import ClientSocket, Connection, Peer
 from bbio.server.delivery import Delivery, Transport
-from bbio.server.exchange import Exchange, Exchanges, SyncExchange
+from bbio.server.exchange import Exchange, Exchanges, SyncExchange, ended
+from bbio.server.identities import Identities
 from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
 from bbio.server.memory import Addresses
@@ -47,6 +49,7 @@ class Gateway:
         self.subscribers: dict[str, Subscribers] = {}
         # What the histories and operations of all backends take in memory.
         self.kept = Kept(limits.memory / 4)
+        self.identities = Identities(self._warn, self.suspend, self._close_ended)
         self._expiry: asyncio.TimerHandle | None = None
         self._public, self._listened = public, protocol.encode([public])
 
@@ -59,7 +62,9 @@ class Gateway:
         """
         if runtime.name in self.subscribers:
             runtime.log.share_memory(Kept())
-        subscribers = self.subscribers[runtime.name] = Subscribers(self.exchanges, runtime, self.subscribers)
+        subscribers = self.subscribers[runtime.name] = Subscribers(
+            self.exchanges, runtime, self.subscribers, self.suspend
+        )
         runtime.open(subscribers, store)
         # What it keeps in memory shares what all may.
         runtime.log.share_memory(self.kept)
@@ -91,6 +96,7 @@ class Gateway:
 
     async def close(self) -> None:
         """The application stops: look at no log any more."""
+        self.identities.close()
         if self._expiry is not None:
             self._expiry.cancel()
         for subscribers in self.subscribers.values():
@@ -113,7 +119,7 @@ class Gateway:
             BadRequest: that cannot be accepted, so it has not joined.
         """
         credentials = protocol.check_auth(auth, self.limits.auth, self.limits.depth)
-        socket = ClientSocket(sid, runtime, connection, peer, credentials)
+        socket = ClientSocket(sid, runtime, connection, peer, credentials, self.identities)
         connection.sockets[runtime.namespace] = socket
         connection.closed = False  # it is not, when its only namespace was left and joined again
         return socket
@@ -124,6 +130,7 @@ class Gateway:
         if connection.sockets.get(socket.runtime.namespace) is socket:
             del connection.sockets[socket.runtime.namespace]
         socket.left = True
+        socket.identity = None
         streams = [channel_stream(channel) for channel in socket.channels]
         self.subscribers[socket.runtime.name].listeners.unfollow(socket, [*streams, BACKEND_WIDE])
         socket.forget_views()
@@ -139,6 +146,8 @@ class Gateway:
                 fields = protocol.read_sync(arguments)
                 text = "" if fields.op is None else protocol.encode(["sync", *arguments]).decode()
                 self._sync(socket, ack_id, fields, text)
+            elif event == "auth":
+                self._authenticate(socket, ack_id, protocol.read_auth(arguments))
             elif event == "unlisten":
                 self._unlisten(socket, ack_id, protocol.read_unlisten(arguments))
             else:
@@ -163,6 +172,8 @@ class Gateway:
             self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} sync", socket.remote))
 
     def _sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
+        if socket.is_suspended:
+            raise ended()
         channel = fields.channel
         if channel is protocol.UNSAID:
             channel = socket.last_channel
@@ -196,6 +207,8 @@ class Gateway:
             exchange.fail(err)  # unless it has been answered
 
     def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.ListenFields) -> Exchange:
+        if socket.is_suspended:
+            raise ended()
         if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:
             raise BadRequest(f"a socket may listen to {self.limits.channels} channels")
         req = Request("read", None, {}, socket.backend, fields.channel, socket, event="listen")
@@ -221,6 +234,47 @@ class Gateway:
         elif ack_id is not None:
             # Whoever asks wants to know whether the server is there, whatever it is busy with.
             socket.peer.ack(socket, ack_id, protocol.UNLISTENED)
+
+    # Identities
+
+    def _authenticate(self, socket: ClientSocket, ack_id: Any, token: str) -> None:
+        auth = protocol.check_auth({**(socket.auth or {}), "token": token}, self.limits.auth, self.limits.depth)
+        assert auth is not None, "there is a token in it"
+        req = Request("read", None, {}, socket.backend, None, socket, event="listen")
+        subscribers = self.subscribers[socket.runtime.name]
+        self._begin(AuthExchange(self.exchanges, socket, ack_id, req, auth=auth, subscribers=subscribers))
+
+    def suspend(self, socket: ClientSocket) -> None:
+        """End the identity of a socket: it is told nothing more, until its client says again who it is."""
+        if socket.left or socket.is_suspended:
+            return
+        socket.is_suspended = True
+        self.delivery.flush()  # what was committed before it still may have
+        self._warn(socket, 0.0)
+        self.subscribers[socket.runtime.name].permissions.pause(socket)
+        self.identities.close_later(socket)
+
+    def revoke(self, *, subject: str | None = None, session: str | None = None) -> int:
+        """End the identity of all sockets of a user or of a session; return of how many.
+
+        Parameters:
+            subject: the text by which the user is known.
+            session: the id of a session on the server.
+        """
+        identities = self.identities
+        sockets = identities.of_user(subject) if subject is not None else identities.of_session(session or "")
+        for socket in sockets:
+            socket.is_revoked = True
+            self.suspend(socket)
+        for subscribers in self.subscribers.values():
+            subscribers.permissions.rechecks += 1  # who is being admitted is asked again
+        return len(sockets)
+
+    def _warn(self, socket: ClientSocket, seconds: float) -> None:
+        self.delivery.send([socket.peer], socket.runtime.namespace, protocol.auth_end(seconds))
+
+    def _close_ended(self, socket: ClientSocket) -> None:
+        socket.peer.drop("its identity has ended")
 
     def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error to a request that cannot be read; it counts like any other."""

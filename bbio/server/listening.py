@@ -6,9 +6,10 @@ from typing import Any
 
 from bbio import protocol
 from bbio.errors import BadRequest, Busy, StackError, SyncError, Unavailable
+from bbio.identity import Identity
 from bbio.requests import Request, owned
 from bbio.server.connection import Key
-from bbio.server.exchange import Exchange
+from bbio.server.exchange import Exchange, ended
 from bbio.server.stream import Followed
 from bbio.server.subscribers import Subscribers
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream, public_part
@@ -130,6 +131,11 @@ class ListenExchange(Exchange, kw_only=True):
         socket, channel, version = self.socket, self.fields.channel, self.fields.version
         if socket.left or self.replied:
             return
+        if socket.is_suspended:
+            self.refuse(ended())
+            return
+        if socket.identity is None and self.req.user is not None:
+            socket.identity = Identity(self.req.user)
         self.exchanges.delivery.flush()
         if streams[0].has_views:
             subscribers.permissions.see(socket, channel, self.view, self.req.scope)

@@ -65,5 +65,8 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
         async def unlisten(sid: str, *arguments: Any) -> Any:
             return await receive("unlisten", sid, arguments)
 
-        handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten}
+        async def authenticate(sid: str, *arguments: Any) -> Any:
+            return await receive("auth", sid, arguments)
+
+        handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten, "auth": authenticate}
     sio.keep(namespace, **handlers)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import copy_context
 
 from bbio import protocol
-from bbio.errors import Busy, Timeout
+from bbio.errors import Busy, Timeout, Unauthorized
 from bbio.requests import Request
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket
@@ -36,6 +36,7 @@ class Permissions:
         runtime: the backend.
         listeners: those who listen.
         tasks: the tasks of the backend.
+        on_expired: called with a socket whose identity has ended, as a layer says.
 
     Attributes:
         rechecks: how often permissions were looked at: who was admitted before the last time is asked again.
@@ -49,6 +50,7 @@ class Permissions:
         "_ended",
         "_exchanges",
         "_listeners",
+        "_on_expired",
         "_recheck_timer",
         "_runtime",
         "_tasks",
@@ -58,7 +60,15 @@ class Permissions:
         "rechecks",
     )
 
-    def __init__(self, exchanges: Exchanges, runtime: Runtime, listeners: Listeners, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        runtime: Runtime,
+        listeners: Listeners,
+        tasks: Tasks,
+        on_expired: Callable[[ClientSocket], None],
+    ) -> None:
+        self._on_expired = on_expired
         self._exchanges = exchanges
         self._delivery = exchanges.delivery
         self._runtime = runtime
@@ -127,7 +137,33 @@ class Permissions:
         if socket in followed.version_1:
             self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(stream))
 
+    # Identities that end
+
+    def pause(self, socket: ClientSocket) -> None:
+        """Tell a socket of nothing any more; its channels stay its own until its client says again who it is."""
+        channels, socket.channels = socket.channels, {name: each for name, each in socket.channels.items() if each}
+        self._listeners.unfollow(socket, [*map(channel_stream, channels), BACKEND_WIDE])
+        for channel in channels:
+            self.see(socket, channel, None, None)
+        socket.refusals.clear()
+        self._tell_to_listen(socket)
+
+    def resume(self, socket: ClientSocket) -> None:
+        """Have a client listen again, from where it was told to."""
+        self._tell_to_listen(socket)
+
+    def _tell_to_listen(self, socket: ClientSocket) -> None:
+        for channel, version in socket.channels.items():
+            if version:
+                text = protocol.resync(channel_stream(channel))
+                self._delivery.send([socket.peer], self._runtime.namespace, text)
+
     # Asking again
+
+    async def recheck_socket(self, socket: ClientSocket) -> None:
+        """Ask again for one socket, whose client has said anew who it is."""
+        streams = [self._listeners.streams.get(channel_stream(channel)) for channel in socket.channels]
+        await self._recheck_all((socket, followed) for followed in streams if followed is not None)
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
@@ -233,7 +269,7 @@ class Permissions:
     async def _recheck_each(self, listeners: Iterator[tuple[ClientSocket, Followed]]) -> None:
         for socket, followed in listeners:
             async with self._asking:
-                if await self._is_refused(socket, followed):
+                if not socket.is_suspended and await self._is_refused(socket, followed):
                     self._drop(socket, followed)
                 await asyncio.sleep(0)
 
@@ -248,7 +284,10 @@ class Permissions:
                 failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             failure, view = Timeout(), None
-        if failure is None and view is not None and channel in socket.channels:
+        if isinstance(failure, Unauthorized) and failure.expired and not socket.left:  # type: ignore[attr-defined]
+            self._on_expired(socket)
+            return False
+        if failure is None and view is not None and channel in socket.channels and not socket.is_suspended:
             self._delivery.flush()  # what was committed before belongs to the view of before
             view = view.narrowed(socket.views[followed.name].asked)
             if self.see(socket, channel, view, req.scope):
@@ -259,7 +298,7 @@ class Permissions:
         return is_refused
 
     def _drop(self, socket: ClientSocket, followed: Followed) -> None:
-        if socket.left:
+        if socket.left or socket.is_suspended:
             return
         version = socket.channels.pop(followed.channel, 0)
         self.see(socket, followed.channel, None, None)

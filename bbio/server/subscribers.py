@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from bbio import protocol
 from bbio.declared import Publisher
 from bbio.requests import WRITES, Socket
 from bbio.runtime import Runtime
+from bbio.server.connection import ClientSocket
 from bbio.server.exchange import Exchanges
 from bbio.server.followers import HEARD, Follower, Followers
 from bbio.server.listeners import Listeners
@@ -42,6 +43,7 @@ class Subscribers(Publisher):
         exchanges: the requests that are being worked on.
         runtime: the backend.
         all_backends: the subscribers of each backend, which share the memory that there is for rings.
+        on_expired: called with a socket whose identity has ended, as a layer says.
     """
 
     __slots__ = (
@@ -62,7 +64,13 @@ class Subscribers(Publisher):
         "permissions",
     )
 
-    def __init__(self, exchanges: Exchanges, runtime: Runtime, all_backends: Mapping[str, Subscribers]) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        runtime: Runtime,
+        all_backends: Mapping[str, Subscribers],
+        on_expired: Callable[[ClientSocket], None] = lambda socket: None,
+    ) -> None:
         self._exchanges = exchanges
         self._all_backends = all_backends
         self._runtime = runtime
@@ -71,7 +79,7 @@ class Subscribers(Publisher):
         self._tasks = Tasks()
         self.listeners = Listeners(runtime, exchanges.limits, all_backends, self._on_stream)
         self._streams = self.listeners.streams
-        self.permissions = Permissions(exchanges, runtime, self.listeners, self._tasks)
+        self.permissions = Permissions(exchanges, runtime, self.listeners, self._tasks, on_expired)
         self._unchecked: set[str] = set()
         self._checking = False
         self._closed = False

@@ -225,7 +225,7 @@ def test_layers_say_who_asks():
     assert (req.user, req.session_id, req.identity.expires, req.identity.warn) == ({"id": "ann"}, "s1", 60.0, 60.0)
     assert socket.identity is req.identity
     req.identify({"id": "bob"})
-    assert (req.user, socket.identity.user) == ({"id": "ann"}, {"id": "bob"})
+    assert (req.user, socket.identity.user) == ({"id": "ann"}, {"id": "ann"})
     req = Request("read")
     req.identify("ann")
     assert req.user == "ann"

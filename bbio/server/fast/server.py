@@ -33,6 +33,9 @@ from bbio.server.payload import ATTACHED_CHARACTERS
 from bbio.server.shared import SharedServer
 
 
+OWN_EVENT_PREFIXES = tuple(f'["{event}"' for event in protocol.EVENTS)
+
+
 class FastServer(SharedServer):
     """The Socket.IO server of the fast engine."""
 
@@ -223,7 +226,7 @@ class FastServer(SharedServer):
             try:
                 arguments = protocol.parse(packet, self._depth)
             except BadRequest as err:
-                if not packet.startswith(('["sync"', '["listen"', '["unlisten"')):
+                if not packet.startswith(OWN_EVENT_PREFIXES):
                     raise BadPacket(err.message) from None
                 self.gateway.refuse(socket, ack_id, err)
                 return True
