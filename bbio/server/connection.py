@@ -344,6 +344,11 @@ class ClientSocket:
     def now(self) -> float:
         return time.time() if self.identities is None else self.identities.clock()
 
+    @property
+    def is_told_of_end(self) -> bool:
+        """Return whether its client knows the event that tells of the end of an identity: older ones do not."""
+        return self._auth is not None or any(self.channels.values())
+
     def try_auth(self, auth: bytes) -> ClientSocket:
         """Return a socket of the same client with another `auth`, to ask layers who that would be."""
         tried = ClientSocket(self.sid, self.runtime, self.connection, self.peer, auth, self.identities)

@@ -271,7 +271,8 @@ class Gateway:
         return len(sockets)
 
     def _warn(self, socket: ClientSocket, seconds: float) -> None:
-        self.delivery.send([socket.peer], socket.runtime.namespace, protocol.auth_end(seconds))
+        if socket.is_told_of_end:
+            self.delivery.send([socket.peer], socket.runtime.namespace, protocol.auth_end(seconds))
 
     def _close_ended(self, socket: ClientSocket) -> None:
         socket.peer.drop("its identity has ended")
