@@ -12,7 +12,20 @@ Example:
 
 from bbio.app import App
 from bbio.backend import Backend
-from bbio.decorators import after, before, create, delete, on_error, patch, read, update, use, visible
+from bbio.decorators import (
+    after,
+    before,
+    channel,
+    create,
+    delete,
+    on_connect,
+    on_error,
+    patch,
+    read,
+    update,
+    use,
+    visible,
+)
 from bbio.errors import (
     BadRequest,
     BbioError,
@@ -84,9 +97,11 @@ __all__ = [
     "UnknownOutcome",
     "after",
     "before",
+    "channel",
     "create",
     "delete",
     "field",
+    "on_connect",
     "on_error",
     "patch",
     "read",

@@ -458,9 +458,19 @@ def synced_v1(event: Event) -> bytes:
     return b'["synced",%b]' % _arguments(event)
 
 
-def resync(stream: str) -> bytes:
-    """The `resync` event, as JSON: what a stream's listener missed can no longer be told."""
-    return b'["resync",%b]' % encode(stream)
+Change = Literal["joined", "left"]
+
+
+def resync(stream: str, change: Change | None = None) -> bytes:
+    """The `resync` event, as JSON: what a stream's listener missed can no longer be told.
+
+    Parameters:
+        stream: the stream.
+        change: what the server has done, where that is the reason: let the client into the channel, or out of it.
+    """
+    if change is None:
+        return b'["resync",%b]' % encode(stream)
+    return b'["resync",%b,{"%b":true}]' % (encode(stream), change.encode())
 
 
 def auth_end(seconds: float) -> bytes:

@@ -57,6 +57,31 @@ class Socket(Protocol):
     # What layers keep of this connection until its client says again who it is, each under a key of its own.
     memo: dict[Any, Any]
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """A dict in which layers keep what they know of this connection, for as long as it lasts; empty at first."""
+
+    async def join(self, channel: str | None) -> None:
+        """Let the client into a channel, whatever its rule says, until the connection ends or `leave`.
+
+        A client of version 1 is told, and then listens to it; one of the original library gets the channel's
+        notifications from now on. A connection that has not listened to anything yet is told when it does.
+
+        Parameters:
+            channel: the channel; None for the default one.
+
+        Raises:
+            SyncError: a `before` layer of `read` refuses the client in that channel.
+            ValueError: this cannot be a channel, or the connection was let into too many.
+        """
+
+    def leave(self, channel: str | None) -> None:
+        """Take back what `join` gave, and end listening to a channel. The client may ask to listen again.
+
+        Parameters:
+            channel: the channel; None for the default one.
+        """
+
     def now(self) -> float:
         """Return the time, in seconds since 1970, by which identities end: that of a test is its own."""
 
@@ -161,7 +186,7 @@ class Request(msgspec.Struct, Generic[M], eq=False):
         op: the operation id, None when the client sent none (docs/protocol.md, "Operation ids, channels, revisions").
         payload: the `sync` as the client sent it, as JSON: it tells this operation from another under the same id.
         rev: the revision the client based its write on, None when it sent none.
-        event: `sync`, or `listen` while a client is being admitted to a channel.
+        event: `sync`, or `listen` while a client is being admitted to a channel, or `connect` for `@on_connect`.
         user: the user who asks, an object with an `id` or a `sub`; None when nobody has logged in.
         scope: which records the client may have, as `@visible` says; None for requests of the server itself, and where
             all are visible.

@@ -66,6 +66,16 @@ class IdentityIndex(Protocol):
         """Note that a socket has another identity, or none any more."""
 
 
+class Membership(Protocol):
+    """What lets the sockets of a backend into its channels, and out."""
+
+    async def let_in(self, socket: ClientSocket, channel: str | None) -> None:
+        """Let a client into a channel, see `Socket.join`."""
+
+    def let_go(self, socket: ClientSocket, channel: str | None) -> None:
+        """End that a client listens to a channel, see `Socket.leave`."""
+
+
 class Connection(Rate):
     """One Engine.IO session: what its sockets (one per namespace) share.
 
@@ -255,8 +265,12 @@ class ClientSocket:
         peer: the engine's handle to write to; None where the library does the writing.
         auth: the JSON of what the client sent when it joined; None when it sent nothing.
         identities: the identities of all sockets; None where nothing is to know of this one's.
+        membership: lets it into channels; None where nothing does.
 
     Attributes:
+        granted: the channels that the server has let it into, whatever their rules say.
+        to_listen: the channels of which it is told nothing until its client has listened to them again.
+        version: the version of the protocol that its client speaks; None before its first listen.
         memo: what layers keep of it until its client says again who it is, each under a key of its own.
         is_suspended: whether its identity has ended: it is told nothing, and may ask nothing but `auth`.
         is_revoked: whether the application has ended it: what its client said before counts no more.
@@ -269,6 +283,7 @@ class ClientSocket:
         "channels",
         "client",
         "connection",
+        "granted",
         "id_attribute",
         "identities",
         "is_revoked",
@@ -276,14 +291,19 @@ class ClientSocket:
         "is_tried",
         "last_channel",
         "left",
+        "membership",
         "memo",
         "namespace",
+        "owner",
         "peer",
         "refusals",
         "runtime",
         "scopes",
         "sid",
+        "state",
+        "to_listen",
         "told_under",
+        "version",
         "views",
     )
 
@@ -295,6 +315,7 @@ class ClientSocket:
         peer: Any = None,
         auth: bytes | None = None,
         identities: IdentityIndex | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.sid = sid
         self.runtime = runtime
@@ -327,6 +348,21 @@ class ClientSocket:
         # Whether it is there only to find out who a client would be.
         self.is_tried = False
         self._identity: Identity | None = None
+        self.membership = membership
+        self.granted: frozenset[str | None] = frozenset()
+        self.to_listen: frozenset[str | None] = frozenset()
+        self.version: int | None = None
+        self.state: dict[str, Any] = {}
+        # The socket that it is tried for.
+        self.owner: ClientSocket | None = None
+
+    async def join(self, channel: str | None) -> None:
+        if self.membership is not None:
+            await self.membership.let_in(self.owner or self, channel)
+
+    def leave(self, channel: str | None) -> None:
+        if self.membership is not None:
+            self.membership.let_go(self.owner or self, channel)
 
     @property
     def identity(self) -> Identity | None:
@@ -351,8 +387,11 @@ class ClientSocket:
 
     def try_auth(self, auth: bytes) -> ClientSocket:
         """Return a socket of the same client with another `auth`, to ask layers who that would be."""
-        tried = ClientSocket(self.sid, self.runtime, self.connection, self.peer, auth, self.identities)
+        tried = ClientSocket(
+            self.sid, self.runtime, self.connection, self.peer, auth, self.identities, self.membership
+        )
         tried.is_tried = True
+        tried.owner, tried.state, tried.granted = self, self.state, self.granted
         return tried
 
     def take_auth(self, tried: ClientSocket) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from bbio import protocol
-from bbio.errors import BadRequest, Forbidden, SyncError
+from bbio.errors import BadRequest, Forbidden, SyncError, Timeout
 from bbio.registry import Registry
 from bbio.requests import Request
 from bbio.runtime import Runtime
@@ -18,8 +18,10 @@ from bbio.server.exchange import Exchange, Exchanges, SyncExchange, ended
 from bbio.server.identities import Identities
 from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
+from bbio.server.memberships import Memberships
 from bbio.server.memory import Addresses
 from bbio.server.subscribers import Subscribers
+from bbio.server.turns import Turns
 from bbio.store import Store
 from bbio.streams import BACKEND_WIDE, Kept, channel_stream
 
@@ -47,9 +49,11 @@ class Gateway:
         self.delivery = Delivery(transport)
         self.exchanges = Exchanges(registry, limits, self.delivery)
         self.subscribers: dict[str, Subscribers] = {}
+        self.memberships = Memberships(self.exchanges, self.subscribers)
         # What the histories and operations of all backends take in memory.
         self.kept = Kept(limits.memory / 4)
         self.identities = Identities(self._warn, self.suspend, self._close_ended)
+        self._connecting = Turns(limits.connecting)
         self._expiry: asyncio.TimerHandle | None = None
         self._public, self._listened = public, protocol.encode([public])
 
@@ -78,6 +82,7 @@ class Gateway:
         """
         for runtime in self.registry.values():
             runtime.check_followed(self.registry)
+        self._connecting = Turns(self.limits.connecting)  # of this event loop
         self.delivery.stepper.open()
         for subscribers in self.subscribers.values():
             subscribers.open()
@@ -119,7 +124,7 @@ class Gateway:
             BadRequest: that cannot be accepted, so it has not joined.
         """
         credentials = protocol.check_auth(auth, self.limits.auth, self.limits.depth)
-        socket = ClientSocket(sid, runtime, connection, peer, credentials, self.identities)
+        socket = ClientSocket(sid, runtime, connection, peer, credentials, self.identities, self.memberships)
         connection.sockets[runtime.namespace] = socket
         connection.closed = False  # it is not, when its only namespace was left and joined again
         return socket
@@ -131,6 +136,7 @@ class Gateway:
             del connection.sockets[socket.runtime.namespace]
         socket.left = True
         socket.identity = None
+        self.memberships.forget(socket)
         streams = [channel_stream(channel) for channel in socket.channels]
         self.subscribers[socket.runtime.name].listeners.unfollow(socket, [*streams, BACKEND_WIDE])
         socket.forget_views()
@@ -151,7 +157,10 @@ class Gateway:
             elif event == "unlisten":
                 self._unlisten(socket, ack_id, protocol.read_unlisten(arguments))
             else:
-                self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
+                listen = protocol.read_listen(arguments)
+                self._begin(self._listen(socket, ack_id, listen))
+                if socket.version is None:
+                    self.memberships.greet(socket, listen)
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Flooded as err:
@@ -178,10 +187,12 @@ class Gateway:
         if channel is protocol.UNSAID:
             channel = socket.last_channel
         if channel and channel not in socket.channels:
-            if channel not in socket.refusals:
+            refusal = socket.refusals.get(channel)
+            if refusal is not None:
+                self._answer(socket, ack_id, refusal)
+                return
+            if not socket.runtime.rules:  # else the channel's rule is asked
                 raise Forbidden("listen to a channel before a sync names it")
-            self._answer(socket, ack_id, socket.refusals[channel])
-            return
         model = fields.model
         req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
         if fields.op is not None:
@@ -235,6 +246,24 @@ class Gateway:
             # Whoever asks wants to know whether the server is there, whatever it is busy with.
             socket.peer.ack(socket, ack_id, protocol.UNLISTENED)
 
+    # Connections
+
+    async def welcome(self, socket: ClientSocket) -> SyncError | None:
+        """Run the layers of `@on_connect` for a client; return why it may not connect, None if it may."""
+        runtime = socket.runtime
+        if runtime.connecting is None:
+            return None
+        req = Request("read", None, {}, socket.backend, None, socket, event="connect")
+        try:
+            async with asyncio.timeout(self.limits.deadline), self._connecting.turn(socket.connection.address):
+                # In a task, so that what layers set in their context stays there.
+                admission = runtime.connecting.admit(req, self.registry.internal_error)
+                failure = (await asyncio.get_running_loop().create_task(admission)).failure
+        except TimeoutError:
+            failure = Timeout()
+        assert failure is None or isinstance(failure, SyncError)
+        return failure
+
     # Identities
 
     def _authenticate(self, socket: ClientSocket, ack_id: Any, token: str) -> None:
@@ -269,6 +298,16 @@ class Gateway:
         for subscribers in self.subscribers.values():
             subscribers.permissions.rechecks += 1  # who is being admitted is asked again
         return len(sockets)
+
+    def revoke_channel(self, channel: str | None, backend: str | None = None) -> int:
+        """End that anybody listens to a channel; return how many clients did.
+
+        Parameters:
+            channel: the channel; None for the default one.
+            backend: the name of its backend; None for the channel of that name in each backend.
+        """
+        names = [name for name in self.subscribers if backend in (None, name)]
+        return sum(self.memberships.end(name, channel) for name in names)
 
     def _warn(self, socket: ClientSocket, seconds: float) -> None:
         if socket.is_told_of_end:

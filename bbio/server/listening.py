@@ -144,7 +144,8 @@ class ListenExchange(Exchange, kw_only=True):
             if version or followed.name != BACKEND_WIDE or socket not in followed.version_1:
                 subscribers.listeners.follow(socket, followed, version, self.fields.deltas)
         socket.channels[channel] = version
-        socket.last_channel = channel
+        socket.to_listen -= {channel}
+        self._belong_to(channel)
         if channel:
             socket.refusals.pop(channel, None)
         if not version:
@@ -170,6 +171,10 @@ class ListenExchange(Exchange, kw_only=True):
             if self.fields.asks_user:
                 reply["user"] = self._user(self.fields.client)
         self.reply(protocol.encode([reply]))
+
+    def _belong_to(self, channel: str | None) -> None:
+        """Have requests that name no channel belong to this one, as those of the original library do."""
+        self.socket.last_channel = channel
 
     def _user(self, client: str) -> str | None:
         """Return the text by which a client knows whom it speaks for, empty of a user without an id; None for nobody.
@@ -215,6 +220,27 @@ class ListenExchange(Exchange, kw_only=True):
         if self.socket not in followed.deltas:
             return told
         return [view.delta(*each, followed.id_attribute) for each in zip(events, told, strict=True)]
+
+
+class JoinExchange(ListenExchange, kw_only=True):
+    """A `listen` that the server makes for a client which knows no other way: nobody waits for its answer.
+
+    Parameters:
+        public: nothing.
+        listened: nothing.
+        failure: why the client may not listen, once that is known.
+    """
+
+    public: dict[str, Any] = {}
+    listened: bytes = b""
+    failure: SyncError | None = None
+
+    def refuse(self, err: SyncError) -> None:
+        """Note why the client may not listen."""
+        self.failure, self.replied = err, True
+
+    def _belong_to(self, channel: str | None) -> None:
+        """Leave it at the channel that the client has named last."""
 
 
 class UnlistenExchange(Exchange, kw_only=True):

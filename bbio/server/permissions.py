@@ -142,6 +142,7 @@ class Permissions:
     def pause(self, socket: ClientSocket) -> None:
         """Tell a socket of nothing any more; its channels stay its own until its client says again who it is."""
         channels, socket.channels = socket.channels, {name: each for name, each in socket.channels.items() if each}
+        socket.to_listen = frozenset(socket.channels)
         self._listeners.unfollow(socket, [*map(channel_stream, channels), BACKEND_WIDE])
         for channel in channels:
             self.see(socket, channel, None, None)
@@ -297,7 +298,23 @@ class Permissions:
             self._ask_again(socket, followed.name)
         return is_refused
 
-    def _drop(self, socket: ClientSocket, followed: Followed) -> None:
+    def end(self, channel: str | None) -> int:
+        """End that anybody listens to a channel; those of version 1 may ask at once for more. Return how many did."""
+        self.rechecks += 1  # who is being admitted is asked again
+        followed = self._listeners.streams.get(channel_stream(channel))
+        sockets = [] if followed is None else [*followed.legacy, *followed.version_1]
+        for socket in sockets:
+            self.dismiss(socket, channel)
+        return len(sockets)
+
+    def dismiss(self, socket: ClientSocket, channel: str | None, change: protocol.Change | None = None) -> None:
+        """End that a socket listens to a channel. One whose identity has ended listens to none."""
+        followed = self._listeners.streams.get(channel_stream(channel))
+        if followed is not None and channel in socket.channels:
+            self._delivery.flush()  # what was committed before it still may have
+            self._drop(socket, followed, change)
+
+    def _drop(self, socket: ClientSocket, followed: Followed, change: protocol.Change | None = None) -> None:
         if socket.left or socket.is_suspended:
             return
         version = socket.channels.pop(followed.channel, 0)
@@ -307,4 +324,4 @@ class Permissions:
             self._listeners.follow(socket, self._listeners.stream(BACKEND_WIDE), 0)
         if version:
             # Listening again, which is what it then does, tells it why.
-            self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(followed.name))
+            self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(followed.name, change))

@@ -21,6 +21,7 @@ from msgspec import UNSET
 from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect
 from bbio.errors import DefinitionError, EncodingError, Forbidden, StackError, SyncError
 from bbio.model.scalars import place_of
+from bbio.patterns import ChannelPattern
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import METHODS, Found, Request, Response
 from bbio.stack.once import Attempts, refused
@@ -42,7 +43,12 @@ logger = logging.getLogger("bbio")
 PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 # The positional arguments that each kind of layer is called with; others get `req`, `res` and `next`.
-ARGUMENTS = {"on_error": ("err", "req", "res"), "once": ("req", "record"), "visible": ("req",)}
+ARGUMENTS = {
+    "on_error": ("err", "req", "res"),
+    "once": ("req", "record"),
+    "visible": ("req",),
+    "channel": ("req",),
+}
 
 
 class Run(Response, eq=False):
@@ -113,8 +119,9 @@ class Layer:
     """One compiled entry of a stack: its kind, what it is called, where it stands, and how to call it.
 
     Parameters:
-        call: called with the arguments of its kind, in their order.
+        call: called with the arguments of its kind, in their order; for a rule of channels, then those of its parts.
         function: what it was made from.
+        pattern: the channels that it is a rule for.
     """
 
     kind: str
@@ -127,6 +134,7 @@ class Layer:
     takes_next: bool = attrs.field(repr=False)
     in_thread: bool = False
     may_leave: bool = False
+    pattern: ChannelPattern | None = None
 
 
 def location(function: Callable[..., Any]) -> str:
@@ -144,10 +152,12 @@ def make_layer(
     where: str,
     in_thread: bool = False,
     may_leave: bool = False,
+    pattern: ChannelPattern | None = None,
 ) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
-    names = check_parameters(function, kind, name, bound=True)
-    arguments = ARGUMENTS.get(kind, ("req", "res", "next"))
+    parts = () if pattern is None else pattern.names
+    names = check_parameters(function, kind, name, bound=True, parts=parts)
+    arguments = (*ARGUMENTS.get(kind, ("req", "res", "next")), *parts)
     first = list(inspect.signature(function).parameters.values())[: len(arguments)]
     if tuple(p.name for p in first if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD) == arguments:
         call = function
@@ -156,7 +166,7 @@ def make_layer(
         passed = ", ".join(f"{n}={n}" for n in names)
         call = eval(f"lambda {', '.join(arguments)}: function({passed})", {"function": function})
     is_async = inspect.iscoroutinefunction(function)
-    return Layer(kind, name, where, methods, call, function, is_async, "next" in names, in_thread, may_leave)
+    return Layer(kind, name, where, methods, call, function, is_async, "next" in names, in_thread, may_leave, pattern)
 
 
 def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
@@ -170,6 +180,7 @@ def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
             where=location(entry.function),
             in_thread=mark.thread,
             may_leave=mark.may_leave,
+            pattern=mark.pattern,
         )
         for entry in marked
         for mark in entry.marks
