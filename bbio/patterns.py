@@ -121,13 +121,16 @@ class ChannelPattern:
         names = tuple(name for name, _ in parts)
         for name in names:
             if not name.isidentifier() or iskeyword(name) or name in RESERVED:
-                raise DefinitionError(f"{where}: {name!r} cannot name a part; write {{project}}, as a parameter is named")
+                raise DefinitionError(
+                    f"{where}: {name!r} cannot name a part; write {{project}}, as a parameter is named"
+                )
             if names.count(name) > 1:
                 raise DefinitionError(f"{where}: {name!r} is there twice; give each part a name of its own")
         for name, kind in parts:
             if kind not in _KINDS:
                 raise DefinitionError(
-                    f"{where}: there is no kind {kind!r}; write {{{name}}} for a text, {{{name}:int}} or {{{name}:uuid}}"
+                    f"{where}: there is no kind {kind!r}; write {{{name}}} for any text, {{{name}:int}} or "
+                    f"{{{name}:uuid}}"
                 )
         for between in literals[1:-1]:
             if not between:

@@ -387,9 +387,7 @@ class ClientSocket:
 
     def try_auth(self, auth: bytes) -> ClientSocket:
         """Return a socket of the same client with another `auth`, to ask layers who that would be."""
-        tried = ClientSocket(
-            self.sid, self.runtime, self.connection, self.peer, auth, self.identities, self.membership
-        )
+        tried = ClientSocket(self.sid, self.runtime, self.connection, self.peer, auth, self.identities, self.membership)
         tried.is_tried = True
         tried.owner, tried.state, tried.granted = self, self.state, self.granted
         return tried

@@ -81,7 +81,7 @@ class Memberships:
         return self._subscribers[backend].permissions.end(channel)
 
     def greet(self, socket: ClientSocket, listen: protocol.ListenFields) -> None:
-        """Note the protocol's version of a client, which its first listen says; have it in the channels it was let into.
+        """Note the version of a client, which its first listen says, and have it in the channels it was let into.
 
         Parameters:
             socket: the socket.

@@ -24,7 +24,9 @@ class ChannelRules:
 
     def __init__(self, layers: Sequence[Layer] = ()) -> None:
         self.layers = layers
-        check_overlaps((layer.pattern, f"{layer.name} ({layer.where})") for layer in layers if layer.pattern is not None)
+        check_overlaps(
+            (layer.pattern, f"{layer.name} ({layer.where})") for layer in layers if layer.pattern is not None
+        )
 
     def __bool__(self) -> bool:
         return bool(self.layers)
@@ -40,10 +42,8 @@ class ChannelRules:
             return None if getattr(req, "is_trusted", True) else self.ask(req)
         if req.channel in getattr(socket, "granted", ()):
             return None
-        if req.event == "sync" and req.channel in getattr(socket, "channels", ()):
-            if req.channel not in getattr(socket, "to_listen", ()):
-                return None
-        return self.ask(req)
+        listens = req.channel in getattr(socket, "channels", ()) and req.channel not in getattr(socket, "to_listen", ())
+        return None if listens and req.event == "sync" else self.ask(req)
 
     async def ask(self, req: Request) -> None:
         """Ask the rule for the channel of a request.
