@@ -15,9 +15,11 @@ from bbio.backend import Backend
 from bbio.decorators import (
     after,
     before,
+    channel,
     create,
     delete,
     message,
+    on_connect,
     on_error,
     patch,
     presence,
@@ -52,6 +54,7 @@ from bbio.query import QueryLimits
 from bbio.requests import Found, Next, Request, Response
 from bbio.runtime import Runtime
 from bbio.server.limits import Limits
+from bbio.sessions import SessionStore, StoredSession
 from bbio.stack import Middleware
 from bbio.store import Store
 from bbio.streams import HistoryLimits
@@ -85,8 +88,10 @@ __all__ = [
     "Response",
     "Runtime",
     "Schema",
+    "SessionStore",
     "StackError",
     "Store",
+    "StoredSession",
     "SyncError",
     "Timeout",
     "Unauthorized",
@@ -94,10 +99,12 @@ __all__ = [
     "UnknownOutcome",
     "after",
     "before",
+    "channel",
     "create",
     "delete",
     "field",
     "message",
+    "on_connect",
     "on_error",
     "patch",
     "presence",

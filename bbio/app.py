@@ -19,6 +19,7 @@ import click
 from aiohttp import WSCloseCode, web
 
 from bbio.errors import ConfigurationError
+from bbio.identity import principal
 from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.registry import Registry
@@ -31,8 +32,10 @@ from bbio.server.http.origins import read_origin
 from bbio.server.http.routes import Endpoint, Fallback, check_alone, check_mountable
 from bbio.server.http.server import asset_routes, file_route, hide_version, http_logger, own, socket_logger
 from bbio.server.limits import Limits
+from bbio.server.memberships import read_channel
 from bbio.server.memory import Addresses
 from bbio.server.namespaces import attach
+from bbio.server.notices import Notices
 from bbio.server.stock.server import PlainServer
 from bbio.server.watchdog import HELD_SECONDS, HELD_SECONDS_DEBUG, Watchdog
 from bbio.settings import LOG_LEVELS, Settings, variable
@@ -131,6 +134,7 @@ class App:
         server_class = _fast_server() if engine == "fast" else PlainServer
         self.sio = server_class(self.backends, self.limits, addresses, public_options, **options)
         self.gateway = self.sio.gateway
+        self._notices = Notices(self.gateway)
         self._admission = Admission(cors, hosts, proxies, self.limits, addresses, self.sio.environ)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Work] | None = []  # what waits for the start; None once that has been
@@ -323,6 +327,7 @@ class App:
                 await runtime.start()
                 self._started.append(runtime)
             await self.gateway.follow()
+            self._notices.open()
             self._readiness.open()
         except BaseException:
             await self.close()
@@ -333,6 +338,119 @@ class App:
             self._loop = asyncio.get_running_loop()
         for work in early:
             self._spawn(work)
+
+    async def revoke(
+        self,
+        *,
+        user: Any = None,
+        session: str | None = None,
+        channel: str | None = None,
+        backend: str | None = None,
+    ) -> int:
+        """End what connections may do: those of a user, of a session, or all that listen to a channel.
+
+        Connections of a user or of a session are told nothing more, and may ask nothing, until their clients say again
+        who they are, with a new token or over a new connection: have sessions deleted and tokens refused before.
+        Whoever listens to a channel does so no more; who asks to listen again is asked about anew, as clients of bbio
+        do at once: take permissions away before.
+
+        Other processes that serve backends from the same database do the same within a second, or once they can reach
+        it again.
+
+        Parameters:
+            user: the user, as `req.user` is, or the user's id alone.
+            session: the id of a session on the server, as `req.session_id` is.
+            channel: the name of a channel; `""` is the default channel.
+            backend: the name of the channel's backend; the channel of each backend by default.
+
+        Returns: how many sockets of this process were concerned.
+
+        Raises:
+            TypeError: none of the three is given, or several are.
+            StackError: the user has no `id`.
+            ConfigurationError: the application does not run, or there is no such backend.
+            ValueError: the id of the user, or the name of the channel, cannot be one.
+            SyncError: a database could not be reached, so that other processes may not know; in this one it is done.
+
+        Example:
+            `await app.revoke(channel="staff")`
+        """
+        given = [value for value in (user, session, channel) if value is not None]
+        if len(given) != 1 or (backend is not None and channel is None):
+            raise TypeError(
+                "give one of them: revoke(user=...), revoke(session=...), revoke(channel=...) with or without backend="
+            )
+        subject = None if user is None else principal(user)
+        if channel is not None:
+            read_channel(channel)
+        self._check_served("revoke", backend)
+        return await self._on_loop(
+            self._notices.tell("revoke", user=subject, session=session, channel=channel, backend=backend)
+        )
+
+    async def join(self, channel: str | None, *, user: Any, backend: str) -> int:
+        """Let a user's present connections to a backend into a channel, whatever its rule says; see `Socket.join`.
+
+        Other processes that serve the backend from the same database do the same.
+
+        Parameters:
+            channel: the channel; None for the default one.
+            user: the user, as `req.user` is, or the user's id alone.
+            backend: the name of the backend.
+
+        Returns: how many sockets of this process were concerned.
+
+        Raises:
+            SyncError: a `before` layer of `read` refuses the user there, or a database could not be reached.
+            StackError: the user has no `id`.
+            ConfigurationError: the application does not run, or there is no such backend.
+            ValueError: this cannot be a channel, or it is one too many.
+
+        Example:
+            `await app.join("project-7", user="ann", backend="tasks")`
+        """
+        return await self._move("join", channel, user, backend)
+
+    async def leave(self, channel: str | None, *, user: Any, backend: str) -> int:
+        """End that a user's present connections to a backend listen to a channel; see `Socket.leave`.
+
+        Parameters:
+            channel: the channel; None for the default one.
+            user: the user, as `req.user` is, or the user's id alone.
+            backend: the name of the backend.
+
+        Returns: how many sockets of this process were concerned.
+
+        Raises:
+            SyncError: a database could not be reached.
+            StackError: the user has no `id`.
+            ConfigurationError: the application does not run, or there is no such backend.
+            ValueError: this cannot be a channel.
+
+        Example:
+            `await app.leave("project-7", user="ann", backend="tasks")`
+        """
+        return await self._move("leave", channel, user, backend)
+
+    async def _move(self, kind: Literal["join", "leave"], channel: str | None, user: Any, backend: str) -> int:
+        name = read_channel(channel) or ""
+        self._check_served(kind, backend)
+        return await self._on_loop(self._notices.tell(kind, user=principal(user), channel=name, backend=backend))
+
+    def _check_served(self, call: str, backend: str | None) -> None:
+        if backend is not None and backend not in self.backends:
+            served = ", ".join(self.backends) or "none"
+            raise ConfigurationError(f"app.{call}(backend={backend!r}): there is no such backend; served: {served}")
+        if self._loop is None:
+            raise ConfigurationError(f"the application does not run; call app.{call}(...) while it runs")
+
+    async def _on_loop(self, work: Coroutine[Any, Any, int]) -> int:
+        """Do some work on the server's event loop, whatever the present one is."""
+        loop = self._loop
+        assert loop is not None, "it was looked at"
+        if loop is asyncio.get_running_loop():
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
     async def _shut_down(self, application: web.Application) -> None:
         if application is not self._serving:
@@ -361,6 +479,7 @@ class App:
     async def close(self) -> None:
         """Stop the backends: the end of `open`."""
         await self._readiness.close()
+        await self._notices.close()
         await self.gateway.close()
         while self._started:
             await self._started.pop().stop()

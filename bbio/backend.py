@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import SequenceMatcher
 from inspect import getattr_static
@@ -189,6 +189,12 @@ class Running(Protocol):
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask again whether those who listen may."""
+
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that clients of this process have."""
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Let go of the listeners of this process whose sessions have ended."""
 
 
 # The runtimes that have started.

@@ -217,6 +217,13 @@ def stacks(target: str) -> None:
             show(layer.kind, layer.name, layer.where)
         if not admitting:
             show("everybody", "may listen: no `before` layer is for read")
+        for rule in runtime.rules.layers:
+            assert rule.pattern is not None, "each has one"
+            show("channel", f"{rule.pattern.text!r}: {rule.name}", rule.where)
+        if runtime.connecting is not None:
+            click.echo("  connect")
+            for layer in runtime.connecting.layers:
+                show(layer.kind, layer.name, layer.where)
         for layer in runtime.narrowing:
             show("warning", f"others are told what {layer.name} leaves out", layer.where)
 

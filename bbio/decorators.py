@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
+from itertools import combinations
 from typing import Any, Literal, TypeVar, overload
 
 import attrs
 
 from bbio.errors import DefinitionError
+from bbio.patterns import ChannelPattern
 from bbio.requests import METHODS, WRITES, Method
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +41,9 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "visible": ("req",),
     "presence": ("req",),
     "message": ("req", "data"),
+    # And the parts of its pattern.
+    "channel": ("req",),
+    "on_connect": ("req",),
 }
 # The kinds that belong to no sync method.
 EPHEMERAL_KINDS = ("presence", "message")
@@ -55,12 +60,19 @@ class Mark:
         methods: the sync methods it applies to; of a `message` the names of messages.
         thread: whether it runs in a thread.
         may_leave: whether a change may leave a record that it says is not to be seen.
+        pattern: the channels that it decides on.
     """
 
     kind: str
     methods: tuple[str, ...]
     thread: bool = False
     may_leave: bool = False
+    pattern: ChannelPattern | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts of the channels' names, which it may ask for."""
+        return () if self.pattern is None else self.pattern.names
 
 
 @attrs.frozen
@@ -107,10 +119,11 @@ def leave_mark(target: Any, mark: Mark, decorator: str) -> Any:
             f"{decorator} is on {target!r}, which is not a function; put it above `def name(self, ...)`"
         )
     marks: tuple[Mark, ...] = getattr(target, MARKS, ())
-    taken = {(m.kind, name) for m in marks for name in m.methods}
-    twice = [name for name in mark.methods if (mark.kind, name) in taken]
+    taken = {(m.kind, m.pattern, name) for m in marks for name in m.methods}
+    twice = [name for name in mark.methods if (mark.kind, mark.pattern, name) in taken]
     if twice:
-        raise DefinitionError(f"{decorator}: {twice[0]!r} is already marked so on this method; name it once")
+        name = twice[0] if mark.pattern is None else mark.pattern.text
+        raise DefinitionError(f"{decorator}: {name!r} is already marked so on this method; name it once")
     setattr(target, MARKS, (*marks, mark))
     return target
 
@@ -272,6 +285,91 @@ class _Visible:
         return "<decorator @visible>"
 
 
+class _Channel:
+    """Mark a method as the rule for some channels: it may refuse a client, by an error or by returning False.
+
+    A backend with such rules has no other channels: a client that names one is answered `Forbidden`. The default
+    channel is `@channel("")`. The rule runs after the `before` layers of `read`, when a client listens to a channel,
+    whenever permissions are looked at again, and for a request that names a channel which its client does not listen
+    to.
+
+    A part in braces stands for at least one character, and ends where the text that follows it stands first; the last
+    one takes the rest. `{number:int}` is a whole number without a sign or leading zeros, `{id:uuid}` a UUID in lower
+    case, anything else a text in the form NFC without control characters.
+
+    Parameters:
+        pattern: the names of the channels, such as `project-{project}`.
+        thread: whether the method, a plain `def`, runs in a thread, because it blocks.
+
+    Raises (at class definition):
+        DefinitionError: the pattern cannot be one, the method asks for something else than `req` and the parts of the
+            pattern, or two rules could be asked about one channel.
+
+    Example:
+        >>> from bbio import Backend, Forbidden
+        >>> class Tasks(Backend):
+        ...     @channel("project-{project}")
+        ...     def members(self, req, project):
+        ...         if req.user is None or project not in req.user["projects"]:
+        ...             raise Forbidden("members only")
+    """
+
+    __name__ = "channel"
+
+    def __call__(self, pattern: str, /, *, thread: bool = False) -> Callable[[F], F]:
+        if inspect.isfunction(pattern):
+            raise DefinitionError(
+                "@channel names the channels that the method decides on: @channel('project-{project}'), or "
+                "@channel('') for the default channel"
+            )
+        mark = Mark("channel", METHODS, thread, pattern=ChannelPattern.parse(pattern))
+        return lambda target: leave_mark(target, mark, f"@channel({pattern!r})")
+
+    def __repr__(self) -> str:
+        return "<decorator @channel>"
+
+
+class _OnConnect:
+    """Mark a method to run once for each client that connects to the backend; its requests wait for it.
+
+    The `before` layers of reusable middleware run before it, so that `req.user` is there. What it leaves in
+    `req.socket.state` stays for as long as the client is connected. By an error it refuses the client: a `SyncError` is
+    told to it as Socket.IO's `connect_error`. It may take as long as a request, `Limits.deadline`.
+
+    Parameters:
+        thread: whether the method, a plain `def`, runs in a thread, because it blocks.
+
+    Raises (at class definition):
+        DefinitionError: the method asks for something else than `req`, or the decorator names methods.
+
+    Example:
+        >>> from bbio import Backend, Unauthorized
+        >>> class Tasks(Backend):
+        ...     @on_connect
+        ...     async def load_projects(self, req):
+        ...         if req.user is None:
+        ...             raise Unauthorized("log in first")
+        ...         req.socket.state["projects"] = set(req.user["projects"])
+    """
+
+    __name__ = "on_connect"
+
+    @overload
+    def __call__(self, target: F, /) -> F: ...
+    @overload
+    def __call__(self, *, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, thread: bool = False) -> Any:
+        mark = Mark("on_connect", ("read",), thread)
+        if not args:
+            return lambda target: leave_mark(target, mark, "@on_connect")
+        if len(args) > 1 or isinstance(args[0], str):
+            raise DefinitionError("@on_connect names nothing: it runs once for each client; write @on_connect")
+        return leave_mark(args[0], mark, "@on_connect")
+
+    def __repr__(self) -> str:
+        return "<decorator @on_connect>"
+
+
 class _Presence:
     """Mark a method to say who a client is in the presence of a channel: it returns the card that others see.
 
@@ -406,23 +504,28 @@ update = _Handler("update")
 patch = _Handler("patch")
 delete = _Handler("delete")
 visible = _Visible()
+channel = _Channel()
+on_connect = _OnConnect()
 presence = _Presence()
 message = _Message()
 
 
-def check_parameters(function: Callable[..., Any], kind: str, where: str, *, bound: bool) -> tuple[str, ...]:
+def check_parameters(
+    function: Callable[..., Any], kind: str, where: str, *, bound: bool, parts: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """The names a layer asks for, in the order of its signature.
 
     Parameters:
         function: the layer.
-        kind: `before`, `use`, `handler`, `once`, `after` or `on_error`.
+        kind: `before`, `use`, `handler`, `once`, `after`, `on_error`, `visible`, `channel` or `on_connect`.
         where: how to name the layer in a message.
         bound: whether a leading `self` is already bound.
+        parts: the names of the parts of a channel's name, which it may ask for too.
 
     Raises:
         DefinitionError: a parameter is unknown or does not fit the kind.
     """
-    allowed = PARAMETERS[kind]
+    allowed = PARAMETERS[kind] + parts
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(f"{where} is a generator; use `return`, not `yield`")
     try:
@@ -493,7 +596,7 @@ def check_undecorated(cls: type, base: type, layers: Iterable[str]) -> None:
     Raises:
         DefinitionError: there is such a method.
     """
-    names = {*METHODS, "before", "use", "after", "on_error", "visible", "message"}.difference(layers)
+    names = {*METHODS, "before", "use", "after", "on_error", "on_connect", "visible", "message"}.difference(layers)
     for owner in own_classes(cls, base):
         for name in names & vars(owner).keys():
             function = vars(owner)[name]
@@ -597,7 +700,30 @@ def collect(cls: type) -> tuple[Marked, ...]:
     for marked in slots.values():
         for mark in marked.marks:
             where = f"{marked.owner.__qualname__}.{marked.name}"
-            names = check_parameters(marked.function, mark.kind, where, bound=False)
+            names = check_parameters(marked.function, mark.kind, where, bound=False, parts=mark.parts)
             if mark.thread:
                 _check_thread(marked.function, names, where)
+    check_overlaps(
+        (mark.pattern, f"{marked.owner.__qualname__}.{marked.name}")
+        for marked in slots.values()
+        for mark in marked.marks
+        if mark.pattern is not None
+    )
     return tuple(slots.values())
+
+
+def check_overlaps(rules: Iterable[tuple[ChannelPattern, str]]) -> None:
+    """Refuse rules of which two could be asked about one channel.
+
+    Parameters:
+        rules: the pattern of each rule, and how to name the rule in a message.
+
+    Raises:
+        DefinitionError: there are two such rules.
+    """
+    for (pattern, where), (other, elsewhere) in combinations(rules, 2):
+        if pattern.overlaps(other):
+            raise DefinitionError(
+                f"{elsewhere}: @channel({other.text!r}) could be asked about a channel of @channel({pattern.text!r}), "
+                f"{where}; begin the names differently, or decide on both in one method"
+            )

@@ -151,12 +151,17 @@ class BadRequest(SyncError, ValueError):
 class Unauthorized(SyncError, PermissionError):
     """Authentication is required.
 
+    Parameters:
+        message: as of `SyncError`.
+        expired: true if the client was logged in, and is not any more.
+
     Example:
         >>> Unauthorized("log in first").to_json()
         {'name': 'Unauthorized', 'message': 'log in first', 'code': 401}
     """
 
     code = 401
+    details: ClassVar[tuple[str, ...]] = ("expired",)
 
 
 class Forbidden(SyncError, PermissionError):

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multidict import MultiMapping
-
 # Headers in which proxies tell what they were asked for.
 FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
 
 
-def read_cookies(headers: MultiMapping[str]) -> dict[str, str]:
-    """Return the cookies of a request by name; the first of a name counts, which is that of the longest path."""
+def read_cookies(headers: Any) -> dict[str, str]:
+    """Return the cookies of a request by name; the first of a name counts, which is that of the longest path.
+
+    Parameters:
+        headers: the headers of a request, as aiohttp, Starlette, Flask or Django have them.
+    """
     cookies: dict[str, str] = {}
+    if hasattr(headers, "getall"):
+        lines = headers.getall("Cookie", [])
+    else:
+        lines = headers.getlist("Cookie") if hasattr(headers, "getlist") else [headers.get("Cookie", "")]
     # Not http.cookies, with which one odd cookie of another program takes all the others with it.
-    for pair in ";".join(headers.getall("Cookie", [])).split(";"):
+    for pair in ";".join(lines).split(";"):
         name, equals, value = pair.partition("=")
         if equals:
             cookies.setdefault(name.strip(), value.strip().removeprefix('"').removesuffix('"'))
@@ -36,6 +43,8 @@ def is_loopback(address: str) -> bool:
     return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
+# The same few names come with every request.
+@lru_cache(maxsize=256)
 def names_loopback(host: str) -> bool:
     """Return whether a `Host` header names the machine itself, which nobody's DNS can make another name do."""
     try:

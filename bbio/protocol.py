@@ -24,7 +24,7 @@ from bbio.streams import BACKEND_WIDE, STAMPS, Delta, Event, Op, Position, chann
 
 VERSION = 1
 # The events that a client of a backend sends.
-EVENTS = ("sync", "listen", "unlisten")
+EVENTS = ("sync", "listen", "unlisten", "auth")
 # Those that it sends to a backend which declares presence, or messages.
 EPHEMERAL = ("presence", "message")
 MAX_DEPTH = 32
@@ -518,6 +518,20 @@ def message(name: str, data: bytes, channel: str | None, key: str, card: bytes) 
     )
 
 
+def read_auth(args: Any) -> str:
+    """The token of an `auth` from its arguments (without the event's name).
+
+    Raises:
+        BadRequest: it is not as docs/protocol.md says. The message quotes nothing of it.
+    """
+    if type(args) is not list or len(args) != 1 or type(args[0]) is not dict or args[0].keys() != {"token"}:
+        raise BadRequest("auth takes an object {token}")
+    token = args[0]["token"]
+    if type(token) is not str or not token:
+        raise BadRequest("the token of auth must be a string that is not empty")
+    return token
+
+
 def read_position(since: dict[str, Any], stream: str) -> Position | None:
     """Read the position in a stream that a client claims; None if that is not a position.
 
@@ -574,9 +588,29 @@ def synced_v1(event: Event) -> bytes:
     return b'["synced",%b]' % _arguments(event)
 
 
-def resync(stream: str) -> bytes:
-    """The `resync` event, as JSON: what a stream's listener missed can no longer be told."""
-    return b'["resync",%b]' % encode(stream)
+Change = Literal["joined", "left"]
+
+
+def resync(stream: str, change: Change | None = None) -> bytes:
+    """The `resync` event, as JSON: what a stream's listener missed can no longer be told.
+
+    Parameters:
+        stream: the stream.
+        change: what the server has done, where that is the reason: let the client into the channel, or out of it.
+    """
+    if change is None:
+        return b'["resync",%b]' % encode(stream)
+    return b'["resync",%b,{"%b":true}]' % (encode(stream), change.encode())
+
+
+def auth_end(seconds: float) -> bytes:
+    """The `auth` event, as JSON: in how many seconds a client's identity ends; 0 if it has ended."""
+    return b'["auth",{"expires_in":%b}]' % encode(round(seconds, 3))
+
+
+def auth_reply(seconds: float | None) -> bytes:
+    """The arguments of the ack of an `auth`, as JSON: the seconds until the new identity ends, None for never."""
+    return b'[{"expires_in":%b}]' % encode(None if seconds is None else round(seconds, 3))
 
 
 def at(position: Position, stream: str, told: int) -> bytes:

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self
-from uuid import UUID
 
 import msgspec
 
-from bbio.errors import StackError, SyncError
+from bbio.errors import SyncError
 from bbio.generic import M
+from bbio.identity import WARN_SECONDS, Identity, principal
 from bbio.streams import Op, Operation, canonical
 
 if TYPE_CHECKING:
@@ -55,6 +55,38 @@ NOTIFIED_AS: dict[str, str] = {method: rules.notified_as for method, rules in RU
 
 class Socket(Protocol):
     """The client connection behind a request, as layers see it (`req.socket`)."""
+
+    identity: Identity | None
+    # What layers keep of this connection until its client says again who it is, each under a key of its own.
+    memo: dict[Any, Any]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """A dict in which layers keep what they know of this connection, for as long as it lasts; empty at first."""
+
+    async def join(self, channel: str | None) -> None:
+        """Let the client into a channel, whatever its rule says, until the connection ends or `leave`.
+
+        A client of version 1 is told, and then listens to it; one of the original library gets the channel's
+        notifications from now on. A connection that has not listened to anything yet is told when it does.
+
+        Parameters:
+            channel: the channel; None for the default one.
+
+        Raises:
+            SyncError: a `before` layer of `read` refuses the client in that channel.
+            ValueError: this cannot be a channel, or the connection was let into too many.
+        """
+
+    def leave(self, channel: str | None) -> None:
+        """Take back what `join` gave, and end listening to a channel. The client may ask to listen again.
+
+        Parameters:
+            channel: the channel; None for the default one.
+        """
+
+    def now(self) -> float:
+        """Return the time, in seconds since 1970, by which identities end: that of a test is its own."""
 
     @property
     def sid(self) -> str:
@@ -158,7 +190,7 @@ class Request(msgspec.Struct, Generic[M], eq=False):
         op: the operation id, None when the client sent none (docs/protocol.md, "Operation ids, channels, revisions").
         payload: the `sync` as the client sent it, as JSON: it tells this operation from another under the same id.
         rev: the revision the client based its write on, None when it sent none.
-        event: `sync`, or `listen` while a client is being admitted to a channel.
+        event: `sync`, or `listen` while a client is being admitted to a channel, or `connect` for `@on_connect`.
         user: the user who asks, an object with an `id` or a `sub`; None when nobody has logged in.
         scope: which records the client may have, as `@visible` says; None for requests of the server itself, and where
             all are visible.
@@ -191,6 +223,8 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     _state: dict[str, Any] | None = None
     # What a store of an earlier version has left here of what it found.
     _left: dict[str, Any] | None = None
+    # Who asks, as a layer has found out.
+    identity: Identity | None = None
 
     @property
     def origin(self) -> Origin:
@@ -232,6 +266,39 @@ class Request(msgspec.Struct, Generic[M], eq=False):
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self._state = state
+
+    def identify(
+        self, user: Any, session: str | None = None, expires: float | None = None, warn: float = WARN_SECONDS
+    ) -> None:
+        """Say who asks, for layers that find it out. What a layer above has said stays: `user`, and the identity.
+
+        Parameters:
+            user: the user.
+            session: the id of a session on the server, by which it can be ended.
+            expires: when this ends, in seconds since 1970; None for never.
+            warn: seconds before the end at which the client is told.
+
+        Example:
+            >>> req = Request("read")
+            >>> req.identify({"id": "ann"})
+            >>> req.user["id"]
+            'ann'
+        """
+        self.take(Identity(user, session, expires, warn), user)
+
+    def take(self, identity: Identity, user: Any) -> None:
+        """Take an identity that a layer has kept from an earlier request, with a user that is this request's own."""
+        if self.user is None:
+            self.user = user
+        if self.identity is None:
+            self.identity = identity
+            if self.socket is not None:
+                self.socket.identity = identity
+
+    @property
+    def session_id(self) -> str | None:
+        """The id of the server-side session, by which it can be revoked; None without one. It is not the cookie."""
+        return None if self.identity is None else self.identity.session
 
     @property
     def id(self) -> Any:
@@ -361,36 +428,6 @@ class ServerRequest(Request[M], eq=False):
         user = self._acts_for
         place = {"backend": self.backend, "channel": self.channel}
         return ServerRequest(method, model, user=user, _trusted=self._trusted, _acts_for=user, **place)
-
-
-# How an object is written that has no text of its own: another text for each object.
-_DEFAULT_TEXT: Any = object.__str__
-
-
-def principal(user: Any) -> str:
-    """The text by which a user is known again: that of its `id`, or else of its `sub`, as key or as attribute.
-
-    A text, a whole number or a UUID is a user's id itself.
-
-    Raises:
-        StackError: there is none, or it is no text, number or other object that has a text of its own.
-
-    Example:
-        >>> principal({"sub": "ann", "exp": 1700000000})
-        'ann'
-    """
-    if isinstance(user, str):
-        return user
-    if isinstance(user, (int, UUID)) and not isinstance(user, bool):
-        return str(user)
-    for name in ("id", "sub"):
-        known = user.get(name) if isinstance(user, dict) else getattr(user, name, None)
-        if isinstance(known, (str, int)) or (known is not None and type(known).__str__ is not _DEFAULT_TEXT):
-            return str(known)
-    raise StackError(
-        f"req.user is a {type(user).__qualname__} without an id: its write could not be told from that of another "
-        "user, nor a retry from a new write; give it an `id` or a `sub`, a string or a number, or set req.user to that"
-    )
 
 
 def owned(user: Any, client: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from inspect import iscoroutinefunction
@@ -36,6 +36,7 @@ from bbio.model.schema import Schema
 from bbio.protocol import EVENTS, decode, encode
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import METHODS, NOTIFIED_AS, WRITES, Request, Response
+from bbio.stack.channels import ChannelRules
 from bbio.stack.ephemeral import Ephemeral
 from bbio.stack.narrowing import is_refused, narrows_reads
 from bbio.stack.once import Attempts
@@ -58,6 +59,8 @@ from bbio.typed import as_json, as_record, enter, plain
 from bbio.view import View, public_body
 from bbio.was import was_of
 
+# Kinds of layers that are in no stack of a sync method.
+BESIDE = ("visible", "channel", "on_connect", *EPHEMERAL_KINDS)
 EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}
 
 logger = logging.getLogger("bbio")
@@ -73,6 +76,12 @@ class BackendPublisher(Publisher, Source, Protocol):
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask again whether those who listen may."""
+
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that listeners have."""
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Let go of those whose sessions have ended."""
 
 
 class Runtime(Calls[M]):
@@ -96,6 +105,8 @@ class Runtime(Calls[M]):
         store: the store as it was opened; None without one.
         log: the log of events and operations: the store's, or one in memory without a store.
         stacks: the compiled stack of each sync method, by its name.
+        connecting: the stack that a client passes when it connects; None without `@on_connect`.
+        rules: the rules of its channels; none if it has whatever channels its clients name.
         is_scoped: whether layers of `@visible` decide who may have which records.
         has_live_queries: whether clients may ask to be told of some records alone.
         has_views: whether each who listens to a channel has a view of its own; else all are told the same.
@@ -117,6 +128,8 @@ class Runtime(Calls[M]):
     log: Log
     publisher: BackendPublisher
     stacks: dict[str, Stack]
+    connecting: Stack | None
+    rules: ChannelRules
     has_live_queries: bool
     has_views: bool
 
@@ -136,6 +149,8 @@ class Runtime(Calls[M]):
         self._threads = threads or Threads()
         self._scopes = Scopes()
         self._caller: Caller = NoCaller()
+        self.rules = ChannelRules()
+        self.connecting = None
         self.is_scoped = False
         self.ephemeral = Ephemeral.of(layers_of(backend, backend.__bbio_layers__), presence=backend.presence)
         self.client_events = (*EVENTS, *self.ephemeral.events)
@@ -158,24 +173,34 @@ class Runtime(Calls[M]):
 
     def _visible_layers(self) -> list[Layer]:
         """The layers of `@visible`, of reusable middleware too."""
-        backend = self.backend
-        items = [*backend.middleware, *(item for item, _ in backend.__bbio_used__)]
-        layers = [layer for item in items for layer in middleware_layers(item)]
-        return [layer for layer in (*layers, *layers_of(backend, backend.__bbio_layers__)) if layer.kind == "visible"]
+        return self._layers_of_kind("visible")
+
+    def _layers_of_kind(self, kind: str) -> list[Layer]:
+        """The layers of a kind that is in no stack of a sync method, of reusable middleware too."""
+        reusable = [layer for item, _ in self._entries() for layer in middleware_layers(item)]
+        return [layer for layer in (*reusable, *self._own_layers()) if layer.kind == kind]
+
+    def _entries(self) -> list[tuple[Any, tuple[str, ...]]]:
+        """The reusable middleware, each with the sync methods that it is for."""
+        return [*((item, METHODS) for item in self.backend.middleware), *self.backend.__bbio_used__]
+
+    def _own_layers(self) -> list[Layer]:
+        return layers_of(self.backend, self.backend.__bbio_layers__)
 
     @property
     def layers(self) -> list[Layer]:
         """All layers of the backend in stack order."""
-        backend = self.backend
-        entries = [(item, METHODS) for item in backend.middleware] + list(backend.__bbio_used__)
-        reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in entries]
-        own = [layer for layer in layers_of(backend, backend.__bbio_layers__) if layer.kind not in EPHEMERAL_KINDS]
+        reusable = [_by_kind(middleware_layers(item, methods)) for item, methods in self._entries()]
+        own = self._own_layers()
         if self.schema is not None:
             own.insert(0, _entry(self.schema))
+        # The last of the `before` layers, when it is known who asks.
+        if self.rules:
+            where = self.rules.layers[0].where
+            own.append(make_layer("before", "channel", METHODS, self.rules.enter, where=where))
         if self.is_scoped:
-            # The last of the `before` layers, when it is known who asks.
             own.append(make_layer("before", "visible", METHODS, self._scopes.enter, where=self._scopes.layers[0].where))
-        return [layer for group in (*reusable, _by_kind(own)) for layer in group if layer.kind != "visible"]
+        return [layer for group in (*reusable, _by_kind(own)) for layer in group if layer.kind not in BESIDE]
 
     @property
     def narrowing(self) -> list[Layer]:
@@ -277,6 +302,8 @@ class Runtime(Calls[M]):
         scopes = [self._bound(layer) for layer in self._visible_layers()]
         self._scopes = Scopes(scopes, self.schema, self.id_attribute, names_viewers=bool(self.backend.follows))
         self.is_scoped = bool(scopes)
+        self.rules = ChannelRules([self._bound(layer) for layer in self._layers_of_kind("channel")])
+        self.connecting = self._connecting_stack()
         self.has_live_queries = self.is_scoped or self.backend.live_queries
         self.has_views = self.has_live_queries or View.differs(self.schema)
         layers, schema, store = [self._bound(layer) for layer in self.layers], self.schema, self.store
@@ -313,6 +340,17 @@ class Runtime(Calls[M]):
                 may_read=self._may_read if guarded else None,
                 judge=judge,
             )
+
+    def _connecting_stack(self) -> Stack | None:
+        """The layers of `@on_connect`, and before them those of reusable middleware that say who a client is."""
+        layers = self._layers_of_kind("on_connect")
+        if not layers:
+            return None
+        reusable = [layer for entry in self._entries() for layer in middleware_layers(*entry)]
+        identify = [layer for layer in reusable if layer.kind == "before"]
+        observe = [layer for layer in (*reusable, *self._own_layers()) if layer.kind == "on_error"]
+        layers = [*identify, *(attrs.evolve(layer, kind="before") for layer in layers), *observe]
+        return Stack("read", [self._bound(layer) for layer in layers])
 
     async def _may_read(self, req: Request) -> bool:
         """Return whether the client of a write may read the model, as the `before` layers of `read` say."""
@@ -550,6 +588,14 @@ class Runtime(Calls[M]):
         finally:
             await self.publisher.recheck(channel)
 
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that clients of this process have."""
+        return self.publisher.live_sessions()
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Let go of the listeners of this process whose sessions have ended."""
+        self.publisher.end_sessions(ids)
+
     if not TYPE_CHECKING:  # pragma: no branch - for checkers there is no such attribute
 
         def __getattr__(self, name: str) -> Any:
@@ -573,7 +619,7 @@ def _emitted_as(call: str, event: Emitted) -> str:
 
 
 def _by_kind(layers: list[Layer]) -> list[Layer]:
-    order = ("before", "use", "handler", "once", "after", "on_error", "visible")
+    order = ("before", "use", "handler", "once", "after", "on_error", *BESIDE)
     return sorted(layers, key=lambda layer: order.index(layer.kind))
 
 

@@ -6,6 +6,34 @@ from bbio.builtin.logger import Logger
 from bbio.builtin.memory import MemoryStore
 from bbio.builtin.postgres import PostgresStore
 from bbio.builtin.session import Session
+from bbio.builtin.sessions import (
+    AiohttpSessions,
+    DjangoSessions,
+    FlaskSessions,
+    MemorySessions,
+    PostgresSessions,
+    RedisSessions,
+    Sessions,
+    SQLiteSessions,
+    StarletteSessions,
+)
 from bbio.builtin.sqlite import SQLiteStore
 
-__all__ = ["CookieParser", "Logger", "MemoryStore", "PostgresStore", "SQLiteStore", "Session", "store_from_env"]
+__all__ = [
+    "AiohttpSessions",
+    "CookieParser",
+    "DjangoSessions",
+    "FlaskSessions",
+    "Logger",
+    "MemorySessions",
+    "MemoryStore",
+    "PostgresSessions",
+    "PostgresStore",
+    "RedisSessions",
+    "SQLiteSessions",
+    "SQLiteStore",
+    "Session",
+    "Sessions",
+    "StarletteSessions",
+    "store_from_env",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from bbio import ConfigurationError, Middleware, Request, before
-from bbio.handshake import is_on_loopback, read_cookies
+from bbio.builtin.sessions.cookies import AnyRequest, HasHeaders, SessionCookie
+from bbio.builtin.sessions.found import FoundSession, as_json
 from bbio.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ MAX_COOKIE = 4000
 KNOWN_COOKIES = 10_000
 SHORTEST = 32
 FORTNIGHT = 14 * 86_400
-# Browsers take a cookie of such a name from the host itself alone, over HTTPS: no neighbouring site can set it.
-HOST_PREFIX = "__Host-"
 MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
 
 
@@ -76,9 +74,10 @@ class Session(Middleware):
         self.cookie = cookie
         self.max_age = max_age
         self.secure = secure
+        self._cookie = SessionCookie(cookie, secure)
         self._short = min(map(len, secrets)) < SHORTEST
-        # Cookies whose signature was found right, with the time when they were signed and their session as JSON.
-        self._known: dict[str, tuple[float, str]] = {}
+        # Cookies whose signature was found right.
+        self._known: dict[str, FoundSession] = {}
         # The serializer signs with the last of its secrets, and a cookie of another name has another salt.
         self._serializer = URLSafeTimedSerializer(
             secrets[::-1], salt=f"bbio session {cookie}", signer_kwargs={"digest_method": hashlib.sha256}
@@ -90,16 +89,19 @@ class Session(Middleware):
 
     @before
     def identify(self, req: Request) -> None:
-        if req.socket is not None:
-            req.session = self._found(req.cookies, req.socket.headers)
-        else:  # a call of the server, for a user or for itself
+        socket = req.socket
+        if socket is None:  # a call of the server, for a user or for itself
             req.session = {} if req.user is None else {"user": req.user}
-        if req.user is None:
-            req.user = req.session.get("user")
+            return
+        value = self._cookie.find(socket.cookies, socket.headers)
+        known = None if value is None else self._verified(value)
+        if known is None:
+            req.session = {}
+        else:
+            req.session = known.own_session()
+            known.introduce(req, req.session)
 
-    def save(
-        self, response: web.StreamResponse, session: Mapping[str, Any], request: web.BaseRequest | None = None
-    ) -> None:
+    def save(self, response: web.StreamResponse, session: Mapping[str, Any], request: AnyRequest = None) -> None:
         """Set the session's cookie on an aiohttp response.
 
         A connection keeps the cookie it was opened with: afterwards a page connects again, with
@@ -120,25 +122,32 @@ class Session(Middleware):
             >>> list(response.cookies)
             ['__Host-bbio_session']
         """
-        value = self._serializer.dumps({**session})
-        if len(value) > MAX_COOKIE:
-            raise ValueError(
-                f"a session of {len(value)} characters fits in no cookie; keep an id in it, and the rest elsewhere"
-            )
-        secure = self.secure
-        if secure is None:
-            secure = request is None or request.secure or not is_on_loopback(request.headers)
-        response.set_cookie(
-            self._name(secure), value, max_age=int(self.max_age), httponly=True, samesite="Lax", secure=secure
-        )
+        self._cookie.set_on(response, request, self._signed(session), int(self.max_age))
 
-    def load(self, request: web.BaseRequest) -> dict[str, Any]:
-        """Return the session of an aiohttp request; `{}` when it has no valid one.
+    def save_header(self, session: Mapping[str, Any], request: AnyRequest = None) -> str:
+        """Return the value of a `Set-Cookie` header that sets the session's cookie, for the response of any framework.
 
         Parameters:
-            request: the request.
+            session: see `save`.
+            request: the request that is answered, of any framework whose requests have `headers`.
+
+        Raises:
+            ValueError: the session is too large for a cookie.
+
+        Example:
+            `response.headers.append("Set-Cookie", sessions.save_header({"user": {"id": "ann"}}, request))`
         """
-        return self._found(read_cookies(request.headers), request.headers)
+        return self._cookie.header(request, self._signed(session), int(self.max_age))
+
+    def load(self, request: HasHeaders) -> dict[str, Any]:
+        """Return the session of an HTTP request; `{}` when it has no valid one.
+
+        Parameters:
+            request: the request, of aiohttp or another framework.
+        """
+        value = self._cookie.find_in(request)
+        known = None if value is None else self._verified(value)
+        return {} if known is None else known.own_session()
 
     def clear(self, response: web.StreamResponse) -> None:
         """Remove the session's cookie with an aiohttp response.
@@ -146,31 +155,35 @@ class Session(Middleware):
         Parameters:
             response: the response.
         """
-        for secure in (True, False) if self.secure is None else (self.secure,):
-            response.del_cookie(self._name(secure), httponly=True, samesite="Lax", secure=secure)
+        self._cookie.clear_on(response)
 
-    def _name(self, secure: bool) -> str:
-        return HOST_PREFIX + self.cookie if secure else self.cookie
+    def clear_header(self, request: AnyRequest = None) -> str:
+        """Return the value of a `Set-Cookie` header that removes the session's cookie.
 
-    def _found(self, cookies: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, Any]:
-        """The session of a request with these cookies and headers."""
-        value = None if self.secure is False else cookies.get(self._name(True))
-        # Elsewhere than on this machine a cookie without the prefix may be another site's of the same domain.
-        if value is None and (is_on_loopback(headers) if self.secure is None else not self.secure):
-            value = cookies.get(self.cookie)
-        return {} if value is None else self._verified(value)
+        Parameters:
+            request: the request that is answered.
+        """
+        return self._cookie.header(request, "", 0)
 
-    def _verified(self, value: str) -> dict[str, Any]:
+    def _signed(self, session: Mapping[str, Any]) -> str:
+        value = self._serializer.dumps({**session})
+        if len(value) > MAX_COOKIE:
+            raise ValueError(
+                f"a session of {len(value)} characters fits in no cookie; keep an id in it, and the rest elsewhere"
+            )
+        return value
+
+    def _verified(self, value: str) -> FoundSession | None:
+        """Return the session of a cookie; None if the cookie is not valid."""
         known = self._known.get(value)
         if known is None:
             try:
                 session, signed_at = self._serializer.loads(value, return_timestamp=True)
             except (BadData, UnicodeEncodeError):
-                return {}
+                return None
             if len(self._known) >= KNOWN_COOKIES:
                 del self._known[next(iter(self._known))]
-            known = self._known[value] = (signed_at.timestamp(), json.dumps(session))
-        signed_at, content = known
-        # Every request gets a session of its own: layers may change it.
-        valid: dict[str, Any] = json.loads(content) if time.time() < signed_at + self.max_age else {}
-        return valid
+            ends = signed_at.timestamp() + self.max_age
+            known = self._known[value] = FoundSession(session, as_json(session), "user", is_key=True, ends=ends)
+        assert known.ends is not None
+        return known if time.time() < known.ends else None

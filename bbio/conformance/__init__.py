@@ -13,11 +13,21 @@ from bbio.conformance.logs import LOG_CLAIMS, LogConformance
 from bbio.conformance.models import Filters, Models, Options, Revisions
 from bbio.conformance.operations import Operations
 from bbio.conformance.queries import Queries
+from bbio.conformance.sessions import SessionStoreConformance
 from bbio.conformance.stamps import Stamps
 from bbio.conformance.streams import Streams, Told
 from bbio.conformance.was import Was
 
-__all__ = ["CLAIMS", "LOG_CLAIMS", "LogConformance", "Opened", "StoreConformance", "case", "opened"]
+__all__ = [
+    "CLAIMS",
+    "LOG_CLAIMS",
+    "LogConformance",
+    "Opened",
+    "SessionStoreConformance",
+    "StoreConformance",
+    "case",
+    "opened",
+]
 
 
 class StoreConformance(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -132,6 +132,13 @@ class Published(Publisher, list[tuple[Event, Any]]):
 
     def recheck_soon(self, channel: str | None = None) -> None:
         """Nobody listens either."""
+
+    def live_sessions(self) -> set[str]:
+        """Return none."""
+        return set()
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Nobody listens."""
 
     async def recheck(self, channel: str | None = None) -> None:
         """Nobody listens either."""

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-from bbio.cluster import Alone, Broker
+from bbio.cluster import Alone, Broker, Control
 from bbio.declared import Declared
 from bbio.errors import ConfigurationError, DefinitionError
 from bbio.requests import Request
@@ -31,6 +31,7 @@ class Log(Declared, ABC):
             wrote or what a crash left untold; None when nobody else can write to the log.
         broker: carries its events to the other processes that serve the backend, and theirs to this one. The log
             itself calls `broker.tell(event)` for each event that it has committed.
+        control: tells the other processes, once the log has started, what was revoked; None where there are none.
 
     Raises (at class definition):
         DefinitionError: `since` takes no stamp.
@@ -46,6 +47,7 @@ class Log(Declared, ABC):
     event_clock = staticmethod(time.monotonic)
     check_interval: float | None = None
     broker: Broker = Alone()
+    control: Control | None = None
     keeps_was = False
 
     __bbio_own__ = frozenset({"backend", "encode", "publisher", "schema"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bbio import protocol
 from bbio.errors import Busy
 from bbio.handshake import read_cookies
+from bbio.identity import Identity
 from bbio.server.budget import Budget, Rate, Resting
 from bbio.server.memory import Address, Addresses, ListRoom
 from bbio.streams import BACKEND_WIDE
@@ -57,6 +59,25 @@ class Peer(Protocol):
 
     def drop(self, reason: str) -> None:
         """End it at once."""
+
+
+class IdentityIndex(Protocol):
+    """The identities of all sockets, as one socket sees them."""
+
+    clock: Callable[[], float]
+
+    def change(self, socket: ClientSocket, before: Identity | None, identity: Identity | None) -> None:
+        """Note that a socket has another identity, or none any more."""
+
+
+class Membership(Protocol):
+    """What lets the sockets of a backend into its channels, and out."""
+
+    async def let_in(self, socket: ClientSocket, channel: str | None) -> None:
+        """Let a client into a channel, see `Socket.join`."""
+
+    def let_go(self, socket: ClientSocket, channel: str | None) -> None:
+        """End that a client listens to a channel, see `Socket.leave`."""
 
 
 class Connection(Rate):
@@ -251,32 +272,61 @@ class ClientSocket:
         connection: the connection it belongs to.
         peer: the engine's handle to write to; None where the library does the writing.
         auth: the JSON of what the client sent when it joined; None when it sent nothing.
+        identities: the identities of all sockets; None where nothing is to know of this one's.
+        membership: lets it into channels; None where nothing does.
+
+    Attributes:
+        granted: the channels that the server has let it into, whatever their rules say.
+        to_listen: the channels of which it is told nothing until its client has listened to them again.
+        version: the version of the protocol that its client speaks; None before its first listen.
+        memo: what layers keep of it until its client says again who it is, each under a key of its own.
+        is_suspended: whether its identity has ended: it is told nothing, and may ask nothing but `auth`.
+        is_revoked: whether the application has ended it: what its client said before counts no more.
     """
 
     __slots__ = (
         "_auth",
+        "_identity",
         "attendances",
         "backend",
         "channels",
         "client",
         "connection",
+        "granted",
         "id_attribute",
+        "identities",
+        "is_revoked",
+        "is_suspended",
+        "is_tried",
         "last_channel",
         "left",
+        "membership",
+        "memo",
         "messages",
         "namespace",
+        "owner",
         "peer",
         "public_client",
         "refusals",
         "runtime",
         "scopes",
         "sid",
+        "state",
+        "to_listen",
         "told_under",
+        "version",
         "views",
     )
 
     def __init__(
-        self, sid: str, runtime: Runtime, connection: Connection, peer: Any = None, auth: bytes | None = None
+        self,
+        sid: str,
+        runtime: Runtime,
+        connection: Connection,
+        peer: Any = None,
+        auth: bytes | None = None,
+        identities: IdentityIndex | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.sid = sid
         self.runtime = runtime
@@ -307,6 +357,66 @@ class ClientSocket:
         # The answers to listens that were refused, by channel, as JSON.
         self.refusals: dict[str, bytes] = {}
         self.left = False
+        self.identities = identities
+        self.memo: dict[Any, Any] = {}
+        self.is_suspended = False
+        self.is_revoked = False
+        # Whether it is there only to find out who a client would be.
+        self.is_tried = False
+        self._identity: Identity | None = None
+        self.membership = membership
+        self.granted: frozenset[str | None] = frozenset()
+        self.to_listen: frozenset[str | None] = frozenset()
+        self.version: int | None = None
+        self.state: dict[str, Any] = {}
+        # The socket that it is tried for.
+        self.owner: ClientSocket | None = None
+
+    async def join(self, channel: str | None) -> None:
+        if self.membership is not None:
+            await self.membership.let_in(self.owner or self, channel)
+
+    def leave(self, channel: str | None) -> None:
+        if self.membership is not None:
+            self.membership.let_go(self.owner or self, channel)
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who the client is, as a layer has said when it was last asked."""
+        return self._identity
+
+    @identity.setter
+    def identity(self, identity: Identity | None) -> None:
+        before = self._identity
+        if identity is not before:
+            self._identity = identity
+            if self.identities is not None and not self.is_tried:
+                self.identities.change(self, before, identity)
+
+    def now(self) -> float:
+        return time.time() if self.identities is None else self.identities.clock()
+
+    @property
+    def is_told_of_end(self) -> bool:
+        """Return whether its client knows the event that tells of the end of an identity: older ones do not."""
+        return self._auth is not None or any(self.channels.values())
+
+    def try_auth(self, auth: bytes) -> ClientSocket:
+        """Return a socket of the same client with another `auth`, to ask layers who that would be."""
+        tried = ClientSocket(self.sid, self.runtime, self.connection, self.peer, auth, self.identities, self.membership)
+        tried.is_tried = True
+        tried.owner, tried.state, tried.granted = self, self.state, self.granted
+        return tried
+
+    def take_auth(self, tried: ClientSocket) -> None:
+        """Take the `auth` and the identity of a socket of `try_auth`."""
+        self._auth, self.memo = tried._auth, tried.memo
+        self.is_suspended = self.is_revoked = False
+        self.identity = tried.identity
+
+    def has_same_auth(self, tried: ClientSocket) -> bool:
+        """Return whether a socket of `try_auth` says what this one has said before."""
+        return self._auth == tried._auth
 
     def see(self, stream: str, view: View | None) -> bool:
         """From now on it has this view of the stream of a channel, None when it follows that no more.

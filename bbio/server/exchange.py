@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from bbio import protocol
-from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unavailable
+from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unauthorized, Unavailable
 from bbio.protocol import decode, encode
 from bbio.registry import Registry
 from bbio.requests import Found, Request
@@ -25,6 +25,11 @@ from bbio.weight import weigh
 
 # Of a read that no store has answered.
 NOTHING = Found(None)
+
+
+def ended() -> Unauthorized:
+    """Return the error of a client whose identity has ended."""
+    return Unauthorized("this identity has ended: send a new token, or connect again", expired=True)
 
 
 class Exchanges:
@@ -221,6 +226,8 @@ class SyncExchange(Exchange):
                 body = res.body or protocol.encode(res.result)
                 if res.commit is not None:
                     self._reply_to_write(body, res.commit)
+                elif self.socket.is_suspended:
+                    self.refuse(ended())  # it is nobody's any more
                 elif len(body) > self.exchanges.limits.reply:
                     self.refuse(BadRequest(f"the answer has {len(body)} bytes; ask for less, such as with a limit"))
                 elif req.op is None and not self.socket.channels.get(req.channel):

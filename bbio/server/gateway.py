@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 from bbio import protocol
-from bbio.errors import BadRequest, Forbidden, SyncError
+from bbio.errors import BadRequest, Forbidden, SyncError, Timeout
 from bbio.registry import Registry
 from bbio.requests import Request
 from bbio.runtime import Runtime
+from bbio.server.authenticating import AuthExchange
 from bbio.server.budget import Flooded
 from bbio.server.calls import ServerCalls
 from bbio.server.connection import ClientSocket, Connection, Peer
@@ -22,14 +23,17 @@ from bbio.server.ephemeral import (
     present,
     undeclared,
 )
-from bbio.server.exchange import Exchange, Exchanges, SyncExchange
+from bbio.server.exchange import Exchange, Exchanges, SyncExchange, ended
+from bbio.server.identities import Identities
 from bbio.server.limits import Limits
 from bbio.server.listening import ListenExchange, UnlistenExchange
+from bbio.server.memberships import Memberships
 from bbio.server.memory import Addresses
 from bbio.server.presence.messages import Messages
 from bbio.server.presence.pace import Clock, LoopClock, PerSecond
 from bbio.server.presence.rooms import Rooms
 from bbio.server.subscribers import Subscribers
+from bbio.server.turns import Turns
 from bbio.store import Store
 from bbio.streams import BACKEND_WIDE, Kept, channel_stream
 
@@ -62,8 +66,11 @@ class Gateway:
         self.exchanges = Exchanges(registry, limits, self.delivery, self.rooms)
         self.calls = ServerCalls(registry, limits)
         self.subscribers: dict[str, Subscribers] = {}
+        self.memberships = Memberships(self.exchanges, self.subscribers)
         # What the histories and operations of all backends take in memory.
         self.kept = Kept(limits.memory / 4)
+        self.identities = Identities(self._warn, self.suspend, self._close_ended)
+        self._connecting = Turns(limits.connecting)
         self._expiry: asyncio.TimerHandle | None = None
         self._public, self._listened = public, protocol.encode([public])
 
@@ -76,7 +83,9 @@ class Gateway:
         """
         if runtime.name in self.subscribers:
             runtime.log.share_memory(Kept())
-        subscribers = self.subscribers[runtime.name] = Subscribers(self.exchanges, runtime, self.subscribers)
+        subscribers = self.subscribers[runtime.name] = Subscribers(
+            self.exchanges, runtime, self.subscribers, self.suspend
+        )
         runtime.open(subscribers, store, self.calls)
         self.messages[runtime.name] = Messages(
             self.delivery, subscribers.listeners, runtime.namespace, self.rooms.clock
@@ -93,6 +102,7 @@ class Gateway:
         """
         for runtime in self.registry.values():
             runtime.check_followed(self.registry)
+        self._connecting = Turns(self.limits.connecting)  # of this event loop
         self.delivery.stepper.open()
         for subscribers in self.subscribers.values():
             subscribers.open()
@@ -122,6 +132,7 @@ class Gateway:
     async def close(self) -> None:
         """The application stops: take no calls, and look at no log any more."""
         await self.calls.close()
+        self.identities.close()
         if self._expiry is not None:
             self._expiry.cancel()
         await self.rooms.stop()
@@ -154,7 +165,7 @@ class Gateway:
             BadRequest: that cannot be accepted, so it has not joined.
         """
         credentials = protocol.check_auth(auth, self.limits.auth, self.limits.depth)
-        socket = ClientSocket(sid, runtime, connection, peer, credentials)
+        socket = ClientSocket(sid, runtime, connection, peer, credentials, self.identities, self.memberships)
         connection.sockets[runtime.namespace] = socket
         connection.closed = False  # it is not, when its only namespace was left and joined again
         return socket
@@ -169,6 +180,8 @@ class Gateway:
         if connection.sockets.get(socket.runtime.namespace) is socket:
             del connection.sockets[socket.runtime.namespace]
         socket.left = True
+        socket.identity = None
+        self.memberships.forget(socket)
         streams = [channel_stream(channel) for channel in socket.channels]
         self.subscribers[socket.runtime.name].listeners.unfollow(socket, [*streams, BACKEND_WIDE])
         socket.forget_views()
@@ -186,6 +199,8 @@ class Gateway:
                 fields = protocol.read_sync(arguments)
                 text = "" if fields.op is None else protocol.encode(["sync", *arguments]).decode()
                 self._sync(socket, ack_id, fields, text)
+            elif event == "auth":
+                self._authenticate(socket, ack_id, protocol.read_auth(arguments))
             elif event == "unlisten":
                 self._unlisten(socket, ack_id, protocol.read_unlisten(arguments))
             elif event in protocol.EPHEMERAL and event not in socket.runtime.client_events:
@@ -195,7 +210,10 @@ class Gateway:
             elif event == "message":
                 self._begin(self._message(socket, ack_id, protocol.read_message(arguments)))
             else:
-                self._begin(self._listen(socket, ack_id, protocol.read_listen(arguments)))
+                listen = protocol.read_listen(arguments)
+                self._begin(self._listen(socket, ack_id, listen))
+                if socket.version is None:
+                    self.memberships.greet(socket, listen)
         except SyncError as err:
             self.reject(socket, ack_id, err)
         except Flooded as err:
@@ -216,14 +234,18 @@ class Gateway:
             self.reject(socket, ack_id, self.registry.report(err, f"{socket.runtime.name} sync", socket.remote))
 
     def _sync(self, socket: ClientSocket, ack_id: Any, fields: protocol.Sync, text: str) -> None:
+        if socket.is_suspended:
+            raise ended()
         channel = fields.channel
         if channel is protocol.UNSAID:
             channel = socket.last_channel
         if channel and channel not in socket.channels:
-            if channel not in socket.refusals:
+            refusal = socket.refusals.get(channel)
+            if refusal is not None:
+                self._answer(socket, ack_id, refusal)
+                return
+            if not socket.runtime.rules:  # else the channel's rule is asked
                 raise Forbidden("listen to a channel before a sync names it")
-            self._answer(socket, ack_id, socket.refusals[channel])
-            return
         model = fields.model
         req = Request(fields.method, model, fields.options or {}, socket.backend, channel or None, socket)
         if fields.op is not None:
@@ -249,6 +271,8 @@ class Gateway:
             exchange.fail(err)  # unless it has been answered
 
     def _listen(self, socket: ClientSocket, ack_id: Any, fields: protocol.ListenFields) -> Exchange:
+        if socket.is_suspended:
+            raise ended()
         if fields.channel not in socket.channels and len(socket.channels) >= self.limits.channels:
             raise BadRequest(f"a socket may listen to {self.limits.channels} channels")
         req = Request("read", None, {}, socket.backend, fields.channel, socket, event="listen")
@@ -295,6 +319,77 @@ class Gateway:
         check_message(socket, fields, self.limits.message)
         req, messages = ephemeral_request("message", socket, fields.channel), self.messages[socket.runtime.name]
         return MessageExchange(self.exchanges, socket, ack_id, req, fields=fields, rooms=self.rooms, messages=messages)
+
+    # Connections
+
+    async def welcome(self, socket: ClientSocket) -> SyncError | None:
+        """Run the layers of `@on_connect` for a client; return why it may not connect, None if it may."""
+        runtime = socket.runtime
+        if runtime.connecting is None:
+            return None
+        req = Request("read", None, {}, socket.backend, None, socket, event="connect")
+        try:
+            async with asyncio.timeout(self.limits.deadline), self._connecting.turn(socket.connection.address):
+                # In a task, so that what layers set in their context stays there.
+                admission = runtime.connecting.admit(req, self.registry.internal_error)
+                failure = (await asyncio.get_running_loop().create_task(admission)).failure
+        except TimeoutError:
+            failure = Timeout()
+        assert failure is None or isinstance(failure, SyncError)
+        return failure
+
+    # Identities
+
+    def _authenticate(self, socket: ClientSocket, ack_id: Any, token: str) -> None:
+        auth = protocol.check_auth({**(socket.auth or {}), "token": token}, self.limits.auth, self.limits.depth)
+        assert auth is not None, "there is a token in it"
+        req = Request("read", None, {}, socket.backend, None, socket, event="listen")
+        subscribers = self.subscribers[socket.runtime.name]
+        self._begin(AuthExchange(self.exchanges, socket, ack_id, req, auth=auth, subscribers=subscribers))
+
+    def suspend(self, socket: ClientSocket) -> None:
+        """End the identity of a socket: it is told nothing more, until its client says again who it is."""
+        if socket.left or socket.is_suspended:
+            return
+        socket.is_suspended = True
+        self.delivery.flush()  # what was committed before it still may have
+        self._warn(socket, 0.0)
+        self.subscribers[socket.runtime.name].permissions.pause(socket)
+        self.rooms.left(socket, lingers=False)
+        self.identities.close_later(socket)
+
+    def revoke(self, *, subject: str | None = None, session: str | None = None) -> int:
+        """End the identity of all sockets of a user or of a session; return of how many.
+
+        Parameters:
+            subject: the text by which the user is known.
+            session: the id of a session on the server.
+        """
+        identities = self.identities
+        sockets = identities.of_user(subject) if subject is not None else identities.of_session(session or "")
+        for socket in sockets:
+            socket.is_revoked = True
+            self.suspend(socket)
+        for subscribers in self.subscribers.values():
+            subscribers.permissions.rechecks += 1  # who is being admitted is asked again
+        return len(sockets)
+
+    def revoke_channel(self, channel: str | None, backend: str | None = None) -> int:
+        """End that anybody listens to a channel; return how many clients did.
+
+        Parameters:
+            channel: the channel; None for the default one.
+            backend: the name of its backend; None for the channel of that name in each backend.
+        """
+        names = [name for name in self.subscribers if backend in (None, name)]
+        return sum(self.memberships.end(name, channel) for name in names)
+
+    def _warn(self, socket: ClientSocket, seconds: float) -> None:
+        if socket.is_told_of_end:
+            self.delivery.send([socket.peer], socket.runtime.namespace, protocol.auth_end(seconds))
+
+    def _close_ended(self, socket: ClientSocket) -> None:
+        socket.peer.drop("its identity has ended")
 
     def refuse(self, socket: ClientSocket, ack_id: Any, err: SyncError) -> None:
         """Answer with an error to a request that cannot be read; it counts like any other."""

@@ -39,6 +39,7 @@ class Limits:
             each address may hold half of the last two.
         connections: connections at once.
         connections_per_address: connections at once from one address.
+        connecting: clients for which layers of `@on_connect` run at once; others wait. One address may have half.
         attachments: binary attachments of one event.
         connect_time: seconds a connection may stay without joining a backend.
         body_time: seconds a POST body may take to arrive.
@@ -80,6 +81,7 @@ class Limits:
     memory: int = attrs.field(default=160 << 20, validator=_positive)
     connections: int = attrs.field(default=20_000, validator=_positive)
     connections_per_address: int = attrs.field(default=1_000, validator=_positive)
+    connecting: int = attrs.field(default=256, validator=_positive)
     attachments: int = attrs.field(default=16, validator=_positive)
     connect_time: float = attrs.field(default=8.0, validator=_positive)
     body_time: float = attrs.field(default=10.0, validator=_positive)

@@ -6,9 +6,10 @@ from typing import Any
 
 from bbio import protocol
 from bbio.errors import BadRequest, Busy, StackError, SyncError, Unavailable
+from bbio.identity import Identity
 from bbio.requests import Request, owned
 from bbio.server.connection import Key
-from bbio.server.exchange import Exchange
+from bbio.server.exchange import Exchange, ended
 from bbio.server.stream import Followed
 from bbio.server.subscribers import Subscribers
 from bbio.streams import BACKEND_WIDE, Event, Position, channel_stream, public_part
@@ -130,6 +131,11 @@ class ListenExchange(Exchange, kw_only=True):
         socket, channel, version = self.socket, self.fields.channel, self.fields.version
         if socket.left or self.replied:
             return
+        if socket.is_suspended:
+            self.refuse(ended())
+            return
+        if socket.identity is None and self.req.user is not None:
+            socket.identity = Identity(self.req.user)
         self.exchanges.delivery.flush()
         if streams[0].has_views:
             subscribers.permissions.see(socket, channel, self.view, self.req.scope)
@@ -139,7 +145,8 @@ class ListenExchange(Exchange, kw_only=True):
                 messages = self.fields.messages and followed.name != BACKEND_WIDE
                 subscribers.listeners.follow(socket, followed, version, self.fields.deltas, messages)
         socket.channels[channel] = version
-        socket.last_channel = channel
+        socket.to_listen -= {channel}
+        self._belong_to(channel)
         if channel:
             socket.refusals.pop(channel, None)
         if not version:
@@ -167,6 +174,10 @@ class ListenExchange(Exchange, kw_only=True):
             if self.fields.asks_user:
                 reply["user"] = self._user(self.fields.client)
         self.reply(protocol.encode([reply]))
+
+    def _belong_to(self, channel: str | None) -> None:
+        """Have requests that name no channel belong to this one, as those of the original library do."""
+        self.socket.last_channel = channel
 
     def _user(self, client: str) -> str | None:
         """Return the text by which a client knows whom it speaks for, empty of a user without an id; None for nobody.
@@ -212,6 +223,27 @@ class ListenExchange(Exchange, kw_only=True):
         if self.socket not in followed.deltas:
             return told
         return [view.delta(*each, followed.id_attribute) for each in zip(events, told, strict=True)]
+
+
+class JoinExchange(ListenExchange, kw_only=True):
+    """A `listen` that the server makes for a client which knows no other way: nobody waits for its answer.
+
+    Parameters:
+        public: nothing.
+        listened: nothing.
+        failure: why the client may not listen, once that is known.
+    """
+
+    public: dict[str, Any] = {}
+    listened: bytes = b""
+    failure: SyncError | None = None
+
+    def refuse(self, err: SyncError) -> None:
+        """Note why the client may not listen."""
+        self.failure, self.replied = err, True
+
+    def _belong_to(self, channel: str | None) -> None:
+        """Leave it at the channel that the client has named last."""
 
 
 class UnlistenExchange(Exchange, kw_only=True):

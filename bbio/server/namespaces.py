@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketio.exceptions import ConnectionRefusedError as Refused
 
-from bbio.errors import BadRequest
+from bbio.errors import BadRequest, SyncError, Unavailable
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
@@ -25,6 +25,22 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
     """Register a backend's namespace with the Socket.IO server."""
     namespace = runtime.namespace
     sockets: dict[str, ClientSocket] = {}
+    # Those whose layers of `@on_connect` have not ended: nothing that they send is looked at.
+    arriving: dict[str, ClientSocket] = {}
+
+    async def welcome(sid: str, socket: ClientSocket) -> None:
+        arriving[sid] = socket
+        failure: SyncError | None = Unavailable("the server gave up on this connection")
+        try:
+            failure = await gateway.welcome(socket)
+        finally:
+            del arriving[sid]
+            if failure is None and (socket.left or sio.get_environ(sid, namespace) is None):
+                failure = Unavailable("the client is gone")  # for whom nobody tells of it again
+            if failure is not None and not socket.left:
+                gateway.left(socket)
+        if failure is not None:
+            raise Refused(failure.message, failure.to_json())
 
     async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
         connection, peer = environ.get(CONNECTION), sio.peer_of(sid, namespace)
@@ -40,6 +56,8 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
             socket = gateway.joined(sid, runtime, connection, peer, auth)
         except BadRequest as err:
             raise Refused(err.message, err.to_json()) from None
+        if runtime.connecting is not None:
+            await welcome(sid, socket)
         sockets[sid] = socket
         socket.peer.joined(socket)
 
@@ -48,6 +66,8 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
         if socket is not None:
             gateway.left(socket, reason)
             socket.peer.left(socket)
+        elif sid in arriving:
+            gateway.left(arriving[sid])
 
     handlers: dict[str, Handler] = {"connect": connect, "disconnect": disconnect}
     if isinstance(sio, PlainServer):
@@ -65,7 +85,10 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
         async def unlisten(sid: str, *arguments: Any) -> Any:
             return await receive("unlisten", sid, arguments)
 
-        handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten}
+        async def authenticate(sid: str, *arguments: Any) -> Any:
+            return await receive("auth", sid, arguments)
+
+        handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten, "auth": authenticate}
 
         async def presence(sid: str, *arguments: Any) -> Any:
             return await receive("presence", sid, arguments)

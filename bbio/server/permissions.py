@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import copy_context
 
 from bbio import protocol
-from bbio.errors import Busy, Timeout
+from bbio.errors import Busy, Timeout, Unauthorized
 from bbio.requests import Request
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket
@@ -36,6 +36,7 @@ class Permissions:
         runtime: the backend.
         listeners: those who listen.
         tasks: the tasks of the backend.
+        on_expired: called with a socket whose identity has ended, as a layer says.
 
     Attributes:
         rechecks: how often permissions were looked at: who was admitted before the last time is asked again.
@@ -46,8 +47,10 @@ class Permissions:
         "_closed",
         "_context",
         "_delivery",
+        "_ended",
         "_exchanges",
         "_listeners",
+        "_on_expired",
         "_recheck_timer",
         "_runtime",
         "_tasks",
@@ -57,7 +60,15 @@ class Permissions:
         "rechecks",
     )
 
-    def __init__(self, exchanges: Exchanges, runtime: Runtime, listeners: Listeners, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        runtime: Runtime,
+        listeners: Listeners,
+        tasks: Tasks,
+        on_expired: Callable[[ClientSocket], None],
+    ) -> None:
+        self._on_expired = on_expired
         self._exchanges = exchanges
         self._delivery = exchanges.delivery
         self._runtime = runtime
@@ -72,6 +83,8 @@ class Permissions:
         # Listeners, by their sockets and streams, of whom nobody could say what they may see.
         self._unsure: set[tuple[ClientSocket, str]] = set()
         self._unsure_timer: asyncio.TimerHandle | None = None
+        # Sessions that have ended, whose listeners are to be asked.
+        self._ended: set[str] = set()
         self.rechecks = 0
 
     def open(self) -> None:
@@ -90,6 +103,7 @@ class Permissions:
         # Who was to be asked is no listener after the next start, and must not look as if somebody were about to ask.
         self._unasked.clear()
         self._unsure.clear()
+        self._ended.clear()
 
     # What each sees
 
@@ -123,7 +137,34 @@ class Permissions:
         if socket in followed.version_1:
             self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(stream))
 
+    # Identities that end
+
+    def pause(self, socket: ClientSocket) -> None:
+        """Tell a socket of nothing any more; its channels stay its own until its client says again who it is."""
+        channels, socket.channels = socket.channels, {name: each for name, each in socket.channels.items() if each}
+        socket.to_listen = frozenset(socket.channels)
+        self._listeners.unfollow(socket, [*map(channel_stream, channels), BACKEND_WIDE])
+        for channel in channels:
+            self.see(socket, channel, None, None)
+        socket.refusals.clear()
+        self._tell_to_listen(socket)
+
+    def resume(self, socket: ClientSocket) -> None:
+        """Have a client listen again, from where it was told to."""
+        self._tell_to_listen(socket)
+
+    def _tell_to_listen(self, socket: ClientSocket) -> None:
+        for channel, version in socket.channels.items():
+            if version:
+                text = protocol.resync(channel_stream(channel))
+                self._delivery.send([socket.peer], self._runtime.namespace, text)
+
     # Asking again
+
+    async def recheck_socket(self, socket: ClientSocket) -> None:
+        """Ask again for one socket, whose client has said anew who it is."""
+        streams = [self._listeners.streams.get(channel_stream(channel)) for channel in socket.channels]
+        await self._recheck_all((socket, followed) for followed in streams if followed is not None)
 
     async def recheck(self, channel: str | None = None) -> None:
         """Ask the `before` layers of `read` again for every listener, and let go of those that are refused."""
@@ -132,6 +173,30 @@ class Permissions:
             (socket, followed)
             for socket, followed in self._listeners
             if channel is None or followed.name == channel_stream(channel)
+        )
+
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that listeners have."""
+        identities = (socket.identity for socket, _ in self._listeners)
+        return {each.session for each in identities if each is not None and each.session is not None}
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Ask soon again for the permission of those whose sessions have ended."""
+        if self._closed:
+            return
+        is_ending = bool(self._ended)
+        self._ended |= set(ids)
+        if not is_ending:
+            self._tasks.spawn(self._end_sessions())
+
+    async def _end_sessions(self) -> None:
+        # What ends while these are asked is asked by another.
+        ids, self._ended = self._ended, set()
+        self.rechecks += 1
+        await self._recheck_all(
+            (socket, followed)
+            for socket, followed in self._listeners
+            if socket.identity is not None and socket.identity.session in ids
         )
 
     def recheck_soon(self, channel: str | None = None) -> None:
@@ -205,7 +270,7 @@ class Permissions:
     async def _recheck_each(self, listeners: Iterator[tuple[ClientSocket, Followed]]) -> None:
         for socket, followed in listeners:
             async with self._asking:
-                if await self._is_refused(socket, followed):
+                if not socket.is_suspended and await self._is_refused(socket, followed):
                     self._drop(socket, followed)
                 await asyncio.sleep(0)
 
@@ -220,9 +285,12 @@ class Permissions:
                 failure, view = await asyncio.get_running_loop().create_task(admission, context=self._context.copy())
         except TimeoutError:
             failure, view = Timeout(), None
+        if isinstance(failure, Unauthorized) and failure.expired and not socket.left:  # type: ignore[attr-defined]
+            self._on_expired(socket)
+            return False
         if failure is None:
             await self._exchanges.rooms.review(socket, channel, req)
-        if failure is None and view is not None and channel in socket.channels:
+        if failure is None and view is not None and channel in socket.channels and not socket.is_suspended:
             self._delivery.flush()  # what was committed before belongs to the view of before
             view = view.narrowed(socket.views[followed.name].asked)
             if self.see(socket, channel, view, req.scope):
@@ -232,8 +300,24 @@ class Permissions:
             self._ask_again(socket, followed.name)
         return is_refused
 
-    def _drop(self, socket: ClientSocket, followed: Followed) -> None:
-        if socket.left:
+    def end(self, channel: str | None) -> int:
+        """End that anybody listens to a channel; those of version 1 may ask at once for more. Return how many did."""
+        self.rechecks += 1  # who is being admitted is asked again
+        followed = self._listeners.streams.get(channel_stream(channel))
+        sockets = [] if followed is None else [*followed.legacy, *followed.version_1]
+        for socket in sockets:
+            self.dismiss(socket, channel)
+        return len(sockets)
+
+    def dismiss(self, socket: ClientSocket, channel: str | None, change: protocol.Change | None = None) -> None:
+        """End that a socket listens to a channel. One whose identity has ended listens to none."""
+        followed = self._listeners.streams.get(channel_stream(channel))
+        if followed is not None and channel in socket.channels:
+            self._delivery.flush()  # what was committed before it still may have
+            self._drop(socket, followed, change)
+
+    def _drop(self, socket: ClientSocket, followed: Followed, change: protocol.Change | None = None) -> None:
+        if socket.left or socket.is_suspended:
             return
         version = socket.channels.pop(followed.channel, 0)
         self._exchanges.rooms.leave(socket, followed.channel)
@@ -243,4 +327,4 @@ class Permissions:
             self._listeners.follow(socket, self._listeners.stream(BACKEND_WIDE), 0)
         if version:
             # Listening again, which is what it then does, tells it why.
-            self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(followed.name))
+            self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(followed.name, change))

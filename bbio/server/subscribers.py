@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from weakref import ref
 
 from bbio import protocol
@@ -18,6 +18,7 @@ from bbio.declared import Publisher
 from bbio.events import Watcher
 from bbio.requests import WRITES, Socket
 from bbio.runtime import Runtime
+from bbio.server.connection import ClientSocket
 from bbio.server.exchange import Exchanges
 from bbio.server.followers import HEARD, Follower, Followers
 from bbio.server.listeners import Listeners
@@ -44,6 +45,7 @@ class Subscribers(Publisher):
         exchanges: the requests that are being worked on.
         runtime: the backend.
         all_backends: the subscribers of each backend, which share the memory that there is for rings.
+        on_expired: called with a socket whose identity has ended, as a layer says.
     """
 
     __slots__ = (
@@ -65,7 +67,13 @@ class Subscribers(Publisher):
         "permissions",
     )
 
-    def __init__(self, exchanges: Exchanges, runtime: Runtime, all_backends: Mapping[str, Subscribers]) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        runtime: Runtime,
+        all_backends: Mapping[str, Subscribers],
+        on_expired: Callable[[ClientSocket], None] = lambda socket: None,
+    ) -> None:
         self._exchanges = exchanges
         self._all_backends = all_backends
         self._runtime = runtime
@@ -74,7 +82,7 @@ class Subscribers(Publisher):
         self._tasks = Tasks()
         self.listeners = Listeners(runtime, exchanges.limits, all_backends, self._on_stream)
         self._streams = self.listeners.streams
-        self.permissions = Permissions(exchanges, runtime, self.listeners, self._tasks)
+        self.permissions = Permissions(exchanges, runtime, self.listeners, self._tasks, on_expired)
         self._unchecked: set[str] = set()
         self._checking = False
         self._closed = False
@@ -144,6 +152,14 @@ class Subscribers(Publisher):
             self._repair_later(followed)
         else:
             followed.stale = True  # its place is being looked for, and what is found may be older than this
+
+    def live_sessions(self) -> set[str]:
+        """Return the ids of the sessions that listeners have."""
+        return self.permissions.live_sessions()
+
+    def end_sessions(self, ids: Collection[str]) -> None:
+        """Let go of those whose sessions have ended."""
+        self.permissions.end_sessions(ids)
 
     def recheck_soon(self, channel: str | None = None) -> None:
         """Ask again who may listen, as another process was told to. Called on the event loop."""

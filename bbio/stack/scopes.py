@@ -10,10 +10,11 @@ from typing import Any
 from msgspec import UNSET
 
 from bbio.errors import StackError, SyncError, Unavailable
+from bbio.identity import principal
 from bbio.model.schema import Schema
 from bbio.protocol import decode, encode
 from bbio.ratelimit import RateLimitedLog
-from bbio.requests import Found, Request, principal
+from bbio.requests import Found, Request
 from bbio.stack.stack import Answer, Layer, Run
 from bbio.view import NO_SCOPE, Filter, Scope, missing
 

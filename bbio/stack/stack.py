@@ -21,6 +21,7 @@ from msgspec import UNSET
 from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect, refuse_ephemeral
 from bbio.errors import DefinitionError, EncodingError, Forbidden, StackError, SyncError
 from bbio.model.scalars import place_of
+from bbio.patterns import ChannelPattern
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import METHODS, Found, Request, Response
 from bbio.stack.once import Attempts, refused
@@ -48,6 +49,7 @@ ARGUMENTS = {
     "visible": ("req",),
     "presence": ("req",),
     "message": ("req", "data"),
+    "channel": ("req",),
 }
 
 
@@ -120,8 +122,9 @@ class Layer:
     """One compiled entry of a stack: its kind, what it is called, where it stands, and how to call it.
 
     Parameters:
-        call: called with the arguments of its kind, in their order.
+        call: called with the arguments of its kind, in their order; for a rule of channels, then those of its parts.
         function: what it was made from.
+        pattern: the channels that it is a rule for.
     """
 
     kind: str
@@ -134,6 +137,7 @@ class Layer:
     takes_next: bool = attrs.field(repr=False)
     in_thread: bool = False
     may_leave: bool = False
+    pattern: ChannelPattern | None = None
 
 
 def location(function: Callable[..., Any]) -> str:
@@ -151,10 +155,12 @@ def make_layer(
     where: str,
     in_thread: bool = False,
     may_leave: bool = False,
+    pattern: ChannelPattern | None = None,
 ) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
-    names = check_parameters(function, kind, name, bound=True)
-    arguments = ARGUMENTS.get(kind, ("req", "res", "next"))
+    parts = () if pattern is None else pattern.names
+    names = check_parameters(function, kind, name, bound=True, parts=parts)
+    arguments = (*ARGUMENTS.get(kind, ("req", "res", "next")), *parts)
     first = list(inspect.signature(function).parameters.values())[: len(arguments)]
     if tuple(p.name for p in first if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD) == arguments:
         call = function
@@ -163,7 +169,7 @@ def make_layer(
         passed = ", ".join(f"{n}={n}" for n in names)
         call = eval(f"lambda {', '.join(arguments)}: function({passed})", {"function": function})
     is_async = inspect.iscoroutinefunction(function)
-    return Layer(kind, name, where, methods, call, function, is_async, "next" in names, in_thread, may_leave)
+    return Layer(kind, name, where, methods, call, function, is_async, "next" in names, in_thread, may_leave, pattern)
 
 
 def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
@@ -177,6 +183,7 @@ def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
             where=location(entry.function),
             in_thread=mark.thread,
             may_leave=mark.may_leave,
+            pattern=mark.pattern,
         )
         for entry in marked
         for mark in entry.marks

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from bbio.builtin import MemoryStore
-from bbio.conformance import CLAIMS, LogConformance, StoreConformance, case
+from bbio.conformance import CLAIMS, LogConformance, SessionStoreConformance, StoreConformance, case
 from bbio.errors import Conflict, NotFound
 from bbio.log import MemoryLog
 from bbio.protocol import encode
@@ -216,6 +216,12 @@ def log_suite(log, **attributes):
     """An instance of the suite for logs of a class."""
     kind = type("Suite", (LogConformance,), {"make_log": lambda self, **options: log(**options), **attributes})
     return kind()
+
+
+def test_a_suite_must_make_session_stores():
+    """It says how."""
+    with pytest.raises(NotImplementedError, match="make_store"):
+        SessionStoreConformance().make_store()
 
 
 def test_a_suite_must_make_logs():

@@ -1,5 +1,6 @@
 """Requests and responses: what a layer holds in its hands."""
 
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -213,3 +214,18 @@ def test_what_a_store_of_an_earlier_version_leaves_in_the_request_is_found():
     assert req.found(Found([], next=None)).page == {"next": None}
     with pytest.raises(AttributeError):
         _ = req.page
+
+
+def test_layers_say_who_asks():
+    """The connection knows it too; a user whom a layer above has set stays, and the server itself has no session."""
+    socket = SimpleNamespace(identity=None)
+    req = Request("read", socket=socket)
+    assert req.session_id is None
+    req.identify({"id": "ann"}, session="s1", expires=60.0)
+    assert (req.user, req.session_id, req.identity.expires, req.identity.warn) == ({"id": "ann"}, "s1", 60.0, 60.0)
+    assert socket.identity is req.identity
+    req.identify({"id": "bob"})
+    assert (req.user, socket.identity.user) == ({"id": "ann"}, {"id": "ann"})
+    req = Request("read")
+    req.identify("ann")
+    assert req.user == "ann"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ import msgspec
 
 from bbio.builtin.documents import DocumentStore, logger, refusals
 from bbio.builtin.postgres.statements import MAKE_ROOM, TELL_ALL
-from bbio.builtin.postgres.tables import events_channel, recheck_channel
+from bbio.builtin.postgres.tables import events_channel, notices_channel, recheck_channel
 from bbio.cluster import Heard
 from bbio.errors import ConfigurationError
 from bbio.streams import Event, Position
@@ -226,13 +226,15 @@ class Wire:
 
     Parameters:
         database: the database.
+        on_notice: called when there may be a notice of another process.
 
     Attributes:
         process: tells what this process says from what others do.
         garbage: how often something was said that is not bbio's.
     """
 
-    def __init__(self, database: Place) -> None:
+    def __init__(self, database: Place, on_notice: Callable[[], None] = lambda: None) -> None:
+        self._on_notice = on_notice
         self.process = secrets.token_hex(6)
         self.garbage = 0
         self._database = database
@@ -300,6 +302,7 @@ class Wire:
                 await connection.add_listener(events_channel(channel), self._hear_events)
                 await connection.add_listener(channel, self._hear_names)
                 await connection.add_listener(recheck_channel(channel), self._hear_recheck)
+                await connection.add_listener(notices_channel(channel), lambda *_: self._on_notice())
                 if listening.done():
                     self._doubt_all()  # what was said meanwhile
                 else:
@@ -415,6 +418,7 @@ class Wire:
         return () if broker is None else (broker,)
 
     def _doubt_all(self) -> None:
+        self._on_notice()
         for broker in self._brokers.values():
             broker.heard.doubt(None)
             broker.store.publisher.recheck_soon(None)

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from bbio import BadRequest, Busy, Conflict, Forbidden, SyncError, Timeout, Unavailable
 from bbio.builtin.documents import broken_rule, logger, refusals
 from bbio.builtin.postgres.broker import POOLED, Wire, is_untold
+from bbio.builtin.postgres.control import PostgresControl
 from bbio.builtin.postgres.tables import CHANNEL, MIGRATIONS, ORIGIN, SET_UP_LOCK
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
@@ -348,7 +349,8 @@ class Database:
         self.stores: list[PostgresStore] = []
         # Those that are set up.
         self._ready: list[PostgresStore] = []
-        self.wire = Wire(self)
+        self.control = PostgresControl(self)
+        self.wire = Wire(self, self.control.look)
         # Whether something was wrong; and whether only a write can tell that it is over.
         self._failing = self._failing_writes = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -391,6 +393,7 @@ class Database:
         try:
             async with self.connections.one() as connection:
                 await self.migrate(connection)
+            await self.control.start()
             await self.wire.start()
             self._tasks.append(asyncio.ensure_future(self._tidy()))
         except BaseException:
@@ -408,6 +411,7 @@ class Database:
 
     async def _end(self) -> None:
         await self.wire.stop()
+        await self.control.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

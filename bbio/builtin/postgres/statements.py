@@ -102,6 +102,12 @@ MAKE_ROOM = "SELECT pg_notification_queue_usage()"
 # What was committed is told, many things at once.
 TELL_ALL = "SELECT pg_notify(u.channel, u.payload) FROM unnest($1::text[], $2::text[]) AS u(channel, payload)"
 TELL = "SELECT pg_notify($1, $2) FROM pg_notification_queue_usage()"
+# What processes tell each other, see `bbio_tell_notice`; and the number of the last of it, with what comes after one.
+TELL_NOTICE = "SELECT bbio_tell_notice($1, $2, $3, $4)"
+NEXT_NOTICES = """
+    SELECT t.top, n.id, n.process, n.notice
+    FROM (SELECT coalesce(max(id), 0) AS top FROM bbio_notices) t
+    LEFT JOIN (SELECT * FROM bbio_notices WHERE id > $1 ORDER BY id LIMIT $2) n ON true ORDER BY n.id"""
 # The models that a statement finds, up to and with the first that is one too many for so many bytes. What comes after
 # that is not looked for: a limit is worked out first, and what is materialized is made as far as somebody reads.
 UP_TO = """

@@ -413,6 +413,7 @@ class PostgresStore(DocumentStore):
             async with self._database.connections.one() as connection, connection.transaction():
                 await self._database.set_up(self, connection)
             self._broker.connect(self._database.wire, self.backend_id)
+            self.control = self._database.control
             self._database.serve(self)
         except BaseException as err:
             await self._database.close(self)

@@ -371,6 +371,25 @@ MIGRATIONS = (
 
     {_begin_epoch("bbio_was", "bbio_log", of_backends=("bbio_streams", "bbio_pending"))}
     """,
+    # What processes tell each other: who is to be told nothing more.
+    """
+    CREATE TABLE bbio_notices (
+        id bigint PRIMARY KEY, process text NOT NULL, at double precision NOT NULL, notice text NOT NULL);
+
+    -- One after the other, so that their numbers have no gaps, and whoever has read one has read those before it. The
+    -- last one stays, as it says how far they have come.
+    CREATE FUNCTION bbio_tell_notice(teller text, told text, kept_seconds double precision, most integer)
+    RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+    DECLARE
+        this bigint;
+        now double precision := extract(epoch FROM clock_timestamp());
+    BEGIN
+        LOCK TABLE bbio_notices IN SHARE ROW EXCLUSIVE MODE;
+        SELECT coalesce(max(id), 0) + 1 INTO this FROM bbio_notices;
+        INSERT INTO bbio_notices VALUES (this, teller, now, told);
+        DELETE FROM bbio_notices WHERE id < this AND (at < now - kept_seconds OR id <= this - most);
+    END $$;
+    """,
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.
@@ -397,6 +416,11 @@ def events_channel(channel: str) -> str:
 def recheck_channel(channel: str) -> str:
     """The channel in which processes tell each other that permissions are to be looked at again."""
     return f"{channel}_recheck"
+
+
+def notices_channel(channel: str) -> str:
+    """Return the channel on which processes tell each other that there is a notice."""
+    return f"{channel}_notices"
 
 
 def quote(name: str) -> str:

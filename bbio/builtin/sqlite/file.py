@@ -11,13 +11,14 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bbio import Unavailable, UnknownOutcome
 from bbio.builtin.documents import MAX_BATCH_BYTES, Job, logger, refusals
+from bbio.builtin.sqlite.control import SQLiteControl
 from bbio.builtin.sqlite.threads import Call, Lister, Worker
 from bbio.errors import ConfigurationError
 
@@ -69,6 +70,11 @@ MIGRATIONS = (
     # How records were, for backends that need it: apart, so that the events of others take no byte more. An earlier
     # version drops events without what is here, and gives their ids again: so the stamp says whose it is.
     ("CREATE TABLE bbio_was (id INTEGER PRIMARY KEY, stamp INTEGER NOT NULL, was TEXT NOT NULL)",),
+    # What processes tell each other: who is to be told nothing more.
+    (
+        "CREATE TABLE bbio_notices (id INTEGER PRIMARY KEY AUTOINCREMENT, process TEXT NOT NULL, at REAL NOT NULL,"
+        " notice TEXT NOT NULL)",
+    ),
 )
 
 # How tables and their indexes were made, tables first.
@@ -117,6 +123,7 @@ class Database:
         self.writer = Worker(self._prepare, self._write)
         self.reader = Worker(self._connect_reading, self._read)
         self.lister = Lister(self._connect_reading, self._error)
+        self.control = SQLiteControl(self.writer, self.reader, self._recheck)
 
     @classmethod
     async def open(cls, store: SQLiteStore) -> Database:
@@ -154,6 +161,7 @@ class Database:
                 await worker.start()
                 started.append(worker)
             self._here = self._connect_reading(timeout=0.0)
+            await self.control.start()
         except BaseException:
             for worker in started:
                 await worker.stop()
@@ -182,6 +190,11 @@ class Database:
                 return row
         return await self.reader.call(lambda connection: connection.execute(statement, values).fetchone())
 
+    def _recheck(self, rechecks: Mapping[int, int]) -> None:
+        """Have stores notice how often permissions were to be looked at again."""
+        for store in self._stores:
+            store.note_rechecks(rechecks)
+
     def _looked(self) -> None:
         if self._looking:
             self._looking = False
@@ -193,6 +206,7 @@ class Database:
         self._stores.remove(store)
         if not self._stores:
             del self._opened[self.path, asyncio.get_running_loop()]
+            await self.control.stop()
             self._looked()
             self._here.close()
             # The writer last: who closes a file last puts into it what is still in its log.

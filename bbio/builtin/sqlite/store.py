@@ -194,6 +194,8 @@ class SQLiteStore(DocumentStore):
         opened._ids = neighbouring_ids() if self.ids is None else given_ids(self.ids)
         # Looked at with the first write: it is not known what there is.
         opened._streams = {}
+        # It has none before the start.
+        opened._backend_id = opened._rechecks = 0
         opened._trimmed = 0
         opened._new_events = opened._new_streams = opened._new_operations = TRIM_EVERY
         if "\0" in opened.table or opened.table.lower().startswith(("bbio_", "sqlite_")):
@@ -242,6 +244,7 @@ class SQLiteStore(DocumentStore):
         except BaseException:
             await self._database.close(self)
             raise
+        self.control = self._database.control
 
     async def stop(self) -> None:
         """Finish what is being written and close the file."""
@@ -530,9 +533,7 @@ class SQLiteStore(DocumentStore):
             return rechecks, {name: self._stream(connection, name)[1] for name in names}
 
         rechecks, positions = await self._database.reader.call(look)
-        if rechecks != self._rechecks:
-            self._rechecks = rechecks
-            self.publisher.recheck_soon()
+        self.note_rechecks({self._backend_id: rechecks})
         return positions  # type: ignore[no-any-return]
 
     async def tops(self) -> dict[str, Position]:
@@ -544,10 +545,21 @@ class SQLiteStore(DocumentStore):
 
         return await self._database.reader.call(look)  # type: ignore[no-any-return]
 
+    def note_rechecks(self, rechecks: Mapping[int, int]) -> None:
+        """Have permissions looked at again, if another process was told to.
+
+        Parameters:
+            rechecks: how often that was, by backend.
+        """
+        count = rechecks.get(self._backend_id, self._rechecks)
+        if count != self._rechecks:
+            self._rechecks = count
+            self.publisher.recheck_soon()
+
     async def tell_recheck(self, channel: str | None) -> None:
         """Have the other processes that serve the backend ask again who may listen, in all channels.
 
-        They notice when they look for what was written, every `check_interval` seconds.
+        They notice within a second: they look twice a second whether the file has changed.
         """
 
         def count(connection: sqlite3.Connection) -> int:

@@ -33,6 +33,8 @@ from bbio.server.http.admission import REMOTE
 from bbio.server.payload import ATTACHED_CHARACTERS
 from bbio.server.shared import SharedServer
 
+OWN_EVENT_PREFIXES = tuple(f'["{event}"' for event in protocol.EVENTS)
+
 
 class FastServer(SharedServer):
     """The Socket.IO server of the fast engine."""

@@ -7,7 +7,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from bbio.cluster.presence import Topic
-from bbio.requests import Request, principal
+from bbio.identity import principal
+from bbio.requests import Request
 from bbio.server.connection import ClientSocket
 
 

@@ -99,6 +99,9 @@ def test_no_cookie_and_no_socket_are_an_empty_session():
     req.session = {"user": "set above"}
     Session(SECRET).identify(req)
     assert (req.session, req.user) == ({}, None)
+    req = Request("read", user="ann")
+    Session(SECRET).identify(req)
+    assert (req.session, req.user) == ({"user": "ann"}, "ann")
 
 
 def test_a_session_ends(monkeypatch):
@@ -238,6 +241,30 @@ def test_a_session_too_large_for_a_cookie_is_refused():
     """Browsers would drop it without a word."""
     with pytest.raises(ValueError, match="keep an id in it"):
         Session(SECRET).save(web.Response(), {"cart": secrets.token_hex(4000)})
+
+
+def test_the_header_for_the_response_of_any_framework():
+    """It sets the same cookie as `save`, and removes the one that the browser has."""
+    sessions = Session(SECRET, max_age=60)
+    header = sessions.save_header({"user": "ann"}, asked(host="app.example.org"))
+    name, _, rest = header.partition("=")
+    value, _, attributes = rest.partition("; ")
+    assert (name, attributes) == ("__Host-bbio_session", "HttpOnly; Max-Age=60; Path=/; SameSite=Lax; Secure")
+    assert seen(sessions, value).user == "ann"
+    assert sessions.save_header({}, asked()).startswith("bbio_session=")
+    assert sessions.clear_header(asked(("Cookie", f"__Host-bbio_session={value}"))).startswith(
+        '__Host-bbio_session=""; HttpOnly; Max-Age=0; '
+    )
+    with pytest.raises(ValueError, match="keep an id in it"):
+        sessions.save_header({"cart": secrets.token_hex(4000)})
+
+
+@pytest.mark.parametrize("odd", [float("inf"), 2**70, "\x00", 1e300])
+def test_sessions_that_json_hardly_has(odd):
+    """They come back as they were."""
+    sessions = Session(SECRET)
+    value = given_out(sessions, {"user": "ann", "odd": odd})
+    assert seen(sessions, value).session == seen(sessions, value).session == {"user": "ann", "odd": odd}
 
 
 def test_a_user_set_above_is_kept():

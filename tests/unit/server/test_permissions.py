@@ -63,6 +63,31 @@ async def test_viewers_are_asked_again_after_an_end_that_came_before_they_were(c
     assert permissions.rechecks == before + 1
 
 
+async def test_sessions_that_end_one_after_another_are_asked_about_together(club):
+    """Listeners are looked through once, however many sessions end."""
+    permissions = club.subscribers.permissions
+    before = permissions.rechecks
+    for number in range(100):
+        permissions.end_sessions([f"s{number}"])
+    await settled()
+    assert permissions.rechecks == before + 1
+    permissions.end_sessions(["s1"])
+    await settled()
+    assert permissions.rechecks == before + 2
+
+
+async def test_sessions_that_end_after_the_application(club):
+    """Nobody is asked any more."""
+    permissions = club.subscribers.permissions
+    await club.subscribers.close()
+    before = permissions.rechecks
+    permissions.end_sessions(["s1"])
+    await settled()
+    assert permissions.rechecks == before
+    assert permissions.live_sessions() == set()
+    club.subscribers.open()
+
+
 @pytest.mark.parametrize("version", [0, 1])
 async def test_who_may_not_read_any_more_hears_no_more(club, version):
     """From the end of `recheck` on; the client that keeps positions is told, so that it asks and learns why."""

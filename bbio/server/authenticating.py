@@ -1,0 +1,72 @@
+"""An `auth`: a client says anew who it is, on a connection that stays."""
+
+from __future__ import annotations
+
+from bbio import protocol
+from bbio.errors import Forbidden, SyncError, Unauthorized
+from bbio.requests import Request
+from bbio.server.connection import ClientSocket, Key
+from bbio.server.exchange import Exchange, ended
+from bbio.server.subscribers import Subscribers
+
+
+class AuthExchange(Exchange, kw_only=True):
+    """Layers are asked who a client is with its new token; then its subscriptions are looked at again, or resumed.
+
+    Parameters:
+        auth: the JSON of the client's new Socket.IO `auth`.
+        subscribers: those of the backend.
+    """
+
+    auth: bytes
+    subscribers: Subscribers
+
+    @property
+    def key(self) -> Key:
+        return ("listen", self.socket.sid)
+
+    async def work(self) -> None:
+        try:
+            tried = self.socket.try_auth(self.auth)
+            failure = await self._try(tried)
+            if failure is None:
+                await self._take(tried)
+            else:
+                self.refuse(failure)
+        except BaseException as err:
+            self.fail(err)
+        self.finish()
+
+    async def _try(self, tried: ClientSocket) -> SyncError | None:
+        """Ask layers who a client is; return why it is not to be that."""
+        socket = self.socket
+        if socket.is_revoked and socket.has_same_auth(tried):
+            return ended()
+        failure: SyncError | None = None
+        # A layer may refuse a channel before another one knows who asks.
+        for channel in (*socket.channels, None):
+            self.req = Request("read", None, {}, socket.backend, channel, tried, event="listen")
+            failure, _ = await self.exchanges.registry.admit(socket.runtime, self.req)
+            if tried.identity is not None or isinstance(failure, Unauthorized) or (failure and failure.code >= 500):
+                break
+        if isinstance(failure, Unauthorized) or (failure is not None and failure.code >= 500):
+            return failure
+        identity, before = tried.identity, socket.identity
+        if identity is None:
+            return failure or Unauthorized("this token is nobody's: no layer of the backend knows it")
+        if before is not None and not before.is_of_same_user(identity):
+            return Forbidden("this token is another user's: connect again")
+        return None
+
+    async def _take(self, tried: ClientSocket) -> None:
+        socket, permissions = self.socket, self.subscribers.permissions
+        if socket.left or self.replied:
+            return
+        was_suspended = socket.is_suspended
+        socket.take_auth(tried)
+        if was_suspended:
+            permissions.resume(socket)
+        else:
+            await permissions.recheck_socket(socket)
+        expires = None if socket.identity is None else socket.identity.expires
+        self.reply(protocol.auth_reply(None if expires is None else max(expires - socket.now(), 0.0)))
