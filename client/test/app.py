@@ -14,6 +14,7 @@ from bbio import (
     Limits,
     QueryLimits,
     Request,
+    Unauthorized,
     before,
     create,
     delete,
@@ -273,6 +274,47 @@ class Letters(Backend):
         req.model["by"] = req.user
 
 
+class Signed(Backend):
+    """Knows users by tokens `user/number`, or `user/number/warn`, which ends in 100 seconds; every channel has models of its own."""
+
+    store = MemoryStore(per_channel=True)
+    ended: ClassVar[set[str]] = set()
+
+    @before
+    def who(self, req: Any) -> None:
+        token = (req.socket.auth or {}).get("token")
+        if token is None and req.channel == "open":
+            return
+        if not isinstance(token, str) or "/" not in token:
+            raise Unauthorized("log in first")
+        if token in self.ended:
+            raise Unauthorized("the token has ended", expired=True)
+        user, _, *warn = token.split("/")
+        ends = req.socket.memo.setdefault("ends", req.socket.now() + 100)
+        req.identify({"id": user}, expires=ends, warn=float(warn[0]) if warn else 0)
+
+    @before("create", "update", "patch")
+    def sign(self, req: Any) -> None:
+        req.model["by"] = req.user and req.user["id"]
+
+
+class Twin(Signed):
+    """The same in another namespace."""
+
+    store = MemoryStore(per_channel=True)
+
+
+class Ends(Backend):
+    """Ends tokens, and what connections of their users may do."""
+
+    @create
+    async def end(self, req: Any) -> Any:
+        Signed.ended.update(req.model["tokens"])
+        for user in {token.split("/")[0] for token in req.model["tokens"]}:
+            await app.revoke(user=user)
+        return {"id": 1}
+
+
 class Control(Backend):
     """Has the server speak to the clients of another backend."""
 
@@ -329,4 +371,5 @@ async def shout(sid: str, text: str) -> None:
 
 
 app.serve(Todos, Notes, Rooms, Counted, Silent, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts)
+app.serve(Signed, Twin, Ends)
 app.serve(Letters, Control, Live, Mine, Dates, LiveDates, Stories, Retold, Tales, Feed, Present)

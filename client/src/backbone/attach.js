@@ -20,6 +20,7 @@ import { syncing } from './sync.js';
  * @typedef {object} BackboneIO what `Backbone.io` is
  * @property {(url?: string | Record<string, any>, options?: Record<string, any>) => Connection} connect connect to the
  *   server: takes what Socket.IO's `io` takes, and `ConnectOptions`; before or after collections are made
+ * @property {(token: string) => Promise<void>} authenticate say anew who makes the requests: see `Connection`
  * @property {Connection} connection the connection, for use without Backbone
  * @property {() => BackboneIO} noConflict put everything in Backbone back as it was
  */
@@ -226,6 +227,7 @@ export function attach(Backbone, io) {
     [ATTACHED]: true,
     connection,
     connect: (/** @type {any} */ url, /** @type {any} */ options) => connection.connect(url, options),
+    authenticate: (/** @type {string} */ token) => connection.authenticate(token),
     noConflict() {
       Object.assign(Backbone, original);
       for (const name of /** @type {const} */ (['io', 'IO'])) if (original[name] === undefined) delete Backbone[name];

@@ -1,4 +1,5 @@
 import { UNCONNECTED, unavailable } from './errors.js';
+import { Identity } from './identity.js';
 import { Namespace } from './namespace.js';
 import { Session } from './session.js';
 
@@ -9,6 +10,8 @@ import { Session } from './session.js';
  * @property {number} [queueLimit] how many requests to one backend may wait for an answer, 1,000 by default
  * @property {string} [user] who makes the requests from now on; where no name is given, other `auth`, headers or query are
  *   another user. Whom a function for `auth` speaks for is seen when the server has told it
+ * @property {() => string | Promise<string>} [getToken] returns a new token: called when there is none, some time before it ends, and
+ *   when it has ended; it is sent as `auth: {token}`
  * @property {'drop' | 'keep'} [queue] what becomes of writes that wait to be sent when another user connects: they fail with
  *   `Dropped`, or wait until their user connects again
  * @property {number} [jitter] milliseconds over which clients that lost the same connection spread, 1,000 by default
@@ -46,6 +49,16 @@ export class Connection {
   /** This client's id, part of every operation id: who knows it can have the answers to its writes. */
   client = unguessable();
 
+  /** Its token. @type {Identity} */
+  identity = new Identity({
+    renewals: () => [...this.#sessions.values()].map(({ renewal }) => renewal),
+    isOpen: () => this.connected,
+    moment: () => {
+      const { engine } = this.#manager;
+      return () => this.connected && this.#manager.engine === engine;
+    },
+  });
+
   /** @type {Map<string, Session>} */
   #sessions = new Map();
   /** @type {Map<string, Namespace>} */
@@ -73,7 +86,8 @@ export class Connection {
    */
   connect(url, options) {
     if (typeof url === 'object') return this.connect(undefined, url);
-    const { deadline, queueLimit, jitter, user, queue = 'drop', ...rest } = options ?? {};
+    const { deadline, queueLimit, jitter, user, queue = 'drop', getToken, ...rest } = options ?? {};
+    this.identity.begin(rest.auth, getToken);
     if (deadline !== undefined) this.deadline = deadline;
     if (queueLimit !== undefined) this.queueLimit = queueLimit;
     if (jitter !== undefined) this.jitter = jitter;
@@ -110,7 +124,7 @@ export class Connection {
     const lazy = { timeout: OPENING, ...rest, forceNew: true, autoConnect: false };
     this.#manager = (url === undefined ? io(lazy) : io(url, lazy)).io;
     this.url = this.#manager.uri;
-    this.options = rest;
+    this.options = this.identity.isNeeded ? { ...rest, auth: this.identity.auth } : rest;
     clearTimeout(this.#reminder);
     const old = [...this.#joined].map((name) => this.#namespaces.get(name)?.use(null));
     for (const session of this.#sessions.values()) this.#open(session, again);
@@ -141,6 +155,23 @@ export class Connection {
       else this.#remind();
     }
     return session.handle(channel || null, options.persist ? `bbio:${name}:${channel}` : undefined);
+  }
+
+  /**
+   * Say anew who makes the requests, with another token of the same user: it takes the place of the one before on this connection,
+   * which stays, and on those that come. For another user, or none, `connect` again.
+   * @param {string} token
+   * @returns {Promise<void>} resolves when all backends have taken it, at once without a connection; rejects with a {@link SyncError}:
+   *   `Forbidden` if it is another user's, `Unauthorized` if it does not hold
+   * @example
+   * await connection.authenticate(await login());
+   */
+  async authenticate(token) {
+    if (!this.#manager) throw new Error('authenticate: there is no connection; call connect() first');
+    const offered = this.identity.authenticate(token);
+    this.options = { ...this.options, auth: this.identity.auth };
+    for (const name of new Set([...this.#sessions.keys(), ...this.#joined])) this.#socket(name).auth = this.options.auth;
+    await offered;
   }
 
   /** This client's id in the root namespace if that was joined, else the connection's. @returns {string | undefined} */
@@ -207,6 +238,7 @@ export class Connection {
   /** Disconnect. Requests that have no answer yet fail with `Unavailable`, writes that were sent with `UnknownOutcome`. */
   close() {
     clearTimeout(this.#reminder);
+    this.identity.stop();
     for (const session of this.#sessions.values()) {
       session.close();
       session.reject(unavailable('the connection was closed'));

@@ -2,6 +2,7 @@ import { SyncError, passing, turnedAway, unanswered, unavailable } from './error
 import { clone } from './json.js';
 import { Handle } from './handle.js';
 import { Outbox } from './outbox.js';
+import { Renewal } from './renewal.js';
 
 /** After how many milliseconds without an answer a write is sent again, or a listen. */
 const PATIENCE = 8000;
@@ -55,6 +56,13 @@ export class Session {
     this.connection = connection;
     this.name = name;
     this.outbox = new Outbox(connection.client);
+    /** @type {Renewal} */
+    this.renewal = new Renewal(connection.identity, {
+      handles: () => [...this.#handles.values()],
+      listen: (handle) => this.run(handle, [{ do: 'listen', since: handle.follower.since, again: false }]),
+      refuse: (handle, error) => this.#deny(handle, error),
+      flush: () => this.#flush(),
+    });
   }
 
   get #online() {
@@ -125,6 +133,7 @@ export class Session {
     socket.on('connect', () => this.#connected());
     socket.on('disconnect', (/** @type {string} */ reason) => this.#disconnected(socket, reason));
     socket.on('connect_error', (/** @type {any} */ err) => this.#refused(socket, err));
+    socket.on('auth', (/** @type {any} */ news) => this.renewal.told(news));
     socket.on('synced', (/** @type {any[]} */ ...args) => this.#synced(args[0], args[1], args[2]));
     socket.on('resync', (/** @type {string} */ stream) => {
       this.#hear();
@@ -381,6 +390,7 @@ export class Session {
   #connected() {
     this.#generation += 1;
     this.#hear();
+    this.renewal.connected(this.#socket);
     const again = this.#reached;
     this.#linked = this.#reached = true;
     for (const handle of this.#handles.values()) {
@@ -402,6 +412,7 @@ export class Session {
   #cut() {
     this.#linked = false;
     this.#probe = this.#end = null;
+    this.renewal.cut();
     this.#generation += 1;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
@@ -452,13 +463,18 @@ export class Session {
   #listen(handle, { since, again }) {
     const send = () => {
       if (this.#handles.get(handle.channel) !== handle) return;
+      if (this.renewal.isHeld) {
+        this.renewal.deny(handle);
+        return;
+      }
       let answered = false;
       const query = handle.ask();
+      const { token } = this.renewal;
       const answer = this.#current((/** @type {any} */ reply) => {
         if (answered) return;
         this.#hear();
         answered = true;
-        this.#listened(handle, reply, query);
+        this.#listened(handle, reply, query, token);
       });
       const more = { ...(query && { query }), ...(handle.takesDeltas && { deltas: true }) };
       this.#socket.emit('listen', handle.channel, { v: 1, since, client: this.outbox.client, user: true, messages: true, ...more }, answer);
@@ -473,8 +489,13 @@ export class Session {
     else send();
   }
 
-  /** @param {Handle} handle @param {any} reply @param {import('./handle.js').Conditions | undefined} query what it asked to be told of */
-  #listened(handle, reply, query) {
+  /**
+   * @param {Handle} handle
+   * @param {any} reply
+   * @param {import('./handle.js').Conditions | undefined} query what it asked to be told of
+   * @param {string | undefined} token by which it asked
+   */
+  #listened(handle, reply, query, token) {
     if (this.#handles.get(handle.channel) !== handle) return;
     if (reply?.error) {
       const error = new SyncError(reply.error);
@@ -484,18 +505,19 @@ export class Session {
         this.run(handle, [{ do: 'listen', since: handle.follower.since, again: false }]);
         return;
       }
-      handle.tell('error', error);
+      if (this.renewal.awaits(error, token)) {
+        this.renewal.deny(handle);
+        return;
+      }
       if (passing(error)) {
+        handle.tell('error', error);
         // What waits is not sent before the server has said who this is; it would be refused for good.
         const pause = Math.max(1, Number(reply.error.retry_after) || 0) * 1000;
         this.#later(pause, () => this.run(handle, [{ do: 'listen', since: handle.follower.since, again: true }]));
         return;
       }
-      // A client that may not listen may still be allowed to sync.
-      handle.follower.refused();
-      handle.unheard();
-      handle.barred(error);
-      this.#unrecognized(handle, error);
+      this.renewal.refused(handle);
+      this.#deny(handle, error);
       this.#flush();
       return;
     }
@@ -515,6 +537,16 @@ export class Session {
         if (other !== handle) this.run(other, other.follower.overheard(stream, state));
       }
     }
+  }
+
+  /** @param {Handle} handle @param {SyncError} error */
+  #deny(handle, error) {
+    handle.tell('error', error);
+    // A client that may not listen may still be allowed to sync.
+    handle.follower.refused();
+    handle.unheard();
+    handle.barred(error);
+    this.#unrecognized(handle, error);
   }
 
   /** @param {string} method @param {any} model @param {any} meta */
@@ -539,7 +571,7 @@ export class Session {
   }
 
   #flush() {
-    if (!this.#online) return;
+    if (!this.#online || this.renewal.isHeld) return;
     for (const entry of this.outbox.due((one) => one.handle.follower.ready && !this.#isOfAnother(/** @type {Timed} */ (one)))) {
       const timed = /** @type {Timed} */ (entry);
       const excess = this.#excess(timed);
@@ -548,10 +580,11 @@ export class Session {
         continue;
       }
       const generation = this.#generation;
+      const { token } = this.renewal;
       const answer = (/** @type {any} */ err, /** @type {any} */ result, /** @type {any} */ meta) => {
         if (generation === this.#generation) this.#hear();
         else if (!entry.draining) return;
-        if (err) this.#settle(timed, new SyncError(typeof err === 'string' ? { message: err } : err.error ?? err));
+        if (err) this.#refuse(timed, new SyncError(typeof err === 'string' ? { message: err } : err.error ?? err), token);
         else {
           const { follower } = entry.handle;
           this.#succeed(timed, result, meta, meta?.s && (follower.passed(meta, entry.retried) || follower.leavesContent(meta)));
@@ -561,6 +594,18 @@ export class Session {
       timed.sentAt = performance.now();
       this.#socket.emit('sync', entry.request, answer);
     }
+  }
+
+  /** @param {Timed} entry @param {SyncError} error @param {string | undefined} token by which it was asked for */
+  #refuse(entry, error, token) {
+    if (entry.draining || !this.outbox.holds(entry) || !this.renewal.awaits(error, token)) {
+      this.#settle(entry, error);
+      return;
+    }
+    // It was not done; an attempt before this one may have been.
+    entry.waiting = false;
+    entry.sent = entry.retried;
+    this.#flush();
   }
 
   /** @param {Timed} entry @returns {SyncError | undefined} what is wrong with it if it is larger than the server takes */
@@ -642,7 +687,7 @@ export class Session {
       const writes = entry.request.method !== 'read';
       const write = writes && entry.handle.follower.positioned;
       const others = this.#isOfAnother(entry);
-      const counts = entry.strict || (this.#online && !others) || !(writes && this.#reached && (this.#socket || others));
+      const counts = entry.strict || (this.#online && !others && !(writes && this.renewal.isHeld)) || !(writes && this.#reached && (this.#socket || others));
       if (counts) entry.left -= step;
       if (entry.left <= 0) {
         this.#settle(entry, unanswered(this, entry, this.#socket !== null, this.#online));

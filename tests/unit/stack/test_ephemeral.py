@@ -62,7 +62,7 @@ def test_what_is_declared():
     runtime = App().serve(Rooms).backends["rooms"]
     assert runtime.stacks["read"].is_bare
     assert runtime.layers == []
-    assert runtime.client_events == ("sync", "listen", "unlisten", "presence", "message")
+    assert runtime.client_events == ("sync", "listen", "unlisten", "auth", "presence", "message")
     assert repr(presence) == "<decorator @presence>"
     assert repr(message) == "<decorator @message>"
 
