@@ -18,6 +18,7 @@ from bbio.client.errors import Dropped, TooLarge, error_of, passing
 from bbio.client.events import Events
 from bbio.client.liveness import PATIENCE_SECONDS, Liveness
 from bbio.client.outbox import Done, Entry, Outbox, new_client
+from bbio.client.renewal import NOBODY, NeverRenewed, Renewal, Renewing
 from bbio.client.replica import Key
 from bbio.client.subscription import Mirror, Subscription
 from bbio.client.timers import Timers
@@ -37,9 +38,6 @@ OVERDUE_SECONDS = 2.0
 
 # Called with a session, a subscription, and the writes in its channel that will not be sent.
 OnDropped = Callable[["BackendSession", Subscription, list[Dropped]], object]
-
-# The user that the server takes a client for that has not logged in.
-NOBODY = "nobody"
 
 
 def _not_negative(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -82,6 +80,7 @@ class BackendSession:
         user: the user who makes the requests, as far as the application has said so.
         keep: whether writes that wait to be sent when another user connects wait for their own.
         on_dropped: called when writes will not be sent, because another user connected.
+        identity: the token of the connection.
     """
 
     def __init__(
@@ -95,6 +94,7 @@ class BackendSession:
         user: str = "",
         keep: bool = False,
         on_dropped: OnDropped = _ignore,
+        identity: Renewing | None = None,
     ) -> None:
         self.name = name
         self.clock = clock
@@ -113,6 +113,7 @@ class BackendSession:
         self._reached = False
         self._timers = Timers(clock)
         self._liveness = Liveness(clock, self._timers)
+        self.renewal = Renewal(identity or NeverRenewed(), self)
         join(self)
 
     def subscription(self, channel: str | None, id_attribute: str) -> Subscription:
@@ -168,14 +169,13 @@ class BackendSession:
 
     # The connection
 
-    def connected(self, transport: Transport) -> None:
-        """Begin on a new connection: the namespace was joined."""
+    def connected(self, transport: Transport, token: str | None = None) -> None:
+        """Begin on a new connection: the namespace was joined, with a token if there is one."""
         self.transport = transport
+        self.renewal.connected(transport, token)
         self.wanted = self._reached = True
         self._liveness.hear()
-        for entry in self.outbox.entries:
-            if entry.timer is None:
-                self._arm(entry)
+        self._arm_all()
         for subscription in self.subscriptions.values():
             if subscription.joined:
                 self.run(subscription, subscription.tracker.connected())
@@ -185,6 +185,7 @@ class BackendSession:
         if self.transport is None:
             return
         self.transport = None
+        self.renewal.cut()
         self._timers.forget()
         self._liveness.forget()
         for entry in self.outbox.disconnected():
@@ -297,6 +298,8 @@ class BackendSession:
             meta = Meta.read(rest[0]) if rest else None
             for subscription in self._following(None if meta is None else meta.stream):
                 self.run(subscription, subscription.tracker.event(method, model, meta))
+        elif event == "auth":
+            self.renewal.told(arguments[0] if arguments else None)
         elif event == "resync":
             for subscription in self._following(arguments[0] if arguments else None):
                 self.run(subscription, subscription.tracker.gap())
@@ -316,6 +319,7 @@ class BackendSession:
         """End for good: nothing more will be sent."""
         self.closed = True
         self.transport = None
+        self.renewal.cut()
         self._timers.forget()
         self._liveness.forget()
         error = Unavailable("the connection was closed")
@@ -376,7 +380,7 @@ class BackendSession:
     def flush(self) -> None:
         """Send what is due."""
         transport = self.transport
-        if transport is None:
+        if transport is None or self.renewal.is_held:
             return
         for entry in self.outbox.due(
             lambda entry: entry.subscription.tracker.ready and not self.outbox.is_of_another(entry)
@@ -415,8 +419,11 @@ class BackendSession:
         assert transport is not None, "timers end with the connection"
         if not subscription.joined:
             return
+        if self.renewal.is_held:
+            self.renewal.deny(subscription)
+            return
         answered = False
-        query = subscription.query
+        query, token = subscription.query, self.renewal.token
 
         def answer(reply: Any = None, *_: Any) -> None:
             nonlocal answered
@@ -425,7 +432,7 @@ class BackendSession:
                 answered = True
                 repeat.cancel()
                 if subscription.query == query:
-                    self._listened(subscription, reply if isinstance(reply, Mapping) else {})
+                    self._listened(subscription, reply if isinstance(reply, Mapping) else {}, token)
                 else:
                     self._send_listen(subscription, since)
 
@@ -443,9 +450,12 @@ class BackendSession:
             claim["deltas"] = True
         transport.emit("listen", (subscription.channel, claim), answer)
 
-    def _listened(self, subscription: Subscription, reply: Mapping[str, Any]) -> None:
+    def _listened(self, subscription: Subscription, reply: Mapping[str, Any], token: str | None) -> None:
         if reply.get("error"):
             error = error_of(reply["error"])
+            if self.renewal.awaits(error, token):
+                self.renewal.deny(subscription)
+                return
             if passing(error):
                 # What waits is not sent before the server has said who this is; it would be refused for good.
                 retry_after = error.values.get("retry_after")
@@ -459,10 +469,8 @@ class BackendSession:
                 subscription.query = None
                 self._send_listen(subscription, subscription.tracker.since)
                 return
-            subscription.refused(error)
-            # A client that may not listen may still be allowed to sync.
-            subscription.tracker.refused()
-            self._unrecognized(subscription, error)
+            self.renewal.refused(subscription)
+            self.deny(subscription, error)
             self.flush()
             return
         if isinstance(reply.get("client"), str):
@@ -478,6 +486,29 @@ class BackendSession:
             for other in self._following(stream):
                 if other is not subscription:
                     self.run(other, other.tracker.overheard(stream, state))
+
+    # A new token
+
+    def following(self) -> list[Subscription]:
+        """Return the subscriptions that follow their channel."""
+        return self._following(None)
+
+    def listen_again(self, subscription: Subscription) -> None:
+        """Listen again, with another token."""
+        tracker = subscription.tracker
+        self.run(subscription, [Listen(tracker.since)] if tracker.listening else tracker.asked())
+
+    def deny(self, subscription: Subscription, error: SyncError) -> None:
+        """Note that the server does not let this client listen."""
+        subscription.refused(error)
+        # A client that may not listen may still be allowed to sync.
+        subscription.tracker.refused()
+        self._unrecognized(subscription, error)
+
+    def go_on(self) -> None:
+        """Send what has waited for a token."""
+        self._arm_all()
+        self.flush()
 
     def _following(self, stream: str | None) -> list[Subscription]:
         """Return the subscriptions that follow a stream; all, when a server names none."""
@@ -518,12 +549,15 @@ class BackendSession:
     # Answers
 
     def _answer(self, entry: Entry, transport: Transport) -> Callable[..., None]:
+        token = self.renewal.token
+
         def answer(error: Any = None, result: Any = None, extra: Any = None, *_: Any) -> None:
             if transport is not self.transport and transport is not entry.old:
                 return
             self._liveness.hear()
             if error is not None:
-                self._settle(entry, error_of(error.get("error", error) if isinstance(error, Mapping) else error))
+                error = error_of(error.get("error", error) if isinstance(error, Mapping) else error)
+                self._refuse(entry, error, token)
                 return
             meta = Meta.read(extra) if entry.writes else None
             if meta is None:
@@ -538,6 +572,16 @@ class BackendSession:
                 self.run(entry.subscription, tracker.acked(meta))
 
         return answer
+
+    def _refuse(self, entry: Entry, error: SyncError, token: str | None) -> None:
+        if entry.old is not None or not self.outbox.holds(entry) or not self.renewal.awaits(error, token):
+            self._settle(entry, error)
+            return
+        if entry.waiting:
+            self.outbox.repeat(entry)
+        # It was not done; an attempt before this one may have been.
+        entry.sent = entry.retried
+        self.flush()
 
     def _succeed(self, entry: Entry, result: Any, extra: Any, *, passed: bool = False, is_gone: bool = False) -> None:
         self._settle(entry, None, result, extra)
@@ -556,13 +600,19 @@ class BackendSession:
             if entry.subscription.joined and entry.subscription.released and not entry.subscription.is_followed:
                 self.leave(entry.subscription)
 
+    def _arm_all(self) -> None:
+        for entry in self.outbox.entries:
+            if entry.timer is None:
+                self._arm(entry)
+
     def _arm(self, entry: Entry) -> None:
         step = min(entry.left, PATIENCE_SECONDS)
         entry.timer = self.clock.call_later(step, self._waited, entry, step)
 
     def _waited(self, entry: Entry, step: float) -> None:
         """Count the time that a request has waited, unless a write merely waits for a connection."""
-        is_away = entry.old is None and (self.outbox.is_of_another(entry) or (self.transport is None and self.wanted))
+        is_cut_off = self.renewal.is_held or (self.transport is None and self.wanted)
+        is_away = entry.old is None and (is_cut_off or self.outbox.is_of_another(entry))
         if entry.writes and not entry.strict and self._reached and is_away:
             entry.timer = None  # until there is one
             return
