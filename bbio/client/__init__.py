@@ -28,11 +28,11 @@ from bbio.client.connection import Connection, OnDropped, Queue
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
+from bbio.client.identity import Auth, GetToken
 from bbio.client.messages import Message, Messages
 from bbio.client.presence import Presence, PresenceChanges
 from bbio.client.roster import Member
 from bbio.client.settings import SessionSettings
-from bbio.client.socket import Auth
 
 __all__ = [
     "Changes",
@@ -57,6 +57,7 @@ def connect(
     *,
     headers: Mapping[str, str] | None = None,
     auth: Auth = None,
+    get_token: GetToken | None = None,
     user: str | None = None,
     transports: Iterable[str] = ("websocket",),
     path: str = "socket.io",
@@ -77,6 +78,9 @@ def connect(
         auth: the object that layers see as `req.socket.auth`, such as `{"token": ...}`, of 8 KB at most; or a function,
             async or not, that returns one. The function is called whenever backends are joined, so after each lost
             connection, and should always stand for the same user; use `connection.connect` for another user.
+        get_token: a function, async or not, that returns a new token, a string. It is called when there is none, some
+            time before the token ends, and when it has ended; the token is sent as `token` of `auth`. It has 10 seconds
+            each time, and is called again after a failure.
         user: the name of the user who makes the requests; without it, other `auth` or `headers` mean another user.
         transports: `("polling", "websocket")` begins with polling, for networks that block WebSockets.
         path: the path of Socket.IO on the server.
@@ -106,6 +110,7 @@ def connect(
         url,
         headers=headers or {},
         auth=auth,
+        get_token=get_token,
         user=user,
         transports=transports,
         path=path,

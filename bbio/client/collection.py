@@ -485,6 +485,11 @@ class Collection(Mapping[Key, M], Generic[M]):
             else:
                 self._session.cover(self._subscription, self, None)
 
+    def resumed(self) -> None:
+        """Note that the server lets this client listen again: it tells of what was missed, or everything is read."""
+        if self._read:
+            self._error = None
+
     def failed(self, error: SyncError) -> None:
         """Note that it cannot be kept up to date, at least for now."""
         self._error = error

@@ -15,10 +15,11 @@ import aiohttp
 
 from bbio.client.errors import Dropped, turned_away
 from bbio.client.handle import Handle, Handles
+from bbio.client.identity import Auth, GetToken, Identity
 from bbio.client.outbox import new_client
 from bbio.client.session import BackendSession
 from bbio.client.settings import SessionSettings
-from bbio.client.socket import OPEN_SECONDS, Auth, NamespaceSocket, Socket
+from bbio.client.socket import OPEN_SECONDS, NamespaceSocket, Socket
 from bbio.client.subscription import Subscription
 from bbio.errors import ConfigurationError, Unavailable
 
@@ -53,6 +54,7 @@ class Connection:
         *,
         headers: Mapping[str, str],
         auth: Auth,
+        get_token: GetToken | None,
         user: str | None,
         transports: Iterable[str],
         path: str,
@@ -74,7 +76,12 @@ class Connection:
                 f"connect(transports={transports!r}): give one of {', '.join(TRANSPORTS)}, or both"
             )
         self.url = url
-        self._speak_for(auth, headers, user)
+        self._sessions: dict[str, BackendSession] = {}
+        self._socket: Socket | None = None
+        self._identity = Identity(
+            lambda: [session.renewal for session in self._sessions.values()], lambda: self.connected
+        )
+        self._speak_for(auth, headers, user, get_token)
         self._keep_queue(queue)
         self._transports = transports
         self._path = path
@@ -84,12 +91,10 @@ class Connection:
         self._options = options
         self._client = new_client()
         self._on_dropped = dropped
-        self._sessions: dict[str, BackendSession] = {}
         self._handles = Handles()
         self._wanted = asyncio.Event()
         # Set when whatever is being done for the connection there is, or was, is void.
         self._anew = asyncio.Event()
-        self._socket: Socket | None = None
         # The latest, open or not.
         self._current: Socket | None = None
         self._draining: set[asyncio.Task[None]] = set()
@@ -141,6 +146,7 @@ class Connection:
                 user=self._user,
                 keep=self._keeps,
                 on_dropped=self._dropped,
+                identity=self._identity,
             )
         return self._handles.get(session, session.subscription(channel or None, id_attribute))
 
@@ -148,6 +154,7 @@ class Connection:
         self,
         *,
         auth: Auth = None,
+        get_token: GetToken | None = None,
         headers: Mapping[str, str] | None = None,
         user: str | None = None,
         queue: Queue = "drop",
@@ -159,6 +166,7 @@ class Connection:
 
         Parameters:
             auth: see `bbio.client.connect`; None logs out.
+            get_token: see `bbio.client.connect`; None asks for no tokens any more.
             headers: HTTP headers of the handshake.
             user: the name of the user of later requests. Without it, other `auth` or `headers` mean another user. If
                 `auth` is a function, the server reports its user.
@@ -175,7 +183,7 @@ class Connection:
         self._keep_queue(queue)
         if self._closed:
             raise Unavailable("the connection was closed")
-        self._speak_for(auth, headers or {}, user)
+        self._speak_for(auth, headers or {}, user, get_token)
         ends = [session.replaced(self._user, keep=self._keeps) for session in self._sessions.values()]
         if self._current is not None:
             self._current.ends = ends
@@ -185,14 +193,39 @@ class Connection:
         self._wanted.set()
         return self
 
-    def _speak_for(self, auth: Auth, headers: Mapping[str, str], user: str | None) -> None:
+    async def authenticate(self, token: str) -> None:
+        """Tell the server of another token of the same user, on the connection that there is and on later ones.
+
+        It returns when all backends have taken the token; without a connection it is kept for the next one. To log in
+        as another user, or to log out, call `connect`.
+
+        Parameters:
+            token: the token, sent as `{"token": ...}`.
+
+        Raises:
+            ConfigurationError: the token is not a string, or empty.
+            Forbidden: it is another user's.
+            Unauthorized: it does not hold.
+            Timeout: the server did not answer in time.
+            Unavailable: the connection was closed, or another token took the place of this one.
+
+        Example:
+            >>> async def renew(io: Connection, token: str) -> None:
+            ...     await io.authenticate(token)
+        """
+        if self._closed:
+            raise Unavailable("the connection was closed")
+        await self._identity.authenticate(token)
+
+    def _speak_for(self, auth: Auth, headers: Mapping[str, str], user: str | None, get_token: GetToken | None) -> None:
         if not (auth is None or callable(auth) or isinstance(auth, Mapping)):
             raise ConfigurationError('connect(auth=...): give an object such as {"token": ...}, or a function for one')
         if not (user is None or isinstance(user, str)):
             raise ConfigurationError(f"connect(user={user!r}): give the user's name, a string")
-        self._auth = auth if auth is None or callable(auth) else dict(auth)
+        auth = auth if auth is None or callable(auth) else dict(auth)
+        self._identity.begin(auth, get_token)
         self._headers = dict(headers)
-        self._user = repr((None if callable(auth) else self._auth, self._headers) if user is None else user)
+        self._user = repr((None if callable(auth) else auth, self._headers) if user is None else user)
 
     def _keep_queue(self, queue: Queue) -> None:
         if queue not in QUEUES:
@@ -202,6 +235,7 @@ class Connection:
     async def close(self) -> None:
         """Disconnect. Requests that have no answer yet fail with `Unavailable`; `events()` end."""
         self._closed = True
+        self._identity.stop()
         for session in self._sessions.values():
             session.close()
         if self._task is not None:
@@ -233,7 +267,8 @@ class Connection:
                 self._wanted.clear()
                 while wanted := [session for session in self._sessions.values() if session.wanted]:
                     self._anew.clear()
-                    await self._unless_anew(self._connect(Socket(http, self._auth, options), wanted))
+                    socket = Socket(http, self._identity.credentials, options)
+                    await self._unless_anew(self._connect(socket, wanted))
                     await self._unless_anew(asyncio.sleep(self._pause * (0.5 + random.random())))
                     self._pause = min(2 * self._pause, self._longest_pause)
 
@@ -255,7 +290,9 @@ class Connection:
         for session in sessions:
             self._bind(socket, session)
         try:
+            await self._identity.prepare()
             auth = await socket.credentials()
+            socket.joined_with = {"/" + session.name: auth for session in sessions}
             async with asyncio.timeout(OPEN_SECONDS):
                 await socket.library.connect(
                     self.url,
@@ -318,7 +355,8 @@ class Connection:
 
         def joined() -> None:
             self._pause = self._first_pause
-            session.connected(NamespaceSocket(socket, namespace))
+            token = socket.joined_with.get(namespace, {}).get("token")
+            session.connected(NamespaceSocket(socket, namespace), token if isinstance(token, str) else None)
 
         def left(reason: str) -> None:
             session.disconnected()
@@ -342,5 +380,5 @@ class Connection:
         on("connect", current(joined), namespace=namespace)
         on("disconnect", current(left), namespace=namespace)
         on("connect_error", current(refused), namespace=namespace)
-        for event in ("synced", "resync", "presence", "message"):
+        for event in ("synced", "resync", "presence", "message", "auth"):
             on(event, current(partial(received, event)), namespace=namespace)

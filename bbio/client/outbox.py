@@ -186,6 +186,10 @@ class Outbox:
             self.repeat(entry)
         return cut
 
+    def holds(self, entry: Entry) -> bool:
+        """Return whether a request is unanswered."""
+        return entry.n in self._entries
+
     def owns(self, op: str | None) -> bool:
         """Return whether this client made an operation, given as events carry it: `public part:counter`."""
         return op is not None and op.rpartition(":")[0] == self.public

@@ -15,6 +15,7 @@ from bbio import protocol
 from bbio.client.errors import Dropped, TooLarge, error_of
 from bbio.client.liveness import PATIENCE_SECONDS, Liveness
 from bbio.client.outbox import Done, Entry, Outbox
+from bbio.client.renewal import Renewal
 from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Subscription
 from bbio.client.timers import Timers
@@ -36,7 +37,12 @@ class Requests(ABC):
         settings: limits and times.
         outbox: the requests that wait for answers.
         keep: whether writes that wait to be sent when another user connects wait for their own.
+
+    Attributes:
+        renewal: the token that requests are sent under.
     """
+
+    renewal: Renewal
 
     def __init__(self, name: str, clock: Clock, settings: SessionSettings, outbox: Outbox, keep: bool) -> None:
         self.name = name
@@ -111,7 +117,7 @@ class Requests(ABC):
     def flush(self) -> None:
         """Send what is due."""
         transport = self.transport
-        if transport is None:
+        if transport is None or self.renewal.is_held:
             return
         for entry in self.outbox.due(
             lambda entry: entry.subscription.tracker.ready and not self.outbox.is_of_another(entry)
@@ -182,12 +188,15 @@ class Requests(ABC):
     # Answers
 
     def _answer(self, entry: Entry, transport: Transport) -> Callable[..., None]:
+        token = self.renewal.token
+
         def answer(error: Any = None, result: Any = None, extra: Any = None, *_: Any) -> None:
             if transport is not self.transport and transport is not entry.old:
                 return
             self._liveness.hear()
             if error is not None:
-                self._settle(entry, error_of(error.get("error", error) if isinstance(error, Mapping) else error))
+                error = error_of(error.get("error", error) if isinstance(error, Mapping) else error)
+                self._refuse(entry, error, token)
                 return
             meta = Meta.read(extra) if entry.writes else None
             if meta is None:
@@ -202,6 +211,16 @@ class Requests(ABC):
                 self.run(entry.subscription, tracker.acked(meta))
 
         return answer
+
+    def _refuse(self, entry: Entry, error: SyncError, token: str | None) -> None:
+        if entry.old is not None or not self.outbox.holds(entry) or not self.renewal.awaits(error, token):
+            self._settle(entry, error)
+            return
+        if entry.waiting:
+            self.outbox.repeat(entry)
+        # It was not done; an attempt before this one may have been.
+        entry.sent = entry.retried
+        self.flush()
 
     def _succeed(self, entry: Entry, result: Any, extra: Any, *, passed: bool = False, is_gone: bool = False) -> None:
         self._settle(entry, None, result, extra)
@@ -220,13 +239,19 @@ class Requests(ABC):
             if entry.subscription.joined and entry.subscription.released and not entry.subscription.is_followed:
                 self.leave(entry.subscription)
 
+    def _arm_all(self) -> None:
+        for entry in self.outbox.entries:
+            if entry.timer is None:
+                self._arm(entry)
+
     def _arm(self, entry: Entry) -> None:
         step = min(entry.left, PATIENCE_SECONDS)
         entry.timer = self.clock.call_later(step, self._waited, entry, step)
 
     def _waited(self, entry: Entry, step: float) -> None:
         """Count the time that a request has waited, unless a write merely waits for a connection."""
-        is_away = entry.old is None and (self.outbox.is_of_another(entry) or (self.transport is None and self.wanted))
+        is_cut_off = self.renewal.is_held or (self.transport is None and self.wanted)
+        is_away = entry.old is None and (is_cut_off or self.outbox.is_of_another(entry))
         if entry.writes and not entry.strict and self._reached and is_away:
             entry.timer = None  # until there is one
             return

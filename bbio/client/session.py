@@ -16,6 +16,7 @@ from bbio.client.events import Events
 from bbio.client.liveness import PATIENCE_SECONDS
 from bbio.client.messages import Message, Messages
 from bbio.client.outbox import Done, Outbox, new_client
+from bbio.client.renewal import NOBODY, NeverRenewed, Renewal, Renewing
 from bbio.client.replica import Key
 from bbio.client.requests import Requests
 from bbio.client.roster import Roster
@@ -30,8 +31,6 @@ from bbio.streams import BACKEND_WIDE, channel_stream
 LOSS_SECONDS = 2.0
 # Seconds in which what a reply told of should have arrived.
 OVERDUE_SECONDS = 2.0
-# The user that the server takes a client for that has not logged in.
-NOBODY = "nobody"
 
 
 def _ignore(*_: Any) -> None:
@@ -56,6 +55,7 @@ class BackendSession(Requests):
         user: the user who makes the requests, as far as the application has said so.
         keep: whether writes that wait to be sent when another user connects wait for their own.
         on_dropped: called when writes will not be sent, because another user connected.
+        identity: the token of the connection.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class BackendSession(Requests):
         user: str = "",
         keep: bool = False,
         on_dropped: OnDropped = _ignore,
+        identity: Renewing | None = None,
     ) -> None:
         super().__init__(name, clock, settings, Outbox(client or new_client(), user), keep)
         self.chance = chance
@@ -77,6 +78,7 @@ class BackendSession(Requests):
         self._joined: set[Subscription] = set()
         self._join = join
         self._on_dropped = on_dropped
+        self.renewal = Renewal(identity or NeverRenewed(), self)
         join(self)
 
     @property
@@ -166,14 +168,13 @@ class BackendSession(Requests):
 
     # The connection
 
-    def connected(self, transport: Transport) -> None:
-        """Begin on a new connection: the namespace was joined."""
+    def connected(self, transport: Transport, token: str | None = None) -> None:
+        """Begin on a new connection: the namespace was joined, with a token if there is one."""
         self.transport = transport
+        self.renewal.connected(transport, token)
         self.wanted = self._reached = True
         self._liveness.hear()
-        for entry in self.outbox.entries:
-            if entry.timer is None:
-                self._arm(entry)
+        self._arm_all()
         for subscription in self.subscriptions.values():
             if subscription.joined:
                 self.run(subscription, subscription.tracker.connected())
@@ -183,6 +184,7 @@ class BackendSession(Requests):
         if self.transport is None:
             return
         self.transport = None
+        self.renewal.cut()
         self._timers.forget()
         self._liveness.forget()
         for entry in self.outbox.disconnected():
@@ -270,6 +272,8 @@ class BackendSession(Requests):
             name, data, channel, sender = arguments[:4]
             message = Message(name, data, sender["key"], sender["card"])
             self._with_channel(channel, lambda subscription: subscription.messaged(message))
+        elif event == "auth":
+            self.renewal.told(arguments[0] if arguments else None)
         elif event == "resync":
             for subscription in self._following(arguments[0] if arguments else None):
                 self.run(subscription, subscription.tracker.gap())
@@ -315,6 +319,7 @@ class BackendSession(Requests):
         """End for good: nothing more will be sent."""
         self.closed = True
         self.transport = None
+        self.renewal.cut()
         self._timers.forget()
         self._liveness.forget()
         error = Unavailable("the connection was closed")
@@ -351,8 +356,11 @@ class BackendSession(Requests):
         assert transport is not None, "timers end with the connection"
         if not subscription.joined:
             return
+        if self.renewal.is_held:
+            self.renewal.deny(subscription)
+            return
         answered = False
-        query = subscription.query
+        query, token = subscription.query, self.renewal.token
 
         def answer(reply: Any = None, *_: Any) -> None:
             nonlocal answered
@@ -361,7 +369,7 @@ class BackendSession(Requests):
                 answered = True
                 repeat.cancel()
                 if subscription.query == query:
-                    self._listened(subscription, reply if isinstance(reply, Mapping) else {})
+                    self._listened(subscription, reply if isinstance(reply, Mapping) else {}, token)
                 else:
                     self._send_listen(subscription, since)
 
@@ -379,9 +387,12 @@ class BackendSession(Requests):
             claim["deltas"] = True
         transport.emit("listen", (subscription.channel, claim), answer)
 
-    def _listened(self, subscription: Subscription, reply: Mapping[str, Any]) -> None:
+    def _listened(self, subscription: Subscription, reply: Mapping[str, Any], token: str | None) -> None:
         if reply.get("error"):
             error = error_of(reply["error"])
+            if self.renewal.awaits(error, token):
+                self.renewal.deny(subscription)
+                return
             if passing(error):
                 # What waits is not sent before the server has said who this is; it would be refused for good.
                 retry_after = error.values.get("retry_after")
@@ -395,10 +406,8 @@ class BackendSession(Requests):
                 subscription.query = None
                 self._send_listen(subscription, subscription.tracker.since)
                 return
-            subscription.refused(error)
-            # A client that may not listen may still be allowed to sync.
-            subscription.tracker.refused()
-            self._unrecognized(subscription, error)
+            self.renewal.refused(subscription)
+            self.deny(subscription, error)
             self.flush()
             return
         if isinstance(reply.get("client"), str):
@@ -415,6 +424,29 @@ class BackendSession(Requests):
             for other in self._following(stream):
                 if other is not subscription:
                     self.run(other, other.tracker.overheard(stream, state))
+
+    # A new token
+
+    def following(self) -> list[Subscription]:
+        """Return the subscriptions that follow their channel."""
+        return self._following(None)
+
+    def listen_again(self, subscription: Subscription) -> None:
+        """Listen again, with another token."""
+        tracker = subscription.tracker
+        self.run(subscription, [Listen(tracker.since)] if tracker.listening else tracker.asked())
+
+    def deny(self, subscription: Subscription, error: SyncError) -> None:
+        """Note that the server does not let this client listen."""
+        subscription.refused(error)
+        # A client that may not listen may still be allowed to sync.
+        subscription.tracker.refused()
+        self._unrecognized(subscription, error)
+
+    def go_on(self) -> None:
+        """Send what has waited for a token."""
+        self._arm_all()
+        self.flush()
 
     def _following(self, stream: str | None) -> list[Subscription]:
         """Return the subscriptions that follow a stream; all, when a server names none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from inspect import isawaitable
 from typing import Any
@@ -14,11 +14,9 @@ import socketio
 from socketio.exceptions import SocketIOError
 
 from bbio import protocol
+from bbio.client.identity import Auth
 from bbio.client.opener import Opener
 from bbio.client.requests import ENVELOPE_BYTES
-
-Credentials = Mapping[str, Any] | None
-Auth = Credentials | Callable[[], Credentials | Awaitable[Credentials]]
 
 logger = logging.getLogger("bbio.client")
 # Every lost connection is a warning to the library.
@@ -84,6 +82,8 @@ class Socket:
         self._answered = asyncio.Event()
         # What is to be called when it has ended, once another has taken its place.
         self.ends: list[Callable[[], None]] | None = None
+        # What namespaces were joined with.
+        self.joined_with: dict[str, dict[str, Any]] = {}
 
     @property
     def max_payload(self) -> int | None:
@@ -136,7 +136,7 @@ class Socket:
         """Join one more namespace; the library knows only those that it was opened with."""
 
         async def send() -> None:
-            auth = await self.credentials()
+            auth = self.joined_with[namespace] = await self.credentials()
             await self.library._send_packet(ClientPacket(socketio.packet.CONNECT, data=auth, namespace=namespace))
 
         self._outgoing.put_nowait(send)

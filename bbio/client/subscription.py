@@ -50,6 +50,9 @@ class Mirror(Protocol):
     def failed(self, error: SyncError) -> None:
         """Note that it cannot be kept up to date any more."""
 
+    def resumed(self) -> None:
+        """Note that it is kept up to date again."""
+
 
 class Subscription:
     """A channel that a client follows.
@@ -177,7 +180,10 @@ class Subscription:
     def online(self) -> None:
         """Note that the listen is answered."""
         self.listens = True
-        self.refusal = None
+        if self.refusal is not None:
+            self.refusal = None
+            for mirror in self.mirrors:
+                mirror.resumed()
         self._told.begin(self.tracker)
         for waiter in self._waiters:
             if not waiter.done():

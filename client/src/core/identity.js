@@ -166,7 +166,7 @@ export class Identity {
     const turn = this.#turn;
     const offered = this.#last.then(async () => {
       try {
-        await this.#offer(token, turn);
+        await this.#offer(token, turn, this.#place.renewals().filter(({ isOnline }) => isOnline));
       } catch (err) {
         if (turn === this.#turn && this.#hasEnded && this.#getToken) this.#renew();
         throw err;
@@ -200,8 +200,10 @@ export class Identity {
         if (!this.#isWaitedFor) return;
         continue;
       }
-      this.#failures = error.name === 'Forbidden' ? ATTEMPTS : this.#failures + 1;
-      if (this.#failures >= ATTEMPTS && this.#hasEnded) for (const renewal of this.#place.renewals()) renewal.giveUp(error);
+      const before = this.#failures;
+      this.#failures = error.name === 'Forbidden' ? ATTEMPTS : before + 1;
+      const isHopeless = before < ATTEMPTS && this.#failures >= ATTEMPTS && (this.#token === undefined || this.#hasEnded);
+      if (isHopeless) for (const renewal of this.#place.renewals()) renewal.giveUp(error);
       await this.#rest();
     }
   }
@@ -220,12 +222,13 @@ export class Identity {
   async #attempt(turn) {
     // Another namespace may have had a new token in the meantime, and this one not yet.
     const token = this.#isWaitedFor ? /** @type {string} */ (this.#token) : await this.#ask();
-    if (turn === this.#turn) await this.#offer(token, turn);
+    if (turn === this.#turn) await this.#offer(token, turn, this.#behind(token));
   }
 
   /** @returns {Promise<string>} what `getToken` gives, if that may be used */
   async #ask() {
     const get = /** @type {() => any} */ (this.#getToken);
+    const turn = this.#turn;
     let timer;
     try {
       const late = new Promise((_, reject) => {
@@ -238,7 +241,7 @@ export class Identity {
       if (token === this.#dead) throw new Error('getToken returned the token that has ended; it must get a new one');
       if (token !== this.#token || this.#behind(token).length > 0) return token;
     } catch (err) {
-      report(err);
+      if (turn === this.#turn) report(err);
       throw new SyncError({ name: 'Unauthorized', message: 'the token has ended, and getToken gave no new one', code: 401, expired: true });
     } finally {
       clearTimeout(timer);
@@ -257,12 +260,12 @@ export class Identity {
   }
 
   /**
-   * Tell all namespaces of a token; where there is none, it is kept for the next.
+   * Tell backends of a token; where there is no connection, it is kept for the next.
    * @param {string} token
    * @param {number} turn
+   * @param {Renewal[]} renewals
    */
-  async #offer(token, turn) {
-    const renewals = this.#behind(token);
+  async #offer(token, turn, renewals) {
     const answers = await Promise.all(renewals.map((renewal) => renewal.offer(token)));
     if (turn !== this.#turn) throw new SyncError({ name: 'Dropped', message: 'another token took the place of this one, or the connection was closed', code: 409 });
     const taken = answers.filter((answer) => answer && !answer.error);

@@ -102,7 +102,7 @@ export class Renewal {
    *   when the identity ends; `isNobodys`: whether the error may be that the backend knows no tokens
    */
   offer(token) {
-    const isKnown = this.isHeld || this.#errands.handles().some(({ knownAs }) => typeof knownAs === 'string');
+    const isKnown = this.isHeld || this.#denied.size > 0 || this.#errands.handles().some(({ knownAs }) => typeof knownAs === 'string');
     return new Promise((resolve) => {
       const settle = (/** @type {any} */ outcome) => {
         clearTimeout(timer);
@@ -143,8 +143,9 @@ export class Renewal {
 
   /** There will be no token, as far as one can see: everything is refused. @param {SyncError} error */
   giveUp(error) {
-    if (!this.isHeld) return;
+    const wasHeld = this.isHeld;
     this.isHeld = false;
+    if (this.isOnline && !wasHeld) return;
     const { handles, refuse, flush } = this.#errands;
     for (const handle of handles()) {
       if (this.#denied.has(handle)) refuse(handle, error);

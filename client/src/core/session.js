@@ -59,7 +59,10 @@ export class Session {
     /** @type {Renewal} */
     this.renewal = new Renewal(connection.identity, {
       handles: () => [...this.#handles.values()],
-      listen: (handle) => this.run(handle, [{ do: 'listen', since: handle.follower.since, again: false }]),
+      listen: (handle) => {
+        const { follower } = handle;
+        this.run(handle, follower.listening ? [{ do: 'listen', since: follower.since, again: false }] : follower.turn());
+      },
       refuse: (handle, error) => this.#deny(handle, error),
       flush: () => this.#flush(),
     });
