@@ -24,8 +24,17 @@ from bbio.client.timers import Timers
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Watch
 from bbio.client.transport import Clock, Transport
 from bbio.client.values import copied
-from bbio.errors import BadRequest, Busy, ConfigurationError, SyncError, Timeout, Unavailable, UnknownOutcome
-from bbio.streams import BACKEND_WIDE, channel_stream
+from bbio.errors import (
+    BadRequest,
+    Busy,
+    ConfigurationError,
+    Forbidden,
+    SyncError,
+    Timeout,
+    Unavailable,
+    UnknownOutcome,
+)
+from bbio.streams import BACKEND_WIDE, CHANNEL, channel_stream
 
 # Seconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them.
 LOSS_SECONDS = 2.0
@@ -82,6 +91,7 @@ class BackendSession:
         user: the user who makes the requests, as far as the application has said so.
         keep: whether writes that wait to be sent when another user connects wait for their own.
         on_dropped: called when writes will not be sent, because another user connected.
+        on_joined: called when the server has let this client into a channel that nothing follows.
     """
 
     def __init__(
@@ -95,6 +105,7 @@ class BackendSession:
         user: str = "",
         keep: bool = False,
         on_dropped: OnDropped = _ignore,
+        on_joined: Callable[[BackendSession, str | None], object] = _ignore,
     ) -> None:
         self.name = name
         self.clock = clock
@@ -109,6 +120,7 @@ class BackendSession:
         self.closed = False
         self._join = join
         self._on_dropped = on_dropped
+        self._on_joined = on_joined
         self.wanted = True  # whether there is a connection, or should be
         self._reached = False
         self._timers = Timers(clock)
@@ -272,10 +284,20 @@ class BackendSession:
         message = f"the server refused the backend {self.name!r}: {fields.get('message') or 'it gave no reason'}"
         has_name = isinstance(fields.get("name"), str)
         error = error_of({**fields, "message": message}) if has_name else Unavailable(message)
+        if has_name and isinstance(error, (Busy, Timeout, Unavailable)):
+            pause = error.values.get("retry_after")
+            seconds = max(1.0, pause if isinstance(pause, (int, float)) else 0.0)
+            self.clock.call_later(seconds + self.chance() * self.settings.jitter, self._join_again)
+            self.wanted = True
+            return
         entries = [entry for entry in self.outbox.entries if entry.old is None]
         self._fail(error, [entry for entry in entries if not self.outbox.is_of_another(entry)])
         for subscription in self.subscriptions.values():
             subscription.refused(error)
+
+    def _join_again(self) -> None:
+        if self.transport is None and not self.closed:
+            self._join(self)
 
     def turned_away(self, error: SyncError) -> None:
         """Note that connections to the server are refused; they are tried again.
@@ -297,9 +319,25 @@ class BackendSession:
             meta = Meta.read(rest[0]) if rest else None
             for subscription in self._following(None if meta is None else meta.stream):
                 self.run(subscription, subscription.tracker.event(method, model, meta))
+        elif event == "resync" and len(arguments) >= 2 and isinstance(arguments[1], Mapping):
+            self._moved(str(arguments[0]), arguments[1])
         elif event == "resync":
             for subscription in self._following(arguments[0] if arguments else None):
                 self.run(subscription, subscription.tracker.gap())
+
+    def _moved(self, stream: str, change: Mapping[str, Any]) -> None:
+        """Note that the server has let this client into a channel, or out of it."""
+        channel = stream.removeprefix(CHANNEL) or None
+        subscription = self.subscriptions.get(channel)
+        if subscription is None or not subscription.joined:
+            if change.get("joined"):
+                self._on_joined(self, channel)
+        elif change.get("joined"):
+            self.run(subscription, subscription.tracker.invited())
+        elif change.get("left"):
+            subscription.refused(Forbidden("the server has ended listening to this channel"))
+            subscription.tracker.dismissed()
+            self.flush()
 
     def _fail(self, error: SyncError, entries: list[Entry]) -> None:
         """Fail requests that have no answer."""
