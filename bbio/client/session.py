@@ -329,12 +329,14 @@ class BackendSession:
         """Note that the server has let this client into a channel, or out of it."""
         channel = stream.removeprefix(CHANNEL) or None
         subscription = self.subscriptions.get(channel)
-        if subscription is None or not subscription.joined:
-            if change.get("joined"):
+        if change.get("joined"):
+            if subscription is not None:
+                subscription.invited()
+            if subscription is None or not subscription.joined:
                 self._on_joined(self, channel)
-        elif change.get("joined"):
-            self.run(subscription, subscription.tracker.invited())
-        elif change.get("left"):
+            else:
+                self.run(subscription, subscription.tracker.invited())
+        elif change.get("left") and subscription is not None and subscription.joined:
             subscription.refused(Forbidden("the server has ended listening to this channel"))
             subscription.tracker.dismissed()
             self.flush()

@@ -12,7 +12,9 @@ from bbio import (
     Forbidden,
     Limits,
     Middleware,
+    Request,
     Unauthorized,
+    Unavailable,
     before,
     channel,
     create,
@@ -20,6 +22,8 @@ from bbio import (
     read,
 )
 from bbio.builtin import MemoryStore
+from bbio.client import connect
+from tests.support.listeners import until
 from tests.support.servers import heard
 from tests.support.wire import ConnectRefused
 
@@ -305,3 +309,55 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing(serve, dial):
         while app.gateway.addresses._connections:
             await asyncio.sleep(0.01)
     assert not app.gateway.exchanges.running
+
+
+# The Python client
+
+
+async def test_a_collection_follows_where_its_client_is_let_in(serve):
+    """One that was refused is filled; when the server ends it, it says so, and comes back when it is let in again."""
+    app = await serve(Tasks)
+    joined = []
+    async with connect(app.url, jitter=0.01, joined=lambda *names: joined.append(names)) as io:
+        lobby = io.backend("tasks", channel="lobby")
+        project = io.backend("tasks", channel="project-7").collection()
+        with pytest.raises(Forbidden, match="members only"):
+            await project.open()
+        await lobby.create({}, options={"join": "project-7"})
+        await until(lambda: joined)
+        assert joined == [("tasks", "project-7")]
+        await project.open()
+        store = app.backends["tasks"].store
+        for n in range(3):
+            await store.write(Request("create", {"n": n}, channel="project-7"))
+            await until(lambda: len(project) == n + 1)  # noqa: B023 - it is called here alone
+            await lobby.create({}, options={"leave": "project-7"})
+            await until(lambda: project._error is not None)
+            assert project._error.message == "the server has ended listening to this channel"
+            await store.write(Request("update", {"n": 10 + n, "id": next(iter(project))}, channel="project-7"))
+            await lobby.create({}, options={"join": "project-7"})
+            await until(lambda: next(iter(project.values()))["n"] == 10 + n)  # noqa: B023
+            assert project._error is None
+        assert len(joined) == 1
+
+
+async def test_a_client_connects_again_after_a_passing_refusal(serve):
+    """What it asks for waits; a refusal for good fails it."""
+
+    class Rooms(Backend):
+        store = MemoryStore()
+        refusals = [Unavailable("not yet", retry_after=0.01), Busy("later")]
+
+        @on_connect
+        def greet(self, req):
+            if req.socket.headers.get("name") == "eve":
+                raise Unauthorized("no eve")
+            if self.refusals:
+                raise self.refusals.pop()
+
+    app = await serve(Rooms)
+    async with connect(app.url, jitter=0.01) as io:
+        assert (await io.backend("rooms").create({"n": 1}))["n"] == 1
+    async with connect(app.url, headers={"name": "eve"}) as io:
+        with pytest.raises(Unauthorized, match="no eve"):
+            await io.backend("rooms").read()
