@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Bits of an IPv6 address that one customer of a provider cannot choose.
+NETWORK_BITS = 64
 # Headers in which proxies tell what they were asked for.
 FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
 
@@ -57,3 +59,19 @@ def names_loopback(host: str) -> bool:
 def is_on_loopback(headers: Mapping[str, str]) -> bool:
     """Return whether a request was sent to the machine itself, not by a proxy; true if it names no host."""
     return names_loopback(headers.get("Host", "localhost")) and not any(header in headers for header in FORWARDED)
+
+
+def network_of(address: str) -> str:
+    """Return the network that an address counts as: of an IPv4 address itself, of an IPv6 address its provider's.
+
+    Example:
+        >>> network_of("192.0.2.7"), network_of("::ffff:192.0.2.7"), network_of("2001:db8::7")
+        ('192.0.2.7', '192.0.2.7', '2001:db8::/64')
+    """
+    try:
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((parsed, NETWORK_BITS), strict=False))

@@ -50,9 +50,13 @@ def room_of(text: str) -> int:
     return len(text) if text.isascii() else WIDE_CHARACTER_BYTES * len(text)
 
 
+# What the stream of a channel begins with.
+CHANNEL = "c:"
+
+
 def channel_stream(channel: str | None) -> str:
     """The name of a channel's stream; the default channel's is `c:`."""
-    return "c:" + channel if channel else "c:"
+    return CHANNEL + channel if channel else CHANNEL
 
 
 # What a client's public part begins with.

@@ -5,6 +5,7 @@ from bbio.builtin.from_env import store_from_env
 from bbio.builtin.logger import Logger
 from bbio.builtin.memory import MemoryStore
 from bbio.builtin.postgres import PostgresStore
+from bbio.builtin.ratelimit import RateLimit
 from bbio.builtin.session import Session
 from bbio.builtin.sessions import (
     AiohttpSessions,
@@ -29,6 +30,7 @@ __all__ = [
     "MemoryStore",
     "PostgresSessions",
     "PostgresStore",
+    "RateLimit",
     "RedisSessions",
     "SQLiteSessions",
     "SQLiteStore",

@@ -24,7 +24,7 @@ from typing import Any
 
 from bbio.client.changes import Changes
 from bbio.client.collection import Collection
-from bbio.client.connection import Connection, OnDropped, Queue
+from bbio.client.connection import Connection, OnDropped, OnJoined, Queue
 from bbio.client.errors import Dropped, TooLarge
 from bbio.client.events import Event, Events
 from bbio.client.handle import Handle
@@ -68,6 +68,7 @@ def connect(
     reconnect: tuple[float, float] = (1.0, 5.0),
     queue: Queue = "drop",
     dropped: OnDropped | None = None,
+    joined: OnJoined | None = None,
     **options: Any,
 ) -> Connection:
     """Connect to a server: `async with connect(url) as io`. The first backend opens the connection.
@@ -94,6 +95,8 @@ def connect(
         queue: `"drop"`: writes that wait to be sent when another user connects fail with `Dropped`. `"keep"`: they wait
             until their own user connects again. The server reports who the user is, so `user` is not needed for it.
         dropped: a function that is called with the handle and a list of `Dropped` when writes were dropped.
+        joined: a function that is called with the name of a backend and a channel when the server has let this client
+            into that channel, and nothing follows it yet.
         options: options of `socketio.AsyncClient`: `http_session`, `request_timeout`, `ssl_verify`,
             `timestamp_requests` and `websocket_extra_options`.
 
@@ -117,6 +120,7 @@ def connect(
         reconnect=reconnect,
         queue=queue,
         dropped=dropped,
+        joined=joined,
         settings=settings,
         options=options,
     )

@@ -494,3 +494,7 @@ class Collection(Mapping[Key, M], Generic[M]):
         """Note that it cannot be kept up to date, at least for now."""
         self._error = error
         self._wake()
+
+    def invited(self) -> None:
+        """Note that it can be kept up to date again."""
+        self._error = None

@@ -26,6 +26,7 @@ from bbio.errors import ConfigurationError, Unavailable
 Queue = Literal["drop", "keep"]
 # Called with a handle and its writes when these will not be sent.
 OnDropped = Callable[[Handle[Any], list[Dropped]], object]
+OnJoined = Callable[[str, str | None], object]
 
 logger = logging.getLogger("bbio.client")
 
@@ -61,6 +62,7 @@ class Connection:
         reconnect: tuple[float, float],
         queue: Queue,
         dropped: OnDropped | None,
+        joined: OnJoined | None,
         settings: SessionSettings,
         options: Mapping[str, Any],
     ) -> None:
@@ -91,6 +93,7 @@ class Connection:
         self._options = options
         self._client = new_client()
         self._on_dropped = dropped
+        self._on_joined = joined
         self._handles = Handles()
         self._wanted = asyncio.Event()
         # Set when whatever is being done for the connection there is, or was, is void.
@@ -147,6 +150,7 @@ class Connection:
                 keep=self._keeps,
                 on_dropped=self._dropped,
                 identity=self._identity,
+                on_joined=self._joined,
             )
         return self._handles.get(session, session.subscription(channel or None, id_attribute))
 
@@ -246,6 +250,15 @@ class Connection:
     def _dropped(self, session: BackendSession, subscription: Subscription, writes: list[Dropped]) -> None:
         if self._on_dropped is not None:
             self._on_dropped(self._handles.get(session, subscription), writes)
+
+    def _joined(self, session: BackendSession, channel: str | None) -> None:
+        if self._on_joined is None:
+            return
+        try:
+            self._on_joined(session.name, channel)
+        except Exception as err:
+            context = {"message": f"connect(joined=...) of {session.name!r} failed", "exception": err}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def _join(self, session: BackendSession) -> None:
         """A session needs a connection."""

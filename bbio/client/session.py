@@ -24,8 +24,8 @@ from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Mirror, Subscription
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Tracker, Watch
 from bbio.client.transport import Clock, Transport
-from bbio.errors import BadRequest, SyncError, Timeout, Unavailable
-from bbio.streams import BACKEND_WIDE, channel_stream
+from bbio.errors import BadRequest, Busy, Forbidden, SyncError, Timeout, Unavailable
+from bbio.streams import BACKEND_WIDE, CHANNEL, channel_stream
 
 # Seconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them.
 LOSS_SECONDS = 2.0
@@ -56,6 +56,7 @@ class BackendSession(Requests):
         keep: whether writes that wait to be sent when another user connects wait for their own.
         on_dropped: called when writes will not be sent, because another user connected.
         identity: the token of the connection.
+        on_joined: called when the server has let this client into a channel that nothing follows.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class BackendSession(Requests):
         keep: bool = False,
         on_dropped: OnDropped = _ignore,
         identity: Renewing | None = None,
+        on_joined: Callable[[BackendSession, str | None], object] = _ignore,
     ) -> None:
         super().__init__(name, clock, settings, Outbox(client or new_client(), user), keep)
         self.chance = chance
@@ -79,6 +81,7 @@ class BackendSession(Requests):
         self._join = join
         self._on_dropped = on_dropped
         self.renewal = Renewal(identity or NeverRenewed(), self)
+        self._on_joined = on_joined
         join(self)
 
     @property
@@ -241,10 +244,20 @@ class BackendSession(Requests):
         message = f"the server refused the backend {self.name!r}: {fields.get('message') or 'it gave no reason'}"
         has_name = isinstance(fields.get("name"), str)
         error = error_of({**fields, "message": message}) if has_name else Unavailable(message)
+        if has_name and isinstance(error, (Busy, Timeout, Unavailable)):
+            pause = error.values.get("retry_after")
+            seconds = max(1.0, pause if isinstance(pause, (int, float)) else 0.0)
+            self.clock.call_later(seconds + self.chance() * self.settings.jitter, self._join_again)
+            self.wanted = True
+            return
         entries = [entry for entry in self.outbox.entries if entry.old is None]
         self._fail(error, [entry for entry in entries if not self.outbox.is_of_another(entry)])
         for subscription in self.subscriptions.values():
             subscription.refused(error)
+
+    def _join_again(self) -> None:
+        if self.transport is None and not self.closed:
+            self._join(self)
 
     def turned_away(self, error: SyncError) -> None:
         """Note that connections to the server are refused; they are tried again.
@@ -274,6 +287,8 @@ class BackendSession(Requests):
             self._with_channel(channel, lambda subscription: subscription.messaged(message))
         elif event == "auth":
             self.renewal.told(arguments[0] if arguments else None)
+        elif event == "resync" and len(arguments) >= 2 and isinstance(arguments[1], Mapping):
+            self._moved(str(arguments[0]), arguments[1])
         elif event == "resync":
             for subscription in self._following(arguments[0] if arguments else None):
                 self.run(subscription, subscription.tracker.gap())
@@ -282,6 +297,22 @@ class BackendSession(Requests):
         subscription = self.subscriptions.get(channel)
         if subscription is not None and subscription.joined:
             take(subscription)
+
+    def _moved(self, stream: str, change: Mapping[str, Any]) -> None:
+        """Note that the server has let this client into a channel, or out of it."""
+        channel = stream.removeprefix(CHANNEL) or None
+        subscription = self.subscriptions.get(channel)
+        if change.get("joined"):
+            if subscription is not None:
+                subscription.invited()
+            if subscription is None or not subscription.joined:
+                self._on_joined(self, channel)
+            else:
+                self.run(subscription, subscription.tracker.invited())
+        elif change.get("left") and subscription is not None and subscription.joined:
+            subscription.refused(Forbidden("the server has ended listening to this channel"))
+            subscription.tracker.dismissed()
+            self.flush()
 
     def _send_presence(self, channel: str | None, options: dict[str, Any] | None, answer: Callable[..., None]) -> None:
         if self.transport is not None:

@@ -53,6 +53,9 @@ class Mirror(Protocol):
     def resumed(self) -> None:
         """Note that it is kept up to date again."""
 
+    def invited(self) -> None:
+        """Note that it can be kept up to date again."""
+
 
 class Subscription:
     """A channel that a client follows.
@@ -200,6 +203,12 @@ class Subscription:
         self._give_up(error)
         for reader in list(self._readers):
             reader.fail(error)
+
+    def invited(self) -> None:
+        """Note that the server has let this client in, so that what it has refused before counts no more."""
+        self.refusal = None
+        for mirror in self.mirrors:
+            mirror.invited()
 
     def left(self) -> None:
         """Note that the channel was left: a client that comes back to it begins anew."""

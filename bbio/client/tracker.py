@@ -161,6 +161,8 @@ class Tracker:
         # How many of those came before the listen left: its reply covers them.
         self._covered = 0
         self._overflown = False
+        # Whether the last answer was a refusal: nothing is asked for until there is a reason to.
+        self._is_refused = False
 
     def resume(self, since: Any) -> None:
         """Begin after the positions of an earlier connection.
@@ -205,24 +207,35 @@ class Tracker:
     def connected(self) -> list[Effect]:
         """Begin on a new connection."""
         self.listening = True
+        self._is_refused = False
         self._covered = 0
         return [Listen(self.since)]
 
     def disconnected(self) -> None:
         """Forget what had not been answered: the connection is gone."""
-        self.ready = self._admitted = self.listening = self._overflown = False
+        self.ready = self._admitted = self.listening = self._overflown = self._is_refused = False
         self._waiting = []
 
     def refused(self) -> None:
         """Note that the server answered the listen with an error; it may answer syncs all the same."""
-        self.ready = True
+        self.ready = self._is_refused = True
+
+    def dismissed(self) -> None:
+        """Note that the server has ended that this client listens; it may answer syncs all the same."""
+        self.listening = True
+        self._covered = len(self._waiting)
+        self.refused()
+
+    def invited(self) -> list[Effect]:
+        """Listen, as the server has let this client in, whatever it has answered before."""
+        return self.connected() if self._is_refused else self.asked()
 
     def listened(self, reply: Mapping[str, Any]) -> list[Effect]:
         """Take the answer to the latest listen."""
         first = self.positioned is None and not self._positions
         again = self._admitted
         self.ready = self._admitted = True
-        self.listening = False
+        self.listening = self._is_refused = False
         self.positioned = reply.get("v") == 1
         resumed = self.positioned and not first
         renewed = False

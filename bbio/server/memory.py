@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from typing import Any, Protocol, cast
 from weakref import WeakValueDictionary
 
 from bbio.errors import BadRequest
+from bbio.handshake import network_of
 from bbio.requests import SHORT_LIST, ListSize, Request
 from bbio.runtime import Runtime
 from bbio.server.limits import Limits
@@ -15,8 +15,6 @@ from bbio.server.limits import Limits
 # The answer on its way at most: as JSON, as what is written, and copies of it; and while the list itself is there.
 ANSWER_COPIES = 5
 ENCODED_COPIES = 2
-# Bits of an IPv6 address that one customer of a provider cannot choose.
-NETWORK_BITS = 64
 
 
 class ByteBudget:
@@ -228,7 +226,7 @@ class Addresses:
 
     def of(self, remote: str) -> Address:
         """An address; all that one customer of a provider has, which of IPv6 is a whole network."""
-        name = _network(remote) if ":" in remote else remote
+        name = network_of(remote) if ":" in remote else remote
         address = self._addresses.get(name)
         if address is None:
             address = self._addresses[name] = Address(name, self._limits.memory / 4, self.waiting, self.lists)
@@ -254,13 +252,3 @@ class Addresses:
         """A connection from an address has ended."""
         address.connections -= 1
         self._connections -= 1
-
-
-def _network(remote: str) -> str:
-    try:
-        parsed = ipaddress.IPv6Address(remote.partition("%")[0])
-    except ValueError:
-        return remote
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((parsed, NETWORK_BITS), strict=False))

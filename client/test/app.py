@@ -9,6 +9,7 @@ import attrs
 from bbio import (
     App,
     Backend,
+    Busy,
     Forbidden,
     Invalid,
     Limits,
@@ -16,9 +17,11 @@ from bbio import (
     Request,
     Unauthorized,
     before,
+    channel,
     create,
     delete,
     message,
+    on_connect,
     patch,
     presence,
     read,
@@ -315,6 +318,34 @@ class Ends(Backend):
         return {"id": 1}
 
 
+class Ruled(Backend):
+    """Everybody may be in `lobby`, nobody in `vip`, unless the server lets them in; a busy server lets in later."""
+
+    store = MemoryStore(per_channel=True)
+    joins: ClassVar[dict[str, int]] = {}
+
+    @on_connect
+    def let_in(self, req: Any) -> None:
+        name = (req.socket.auth or {}).get("busy")
+        if name is not None and self.joins.setdefault(name, 0) < 1:
+            self.joins[name] += 1
+            raise Busy("later", retry_after=0.01)
+
+    @channel("lobby")
+    @channel("vip")
+    @channel("other")
+    def rule(self, req: Any) -> bool:
+        return bool(req.channel == "lobby")
+
+    @create
+    async def move(self, req: Any, next: Any) -> Any:
+        if "join" in req.options:
+            await req.socket.join(req.options["join"])
+        if "leave" in req.options:
+            req.socket.leave(req.options["leave"])
+        return await next()
+
+
 class Control(Backend):
     """Has the server speak to the clients of another backend."""
 
@@ -371,5 +402,6 @@ async def shout(sid: str, text: str) -> None:
 
 
 app.serve(Todos, Notes, Rooms, Counted, Silent, Echo, Books, Shelf, Guests, Slow, Closed, Stubborn, Big, Board, Upserts)
+app.serve(Ruled)
 app.serve(Signed, Twin, Ends)
 app.serve(Letters, Control, Live, Mine, Dates, LiveDates, Stories, Retold, Tales, Feed, Present)

@@ -315,6 +315,32 @@ test('a refused listen is an error event, and the sync says why', async () => {
   assert.deepEqual(names, [true, 'Forbidden', true, 'Forbidden']);
 });
 
+test('a collection follows its channel when the server lets it in, and no more when that ends', async () => {
+  const Backbone = openPage(server.url);
+  const open = (channel) => new Backbone.Collection([], { backend: { name: 'ruled', channel } }).bindBackend();
+  const [lobby, vip] = [open('lobby'), open('vip')];
+  const told = [];
+  vip.on('error', (_, err) => told.push(err.message));
+  lobby.on('remote:joined', (channel) => told.push(channel));
+  await until(() => told.length === 1);
+  const move = (options) => new Promise((resolve, reject) => lobby.create({}, { ...options, wait: true, success: resolve, error: (_, err) => reject(err) }));
+  for (const round of [1, 2]) {
+    await move({ join: 'vip' });
+    await until(() => new Promise((resolve) => vip.create({ round }, { wait: true, success: () => resolve(true), error: () => resolve(false) })));
+    await move({ leave: 'vip' });
+    await until(() => told.length === 1 + round);
+  }
+  assert.deepEqual(told, ['not allowed in this channel', ...Array(2).fill('the server has ended listening to this channel')]);
+  await move({ join: 'other' });
+  await until(() => told.at(-1) === 'other');
+});
+
+test('a backend that is busy when it is joined is joined again', async () => {
+  const Backbone = openPage(server.url, { connect: { auth: { busy: String(Math.random()) } } });
+  const made = await new Backbone.Model({ n: 1 }, { backend: { name: 'ruled', channel: 'lobby' } }).save();
+  assert.equal(made.n, 1);
+});
+
 test('a failure that only a callback sees is no unhandled rejection', async () => {
   const Backbone = openPage(server.url);
   const unhandled = [];

@@ -301,6 +301,26 @@ describe('a follower', () => {
     assert.deepEqual(kinds(follower.listened(reply(5, { recovered: false }))), ['ready']);
   });
 
+  test('listens when it is let in, whatever was answered before, and asks nothing once that has ended', () => {
+    const follower = new Follower();
+    follower.connected();
+    assert.deepEqual(follower.invited(), [], 'the listen under way will be answered');
+    follower.refused();
+    assert.deepEqual(follower.gap(), []);
+    assert.deepEqual(kinds(follower.invited()), ['listen']);
+    follower.listened(reply(5));
+    assert.deepEqual(kinds(follower.invited()), ['listen'], 'what it is told may be other than before');
+    follower.listened(reply(5));
+    follower.dismissed();
+    assert.ok(follower.ready);
+    assert.deepEqual([follower.gap(), follower.event('update', {}, meta(6))], [[], []]);
+    assert.deepEqual(follower.invited(), [{ do: 'listen', since: follower.since, again: false }]);
+    assert.deepEqual(kinds(follower.listened(reply(6, { events: [['update', {}, meta(6)]] }))).slice(0, 1), ['apply']);
+    follower.dismissed();
+    follower.disconnected();
+    assert.deepEqual(kinds(follower.connected()), ['listen']);
+  });
+
   test('asks once about an event of another epoch: the reply covers it', () => {
     const follower = live(5);
     assert.deepEqual(kinds(follower.event('update', {}, { ...meta(3), e: 'past' })), ['listen']);

@@ -107,6 +107,9 @@ class Raising:
     def failed(self, error: SyncError) -> None:
         self._stumble()
 
+    def invited(self) -> None:
+        """Nothing is to be undone."""
+
     def _stumble(self) -> None:
         if self._chance.random() < 0.3:
             raise ZeroDivisionError

@@ -40,6 +40,8 @@ export class Follower {
   /** How many of those came before the listen left: its reply covers them. */
   #covered = 0;
   #overflown = false;
+  /** Whether the last answer was a refusal: nothing is asked for until there is a reason to. */
+  #isRefused = false;
 
   /** @param {Record<string, Position>} [since] positions to resume from, by stream */
   constructor(since = {}) {
@@ -70,19 +72,32 @@ export class Follower {
   /** There is a connection. @returns {Effect[]} */
   connected() {
     this.#listening = true;
+    this.#isRefused = false;
     this.#covered = 0;
     return [{ do: 'listen', since: this.since, again: false }];
   }
 
   /** The connection is gone, and with it what had not been answered. */
   disconnected() {
-    this.ready = this.#admitted = this.#listening = this.#overflown = false;
+    this.ready = this.#admitted = this.#listening = this.#overflown = this.#isRefused = false;
     this.#waiting = [];
   }
 
   /** The server answered the listen with an error; it may answer syncs all the same. */
   refused() {
-    this.ready = true;
+    this.ready = this.#isRefused = true;
+  }
+
+  /** The server has ended that this client listens; it may answer syncs all the same. */
+  dismissed() {
+    this.#listening = true;
+    this.#covered = this.#waiting.length;
+    this.refused();
+  }
+
+  /** The server has let this client in, whatever it has answered before. @returns {Effect[]} */
+  invited() {
+    return this.#isRefused ? this.connected() : this.turn();
   }
 
   /**
@@ -94,7 +109,7 @@ export class Follower {
     const first = this.positioned === undefined && this.#places.size === 0;
     const again = this.#admitted;
     this.ready = this.#admitted = true;
-    this.#listening = false;
+    this.#listening = this.#isRefused = false;
     this.positioned = reply.v === 1;
     /** @type {Effect[]} */
     const effects = [];

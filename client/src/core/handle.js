@@ -61,7 +61,8 @@ const placeOf = (meta) => `${meta?.s} ${meta?.e} ${meta?.o}`;
  * Events, for `on(event, listener)`: `synced (method, model)` somebody else wrote; `listening` the server answered
  * the listen; `offline`, `online`; `resumed` nothing was missed; `reset` what was missed cannot be told, read again;
  * `message:<name> (data, from)` another client sent a message, `from` is `{key, card}`; `message (name, data, from)` any message;
- * `error (err)` the server refused to let this client listen.
+ * `error (err)` the server refused to let this client listen, or has ended that; `joined (channel)` the server has let this
+ * client into another channel of the backend, which nothing here follows yet.
  *
  * @example
  * const todos = connect('http://localhost:3000').backend('todos', { channel: 'home' });

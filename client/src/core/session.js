@@ -19,6 +19,9 @@ const GRACE = 5000;
 /** Milliseconds that a lost connection takes from the time of requests sent over it: it may have been lost because of them. */
 const LOSS = 2000;
 
+/** Errors after which a backend that has refused this client is joined again. */
+const PASSING = ['Busy', 'Timeout', 'Unavailable'];
+
 /** Known by this is who may not listen, and was somebody known before: of those the server says nothing. */
 const UNTOLD = 'untold';
 
@@ -138,9 +141,11 @@ export class Session {
     socket.on('connect_error', (/** @type {any} */ err) => this.#refused(socket, err));
     socket.on('auth', (/** @type {any} */ news) => this.renewal.told(news));
     socket.on('synced', (/** @type {any[]} */ ...args) => this.#synced(args[0], args[1], args[2]));
-    socket.on('resync', (/** @type {string} */ stream) => {
+    socket.on('resync', (/** @type {string} */ stream, /** @type {any} */ change) => {
       this.#hear();
-      for (const handle of this.#following(stream)) this.run(handle, handle.follower.gap());
+      if (change?.joined) this.#invited(stream);
+      else if (change?.left) this.#dismissed(stream);
+      else for (const handle of this.#following(stream)) this.run(handle, handle.follower.gap());
     });
     socket.on('presence', (/** @type {string | null} */ channel, /** @type {any} */ news) => {
       this.#hear();
@@ -446,6 +451,11 @@ export class Session {
     }
     const fields = err?.data && typeof err.data === 'object' ? err.data : {};
     const message = `the server refused the backend "${this.name}": ${fields.message ?? err?.message ?? 'no reason given'}`;
+    if (PASSING.includes(fields.name)) {
+      const pause = Math.max(1, Number(fields.retry_after) || 0) * 1000 + Math.random() * this.connection.jitter;
+      setTimeout(() => this.#socket === socket && socket.connect(), pause);
+      return;
+    }
     this.#fail(fields.name ? new SyncError({ ...fields, message }) : unavailable(message), true);
   }
 
@@ -490,6 +500,23 @@ export class Session {
     };
     if (again) this.#later(Math.random() * this.connection.jitter, send);
     else send();
+  }
+
+  /** The server has let this client into a channel. @param {string} stream */
+  #invited(stream) {
+    const handle = this.#handles.get(stream.slice(2) || null);
+    if (handle) this.run(handle, handle.follower.invited());
+    else for (const other of this.#handles.values()) other.tell('joined', stream.slice(2) || null);
+  }
+
+  /** The server has ended that this client listens to a channel: it is told no more, and asks for nothing. @param {string} stream */
+  #dismissed(stream) {
+    const handle = this.#handles.get(stream.slice(2) || null);
+    if (!handle) return;
+    handle.follower.dismissed();
+    handle.tell('error', new SyncError({ name: 'Forbidden', message: 'the server has ended listening to this channel', code: 403 }));
+    handle.unheard();
+    this.#flush();
   }
 
   /**

@@ -1081,6 +1081,9 @@ class Failing:
     def failed(self, error):
         raise ZeroDivisionError(type(error))
 
+    def invited(self):
+        """Nothing is to be undone."""
+
 
 class TestPromises:
     async def test_a_mirror_that_fails_costs_nobody_else_an_event(self, session):
