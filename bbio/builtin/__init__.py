@@ -18,6 +18,7 @@ from bbio.builtin.sessions import (
     StarletteSessions,
 )
 from bbio.builtin.sqlite import SQLiteStore
+from bbio.builtin.tokens import Token
 
 __all__ = [
     "AiohttpSessions",
@@ -35,5 +36,6 @@ __all__ = [
     "Session",
     "Sessions",
     "StarletteSessions",
+    "Token",
     "store_from_env",
 ]
