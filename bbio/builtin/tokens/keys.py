@@ -143,7 +143,11 @@ class FetchedKeys:
                 return None
             self._asked_at = now
             self._fetching = asyncio.get_running_loop().create_task(self._fetch_now())
+            self._fetching.add_done_callback(self._fetched)
         return self._fetching
+
+    def _fetched(self, task: asyncio.Task[None]) -> None:
+        self._fetching = None
 
     async def _fetch_now(self) -> None:
         try:
@@ -152,8 +156,6 @@ class FetchedKeys:
         except Exception as err:
             self._has_failed = True
             self._log.error(err, "the keys of tokens could not be fetched; those of before serve on")
-        finally:
-            self._fetching = None
 
     async def _get(self) -> bytes:
         timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
@@ -184,5 +186,6 @@ class FetchedKeys:
     async def close(self) -> None:
         """Fetch no more."""
         if self._fetching is not None:
+            self._asked_at = None  # who starts again may ask again
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
