@@ -309,6 +309,7 @@ async def test_opaque_tokens(monkeypatch):
     layer = Token(verify=verify)
     socket = socket_of("good")
     assert [each.user["id"] for each in await asyncio.gather(*(asked(layer, socket) for _ in range(5)))] == ["ann"] * 5
+    assert await user_of(layer, "good") == {"id": "ann"}
     assert calls == ["good"]
     socket.identities.at += 61
     assert (await asked(layer, socket)).user["id"] == "ann"
