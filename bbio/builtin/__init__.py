@@ -19,6 +19,7 @@ from bbio.builtin.sessions import (
     StarletteSessions,
 )
 from bbio.builtin.sqlite import SQLiteStore
+from bbio.builtin.tokens import Token
 
 __all__ = [
     "AiohttpSessions",
@@ -37,5 +38,6 @@ __all__ = [
     "Session",
     "Sessions",
     "StarletteSessions",
+    "Token",
     "store_from_env",
 ]

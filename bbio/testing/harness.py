@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -14,6 +15,7 @@ import attrs
 from bbio.client.handle import Handle
 from bbio.client.settings import SessionSettings
 from bbio.errors import ConfigurationError, SyncError
+from bbio.identity import Identity
 from bbio.registry import Registry
 from bbio.requests import Request
 from bbio.runtime import Runtime
@@ -80,8 +82,13 @@ def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
 
 
 def _introduce(req: Request) -> None:
-    if isinstance(req.socket, ClientSocket):
-        req.user = req.socket.peer.user
+    if not isinstance(req.socket, ClientSocket):
+        return
+    socket, user = req.socket, req.socket.peer.user
+    req.user = user
+    if user is not None:
+        known = socket.identity
+        req.take(known if known is not None and known.user is user else Identity(user), user)
 
 
 class Harness:
@@ -119,6 +126,8 @@ class Harness:
         self.random = random.Random(seed)
         self.running = False
         self.connections: list[FakeConnection] = []
+        # Seconds by which the time of identities is ahead of that of the machine.
+        self._ahead = 0.0
         self._sids = itertools.count(1)
         self._faults: list[Fault] = []
         self._cutting: list[FakeConnection] = []
@@ -137,6 +146,7 @@ class Harness:
             self.gateway.delivery.transport = FakeNetwork()
             self.gateway.use_clock(self.clock)
             self.app.reopen(self._moved)
+            self.gateway.identities.clock = self.time
             await self.app.open()
         except BaseException:
             await self._leave()
@@ -171,6 +181,7 @@ class Harness:
         finally:
             gateway.exchanges.registry, gateway.delivery.transport = self._registry, self._transport
             gateway.use_clock(None)
+            gateway.identities.clock = time.time
             app.reopen()
             await self._room.close()
 
@@ -217,7 +228,7 @@ class Harness:
         Parameters:
             headers: HTTP headers of its handshake.
             cookies: cookies of its handshake, by name.
-            auth: `req.socket.auth` of its requests.
+            auth: `req.socket.auth` of its requests, such as `{"token": ...}`; `connection.authenticate` renews it.
             remote: its address.
             user: `req.user` of its requests, unless a layer sets another.
             deadline, queue_limit, event_limit, jitter: see `bbio.client.connect`.
@@ -270,6 +281,30 @@ class Harness:
             `ann, bob = await t.clients(2, backend="todos")`
         """
         return [await self.client(**options) for _ in range(count)]
+
+    # Time
+
+    def time(self) -> float:
+        """Return the time by which identities end, such as tokens and sessions: seconds since 1970."""
+        return time.time() + self._ahead
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass for identities: what ends in it ends now, or is warned of.
+
+        Parameters:
+            seconds: how much, 0 or more.
+
+        Raises:
+            ValueError: it is less than 0.
+
+        Example:
+            `t.pass_time(3600)`
+        """
+        if not seconds >= 0:
+            raise ValueError(f"t.pass_time({seconds!r}): time goes forward; give seconds, 0 or more")
+        self._ahead += seconds
+        self.gateway.identities.look()
+        self.wake()
 
     # Faults
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from collections import deque
@@ -13,6 +14,7 @@ import attrs
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio import protocol
+from bbio.client.errors import error_of
 from bbio.client.handle import Handle, Handles
 from bbio.client.session import BackendSession
 from bbio.client.settings import SessionSettings
@@ -154,6 +156,30 @@ class FakeConnection:
             chance = harness.random.random
             session = BackendSession(name, self._join, harness.clock, self._settings, self._client, chance)
         return self.handles.get(session, session.subscription(channel or None, id_attribute))
+
+    async def authenticate(self, token: str) -> None:
+        """Say anew who the client is, on the connection that it has and on later ones.
+
+        Parameters:
+            token: the token.
+
+        Raises:
+            SyncError: a backend refuses it.
+
+        Example:
+            `await ann.authenticate(token)`
+        """
+        loop = asyncio.get_running_loop()
+        replies = []
+        for session in self.sessions.values():
+            if session.name in self._sockets:
+                reply = loop.create_future()
+                self.emit(session, "auth", ({"token": token},), reply.set_result)
+                replies.append(reply)
+        for answer in await asyncio.gather(*replies):
+            if "error" in answer:
+                raise error_of(answer["error"])
+        self.auth = {**(self.auth or {}), "token": token}
 
     def __repr__(self) -> str:
         state = "held" if self.held else "silent" if self.silent else "connected" if self.connected else "not connected"

@@ -1,14 +1,12 @@
 """Identities that end, are renewed and are revoked on live sockets, over the wire, on both engines."""
 
 import asyncio
-import time
 
 import pytest
 
-from bbio import Backend, Forbidden, Unauthorized, Unavailable, before
+from bbio import Backend, Forbidden, Limits, Unauthorized, Unavailable, before, use
 from bbio.builtin import MemoryStore
 from bbio.server import identities as module
-from bbio.server.identities import Identities
 from tests.support.listeners import until
 
 EXPIRED = {
@@ -138,28 +136,121 @@ async def test_wrong_calls(serve):
             await app.revoke(**wrong)
 
 
-async def test_one_timer_and_a_bounded_heap():
-    """However often identities are renewed."""
-    told = []
-    now = time.time()
-    index = Identities(lambda *_: told.append("warn"), lambda *_: told.append("end"), told.append, lambda: now)
+class Peculiar(Backend):
+    """A closed channel is refused before it is known who asks; a user may be slow to be known."""
 
-    class Peer:
-        left = is_suspended = False
-        identity = None
+    gate: asyncio.Event
 
-    from bbio.identity import Identity
+    @before
+    async def who(self, req):
+        if req.channel == "closed" and self.closed:
+            raise Forbidden("closed")
+        token = (req.socket.auth or {}).get("token")
+        if token == "slow":
+            self.asked.set()
+            await self.gate.wait()
+        if token and token != "nobody":
+            req.identify({"id": "ann"})
 
-    sockets = [Peer() for _ in range(3)]
-    for _ in range(1_000):
-        for socket in sockets:
-            new = Identity("ann", expires=now + 100, warn=10)
-            index.change(socket, socket.identity, new)
-            socket.identity = new
-    assert len(index._heap) < 200
-    now += 95
-    index.look()
-    now += 10
-    index.look()
-    assert told == ["warn"] * 3 + ["end"] * 3
-    index.close()
+    def __init__(self):
+        self.gate, self.asked = asyncio.Event(), asyncio.Event()
+        self.closed = False
+
+
+async def test_peculiar_layers(serve, dial):
+    """A channel that is closed meanwhile does not hide who asks; it is let go of. Nobody's token is refused."""
+    app = await serve(Peculiar, limits=Limits(deadline=0.3))
+    backend = app.backends["peculiar"].backend
+    wire = await dial(app)
+    ann = await wire.connect("/peculiar", {"token": "ann"})
+    await ann.call("listen", "closed", {"v": 1})
+    await ann.call("listen", "open", {"v": 1})
+    backend.closed = True
+    assert await ann.call("auth", {"token": "ann2"}) == [{"expires_in": None}]
+    assert await ann.event() == ["resync", "c:closed"]
+    assert (await error_of(ann, "auth", {"token": "nobody"}))["name"] == "Unauthorized"
+    # One that takes too long, and one whose client leaves meanwhile.
+    assert (await error_of(ann, "auth", {"token": "slow"}))["name"] == "Timeout"
+    (socket,) = app.gateway.identities.of_user("ann")
+    backend.asked.clear()
+    await ann.emit("auth", {"token": "slow"})
+    await backend.asked.wait()
+    await ann.disconnect()
+    await until(lambda: socket.left)
+    backend.gate.set()
+    await until(lambda: not app.is_busy)
+    assert not app.gateway.identities.of_user("ann")
+
+
+async def test_a_backend_without_layers_knows_no_token(serve, dial):
+    class Plain(Backend):
+        store = MemoryStore()
+
+    app = await serve(Plain)
+    there = await (await dial(app)).connect("/plain")
+    assert (await error_of(there, "auth", {"token": "ann"}))["name"] == "Unauthorized"
+
+
+class Slow(Notes):
+    """A read waits for its gate."""
+
+    name = "notes"
+    store = MemoryStore()
+
+    def __init__(self):
+        self.gate, self.asked = asyncio.Event(), asyncio.Event()
+
+    @use("read")
+    async def wait(self, next):
+        self.asked.set()
+        await self.gate.wait()
+        return await next()
+
+
+async def test_what_was_under_way_at_the_end(serve, dial):
+    """A read that was begun before its user was revoked shows nothing."""
+    app = await serve(Slow)
+    backend = app.backends["notes"].backend
+    ann, _ = await joined(dial, app, "ann")
+    number = await ann.start("sync", {"method": "read", "model": {}, "options": {}})
+    await backend.asked.wait()
+    await app.revoke(user="ann")
+    await app.revoke(user="ann")
+    backend.gate.set()
+    assert (await ann.reply(number))[0]["error"] == EXPIRED
+
+
+class SlowToAdmit(Notes):
+    """Who may listen is decided after a while."""
+
+    name = "notes"
+    store = MemoryStore()
+
+    def __init__(self):
+        self.gate, self.asked = asyncio.Event(), asyncio.Event()
+
+    @before("read")
+    async def wait(self, req):
+        if req.channel == "slow":
+            self.asked.set()
+            await self.gate.wait()
+
+
+async def test_a_listen_under_way_at_the_end(serve, dial):
+    """It is refused, and so nothing is told to who was revoked meanwhile."""
+    app = await serve(SlowToAdmit)
+    backend = app.backends["notes"].backend
+    ann, _ = await joined(dial, app, "ann")
+    number = await ann.start("listen", "slow", {"v": 1})
+    await backend.asked.wait()
+    await app.revoke(user="ann")
+    backend.gate.set()
+    assert (await ann.reply(number))[0]["error"] == EXPIRED
+    assert [socket for socket, _ in app.gateway.subscribers["notes"].listeners] == []
+
+
+async def test_revoked_from_another_thread(serve, dial):
+    """The application's event loop does the work."""
+    app = await serve(Notes)
+    await joined(dial, app, "ann")
+    assert await asyncio.to_thread(asyncio.run, app.revoke(user="ann")) == 1

@@ -1,0 +1,384 @@
+"""Token by itself: which tokens are taken, which are refused, and which cannot be checked at the moment."""
+
+import asyncio
+import base64
+import json
+import sys
+import time
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from bbio import Backend, ConfigurationError, Request, Unauthorized, Unavailable
+from bbio.builtin import Token
+from bbio.builtin.tokens import keys as keys_module
+from bbio.builtin.tokens import opaque as opaque_module
+from bbio.server.connection import ClientSocket, Connection
+from bbio.server.limits import Limits
+from tests.support.tokens import SECRET, ec_key, jwk, key_server, rsa_key, signed
+
+HS = {"algorithms": ["HS256"]}
+RS = {"algorithms": ["RS256"]}
+
+
+class Index:
+    """The clock of a socket."""
+
+    def __init__(self):
+        self.at = time.time()
+
+    def clock(self):
+        return self.at
+
+    def change(self, *_):
+        """Nobody asks."""
+
+
+def socket_of(token, header=None):
+    headers = CIMultiDictProxy(CIMultiDict({} if header is None else {"Authorization": header}))
+    connection = Connection(headers, "127.0.0.1", Limits(), lambda: 0.0)
+    auth = None if token is None else json.dumps({"token": token}).encode()
+    socket = object.__new__(ClientSocket)
+    runtime = type("R", (), {"backend": None, "namespace": "/x", "id_attribute": "id", "name": "x"})
+    socket.__init__("s", runtime, connection, None, auth, Index())
+    return socket
+
+
+async def asked(layer, socket):
+    req = Request("read", socket=socket)
+    waiting = layer.identify(req)
+    if waiting is not None:
+        await waiting
+    return req
+
+
+async def user_of(layer, token, **options):
+    return (await asked(layer, socket_of(token, **options))).user
+
+
+def pem(key):
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    ).decode()
+
+
+async def refused(layer, token):
+    with pytest.raises(Unauthorized) as caught:
+        await user_of(layer, token)
+    assert not token or str(token)[:50] not in str(caught.value)
+    return caught.value
+
+
+async def test_a_token_says_who_asks():
+    """That of `auth`, or of the header; the identity ends with it; each request has a user of its own."""
+    layer = Token(SECRET, **HS)
+    assert (await user_of(layer, signed(roles=["a"])))["sub"] == "ann"
+    socket = socket_of(None, f"bEaReR {signed()}")
+    one, two = await asked(layer, socket), await asked(layer, socket)
+    one.user["sub"] = "eve"
+    assert two.user["sub"] == "ann"
+    assert one.identity is two.identity is socket.identity
+    assert socket.identity.subject == "ann"
+    assert socket.identity.expires == pytest.approx(time.time() + 3_600, abs=5)
+    named = Token(SECRET, **HS, user=lambda claims: claims["sub"].upper())
+    assert await user_of(named, signed()) == "ANN"
+    nobody = Token(SECRET, **HS, user=lambda claims: None)
+    await refused(nobody, signed())
+    assert (await asked(layer, None)).user is None
+
+
+async def test_without_a_token():
+    await refused(Token(SECRET, **HS), None)
+    free = Token(SECRET, **HS, required=False)
+    assert await user_of(free, None) is None
+    assert await user_of(free, None, header="Basic YTpi") is None
+    await refused(free, "no token")
+
+
+def unsigned(header):
+    parts = [header, {"sub": "ann", "exp": time.time() + 60}]
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts) + "."
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: unsigned({"alg": "none", "typ": "JWT"}),
+        lambda: unsigned({"alg": "None"}),
+        lambda: unsigned({"alg": ["HS256"]}),
+        lambda: unsigned({"alg": "HS256"}),
+        lambda: signed("another secret that is long enough for it"),
+        lambda: signed(SECRET + SECRET, "HS512"),
+        lambda: signed()[:-2],
+        lambda: signed() + "x",
+        lambda: signed(aud="others"),
+        lambda: signed(aud=None),
+        lambda: signed(iss="others"),
+        lambda: signed(iss=None),
+        lambda: signed(exp=None),
+        lambda: signed(exp=True),
+        lambda: jwt.encode({"sub": "ann", "aud": "us", "iss": "them", "exp": "soon"}, SECRET),
+        lambda: jwt.encode({"sub": "ann", "aud": "us", "iss": "them", "exp": 1e400}, SECRET),
+        lambda: signed(sub=None),
+        lambda: signed(sub=""),
+        lambda: signed(sub=7),
+        lambda: signed(padding="x" * 9_000),
+        lambda: "",
+        lambda: "....",
+        lambda: "ä.ö.ü",
+        lambda: 7,
+        lambda: {"sub": "ann"},
+        lambda: ["x"],
+        lambda: "[" * 8_000,
+    ],
+)
+async def test_bad_tokens(make):
+    """None is let in, and none is repeated in the answer."""
+    layer = Token(SECRET, **HS, audience="us", issuer=["them"])
+    token = make()
+    assert (await refused(layer, token)).expired is None
+    good = signed(aud="us", iss="them")
+    assert (await user_of(layer, good))["sub"] == "ann"
+
+
+async def test_times():
+    """By the clock of the application; the leeway counts in both directions."""
+    now = time.time()
+    layer, lenient = Token(SECRET, **HS), Token(SECRET, **HS, leeway=60)
+    assert (await refused(layer, signed(exp=now - 1))).expired is True
+    assert (await user_of(lenient, signed(exp=now - 1)))["sub"] == "ann"
+    assert (await refused(lenient, signed(exp=now - 61))).expired is True
+    for name in ("nbf", "iat"):
+        assert "not valid yet" in str(await refused(layer, signed(**{name: now + 30})))
+        assert await user_of(lenient, signed(**{name: now + 30}))
+    socket = socket_of(signed(exp=now + 100))
+    await asked(layer, socket)
+    socket.identities.at = now + 101
+    with pytest.raises(Unauthorized) as caught:
+        await asked(layer, socket)
+    assert caught.value.expired is True
+
+
+async def test_several_keys():
+    """By name, or each in turn; a token that names a key is checked with no other."""
+    old, new = SECRET, "the secret that comes after that of before"
+    both = Token([new, old], **HS)
+    assert await user_of(both, signed(old)) and await user_of(both, signed(new))
+    named = Token({"new": new, "old": old}, **HS)
+    assert await user_of(named, signed(old, kid="old"))
+    assert await user_of(named, signed(old))
+    await refused(named, signed(old, kid="new"))
+    await refused(named, signed(old, kid="other"))
+
+
+async def test_public_keys():
+    """Of either kind; a secret made of the public key opens nothing."""
+    one, other = rsa_key("one"), ec_key("other")
+    layer = Token(pem(one), **RS)
+    assert (await user_of(layer, signed(one, "RS256")))["sub"] == "ann"
+    await refused(layer, signed(rsa_key("two"), "RS256"))
+    await refused(layer, signed("x" * 64, "HS256"))
+    assert await user_of(Token(pem(other), algorithms="ES256"), signed(other, "ES256"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, "one of the three"),
+        ({"key": SECRET, "jwks": "https://x"}, "one of the three"),
+        ({"key": SECRET}, "name those"),
+        ({"key": SECRET, "algorithms": ["none"]}, "name those"),
+        ({"key": SECRET, "algorithms": ["RS1"]}, "name those"),
+        ({"key": SECRET, "algorithms": ["HS256", "RS256"]}, "both sides share"),
+        ({"jwks": "https://x", "algorithms": ["HS256"]}, "both sides share"),
+        ({"jwks": "http://example.org/keys", **RS}, "https"),
+        ({"jwks": "file:///keys", **RS}, "https"),
+        ({"key": "short", **HS}, "at least 32 bytes"),
+        ({"key": "", **HS}, "empty"),
+        ({"key": [], **HS}, "empty"),
+        ({"key": "no key", **RS}, "no key for RS256"),
+        ({"key": SECRET, **HS, "leeway": -1}, "seconds"),
+        ({"key": SECRET, **HS, "warn": float("inf")}, "seconds"),
+    ],
+)
+def test_wrong_arguments(arguments, text):
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        Token(**arguments)
+    assert SECRET not in str(caught.value)
+
+
+def test_without_pyjwt(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    with pytest.raises(ConfigurationError, match=r"bbio\[auth\]"):
+        Token(SECRET, **HS)
+    Token(verify=lambda token: None)  # that needs none
+
+
+async def test_keys_of_an_address():
+    """Fetched once for all who ask; a new key is found when a token names it, at most each ten seconds."""
+    async with key_server() as server:
+        layer = Token(jwks=server.url, **RS)
+        now = [100.0]
+        layer._signed.keys._clock = lambda: now[0]
+        token = signed(rsa_key("one"), "RS256", kid="one")
+        users = await asyncio.gather(*(user_of(layer, token) for _ in range(20)))
+        assert {user["sub"] for user in users} == {"ann"}
+        assert server.asked == 1
+        assert await user_of(layer, signed(rsa_key("one"), "RS256"))
+        server.keys = [jwk("one"), jwk("two")]
+        later = signed(rsa_key("two"), "RS256", kid="two")
+        await refused(layer, later)
+        now[0] += 11
+        assert (await user_of(layer, later))["sub"] == "ann"
+        for _ in range(50):
+            await refused(layer, signed(rsa_key("two"), "RS256", kid="three"))
+        assert server.asked == 2
+        await refused(layer, signed(rsa_key("one"), "RS256", kid="two"))
+        # Old keys serve while new ones are fetched, and while none can be had.
+        now[0] += 4_000
+        server.status = 500
+        assert await user_of(layer, token)
+        await layer._signed.keys._fetching
+        assert await user_of(layer, token)
+        with pytest.raises(Unavailable):
+            await user_of(layer, signed(rsa_key("two"), "RS256", kid="three"))
+        await layer.stop()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 302},
+        {"body": b"x" * 300_000},
+        {"body": b"no json"},
+        {"body": b"[]"},
+        {"body": b'{"keys": 7}'},
+        {"keys": [{}] * 200},
+        {"keys": [{"kty": "oct", "k": "AAAA", "kid": "one"}, "odd", {"kty": "RSA"}, jwk("one", use="enc")]},
+        {"keys": [jwk("one", alg="ES256"), jwk("one", kid=7)]},
+        {"delay": 0.6},
+    ],
+)
+async def test_keys_that_cannot_be_had(fault, monkeypatch, caplog):
+    """Nobody is let in, the client is not at fault, and once the server is well again all is."""
+    monkeypatch.setattr(keys_module, "FETCH_SECONDS", 0.3)
+    async with key_server() as server:
+        well = dict(vars(server))
+        vars(server).update(fault)
+        layer = Token(jwks=server.url, **RS)
+        now = [100.0]
+        layer._signed.keys._clock = lambda: now[0]
+        token = signed(rsa_key("one"), "RS256", kid="one")
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await user_of(layer, token)
+        assert server.asked == 1
+        assert token not in caplog.text
+        vars(server).update(well)
+        now[0] += 11
+        assert await user_of(layer, token)
+
+
+async def test_a_fetch_ends_with_the_application():
+    async with key_server() as server:
+        server.delay = 0.3
+        layer = Token(jwks=server.url, **RS)
+        waiting = asyncio.create_task(user_of(layer, signed(rsa_key("one"), "RS256", kid="one")))
+        while layer._signed.keys._fetching is None:
+            await asyncio.sleep(0)
+        await layer.stop()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await asyncio.sleep(0.3)
+        assert layer._signed.keys._fetching is None
+    await Token(SECRET, **HS).stop()
+
+
+async def test_opaque_tokens(monkeypatch):
+    """A function is asked once, and again after a while; it may be async."""
+    calls = []
+
+    async def verify(token):
+        calls.append(token)
+        await asyncio.sleep(0)
+        return {"good": ({"id": "ann"}, None), "old": ({"id": "ann"}, 5.0)}.get(token)
+
+    layer = Token(verify=verify)
+    socket = socket_of("good")
+    assert [each.user["id"] for each in await asyncio.gather(*(asked(layer, socket) for _ in range(5)))] == ["ann"] * 5
+    assert await user_of(layer, "good") == {"id": "ann"}
+    assert calls == ["good"]
+    socket.identities.at += 61
+    assert (await asked(layer, socket)).user["id"] == "ann"
+    assert calls == ["good", "good"]
+    assert (await refused(layer, "old")).expired is True
+    await refused(layer, "bad")
+    monkeypatch.setattr(opaque_module, "MAX_ANSWERS", 3)
+    for number in range(10):
+        await refused(layer, f"bad{number}")
+    assert len(layer._opaque._answers) <= 4
+    now = time.time()
+    plain = Token(verify=lambda token: ("ann", now + 10))
+    socket = socket_of("x")
+    assert (await asked(plain, socket)).identity.expires == now + 10
+    await plain.stop()
+
+
+async def test_a_function_that_fails(monkeypatch, caplog):
+    """Nobody is let in, and no token is logged."""
+    monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", 0.05)
+
+    def broken(token):
+        raise OSError("the issuer is down")
+
+    async def slow(token):
+        await asyncio.sleep(30)
+
+    for verify in (broken, slow):
+        with pytest.raises(Unavailable):
+            await user_of(Token(verify=verify), "a-secret-token")
+    assert "a-secret-token" not in caplog.text
+
+    def forbids(token):
+        raise Unauthorized("locked")
+
+    with pytest.raises(Unauthorized, match="locked"):
+        await user_of(Token(verify=forbids), "x")
+    for odd in (("ann",), "ann", (None, None)):
+        with pytest.raises(ConfigurationError, match="returns"):
+            await user_of(Token(verify=lambda token, odd=odd: odd), "x")
+    monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", 30.0)
+    waiting = Token(verify=slow)
+    task = asyncio.create_task(user_of(waiting, "x"))
+    while not waiting._opaque._asking:
+        await asyncio.sleep(0)
+    await waiting.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_new_token_meanwhile():
+    """A request that was checking the old one is of the new one."""
+    gate = asyncio.Event()
+
+    async def verify(token):
+        await gate.wait()
+        return (token, None)
+
+    layer = Token(verify=verify)
+    socket = socket_of("ann")
+    task = asyncio.create_task(asked(layer, socket))
+    await asyncio.sleep(0)
+    socket.take_auth(socket.try_auth(b'{"token":"ann2"}'))
+    gate.set()
+    assert (await task).user == "ann2"
+
+
+def test_it_is_middleware():
+    class Todos(Backend):
+        middleware = [Token(SECRET, **HS)]
+
+    assert Todos.middleware
