@@ -382,7 +382,7 @@ class ClientSocket:
 
     @property
     def identity(self) -> Identity | None:
-        """Who the client is, as a layer has said when it was last asked."""
+        """The identity of the client, as a layer has said when it was last asked."""
         return self._identity
 
     @identity.setter

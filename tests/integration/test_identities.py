@@ -54,7 +54,7 @@ def create(title):
 
 
 async def test_an_identity_ends_and_is_renewed_without_loss(serve, dial):
-    """The client is warned, then told; nothing reaches it until it says again who it is, and then nothing is missing."""
+    """The client is warned, then told; nothing reaches it until it says again who it is; then nothing is missing."""
     app = await serve(Notes)
     ann, reply = await joined(dial, app, "ann/0.5/0.4")
     epoch, offset = (reply["streams"]["c:home"][key] for key in ("epoch", "offset"))
@@ -124,7 +124,7 @@ async def test_a_client_that_does_not_come_back_in_time(serve, dial, monkeypatch
     """Its connection is closed."""
     monkeypatch.setattr(module, "RENEWAL_SECONDS", 0.2)
     app = await serve(Notes)
-    _ann, _ = await joined(dial, app, "ann/0.1/0")
+    await joined(dial, app, "ann/0.1/0")
     await until(lambda: not app.gateway.identities.of_user("ann"))
     assert not app.gateway.identities._due
 

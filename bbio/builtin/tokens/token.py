@@ -119,7 +119,8 @@ class Token(Middleware):
         memo[self] = verified
         if memo is not socket.memo:
             # Its client has shown another token meanwhile, which has been looked at.
-            return await self._identify(req, socket)
+            await self._identify(req, socket)
+            return
         req.take(verified.identity, own_copy(verified.identity.user))
 
     async def _check(self, token: str, now: float) -> Verified:

@@ -59,9 +59,11 @@ async def user_of(layer, token, **options):
 
 
 def pem(key):
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    ).decode()
+    return (
+        key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
 
 
 async def refused(layer, token):
@@ -165,7 +167,8 @@ async def test_several_keys():
     """By name, or each in turn; a token that names a key is checked with no other."""
     old, new = SECRET, "the secret that comes after that of before"
     both = Token([new, old], **HS)
-    assert await user_of(both, signed(old)) and await user_of(both, signed(new))
+    assert await user_of(both, signed(old))
+    assert await user_of(both, signed(new))
     named = Token({"new": new, "old": old}, **HS)
     assert await user_of(named, signed(old, kid="old"))
     assert await user_of(named, signed(old))
@@ -287,8 +290,8 @@ async def test_a_fetch_ends_with_the_application():
         server.delay = 0.3
         layer = Token(jwks=server.url, **RS)
         waiting = asyncio.create_task(user_of(layer, signed(rsa_key("one"), "RS256", kid="one")))
-        while layer._signed.keys._fetching is None:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert layer._signed.keys._fetching is not None
         await layer.stop()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -353,8 +356,9 @@ async def test_a_function_that_fails(monkeypatch, caplog):
     monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", 30.0)
     waiting = Token(verify=slow)
     task = asyncio.create_task(user_of(waiting, "x"))
-    while not waiting._opaque._asking:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert waiting._opaque._asking
     await waiting.stop()
     with pytest.raises(asyncio.CancelledError):
         await task

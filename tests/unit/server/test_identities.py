@@ -13,7 +13,7 @@ class Peer:
     left = is_suspended = False
     identity = None
 
-    class runtime:  # noqa: N801 - as of a socket
+    class runtime:
         name = "notes"
 
 
