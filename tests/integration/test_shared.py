@@ -278,7 +278,7 @@ def test_what_a_backend_answers_is_refused(engine, event):
         pass
 
     setattr(Answering, f"on_{event}", print)
-    text = "sync, listen, unlisten of the namespace '/todos' are answered by the backend 'todos'"
+    text = "sync, listen, unlisten, auth of the namespace '/todos' are answered by the backend 'todos'"
     app = App(engine=engine).serve(Todos)
     with pytest.raises(ConfigurationError, match=text):
         app.sio.on(event, print, namespace="/todos")

@@ -40,8 +40,8 @@ class Other:
     def join(self, runtime: Runtime, connection: Connection, peer: FakeConnection) -> ClientSocket:
         return self.gateway.joined(f"other-{next(self._harness._sids)}", runtime, connection, peer, peer.auth)
 
-    def leave(self, socket: ClientSocket) -> None:
-        self.gateway.left(socket)
+    def leave(self, socket: ClientSocket, reason: str) -> None:
+        self.gateway.left(socket, reason)
 
 
 class TwoServers(Harness):

@@ -59,6 +59,9 @@ class Keys(Protocol):
             Unavailable: that is not known at the moment.
         """
 
+    async def find_new(self, kid: str | None, algorithm: str) -> list[Key]:
+        """Return the same once more, where those keys may be others by now; nothing where they are not."""
+
 
 def fitting(keys: Iterable[Key], kid: str | None, algorithm: str) -> list[Key]:
     """Return the keys that a token may be signed with; a token that names one is checked with no other."""
@@ -81,6 +84,10 @@ class NamedKeys:
     async def find(self, kid: str | None, algorithm: str) -> list[Key]:
         """Return the keys that a token may be signed with."""
         return fitting(self._keys, kid, algorithm)
+
+    async def find_new(self, kid: str | None, algorithm: str) -> list[Key]:
+        """Return nothing: they stay the same."""
+        return []
 
 
 class FetchedKeys:
@@ -132,6 +139,16 @@ class FetchedKeys:
         if not found and (self._has_failed or self._fetched_at is None):
             raise Unavailable("tokens cannot be checked at the moment", retry_after=LEAST_SECONDS)
         return found
+
+    async def find_new(self, kid: str | None, algorithm: str) -> list[Key]:
+        """Return the keys without a name, after another look at the address if there was none just before."""
+        found = fitting(self._keys, kid, algorithm)
+        if not any(key.kid is None for key in found):
+            return []
+        fetching = self._fetch()
+        if fetching is not None:
+            await asyncio.shield(fetching)
+        return fitting(self._keys, kid, algorithm)
 
     def _fetch(self) -> asyncio.Task[None] | None:
         """Return the fetch that is under way, or begin one; None when the last was just before."""

@@ -11,16 +11,22 @@ from typing import Any
 
 from bbio import ConfigurationError, SyncError, Unauthorized, Unavailable
 from bbio.builtin.tokens.signed import BAD_TOKEN
+from bbio.identity import is_time
 from bbio.ratelimit import RateLimitedLog
+from bbio.requests import Socket
 
 logger = logging.getLogger("bbio")
 
 # Answers that are remembered.
 MAX_ANSWERS = 10_000
+# How often it is asked for one request, where users are revoked meanwhile.
+MOST_ATTEMPTS = 3
 # Seconds that the function may take.
 VERIFY_SECONDS = 10.0
 
 Answer = tuple[Any, float | None] | None
+# An answer, until when it is believed, and when it was asked for.
+Remembered = tuple[Answer, float, float]
 Verify = Callable[[str], Answer | Awaitable[Answer]]
 
 
@@ -37,12 +43,16 @@ class OpaqueTokens:
         self._verify = verify
         self._cache_seconds = cache_seconds
         # By the hash of the token: what is no more needed is no token that somebody could find in memory.
-        self._answers: dict[bytes, tuple[Answer, float]] = {}
+        self._answers: dict[bytes, Remembered] = {}
         self._asking: dict[bytes, asyncio.Task[Answer]] = {}
         self._log = RateLimitedLog(logger)
 
-    async def check(self, token: str, now: float) -> tuple[Any, float | None, float]:
+    async def check(self, token: str, socket: Socket) -> tuple[Any, float | None, float]:
         """Return the user of a token, when it ends, and until when that is to be believed.
+
+        Parameters:
+            token: the token.
+            socket: who shows it. An answer that was asked for before a revocation is asked for again.
 
         Raises:
             Unauthorized: it is not valid.
@@ -50,10 +60,17 @@ class OpaqueTokens:
         """
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._answers.get(key)
-        if known is None or known[1] <= now:
+        for _ in range(MOST_ATTEMPTS):
+            now = socket.now()
+            if known is not None and known[1] > now and known[2] > socket.revoked_at:
+                break
             answer = await self._ask(key, token)
-            known = self._remember(key, answer, now + self._cache_seconds)
-        answer, fresh_until = known
+            known = self._remember(key, answer, now)
+            if now > socket.revoked_at:
+                break
+        else:
+            raise Unavailable("tokens cannot be checked at the moment", retry_after=1.0)
+        answer, fresh_until, _ = known
         if answer is None:
             raise Unauthorized(BAD_TOKEN)
         user, end = answer
@@ -61,9 +78,9 @@ class OpaqueTokens:
             raise Unauthorized("the token has expired", expired=True)
         return user, end, fresh_until
 
-    def _remember(self, key: bytes, answer: Answer, until: float) -> tuple[Answer, float]:
+    def _remember(self, key: bytes, answer: Answer, now: float) -> Remembered:
         self._answers.pop(key, None)
-        known = self._answers[key] = (answer, until)
+        known = self._answers[key] = (answer, now + self._cache_seconds, now)
         if len(self._answers) > MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]
         return known
@@ -79,14 +96,17 @@ class OpaqueTokens:
     async def _ask_now(self, token: str) -> Answer:
         try:
             async with asyncio.timeout(VERIFY_SECONDS):
-                answer = self._verify(token)
-                answer = await answer if inspect.isawaitable(answer) else answer
+                if inspect.iscoroutinefunction(self._verify):
+                    answer = await self._verify(token)
+                else:  # it may block, and it may be an object that returns a coroutine
+                    answer = await asyncio.to_thread(self._verify, token)
+                    answer = await answer if inspect.isawaitable(answer) else answer
         except (SyncError, ConfigurationError):
             raise
         except Exception as err:
             self._log.error(err, "the function that checks tokens failed")
             raise Unavailable("tokens cannot be checked at the moment", retry_after=1.0) from None
-        if answer is not None and not (isinstance(answer, tuple) and len(answer) == 2 and answer[0] is not None):
+        if answer is not None and not _is_answer(answer):
             raise ConfigurationError("the function of Token(verify=...) returns (user, end), or None for a bad token")
         return answer
 
@@ -96,3 +116,10 @@ class OpaqueTokens:
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
         self._answers.clear()
+
+
+def _is_answer(answer: Any) -> bool:
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        return False
+    user, end = answer
+    return user is not None and (end is None or is_time(end))

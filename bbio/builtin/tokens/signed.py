@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bbio import ConfigurationError, Unauthorized
 from bbio.builtin.tokens.keys import FetchedKeys, Key, Keys, NamedKeys
+from bbio.identity import is_time
 
 # The least bytes of a shared secret, by the algorithm (RFC 7518, 3.2).
 SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -86,20 +86,31 @@ class SignedTokens:
             named = [Key(each) for each in key]
         if not named or not all(each.key for each in named):
             raise ConfigurationError("Token(key=...): give the key that tokens are signed with; it is empty")
-        return [Key(self._prepared(each.key), each.kid) for each in named]
+        return [key for each in named for key in self._prepared(each)]
 
-    def _prepared(self, key: Any) -> Any:
-        prepared = key
-        for name in self._algorithms:
-            least = SECRET_BYTES.get(name, 0)
-            size = len(key.encode() if isinstance(key, str) else key) if least else 0
+    def _prepared(self, named: Key) -> list[Key]:
+        """Return a key for each algorithm that it is for."""
+        found = [
+            Key(prepared, named.kid, name)
+            for name in self._algorithms
+            if (prepared := self._prepare(named.key, name)) is not None
+        ]
+        if not found:
+            raise ConfigurationError(f"Token(key=...): it is no key for {' or '.join(self._algorithms)}")
+        return found
+
+    def _prepare(self, key: Any, name: str) -> Any:
+        least = SECRET_BYTES.get(name, 0)
+        if least:
+            size = len(key.encode() if isinstance(key, str) else key) if isinstance(key, (str, bytes)) else 0
             if size < least:
                 raise ConfigurationError(f"Token(key=...): a secret for {name} has at least {least} bytes, not {size}")
-            try:
-                algorithm = self._jwt.algorithms.get_default_algorithms()[name]
-                prepared = algorithm.prepare_key(key)
-            except Exception:  # its text may quote the key
-                raise ConfigurationError(f"Token(key=...): it is no key for {name}") from None
+        try:
+            prepared = self._jwt.algorithms.get_default_algorithms()[name].prepare_key(key)
+        except Exception:  # its text may quote the key
+            return None
+        if hasattr(prepared, "private_bytes"):
+            raise ConfigurationError("Token(key=...): it is a private key; the server needs the public one alone")
         return prepared
 
     def _read(self, entry: Mapping[str, Any]) -> Key | None:
@@ -130,10 +141,14 @@ class SignedTokens:
         kid, algorithm = header.get("kid"), header.get("alg")
         if algorithm not in self._algorithms or not isinstance(kid, str | None):
             raise Unauthorized(BAD_TOKEN)
-        for key in await self.keys.find(kid, algorithm):
-            claims = self._verify(token, key.key, algorithm)
-            if claims is not None:
-                return claims, self._end_of(claims, now)
+        tried: list[Key] = []
+        # Keys without names may have been replaced by others.
+        for find in (self.keys.find, self.keys.find_new):
+            for key in await find(kid, algorithm):
+                claims = None if key in tried else self._verify(token, key.key, algorithm)
+                if claims is not None:
+                    return claims, self._end_of(claims, now)
+                tried.append(key)
         raise Unauthorized(BAD_TOKEN)
 
     def _verify(self, token: str, key: Any, algorithm: str) -> dict[str, Any] | None:
@@ -153,7 +168,7 @@ class SignedTokens:
 
     def _end_of(self, claims: Mapping[str, Any], now: float) -> float:
         times = {name: claims[name] for name in ("exp", "nbf", "iat") if claims.get(name) is not None}
-        if not claims.get("sub") or not all(_is_time(each) for each in times.values()) or "exp" not in times:
+        if not claims.get("sub") or not all(is_time(each) for each in times.values()) or "exp" not in times:
             raise Unauthorized(BAD_TOKEN)
         end = float(times["exp"]) + self._leeway
         if end <= now:
@@ -161,7 +176,3 @@ class SignedTokens:
         if max(times.get("nbf", now), times.get("iat", now)) > now + self._leeway:
             raise Unauthorized("the token is not valid yet")
         return end
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

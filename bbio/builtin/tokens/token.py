@@ -115,7 +115,7 @@ class Token(Middleware):
             return
         if len(token) > MAX_TOKEN:
             raise Unauthorized(BAD_TOKEN)
-        verified = await self._check(token, socket.now())
+        verified = await self._check(token, socket)
         memo[self] = verified
         if memo is not socket.memo:
             # Its client has shown another token meanwhile, which has been looked at.
@@ -123,12 +123,12 @@ class Token(Middleware):
             return
         req.take(verified.identity, own_copy(verified.identity.user))
 
-    async def _check(self, token: str, now: float) -> Verified:
+    async def _check(self, token: str, socket: Socket) -> Verified:
         if self._opaque is not None:
-            user, end, fresh_until = await self._opaque.check(token, now)
+            user, end, fresh_until = await self._opaque.check(token, socket)
         else:
             assert self._signed is not None, "it is one of the two"
-            claims, end = await self._signed.check(token, now)
+            claims, end = await self._signed.check(token, socket.now())
             user, fresh_until = claims if self._user is None else self._user(claims), end
         if user is None:
             raise Unauthorized(BAD_TOKEN)

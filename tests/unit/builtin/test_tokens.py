@@ -1,6 +1,7 @@
 """Token by itself: which tokens are taken, which are refused, and which cannot be checked at the moment."""
 
 import asyncio
+import math
 import base64
 import json
 import sys
@@ -28,6 +29,7 @@ class Index:
 
     def __init__(self):
         self.at = time.time()
+        self.revoked_at = -math.inf
 
     def clock(self):
         return self.at

@@ -34,7 +34,14 @@ async def admitted(served, req):
 
 @pytest.mark.parametrize(
     ("answer", "name"),
-    [(None, None), (True, None), (False, "Forbidden"), (1, "InternalError"), ("yes", "InternalError"), ([], "InternalError")],
+    [
+        (None, None),
+        (True, None),
+        (False, "Forbidden"),
+        (1, "InternalError"),
+        ("yes", "InternalError"),
+        ([], "InternalError"),
+    ],
 )
 async def test_only_nothing_and_true_let_in(answer, name):
     """What looks like an answer and is none lets nobody in: nothing depends on what Python takes for true."""
