@@ -147,7 +147,8 @@ class Renewal:
         return is_end(error) and (token != self.token or self._end())
 
     def _end(self) -> bool:
-        if not self.is_held:
+        was_held, self.is_held = self.is_held, True
+        if not was_held:
             self._identity.ended(self)
         self.is_held = self._identity.is_renewable
         return self.is_held

@@ -225,6 +225,7 @@ test('a getToken that begins to give the tokens of another user writes nothing a
   const handle = connection.backend('signed', spec);
   const write = outcome(handle.sync('create', { text: 'private' }));
   assert.equal((await refused).name, 'Forbidden');
-  assert.equal(await write, 'Unauthorized');
+  // With the reason if the listen had been refused before, else with what the server says.
+  assert.ok(['Forbidden', 'Unauthorized'].includes(await write));
   assert.deepEqual(await witnessOf(spec).held(), []);
 });

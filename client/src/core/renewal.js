@@ -79,7 +79,9 @@ export class Renewal {
 
   /** @returns {boolean} whether a new token will come */
   #end() {
-    if (!this.isHeld) this.#identity.ended(this);
+    const wasHeld = this.isHeld;
+    this.isHeld = true;
+    if (!wasHeld) this.#identity.ended(this);
     this.isHeld = this.#identity.isRenewable;
     return this.isHeld;
   }

@@ -1,9 +1,9 @@
 """Token by itself: which tokens are taken, which are refused, and which cannot be checked at the moment."""
 
 import asyncio
-import math
 import base64
 import json
+import math
 import sys
 import time
 
