@@ -73,7 +73,7 @@ class NeverRenewed:
 
 
 class Errands(Protocol):
-    """What a session does for the renewal."""
+    """The part of a session that the renewal calls."""
 
     clock: Clock
 
@@ -91,7 +91,7 @@ class Errands(Protocol):
 
 
 class Renewal:
-    """What waits in one backend for a new token.
+    """The requests and subscriptions of one backend that wait for a new token.
 
     Parameters:
         identity: of the connection.

@@ -169,7 +169,7 @@ class SessionStoreConformance:
     async def test_other_processes_are_told_what_has_ended(self) -> None:
         """Within a second, whichever way it has ended; and of what begins they know at once."""
         if not self.is_shared:
-            pytest.skip("it is not shared")
+            return
         async with self._started() as (store, _), self._started() as (_, ended):
             for number in (1, 2, 3, 4):
                 await store.add(session(number, "bob" if number == 4 else "ann"))

@@ -73,7 +73,7 @@ class IdentityIndex(Protocol):
 
 
 class Membership(Protocol):
-    """What lets the sockets of a backend into its channels, and out."""
+    """The part of the server that lets sockets of a backend into its channels, and out."""
 
     async def let_in(self, socket: ClientSocket, channel: str | None) -> None:
         """Let a client into a channel, see `Socket.join`."""

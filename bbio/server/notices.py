@@ -19,7 +19,7 @@ MAX_KNOWN = 1_000
 
 
 class Notices:
-    """What the processes of an application tell each other beside events.
+    """Notices: the processes of an application tell each other of revocations and rechecks.
 
     Parameters:
         gateway: what is to be done is done there.

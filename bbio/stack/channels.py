@@ -38,8 +38,8 @@ class ChannelRules:
         """
         socket = req.socket
         if socket is None:
-            # What the server does by itself, for no user.
-            return None if getattr(req, "is_trusted", True) else self.ask(req)
+            # What the server does by itself, for no user, is not asked about.
+            return None if req.is_trusted else self.ask(req)
         if req.channel in getattr(socket, "granted", ()):
             return None
         listens = req.channel in getattr(socket, "channels", ()) and req.channel not in getattr(socket, "to_listen", ())

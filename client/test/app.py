@@ -278,7 +278,7 @@ class Letters(Backend):
 
 
 class Signed(Backend):
-    """Knows users by tokens `user/number`, or `user/number/warn`, which ends in 100 seconds; every channel has models of its own."""
+    """Knows users by tokens `user/number`, or `user/number/warn`, which ends in 100 s; models are per channel."""
 
     store = MemoryStore(per_channel=True)
     ended: ClassVar[set[str]] = set()

@@ -1,4 +1,4 @@
-"""Tokens of a Python client: renewed before they end and after; nothing is lost, sent twice, or sent as somebody else."""
+"""Tokens of a Python client: renewed before they end and after; nothing is lost, or sent twice or as another user."""
 
 import asyncio
 import itertools

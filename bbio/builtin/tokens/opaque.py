@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from bbio import ConfigurationError, SyncError, Unauthorized, Unavailable
 from bbio.builtin.tokens.signed import BAD_TOKEN
@@ -94,12 +94,13 @@ class OpaqueTokens:
         return await asyncio.shield(task)
 
     async def _ask_now(self, token: str) -> Answer:
+        verify: Callable[[str], Any] = self._verify
         try:
             async with asyncio.timeout(VERIFY_SECONDS):
-                if inspect.iscoroutinefunction(self._verify):
-                    answer = await self._verify(token)
+                if inspect.iscoroutinefunction(verify):
+                    answer = await verify(token)
                 else:  # it may block, and it may be an object that returns a coroutine
-                    answer = await asyncio.to_thread(self._verify, token)
+                    answer = await asyncio.to_thread(verify, token)
                     answer = await answer if inspect.isawaitable(answer) else answer
         except (SyncError, ConfigurationError):
             raise
@@ -108,7 +109,7 @@ class OpaqueTokens:
             raise Unavailable("tokens cannot be checked at the moment", retry_after=1.0) from None
         if answer is not None and not _is_answer(answer):
             raise ConfigurationError("the function of Token(verify=...) returns (user, end), or None for a bad token")
-        return answer
+        return cast("Answer", answer)
 
     async def close(self) -> None:
         """Ask no more, and forget all answers."""

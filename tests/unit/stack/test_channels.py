@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from bbio import Backend, Forbidden, channel
-from bbio.requests import Request
+from bbio.requests import Request, ServerRequest
 from tests.support.stacks import Served
 
 
@@ -76,11 +76,6 @@ async def test_who_is_asked_about():
 async def test_what_the_server_does_for_nobody_is_not_asked_about():
     """What it does for a user is."""
     served = rules(False)
-    assert await admitted(served, Request("read", None, {}, served.backend, "room-a")) is None
-
-    class ForUser(Request):
-        @property
-        def is_trusted(self):
-            return False
-
-    assert isinstance(await admitted(served, ForUser("read", None, {}, served.backend, "room-a")), Forbidden)
+    place = {"backend": served.backend, "channel": "room-a"}
+    assert await admitted(served, ServerRequest("read", None, **place)) is None
+    assert isinstance(await admitted(served, ServerRequest.of_user("ann", "read", None, **place)), Forbidden)
