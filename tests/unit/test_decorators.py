@@ -4,7 +4,23 @@ import functools
 
 import pytest
 
-from bbio import Backend, DefinitionError, Middleware, after, before, create, delete, on_error, patch, read, update, use
+from bbio import (
+    App,
+    Backend,
+    DefinitionError,
+    Middleware,
+    after,
+    before,
+    channel,
+    create,
+    delete,
+    on_connect,
+    on_error,
+    patch,
+    read,
+    update,
+    use,
+)
 from bbio.decorators import MARKS, WRITE_METHODS, Mark, collect
 from bbio.requests import METHODS
 
@@ -578,3 +594,98 @@ def test_an_override_keeps_the_thread():
 
     with pytest.raises(DefinitionError, match="is async and says thread=True"):
         type("Notes", (Base,), {"late": late})
+
+
+# Rules of channels, and what runs once for each connection
+
+
+def test_a_rule_of_channels_leaves_its_pattern():
+    """A method may be the rule for several; the names of their parts are its parameters."""
+
+    class Tasks(Backend):
+        @channel("project-{project}")
+        @channel("old-{project}", thread=True)
+        def members(self, project, req, extra=None): ...
+
+        @channel("")
+        async def default(self): ...
+
+        @on_connect
+        def greet(self, req): ...
+
+        @on_connect(thread=True)
+        def load(self): ...
+
+    assert names_of(Tasks) == [
+        ("members", ["channel", "channel"]),
+        ("default", ["channel"]),
+        ("greet", ["on_connect"]),
+        ("load", ["on_connect"]),
+    ]
+    marks = collect(Tasks)[0].marks
+    assert [(mark.pattern.text, mark.parts, mark.thread) for mark in marks] == [
+        ("old-{project}", ("project",), True),
+        ("project-{project}", ("project",), False),
+    ]
+    assert (repr(channel), repr(on_connect)) == ("<decorator @channel>", "<decorator @on_connect>")
+
+
+def test_what_is_no_rule_is_refused():
+    """The text shows the fix."""
+    with refused("@channel names the channels ... @channel('project-{project}')"):
+        channel(lambda self: None)
+    with refused("@channel('a'): 'a' is already marked so on this method"):
+        channel("a")(channel("a")(lambda self: None))
+    with refused("@on_connect names nothing"):
+        on_connect("create")
+    with refused("unknown parameter `room` ... channel layers may take req, project"):
+
+        class Tasks(Backend):
+            @channel("project-{project}")
+            def members(self, room): ...
+
+    with refused("`res`"):
+
+        class Posts(Backend):
+            @on_connect
+            def greet(self, res): ...
+
+    with refused("has no decorator, so nothing calls it; write @on_connect above it"):
+
+        class Notes(Backend):
+            def on_connect(self, req): ...
+
+
+def test_two_rules_that_could_be_asked_about_one_channel_are_refused():
+    """In one class, or where one comes from a base; an override takes the place of what it overrides."""
+
+    class Base(Backend):
+        @channel("room-{room}")
+        def rooms(self, room): ...
+
+    with refused("Derived.lobby: @channel('room-lobby') could be asked ... of @channel('room-{room}'), ... Base.rooms; begin"):
+
+        class Derived(Base):
+            @channel("room-lobby")
+            def lobby(self): ...
+
+    class Overriding(Base):
+        def rooms(self, req, room): ...
+
+    assert collect(Overriding)[0].marks[0].pattern.text == "room-{room}"
+
+    class Anew(Base):
+        @channel("room-lobby")
+        def rooms(self): ...
+
+    assert [mark.pattern.text for mark in collect(Anew)[0].marks] == ["room-lobby"]
+
+    class Rooms(Middleware):
+        @channel("{room}")
+        def any(self): ...
+
+    class Both(Base):
+        middleware = [Rooms()]
+
+    with refused("could be asked about a channel of"):
+        App().serve(Both)

@@ -139,10 +139,11 @@ async def test_what_one_tells_the_other_hears(caplog):
 async def test_what_is_missing_is_told_before_what_follows():
     """None stands for it."""
     control = InMemory([row(n) for n in range(1, 4)])
-    heard = asyncio.Queue()
+    heard, also = asyncio.Queue(), asyncio.Queue()
     control._inbox.position = 7
     control.add(heard.put_nowait)
+    control.add(also.put_nowait)
     control.look()
     async with asyncio.timeout(5):
-        assert await heard.get() is None
+        assert await heard.get() is await also.get() is None
     await control.stop()
