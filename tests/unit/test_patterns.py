@@ -47,7 +47,7 @@ def parse(text):
         ("n{n:int}", "n01", None),
         ("n{n:int}", "n-1", None),
         ("n{n:int}", "n1\n", None),
-        ("n{n:int}", "n١", None),
+        ("n{n:int}", "n\u0661", None),
         ("{id:uuid}", ID, (UUID(ID),)),
         ("{id:uuid}", ID.upper(), None),
         ("{id:uuid}", ID.replace("-", ""), None),

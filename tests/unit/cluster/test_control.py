@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bbio.cluster.control import MAX_NOTICE_BYTES, Control, Inbox, Notice, check_notice
 from bbio.errors import Unavailable
+from tests.support.listeners import until
 
 
 def row(number, process="other", **fields):
@@ -122,18 +123,26 @@ async def test_what_one_tells_the_other_hears(caplog):
     for n in range(5):
         await here.tell(Notice(f"n{n}", "revoke", user="ann"))
     async with asyncio.timeout(5):
-        while there.reads < 4:
-            await asyncio.sleep(0.01)
+        await until(lambda: there.reads >= 4)
         there.error = None
         assert [(await heard.get()).id for _ in range(5)] == [f"n{n}" for n in range(5)]
         there.remove(heard.put_nowait)
         await here.tell(Notice("after", "revoke"))
-        while there._inbox.position < 7:
-            await asyncio.sleep(0.01)
+        await until(lambda: there._inbox.position == 7)
     assert heard.empty()
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     await there.stop()
     await here.stop()
+
+
+async def test_others_of_the_same_process_hear_it_too():
+    """Whoever tells it need not."""
+    control, heard, own = InMemory([]), [], []
+    control.add(heard.append)
+    control.add(own.append)
+    await control.tell(Notice("a", "revoke"), own.append)
+    assert (heard, own) == ([Notice("a", "revoke")], [])
+    await control.stop()
 
 
 async def test_what_is_missing_is_told_before_what_follows():
