@@ -178,14 +178,21 @@ class Control(ABC):
         """Have a callback hear nothing more."""
         self._listeners.remove(listener)
 
-    async def tell(self, notice: Notice) -> None:
+    async def tell(self, notice: Notice, teller: OnNotice | None = None) -> None:
         """Have the other processes hear of a notice: those that reach the database within a second, others later.
+
+        Parameters:
+            notice: the notice.
+            teller: the callback of who tells it: another one of this process hears it too.
 
         Raises:
             SyncError: the database cannot be reached.
             ValueError: it is too long.
         """
         await self.write(check_notice(notice).decode())
+        for listener in list(self._listeners):
+            if listener != teller:
+                listener(notice)
 
     def look(self) -> None:
         """Look soon: there may be something."""

@@ -58,7 +58,7 @@ class Memberships:
             # Before anything waits: a layer that is asked may let it in once more.
             self._grant(socket, channel)
             failure = await (self._follow(socket, channel) if socket.version == 0 else self._ask(socket, channel))
-            if failure is not None:
+            if failure is not None and not socket.left:
                 self._take_back(socket, channel)
                 raise failure
         if channel not in socket.channels and channel in socket.granted:

@@ -61,7 +61,7 @@ class Notices:
         check_notice(notice)
         self._known.append(notice.id)
         doing = asyncio.ensure_future(self._do(notice))
-        telling = (each.tell(notice) for each in self._controls)
+        telling = (each.tell(notice, self.hear) for each in self._controls)
         outcomes = await asyncio.gather(doing, *telling, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):

@@ -38,8 +38,7 @@ class ChannelRules:
         """
         socket = req.socket
         if socket is None:
-            # What the server does by itself, for no user, is not asked about.
-            return None if req.is_trusted else self.ask(req)
+            return self.ask(req) if req.is_for_client else None
         if req.channel in getattr(socket, "granted", ()):
             return None
         listens = req.channel in getattr(socket, "channels", ()) and req.channel not in getattr(socket, "to_listen", ())

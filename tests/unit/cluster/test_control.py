@@ -128,11 +128,21 @@ async def test_what_one_tells_the_other_hears(caplog):
         assert [(await heard.get()).id for _ in range(5)] == [f"n{n}" for n in range(5)]
         there.remove(heard.put_nowait)
         await here.tell(Notice("after", "revoke"))
-        await until(lambda: there._inbox.position >= 7)
+        await until(lambda: there._inbox.position == 7)
     assert heard.empty()
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     await there.stop()
     await here.stop()
+
+
+async def test_others_of_the_same_process_hear_it_too():
+    """Whoever tells it need not."""
+    control, heard, own = InMemory([]), [], []
+    control.add(heard.append)
+    control.add(own.append)
+    await control.tell(Notice("a", "revoke"), own.append)
+    assert (heard, own) == ([Notice("a", "revoke")], [])
+    await control.stop()
 
 
 async def test_what_is_missing_is_told_before_what_follows():

@@ -34,20 +34,28 @@ async def admitted(served, req):
 
 @pytest.mark.parametrize(
     ("answer", "name"),
-    [
-        (None, None),
-        (True, None),
-        (False, "Forbidden"),
-        (1, "InternalError"),
-        ("yes", "InternalError"),
-        ([], "InternalError"),
-    ],
+    [(None, None), (True, None), (False, "Forbidden"), *((odd, "InternalError") for odd in (1, 0, "yes", []))],
 )
 async def test_only_nothing_and_true_let_in(answer, name):
     """What looks like an answer and is none lets nobody in: nothing depends on what Python takes for true."""
     served = rules(answer)
     failure = await admitted(served, request(served, "room-a"))
     assert (type(failure).__name__ if failure else None) == name
+
+
+async def test_there_are_no_other_channels():
+    """Whatever rule comes first."""
+
+    class Rooms(Backend):
+        @channel("a")
+        def first(self): ...
+
+        @channel("b")
+        def second(self): ...
+
+    served = Served(Rooms)
+    failures = [await admitted(served, request(served, name)) for name in ("a", "b", "c", None)]
+    assert [failure and failure.message for failure in failures] == [None, None, *["there is no such channel"] * 2]
 
 
 async def test_an_async_answer_is_awaited():
@@ -77,5 +85,5 @@ async def test_what_the_server_does_for_nobody_is_not_asked_about():
     """What it does for a user is."""
     served = rules(False)
     place = {"backend": served.backend, "channel": "room-a"}
-    assert await admitted(served, ServerRequest("read", None, **place)) is None
+    assert await admitted(served, ServerRequest("read", **place)) is None
     assert isinstance(await admitted(served, ServerRequest.of_user("ann", "read", None, **place)), Forbidden)
