@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 from uuid import UUID
 
@@ -42,25 +41,6 @@ def principal(user: Any) -> str:
     )
 
 
-def is_time(value: object) -> bool:
-    """Return whether a value is a time or a length of it in seconds: a finite number.
-
-    Example:
-        >>> is_time(0.5), is_time(float("nan")), is_time(10**400), is_time(True)
-        (True, False, False, False)
-    """
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _check_time(identity: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and not is_time(value):
-        # One that no number is less than would keep all others from their end.
-        raise ValueError(f"{attribute.name}={value!r}: give seconds, a finite number")
-
-
 @attrs.frozen(slots=True, eq=False)
 class Identity:
     """A client's identity, made by `Request.identify`.
@@ -70,9 +50,6 @@ class Identity:
         session: the id of a session on the server, by which it can be ended; None without one. Clients never see it.
         expires: when it ends, in seconds since 1970; None for never.
         warn: seconds before the end at which the client is told.
-
-    Raises:
-        ValueError: `expires` or `warn` is no finite number.
 
     Attributes:
         subject: the text by which the user is known again; None for a user without an id, or for no user.
@@ -84,8 +61,8 @@ class Identity:
 
     user: Any
     session: str | None = attrs.field(default=None, repr=False)
-    expires: float | None = attrs.field(default=None, validator=_check_time)
-    warn: float = attrs.field(default=WARN_SECONDS, validator=_check_time)
+    expires: float | None = None
+    warn: float = WARN_SECONDS
     subject: str | None = attrs.field(init=False)
 
     @subject.default

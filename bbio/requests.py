@@ -89,10 +89,6 @@ class Socket(Protocol):
         """Return the time, in seconds since 1970, by which identities end: that of a test is its own."""
 
     @property
-    def revoked_at(self) -> float:
-        """The time of the last revocation of any user or session, by `now`; minus infinity if there was none."""
-
-    @property
     def sid(self) -> str:
         """The id of this connection within the backend."""
 

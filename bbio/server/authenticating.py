@@ -52,8 +52,7 @@ class AuthExchange(Exchange, kw_only=True):
         if isinstance(failure, Unauthorized) or (failure is not None and failure.code >= 500):
             return failure
         identity, before = tried.identity, socket.identity
-        if identity is None or not tried.is_auth_read:
-            # Who is known by a cookie alone has shown nothing new.
+        if identity is None:
             return failure or Unauthorized("this token is nobody's: no layer of the backend knows it")
         if before is not None and not before.is_of_same_user(identity):
             return Forbidden("this token is another user's: connect again")

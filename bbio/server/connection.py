@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -66,7 +65,6 @@ class IdentityIndex(Protocol):
     """The identities of all sockets, as one socket sees them."""
 
     clock: Callable[[], float]
-    revoked_at: float
 
     def change(self, socket: ClientSocket, before: Identity | None, identity: Identity | None) -> None:
         """Note that a socket has another identity, or none any more."""
@@ -297,7 +295,6 @@ class ClientSocket:
         "granted",
         "id_attribute",
         "identities",
-        "is_auth_read",
         "is_revoked",
         "is_suspended",
         "is_tried",
@@ -364,8 +361,6 @@ class ClientSocket:
         self.memo: dict[Any, Any] = {}
         self.is_suspended = False
         self.is_revoked = False
-        # Whether a layer has looked at its `auth`.
-        self.is_auth_read = False
         # Whether it is there only to find out who a client would be.
         self.is_tried = False
         self._identity: Identity | None = None
@@ -402,10 +397,6 @@ class ClientSocket:
         return time.time() if self.identities is None else self.identities.clock()
 
     @property
-    def revoked_at(self) -> float:
-        return -math.inf if self.identities is None else self.identities.revoked_at
-
-    @property
     def is_told_of_end(self) -> bool:
         """Return whether its client knows the event that tells of the end of an identity: older ones do not."""
         return self._auth is not None or any(self.channels.values())
@@ -421,10 +412,7 @@ class ClientSocket:
         """Take the `auth` and the identity of a socket of `try_auth`."""
         self._auth, self.memo = tried._auth, tried.memo
         self.is_suspended = self.is_revoked = False
-        before, self._identity = self._identity, tried._identity
-        if self.identities is not None:
-            # Also where it is the same one: what was to happen at its end is not.
-            self.identities.change(self, before, self._identity)
+        self.identity = tried.identity
 
     def has_same_auth(self, tried: ClientSocket) -> bool:
         """Return whether a socket of `try_auth` says what this one has said before."""
@@ -461,7 +449,6 @@ class ClientSocket:
 
     @property
     def auth(self) -> Any:
-        self.is_auth_read = True
         return None if self._auth is None else protocol.decode(self._auth)
 
     @property

@@ -366,7 +366,6 @@ class Gateway:
             session: the id of a session on the server.
         """
         identities = self.identities
-        identities.revoked_at = identities.clock()
         sockets = identities.of_user(subject) if subject is not None else identities.of_session(session or "")
         for socket in sockets:
             socket.is_revoked = True

@@ -6,7 +6,6 @@ import asyncio
 import heapq
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable
 
@@ -43,8 +42,6 @@ class Identities:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.clock = clock
-        # When a user or a session was revoked last: what layers remember from before counts no more.
-        self.revoked_at = -math.inf
         self._on_warn = on_warn
         self._on_end = on_end
         self._on_close = on_close

@@ -59,14 +59,16 @@ class Keys(Protocol):
             Unavailable: that is not known at the moment.
         """
 
-    async def find_new(self, kid: str | None, algorithm: str) -> list[Key]:
-        """Return the same once more, where those keys may be others by now; nothing where they are not."""
+    async def renew(self) -> bool:
+        """Ask for the keys anew, unless that was just before; return whether it was done."""
 
 
 def fitting(keys: Iterable[Key], kid: str | None, algorithm: str) -> list[Key]:
     """Return the keys that a token may be signed with; a token that names one is checked with no other."""
     found = [
-        key for key in keys if key.algorithm in (None, algorithm) and (kid is None or key.kid is None or key.kid == kid)
+        key
+        for key in keys
+        if key.algorithm in (None, algorithm) and (kid is None or key.kid is None or key.kid == kid)
     ]
     return found[:MAX_TRIED_KEYS]
 
@@ -85,9 +87,9 @@ class NamedKeys:
         """Return the keys that a token may be signed with."""
         return fitting(self._keys, kid, algorithm)
 
-    async def find_new(self, kid: str | None, algorithm: str) -> list[Key]:
-        """Return nothing: they stay the same."""
-        return []
+    async def renew(self) -> bool:
+        """Return False: there are no others."""
+        return False
 
 
 class FetchedKeys:
@@ -140,15 +142,13 @@ class FetchedKeys:
             raise Unavailable("tokens cannot be checked at the moment", retry_after=LEAST_SECONDS)
         return found
 
-    async def find_new(self, kid: str | None, algorithm: str) -> list[Key]:
-        """Return the keys without a name, after another look at the address if there was none just before."""
-        found = fitting(self._keys, kid, algorithm)
-        if not any(key.kid is None for key in found):
-            return []
+    async def renew(self) -> bool:
+        """Fetch the keys anew, unless that was just before; return whether it was done."""
         fetching = self._fetch()
-        if fetching is not None:
-            await asyncio.shield(fetching)
-        return fitting(self._keys, kid, algorithm)
+        if fetching is None:
+            return False
+        await asyncio.shield(fetching)
+        return not self._has_failed
 
     def _fetch(self) -> asyncio.Task[None] | None:
         """Return the fetch that is under way, or begin one; None when the last was just before."""

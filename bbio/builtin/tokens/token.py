@@ -119,16 +119,16 @@ class Token(Middleware):
         memo[self] = verified
         if memo is not socket.memo:
             # Its client has shown another token meanwhile, which has been looked at.
-            await self._identify(req, socket)
-            return
+            return await self._identify(req, socket)
         req.take(verified.identity, own_copy(verified.identity.user))
 
     async def _check(self, token: str, socket: Socket) -> Verified:
+        now = socket.now()
         if self._opaque is not None:
-            user, end, fresh_until = await self._opaque.check(token, socket)
+            user, end, fresh_until = await self._opaque.check(token, now, socket.revocations)
         else:
             assert self._signed is not None, "it is one of the two"
-            claims, end = await self._signed.check(token, socket.now())
+            claims, end = await self._signed.check(token, now)
             user, fresh_until = claims if self._user is None else self._user(claims), end
         if user is None:
             raise Unauthorized(BAD_TOKEN)
