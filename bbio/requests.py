@@ -57,6 +57,10 @@ class Socket(Protocol):
     # What layers keep of this connection until its client says again who it is, each under a key of its own.
     memo: dict[Any, Any]
 
+    @property
+    def revocations(self) -> int:
+        """How often identities were revoked: what was found out before, of any client, is to be asked again."""
+
     def now(self) -> float:
         """Return the time, in seconds since 1970, by which identities end: that of a test is its own."""
 

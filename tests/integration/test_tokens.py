@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from bbio import App, Backend, Unauthorized
-from bbio.builtin import MemoryStore, Token
+from bbio import App, Backend, InternalError, Unauthorized
+from bbio.builtin import MemoryStore, Session, Token
 from tests.support.listeners import until
 from tests.support.tokens import SECRET, jwk, key_server, rsa_key, signed
 
@@ -115,3 +115,49 @@ async def test_users_of_a_test_can_be_revoked():
 async def test_revoke_needs_a_running_application():
     with pytest.raises(Exception, match="does not run"):
         await App().serve(notes(**SIGNED)).revoke(user="ann")
+
+
+async def test_an_answer_of_before_a_revocation_is_not_used():
+    good = {"tok"}
+
+    async def verify(token):
+        return ({"id": "ann"}, None) if token in good else None
+
+    async with App().serve(notes(verify=verify)).test() as test:
+        await (await test.client(auth={"token": "tok"})).read()
+        good.clear()
+        assert await test.app.revoke(user="ann") == 1
+        with pytest.raises(Unauthorized):
+            await (await test.client(auth={"token": "tok"})).read()
+
+
+async def test_a_wrong_end_stops_no_other():
+    async def verify(token):
+        return token, float("nan") if token == "nan" else time.time() + 100
+
+    async with App().serve(notes(verify=verify)).test() as test:
+        with pytest.raises(InternalError):
+            await (await test.client(auth={"token": "nan"})).read()
+        other = await test.client(auth={"token": "bob"})
+        await other.read()
+        test.pass_time(5000)
+        with pytest.raises(Unauthorized):
+            await other.read()
+
+
+async def test_junk_undoes_no_revocation_of_a_cookie():
+    sessions = Session(secret="x" * 40, secure=False)
+
+    class Notes(Backend):
+        middleware = [sessions]
+        store = MemoryStore()
+
+    cookie = sessions._serializer.dumps({"user": "ann"})
+    async with App().serve(Notes).test() as test:
+        client = await test.client(cookies={"bbio_session": cookie})
+        await client.read()
+        assert await test.app.revoke(user="ann") == 1
+        with pytest.raises(Unauthorized):
+            await test.connections[0].authenticate("junk")
+        with pytest.raises(Unauthorized):
+            await client.read()

@@ -11,6 +11,7 @@ from typing import Any
 
 from bbio import ConfigurationError, SyncError, Unauthorized, Unavailable
 from bbio.builtin.tokens.signed import BAD_TOKEN
+from bbio.identity import is_seconds
 from bbio.ratelimit import RateLimitedLog
 
 logger = logging.getLogger("bbio")
@@ -20,6 +21,8 @@ MAX_ANSWERS = 10_000
 # Seconds that the function may take.
 VERIFY_SECONDS = 10.0
 
+# How often identities had been revoked, and the hash of the token.
+Asked = tuple[int, bytes]
 Answer = tuple[Any, float | None] | None
 Verify = Callable[[str], Answer | Awaitable[Answer]]
 
@@ -37,18 +40,23 @@ class OpaqueTokens:
         self._verify = verify
         self._cache_seconds = cache_seconds
         # By the hash of the token: what is no more needed is no token that somebody could find in memory.
-        self._answers: dict[bytes, tuple[Answer, float]] = {}
-        self._asking: dict[bytes, asyncio.Task[Answer]] = {}
+        self._answers: dict[Asked, tuple[Answer, float]] = {}
+        self._asking: dict[Asked, asyncio.Task[Answer]] = {}
         self._log = RateLimitedLog(logger)
 
-    async def check(self, token: str, now: float) -> tuple[Any, float | None, float]:
+    async def check(self, token: str, now: float, revocations: int = 0) -> tuple[Any, float | None, float]:
         """Return the user of a token, when it ends, and until when that is to be believed.
+
+        Parameters:
+            token: the token.
+            now: seconds since 1970.
+            revocations: how often identities were revoked: answers of before the last time are not used any more.
 
         Raises:
             Unauthorized: it is not valid.
             Unavailable: the function cannot say it at the moment.
         """
-        key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        key = revocations, hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._answers.get(key)
         if known is None or known[1] <= now:
             answer = await self._ask(key, token)
@@ -61,14 +69,14 @@ class OpaqueTokens:
             raise Unauthorized("the token has expired", expired=True)
         return user, end, fresh_until
 
-    def _remember(self, key: bytes, answer: Answer, until: float) -> tuple[Answer, float]:
+    def _remember(self, key: Asked, answer: Answer, until: float) -> tuple[Answer, float]:
         self._answers.pop(key, None)
         known = self._answers[key] = (answer, until)
         if len(self._answers) > MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]
         return known
 
-    async def _ask(self, key: bytes, token: str) -> Answer:
+    async def _ask(self, key: Asked, token: str) -> Answer:
         """Ask the function, once for all who ask for the same token meanwhile."""
         task = self._asking.get(key)
         if task is None:
@@ -79,7 +87,9 @@ class OpaqueTokens:
     async def _ask_now(self, token: str) -> Answer:
         try:
             async with asyncio.timeout(VERIFY_SECONDS):
-                answer = self._verify(token)
+                # A plain function may wait for its issuer, which is not to hold up everybody.
+                is_async = inspect.iscoroutinefunction(self._verify)
+                answer = self._verify(token) if is_async else await asyncio.to_thread(self._verify, token)
                 answer = await answer if inspect.isawaitable(answer) else answer
         except (SyncError, ConfigurationError):
             raise
@@ -88,6 +98,10 @@ class OpaqueTokens:
             raise Unavailable("tokens cannot be checked at the moment", retry_after=1.0) from None
         if answer is not None and not (isinstance(answer, tuple) and len(answer) == 2 and answer[0] is not None):
             raise ConfigurationError("the function of Token(verify=...) returns (user, end), or None for a bad token")
+        if answer is not None and answer[1] is not None and not is_seconds(answer[1]):
+            raise ConfigurationError(
+                f"the function of Token(verify=...) returns the end {answer[1]!r}: give seconds since 1970, or None"
+            )
         return answer
 
     async def close(self) -> None:

@@ -115,16 +115,17 @@ class Token(Middleware):
             return
         if len(token) > MAX_TOKEN:
             raise Unauthorized(BAD_TOKEN)
-        verified = await self._check(token, socket.now())
+        verified = await self._check(token, socket)
         memo[self] = verified
         if memo is not socket.memo:
             # Its client has shown another token meanwhile, which has been looked at.
             return await self._identify(req, socket)
         req.take(verified.identity, own_copy(verified.identity.user))
 
-    async def _check(self, token: str, now: float) -> Verified:
+    async def _check(self, token: str, socket: Socket) -> Verified:
+        now = socket.now()
         if self._opaque is not None:
-            user, end, fresh_until = await self._opaque.check(token, now)
+            user, end, fresh_until = await self._opaque.check(token, now, socket.revocations)
         else:
             assert self._signed is not None, "it is one of the two"
             claims, end = await self._signed.check(token, now)

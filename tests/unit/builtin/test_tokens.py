@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import sys
+import threading
 import time
 
 import jwt
@@ -25,6 +26,8 @@ RS = {"algorithms": ["RS256"]}
 
 class Index:
     """The clock of a socket."""
+
+    revocations = 0
 
     def __init__(self):
         self.at = time.time()
@@ -358,6 +361,25 @@ async def test_a_function_that_fails(monkeypatch, caplog):
     await waiting.stop()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("end", [float("nan"), float("inf"), True, "tomorrow", 10**400])
+async def test_a_function_that_returns_no_time(end):
+    """Nobody is let in without an end."""
+    with pytest.raises(ConfigurationError, match="seconds since 1970"):
+        await user_of(Token(verify=lambda token: ("ann", end)), "x")
+
+
+async def test_a_plain_function_holds_up_nobody():
+    """It runs in a thread of its own."""
+    threads = []
+
+    def verify(token):
+        threads.append(threading.get_ident())
+        return token, None
+
+    assert await user_of(Token(verify=verify), "ann") == "ann"
+    assert threads[0] != threading.get_ident()
 
 
 async def test_a_new_token_meanwhile():
