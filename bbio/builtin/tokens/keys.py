@@ -59,6 +59,9 @@ class Keys(Protocol):
             Unavailable: that is not known at the moment.
         """
 
+    async def renew(self) -> bool:
+        """Ask for the keys anew, unless that was just before; return whether it was done."""
+
 
 def fitting(keys: Iterable[Key], kid: str | None, algorithm: str) -> list[Key]:
     """Return the keys that a token may be signed with; a token that names one is checked with no other."""
@@ -83,6 +86,10 @@ class NamedKeys:
     async def find(self, kid: str | None, algorithm: str) -> list[Key]:
         """Return the keys that a token may be signed with."""
         return fitting(self._keys, kid, algorithm)
+
+    async def renew(self) -> bool:
+        """Return False: there are no others."""
+        return False
 
 
 class FetchedKeys:
@@ -134,6 +141,14 @@ class FetchedKeys:
         if not found and (self._has_failed or self._fetched_at is None):
             raise Unavailable("tokens cannot be checked at the moment", retry_after=LEAST_SECONDS)
         return found
+
+    async def renew(self) -> bool:
+        """Fetch the keys anew, unless that was just before; return whether it was done."""
+        fetching = self._fetch()
+        if fetching is None:
+            return False
+        await asyncio.shield(fetching)
+        return not self._has_failed
 
     def _fetch(self) -> asyncio.Task[None] | None:
         """Return the fetch that is under way, or begin one; None when the last was just before."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bbio import ConfigurationError, Unauthorized
 from bbio.builtin.tokens.keys import FetchedKeys, Key, Keys, NamedKeys
+from bbio.identity import is_seconds
 
 # The least bytes of a shared secret, by the algorithm (RFC 7518, 3.2).
 SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -86,21 +86,30 @@ class SignedTokens:
             named = [Key(each) for each in key]
         if not named or not all(each.key for each in named):
             raise ConfigurationError("Token(key=...): give the key that tokens are signed with; it is empty")
-        return [Key(self._prepared(each.key), each.kid) for each in named]
+        found = [each for key in named for each in self._prepared(key)]
+        unused = [each for each in self._algorithms if all(key.algorithm != each for key in found)]
+        if unused:
+            raise ConfigurationError(f"Token(key=...): there is no key for {', '.join(unused)}")
+        return found
 
-    def _prepared(self, key: Any) -> Any:
-        prepared = key
+    def _prepared(self, named: Key) -> list[Key]:
+        """Return a key as each algorithm that it fits takes it."""
+        key, found = named.key, []
         for name in self._algorithms:
             least = SECRET_BYTES.get(name, 0)
-            size = len(key.encode() if isinstance(key, str) else key) if least else 0
+            size = len(key.encode() if isinstance(key, str) else key) if isinstance(key, (str, bytes)) else least
             if size < least:
                 raise ConfigurationError(f"Token(key=...): a secret for {name} has at least {least} bytes, not {size}")
             try:
-                algorithm = self._jwt.algorithms.get_default_algorithms()[name]
-                prepared = algorithm.prepare_key(key)
-            except Exception:  # its text may quote the key
-                raise ConfigurationError(f"Token(key=...): it is no key for {name}") from None
-        return prepared
+                prepared = self._jwt.algorithms.get_default_algorithms()[name].prepare_key(key)
+            except Exception:  # its text may quote the key; it may be for another algorithm
+                continue
+            if hasattr(prepared, "private_bytes"):
+                raise ConfigurationError("Token(key=...): this key is private; give the public one, which checks tokens")
+            found.append(Key(prepared, named.kid, name))
+        if not found:
+            raise ConfigurationError(f"Token(key=...): it is no key for {', '.join(self._algorithms)}")
+        return found
 
     def _read(self, entry: Mapping[str, Any]) -> Key | None:
         """Return a key of a key set; None for one that is not for signatures of these algorithms."""
@@ -130,11 +139,15 @@ class SignedTokens:
         kid, algorithm = header.get("kid"), header.get("alg")
         if algorithm not in self._algorithms or not isinstance(kid, str | None):
             raise Unauthorized(BAD_TOKEN)
-        for key in await self.keys.find(kid, algorithm):
-            claims = self._verify(token, key.key, algorithm)
-            if claims is not None:
-                return claims, self._end_of(claims, now)
-        raise Unauthorized(BAD_TOKEN)
+        while True:
+            keys = await self.keys.find(kid, algorithm)
+            for key in keys:
+                claims = self._verify(token, key.key, algorithm)
+                if claims is not None:
+                    return claims, self._end_of(claims, now)
+            # Keys without a name may have been replaced.
+            if all(key.kid is not None for key in keys) or not await self.keys.renew():
+                raise Unauthorized(BAD_TOKEN)
 
     def _verify(self, token: str, key: Any, algorithm: str) -> dict[str, Any] | None:
         """Return what a token says; None if it is not signed with this key."""
@@ -153,7 +166,7 @@ class SignedTokens:
 
     def _end_of(self, claims: Mapping[str, Any], now: float) -> float:
         times = {name: claims[name] for name in ("exp", "nbf", "iat") if claims.get(name) is not None}
-        if not claims.get("sub") or not all(_is_time(each) for each in times.values()) or "exp" not in times:
+        if not claims.get("sub") or not all(is_seconds(each) for each in times.values()) or "exp" not in times:
             raise Unauthorized(BAD_TOKEN)
         end = float(times["exp"]) + self._leeway
         if end <= now:
@@ -161,9 +174,5 @@ class SignedTokens:
         if max(times.get("nbf", now), times.get("iat", now)) > now + self._leeway:
             raise Unauthorized("the token is not valid yet")
         return end
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -67,6 +67,11 @@ def pem(key):
     ).decode()
 
 
+def private_pem(name):
+    kinds = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return rsa_key(name).private_bytes(*kinds).decode()
+
+
 async def refused(layer, token):
     with pytest.raises(Unauthorized) as caught:
         await user_of(layer, token)
@@ -202,6 +207,9 @@ async def test_public_keys():
         ({"key": "", **HS}, "empty"),
         ({"key": [], **HS}, "empty"),
         ({"key": "no key", **RS}, "no key for RS256"),
+        ({"key": 12345, **HS}, "no key for HS256"),
+        ({"key": private_pem("one"), **RS}, "private"),
+        ({"key": pem(rsa_key("one")), "algorithms": ["RS256", "ES256"]}, "no key for ES256"),
         ({"key": SECRET, **HS, "leeway": -1}, "seconds"),
         ({"key": SECRET, **HS, "warn": float("inf")}, "seconds"),
     ],
@@ -210,6 +218,38 @@ def test_wrong_arguments(arguments, text):
     with pytest.raises(ConfigurationError, match=text) as caught:
         Token(**arguments)
     assert SECRET not in str(caught.value)
+
+
+async def test_keys_of_two_kinds():
+    """Each is for the algorithms that it fits."""
+    one, other = rsa_key("one"), ec_key("o")
+    layer = Token([pem(one), pem(other)], algorithms=["RS256", "ES256"])
+    assert await user_of(layer, signed(one, "RS256"))
+    assert await user_of(layer, signed(other, "ES256"))
+    await refused(layer, signed(rsa_key("two"), "RS256"))
+
+
+async def test_an_end_beyond_numbers():
+    await refused(Token(SECRET, **HS), signed(exp=10**400))
+
+
+async def test_keys_without_a_name_that_are_replaced():
+    """They are fetched again, not too often."""
+
+    def unnamed(name):
+        return {key: value for key, value in jwk(name).items() if key != "kid"}
+
+    async with key_server() as server:
+        server.keys = [unnamed("one")]
+        layer = Token(jwks=server.url, **RS)
+        now = [100.0]
+        layer._signed.keys._clock = lambda: now[0]
+        assert await user_of(layer, signed(rsa_key("one"), "RS256"))
+        server.keys = [unnamed("two")]
+        await refused(layer, signed(rsa_key("two"), "RS256"))
+        now[0] += 60
+        assert await user_of(layer, signed(rsa_key("two"), "RS256"))
+        await layer.stop()
 
 
 def test_without_pyjwt(monkeypatch):
