@@ -105,7 +105,9 @@ class SignedTokens:
             except Exception:  # its text may quote the key; it may be for another algorithm
                 continue
             if hasattr(prepared, "private_bytes"):
-                raise ConfigurationError("Token(key=...): this key is private; give the public one, which checks tokens")
+                raise ConfigurationError(
+                    "Token(key=...): this key is private; give the public one, which checks tokens"
+                )
             found.append(Key(prepared, named.kid, name))
         if not found:
             raise ConfigurationError(f"Token(key=...): it is no key for {', '.join(self._algorithms)}")
@@ -174,5 +176,3 @@ class SignedTokens:
         if max(times.get("nbf", now), times.get("iat", now)) > now + self._leeway:
             raise Unauthorized("the token is not valid yet")
         return end
-
-
