@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from uuid import UUID
 
@@ -41,6 +42,19 @@ def principal(user: Any) -> str:
     )
 
 
+def is_seconds(value: Any) -> bool:
+    """Return whether this is a finite number: times that cannot be compared would stop those of everybody.
+
+    Example:
+        >>> is_seconds(1_700_000_000), is_seconds(float("nan"))
+        (True, False)
+    """
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 @attrs.frozen(slots=True, eq=False)
 class Identity:
     """A client's identity, made by `Request.identify`.
@@ -53,6 +67,9 @@ class Identity:
 
     Attributes:
         subject: the text by which the user is known again; None for a user without an id, or for no user.
+
+    Raises:
+        StackError: `expires` or `warn` is no finite number.
 
     Example:
         >>> Identity({"id": "ann"}, expires=1_700_000_000.0).subject
@@ -73,6 +90,11 @@ class Identity:
             return principal(self.user)
         except StackError:
             return None
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (("expires", self.expires), ("warn", self.warn)):
+            if not is_seconds(value) and (name == "warn" or value is not None):
+                raise StackError(f"the `{name}` of an identity is {value!r}: give seconds, as a finite number")
 
     def is_of_same_user(self, other: Identity) -> bool:
         """Return whether another identity is of the same user; False where users without an id cannot be compared."""

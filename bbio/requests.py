@@ -85,6 +85,10 @@ class Socket(Protocol):
             channel: the channel; None for the default one.
         """
 
+    @property
+    def revocations(self) -> int:
+        """How often identities were revoked: what was found out before, of any client, is to be asked again."""
+
     def now(self) -> float:
         """Return the time, in seconds since 1970, by which identities end: that of a test is its own."""
 

@@ -54,6 +54,8 @@ class AuthExchange(Exchange, kw_only=True):
         identity, before = tried.identity, socket.identity
         if identity is None:
             return failure or Unauthorized("this token is nobody's: no layer of the backend knows it")
+        if socket.is_revoked and not tried.has_read_auth:
+            return ended()  # it is known by what was revoked, such as a cookie, and not by the new token
         if before is not None and not before.is_of_same_user(identity):
             return Forbidden("this token is another user's: connect again")
         return None
@@ -68,5 +70,8 @@ class AuthExchange(Exchange, kw_only=True):
             permissions.resume(socket)
         else:
             await permissions.recheck_socket(socket)
+            if socket.is_suspended:
+                self.refuse(ended())
+                return
         expires = None if socket.identity is None else socket.identity.expires
         self.reply(protocol.auth_reply(None if expires is None else max(expires - socket.now(), 0.0)))

@@ -65,6 +65,8 @@ class IdentityIndex(Protocol):
     """The identities of all sockets, as one socket sees them."""
 
     clock: Callable[[], float]
+    # How often identities were revoked.
+    revocations: int
 
     def change(self, socket: ClientSocket, before: Identity | None, identity: Identity | None) -> None:
         """Note that a socket has another identity, or none any more."""
@@ -293,6 +295,7 @@ class ClientSocket:
         "client",
         "connection",
         "granted",
+        "has_read_auth",
         "id_attribute",
         "identities",
         "is_revoked",
@@ -363,6 +366,8 @@ class ClientSocket:
         self.is_revoked = False
         # Whether it is there only to find out who a client would be.
         self.is_tried = False
+        # Whether a layer has looked at what the client said when it joined, or in its last `auth`.
+        self.has_read_auth = False
         self._identity: Identity | None = None
         self.membership = membership
         self.granted: frozenset[str | None] = frozenset()
@@ -397,6 +402,10 @@ class ClientSocket:
         return time.time() if self.identities is None else self.identities.clock()
 
     @property
+    def revocations(self) -> int:
+        return 0 if self.identities is None else self.identities.revocations
+
+    @property
     def is_told_of_end(self) -> bool:
         """Return whether its client knows the event that tells of the end of an identity: older ones do not."""
         return self._auth is not None or any(self.channels.values())
@@ -412,7 +421,10 @@ class ClientSocket:
         """Take the `auth` and the identity of a socket of `try_auth`."""
         self._auth, self.memo = tried._auth, tried.memo
         self.is_suspended = self.is_revoked = False
-        self.identity = tried.identity
+        before, self._identity = self._identity, tried.identity
+        if self.identities is not None:
+            # Also when it is the same as before: what was to come after its end is not to come any more.
+            self.identities.change(self, before, tried.identity)
 
     def has_same_auth(self, tried: ClientSocket) -> bool:
         """Return whether a socket of `try_auth` says what this one has said before."""
@@ -449,6 +461,7 @@ class ClientSocket:
 
     @property
     def auth(self) -> Any:
+        self.has_read_auth = True
         return None if self._auth is None else protocol.decode(self._auth)
 
     @property

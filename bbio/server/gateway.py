@@ -366,6 +366,7 @@ class Gateway:
             session: the id of a session on the server.
         """
         identities = self.identities
+        identities.revocations += 1
         sockets = identities.of_user(subject) if subject is not None else identities.of_session(session or "")
         for socket in sockets:
             socket.is_revoked = True

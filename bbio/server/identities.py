@@ -32,6 +32,9 @@ class Identities:
         on_end: called with a socket whose identity has ended.
         on_close: called with a socket whose client has not said again in time who it is.
         clock: seconds since 1970.
+
+    Attributes:
+        revocations: how often identities were revoked: what was found out before counts no more.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Identities:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.clock = clock
+        self.revocations = 0
         self._on_warn = on_warn
         self._on_end = on_end
         self._on_close = on_close

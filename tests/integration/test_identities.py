@@ -254,3 +254,22 @@ async def test_revoked_from_another_thread(serve, dial):
     app = await serve(Notes)
     await joined(dial, app, "ann")
     assert await asyncio.to_thread(asyncio.run, app.revoke(user="ann")) == 1
+
+
+async def test_an_identity_that_ends_while_it_is_looked_at_again(serve, dial):
+    """The client is not told that all is well."""
+
+    class Notes(Backend):
+        store = MemoryStore()
+
+        @before
+        def who(self, req):
+            if req.socket.auth["token"] == "new" and not req.socket.is_tried:
+                raise Unauthorized("over", expired=True)
+            req.identify({"id": "ann"})
+
+    app = await serve(Notes)
+    there = await (await dial(app)).connect("/notes", {"token": "old"})
+    await there.call("listen", None, {"v": 1})
+    (reply,) = await there.call("auth", {"token": "new"})
+    assert reply["error"]["expired"] is True

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from bbio import App, Backend, Unauthorized
-from bbio.builtin import MemoryStore, Token
+from bbio.builtin import MemoryStore, Session, Token
 from tests.support.listeners import until
 from tests.support.tokens import SECRET, jwk, key_server, rsa_key, signed
 
@@ -30,13 +30,15 @@ async def test_tokens_over_the_wire(serve, dial):
         (reply,) = await there.call("listen", None)
         assert reply == {"event": "backend"}
         assert (await there.call("sync", {"method": "read", "model": {}, "options": {}}))[0] is None
-    bad = [None, *({"token": token} for token in ("bad", 7, signed("x" * 40), signed(exp=1)))]
-    for number, auth in enumerate(bad):
+    for auth in (None, {"token": "bad"}, {"token": 7}, {"token": signed("x" * 40)}, {"token": signed(exp=1)}):
         there = await (await dial(app)).connect("/notes", auth)
         for asked in (("listen", None), ("sync", {"method": "read", "model": {}, "options": {}})):
             (reply,) = await there.call(*asked)
             assert reply["error"]["name"] == "Unauthorized"
-            assert reply["error"].get("expired", False) is (number == 4)
+            assert (
+                reply["error"].get("expired") is (True if auth == {"token": signed(exp=1)} else None)
+                or auth is not None
+            )
 
 
 async def test_the_end_of_a_token_over_the_wire(serve, dial):
@@ -116,3 +118,47 @@ async def test_users_of_a_test_can_be_revoked():
 async def test_revoke_needs_a_running_application():
     with pytest.raises(Exception, match="does not run"):
         await App().serve(notes(**SIGNED)).revoke(user="ann")
+
+
+async def test_an_answer_of_before_a_revocation_is_not_used():
+    good = {"tok"}
+
+    async def verify(token):
+        return ({"id": "ann"}, None) if token in good else None
+
+    async with App().serve(notes(verify=verify)).test() as test:
+        await (await test.client(auth={"token": "tok"})).read()
+        good.clear()
+        assert await test.app.revoke(user="ann") == 1
+        with pytest.raises(Unauthorized):
+            await (await test.client(auth={"token": "tok"})).read()
+
+
+async def test_a_wrong_end_stops_no_other(serve, dial):
+    async def verify(token):
+        return token, float("nan") if token == "nan" else time.time() + 0.3
+
+    app = await serve(notes(verify=verify, warn=0.0))
+    (reply,) = await (await (await dial(app)).connect("/notes", {"token": "nan"})).call("listen", None)
+    assert reply["error"]["name"] == "InternalError"
+    there = await (await dial(app)).connect("/notes", {"token": "bob"})
+    await there.call("listen", None, {"v": 1})
+    assert await there.event() == ["auth", {"expires_in": 0.0}]
+
+
+async def test_junk_undoes_no_revocation_of_a_cookie():
+    sessions = Session(secret="x" * 40, secure=False)
+
+    class Notes(Backend):
+        middleware = [sessions]
+        store = MemoryStore()
+
+    cookie = sessions._serializer.dumps({"user": "ann"})
+    async with App().serve(Notes).test() as test:
+        client = await test.client(cookies={"bbio_session": cookie})
+        await client.read()
+        assert await test.app.revoke(user="ann") == 1
+        with pytest.raises(Unauthorized):
+            await test.connections[0].authenticate("junk")
+        with pytest.raises(Unauthorized):
+            await client.read()

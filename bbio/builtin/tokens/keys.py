@@ -66,9 +66,7 @@ class Keys(Protocol):
 def fitting(keys: Iterable[Key], kid: str | None, algorithm: str) -> list[Key]:
     """Return the keys that a token may be signed with; a token that names one is checked with no other."""
     found = [
-        key
-        for key in keys
-        if key.algorithm in (None, algorithm) and (kid is None or key.kid is None or key.kid == kid)
+        key for key in keys if key.algorithm in (None, algorithm) and (kid is None or key.kid is None or key.kid == kid)
     ]
     return found[:MAX_TRIED_KEYS]
 

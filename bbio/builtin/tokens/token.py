@@ -112,7 +112,7 @@ class Token(Middleware):
         if token is None:
             if self._required:
                 raise Unauthorized("a token is needed: log in first")
-            return
+            return None
         if len(token) > MAX_TOKEN:
             raise Unauthorized(BAD_TOKEN)
         verified = await self._check(token, socket)

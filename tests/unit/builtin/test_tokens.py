@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import json
-import math
 import sys
+import threading
 import time
 
 import jwt
@@ -27,9 +27,10 @@ RS = {"algorithms": ["RS256"]}
 class Index:
     """The clock of a socket."""
 
+    revocations = 0
+
     def __init__(self):
         self.at = time.time()
-        self.revoked_at = -math.inf
 
     def clock(self):
         return self.at
@@ -66,6 +67,11 @@ def pem(key):
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         .decode()
     )
+
+
+def private_pem(name):
+    kinds = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return rsa_key(name).private_bytes(*kinds).decode()
 
 
 async def refused(layer, token):
@@ -169,8 +175,7 @@ async def test_several_keys():
     """By name, or each in turn; a token that names a key is checked with no other."""
     old, new = SECRET, "the secret that comes after that of before"
     both = Token([new, old], **HS)
-    assert await user_of(both, signed(old))
-    assert await user_of(both, signed(new))
+    assert await user_of(both, signed(old)) and await user_of(both, signed(new))
     named = Token({"new": new, "old": old}, **HS)
     assert await user_of(named, signed(old, kid="old"))
     assert await user_of(named, signed(old))
@@ -204,6 +209,9 @@ async def test_public_keys():
         ({"key": "", **HS}, "empty"),
         ({"key": [], **HS}, "empty"),
         ({"key": "no key", **RS}, "no key for RS256"),
+        ({"key": 12345, **HS}, "no key for HS256"),
+        ({"key": private_pem("one"), **RS}, "private"),
+        ({"key": pem(rsa_key("one")), "algorithms": ["RS256", "ES256"]}, "no key for ES256"),
         ({"key": SECRET, **HS, "leeway": -1}, "seconds"),
         ({"key": SECRET, **HS, "warn": float("inf")}, "seconds"),
     ],
@@ -212,6 +220,38 @@ def test_wrong_arguments(arguments, text):
     with pytest.raises(ConfigurationError, match=text) as caught:
         Token(**arguments)
     assert SECRET not in str(caught.value)
+
+
+async def test_keys_of_two_kinds():
+    """Each is for the algorithms that it fits."""
+    one, other = rsa_key("one"), ec_key("o")
+    layer = Token([pem(one), pem(other)], algorithms=["RS256", "ES256"])
+    assert await user_of(layer, signed(one, "RS256"))
+    assert await user_of(layer, signed(other, "ES256"))
+    await refused(layer, signed(rsa_key("two"), "RS256"))
+
+
+async def test_an_end_beyond_numbers():
+    await refused(Token(SECRET, **HS), signed(exp=10**400))
+
+
+async def test_keys_without_a_name_that_are_replaced():
+    """They are fetched again, not too often."""
+
+    def unnamed(name):
+        return {key: value for key, value in jwk(name).items() if key != "kid"}
+
+    async with key_server() as server:
+        server.keys = [unnamed("one")]
+        layer = Token(jwks=server.url, **RS)
+        now = [100.0]
+        layer._signed.keys._clock = lambda: now[0]
+        assert await user_of(layer, signed(rsa_key("one"), "RS256"))
+        server.keys = [unnamed("two")]
+        await refused(layer, signed(rsa_key("two"), "RS256"))
+        now[0] += 60
+        assert await user_of(layer, signed(rsa_key("two"), "RS256"))
+        await layer.stop()
 
 
 def test_without_pyjwt(monkeypatch):
@@ -292,8 +332,8 @@ async def test_a_fetch_ends_with_the_application():
         server.delay = 0.3
         layer = Token(jwks=server.url, **RS)
         waiting = asyncio.create_task(user_of(layer, signed(rsa_key("one"), "RS256", kid="one")))
-        await asyncio.sleep(0.01)
-        assert layer._signed.keys._fetching is not None
+        while layer._signed.keys._fetching is None:
+            await asyncio.sleep(0)
         await layer.stop()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -358,12 +398,30 @@ async def test_a_function_that_fails(monkeypatch, caplog):
     monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", 30.0)
     waiting = Token(verify=slow)
     task = asyncio.create_task(user_of(waiting, "x"))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert waiting._opaque._asking
+    while not waiting._opaque._asking:
+        await asyncio.sleep(0)
     await waiting.stop()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("end", [float("nan"), float("inf"), True, "tomorrow", 10**400])
+async def test_a_function_that_returns_no_time(end):
+    """Nobody is let in without an end."""
+    with pytest.raises(ConfigurationError, match="seconds since 1970"):
+        await user_of(Token(verify=lambda token: ("ann", end)), "x")
+
+
+async def test_a_plain_function_holds_up_nobody():
+    """It runs in a thread of its own."""
+    threads = []
+
+    def verify(token):
+        threads.append(threading.get_ident())
+        return token, None
+
+    assert await user_of(Token(verify=verify), "ann") == "ann"
+    assert threads[0] != threading.get_ident()
 
 
 async def test_a_new_token_meanwhile():

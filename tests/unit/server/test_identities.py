@@ -3,6 +3,9 @@
 import logging
 import time
 
+import pytest
+
+from bbio.errors import StackError
 from bbio.identity import Identity
 from bbio.server.identities import Identities
 
@@ -68,3 +71,11 @@ def test_a_socket_that_has_left_is_not_found():
     index.change(socket, None, Identity("ann", "s"))
     assert index.of_user("ann") == []
     index.close()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), True, "soon", 10**400])
+def test_times_that_cannot_be_compared(wrong):
+    """One of them would stop the ends of all."""
+    for times in ({"expires": wrong}, {"warn": wrong}):
+        with pytest.raises(StackError, match="finite"):
+            Identity("ann", **times)
