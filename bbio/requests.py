@@ -87,7 +87,7 @@ class Socket(Protocol):
 
     @property
     def revocations(self) -> int:
-        """How often identities were revoked: what was found out before, of any client, is to be asked again."""
+        """The number of revocations so far: layers ask again for what they have found out before the last one."""
 
     def now(self) -> float:
         """Return the time, in seconds since 1970, by which identities end: that of a test is its own."""

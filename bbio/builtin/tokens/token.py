@@ -112,14 +112,15 @@ class Token(Middleware):
         if token is None:
             if self._required:
                 raise Unauthorized("a token is needed: log in first")
-            return None
+            return
         if len(token) > MAX_TOKEN:
             raise Unauthorized(BAD_TOKEN)
         verified = await self._check(token, socket)
         memo[self] = verified
         if memo is not socket.memo:
             # Its client has shown another token meanwhile, which has been looked at.
-            return await self._identify(req, socket)
+            await self._identify(req, socket)
+            return
         req.take(verified.identity, own_copy(verified.identity.user))
 
     async def _check(self, token: str, socket: Socket) -> Verified:

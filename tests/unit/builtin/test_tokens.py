@@ -18,6 +18,7 @@ from bbio.builtin.tokens import keys as keys_module
 from bbio.builtin.tokens import opaque as opaque_module
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
+from tests.support.listeners import until
 from tests.support.tokens import SECRET, ec_key, jwk, key_server, rsa_key, signed
 
 HS = {"algorithms": ["HS256"]}
@@ -175,7 +176,8 @@ async def test_several_keys():
     """By name, or each in turn; a token that names a key is checked with no other."""
     old, new = SECRET, "the secret that comes after that of before"
     both = Token([new, old], **HS)
-    assert await user_of(both, signed(old)) and await user_of(both, signed(new))
+    assert await user_of(both, signed(old))
+    assert await user_of(both, signed(new))
     named = Token({"new": new, "old": old}, **HS)
     assert await user_of(named, signed(old, kid="old"))
     assert await user_of(named, signed(old))
@@ -332,8 +334,7 @@ async def test_a_fetch_ends_with_the_application():
         server.delay = 0.3
         layer = Token(jwks=server.url, **RS)
         waiting = asyncio.create_task(user_of(layer, signed(rsa_key("one"), "RS256", kid="one")))
-        while layer._signed.keys._fetching is None:
-            await asyncio.sleep(0)
+        await until(lambda: layer._signed.keys._fetching is not None)
         await layer.stop()
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -398,8 +399,7 @@ async def test_a_function_that_fails(monkeypatch, caplog):
     monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", 30.0)
     waiting = Token(verify=slow)
     task = asyncio.create_task(user_of(waiting, "x"))
-    while not waiting._opaque._asking:
-        await asyncio.sleep(0)
+    await until(lambda: waiting._opaque._asking)
     await waiting.stop()
     with pytest.raises(asyncio.CancelledError):
         await task
