@@ -129,7 +129,7 @@ async def test_a_client_of_version_1_is_told_that_it_was_let_in(serve, join):
 
 
 async def test_a_client_of_the_original_library_gets_the_events_of_where_it_was_let_in(serve, join):
-    """Nothing else arrives: no event that it does not know, and no third argument. Its requests stay where they were."""
+    """Nothing else arrives: no event that it does not know, no third argument. Its requests stay where they were."""
     app = await serve(Tasks)
     ann = await join(app, "tasks", "lobby")
     bob = await join(app, "tasks", "project-7", headers={"projects": "7"})
@@ -302,12 +302,10 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing(serve, dial):
     wire = await dial(app, headers={"name": "ann"})
     await wire.send("40/greeted,")
     async with asyncio.timeout(5):
-        while not greeted.asked:
-            await asyncio.sleep(0)
+        await until(lambda: greeted.asked)
         await wire.close()
         greeted.gate.set()
-        while app.gateway.addresses._connections:
-            await asyncio.sleep(0.01)
+        await until(lambda: not app.gateway.addresses._connections)
     assert not app.gateway.exchanges.running
 
 

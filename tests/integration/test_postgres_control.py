@@ -24,7 +24,7 @@ def quick(monkeypatch):
 
 def told(name):
     """The statement by which another process tells something."""
-    return f"SELECT bbio_tell_notice('other', '{{\"id\": \"{name}\", \"kind\": \"revoke\"}}', 3600, 1000)"
+    return f'SELECT bbio_tell_notice(\'other\', \'{{"id": "{name}", "kind": "revoke"}}\', 3600, 1000)'
 
 
 async def test_what_others_tell_is_heard_at_once(database_url, psql):
