@@ -54,7 +54,11 @@ NOTIFIED_AS: dict[str, str] = {method: rules.notified_as for method, rules in RU
 
 
 class Socket(Protocol):
-    """The client connection behind a request, as layers see it (`req.socket`)."""
+    """The client connection behind a request, as layers see it (`req.socket`).
+
+    Example:
+        `await req.socket.join("game-7")`
+    """
 
     identity: Identity | None
     # What layers keep of this connection until its client says again who it is, each under a key of its own.

@@ -127,8 +127,13 @@ class Inbox:
 class Control(ABC):
     """Tells the other processes that share a database, and hears what they tell.
 
+    Subclass it and write `write` and `read`, to have it carried by another database.
+
     Class attributes:
         seconds: seconds between two looks that nobody has asked for.
+
+    Example:
+        `await self.control.tell(Notice("8f3a", "revoke", user="ann"))`, in a log that has one.
     """
 
     seconds: float

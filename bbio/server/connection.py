@@ -73,7 +73,7 @@ class IdentityIndex(Protocol):
 
 
 class Membership(Protocol):
-    """The part of the server that lets sockets of a backend into its channels, and out."""
+    """Gate of the channels of a backend: it lets sockets in and out."""
 
     async def let_in(self, socket: ClientSocket, channel: str | None) -> None:
         """Let a client into a channel, see `Socket.join`."""

@@ -19,10 +19,10 @@ MAX_KNOWN = 1_000
 
 
 class Notices:
-    """Notices: the processes of an application tell each other of revocations and rechecks.
+    """Notices from and to the other processes of an application.
 
     Parameters:
-        gateway: what is to be done is done there.
+        gateway: does what a notice says.
     """
 
     def __init__(self, gateway: Gateway) -> None:

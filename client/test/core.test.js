@@ -138,7 +138,7 @@ describe('a connection without Backbone', () => {
 });
 
 test('the built modules export the same for import and require', async () => {
-  const names = ['Collection', 'Connection', 'Handle', 'SyncError', 'attach', 'connect'];
+  const names = ['Collection', 'Connection', 'Handle', 'Presence', 'SyncError', 'attach', 'connect'];
   assert.deepEqual(Object.keys(await import(built('backbone.io.mjs'))), names);
   assert.deepEqual(Object.keys(require('../dist/backbone.io.cjs')).sort(), names);
   assert.match(readFileSync(built('index.d.ts'), 'utf8'), /connect/);

@@ -663,7 +663,9 @@ def test_two_rules_that_could_be_asked_about_one_channel_are_refused():
         @channel("room-{room}")
         def rooms(self, room): ...
 
-    with refused("Derived.lobby: @channel('room-lobby') could ... of @channel('room-{room}'), ... Base.rooms; begin"):
+    with refused(
+        "Derived.lobby: @channel('room-lobby') could be ... of @channel('room-{room}'), ... Base.rooms; begin"
+    ):
 
         class Derived(Base):
             @channel("room-lobby")
