@@ -171,11 +171,10 @@ class Renewal:
         answer: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
 
         def settle(outcome: Answer | None) -> None:
-            if settle in self._waits:
-                self._waits.discard(settle)
-                timer.cancel()
-                if not answer.done():
-                    answer.set_result(outcome)
+            self._waits.discard(settle)
+            timer.cancel()
+            if not answer.done():
+                answer.set_result(outcome)
 
         def take(reply: Any = None, *_: Any) -> None:
             if settle not in self._waits:

@@ -31,9 +31,9 @@ class AnsweredExchange(Exchange):
             self.fail(err)
         self.finish()
 
+    @abstractmethod
     async def answer(self) -> bytes:
         """Do what was asked; return the arguments of the ack."""
-        raise NotImplementedError
 
     def check_listening(self, before: str) -> None:
         """Raise what keeps the socket from a channel that it does not listen to.

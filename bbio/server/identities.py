@@ -130,13 +130,15 @@ class Identities:
         identity = socket.identity
         if socket.is_suspended:
             self._on_close(socket)
-        elif identity is not None and identity.expires is not None:
-            left = identity.expires - now
-            if left <= 0:
-                self._on_end(socket)
-            else:
-                self._look_at(socket, identity.expires)
-                self._on_warn(socket, left)
+            return
+        assert identity is not None, "nothing is due without one"
+        assert identity.expires is not None, "nor without an end"
+        left = identity.expires - now
+        if left <= 0:
+            self._on_end(socket)
+        else:
+            self._look_at(socket, identity.expires)
+            self._on_warn(socket, left)
 
     def close(self) -> None:
         """Look no more: the application stops."""
