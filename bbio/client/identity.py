@@ -165,9 +165,8 @@ class Identity:
             try:
                 await self._attempt(turn)
             except SyncError as err:
-                if turn == self._turn:
-                    self._fail(err)
-                    await self._rest()
+                self._fail(err)
+                await self._rest()
             else:
                 # Who has joined with the token of before meanwhile needs the new one too.
                 if not self._is_waited_for:

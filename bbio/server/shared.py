@@ -126,6 +126,8 @@ class SharedServer(socketio.AsyncServer):
             self._dispatch(namespace)
         else:
             super().on(event, handler, namespace)
+            if event == "*":
+                self._give_way(namespace)
         return None
 
     def _decorate(self, event: str, namespace: str | None, handler: Handler) -> Handler:
@@ -143,11 +145,18 @@ class SharedServer(socketio.AsyncServer):
         if _has_method_for(namespace_handler, events):
             raise _refusal(namespace, events)
         super().register_namespace(namespace_handler)
-        # A function comes before a class: what bbio answers for want of another handler gives way.
-        for event in protocol.EPHEMERAL:
-            if event not in events and _has_method_for(namespace_handler, (event,)):
-                self.handlers.get(namespace, {}).pop(event, None)
+        # A function comes before a class.
+        self._give_way(namespace)
         self._dispatch(namespace)
+
+    def _give_way(self, namespace: str) -> None:
+        """Remove what bbio answers for want of another handler, where there is one by now."""
+        handlers = self.handlers.get(namespace, {})
+        for event in protocol.EPHEMERAL:
+            if event not in self._answered.get(namespace, ()) and self.is_handled(namespace, event):
+                own = self._backends.get(namespace, {}).get(event)
+                if own is not None and handlers.get(event) is own:
+                    del handlers[event]
 
     def _dispatch(self, namespace: str) -> None:
         """Have clients of a namespace, `*` for any, come and go through here."""

@@ -294,3 +294,38 @@ def test_what_a_backend_answers_is_refused(engine, event):
         register(app.sio)
         with pytest.raises(ConfigurationError, match=text):
             app.serve(Todos)
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+@pytest.mark.parametrize("kind", ["function", "catch-all", "class"])
+async def test_messages_of_the_application_are_its_own(engine, dial, when, kind):
+    """A backend that declares no messages leaves the event to it, however it is handled."""
+    seen = []
+
+    async def take(*arguments):
+        seen.append(arguments[-1])
+
+    class Chat(socketio.AsyncNamespace):
+        async def on_message(self, sid, text):
+            seen.append(text)
+
+    def register(sio):
+        if kind == "class":
+            sio.register_namespace(Chat("/todos"))
+        else:
+            sio.on("message" if kind == "function" else "*", take, namespace="/todos")
+
+    app = App(engine=engine)
+    if when == "early":
+        register(app.sio)
+    app.serve(Todos)
+    if when == "late":
+        register(app.sio)
+
+    async def arrived():
+        return seen == ["hello"]
+
+    async with app.running():
+        joined = await (await dial(app)).connect("/todos")
+        await joined.emit("message", "hello")
+        await eventually(arrived)

@@ -405,3 +405,59 @@ def test_a_connection_without_tokens():
     never.told(renewal, 0)
     assert not renewal.awaits(Unauthorized(expired=True), None)
     assert not is_end(SyncError())
+
+
+async def test_what_is_told_of_another_token_says_nothing_of_this_one():
+    """A backend that still has the one of before is no reason to ask."""
+    get_token = Giving("b")
+    world = World(get_token=get_token)
+    world.renewal.token = "before"
+    world.renewal.told({"expires_in": 60})
+    await settle()
+    assert get_token.calls == 0
+
+
+async def test_a_token_that_is_refused_leaves_the_search_for_one_going():
+    """`get_token` is called on, as the token of before has ended."""
+    get_token = Giving(hang)
+    world = World(lambda token: FORBIDDEN, get_token=get_token)
+    world.end()
+    await until(lambda: get_token.calls)
+    before = get_token.calls
+    with pytest.raises(Forbidden):
+        await world.identity.authenticate("c")
+    await until(lambda: get_token.calls > before)
+    world.identity.stop()
+
+
+async def test_nobody_asks_without_a_connection():
+    """Whoever opens the next one does."""
+    get_token = Giving("b")
+    world = World(get_token=get_token)
+    world.is_open = False
+    world.end()
+    await settle()
+    assert get_token.calls == 0
+
+
+async def test_who_joins_meanwhile_with_the_token_of_before_gets_the_new_one():
+    """Without another call of `get_token`."""
+    get_token = Giving("b")
+
+    def answer(token):
+        if len(world.sessions) == 1:
+            world.sessions.append(Session(world.identity, lambda token: OK))
+            world.sessions[1].renewal.told({"expires_in": 0})
+        return OK
+
+    world = World(answer, get_token=get_token)
+    world.end()
+    await until(lambda: len(world.sessions) == 2 and world.sessions[1].renewal.token == "b")
+    assert get_token.calls == 1
+
+
+async def test_a_backend_that_waits_for_nothing_is_not_given_up():
+    """Nothing of it is refused."""
+    world = World()
+    world.renewal.give_up(Unauthorized())
+    assert (world.session.channel.errors, world.session.denied) == ([], [])
