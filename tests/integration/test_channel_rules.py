@@ -220,6 +220,28 @@ async def test_before_layers_of_read_decide_where_a_client_is_let_in(serve, join
             assert reply == [refusal("readers only")] if name == "eve" else reply[0] is None
 
 
+async def test_whoever_is_revoked_is_present_no_more(serve, join):
+    """Neither for the others, nor for itself, until it has listened and joined again."""
+
+    class Rooms(Backend):
+        store = MemoryStore()
+        presence = True
+
+        @channel("room")
+        def anybody(self): ...
+
+    app = await serve(Rooms)
+    ann, bob = [await join(app, "rooms", ...) for _ in range(2)]
+    for client in (ann, bob):
+        await client.namespace.call("listen", "room", {"v": 1})
+        await client.namespace.call("presence", "room", {})
+    assert await app.revoke(channel="room") == 2
+    await bob.namespace.call("listen", "room", {"v": 1})
+    _, reply = await bob.namespace.call("presence", "room", {})
+    assert len(reply["members"]) == 1
+    assert (await ann.namespace.call("presence", "room", {}))[0]["error"]["name"] == "Forbidden"
+
+
 # Once for each connection
 
 
