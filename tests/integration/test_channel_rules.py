@@ -1,6 +1,8 @@
 """Channels with rules over the wire: which channels there are, who is in them, and what the server changes of that."""
 
 import asyncio
+import gc
+import weakref
 from unittest.mock import ANY
 
 import pytest
@@ -260,6 +262,9 @@ class Greeted(Backend):
     @on_connect
     async def greet(self, req):
         self.asked.append((req.event, req.user))
+        await req.socket.join("home")
+        kept = req.socket.state["kept"] = type("Kept", (), {})()
+        self.kept = weakref.ref(kept)
         await self.gate.wait()
         if req.user == "eve":
             raise Unauthorized("no eve")
@@ -303,7 +308,7 @@ async def test_it_may_refuse_the_connection(serve, dial, transport):
         refused = await refused_of(wire, "/greeted")
         assert {**refused["data"], "id": ANY} == {**error, "id": ANY}
         assert refused["message"] == error["message"]
-    assert not app.gateway.subscribers["greeted"].listeners
+    assert not app.gateway.memberships._members
 
 
 async def test_requests_wait_for_it_and_it_has_a_deadline(serve, dial):
@@ -316,7 +321,8 @@ async def test_requests_wait_for_it_and_it_has_a_deadline(serve, dial):
     assert refused["data"]["name"] == "Timeout"
 
 
-async def test_a_client_that_leaves_meanwhile_leaves_nothing(serve, dial):
+@pytest.mark.parametrize("ends", ["client", "server"])
+async def test_a_client_that_leaves_meanwhile_leaves_nothing(serve, dial, ends):
     """Its socket is forgotten, although nobody tells of it again."""
     app = await serve(Greeted)
     greeted = app.backends["greeted"].backend
@@ -325,10 +331,14 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing(serve, dial):
     await wire.send("40/greeted,")
     async with asyncio.timeout(5):
         await until(lambda: greeted.asked)
-        await wire.close()
+        if ends == "client":
+            await wire.close()
+        else:
+            await asyncio.gather(*(each.close(wait=False) for each in list(app.sio.eio.sockets.values())))
         greeted.gate.set()
         await until(lambda: not app.gateway.addresses._connections)
-    assert not app.gateway.exchanges.running
+        await until(lambda: not app.gateway.memberships._members)
+        await until(lambda: (gc.collect(), greeted.kept() is None)[1])
 
 
 # The Python client
