@@ -8,6 +8,7 @@ from unittest.mock import ANY
 import pytest
 
 from bbio import (
+    App,
     Backend,
     Busy,
     ConfigurationError,
@@ -244,6 +245,28 @@ async def test_whoever_is_revoked_is_present_no_more(serve, join):
     assert (await ann.namespace.call("presence", "room", {}))[0]["error"]["name"] == "Forbidden"
 
 
+async def test_the_application_lets_a_user_in_and_out_from_any_thread(serve, join):
+    """And only while it runs."""
+
+    class Rooms(Backend):
+        store = MemoryStore()
+        middleware = [Named()]
+
+        @channel("lobby")
+        def anybody(self): ...
+
+    app = await serve(Rooms)
+    ann = await join(app, "rooms", ..., headers={"name": "ann"})
+    await ann.namespace.call("listen", "lobby", {"v": 1})
+    for call, change in ((app.join, "joined"), (app.leave, "left")):
+        work = call("home", user={"id": "ann"}, backend="rooms")
+        assert await asyncio.to_thread(asyncio.run, work) == 1
+        assert await ann.namespace.event() == ["resync", "c:home", {change: True}]
+        await ann.namespace.call("listen", "home", {"v": 1})
+    with pytest.raises(ConfigurationError, match=r"call app.join\(...\) while it runs"):
+        await App().serve(Rooms).join("home", user="ann", backend="rooms")
+
+
 # Once for each connection
 
 
@@ -369,6 +392,19 @@ async def test_a_collection_follows_where_its_client_is_let_in(serve):
             await until(lambda: next(iter(project.values()))["n"] == 10 + n)  # noqa: B023
             assert project._error is None
         assert len(joined) == 1
+
+
+@pytest.mark.parametrize("joined", [None, lambda *names: 1 / 0])
+async def test_what_raises_when_it_is_told_of_a_channel_is_reported(serve, joined):
+    """It costs the connection nothing; and nobody need be told."""
+    app = await serve(Tasks)
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    async with connect(app.url, jitter=0.01, joined=joined) as io:
+        lobby = io.backend("tasks", channel="lobby")
+        await lobby.create({}, options={"join": "project-7"})
+        await lobby.create({})
+    assert reported == ([] if joined is None else ["connect(joined=...) of 'tasks' failed"])
 
 
 async def test_a_client_connects_again_after_a_passing_refusal(serve):

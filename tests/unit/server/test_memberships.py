@@ -209,3 +209,12 @@ async def test_a_listen_under_way_is_asked_about_again_when_its_channel_ends():
     assert client.reply["error"]["name"] == "Forbidden"
     assert not client.socket.channels
     await server.close()
+
+
+async def test_a_socket_without_memberships_is_let_in_nowhere(rooms):
+    """As one that is made for a test."""
+    client = rooms.client()
+    client.socket.membership = None
+    await client.socket.join("staff")
+    client.socket.leave("staff")
+    assert client.socket.granted == frozenset()
