@@ -324,14 +324,13 @@ class Gateway:
 
     async def welcome(self, socket: ClientSocket) -> SyncError | None:
         """Run the layers of `@on_connect` for a client; return why it may not connect, None if it may."""
-        runtime = socket.runtime
-        if runtime.connecting is None:
-            return None
+        connecting = socket.runtime.connecting
+        assert connecting is not None, "else there is nothing to wait for"
         req = Request("read", None, {}, socket.backend, None, socket, event="connect")
         try:
             async with asyncio.timeout(self.limits.deadline), self._connecting.turn(socket.connection.address):
                 # In a task, so that what layers set in their context stays there.
-                admission = runtime.connecting.admit(req, self.registry.internal_error)
+                admission = connecting.admit(req, self.registry.internal_error)
                 failure = (await asyncio.get_running_loop().create_task(admission)).failure
         except TimeoutError:
             failure = Timeout()

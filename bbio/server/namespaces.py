@@ -25,19 +25,16 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
     """Register a backend's namespace with the Socket.IO server."""
     namespace = runtime.namespace
     sockets: dict[str, ClientSocket] = {}
-    # Those whose layers of `@on_connect` have not ended: nothing that they send is looked at.
-    arriving: dict[str, ClientSocket] = {}
 
     async def welcome(sid: str, socket: ClientSocket) -> None:
-        arriving[sid] = socket
+        # It is not among the others yet: nothing that it sends is looked at.
         failure: SyncError | None = Unavailable("the server gave up on this connection")
         try:
             failure = await gateway.welcome(socket)
         finally:
-            del arriving[sid]
-            if failure is None and (socket.left or sio.get_environ(sid, namespace) is None):
-                failure = Unavailable("the client is gone")  # for whom nobody tells of it again
-            if failure is not None and not socket.left:
+            if failure is None and sio.get_environ(sid, namespace) is None:
+                failure = Unavailable("the client is gone")  # and nobody tells of it again
+            if failure is not None:
                 gateway.left(socket)
         if failure is not None:
             raise Refused(failure.message, failure.to_json())
@@ -66,8 +63,6 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
         if socket is not None:
             gateway.left(socket, reason)
             socket.peer.left(socket)
-        elif sid in arriving:
-            gateway.left(arriving[sid])
 
     handlers: dict[str, Handler] = {"connect": connect, "disconnect": disconnect}
     if isinstance(sio, PlainServer):

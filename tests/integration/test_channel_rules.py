@@ -1,11 +1,14 @@
 """Channels with rules over the wire: which channels there are, who is in them, and what the server changes of that."""
 
 import asyncio
+import gc
+import weakref
 from unittest.mock import ANY
 
 import pytest
 
 from bbio import (
+    App,
     Backend,
     Busy,
     ConfigurationError,
@@ -220,6 +223,50 @@ async def test_before_layers_of_read_decide_where_a_client_is_let_in(serve, join
             assert reply == [refusal("readers only")] if name == "eve" else reply[0] is None
 
 
+async def test_whoever_is_revoked_is_present_no_more(serve, join):
+    """Neither for the others, nor for itself, until it has listened and joined again."""
+
+    class Rooms(Backend):
+        store = MemoryStore()
+        presence = True
+
+        @channel("room")
+        def anybody(self): ...
+
+    app = await serve(Rooms)
+    ann, bob = [await join(app, "rooms", ...) for _ in range(2)]
+    for client in (ann, bob):
+        await client.namespace.call("listen", "room", {"v": 1})
+        await client.namespace.call("presence", "room", {})
+    assert await app.revoke(channel="room") == 2
+    await bob.namespace.call("listen", "room", {"v": 1})
+    _, reply = await bob.namespace.call("presence", "room", {})
+    assert len(reply["members"]) == 1
+    assert (await ann.namespace.call("presence", "room", {}))[0]["error"]["name"] == "Forbidden"
+
+
+async def test_the_application_lets_a_user_in_and_out_from_any_thread(serve, join):
+    """And only while it runs."""
+
+    class Rooms(Backend):
+        store = MemoryStore()
+        middleware = [Named()]
+
+        @channel("lobby")
+        def anybody(self): ...
+
+    app = await serve(Rooms)
+    ann = await join(app, "rooms", ..., headers={"name": "ann"})
+    await ann.namespace.call("listen", "lobby", {"v": 1})
+    for call, change in ((app.join, "joined"), (app.leave, "left")):
+        work = call("home", user={"id": "ann"}, backend="rooms")
+        assert await asyncio.to_thread(asyncio.run, work) == 1
+        assert await ann.namespace.event() == ["resync", "c:home", {change: True}]
+        await ann.namespace.call("listen", "home", {"v": 1})
+    with pytest.raises(ConfigurationError, match=r"call app.join\(...\) while it runs"):
+        await App().serve(Rooms).join("home", user="ann", backend="rooms")
+
+
 # Once for each connection
 
 
@@ -238,6 +285,9 @@ class Greeted(Backend):
     @on_connect
     async def greet(self, req):
         self.asked.append((req.event, req.user))
+        await req.socket.join("home")
+        kept = req.socket.state["kept"] = type("Kept", (), {})()
+        self.kept = weakref.ref(kept)
         await self.gate.wait()
         if req.user == "eve":
             raise Unauthorized("no eve")
@@ -281,7 +331,7 @@ async def test_it_may_refuse_the_connection(serve, dial, transport):
         refused = await refused_of(wire, "/greeted")
         assert {**refused["data"], "id": ANY} == {**error, "id": ANY}
         assert refused["message"] == error["message"]
-    assert not app.gateway.subscribers["greeted"].listeners
+    assert not app.gateway.memberships._members
 
 
 async def test_requests_wait_for_it_and_it_has_a_deadline(serve, dial):
@@ -294,7 +344,8 @@ async def test_requests_wait_for_it_and_it_has_a_deadline(serve, dial):
     assert refused["data"]["name"] == "Timeout"
 
 
-async def test_a_client_that_leaves_meanwhile_leaves_nothing(serve, dial):
+@pytest.mark.parametrize("ends", ["client", "server"])
+async def test_a_client_that_leaves_meanwhile_leaves_nothing(serve, dial, ends):
     """Its socket is forgotten, although nobody tells of it again."""
     app = await serve(Greeted)
     greeted = app.backends["greeted"].backend
@@ -303,10 +354,14 @@ async def test_a_client_that_leaves_meanwhile_leaves_nothing(serve, dial):
     await wire.send("40/greeted,")
     async with asyncio.timeout(5):
         await until(lambda: greeted.asked)
-        await wire.close()
+        if ends == "client":
+            await wire.close()
+        else:
+            await asyncio.gather(*(each.close(wait=False) for each in list(app.sio.eio.sockets.values())))
         greeted.gate.set()
         await until(lambda: not app.gateway.addresses._connections)
-    assert not app.gateway.exchanges.running
+        await until(lambda: not app.gateway.memberships._members)
+        await until(lambda: (gc.collect(), greeted.kept() is None)[1])
 
 
 # The Python client
@@ -337,6 +392,19 @@ async def test_a_collection_follows_where_its_client_is_let_in(serve):
             await until(lambda: next(iter(project.values()))["n"] == 10 + n)  # noqa: B023
             assert project._error is None
         assert len(joined) == 1
+
+
+@pytest.mark.parametrize("joined", [None, lambda *names: 1 / 0])
+async def test_what_raises_when_it_is_told_of_a_channel_is_reported(serve, joined):
+    """It costs the connection nothing; and nobody need be told."""
+    app = await serve(Tasks)
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    async with connect(app.url, jitter=0.01, joined=joined) as io:
+        lobby = io.backend("tasks", channel="lobby")
+        await lobby.create({}, options={"join": "project-7"})
+        await lobby.create({})
+    assert reported == ([] if joined is None else ["connect(joined=...) of 'tasks' failed"])
 
 
 async def test_a_client_connects_again_after_a_passing_refusal(serve):

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import textwrap
 
 import pytest
 from click.testing import CliRunner
@@ -88,6 +89,35 @@ class Todos(Backend):
 
 app = App().serve(Todos)
 """
+
+
+def test_stacks_show_rules_of_channels_and_what_runs_once(served):
+    """Each with its pattern and its place."""
+    source = """
+    from bbio import App, Backend, channel, on_connect
+    from bbio.builtin import Session
+
+    class Tasks(Backend):
+        middleware = [Session(secret="x" * 40)]
+
+        @channel("project-{project}")
+        def members(self, project): ...
+
+        @channel("")
+        def default(self): ...
+
+        @on_connect
+        def greet(self): ...
+
+    app = App().serve(Tasks)
+    """
+    name = served(textwrap.dedent(source))
+    status, text = invoke("stacks", f"{name}:app")
+    place = os.path.realpath(f"{name}.py")
+    assert status == 0
+    assert f"before channel {place}:8 channel 'project-{{project}}': Tasks.members {place}:8" in text
+    assert f"channel '': Tasks.default {place}:11 connect before Session.identify" in text
+    assert f"before Tasks.greet {place}:14" in text
 
 
 def test_stacks_warn_of_reads_that_leave_out_what_others_are_told(served):

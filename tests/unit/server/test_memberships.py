@@ -6,7 +6,7 @@ import pytest
 
 from bbio import Backend, Forbidden, before, channel
 from bbio.builtin import MemoryStore
-from tests.support.listeners import Server, listening, settled
+from tests.support.listeners import Server, SharedStore, listening, settled
 
 
 class Rooms(Backend):
@@ -185,3 +185,36 @@ async def test_a_client_of_the_original_library_is_in_with_its_first_listen(room
         await client.socket.join(f"room-{n}")
     with pytest.raises(ValueError, match="may listen to 64 channels"):
         await client.socket.join("one more")
+
+
+async def test_a_listen_under_way_is_asked_about_again_when_its_channel_ends():
+    """Whoever was let in just before is not in."""
+
+    class Club(Backend):
+        store = SharedStore()
+        closed = False
+
+        @channel("staff")
+        def rule(self):
+            return not self.closed
+
+    server = Server(Club)
+    server.store.gate.clear()
+    client = await listening(server, channel="staff")
+    assert client.received == []
+    server.backend.closed = True
+    assert server.gateway.revoke_channel("staff") == 0
+    server.store.gate.set()
+    await settled()
+    assert client.reply["error"]["name"] == "Forbidden"
+    assert not client.socket.channels
+    await server.close()
+
+
+async def test_a_socket_without_memberships_is_let_in_nowhere(rooms):
+    """As one that is made for a test."""
+    client = rooms.client()
+    client.socket.membership = None
+    await client.socket.join("staff")
+    client.socket.leave("staff")
+    assert client.socket.granted == frozenset()

@@ -82,6 +82,18 @@ async def test_a_file_that_does_not_change_is_not_looked_into(path):
         assert len(looked) == 1
 
 
+async def test_a_recheck_of_another_process_is_heard(path):
+    """With the next look, although nobody reads the log."""
+    async with opened(SQLiteStore(path)) as models:
+        rechecked = []
+        models.store.publisher.recheck_soon = lambda channel=None: rechecked.append(channel)
+        models.store.control.add(rechecked.append)
+        execute(path, "UPDATE bbio_backends SET rechecks = rechecks + 1")
+        await until(lambda: rechecked)
+        await models.store.positions(["c:"])
+        assert rechecked == [None]
+
+
 async def test_old_notices_are_dropped_and_what_is_missed_is_noticed(path, monkeypatch):
     """By their age and by their number; numbers are never given again."""
     monkeypatch.setattr(sqlite_control, "MAX_NOTICES", 3)
