@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from bbio import BadRequest, Busy, Forbidden
-from bbio.client.presence import PresenceChanges
+from bbio import BadRequest, Busy, Forbidden, Timeout
+from bbio.client import calls
+from bbio.client.presence import Presence, PresenceChanges
 from bbio.client.roster import Member, Roster
 from bbio.testing import Clock
 
@@ -235,3 +238,28 @@ def test_changes_as_one():
     """Who came and went was never there; who went and came back has changed."""
     changes = PresenceChanges().then({"a", "b"}, {"x"}, {"y", "z"}).then({"y"}, {"a"}, {"b", "x"})
     assert changes == PresenceChanges(frozenset("a"), frozenset("y"), frozenset("xz"))
+
+
+async def test_a_join_that_takes_too_long_goes_on(monkeypatch, wire):
+    """The client is present as soon as it can be; one that is refused is not."""
+
+    async def late(session, subscription):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(calls, "ready", late)
+    errors = [Timeout("later"), Forbidden("no")]
+    presence = Presence(None, SimpleNamespace(roster=wire.roster))
+    for error, is_wanted in ((Timeout, True), (Forbidden, False)):
+        with pytest.raises(error):
+            await presence.join({})
+        assert wire.roster.wanted is is_wanted
+
+
+def test_what_was_asked_over_a_connection_that_is_lost_is_not_asked_again(wire):
+    """The next one asks for itself."""
+    wire.roster.told({"epoch": "now", "seq": 7, "joined": []})
+    wire.pass_time(2.0)
+    assert wire.take()
+    wire.roster.offline()
+    wire.pass_time(120.0)
+    assert wire.take() == []
