@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from bbio import App, Backend, ConfigurationError, SyncError
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore, store_from_env
-from bbio.cli import demo_backend, main
+from bbio.cli import main
+from bbio.commands.demo import demo_backend
 from bbio.settings import Settings, variable
 from examples.messages.app import Messages
 
