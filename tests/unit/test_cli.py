@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bbio import __version__, cli
+from bbio.commands import serving
 
 SERVED = """
 from bbio import App, Backend, before, read
@@ -258,7 +259,7 @@ while True:  # nobody says when the folder is first looked at
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as caught:
-            cli._reload([sys.executable, "-c", command])
+            serving._reload([sys.executable, "-c", command])
     finally:
         for number, handler in before:
             signal.signal(number, handler)
@@ -274,7 +275,7 @@ def test_reloading_runs_the_same_command(served, monkeypatch):
         commands.append(command)
         sys.exit(0)
 
-    monkeypatch.setattr(cli, "_reload", reload)
+    monkeypatch.setattr(serving, "_reload", reload)
     status, _ = invoke("run", "served:app", "--reload", "--port", "1", "--cors-origins", "*")
     assert status == 0
     (command,) = commands
