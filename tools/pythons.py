@@ -31,7 +31,7 @@ print(platform.python_version() if usual else "")
 FOLDERS = ("tests/unit", "tests/conformance", "tests/integration", "tests/properties")
 PYTEST = ("-m", "pytest", "--dist", "loadgroup")
 # Some measure time and memory: each of two cores has one test to run.
-ALL = (*PYTEST, "-n", "2")
+ALL = (*PYTEST, "-n", "3")
 # None of these does so closely, and many wait for servers, databases and timers: a third keeps two cores busy.
 SHORT = (*PYTEST, "-n", "3", "--no-cov", "-m", "not once", *FOLDERS)
 
