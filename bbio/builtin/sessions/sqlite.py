@@ -132,7 +132,7 @@ class SQLiteSessionStore(SessionStore):
         return StoredSession(key=key, subject=subject, data=data, created=created, expires=expires, ends=ends)
 
     async def touch(self, key: str, expires: float) -> None:
-        await self._delete("UPDATE bbio_sessions SET expires = ?2 WHERE key = ?1 AND expires < ?2", key, expires)
+        await self._delete("UPDATE bbio_sessions SET expires = ? WHERE key = ? AND expires < ?", expires, key, expires)
 
     async def remove(self, key: str) -> bool:
         return bool(await self._delete("DELETE FROM bbio_sessions WHERE key = ? RETURNING key", key))
