@@ -487,14 +487,9 @@ class Collection(Mapping[Key, M], Generic[M]):
 
     def resumed(self) -> None:
         """Note that the server lets this client listen again: it tells of what was missed, or everything is read."""
-        if self._read:
-            self._error = None
+        self._error = None
 
     def failed(self, error: SyncError) -> None:
         """Note that it cannot be kept up to date, at least for now."""
         self._error = error
         self._wake()
-
-    def invited(self) -> None:
-        """Note that it can be kept up to date again."""
-        self._error = None

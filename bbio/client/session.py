@@ -129,8 +129,7 @@ class BackendSession(Requests):
                 "of its own for it"
             )
         Tracker().resume(since)
-        if subscription.joined:
-            self.leave(subscription)
+        self.leave(subscription)
         subscription.tracker.resume(since)
 
     def release(self, subscription: Subscription, follower: Mirror | Events | Messages) -> None:
@@ -315,8 +314,8 @@ class BackendSession(Requests):
             self.flush()
 
     def _send_presence(self, channel: str | None, options: dict[str, Any] | None, answer: Callable[..., None]) -> None:
-        if self.transport is not None:
-            self.transport.emit("presence", (channel, options), self._current(answer))
+        assert self.transport is not None, "a roster that is offline asks for nothing"
+        self.transport.emit("presence", (channel, options), self._current(answer))
 
     def send(self, subscription: Subscription, name: str, data: Any, answer: Callable[..., None]) -> None:
         """Send a message, which is told now or never.

@@ -51,9 +51,6 @@ class Mirror(Protocol):
         """Note that it cannot be kept up to date any more."""
 
     def resumed(self) -> None:
-        """Note that it is kept up to date again."""
-
-    def invited(self) -> None:
         """Note that it can be kept up to date again."""
 
 
@@ -208,7 +205,7 @@ class Subscription:
         """Note that the server has let this client in, so that what it has refused before counts no more."""
         self.refusal = None
         for mirror in self.mirrors:
-            mirror.invited()
+            mirror.resumed()
 
     def left(self) -> None:
         """Note that the channel was left: a client that comes back to it begins anew."""

@@ -37,6 +37,7 @@ CLAIMS = frozenset(
         "persistent",  # keeps models when it stops, and finds them when it starts
         "atomic",  # keeps model, event and operation together, whatever interrupts a write
         "was",  # keeps, with each event, how its record was, where `keeps_was` is set
+        "tops",  # lists its streams, as a log
         # The options of the stores that come with bbio.
         "id_attribute",
         "upsert",

@@ -154,10 +154,8 @@ class Permissions:
         self._tell_to_listen(socket)
 
     def _tell_to_listen(self, socket: ClientSocket) -> None:
-        for channel, version in socket.channels.items():
-            if version:
-                text = protocol.resync(channel_stream(channel))
-                self._delivery.send([socket.peer], self._runtime.namespace, text)
+        for channel in socket.channels:
+            self._delivery.send([socket.peer], self._runtime.namespace, protocol.resync(channel_stream(channel)))
 
     # Asking again
 

@@ -82,8 +82,7 @@ def _chosen(app: App, stores: Stores) -> Mapping[str, Store] | Literal["real"]:
 
 
 def _introduce(req: Request) -> None:
-    if not isinstance(req.socket, ClientSocket):
-        return
+    assert isinstance(req.socket, ClientSocket), "what a registry is asked comes from clients"
     socket, user = req.socket, req.socket.peer.user
     req.user = user
     if user is not None:

@@ -184,6 +184,27 @@ async def test_who_joins_a_backend_again_and_again_is_closed(serve, join, todos,
     assert await (await join(app, "todos")).sync("read") == []
 
 
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+@pytest.mark.parametrize(
+    ("packets", "why"),
+    [
+        (["40/todos,"], "joined twice"),
+        ([f'451-/todos,["x",{{"_placeholder":true,"num":0}}{",0" * 17_000}]'], "too long an event with attachments"),
+    ],
+    ids=["a CONNECT twice", "a long event with an attachment"],
+)
+async def test_what_is_no_protocol_is_logged_with_its_reason(serve, join, todos, caplog, packets, why):
+    """The connection ends, and what it has sent is no part of the line."""
+    caplog.set_level("INFO", logger="bbio")
+    app = await serve(todos)
+    mallory = await join(app, "todos")
+    await mallory.wire.send(*packets)
+    await mallory.wire.ended(5)
+    assert why in caplog.text
+    assert "_placeholder" not in caplog.text
+    assert await (await join(app, "todos")).sync("read") == []
+
+
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 async def test_the_buffers_of_the_system_are_limited(serve, join, todos, transport, engine):
     """Else it would hold megabytes for each client that does not read."""

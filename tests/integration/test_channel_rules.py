@@ -264,6 +264,11 @@ async def test_the_application_lets_a_user_in_and_out_from_any_thread(serve, joi
         assert await asyncio.to_thread(asyncio.run, work) == 1
         assert await ann.namespace.event() == ["resync", "c:home", {change: True}]
         await ann.namespace.call("listen", "home", {"v": 1})
+    for call in (app.join, app.leave):
+        assert await call("lobby", user="ann", backend="rooms") == 1
+        assert await call("lobby", user="bob", backend="rooms") == 0
+        with pytest.raises(ConfigurationError, match=rf"app.{call.__name__}\(backend='room'\): there is no such"):
+            await call("lobby", user="ann", backend="room")
     with pytest.raises(ConfigurationError, match=r"call app.join\(...\) while it runs"):
         await App().serve(Rooms).join("home", user="ann", backend="rooms")
 

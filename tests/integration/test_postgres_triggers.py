@@ -485,6 +485,18 @@ async def test_too_many_rows_are_not_told_one_by_one(database_url, psql):
         assert event.body == milk.body
 
 
+async def test_what_others_left_is_among_the_tops_of_all_streams(database_url, psql):
+    """Whoever lists them numbers it first."""
+    await install_triggers(database_url)
+    async with opened(database_url) as models:
+        await psql.execute("INSERT INTO models (id, body) VALUES ('7', '{}'), ('8', '{}')")
+        assert await psql.fetchval("SELECT count(*) FROM bbio_pending") == 2
+        tops = await models.log.tops()
+        assert tops["*"].offset == 2
+        assert tops.pop("").epoch == tops["*"].epoch
+        assert tops == await models.log.positions(["*"])
+
+
 def processor_seconds(pid):
     """What a process has used of the processor, whoever else does."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9

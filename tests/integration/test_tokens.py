@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bbio import App, Backend, Unauthorized
+from bbio import App, Backend, Unauthorized, Unavailable
 from bbio.builtin import MemoryStore, Session, Token
 from tests.support.listeners import until
 from tests.support.tokens import SECRET, jwk, key_server, rsa_key, signed
@@ -100,6 +100,19 @@ async def test_in_a_test_time_passes_at_once():
         assert socket.is_suspended
         t.pass_time(301)
         await until(lambda: socket.left)
+
+
+async def test_a_token_is_told_to_the_backends_that_let_a_client_in():
+    """One that has refused it is asked nothing; the next connection begins with the token."""
+    async with App().serve(notes(**SIGNED)).test() as t:
+        first, second = (signed(exp=t.time() + 100, n=n) for n in (1, 2))
+        mine = t.connect(auth={"token": first})
+        nowhere = mine.backend("nowhere")
+        with pytest.raises(Unavailable, match="Unable to connect"):
+            await nowhere.read()
+        await mine.backend("notes").read()
+        await mine.authenticate(second)
+        assert mine._sockets["notes"].auth == mine.auth == {"token": second}
 
 
 async def test_users_of_a_test_can_be_revoked():

@@ -107,7 +107,7 @@ class Raising:
     def failed(self, error: SyncError) -> None:
         self._stumble()
 
-    def invited(self) -> None:
+    def resumed(self) -> None:
         """Nothing is to be undone."""
 
     def _stumble(self) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from bbio.builtin import MemoryStore
-from bbio.conformance import CLAIMS, LogConformance, SessionStoreConformance, StoreConformance, case
+from bbio.conformance import CLAIMS, LOG_CLAIMS, LogConformance, SessionStoreConformance, StoreConformance, case
 from bbio.errors import Conflict, NotFound
 from bbio.log import MemoryLog
 from bbio.protocol import encode
@@ -41,6 +41,24 @@ def test_a_suite_must_make_stores():
     """What is missing is said."""
     with pytest.raises(NotImplementedError, match="Unfinished needs a method make_store"):
         type("Unfinished", (StoreConformance,), {})().make_store()
+
+
+def test_a_log_need_not_list_its_streams():
+    """It claims it, or the test is left out."""
+    claims = LOG_CLAIMS - {"tops"}
+    assert set(names_in(LogConformance)) - set(names_in(type(log_suite(MemoryLog, claims=claims)))) == {
+        "test_all_streams_are_listed"
+    }
+
+
+async def test_nobody_listens_to_a_store_under_test():
+    """Its backend has no sessions, and what ends or is to be asked again is nobody's."""
+    async with suite(MemoryStore).opened() as models:
+        backend = models.log.backend
+        served = backend.__bbio_served__("sessions")
+        assert served.live_sessions() == set()
+        served.end_sessions({"x"})
+        await backend.recheck()
 
 
 def test_a_suite_may_be_added_to():
@@ -293,6 +311,11 @@ class PublishesBeforeItWaits(MemoryLog):
         return await super().append(stream, method, model, req)
 
 
+class ListsNothing(MemoryLog):
+    async def tops(self):
+        return {"": (await super().tops())[""]}
+
+
 class AlwaysAtTheBeginning(MemoryLog):
     async def positions(self, streams):
         return {name: Position("always", 0) for name in streams}
@@ -311,6 +334,7 @@ class AlwaysAtTheBeginning(MemoryLog):
         (LosesItsOperations, "test_duplicates_at_the_same_time_are_one_event"),
         (PublishesBeforeItWaits, "test_a_writer_that_gives_up_wrote_all_or_nothing"),
         (AlwaysAtTheBeginning, "test_every_channel_has_a_stream"),
+        (ListsNothing, "test_all_streams_are_listed"),
         (MemoryLog, "test_events_and_operations_are_there_after_a_restart"),
     ],
 )

@@ -363,6 +363,21 @@ async def test_authenticate_while_a_connection_waits_for_a_token():
     assert await world.identity.credentials() == {"token": "b"}
 
 
+async def test_a_search_that_begins_while_a_token_is_told_is_given_up():
+    """The backends take that one; nobody waits for another."""
+    answers, get_token = [], Giving(hang)
+    world = World(get_token=get_token)
+    world.session.emit = lambda event, arguments, answer: answers.append(answer)
+    call = asyncio.create_task(world.identity.authenticate("b"))
+    await until(lambda: answers)
+    world.end()
+    await until(lambda: get_token.calls)
+    answers[0](OK)
+    await call
+    await settle()
+    assert (world.renewal.token, world.identity._task.cancelled()) == ("b", True)
+
+
 async def test_an_authenticate_that_fails_leaves_it_to_get_token():
     get_token = Giving(hang, "b")
     world = World(lambda token: UNKNOWN if token == "bad" else OK, get_token=get_token)

@@ -1081,7 +1081,7 @@ class Failing:
     def failed(self, error):
         raise ZeroDivisionError(type(error))
 
-    def invited(self):
+    def resumed(self):
         """Nothing is to be undone."""
 
 

@@ -5,6 +5,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from bbio import Backend
 from bbio.errors import Busy
+from bbio.identity import Identity
 from bbio.server.budget import REST, SHARE_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.limits import Limits
@@ -393,6 +394,15 @@ def test_a_socket_shows_its_connection():
     assert (socket.sid, socket.remote, socket.headers["x-team"]) == ("s1", "192.0.2.1", "red")
     assert socket.cookies == {"sid": "abc"}
     assert (socket.channels, socket.last_channel, socket.peer) == ({}, None, None)
+
+
+def test_a_socket_outside_of_an_application_takes_another_auth():
+    """Nobody counts its identities."""
+    socket = ClientSocket("s1", Served(type("Todos", (Backend,), {})).runtime, connect())
+    tried = socket.try_auth(b'{"token":"b"}')
+    tried.identity = Identity({"id": "ann"})
+    socket.take_auth(tried)
+    assert (socket.auth, socket.identity) == ({"token": "b"}, tried.identity)
 
 
 @pytest.mark.parametrize(
