@@ -7,6 +7,7 @@ these tests. Without any server, the tests that need one fail.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -247,6 +248,38 @@ def _copy_programs(programs: Path, target: Path) -> Path:
     return target / package.name / install.name / "bin"
 
 
+CONTENTS = """
+    SELECT nspname, pg_get_userbyid(nspowner), nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'
+    UNION ALL SELECT 'relations', count(*)::text, '' FROM pg_class WHERE NOT pg_is_other_temp_schema(relnamespace)
+    UNION ALL SELECT 'functions', count(*)::text, md5(string_agg(proacl::text, ',' ORDER BY oid)) FROM pg_proc
+    UNION ALL SELECT 'types', count(*)::text, '' FROM pg_type
+    UNION ALL SELECT 'collations', count(*)::text, '' FROM pg_collation
+    UNION ALL SELECT 'extensions', count(*)::text, '' FROM pg_extension
+    UNION ALL SELECT 'event triggers', count(*)::text, '' FROM pg_event_trigger
+    UNION ALL SELECT 'publications', count(*)::text, '' FROM pg_publication
+    UNION ALL SELECT 'large objects', count(*)::text, '' FROM pg_largeobject_metadata
+    UNION ALL SELECT 'default rights', count(*)::text, '' FROM pg_default_acl
+    UNION ALL SELECT 'settings', count(*)::text, '' FROM pg_db_role_setting
+    UNION ALL SELECT 'rights', datacl::text, '' FROM pg_database WHERE datname = current_database()
+    ORDER BY 1
+"""
+EMPTY = """
+    DO $$
+        DECLARE name text;
+        BEGIN
+            FOR name IN
+                SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+            LOOP
+                EXECUTE format('DROP SCHEMA %I CASCADE', name);
+            END LOOP;
+        END
+    $$;
+    CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+    GRANT USAGE ON SCHEMA public TO public;
+    COMMENT ON SCHEMA public IS 'standard public schema';
+"""
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a PostgreSQL server, as a user who may create databases."""
@@ -259,15 +292,63 @@ def postgres_server() -> Iterator[str]:
     server.remove()
 
 
+@pytest.fixture(scope="session")
+def spare_databases() -> list[tuple[str, list[asyncpg.Record]]]:
+    """Databases that are empty again, with what they have then: to make one takes much longer than to empty one."""
+    return []
+
+
 @pytest.fixture
-async def database_url(postgres_server: str) -> AsyncIterator[str]:
+async def database_url(
+    postgres_server: str, spare_databases: list[tuple[str, list[asyncpg.Record]]]
+) -> AsyncIterator[str]:
     """The URL of an empty PostgreSQL database of the test's own."""
-    name = f"bbio_{uuid4().hex}"
     connection = await asyncpg.connect(postgres_server)
-    await connection.execute(f"CREATE DATABASE {name}")
-    yield urlunsplit(urlsplit(postgres_server)._replace(path=f"/{name}"))
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    if spare_databases:
+        name, new = spare_databases.pop()
+        url = _url_of(postgres_server, name)
+    else:
+        name = f"bbio_{uuid4().hex}"
+        await connection.execute(f"CREATE DATABASE {name}")
+        url = _url_of(postgres_server, name)
+        new = await _look(url)
+    yield url
+    await connection.execute(f"ALTER DATABASE {name} RESET ALL")
+    ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
+    while await connection.fetch(ending, name):  # noqa: ASYNC110 - others end by themselves
+        await asyncio.sleep(0.01)
+    if await _emptied(url) == new:
+        spare_databases.append((name, new))
+    else:
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await connection.close()
+
+
+def _url_of(server: str, database: str) -> str:
+    return urlunsplit(urlsplit(server)._replace(path=f"/{database}"))
+
+
+async def _look(url: str) -> list[asyncpg.Record]:
+    """What a database has of all that a test may leave in it."""
+    connection = await asyncpg.connect(url)
+    try:
+        contents: list[asyncpg.Record] = await connection.fetch(CONTENTS)
+        return contents
+    finally:
+        await connection.close()
+
+
+async def _emptied(url: str) -> list[asyncpg.Record] | None:
+    """Empty a database; what it has then, or nothing if that cannot be done."""
+    try:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(EMPTY)
+        finally:
+            await connection.close()
+        return await _look(url)
+    except asyncpg.PostgresError:
+        return None
 
 
 @pytest.fixture(scope="session")
