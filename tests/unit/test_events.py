@@ -193,6 +193,11 @@ async def test_it_ends_with_the_application_and_when_it_is_closed(make_store):
             assert [each.model["title"] for each in await waiting] in (["tea"], [])
             with pytest.raises(StopAsyncIteration):
                 await anext(events)
+        async with todos.events() as events:
+            waiting = asyncio.create_task(collect(events))
+            await asyncio.sleep(0)  # until it is about to look
+            await events.aclose()
+            assert await waiting == []
     late = todos.events()
     await late.end()
     with pytest.raises(StopAsyncIteration):
