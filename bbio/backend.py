@@ -44,7 +44,7 @@ Emitted = Literal["created", "updated", "deleted"]
 UNFILTERED = "unfiltered"
 
 # What its users found in a backend before its runtime had it.
-MOVED = ("layers", "log", "namespace", "on", "since", "stacks")
+MOVED_TO_RUNTIME = ("layers", "log", "namespace", "on", "since", "stacks")
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*")
 
@@ -376,7 +376,7 @@ class Backend(Generic[M]):
         def __getattr__(self, name: str) -> Any:
             """Return what has moved to the runtime, for one version more."""
             cls = type(self).__name__
-            if name not in MOVED:
+            if name not in MOVED_TO_RUNTIME:
                 raise AttributeError(f"{cls!r} object has no attribute {name!r}", name=name, obj=self)
             place = f"app.backends[{self.name!r}].{name}"
             if self.__bbio_runtime__ is None:

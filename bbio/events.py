@@ -30,11 +30,11 @@ READ_BYTES = 16 << 20
 # Seconds between two looks at the tops of all streams, where other processes write and may not be heard.
 ALL_CHECK_SECONDS = 1.0
 # Seconds until a log that could not be read is asked again.
-RETRY_SECONDS = 1.0
+LOG_RETRY_SECONDS = 1.0
 # Of the time, the part that looks at the tops of all streams may take.
 LOOK_SHARE = 0.2
 # Moved streams after which the positions of a subscription are put together anew.
-MOVED = 64
+MOVED_STREAMS = 64
 
 NONE_YET = ""
 Methods = Literal["create", "update", "delete", "reset"]
@@ -115,7 +115,7 @@ class Trail:
 
     def move(self, stream: str, position: Position) -> Callable[[], Places]:
         """Go on in a stream; return a function that says where all streams are with that."""
-        if len(self._moves) > max(MOVED, len(self._begun)):
+        if len(self._moves) > max(MOVED_STREAMS, len(self._begun)):
             self._begun, self._moves = dict(self.now), []
         self._moves.append((stream, position))
         self.now[stream] = position
@@ -337,7 +337,7 @@ class Events(Generic[M]):
                 await self._read(tops)
         except Exception as err:
             failures.error(err, "the log of %s cannot be read by its own server; trying again", self._feed.name)
-            interval = RETRY_SECONDS
+            interval = LOG_RETRY_SECONDS
         if not self._waiting:
             await self._wait(interval)
 

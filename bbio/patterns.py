@@ -24,7 +24,7 @@ RESERVED = frozenset({"self", "req", "res", "next", "err", "record"})
 _UNSEEN = frozenset({"Cc", "Cn", "Co", "Cs", "Zl", "Zp"})
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _INTEGER = re.compile("0|[1-9][0-9]{0,17}")
-_UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+CANONICAL_UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _HEX = frozenset("0123456789abcdef-")
 _DIGITS = frozenset("0123456789")
 
@@ -55,7 +55,7 @@ def _read_int(text: str) -> int | None:
 
 
 def _read_uuid(text: str) -> UUID | None:
-    return UUID(text) if _UUID.fullmatch(text) else None
+    return UUID(text) if CANONICAL_UUID.fullmatch(text) else None
 
 
 class _Kind(NamedTuple):

@@ -19,7 +19,7 @@ import msgspec
 
 from bbio.errors import BadRequest, SyncError
 from bbio.model.scalars import writable
-from bbio.requests import METHODS
+from bbio.requests import METHODS, Method
 from bbio.streams import BACKEND_WIDE, STAMPS, Delta, Event, Op, Position, channel_stream
 
 VERSION = 1
@@ -55,7 +55,7 @@ UNSAID = msgspec.UNSET
 class Sync(msgspec.Struct, forbid_unknown_fields=True):
     """The fields of a valid `sync`. A channel that is not said is that of the socket's last `listen`."""
 
-    method: Literal["create", "read", "update", "patch", "delete"]
+    method: Method
     model: Any = None
     options: dict[str, Any] | None = None
     channel: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] | msgspec.UnsetType | None = UNSAID
@@ -207,7 +207,7 @@ def _is_suspect(text: str, max_depth: int) -> bool:
 # What a JSON text consists of outside its strings: brackets, as steps into and out of them; digits, all alike; space.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_STEPS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _SPACE = bytes.maketrans(b",:[]{}\t\n\r", b" " * 9)
 # An integer of fewer digits is less than the greatest double.
 _LONG_NUMBER = b"0" * 309
@@ -233,7 +233,7 @@ def check_text(text: str, max_depth: int = MAX_DEPTH) -> None:
     if b"__proto__" in raw and _PROTO_KEY.search(raw):
         raise BadRequest("__proto__ is not allowed as the name of a field")
     is_nested = raw.count(b"[") + raw.count(b"{") > max_depth
-    has_long_number = _LONG_NUMBER in raw.translate(_DIGITS)
+    has_long_number = _LONG_NUMBER in raw.translate(_DIGITS_TO_ZERO)
     if not is_nested and not has_long_number:
         return
     raw = _without_strings(raw)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 # Hexadecimal digits that are random, and for how many ids they are drawn at once: one draw each would cost more.
-DIGITS = 16
+RANDOM_DIGITS = 16
 IDS_AT_ONCE = 256
 # Seconds of the clock after which those in front of an id begin anew, as five digits.
 CLOCK = 16**5
@@ -25,8 +25,8 @@ def random_ids() -> Iterator[str]:
         16
     """
     while True:
-        drawn = secrets.token_hex(IDS_AT_ONCE * DIGITS // 2)
-        yield from [drawn[at : at + DIGITS] for at in range(0, len(drawn), DIGITS)]
+        drawn = secrets.token_hex(IDS_AT_ONCE * RANDOM_DIGITS // 2)
+        yield from [drawn[at : at + RANDOM_DIGITS] for at in range(0, len(drawn), RANDOM_DIGITS)]
 
 
 def neighbouring_ids() -> Iterator[str]:

@@ -14,7 +14,7 @@ from bbio.builtin.documents import Job
 # is that of everybody.
 Path = tuple[object, ...]
 EVERYBODY, BACKEND, ADDRESS, CONNECTION = range(4)
-ENDLESS = float("inf")
+NO_LIMIT = float("inf")
 
 
 class InLine(Job, kw_only=True):
@@ -81,7 +81,7 @@ class Line:
     """
 
     def __init__(
-        self, turns: tuple[float, ...], sizes: tuple[float, ...] = (ENDLESS,) * 4, turns_of_address: float = ENDLESS
+        self, turns: tuple[float, ...], sizes: tuple[float, ...] = (NO_LIMIT,) * 4, turns_of_address: float = NO_LIMIT
     ) -> None:
         self._turns = turns
         self._sizes = sizes
@@ -208,7 +208,7 @@ class Line:
 
     def _count(self, group: Group, more: int) -> None:
         """Count so many more running jobs of a connection."""
-        if self._turns_of_address < ENDLESS and group.above is not None:
+        if self._turns_of_address < NO_LIMIT and group.above is not None:
             address = group.above.key
             self._addresses[address] += more
             if not self._addresses[address]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from bbio import ConfigurationError, Middleware, Request, before
-from bbio.builtin.sessions.cookies import AnyRequest, HasHeaders, SessionCookie
+from bbio.builtin.sessions.cookies import FORTNIGHT, AnyRequest, HasHeaders, SessionCookie
 from bbio.builtin.sessions.found import FoundSession, as_json
 from bbio.settings import Settings
 
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("bbio")
 
-MAX_COOKIE = 4000
+MAX_WRITTEN_COOKIE = 4000
 # How many cookies are remembered as valid: a connection shows the same one with every request.
 KNOWN_COOKIES = 10_000
 SHORTEST = 32
-FORTNIGHT = 14 * 86_400
 MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
 
 
@@ -167,7 +166,7 @@ class Session(Middleware):
 
     def _signed(self, session: Mapping[str, Any]) -> str:
         value = self._serializer.dumps({**session})
-        if len(value) > MAX_COOKIE:
+        if len(value) > MAX_WRITTEN_COOKIE:
             raise ValueError(
                 f"a session of {len(value)} characters fits in no cookie; keep an id in it, and the rest elsewhere"
             )

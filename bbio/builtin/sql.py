@@ -31,7 +31,7 @@ from bbio.query.ordering import (
     key_of,
     parts,
 )
-from bbio.query.query import NAME, Comparison, Condition, Either, Order, Query
+from bbio.query.query import FIELD_NAME, Comparison, Condition, Either, Order, Query
 
 Bind = Callable[[Any], str]
 Parameters = list[Any] | dict[str, Any]
@@ -52,7 +52,7 @@ MANY_VALUES = 201
 _JSON_TYPES = {NULL: "'null'", FALSE: "'false'", TRUE: "'true'", NUMBER: "'integer', 'real'", TEXT: "'text'"}
 _JSON_CONSTANTS = {NULL: "null", FALSE: "false", TRUE: "true"}
 
-_COMPARED = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_COMPARED_IN_SQL = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
 class Dialect:
@@ -370,7 +370,7 @@ def read_indexes(given: Iterable[str | tuple[str, ...]]) -> list[tuple[Path, ...
     indexes: list[tuple[Path, ...]] = []
     for fields in given:
         paths: list[Path] = [tuple(name.split(".")) for name in ([fields] if isinstance(fields, str) else fields)]
-        if not paths or not all(NAME.fullmatch(name) for path in paths for name in path):
+        if not paths or not all(FIELD_NAME.fullmatch(name) for path in paths for name in path):
             raise ConfigurationError(
                 f"index={list(given)!r}: {fields!r} is not a field; name fields, or tuples of fields asked for "
                 f'together: index=["done", ("list", "created")]'
@@ -431,7 +431,7 @@ class Statement:
             terms.append(self._term(condition))
             if isinstance(condition, Comparison) and condition.operator == "$eq":
                 self.pinned.update(self.key(condition.path))
-            elif isinstance(condition, Comparison) and condition.operator in _COMPARED:
+            elif isinstance(condition, Comparison) and condition.operator in _COMPARED_IN_SQL:
                 self.pinned.add(self.key(condition.path)[0])
         return terms
 
@@ -481,9 +481,9 @@ class Statement:
         if operator == "$ne":
             return f"NOT {_all(equal)}"
         last = self._dialect.significant(rank) - 1
-        compared = f"{key[last]} {_COMPARED[operator]} {operands[last]}"
+        compared = f"{key[last]} {_COMPARED_IN_SQL[operator]} {operands[last]}"
         term = _all([*equal[:last], compared])
-        self.bounds[term] = (key[last], _COMPARED[operator][0])
+        self.bounds[term] = (key[last], _COMPARED_IN_SQL[operator][0])
         self.aside[term] = _all([*equal[:last], "+" + compared])
         return term
 

@@ -53,7 +53,7 @@ class Dropped(SyncError):
 
 
 # Answers to a connection that the next one gets too, with what to look at.
-REFUSALS = {
+LASTING_REFUSALS = {
     401: "does a proxy in front ask for a password?",
     403: "is the header Origin allowed? App(cors=...) allows others than the server's own",
     404: "is that where bbio is? see connect(path=...)",
@@ -68,7 +68,7 @@ def turned_away(status: int | None, url: str) -> SyncError | None:
         <class 'bbio.errors.Unavailable'>
         >>> turned_away(503, "http://here")
     """
-    hint = REFUSALS.get(status or 0)
+    hint = LASTING_REFUSALS.get(status or 0)
     if hint is None:
         return None
     kind = errors.Unavailable if status == 404 else errors.Forbidden

@@ -24,7 +24,7 @@ Auth = Credentials | Callable[[], Credentials | Awaitable[Credentials]]
 # Seconds that `get_token` may take.
 ASK_SECONDS = 10.0
 # After how many failures in a row those that wait for a token are told.
-ATTEMPTS = 6
+TOKEN_ATTEMPTS = 6
 # Seconds after the first failure, and at most; each is multiplied by a random number from 0.5 to 1.
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
@@ -91,7 +91,7 @@ class Identity:
     @property
     def is_renewable(self) -> bool:
         """Return whether a token that has ended can be replaced: `get_token` has not failed too often."""
-        return self._get_token is not None and self._failures < ATTEMPTS
+        return self._get_token is not None and self._failures < TOKEN_ATTEMPTS
 
     @property
     def _has_ended(self) -> bool:
@@ -174,8 +174,8 @@ class Identity:
 
     def _fail(self, error: SyncError) -> None:
         before = self._failures
-        self._failures = ATTEMPTS if isinstance(error, Forbidden) else before + 1
-        if before < ATTEMPTS <= self._failures and (self._token is None or self._has_ended):
+        self._failures = TOKEN_ATTEMPTS if isinstance(error, Forbidden) else before + 1
+        if before < TOKEN_ATTEMPTS <= self._failures and (self._token is None or self._has_ended):
             for renewal in self._renewals():
                 renewal.give_up(error)
 

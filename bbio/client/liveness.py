@@ -6,10 +6,8 @@ from typing import Any
 
 from bbio.client.outbox import Entry
 from bbio.client.timers import Pending, Timers
-from bbio.client.transport import Clock, Transport
+from bbio.client.transport import PATIENCE_SECONDS, Clock, Transport
 
-# Seconds without an answer after which a write is sent again, or a listen.
-PATIENCE_SECONDS = 8.0
 # Seconds in which a connection shows that it lives.
 PROBE_SECONDS = 4.0
 # Seconds, at most, that a read waits for a long answer before its connection has to show that it lives.

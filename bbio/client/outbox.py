@@ -19,7 +19,7 @@ from bbio.errors import SyncError
 WINDOW = 64
 
 # Random bytes of a client's id.
-ID_BYTES = 16
+CLIENT_ID_BYTES = 16
 
 Done = Callable[[SyncError | None, Any, Any], None]
 
@@ -68,7 +68,7 @@ class Entry:
 
 def new_client() -> str:
     """Return an id for a client: a secret between it and the server."""
-    return secrets.token_hex(ID_BYTES)
+    return secrets.token_hex(CLIENT_ID_BYTES)
 
 
 class Outbox:

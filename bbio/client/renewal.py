@@ -15,7 +15,7 @@ from bbio.client.transport import Clock, Transport
 from bbio.errors import SyncError, Timeout, Unauthorized
 
 # Seconds in which the server answers an `auth`.
-ANSWER_SECONDS = 10.0
+AUTH_ANSWER_SECONDS = 10.0
 
 # The user that the server takes a client for that has not logged in.
 NOBODY = "nobody"
@@ -191,7 +191,7 @@ class Renewal:
             self._resume()
 
         late = Answer(Timeout("the server did not answer in time to a new token"))
-        timer = self._session.clock.call_later(ANSWER_SECONDS, settle, late)
+        timer = self._session.clock.call_later(AUTH_ANSWER_SECONDS, settle, late)
         self._waits.add(settle)
         self._transport.emit("auth", ({"token": token},), take)
         return answer

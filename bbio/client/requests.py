@@ -13,14 +13,14 @@ import msgspec
 
 from bbio import protocol
 from bbio.client.errors import Dropped, TooLarge, error_of
-from bbio.client.liveness import PATIENCE_SECONDS, Liveness
+from bbio.client.liveness import Liveness
 from bbio.client.outbox import Done, Entry, Outbox
 from bbio.client.renewal import Renewal
 from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Subscription
 from bbio.client.timers import Timers
 from bbio.client.tracker import Effect, Meta
-from bbio.client.transport import Clock, Transport
+from bbio.client.transport import PATIENCE_SECONDS, Clock, Transport
 from bbio.client.values import copied
 from bbio.errors import Busy, SyncError, Timeout, Unavailable, UnknownOutcome
 

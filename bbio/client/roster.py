@@ -12,14 +12,13 @@ from typing import Any
 import attrs
 
 from bbio.client.errors import error_of, passing
-from bbio.client.transport import Clock, Timer
+from bbio.client.transport import PATIENCE_SECONDS, Clock, Timer
 from bbio.errors import SyncError
 
 # Seconds from one change of the own state to the next: the server tells no more than ten in a second.
 CHANGE_SECONDS = 0.1
-# Seconds until what has no answer is asked again.
-PATIENCE_SECONDS = 8.0
-RETRY_SECONDS = 1.0
+# Seconds until a refused join is tried again.
+JOIN_RETRY_SECONDS = 1.0
 
 # Sends options; what is called with the arguments of the ack.
 Ask = Callable[[dict[str, Any] | None, Callable[..., None]], None]
@@ -201,7 +200,7 @@ class Roster:
         self._joined = False
         if passing(error):
             pause = error.values.get("retry_after")
-            pause = max(RETRY_SECONDS, pause if isinstance(pause, (int, float)) else 0.0)
+            pause = max(JOIN_RETRY_SECONDS, pause if isinstance(pause, (int, float)) else 0.0)
             self._again = self._again or self._clock.call_later(pause, self._retry)
         else:
             self._end(error)

@@ -13,7 +13,6 @@ from weakref import WeakValueDictionary
 
 from bbio.client.errors import Dropped, error_of, passing
 from bbio.client.events import Events
-from bbio.client.liveness import PATIENCE_SECONDS
 from bbio.client.messages import Message, Messages
 from bbio.client.outbox import Done, Outbox, new_client
 from bbio.client.renewal import NOBODY, NeverRenewed, Renewal, Renewing
@@ -23,7 +22,7 @@ from bbio.client.roster import Roster
 from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Mirror, Subscription
 from bbio.client.tracker import Apply, Effect, Listen, Meta, Ready, Tracker, Watch
-from bbio.client.transport import Clock, Transport
+from bbio.client.transport import PATIENCE_SECONDS, Clock, Transport
 from bbio.errors import BadRequest, Busy, Forbidden, SyncError, Timeout, Unavailable
 from bbio.streams import BACKEND_WIDE, CHANNEL, channel_stream
 

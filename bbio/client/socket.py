@@ -25,7 +25,7 @@ library_logger.setLevel(logging.ERROR)
 
 # Seconds that opening a connection may take, and closing one.
 OPEN_SECONDS = 10.0
-CLOSE_SECONDS = 1.0
+DISCONNECT_SECONDS = 1.0
 # Seconds that a connection has for its answers when another takes its place.
 DRAIN_SECONDS = 5.0
 # Bytes of one message from the server.
@@ -184,7 +184,7 @@ class Socket:
         """End the connection, whatever state it is in."""
         eio = self.library.eio
         closing = asyncio.ensure_future(self.library.disconnect())
-        await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+        await asyncio.wait([closing], timeout=DISCONNECT_SECONDS)
         begun = (closing, self._writing, eio.read_loop_task, eio.write_loop_task)
         tasks = [task for task in begun if task is not None]
         for task in tasks:
@@ -194,7 +194,7 @@ class Socket:
         websocket = self._opener.websocket
         if websocket is not None and not websocket.closed:
             with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_SECONDS):
+                async with asyncio.timeout(DISCONNECT_SECONDS):
                     await websocket.close()
 
 

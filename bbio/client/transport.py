@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+# Seconds after which what has no answer is sent again: a write, a listen, a question about who is present.
+PATIENCE_SECONDS = 8.0
+
 
 class Timer(Protocol):
     """A call to come."""

@@ -24,7 +24,7 @@ MAX_NOTICES = 10_000
 # Notices that are read at once.
 MAX_READ = 500
 # Seconds between two looks at least, however often others say that there is something.
-LEAST_SECONDS = 0.02
+LEAST_LOOK_SECONDS = 0.02
 # Bytes of a notice: what is longer is none.
 MAX_NOTICE_BYTES = 4_096
 
@@ -216,7 +216,7 @@ class Control(ABC):
                 if not self._is_failing:
                     self._is_failing = True
                     logger.exception("the notices of other processes cannot be read; trying again")
-            await asyncio.sleep(LEAST_SECONDS)
+            await asyncio.sleep(LEAST_LOOK_SECONDS)
 
     async def _take(self) -> None:
         """Read what is new, and tell it."""

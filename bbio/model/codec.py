@@ -24,7 +24,7 @@ from bbio.model.scalars import (
     scalar_reader,
     under,
 )
-from bbio.model.types import KINDS, WANTED, Shape, attributes_of, kinds_of, models_in, shape_of
+from bbio.model.types import JSON_KINDS, WANTED, Shape, attributes_of, kinds_of, models_in, shape_of
 
 
 class Codec:
@@ -188,7 +188,7 @@ class Codec:
         readers = {kind: self._reader(option, classes) for option in shape.options for kind in kinds_of(option)}
         readers.setdefault("integer", readers.get("number", refusal(shape)))
         refuse = refusal(shape)
-        return lambda value: readers.get(KINDS.get(type(value), ""), refuse)(value)
+        return lambda value: readers.get(JSON_KINDS.get(type(value), ""), refuse)(value)
 
     def writer(self, shape: Shape) -> Convert:
         """Turn a value of that shape into JSON."""

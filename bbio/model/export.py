@@ -18,7 +18,7 @@ from bbio.model.types import Shape
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 ASYNCAPI = "3.0.0"
 
-_WORD = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
+_IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 _LIMITS = {">=": "minimum", "<=": "maximum", ">": "exclusiveMinimum", "<": "exclusiveMaximum"}
 _LENGTHS = {"string": "Length", "array": "Items", "object": "Properties"}
 
@@ -209,7 +209,7 @@ def _interface(models: Models, name: str, members: list[Member], new: bool) -> s
 
 
 def _property(name: str) -> str:
-    return name if _WORD.fullmatch(name) else json.dumps(name)
+    return name if _IDENTIFIER.fullmatch(name) else json.dumps(name)
 
 
 def _type_of(models: Models, shape: Shape, new: bool) -> str:

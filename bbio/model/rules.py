@@ -50,7 +50,7 @@ def judge(validator: Any, draft: Any, attribute: Any, value: Any) -> str:
     return ""
 
 
-_COMPARED = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_COMPARED_IN_WORDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 
 
 def rule_of(validator: Any, value: Any = "") -> str:
@@ -62,7 +62,7 @@ def rule_of(validator: Any, value: Any = "") -> str:
         case "_MinLengthValidator":
             return f"must have at least {_counted(validator.min_length, unit)}"
         case "_NumberValidator":
-            return f"must be {_COMPARED[validator.compare_op]} {as_json(validator.bound)}"
+            return f"must be {_COMPARED_IN_WORDS[validator.compare_op]} {as_json(validator.bound)}"
         case "_InValidator":
             return f"must be one of {', '.join(str(as_json(option)) for option in validator.options)}"
     return "is not valid"

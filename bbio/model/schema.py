@@ -16,7 +16,7 @@ from bbio.model.codec import Codec
 from bbio.model.scalars import Convert, Wrong, as_json, scalar_reader
 from bbio.model.types import Shape, attributes_of
 
-MARK = "bbio"
+METADATA_KEY = "bbio"
 
 
 @attrs.frozen
@@ -62,7 +62,7 @@ def field(
     roles = (roles,) if isinstance(roles, str) else tuple(roles)
     if private and roles:
         raise DefinitionError("no client sees a private field: drop either private=True or roles=(...)")
-    return attrs.field(metadata={**(metadata or {}), MARK: Access(private, read_only, roles)}, **options)
+    return attrs.field(metadata={**(metadata or {}), METADATA_KEY: Access(private, read_only, roles)}, **options)
 
 
 @attrs.frozen
@@ -162,7 +162,7 @@ class Schema:
         self._stored.add(cls)
         self.fields = {attribute.name: self._field(attribute) for attribute in attributes_of(cls)}
         for inner in self.codec.shapes:
-            marked = [a.name for a in attrs.fields(inner) if MARK in a.metadata and inner is not cls]
+            marked = [a.name for a in attrs.fields(inner) if METADATA_KEY in a.metadata and inner is not cls]
             if marked:
                 raise DefinitionError(
                     f"{inner.__name__}.{marked[0]} is marked by bbio.field(...), which is for the fields of "
@@ -180,7 +180,7 @@ class Schema:
         self.roles = frozenset(role for each in self.fields.values() for role in each.roles)
 
     def _field(self, attribute: Any) -> Field:
-        access = attribute.metadata.get(MARK, Access())
+        access = attribute.metadata.get(METADATA_KEY, Access())
         name, where = attribute.name, f"{self.cls.__name__}.{attribute.name}"
         if name == self.id_attribute:
             if attribute.default is attrs.NOTHING:

@@ -39,7 +39,7 @@ WANTED = {
     "date": "must be a date, such as 2026-01-31",
     "uuid": "must be a UUID",
 }
-KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+JSON_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
 @attrs.frozen
@@ -159,7 +159,7 @@ def _union(annotation: Any, arguments: tuple[Any, ...], where: str) -> Shape:
 
 def kinds_of(shape: Shape) -> list[str]:
     """The kinds of JSON that a shape has."""
-    return sorted({KINDS[type(choice)] for choice in shape.choices}) if shape.choices else [shape.kind]
+    return sorted({JSON_KINDS[type(choice)] for choice in shape.choices}) if shape.choices else [shape.kind]
 
 
 def _choices(annotation: Any, values: tuple[Any, ...], where: str) -> Shape:
@@ -168,7 +168,7 @@ def _choices(annotation: Any, values: tuple[Any, ...], where: str) -> Shape:
         raise DefinitionError(
             f"{where} is {_named(annotation)}, whose values are not all JSON; use values of type str or int"
         )
-    kinds = {KINDS[type(value)] for value in choices}
+    kinds = {JSON_KINDS[type(value)] for value in choices}
     kind = kinds.pop() if len(kinds) == 1 else "any"
     return Shape(annotation, kind, nullable=None in values, choices=choices)
 

@@ -32,7 +32,7 @@ STEP_VALUES = 4_096
 
 ABSENT = msgspec.UNSET
 COMPARED = {"$gt": operators.gt, "$gte": operators.ge, "$lt": operators.lt, "$lte": operators.le}
-OPERATORS = ("$eq", "$ne", *COMPARED, "$in", "$contains", "$like")
+COMPARISONS = ("$eq", "$ne", *COMPARED, "$in", "$contains", "$like")
 
 
 def lookup(model: Any, path: Path) -> Any:

@@ -21,10 +21,10 @@ from bbio.errors import BadRequest, ConfigurationError
 from bbio.generic import M
 from bbio.query.ordering import (
     COMPARED,
+    COMPARISONS,
     MAX_TEXT,
     MISSING,
     NUMBER,
-    OPERATORS,
     OTHER,
     TEXT,
     Contains,
@@ -45,7 +45,7 @@ MAX_CURSOR = 32_768
 # Models that are sorted in one step.
 RUN = 500
 
-NAME = re.compile(r'[^"\\\x00-\x1f$-][^"\\\x00-\x1f]*')
+FIELD_NAME = re.compile(r'[^"\\\x00-\x1f$-][^"\\\x00-\x1f]*')
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode_places = msgspec.json.Decoder(list[tuple[int, int | float | str]]).decode
@@ -437,7 +437,7 @@ class _Reader:
 
     def _path(self, name: str) -> Path:
         path = tuple(name.split("."))
-        if len(name) > MAX_TEXT or len(path) > MAX_PATH_NAMES or not all(map(NAME.fullmatch, path)):
+        if len(name) > MAX_TEXT or len(path) > MAX_PATH_NAMES or not all(map(FIELD_NAME.fullmatch, path)):
             raise BadRequest(f"{name!r:.80} is not the name of a field, or of a field in it such as address.city")
         if self._fields is None or path == self.id_path:
             return path
@@ -482,7 +482,7 @@ class _Reader:
         return Either(tuple(self._all(branch, depth - 1) for branch in branches))
 
     def _comparisons(self, path: Path, said: dict[str, Any]) -> list[Condition]:
-        if not said or not all(operator in OPERATORS for operator in said):
+        if not said or not all(operator in COMPARISONS for operator in said):
             raise BadRequest(
                 f"{'.'.join(path)!r:.80} is compared with a value, or by {_OPERATORS}; "
                 f"for a field in it say {'.'.join(path)[:80]}.name"
@@ -537,7 +537,7 @@ class _Reader:
         return keys
 
 
-_OPERATORS = ", ".join(OPERATORS)
+_OPERATORS = ", ".join(COMPARISONS)
 
 
 def _is_key(key: Key) -> bool:

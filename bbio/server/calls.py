@@ -18,7 +18,7 @@ from bbio.runtime import Runtime
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses, ListRoom
 from bbio.stack.stack import Run
-from bbio.stack.threads import WITHIN
+from bbio.stack.threads import OUTER_CALLS
 from bbio.streams import Operation
 
 T = TypeVar("T")
@@ -196,11 +196,11 @@ class ServerCalls:
 
     async def _call(self, runtime: Runtime, req: ServerRequest, timeout: float | None) -> Answer:
         self._running_loop(f"{runtime.name}.{req.method}")  # it may have stopped on the way here
-        outer: tuple[Link, ...] = WITHIN.get()
+        outer: tuple[Link, ...] = OUTER_CALLS.get()
         link = (runtime, req.method, req.operation)
         self._check_depth((*outer, link))
         room = req.room = CallRoom(self._limits, self._address, is_nested=bool(outer))
-        token = WITHIN.set((*outer, link))
+        token = OUTER_CALLS.set((*outer, link))
         try:
             async with self._deadline(self._limits.deadline if timeout is None else timeout):
                 if outer:
@@ -208,7 +208,7 @@ class ServerCalls:
                 async with self._turns:
                     return await self._run(runtime, req)
         finally:
-            WITHIN.reset(token)
+            OUTER_CALLS.reset(token)
             room.leave(req)
 
     def _check_depth(self, links: tuple[Link, ...]) -> None:

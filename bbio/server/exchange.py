@@ -24,7 +24,7 @@ from bbio.typed import as_json
 from bbio.weight import weigh
 
 # Of a read that no store has answered.
-NOTHING = Found(None)
+UNANSWERED = Found(None)
 
 
 def ended() -> Unauthorized:
@@ -234,7 +234,7 @@ class SyncExchange(Exchange):
                     res.result = None  # it may be large, and so are the copies of the answer on its way
                     self.reply(protocol.reply(body))
                 else:
-                    attribute, found = self.socket.id_attribute, res.found or NOTHING
+                    attribute, found = self.socket.id_attribute, res.found or UNANSWERED
                     reply = protocol.read_reply_v1(body, res.result, attribute, found.revs or {}, found.page)
                     res.result = None
                     self.reply(reply)

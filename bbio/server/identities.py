@@ -17,7 +17,7 @@ logger = logging.getLogger("bbio")
 # Seconds for which a client may say again who it is, once its identity has ended; then its connection is closed.
 RENEWAL_SECONDS = 300.0
 # Seconds between two looks at the clock of the machine, which may be set.
-LOOK_SECONDS = 30.0
+CLOCK_LOOK_SECONDS = 30.0
 # Entries of the heap that are no more needed, before it is made anew.
 STALE_ENTRIES = 64
 
@@ -110,7 +110,7 @@ class Identities:
             self._timer.cancel()
             self._timer = None
         if self._heap:
-            seconds = min(max(self._heap[0][0] - self.clock(), 0.0), LOOK_SECONDS)
+            seconds = min(max(self._heap[0][0] - self.clock(), 0.0), CLOCK_LOOK_SECONDS)
             self._timer = asyncio.get_running_loop().call_later(seconds, self.look)
 
     def look(self) -> None:

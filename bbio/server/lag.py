@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from bbio.server.limits import Limits
 from bbio.server.memory import Address
 
+# Bytes that wait for a client, or for its next poll, from which on it is behind.
+BEHIND_BYTES = 16_384
 # Bytes that wait for a client before it is looked after.
 LAGGING_BYTES = 65_536
 # Seconds between two looks at how much it has taken.
@@ -18,7 +20,7 @@ LAG_LOOK_SECONDS = 0.25
 OVERFLOW_SECONDS = 0.5
 # Bytes of each buffer that the system has for a connection; Linux makes twice as many.
 SYSTEM_BUFFER_BYTES = 65_536
-SLOW = "slow consumer"
+SLOW_CONSUMER = "slow consumer"
 
 
 class Consumer(Protocol):
@@ -78,7 +80,7 @@ class Lag:
         waiting = self._transport.get_write_buffer_size()
         self._session.count_unread(waiting)
         if waiting - self.answers > 2 * self._limits.send_buffer:
-            self._session.drop(SLOW)
+            self._session.drop(SLOW_CONSUMER)
 
     def _look(self) -> None:
         waiting = self._transport.get_write_buffer_size()
@@ -90,7 +92,7 @@ class Lag:
         if waiting < self._unmoved or waiting < LAGGING_BYTES // 2:
             self._moved = loop.time()
         elif loop.time() - self._moved >= self._patience(waiting):
-            self._session.drop(SLOW)
+            self._session.drop(SLOW_CONSUMER)
             return
         self._unmoved = waiting
         self._session.count_unread(waiting)
@@ -116,7 +118,7 @@ def relieve(sessions: Iterable[Consumer], address: Address) -> None:
     """
     alone = address.held > address.limit
     behind = [session for session in sessions if session.unread and (session.address is address or not alone)]
-    max(behind, key=lambda session: (session.address.held, session.unread)).drop(SLOW)
+    max(behind, key=lambda session: (session.address.held, session.unread)).drop(SLOW_CONSUMER)
 
 
 def bound_buffers(transport: asyncio.BaseTransport) -> None:

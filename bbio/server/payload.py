@@ -8,6 +8,7 @@ from collections.abc import Iterator
 PART_PACKETS = 16
 # An event with attachments is looked at value by value, to find where they belong.
 ATTACHED_CHARACTERS = 32_768
+# What is between the packets of one POST, or of one answer to a poll.
 SEPARATOR = b"\x1e"
 
 

@@ -18,7 +18,7 @@ MAX_WAITING_CALLS = 1_000
 NESTED_SHARE = 4
 
 # The calls of the server's own code that the running code is within, outermost first.
-WITHIN: ContextVar[tuple[Any, ...]] = ContextVar("bbio_calls", default=())
+OUTER_CALLS: ContextVar[tuple[Any, ...]] = ContextVar("bbio_calls", default=())
 
 logger = logging.getLogger("bbio")
 failures = RateLimitedLog(logger)
@@ -58,7 +58,7 @@ class Threads:
     async def _run(self, call: Callable[..., Any], name: str, args: tuple[Any, ...]) -> Any:
         if len(self._calls) >= self._count + MAX_WAITING_CALLS:
             raise Busy("too many requests wait for a thread", retry_after=1.0)
-        depth = len(WITHIN.get())
+        depth = len(OUTER_CALLS.get())
         executor = self._executors.get(depth)
         if executor is None:
             count = self._count if not depth else max(1, self._count // NESTED_SHARE)

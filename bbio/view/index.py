@@ -23,7 +23,7 @@ Judge = Callable[[Record], bool]
 Shelf = dict[V, Judge | None]
 # What a change is by whether the record was in the view, which is 1, and is in it, which is 2.
 WAS, IS, BOTH = 1, 2, 3
-KINDS: tuple[Kind | None, ...] = tuple(transition(bool(bits & WAS), bool(bits & IS)) for bits in range(4))
+TRANSITIONS: tuple[Kind | None, ...] = tuple(transition(bool(bits & WAS), bool(bits & IS)) for bits in range(4))
 
 # What null, true or false count as, of which most records have one: as this many views that ask for the same value.
 COMMON = 1_000
@@ -93,7 +93,7 @@ class ViewIndex(Generic[V]):
         """
         certain: dict[V, int] = {}
         judged = self._candidates(before, after, certain)
-        found = [(view, cast(Kind, KINDS[bits])) for view, bits in certain.items()]
+        found = [(view, cast(Kind, TRANSITIONS[bits])) for view, bits in certain.items()]
         for view, holds in judged.items():
             kind = transition(before is not None and holds(before), after is not None and holds(after))
             if kind is not None:

@@ -12,7 +12,7 @@ from bbio.view.filter import Filter
 from bbio.view.view import View
 
 # Comparisons whose time grows with the value of the record: each event is judged by them, for each such view.
-SLOW = frozenset({"$like", "$contains"})
+SLOW_COMPARISONS = frozenset({"$like", "$contains"})
 MAX_SLOW = 4
 
 
@@ -39,7 +39,7 @@ def live_view(data: Any, view: View, *, id_attribute: str, limits: QueryLimits) 
     query = Query.read(data, **options) if view.schema is None else view.query(data, **options)
     if query.order or query.count or query.is_paged:
         raise BadRequest("the query of a listen has conditions alone: sort, pages and count are for reads")
-    slow = [condition for condition in _comparisons(query.where) if condition.operator in SLOW]
+    slow = [condition for condition in _comparisons(query.where) if condition.operator in SLOW_COMPARISONS]
     if len(slow) > MAX_SLOW:
         raise BadRequest(f"the query of a listen may use $like and $contains {MAX_SLOW} times")
     if any(condition.operator == "$like" and "_" in condition.value for condition in slow):

@@ -21,7 +21,7 @@ from bbio.view.filter import EVERYTHING, Filter, Kind
 from bbio.was import change_of
 
 # Between an epoch and the digest of the view that it is told under.
-MARK = "~"
+DIGEST_MARK = "~"
 # Views that are remembered, and digests of them.
 SHARED_VIEWS = 1_024
 
@@ -311,12 +311,12 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
     def is_own(self, position: Position) -> bool:
         """Return whether a position that a client claims was told to an equal view."""
-        return position.epoch.rpartition(MARK)[2] == _digest(self.fields)
+        return position.epoch.rpartition(DIGEST_MARK)[2] == _digest(self.fields)
 
     @staticmethod
     def without_view(position: Position) -> Position:
         """Return the position in the log of one that a client claims, in whatever view."""
-        return msgspec.structs.replace(position, epoch=position.epoch.partition(MARK)[0])
+        return msgspec.structs.replace(position, epoch=position.epoch.partition(DIGEST_MARK)[0])
 
     @property
     def digest(self) -> str:
@@ -324,7 +324,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
         return f"{_digest(self.fields)}{self.filter.digest}"
 
     def _epoch(self, epoch: str) -> str:
-        return f"{epoch}{MARK}{_digest(self.fields)}"
+        return f"{epoch}{DIGEST_MARK}{_digest(self.fields)}"
 
 
 MayRead = Callable[[Request], Awaitable[bool]]

@@ -129,7 +129,7 @@ async def test_a_model_may_be_nothing_but_its_id(database_url):
 
 async def test_who_has_waited_for_a_stream_goes_on_from_where_it_is(database_url, psql, monkeypatch):
     """The place of an event is what the other one left, not what was before, whatever the isolation by default."""
-    monkeypatch.setattr(postgres, "ATTEMPTS", 1)
+    monkeypatch.setattr(postgres, "BATCH_ATTEMPTS", 1)
     async with opened(f"{database_url}?default_transaction_isolation=serializable") as models:
         await models.create({"n": 1})
         blocked = (

@@ -89,7 +89,7 @@ async def test_a_deadlock_ends_well(database_url, psql, programs, victim):
 
 async def test_whom_others_always_forestall_is_told_to_come_again(database_url, psql, programs, monkeypatch, caplog):
     """Nothing of it is written; that is no outage, and all that others wrote is told."""
-    monkeypatch.setattr(postgres, "ATTEMPTS", 2)
+    monkeypatch.setattr(postgres, "BATCH_ATTEMPTS", 2)
     await install_triggers(database_url, per_channel=True)
     async with opened(f"{database_url}?deadlock_timeout=1s", per_channel=True) as models:
         first, second = await pair(models)
@@ -123,7 +123,7 @@ async def test_whom_others_always_forestall_is_told_to_come_again(database_url, 
 
 async def test_the_isolation_of_the_database_is_not_taken_over(database_url, psql, monkeypatch):
     """A write that has waited for another program's goes on with what that has written, at its first attempt."""
-    monkeypatch.setattr(postgres, "ATTEMPTS", 1)
+    monkeypatch.setattr(postgres, "BATCH_ATTEMPTS", 1)
     async with opened(f"{database_url}?default_transaction_isolation=serializable") as models:
         milk = await models.create({})
         async with psql.transaction():

@@ -269,7 +269,7 @@ async def test_what_cannot_begin_says_why():
 
 async def test_a_log_that_fails_is_asked_again(monkeypatch, caplog):
     """The log says it, and nothing is missed."""
-    monkeypatch.setattr(events_module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(events_module, "LOG_RETRY_SECONDS", 0.01)
     app = application(MemoryStore)
     async with app.test():
         todos = app.backends["todos"]

@@ -11,7 +11,7 @@ from bbio.cluster.control import KEPT_SECONDS, MAX_NOTICES, MAX_READ, Control, R
 from bbio.errors import SyncError
 
 # For what nobody was told of, as where a connection has died in silence.
-LOOK_SECONDS = 5.0
+NOTICE_LOOK_SECONDS = 5.0
 
 
 class Place(Protocol):
@@ -34,7 +34,7 @@ class PostgresControl(Control):
         database: the database.
     """
 
-    seconds = LOOK_SECONDS
+    seconds = NOTICE_LOOK_SECONDS
 
     def __init__(self, database: Place) -> None:
         super().__init__()

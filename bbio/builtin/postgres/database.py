@@ -22,7 +22,7 @@ from bbio import BadRequest, Busy, Conflict, Forbidden, SyncError, Timeout, Unav
 from bbio.builtin.documents import broken_rule, logger, refusals
 from bbio.builtin.postgres.broker import POOLED, Wire, is_untold
 from bbio.builtin.postgres.control import PostgresControl
-from bbio.builtin.postgres.tables import CHANNEL, MIGRATIONS, ORIGIN, SET_UP_LOCK
+from bbio.builtin.postgres.tables import MIGRATIONS, NOTIFY_CHANNEL, ORIGIN, SET_UP_LOCK
 from bbio.errors import ConfigurationError
 from bbio.ratelimit import RateLimitedLog
 
@@ -335,7 +335,7 @@ class Database:
     _opened: ClassVar[dict[tuple[str, asyncio.AbstractEventLoop], Database]] = {}
     _started: asyncio.Future[None]
 
-    def __init__(self, dsn: str, size: int, timeout: float, channel: str = CHANNEL) -> None:
+    def __init__(self, dsn: str, size: int, timeout: float, channel: str = NOTIFY_CHANNEL) -> None:
         self.dsn = dsn
         self.timeout = timeout
         self.channel = channel

@@ -92,9 +92,9 @@ from bbio.builtin.postgres.statements import (
     UP_TO,
 )
 from bbio.builtin.postgres.tables import (
-    CHANNEL,
     DRAW_REVISIONS,
     ID_TYPES,
+    NOTIFY_CHANNEL,
     REVISIONS,
     Table,
     body_text,
@@ -130,7 +130,7 @@ SUSPECT_SECONDS = 10.0
 SHARE_OF_SUSPECTS = 0.05
 LONGEST_REST_SECONDS = 0.5
 # How often a batch is tried when others write at the same time, or the connection is lost before its commit.
-ATTEMPTS = 5
+BATCH_ATTEMPTS = 5
 # Texts of statements that are remembered: clients can have any number of them made, by what they leave out.
 STATEMENTS = 500
 
@@ -139,7 +139,7 @@ FREE_IDS_AT_ONCE = 100
 MOST_BLOCKS = 10_000
 
 # What is added to streams that are only locked; and what is kept of an event that no operation has brought about.
-NOTHING = (None, None, 0.0, 0, *(None,) * 6)
+NOTHING_ADDED = (None, None, 0.0, 0, *(None,) * 6)
 NONE = (None, None, None)
 
 LOCK_ROWS = "FOR UPDATE OF t"
@@ -147,10 +147,10 @@ LOCK_ROWS = "FOR UPDATE OF t"
 CAREFUL = "; SET CONSTRAINTS ALL IMMEDIATE"
 
 # Where revisions are kept.
-TABLES = {"column": Table, "beside": Beside}
+KINDS_OF_TABLES = {"column": Table, "beside": Beside}
 
 # How no table of models begins.
-TAKEN = ("bbio_", "pg_")
+RESERVED_PREFIXES = ("bbio_", "pg_")
 
 
 # The revision and body of a model, None where it is too large to be held together with others.
@@ -292,7 +292,7 @@ class PostgresStore(DocumentStore):
     """
 
     # Where servers tell each other of writes. In a test, the schemas of the tables that it keeps away from.
-    channel = CHANNEL
+    channel = NOTIFY_CHANNEL
     _originals: list[str] | None = None
 
     definition = Table("", "id", False)
@@ -331,11 +331,11 @@ class PostgresStore(DocumentStore):
         super().__init__(table, **options)
         driver()
         self.zone = zone
-        if revisions not in TABLES:
+        if revisions not in KINDS_OF_TABLES:
             raise ConfigurationError(
                 f"PostgresStore(revisions={revisions!r}): they are kept in a 'column' of the table, or 'beside' it"
             )
-        self._kind_of_table = TABLES[revisions]
+        self._kind_of_table = KINDS_OF_TABLES[revisions]
         self.dsn = dsn or Settings.from_env().database_url
         self.connections = connections
         self.timeout = timeout
@@ -361,7 +361,11 @@ class PostgresStore(DocumentStore):
         opened = super().open(backend, publisher)
         name = opened.table
         parts = name.split(".", 1)
-        if "\0" in name or len(name.encode()) > 48 or any(not part or part.startswith(TAKEN) for part in parts):
+        if (
+            "\0" in name
+            or len(name.encode()) > 48
+            or any(not part or part.startswith(RESERVED_PREFIXES) for part in parts)
+        ):
             raise ConfigurationError(
                 f"{name!r} cannot be the table of the models; choose another: PostgresStore(..., table='models')"
             )
@@ -773,7 +777,7 @@ class PostgresStore(DocumentStore):
                 cause = err.__cause__ if isinstance(err, Aborted) else err
                 if isinstance(cause, driver().UniqueViolationError):
                     again = await self._draw_again(changes) or again
-                if not again or attempt == ATTEMPTS:
+                if not again or attempt == BATCH_ATTEMPTS:
                     raise cause or err from None
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
 
@@ -1050,7 +1054,11 @@ class PostgresStore(DocumentStore):
         }
 
     async def _lock_streams(
-        self, connection: Any, names: list[str], statement: str = LOGGING[False, False], added: Iterable[Any] = NOTHING
+        self,
+        connection: Any,
+        names: list[str],
+        statement: str = LOGGING[False, False],
+        added: Iterable[Any] = NOTHING_ADDED,
     ) -> dict[str, StreamRow]:
         """Lock streams against other writers and return them as they were; add the given events to them."""
         while True:

@@ -20,10 +20,11 @@ from bbio.builtin.documents import MAX_BATCH_BYTES
 from bbio.errors import ConfigurationError
 from bbio.model.schema import Field, Schema
 from bbio.model.types import kinds_of
+from bbio.patterns import CANONICAL_UUID
 from bbio.protocol import decode, encode
 
 # The channel in which processes tell each other of writes, and the lock that keeps two from making tables at once.
-CHANNEL = "bbio"
+NOTIFY_CHANNEL = "bbio"
 SET_UP_LOCK = 0x6262696F
 
 # Revisions are drawn in blocks, one a transaction, after the models are locked: so they grow with each write of a
@@ -32,7 +33,7 @@ REVISIONS = 1_000
 
 DRAW_REVISIONS = "SELECT nextval('bbio_revisions')"
 # Of the models in `f`, in their order, those that are held together; of each of the others NULL.
-WITHIN = (
+HELD_TOGETHER = (
     "CASE WHEN sum(octet_length(f.fields)) OVER (ORDER BY f.number ROWS UNBOUNDED PRECEDING)"
     f" - octet_length(f.fields) <= {MAX_BATCH_BYTES} THEN f.fields END"
 )
@@ -64,7 +65,7 @@ def _begin_epoch(*of_streams: str, of_backends: tuple[str, ...] = ("bbio_streams
             WHERE backend_name IS NULL OR name = backend_name RETURNING id
         ) SELECT array_agg(id) INTO begun FROM changed;
         {" ".join(drops)}
-        PERFORM pg_notify('{CHANNEL}', '["",null,null]');
+        PERFORM pg_notify('{NOTIFY_CHANNEL}', '["",null,null]');
     END $$;
     """
 
@@ -196,7 +197,7 @@ MIGRATIONS = (
                 RETURNING s.id, s.top, s.backend INTO told;
         END IF;
         INSERT INTO bbio_log VALUES (told.id, told.top, method, body, rev, NULL, seconds);
-        PERFORM pg_notify('{CHANNEL}', json_build_array('', told.backend, json_build_array(stream_name))::text);
+        PERFORM pg_notify('{NOTIFY_CHANNEL}', json_build_array('', told.backend, json_build_array(stream_name))::text);
     END $$;
 
     -- Begin a new epoch: what clients know of the positions of a backend, or of all, holds no more.
@@ -238,7 +239,7 @@ MIGRATIONS = (
         END IF;
         INSERT INTO bbio_log (stream, position, method, body, rev, op, at, stamp)
             VALUES (told.id, told.top, method, body, rev, NULL, seconds, number);
-        PERFORM pg_notify('{CHANNEL}', json_build_array('', told.backend, json_build_array(stream_name))::text);
+        PERFORM pg_notify('{NOTIFY_CHANNEL}', json_build_array('', told.backend, json_build_array(stream_name))::text);
     END $$;
     """,
     # What layers saw of a record, where events tell less: a repeated write shows them the same.
@@ -300,7 +301,7 @@ MIGRATIONS = (
 
     -- Wake the servers; where there is no place left to say so, they look by themselves a little later.
     CREATE FUNCTION bbio_wake(backend_id integer, stream_name text) RETURNS void LANGUAGE sql AS $$
-        SELECT pg_notify('{CHANNEL}', json_build_array('', backend_id, json_build_array(stream_name))::text)
+        SELECT pg_notify('{NOTIFY_CHANNEL}', json_build_array('', backend_id, json_build_array(stream_name))::text)
         WHERE pg_notification_queue_usage() < 0.5
     $$;
 
@@ -603,7 +604,6 @@ def _default(field: Field) -> str | None:
 # Types of ids beside texts; of whole numbers, how many bits they have beside the sign.
 ID_TYPES = {"bigint": 63, "integer": 31, "smallint": 15, "uuid": 0}
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Of each kind of value: the type of its column, other types it may be kept in, and how it is read as JSON. What is in
 # no list is kept as JSON.
@@ -619,7 +619,7 @@ TYPES: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 
 # Names that PostgreSQL has for something else.
-TAKEN = ("ctid", "tableoid", "xmin", "xmax", "cmin", "cmax")
+SYSTEM_COLUMNS = ("ctid", "tableoid", "xmin", "xmax", "cmin", "cmax")
 
 DOCUMENT = Column("body", "jsonb", ("jsonb",))
 
@@ -666,7 +666,7 @@ class Table:
         if schema is None:
             return cls(name, id_attribute, per_channel, rule=rule)
         columns = tuple(Column.of(field) for field in schema.fields.values() if field.name != id_attribute)
-        taken = (*cls.revised, "channel", *TAKEN)
+        taken = (*cls.revised, "channel", *SYSTEM_COLUMNS)
         for column in columns:
             if column.name in taken or len(column.name.encode()) > 63:
                 raise ConfigurationError(
@@ -804,7 +804,7 @@ class Table:
             return key.rstrip(" ") if type(key) is str and self.id_type == "bpchar" else key
         if self.id_type == "uuid":
             key = key.lower() if type(key) is str else ""
-            return key if _UUID.fullmatch(key) else None
+            return key if CANONICAL_UUID.fullmatch(key) else None
         if type(key) is str:
             if not _LIKE_A_NUMBER.fullmatch(key):
                 return None
@@ -814,7 +814,7 @@ class Table:
 
     def select(self) -> str:
         """The models of some keys, as many as are held together: of others, that they are there."""
-        return f"SELECT {self._key_in('f')}, f.rev, {WITHIN} FROM ({self._rows(self.revision('t'))}) f"
+        return f"SELECT {self._key_in('f')}, f.rev, {HELD_TOGETHER} FROM ({self._rows(self.revision('t'))}) f"
 
     def _key_in(self, row: str) -> str:
         return ", ".join(f"{row}.{name}" for name in self.key)
@@ -851,7 +851,7 @@ class Table:
             f" ORDER BY {', '.join(self._columns_of_key('t'))} {how})"
             # All are counted before it is drawn.
             f" SELECT ({DRAW_REVISIONS} FROM (SELECT count(*) FROM found) AS locked),"
-            f" {self._key_in('f')}, {now}, {WITHIN}"
+            f" {self._key_in('f')}, {now}, {HELD_TOGETHER}"
             " FROM (VALUES (1)) AS one LEFT JOIN found f ON true"
         )
 

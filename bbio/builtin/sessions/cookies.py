@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Browsers take a cookie of such a name from the host itself alone, over HTTPS: no neighbouring site can set it.
 HOST_PREFIX = "__Host-"
+# Seconds.
+FORTNIGHT = 14 * 86_400
 
 
 class HasHeaders(Protocol):

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bbio import ConfigurationError
-from bbio.builtin.sessions.cookies import SessionCookie
+from bbio.builtin.sessions.cookies import FORTNIGHT, SessionCookie
 from bbio.builtin.sessions.found import FoundSession
 from bbio.builtin.sessions.identified import CACHE_SECONDS, STORE_SECONDS, CookieSessions
 from bbio.builtin.sessions.live import LiveSessions
 from bbio.builtin.sessions.postgres import driver
-from bbio.builtin.sessions.signed import FORTNIGHT, secrets_of
+from bbio.builtin.sessions.signed import secrets_of
 
 COOKIE_SALT = "django.contrib.sessions.backends.signed_cookies"
 DATABASE_SALT = "django.contrib.sessions.SessionStore"
@@ -32,10 +32,10 @@ USER_ID, USER_HASH = "_auth_user_id", "_auth_user_hash"
 
 # How Django's ids of sessions look.
 KEY = re.compile(r"[a-z0-9]{8,40}", re.ASCII)
-NAME = re.compile(r"\w{1,63}", re.ASCII)
-DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+DATABASE_ALIAS = re.compile(r"\w{1,63}", re.ASCII)
+BASE_62_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # Bytes that a session may come to when it is decompressed.
-MAX_SESSION = 1 << 20
+MAX_INFLATED_BYTES = 1 << 20
 # Seconds between two looks whether the sessions with a connection still exist: Django tells nobody of a log-out.
 COMPARE_SECONDS = 1.0
 # Sessions whose users are looked at with each such look.
@@ -76,10 +76,10 @@ def unsign(text: str, salt: str, secrets: Iterable[bytes]) -> tuple[Any, float] 
     data, _, stamp = content.rpartition(":")
     signed_at = 0
     for digit in stamp:
-        signed_at = signed_at * 62 + DIGITS.index(digit)
+        signed_at = signed_at * 62 + BASE_62_DIGITS.index(digit)
     if data.startswith("."):
         # JSON that is cut off there cannot be read.
-        content_bytes = zlib.decompressobj().decompress(_decoded(data[1:]), MAX_SESSION)
+        content_bytes = zlib.decompressobj().decompress(_decoded(data[1:]), MAX_INFLATED_BYTES)
     else:
         content_bytes = _decoded(data)
     return json.loads(content_bytes), float(signed_at)
@@ -262,7 +262,7 @@ class DjangoSessions(CookieSessions):
         self._secrets = secrets_of("DjangoSessions", secret_key)
         if database is not None and (session is not None or password is not None):
             raise ConfigurationError("DjangoSessions(database=...) looks up by itself; drop session= and password=")
-        if users is not None and not NAME.fullmatch(users):
+        if users is not None and not DATABASE_ALIAS.fullmatch(users):
             raise ConfigurationError(f"DjangoSessions(users={users!r}): that is not the name of a table")
         self._is_signed = signed_cookies if signed_cookies is not None else database is None and session is None
         if not self._is_signed and database is None and session is None:

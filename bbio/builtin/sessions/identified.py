@@ -37,7 +37,7 @@ MAX_CACHED_SIZE = 64 << 20
 # Characters of a cookie that is looked at: browsers keep none that is longer.
 MAX_COOKIE = 4_096
 # Seconds after which a request may be tried again.
-RETRY_SECONDS = 1.0
+SESSION_RETRY_SECONDS = 1.0
 NO_SESSIONS = "sessions cannot be read at the moment"
 
 
@@ -227,7 +227,7 @@ class CookieSessions(Middleware):
             raise
         except Exception as err:
             self._log.error(err, "%s: the store of the sessions failed", type(self).__name__)
-            raise Unavailable(NO_SESSIONS, retry_after=RETRY_SECONDS) from None
+            raise Unavailable(NO_SESSIONS, retry_after=SESSION_RETRY_SECONDS) from None
 
     def _remember(self, value: str, found: FoundSession | None) -> FoundSession | None:
         earlier = self._forget(value)

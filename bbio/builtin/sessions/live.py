@@ -12,7 +12,7 @@ from typing import Any
 COMPARE_SECONDS = 30.0
 # Seconds until the next comparison when the store could not be asked, and the least between any two.
 COMPARE_AGAIN_SECONDS = 1.0
-LEAST_SECONDS = 0.25
+LEAST_COMPARE_SECONDS = 0.25
 
 Compare = Callable[[Collection[str]], Awaitable[Mapping[str, float | None]]]
 
@@ -77,7 +77,7 @@ class LiveSessions:
         while True:
             self._sooner.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(LEAST_SECONDS, self._due - time.time())):
+                async with asyncio.timeout(max(LEAST_COMPARE_SECONDS, self._due - time.time())):
                     await self._sooner.wait()
                     continue
             self._due = time.time() + self._seconds

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from bbio import ConfigurationError
-from bbio.builtin.sessions.sessions import Sessions
+from bbio.builtin.sessions.sessions import BACKOFF_SECONDS, PULSE_SECONDS, Sessions
 from bbio.ratelimit import RateLimitedLog
 from bbio.sessions import OnEnded, SessionStore, StoredSession
 from bbio.settings import Settings
@@ -18,12 +18,9 @@ from bbio.settings import Settings
 logger = RateLimitedLog(logging.getLogger("bbio"))
 
 CONNECTIONS = 4
-CHANNEL = "bbio_sessions"
-# Seconds after which a silent connection is asked whether it is there, and how long it may take to answer.
-PULSE_SECONDS = 15.0
-ANSWER_SECONDS = 5.0
-# Seconds until it is tried again to connect: at first, and at most.
-BACKOFF_SECONDS = (0.1, 1.0)
+NOTIFY_CHANNEL = "bbio_sessions"
+# Seconds that a connection may take to say that it is there.
+PULSE_ANSWER_SECONDS = 5.0
 SET_UP_LOCK = 7_236_141_155
 
 # The trigger tells of what any program deletes; 100 keys have room in a notification. What has expired has ended
@@ -96,7 +93,7 @@ class PostgresSessionStore(SessionStore):
                 # Whoever may not make tables uses those that somebody else has made.
                 if not await connection.fetchval(ARE_THERE):
                     async with connection.transaction():
-                        await connection.execute(TABLES.format(lock=SET_UP_LOCK, channel=CHANNEL))
+                        await connection.execute(TABLES.format(lock=SET_UP_LOCK, channel=NOTIFY_CHANNEL))
             listening = asyncio.get_running_loop().create_future()
             self._listening = asyncio.get_running_loop().create_task(self._listen(listening))
             await listening
@@ -149,10 +146,10 @@ class PostgresSessionStore(SessionStore):
         while True:
             connection = None
             try:
-                connection = await driver().connect(self._dsn, timeout=ANSWER_SECONDS)
+                connection = await driver().connect(self._dsn, timeout=PULSE_ANSWER_SECONDS)
                 lost = asyncio.Event()
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                await connection.add_listener(CHANNEL, self._hear)
+                await connection.add_listener(NOTIFY_CHANNEL, self._hear)
                 if listening.done():
                     self._on_ended(None)  # what was said meanwhile
                 else:
@@ -175,7 +172,7 @@ class PostgresSessionStore(SessionStore):
         losing = asyncio.ensure_future(lost.wait())
         try:
             while not losing.done():
-                await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
+                await connection.execute("SELECT 1", timeout=PULSE_ANSWER_SECONDS)
                 await asyncio.wait({losing}, timeout=PULSE_SECONDS)
         finally:
             losing.cancel()

@@ -10,18 +10,11 @@ from contextlib import suppress
 from typing import Any
 
 from bbio import ConfigurationError
-from bbio.builtin.sessions.sessions import Sessions
+from bbio.builtin.sessions.sessions import BACKOFF_SECONDS, NAMES_AT_ONCE, PULSE_SECONDS, Sessions
 from bbio.ratelimit import RateLimitedLog
 from bbio.sessions import OnEnded, SessionStore, StoredSession
 
 logger = RateLimitedLog(logging.getLogger("bbio"))
-
-# Seconds after which a silent connection is asked whether it is there.
-PULSE_SECONDS = 15.0
-# Seconds until it is tried again to connect: at first, and at most.
-BACKOFF_SECONDS = (0.1, 1.0)
-# Sessions that one command names.
-NAMES_AT_ONCE = 500
 
 # A session is a hash that Redis itself deletes when it expires; a sorted set names those of a user, oldest first.
 # KEYS: the session, what it replaces, the set of the user. ARGV: data, subject, created, expires, ends, its key, how

@@ -28,7 +28,7 @@ LIFETIME_SECONDS = 90 * 86_400.0
 # Seconds between two times that a session in use is written.
 TOUCH_SECONDS = 60.0
 # A random id of 32 bytes, and how it looks.
-ID_BYTES = 32
+SESSION_ID_BYTES = 32
 ID = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 # Characters of a session as JSON, and of the id of a user.
 MAX_SESSION = 65_536
@@ -38,6 +38,11 @@ PER_USER = 100
 # Expired sessions that are deleted at once, and seconds between two rounds of that.
 TIDY_AT_ONCE = 500
 TIDY_SECONDS = 60.0
+# Of sessions elsewhere: seconds after which a silent connection is asked whether it is there, seconds until it is tried
+# again to connect, at first and at most, and sessions that one command names.
+PULSE_SECONDS = 15.0
+BACKOFF_SECONDS = (0.1, 1.0)
+NAMES_AT_ONCE = 500
 
 
 def key_of(value: str) -> str:
@@ -208,7 +213,7 @@ class Sessions(CookieSessions):
         stored = None if value is None else await self._ask(self._find_stored(value))
         if stored is None:
             return None
-        made = secrets.token_urlsafe(ID_BYTES)
+        made = secrets.token_urlsafe(SESSION_ID_BYTES)
         await self._add(attrs.evolve(stored, key=key_of(made)), stored.key)
         return self._cookie.header(request, made, max(1, int(stored.ends - time.time())))
 
@@ -250,7 +255,7 @@ class Sessions(CookieSessions):
         subject = None if user is None else principal(user)
         if subject is not None and len(subject) > MAX_SUBJECT:
             raise ValueError(f"the id of a user has {len(subject)} characters, {MAX_SUBJECT} are the most")
-        made, now = secrets.token_urlsafe(ID_BYTES), time.time()
+        made, now = secrets.token_urlsafe(SESSION_ID_BYTES), time.time()
         ends = now + self._lifetime
         stored = StoredSession(
             key=key_of(made),

@@ -16,11 +16,10 @@ from uuid import UUID
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 
 from bbio import ConfigurationError
-from bbio.builtin.sessions.cookies import SessionCookie
+from bbio.builtin.sessions.cookies import FORTNIGHT, SessionCookie
 from bbio.builtin.sessions.found import FoundSession
 from bbio.builtin.sessions.identified import STORE_SECONDS, CookieSessions
 
-FORTNIGHT = 14 * 86_400.0
 MONTH = 31 * 86_400.0
 
 UserOf = str | Callable[[dict[str, Any]], Any]

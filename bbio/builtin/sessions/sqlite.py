@@ -13,19 +13,16 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from bbio import ConfigurationError
-from bbio.builtin.sessions.sessions import Sessions
+from bbio.builtin.sessions.sessions import NAMES_AT_ONCE, Sessions
+from bbio.builtin.sqlite.control import POLL_SECONDS
 from bbio.ratelimit import RateLimitedLog
 from bbio.sessions import OnEnded, SessionStore, StoredSession
 
 T = TypeVar("T")
 logger = RateLimitedLog(logging.getLogger("bbio"))
 
-# Seconds between two looks at what other processes have ended.
-POLL_SECONDS = 0.5
 # Seconds for which it is known which sessions have ended; whoever has not looked for longer compares all of its own.
 ENDS_SECONDS = 600.0
-# Ids that one statement names.
-NAMES_AT_ONCE = 500
 
 # The trigger tells of what any program deletes. What has expired has ended everywhere by itself.
 TABLES = (

@@ -12,6 +12,7 @@ from bbio.cluster.control import KEPT_SECONDS, MAX_NOTICES, MAX_READ, Control, R
 if TYPE_CHECKING:
     from bbio.builtin.sqlite.threads import Worker
 
+# Seconds between two looks at what other processes have written, or ended.
 POLL_SECONDS = 0.5
 
 TOP = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'bbio_notices'), 0)"
@@ -19,7 +20,7 @@ NEXT = "SELECT id, process, notice FROM bbio_notices WHERE id > ? ORDER BY id LI
 INSERT = "INSERT INTO bbio_notices (process, at, notice) VALUES (?, ?, ?)"
 TRIM = "DELETE FROM bbio_notices WHERE at < ? OR id <= last_insert_rowid() - ?"
 # How often permissions were to be looked at again, by backend.
-RECHECKS = "SELECT id, rechecks FROM bbio_backends"
+ALL_RECHECKS = "SELECT id, rechecks FROM bbio_backends"
 
 
 class SQLiteControl(Control):
@@ -62,7 +63,7 @@ class SQLiteControl(Control):
                 return None
             (top,) = connection.execute(TOP).fetchone()
             rows = connection.execute(NEXT, (position, MAX_READ)).fetchall()
-            rechecks = dict(connection.execute(RECHECKS).fetchall())
+            rechecks = dict(connection.execute(ALL_RECHECKS).fetchall())
             if len(rows) < MAX_READ:
                 self._version = version
             return top, rows, rechecks

@@ -78,7 +78,7 @@ MIGRATIONS = (
 )
 
 # How tables and their indexes were made, tables first.
-TABLES = (
+TABLE_DEFINITIONS = (
     "SELECT tbl_name, sql FROM sqlite_master WHERE type IN ('table', 'index') AND sql IS NOT NULL"
     " AND lower(name) NOT GLOB 'bbio_*' AND lower(name) NOT GLOB 'sqlite_*' ORDER BY type DESC, rowid"
 )
@@ -408,7 +408,7 @@ def stand_in(path: str, folder: Path) -> tuple[str, dict[str, list[str]]]:
     made: dict[str, list[str]] = {}
     try:
         with closing(sqlite3.connect(f"{real.as_uri()}?{options}", uri=True)) as connection:
-            for table, statement in connection.execute(TABLES):
+            for table, statement in connection.execute(TABLE_DEFINITIONS):
                 made.setdefault(table.lower(), []).append(statement)
     except sqlite3.Error as err:
         raise ConfigurationError(explain(err, real)) from None

@@ -19,7 +19,7 @@ from bbio.builtin.line import InLine, Line, Path
 # Steps of SQLite between two looks at the clock.
 STEPS = 10_000
 # Seconds after which a list is a long one: others are read beside it.
-LONG_SECONDS = 0.01
+LONG_LIST_SECONDS = 0.01
 # Seconds for which lists are read together: in the order in which they came, whoever asked, and handed back at once. To
 # look who has used least, and to wake the event loop while others are read, costs up to half as much as a short list.
 TOGETHER_SECONDS = 0.005
@@ -402,7 +402,7 @@ class Reader:
         seconds = self._lister.clock() - self._begun
         if listing.given_up or seconds > listing.seconds:
             return True
-        if seconds > LONG_SECONDS and not listing.is_long:
+        if seconds > LONG_LIST_SECONDS and not listing.is_long:
             if self._done:
                 self._hand_back()
             if self._rest:

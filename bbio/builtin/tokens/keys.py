@@ -27,7 +27,7 @@ MAX_TRIED_KEYS = 8
 # Seconds that a fetch may take, after which a set is fetched again, and the least between two fetches.
 FETCH_SECONDS = 5.0
 REFRESH_SECONDS = 3_600.0
-LEAST_SECONDS = 10.0
+LEAST_REFRESH_SECONDS = 10.0
 
 
 @attrs.frozen
@@ -137,7 +137,7 @@ class FetchedKeys:
             await asyncio.shield(fetching)
             found = fitting(self._keys, kid, algorithm)
         if not found and (self._has_failed or self._fetched_at is None):
-            raise Unavailable("tokens cannot be checked at the moment", retry_after=LEAST_SECONDS)
+            raise Unavailable("tokens cannot be checked at the moment", retry_after=LEAST_REFRESH_SECONDS)
         return found
 
     async def renew(self) -> bool:
@@ -152,7 +152,7 @@ class FetchedKeys:
         """Return the fetch that is under way, or begin one; None when the last was just before."""
         if self._fetching is None:
             now = self._clock()
-            if self._asked_at is not None and now - self._asked_at < LEAST_SECONDS:
+            if self._asked_at is not None and now - self._asked_at < LEAST_REFRESH_SECONDS:
                 return None
             self._asked_at = now
             self._fetching = asyncio.get_running_loop().create_task(self._fetch_now())

@@ -13,13 +13,14 @@ from bbio.ratelimit import RateLimitedLog
 from bbio.server.batch import WriteBatch
 from bbio.server.budget import Resting
 from bbio.server.fast.interfaces import Receiver
-from bbio.server.fast.packets import SEPARATOR, written
+from bbio.server.fast.packets import written
 from bbio.server.fast.polling import POLL, PollAnswer
 from bbio.server.fast.socket import FastSocket
 from bbio.server.http.admission import REMOTE
 from bbio.server.lag import relieve
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses
+from bbio.server.payload import SEPARATOR
 
 
 class FastEngine(engineio.AsyncServer):

@@ -14,8 +14,6 @@ RESERVED_EVENTS = frozenset(
     ("connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener", "*", "")
 )
 PONG = str(engine_packet.PONG)
-# What is between the packets of one answer to a poll.
-SEPARATOR = b"\x1e"
 EVENT = f"{engine_packet.MESSAGE}{socketio.packet.EVENT}"
 EVENT_PREFIX = EVENT.encode()
 JOINS = (str(socketio.packet.CONNECT), str(socketio.packet.DISCONNECT))

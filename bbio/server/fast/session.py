@@ -21,11 +21,8 @@ from bbio.server.fast.frames import LARGE_BYTES, binary_frame, frame, pong_frame
 from bbio.server.fast.interfaces import Engine
 from bbio.server.fast.packets import EVENT, FROM_CLIENTS, JOINS, PONG, Attachments, BadPacket, Message
 from bbio.server.fast.polling import Polls
-from bbio.server.lag import SLOW, Lag
+from bbio.server.lag import BEHIND_BYTES, SLOW_CONSUMER, Lag
 from bbio.server.memory import Address
-
-# Bytes that wait for the next poll of a client from which on it is behind.
-BEHIND_BYTES = 16_384
 
 
 class Recipient:
@@ -188,7 +185,7 @@ class FastSession(Recipient, async_socket.AsyncSocket):
         self._queued_bytes += getsizeof(pkt.data)
         events = self._queued_bytes - self._queued_answers
         if events > self.server.limits.send_buffer and self.queue.qsize() > 0:
-            self.drop(SLOW)
+            self.drop(SLOW_CONSUMER)
             return
         self.queue.put_nowait(pkt)
         self._count_unread()

@@ -15,7 +15,7 @@ from bbio.streams import BACKEND_WIDE
 
 # Seconds between two looks at a store, seconds that one may take, and the age at which the last that succeeded is too
 # old: a store that answers, however slowly, is never called away.
-LOOK_SECONDS = 3.0
+STORE_LOOK_SECONDS = 3.0
 LOOK_TIMEOUT_SECONDS = 5.0
 STALE_SECONDS = 10.0
 
@@ -59,7 +59,7 @@ class Readiness:
     async def _watch(self, name: str, log: Log) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.0))
+            await asyncio.sleep(STORE_LOOK_SECONDS * random.uniform(0.8, 1.0))
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
                     await log.positions([BACKEND_WIDE])

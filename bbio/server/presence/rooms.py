@@ -25,7 +25,7 @@ from bbio.server.presence.room import Joined, Room
 from bbio.stack.once import refused
 
 # Seconds after which a client that found a channel full may try again.
-FULL_SECONDS = 10.0
+FULL_ROOM_SECONDS = 10.0
 NO_STATE = b"{}"
 
 
@@ -137,11 +137,11 @@ class Rooms:
             room = Room(topic, socket.runtime.namespace, self._delivery, self.clock, limits.grace, self._emptied)
         if not room.has_room(key, limits.members):
             message = f"{limits.members} members are present in this channel, which is as many as there may be"
-            raise Busy(message, retry_after=FULL_SECONDS)
+            raise Busy(message, retry_after=FULL_ROOM_SECONDS)
         entry = Entry(topic, socket.sid, key, card, state or NO_STATE, self._now())
         address = socket.connection.waiting
         if not address.has_room(weight_of(entry)):
-            raise Busy("the clients of this address are present in too many channels", retry_after=FULL_SECONDS)
+            raise Busy("the clients of this address are present in too many channels", retry_after=FULL_ROOM_SECONDS)
         attendance = Attendance(self, room, entry, address, limits.changes_per_second, returns=subject.returns)
         if topic not in self._rooms:
             self._rooms[topic] = room

@@ -18,7 +18,7 @@ from bbio.registry import Registry
 from bbio.server.budget import PACKET_SECONDS, Budget, Resting
 from bbio.server.connection import ClientSocket
 from bbio.server.http.admission import BODY, REMOTE, is_websocket_request
-from bbio.server.lag import relieve
+from bbio.server.lag import BEHIND_BYTES, relieve
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses
 from bbio.server.payload import ATTACHED_CHARACTERS, PART_PACKETS, parts
@@ -30,10 +30,8 @@ from bbio.server.stock.unread import Packets, PlainSession
 JOIN = str(socketio.packet.CONNECT)
 # What stands for the arguments of an event that cannot be read.
 UNREADABLE = object()
-# Bytes that wait for a client from which on it is behind.
-BEHIND_BYTES = 16_384
 # Where a session's environ counts the joins that were refused.
-REFUSALS = "bbio.refusals"
+REFUSALS_KEY = "bbio.refusals"
 # Where a request for a websocket has the budget of its connection.
 BUDGET = web.RequestKey("budget", Budget)
 
@@ -280,7 +278,7 @@ class PlainServer(SharedServer):
                 self._count_refusal(environ, self.manager.eio_sid_from_sid(sid, namespace))
 
     def _count_refusal(self, environ: dict[str, Any], eio_sid: str) -> None:
-        environ[REFUSALS] = refusals = environ.get(REFUSALS, 0) + 1
+        environ[REFUSALS_KEY] = refusals = environ.get(REFUSALS_KEY, 0) + 1
         session = self._sessions.get(eio_sid)
         if session is not None and refusals > self._limits.bad_namespaces:
             session.drop("too many namespaces that it may not join")

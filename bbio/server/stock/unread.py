@@ -14,7 +14,7 @@ from engineio.async_socket import AsyncSocket
 
 from bbio.server.budget import Budget
 from bbio.server.connection import Connection
-from bbio.server.lag import LAGGING_BYTES, SLOW, Lag, bound_buffers
+from bbio.server.lag import LAGGING_BYTES, SLOW_CONSUMER, Lag, bound_buffers
 from bbio.server.limits import Limits
 from bbio.server.memory import Address
 
@@ -139,7 +139,7 @@ class PlainSession:
         packets = self._packets
         if not self.is_live:
             if packets.size - packets.answers > self._limits.send_buffer and packets.qsize() > 1:
-                self.drop(SLOW)
+                self.drop(SLOW_CONSUMER)
         elif self.lag is not None:
             self.lag.answers += answer
             self.lag.written(size)

@@ -5,7 +5,7 @@ from itertools import groupby
 import pytest
 
 from bbio import Busy
-from bbio.builtin.line import ENDLESS, InLine, Line
+from bbio.builtin.line import NO_LIMIT, InLine, Line
 
 ONE = (1, 1, 1, 1)
 
@@ -124,7 +124,7 @@ def test_what_runs_already_may_enter_where_a_turn_is_left():
     assert is_forgotten(line)
 
 
-@pytest.mark.parametrize("sizes", [(4, ENDLESS, ENDLESS, ENDLESS), (9, 9, 4, 4)])
+@pytest.mark.parametrize("sizes", [(4, NO_LIMIT, NO_LIMIT, NO_LIMIT), (9, 9, 4, 4)])
 def test_the_line_has_an_end(sizes):
     """Whether for all, or for one address whose lists leave room for those of others."""
     line = Line(ONE, sizes)

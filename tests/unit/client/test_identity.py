@@ -251,7 +251,7 @@ async def test_a_token_that_has_ended_before_it_came():
 
 async def test_a_backend_that_does_not_answer_or_not_now(monkeypatch):
     """It is told again."""
-    monkeypatch.setattr(renewal_module, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(renewal_module, "AUTH_ANSWER_SECONDS", 0.01)
     replies = [None, DOWN, OK]
     get_token = Giving("b")
     world = World(lambda token: OK, lambda token: replies.pop(0), get_token=get_token)

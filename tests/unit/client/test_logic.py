@@ -14,7 +14,7 @@ from bbio.client import tracker as tracker_module
 from bbio.client.errors import error_of, passing
 from bbio.client.events import Events
 from bbio.client.handle import Handles
-from bbio.client.liveness import PATIENCE_SECONDS, PROBE_SECONDS
+from bbio.client.liveness import PROBE_SECONDS
 from bbio.client.outbox import WINDOW, Outbox
 from bbio.client.replica import Replica
 from bbio.client.roster import Roster
@@ -22,6 +22,7 @@ from bbio.client.session import BackendSession
 from bbio.client.settings import SessionSettings
 from bbio.client.subscription import Subscription
 from bbio.client.tracker import Apply, Listen, Meta, Read, Ready, Tracker, Watch
+from bbio.client.transport import PATIENCE_SECONDS
 from bbio.protocol import decode, encode
 from bbio.testing import Clock
 

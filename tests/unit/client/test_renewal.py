@@ -7,8 +7,8 @@ import pytest
 from bbio import Unauthorized, UnknownOutcome
 from bbio.client import Dropped
 from bbio.client.handle import Handles
-from bbio.client.liveness import PATIENCE_SECONDS
 from bbio.client.session import BackendSession, SessionSettings
+from bbio.client.transport import PATIENCE_SECONDS
 from bbio.protocol import decode, encode
 from bbio.testing import Clock
 

@@ -34,7 +34,7 @@ class Shared(Store, MemoryLog):
 @pytest.fixture
 def quick(monkeypatch):
     """Looks follow each other fast, and are soon old."""
-    monkeypatch.setattr(health, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(health, "STORE_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(health, "LOOK_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr(health, "STALE_SECONDS", 0.3)
 
