@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attrs
 
@@ -17,6 +17,7 @@ from bbio.events import Event
 
 # What does the work: an async function of an event, or an object whose `__call__` is one.
 Consume = Callable[[Event[Any]], Awaitable[Any]]
+C = TypeVar("C", bound=Callable[[Event[Any]], Awaitable[Any]])
 Since = Literal["now", "start"]
 
 ATTEMPTS = 5
@@ -58,6 +59,7 @@ class Consumer:
         dead_letters: how many there may be; then it stays at an event that fails, and tries it again and again.
         on_lost: an async function of the event `reset`, called where the history no longer had what the consumer
             needed. Without it the gap is logged and counted.
+        is_durable: whether it must be kept together with the events, so that a crash loses nothing.
 
     Raises:
         ConfigurationError: an option is not valid.
@@ -75,6 +77,7 @@ class Consumer:
     lease: float = LEASE_SECONDS
     dead_letters: int = MAX_DEAD_LETTERS
     on_lost: Consume | None = None
+    is_durable: bool = False
 
     def __attrs_post_init__(self) -> None:
         shown = f"consumer({self.name!r})"

@@ -149,9 +149,20 @@ class Event(Generic[M]):
     _places: Callable[[], Places] = attrs.field(default=lambda: Places({}), repr=False, eq=False)
 
     @property
+    def id(self) -> str | None:
+        """Return a text that is the same whenever this event comes, and another for each other; None of a reset."""
+        logged = self.logged
+        return None if logged is None else f"{logged.stream}@{logged.epoch}/{logged.offset}"
+
+    @property
+    def places(self) -> Places:
+        """Return the positions of all streams with this event."""
+        return self._places()
+
+    @property
     def position(self) -> dict[str, Any]:
         """Return the position of who has seen all up to this event, as JSON: keep it, and give it to `since`."""
-        return self._places().to_json()
+        return self.places.to_json()
 
 
 def channel_of(stream: str) -> str | None:
@@ -245,12 +256,23 @@ class Events(Generic[M]):
         self._ended = False
         # Whether streams were left for the next look, as those before them have had so much.
         self._is_behind = False
+        self._is_at_top = False
         self._rest_until = 0.0
 
     @property
     def position(self) -> dict[str, Any] | None:
         """Return the position after the event that was read last, as JSON; None before the beginning."""
         return None if self._places is None else self._places().to_json()
+
+    @property
+    def begin(self) -> str | None:
+        """Return the epoch in which streams begin that are not known yet; None where one channel is followed."""
+        return None if self._trail is None else self._trail.begin
+
+    @property
+    def is_at_top(self) -> bool:
+        """Return whether all that was in the log at the last look was taken, and there is no news of more."""
+        return self._is_at_top and not self._waiting and not self._news.is_set()
 
     def wake(self, streams: Iterable[str] | None) -> None:
         """Look at the log: these streams may have news; any when None."""
@@ -325,6 +347,7 @@ class Events(Generic[M]):
     async def _look(self) -> None:
         """Read the log, and wait for news where it has none."""
         loop, interval = asyncio.get_running_loop(), self._interval
+        self._is_at_top = False
         self._news.clear()
         try:
             await asyncio.sleep(max(0.0, self._rest_until - loop.time()))
@@ -335,6 +358,7 @@ class Events(Generic[M]):
                 tops = await self._tops()
                 self._rest_until = loop.time() + (loop.time() - begun) * (1 / LOOK_SHARE - 1)
                 await self._read(tops)
+            self._is_at_top = not self._is_behind
         except Exception as err:
             failures.error(err, "the log of %s cannot be read by its own server; trying again", self._feed.name)
             interval = RETRY_SECONDS
