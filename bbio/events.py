@@ -134,6 +134,7 @@ class Event(Generic[M]):
         rev: the model's revision; None if no store keeps one.
         logged: the event as the log has it, with its stream, epoch, offset and stamp; None of a reset.
         places: returns the positions of all streams with this event, for `position`.
+        backend: the name of the backend.
 
     Example:
         >>> event = Event("update", {"id": 7, "done": True}, "home", rev=19)
@@ -147,6 +148,7 @@ class Event(Generic[M]):
     rev: int | None = None
     logged: Logged | None = attrs.field(default=None, repr=False, eq=False)
     _places: Callable[[], Places] = attrs.field(default=lambda: Places({}), repr=False, eq=False)
+    backend: str = attrs.field(default="", repr=False, eq=False, kw_only=True)
 
     @property
     def id(self) -> str | None:
@@ -403,7 +405,8 @@ class Events(Generic[M]):
         self._is_behind = size > READ_BYTES
         trail.begin = begin and self._begin_of(tops)
         for name in lost:
-            self._waiting.append(Event("reset", None, channel_of(name), places=trail.move(name, tops[name])))
+            places = trail.move(name, tops[name])
+            self._waiting.append(Event("reset", None, channel_of(name), places=places, backend=self._feed.name))
         for event, model in merge(found, self._feed.id_attribute):
             self._waiting.append(self._event(event, model, trail))
 
@@ -412,7 +415,7 @@ class Events(Generic[M]):
         model = model if told is event else decode(told.body)
         places = trail.move(event.stream, event.position)
         method: Any = event.method
-        return Event(method, model, channel_of(event.stream), event.rev, told, places)
+        return Event(method, model, channel_of(event.stream), event.rev, told, places, backend=self._feed.name)
 
     def _has_lost_streams(self, trail: Trail, tops: Mapping[str, Position]) -> bool:
         """Return whether streams that were to be resumed are gone, so that nobody knows what they have had since."""
@@ -434,7 +437,7 @@ class Events(Generic[M]):
     def _reset_all(self, tops: Mapping[str, Position]) -> None:
         places = Places({name: top for name, top in tops.items() if name}, self._begin_of(tops))
         self._trail, self._since, self._is_behind = Trail(places), None, False
-        self._waiting.append(Event("reset", places=lambda: places))
+        self._waiting.append(Event("reset", places=lambda: places, backend=self._feed.name))
 
 
 def _is_same(here: Position, top: Position) -> bool:
