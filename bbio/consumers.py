@@ -48,7 +48,8 @@ class Consumer:
     Parameters:
         name: its name, the same in all processes and over restarts.
         backend: the name of the backend whose events it gets.
-        function: an async function of an `Event`, or an object that can be called and awaited so.
+        function: an async function of an `Event`, or an object that can be called and awaited so; if that has a method
+            `aclose`, it is called as the application stops.
         channel: the channel whose events it gets, "" for the default channel; None for all.
         since: where it begins when it is new: `"now"`, or `"start"` for all that the history holds.
         attempts: how often an event is tried before it becomes a dead letter.

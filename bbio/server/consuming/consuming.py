@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from inspect import iscoroutinefunction
 
-from bbio.consumers import Consumer
+from bbio.consumers import Consume, Consumer
 from bbio.errors import ConfigurationError
 from bbio.log import Ledger
 from bbio.registry import Registry
@@ -28,6 +29,7 @@ class Consuming:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._workers: list[Worker] = []
+        self._functions: list[Consume] = []
         self._lag: asyncio.Task[None] | None = None
 
     @property
@@ -53,6 +55,7 @@ class Consuming:
             runtimes[runtime.name] = runtime
             await self._register(consumer, runtime, ledger)
             self._workers.append(Worker(consumer, runtime, ledger, process))
+            self._functions.append(consumer.function)
         if not works:
             self._workers.clear()
         for worker in self._workers:
@@ -72,6 +75,17 @@ class Consuming:
             await asyncio.gather(self._lag, return_exceptions=True)
             self._lag = None
         await asyncio.gather(*(worker.close(seconds) for worker in workers))
+        await self._close_functions()
+
+    async def _close_functions(self) -> None:
+        """Close functions that are objects with connections of their own, such as webhooks."""
+        functions, self._functions = self._functions, []
+        for function in functions:
+            if iscoroutinefunction(aclose := getattr(function, "aclose", None)):
+                try:
+                    await aclose()
+                except Exception:
+                    logger.exception("consumers: %r cannot be closed", function)
 
     def _found(self, consumer: Consumer) -> tuple[Runtime, Ledger]:
         """Return the backend of a consumer, and its ledger."""

@@ -383,7 +383,9 @@ class Turn:
         taken = {entry.letter for entry in self._letters}
         letters = await self._ledger.letters(name, again=True, most=self._consumer.concurrency) if held else []
         self._put_back = [
-            Entry(event_of(letter), letter.model, letter.id) for letter in letters if letter.id not in taken
+            Entry(event_of(letter, self._runtime.name), letter.model, letter.id)
+            for letter in letters
+            if letter.id not in taken
         ]
         self._begin_letters()
         self._room.set()
@@ -416,9 +418,9 @@ def key_of(event: Event[Any], id_attribute: str) -> str:
     return encode(id).decode() if isinstance(id, (str, int)) else f"{event.id}"
 
 
-def event_of(letter: Letter) -> Event[Any]:
-    """Return the event of a letter as the consumer's function gets it."""
+def event_of(letter: Letter, backend: str) -> Event[Any]:
+    """Return the event of a letter of a backend as the consumer's function gets it."""
     event = letter.event
     method: Any = event.method
-    return Event(method, decode(event.body), channel_of(event.stream), event.rev, event)
+    return Event(method, decode(event.body), channel_of(event.stream), event.rev, event, backend=backend)
 
