@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import json
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -29,7 +30,6 @@ from bbio.streams import Event as Logged
 def event(method: str = "update", *, backend: str = "issues", offset: int = 42, **more: Any) -> Event[Any]:
     """An event of a log, as `Runtime.events` returns it."""
     logged = Logged(more.pop("stream", "c:home"), more.pop("epoch", "9a0c"), offset, method, b"{}", rev=19)
-    logged.stamp = more.pop("stamp", 7)
     model = {"id": 7, "title": "Müll"}
     return Event(method, model, "home", 19, logged, backend=backend)  # type: ignore[arg-type]
 
@@ -42,6 +42,11 @@ class Posted:
     headers: dict[str, str]
     body: bytes
 
+    @property
+    def message(self) -> Any:
+        """What the body says."""
+        return json.loads(self.body)
+
     def verify(self, secret: str) -> Any:
         """What the body says, if the package `standardwebhooks` takes its signature."""
         return Verifier(secret).verify(self.body, self.headers)
@@ -53,6 +58,8 @@ class Receiver:
     def __init__(self) -> None:
         self.posted: list[Posted] = []
         self.status = 200
+        # Statuses of the next answers, by the title of the model; then that of all.
+        self.scripts: dict[str, list[int]] = {}
         self.headers: dict[str, str] = {}
         self.body = b"thank you"
         # Bodies without an end, and how many bytes of them were sent; answers that do not come before the end.
@@ -84,7 +91,12 @@ class Receiver:
         except (ConnectionError, asyncio.CancelledError):
             self.gone.set()
             raise
-        return web.Response(status=self.status, headers=self.headers, body=self.body)
+        return web.Response(status=self._status(), headers=self.headers, body=self.body)
+
+    def _status(self) -> int:
+        model = self.posted[-1].message["data"].get("model") or {}
+        script = self.scripts.get(model.get("title", ""), [])
+        return script.pop(0) if script else self.status
 
 
 @asynccontextmanager

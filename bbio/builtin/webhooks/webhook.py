@@ -202,9 +202,8 @@ def id_of(event: Event[Any]) -> str:
     Raises:
         ConfigurationError: it is none of a log.
     """
-    logged = event.logged
-    if logged is not None:
-        place: list[Any] = [event.backend, logged.stream, logged.epoch, logged.offset, logged.stamp]
+    if event.id is not None:
+        place: list[Any] = [event.backend, event.id]
     elif event.method == "reset":
         place = [event.backend, "reset", event.position]
     else:
