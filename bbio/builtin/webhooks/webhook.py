@@ -100,7 +100,7 @@ class Webhook:
             self._hosts = Hosts(hosts, internal_hosts)
         else:
             self._url = constant = _constant(url)
-            self._hosts = Hosts([constant.host_port_subcomponent] if hosts is None else hosts, internal_hosts)
+            self._hosts = Hosts([f"{constant.host_port_subcomponent}"] if hosts is None else hosts, internal_hosts)
             problem = self._hosts.problem_of(constant)
             if problem is not None:
                 raise ConfigurationError(f"Webhook({str(constant.origin())!r}): {problem}")
