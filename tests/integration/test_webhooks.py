@@ -92,3 +92,29 @@ async def test_connections_end_with_the_application(tmp_path):
         await until(lambda: function._poster._connectors)
         await app.stop()
         assert not function._poster._connectors
+
+
+class Mailer:
+    """A consumer's function with a connection of its own, which cannot be closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    async def __call__(self, event: Any) -> None:
+        """Send a mail."""
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        self.closed += 1
+        raise OSError("no connection")
+
+
+async def test_a_function_that_cannot_be_closed(tmp_path, caplog):
+    """The application stops all the same."""
+    async with receiver() as served:
+        app, mailer = application(served, str(tmp_path / "issues.db")), Mailer()
+        app.consumer("mailer", backend="issues")(mailer)
+        await app.start()
+        await app.stop()
+        assert mailer.closed == 1
+        assert "cannot be closed" in caplog.text
