@@ -12,6 +12,7 @@ Example:
 
 from bbio.app import App
 from bbio.backend import Backend
+from bbio.consumers import GiveUp
 from bbio.decorators import (
     after,
     before,
@@ -74,6 +75,7 @@ __all__ = [
     "Forbidden",
     "Found",
     "FrozenError",
+    "GiveUp",
     "HistoryLimits",
     "InternalError",
     "Invalid",

@@ -18,12 +18,24 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import click
 from aiohttp import WSCloseCode, web
 
-from bbio.errors import ConfigurationError
+from bbio.consumers import (
+    ATTEMPTS,
+    FIRST_PAUSE_SECONDS,
+    LEASE_SECONDS,
+    MAX_DEAD_LETTERS,
+    TIMEOUT_SECONDS,
+    C,
+    Consume,
+    Consumer,
+    Since,
+)
+from bbio.errors import ConfigurationError, FrozenError
 from bbio.identity import principal
 from bbio.protocol import encode
 from bbio.ratelimit import IndentingFormatter
 from bbio.registry import Registry
 from bbio.runtime import Runtime, Work
+from bbio.server.consuming.consuming import Consuming
 from bbio.server.heap import HeapTrimmer, heap_trimmer
 from bbio.server.http.admission import Admission
 from bbio.server.http.health import Readiness, health
@@ -135,6 +147,8 @@ class App:
         self.sio = server_class(self.backends, self.limits, addresses, public_options, **options)
         self.gateway = self.sio.gateway
         self._notices = Notices(self.gateway)
+        self._consumers: dict[str, Consumer] = {}
+        self._consuming = Consuming(self.backends)
         self._admission = Admission(cors, hosts, proxies, self.limits, addresses, self.sio.environ)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Work] | None = []  # what waits for the start; None once that has been
@@ -172,6 +186,100 @@ class App:
             self.gateway.add(runtime)
             attach(self.sio, self.gateway, runtime, self._admission)
         return self
+
+    def consumer(
+        self,
+        name: str,
+        *,
+        backend: str,
+        channel: str | None = None,
+        since: Since = "now",
+        attempts: int = ATTEMPTS,
+        timeout: float = TIMEOUT_SECONDS,
+        concurrency: int = 1,
+        pause: float = FIRST_PAUSE_SECONDS,
+        lease: float = LEASE_SECONDS,
+        dead_letters: int = MAX_DEAD_LETTERS,
+        on_lost: Consume | None = None,
+    ) -> Callable[[C], C]:
+        """Have an async function do background work for each event of a backend: at least once, in order for each model.
+
+        One process works for it at a time. How far it is, is kept in the database of the store.
+
+        Parameters:
+            name: its name, the same in all processes and over restarts.
+            backend: the name of the backend.
+            channel: the channel whose events it gets, `""` for the default channel; None for all.
+            since: where it begins when it is new: `"now"`, or `"start"` for all that the history holds.
+            attempts: how often an event is tried before it becomes a dead letter.
+            timeout: seconds that one attempt may take.
+            concurrency: events that are handled at once; those of one model follow each other all the same.
+            pause: seconds before the second attempt; each pause is twice as long as the last, up to five minutes.
+            lease: seconds after which another process takes over from one that was killed or stands still.
+            dead_letters: how many there may be; then it stays at an event that fails, and tries it again and again.
+            on_lost: an async function of the event `reset`, called where the history no longer had what it needed.
+
+        Returns: a decorator, which returns the function as it is.
+
+        Raises:
+            ConfigurationError: an option is not valid, there is one of this name, or the function is not async.
+            FrozenError: the application has started.
+
+        Example:
+            >>> app = App()
+            >>> @app.consumer("mailer", backend="issues")
+            ... async def send_mail(event):
+            ...     print(event.method, event.model["title"])
+        """
+
+        def declare(function: C) -> C:
+            self._declare(
+                Consumer(
+                    name=name,
+                    backend=backend,
+                    function=function,
+                    channel=channel,
+                    since=since,
+                    attempts=attempts,
+                    timeout=timeout,
+                    concurrency=concurrency,
+                    pause=pause,
+                    lease=lease,
+                    dead_letters=dead_letters,
+                    on_lost=on_lost,
+                )
+            )
+            return function
+
+        return declare
+
+    def _declare(self, consumer: Consumer) -> None:
+        if self.backends.frozen:
+            raise FrozenError("app.consumer(...) came after the application had started; call it before app.run()")
+        if consumer.name in self._consumers:
+            raise ConfigurationError(f"two consumers are named {consumer.name!r}; give one of them another name")
+        self._consumers[consumer.name] = consumer
+
+    @property
+    def consumers(self) -> list[Consumer]:
+        """The consumers: those of `consumer`, and the `@after(once=True)` layers that take an `event`."""
+        layers = [consumer for runtime in self.backends.values() for consumer in runtime.consumers]
+        for consumer in layers:
+            if consumer.name in self._consumers:
+                raise ConfigurationError(f"two consumers are named {consumer.name!r}; give one of them another name")
+        return [*self._consumers.values(), *layers]
+
+    async def consume(self, *, works: bool = True) -> None:
+        """Have the consumers know of all that is written from now on, and work for them. Called after `open`.
+
+        Parameters:
+            works: whether this process works for them, where no other one does.
+
+        Raises:
+            ConfigurationError: a consumer cannot be; the text says how to mend it.
+            SyncError: a database cannot be reached.
+        """
+        await self._consuming.open(self.consumers, works=works)
 
     def page(self, path: str, file: str | Path) -> Self:
         """Serve a file, such as an example's HTML page, at a path.
@@ -261,6 +369,11 @@ class App:
         async def start(application: web.Application) -> None:
             check_alone(application, endpoint)
             await self.open()
+            try:
+                await self.consume(works=Settings.from_env().works())
+            except BaseException:
+                await self.close()
+                raise
             self._serving = application
             self._watch()
 
@@ -293,7 +406,7 @@ class App:
     @property
     def is_busy(self) -> bool:
         """Return whether it works on something: a request, an event, a log or an emit."""
-        return self._at_work > 0 or self.gateway.busy
+        return self._at_work > 0 or self.gateway.busy or self._consuming.is_busy
 
     def reopen(self, stores: Mapping[str, Store] | None = None) -> None:
         """Open all stores anew, as `app.test()` does: what they have in memory is lost. It must not be started.
@@ -478,6 +591,7 @@ class App:
 
     async def close(self) -> None:
         """Stop the backends: the end of `open`."""
+        await self._consuming.close(self.limits.drain_time)
         await self._readiness.close()
         await self._notices.close()
         await self.gateway.close()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from bbio import __version__
+from bbio.commands.consumers import consumers
 from bbio.commands.demo import demo
 from bbio.commands.postgres import new_epoch, triggers
 from bbio.commands.schema import schema
 from bbio.commands.serving import run
 from bbio.commands.stacks import stacks
+from bbio.commands.work import work
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -18,5 +20,5 @@ def main() -> None:
     """Real-time model sync: serve backends, look at their stacks, look after their database, try the demo."""
 
 
-for command in (run, stacks, triggers, new_epoch, schema, demo):
+for command in (run, work, consumers, stacks, triggers, new_epoch, schema, demo):
     main.add_command(command)

@@ -36,6 +36,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "use": ("req", "res", "next"),
     "handler": ("req", "res", "next"),
     "once": ("req", "record"),
+    "consumer": ("event",),
     "after": ("req", "res"),
     "on_error": ("err", "req", "res"),
     "visible": ("req",),
@@ -208,7 +209,23 @@ class _After(_Phase):
             return super().__call__(*args, thread=thread, **options)
         if "read" in args:
             raise DefinitionError("@after('read', once=True): a read changes nothing; once=True is for writes")
-        return self._mark("once", "@after", args, WRITE_METHODS, thread)
+        if args and isinstance(args[0], (list, tuple, set)):
+            raise DefinitionError("@after: name the sync methods one by one: @after('create', 'update', once=True)")
+        if len(args) == 1 and not isinstance(args[0], str):
+            return _leave_once(args[0], WRITE_METHODS, thread)
+        methods = check_methods("@after", args, WRITE_METHODS)
+        return lambda target: _leave_once(target, methods, thread)
+
+
+def _leave_once(target: Any, methods: tuple[str, ...], thread: bool) -> Any:
+    """Mark a layer of `once=True`: with an `event`, it is a consumer."""
+    is_consumer = inspect.isfunction(target) and "event" in inspect.signature(target).parameters
+    if is_consumer and ("update" in methods) != ("patch" in methods):
+        raise DefinitionError(
+            f"@after(once=True) on {target.__qualname__}, which takes an event: an event does not say whether it was "
+            "an update or a patch; name both, or neither"
+        )
+    return leave_mark(target, Mark("consumer" if is_consumer else "once", methods, thread), "@after")
 
 
 class _Handler:
@@ -480,7 +497,8 @@ after = _After(
         """Mark a method to run once a result exists; it may shape the reply through `res.result`.
 
 With `once=True` it runs for each write that is applied, but not for a retry of it. Its parameters are then `req` and
-`record`, the record that was written.""",
+`record`, the record that was written. If it takes `event` in their place, it is a consumer (docs/background-work.md),
+and runs at least once, also if the server was killed after the commit.""",
         "`req` and `res`",
         """@after("create", once=True)
 def announce(self, req, record):
@@ -562,6 +580,11 @@ def _unknown_parameter(name: str, kind: str, where: str, allowed: tuple[str, ...
         return (
             f"{where}: a layer of once=True has no `res`, as a retry must get the same reply without it; "
             f"take `record`, or shape the reply in another @after"
+        )
+    if kind == "consumer":
+        return (
+            f"{where}: a layer of once=True that takes `event` runs apart from the request, and maybe after a restart: "
+            f"drop `{name}`, or take `req` and `record`, and have it run at most once"
         )
     close = [known for known in allowed if name.startswith(known)] or difflib.get_close_matches(name, allowed, 1, 0.4)
     hint = f"did you mean `{close[0]}`? " if close else ""

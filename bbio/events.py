@@ -134,6 +134,7 @@ class Event(Generic[M]):
         rev: the model's revision; None if no store keeps one.
         logged: the event as the log has it, with its stream, epoch, offset and stamp; None of a reset.
         places: returns the positions of all streams with this event, for `position`.
+        backend: the name of the backend.
 
     Example:
         >>> event = Event("update", {"id": 7, "done": True}, "home", rev=19)
@@ -147,11 +148,23 @@ class Event(Generic[M]):
     rev: int | None = None
     logged: Logged | None = attrs.field(default=None, repr=False, eq=False)
     _places: Callable[[], Places] = attrs.field(default=lambda: Places({}), repr=False, eq=False)
+    backend: str = attrs.field(default="", repr=False, eq=False, kw_only=True)
+
+    @property
+    def id(self) -> str | None:
+        """Return a text that is the same whenever this event comes, and another for each other; None of a reset."""
+        logged = self.logged
+        return None if logged is None else f"{logged.stream}@{logged.epoch}/{logged.offset}"
+
+    @property
+    def places(self) -> Places:
+        """Return the positions of all streams with this event."""
+        return self._places()
 
     @property
     def position(self) -> dict[str, Any]:
         """Return the position of who has seen all up to this event, as JSON: keep it, and give it to `since`."""
-        return self._places().to_json()
+        return self.places.to_json()
 
 
 def channel_of(stream: str) -> str | None:
@@ -245,12 +258,23 @@ class Events(Generic[M]):
         self._ended = False
         # Whether streams were left for the next look, as those before them have had so much.
         self._is_behind = False
+        self._is_at_top = False
         self._rest_until = 0.0
 
     @property
     def position(self) -> dict[str, Any] | None:
         """Return the position after the event that was read last, as JSON; None before the beginning."""
         return None if self._places is None else self._places().to_json()
+
+    @property
+    def begin(self) -> str | None:
+        """Return the epoch in which streams begin that are not known yet; None where one channel is followed."""
+        return None if self._trail is None else self._trail.begin
+
+    @property
+    def is_at_top(self) -> bool:
+        """Return whether all that was in the log at the last look was taken, and there is no news of more."""
+        return self._is_at_top and not self._waiting and not self._news.is_set()
 
     def wake(self, streams: Iterable[str] | None) -> None:
         """Look at the log: these streams may have news; any when None."""
@@ -325,6 +349,7 @@ class Events(Generic[M]):
     async def _look(self) -> None:
         """Read the log, and wait for news where it has none."""
         loop, interval = asyncio.get_running_loop(), self._interval
+        self._is_at_top = False
         self._news.clear()
         try:
             await asyncio.sleep(max(0.0, self._rest_until - loop.time()))
@@ -335,6 +360,7 @@ class Events(Generic[M]):
                 tops = await self._tops()
                 self._rest_until = loop.time() + (loop.time() - begun) * (1 / LOOK_SHARE - 1)
                 await self._read(tops)
+            self._is_at_top = not self._is_behind
         except Exception as err:
             failures.error(err, "the log of %s cannot be read by its own server; trying again", self._feed.name)
             interval = LOG_RETRY_SECONDS
@@ -379,7 +405,8 @@ class Events(Generic[M]):
         self._is_behind = size > READ_BYTES
         trail.begin = begin and self._begin_of(tops)
         for name in lost:
-            self._waiting.append(Event("reset", None, channel_of(name), places=trail.move(name, tops[name])))
+            places = trail.move(name, tops[name])
+            self._waiting.append(Event("reset", None, channel_of(name), places=places, backend=self._feed.name))
         for event, model in merge(found, self._feed.id_attribute):
             self._waiting.append(self._event(event, model, trail))
 
@@ -388,7 +415,7 @@ class Events(Generic[M]):
         model = model if told is event else decode(told.body)
         places = trail.move(event.stream, event.position)
         method: Any = event.method
-        return Event(method, model, channel_of(event.stream), event.rev, told, places)
+        return Event(method, model, channel_of(event.stream), event.rev, told, places, backend=self._feed.name)
 
     def _has_lost_streams(self, trail: Trail, tops: Mapping[str, Position]) -> bool:
         """Return whether streams that were to be resumed are gone, so that nobody knows what they have had since."""
@@ -410,7 +437,7 @@ class Events(Generic[M]):
     def _reset_all(self, tops: Mapping[str, Position]) -> None:
         places = Places({name: top for name, top in tops.items() if name}, self._begin_of(tops))
         self._trail, self._since, self._is_behind = Trail(places), None, False
-        self._waiting.append(Event("reset", places=lambda: places))
+        self._waiting.append(Event("reset", places=lambda: places, backend=self._feed.name))
 
 
 def _is_same(here: Position, top: Position) -> bool:

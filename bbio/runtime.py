@@ -18,6 +18,7 @@ import msgspec
 
 from bbio.backend import RUNNING, UNFILTERED, Backend, Emitted, check_name, schema_of
 from bbio.calls import Caller, Calls, NoCaller
+from bbio.consumers import Consume, Consumer
 from bbio.declared import Declared, Publisher
 from bbio.decorators import EPHEMERAL_KINDS
 from bbio.errors import (
@@ -27,6 +28,7 @@ from bbio.errors import (
     EncodingError,
     SyncError,
 )
+from bbio.events import Event as ServerEvent
 from bbio.events import Events, Feed, Source
 from bbio.generic import M
 from bbio.log import Log, MemoryLog
@@ -60,7 +62,7 @@ from bbio.view import View, public_body
 from bbio.was import was_of
 
 # Kinds of layers that are in no stack of a sync method.
-BESIDE = ("visible", "channel", "on_connect", *EPHEMERAL_KINDS)
+BESIDE = ("visible", "channel", "on_connect", "consumer", *EPHEMERAL_KINDS)
 EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}
 
 logger = logging.getLogger("bbio")
@@ -201,6 +203,19 @@ class Runtime(Calls[M]):
         if self.is_scoped:
             own.append(make_layer("before", "visible", METHODS, self._scopes.enter, where=self._scopes.layers[0].where))
         return [layer for group in (*reusable, _by_kind(own)) for layer in group if layer.kind not in BESIDE]
+
+    @property
+    def consumers(self) -> list[Consumer]:
+        """The layers of `@after(once=True)` that take an event, as consumers of this backend."""
+        return [
+            Consumer(
+                name=f"{self.name}.{layer.name.rpartition('.')[2]}",
+                backend=self.name,
+                function=_for_methods(layer, {NOTIFIED_AS[method] for method in layer.methods}),
+                is_durable=True,
+            )
+            for layer in map(self._bound, self._layers_of_kind("consumer"))
+        ]
 
     @property
     def narrowing(self) -> list[Layer]:
@@ -605,6 +620,18 @@ class Runtime(Calls[M]):
             place = f"app.backends[{self.name!r}].backend.{name}"
             warnings.warn(f"it is the backend that has {name}: write {place}", DeprecationWarning, stacklevel=2)
             return getattr(self.backend, name)
+
+
+def _for_methods(layer: Layer, methods: Collection[str]) -> Consume:
+    """Return an async function that calls a layer for events of these methods."""
+
+    async def consume(event: ServerEvent[Any]) -> None:
+        if event.method in methods:
+            outcome = layer.call(event)
+            if layer.is_async:
+                await outcome
+
+    return consume
 
 
 def _as_it_is(event: Event) -> Event:

@@ -33,6 +33,7 @@ class Settings:
         cors_origins: `BBIO_CORS_ORIGINS`, origins of other sites that may connect, with commas or spaces between them.
         database_url: `BBIO_DATABASE_URL`, the database of `store_from_env` and of `PostgresStore()`.
         secret_key: `BBIO_SECRET_KEY`, the secrets of `Session`, with spaces between them; the first one signs.
+        consumers: `BBIO_CONSUMERS`, `yes` or `no`: whether a server works for consumers, see `works`.
 
     Example:
         >>> Settings.from_env({"BBIO_CORS_ORIGINS": "https://a.test, https://b.test"}).cors_origins
@@ -45,6 +46,7 @@ class Settings:
     cors_origins: list[str] = attrs.field(default="", converter=_origins)
     database_url: str = ""
     secret_key: list[str] = attrs.field(default="", converter=_secrets)
+    consumers: str = "yes"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -56,6 +58,16 @@ class Settings:
         environ = os.environ if environ is None else environ
         texts = {field.name: environ.get(variable(field.name), "") for field in attrs.fields(cls)}
         return cls(**{name: text for name, text in texts.items() if text.strip()})
+
+    def works(self) -> bool:
+        """Return whether a server works for consumers; else only `bbio work` does.
+
+        Raises:
+            ConfigurationError: `BBIO_CONSUMERS` is neither `yes` nor `no`.
+        """
+        if self.consumers not in ("yes", "no"):
+            raise ConfigurationError(f"BBIO_CONSUMERS is {self.consumers!r}; it is yes, or no")
+        return self.consumers == "yes"
 
     def port_number(self) -> int:
         """Return the TCP port.

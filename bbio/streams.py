@@ -224,6 +224,9 @@ class HistoryLimits:
         size: the bytes of their models.
         age: the seconds for which an event is kept.
         streams: the number of streams; the one that has been longest without an event is forgotten first.
+        consumer_events: the number of events that are kept while a consumer still needs them.
+        consumer_size: the bytes of their models.
+        consumer_age: the seconds for which such an event is kept.
 
     Example:
         >>> from bbio.builtin import MemoryStore
@@ -235,6 +238,18 @@ class HistoryLimits:
     size: int = 1 << 20
     age: float = 600.0
     streams: int = 100_000
+    consumer_events: int = 10_000
+    consumer_size: int = 16 << 20
+    consumer_age: float = 604_800.0
+
+    def for_consumers(self) -> HistoryLimits:
+        """Return the limits of what a consumer still needs; they are no lower than those of the rest."""
+        return HistoryLimits(
+            max(self.events, self.consumer_events),
+            max(self.size, self.consumer_size),
+            max(self.age, self.consumer_age),
+            self.streams,
+        )
 
 
 class Stream:
@@ -260,8 +275,15 @@ class Stream:
         """The bytes that its events take."""
         return self.size + EVENT_BYTES * len(self.events)
 
-    def append(self, event: Event, limits: HistoryLimits) -> int:
+    def append(
+        self, event: Event, limits: HistoryLimits, needed: Callable[[str], int | None] | None = None
+    ) -> int:
         """Add the event at the top and drop what the limits no longer allow.
+
+        Parameters:
+            event: the event.
+            limits: the limits.
+            needed: returns the offset in a stream after which consumers need events; None if there are none.
 
         Returns: how many bytes more it takes.
         """
@@ -271,7 +293,16 @@ class Stream:
         size = len(event.body) if event.was is None else event.size
         self.size += size
         more = size + EVENT_BYTES
+        handled: int | None = None
         while len(events) > limits.events or self.size > limits.size or event.when - events[0].when > limits.age:
+            if needed is not None:
+                if handled is None:
+                    handled = needed(self.name)
+                if handled is None:
+                    needed = None
+                elif events[0].offset > handled:
+                    limits, needed = limits.for_consumers(), None
+                    continue
             more -= self._drop_oldest()
             if not events:
                 break
@@ -284,10 +315,15 @@ class Stream:
         self.before = oldest.stamp
         return size + EVENT_BYTES
 
-    def expire(self, oldest: float) -> int:
-        """Drop the events from before a time; how many bytes fewer it takes."""
+    def expire(self, oldest: float, handled: float = math.inf) -> int:
+        """Drop the events from before a time; how many bytes fewer it takes.
+
+        Parameters:
+            oldest: the time.
+            handled: the offset of the last event that may be dropped.
+        """
         fewer = 0
-        while self.events and self.events[0].when < oldest:
+        while self.events and self.events[0].when < oldest and self.events[0].offset <= handled:
             fewer += self._drop_oldest()
         return fewer
 
@@ -497,6 +533,8 @@ class Streams:
     ) -> None:
         self.limits = limits or HistoryLimits()
         self.operations = Operations()
+        # Returns the offset in a stream after which consumers need events; None where there are no consumers.
+        self.needed: Callable[[str], int | None] | None = None
         self.kept = kept or Kept()
         self.kept.logs.add(self)
         self._clock = clock
@@ -543,7 +581,7 @@ class Streams:
         stamp = (self._stamps_from + time.time_ns()) % STAMPS or 1
         # All events of a stream have the same text of its name.
         event = Event(stream.name, stream.epoch, stream.top + 1, method, body, rev, op, self._clock(), stamp, was)
-        size = stream.append(event, self.limits)
+        size = stream.append(event, self.limits, self.needed)
         self._size += size
         self._account(size)
         return event
@@ -600,8 +638,12 @@ class Streams:
     def expire(self) -> None:
         """Drop what is too old."""
         oldest = self._clock() - self.limits.age
+        oldest_needed = self._clock() - self.limits.for_consumers().age
         for stream in self._streams.values():
-            self._shrink(stream.expire(oldest))
+            handled = None if self.needed is None else self.needed(stream.name)
+            self._shrink(stream.expire(oldest, math.inf if handled is None else handled))
+            if handled is not None:
+                self._shrink(stream.expire(oldest_needed))
         before = self.operations.used_bytes
         self.operations.forget(self._clock())
         self.kept.used_bytes += self.operations.used_bytes - before

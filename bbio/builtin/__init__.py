@@ -20,6 +20,7 @@ from bbio.builtin.sessions import (
 )
 from bbio.builtin.sqlite import SQLiteStore
 from bbio.builtin.tokens import Token
+from bbio.builtin.webhooks import Webhook, WebhookRefused
 
 __all__ = [
     "AiohttpSessions",
@@ -39,5 +40,7 @@ __all__ = [
     "Sessions",
     "StarletteSessions",
     "Token",
+    "Webhook",
+    "WebhookRefused",
     "store_from_env",
 ]

@@ -47,5 +47,7 @@ def stacks(target: str) -> None:
             click.echo("  connect")
             for layer in runtime.connecting.layers:
                 show(layer.kind, layer.name, layer.where)
+        for consumer in runtime.consumers:
+            show("consumer", consumer.name, "at least once for each write, apart from the request")
         for layer in runtime.narrowing:
             show("warning", f"others are told what {layer.name} leaves out", layer.where)

@@ -9,7 +9,7 @@ from bbio.conformance.appends import Appends
 from bbio.conformance.cases import CLAIMS, Opened, case, opened
 from bbio.conformance.counts import Counts
 from bbio.conformance.endurance import Concurrency, Persistence
-from bbio.conformance.logs import LOG_CLAIMS, LogConformance
+from bbio.conformance.logs import CONSUMER_CLAIMS, LOG_CLAIMS, LogConformance
 from bbio.conformance.models import Filters, Models, Options, Revisions
 from bbio.conformance.operations import Operations
 from bbio.conformance.queries import Queries
@@ -20,6 +20,7 @@ from bbio.conformance.was import Was
 
 __all__ = [
     "CLAIMS",
+    "CONSUMER_CLAIMS",
     "LOG_CLAIMS",
     "LogConformance",
     "Opened",

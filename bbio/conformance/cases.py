@@ -38,6 +38,7 @@ CLAIMS = frozenset(
         "atomic",  # keeps model, event and operation together, whatever interrupts a write
         "was",  # keeps, with each event, how its record was, where `keeps_was` is set
         "tops",  # lists its streams, as a log
+        "consumers",  # keeps how far consumers are, as a log
         # The options of the stores that come with bbio.
         "id_attribute",
         "upsert",

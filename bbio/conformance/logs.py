@@ -12,6 +12,7 @@ import pytest
 
 from bbio import Backend
 from bbio.conformance.cases import Cases, Opened, Published, Secret, case, refused
+from bbio.conformance.consumers import Consumers
 from bbio.conformance.operations import Known
 from bbio.conformance.stamps import Stamps
 from bbio.conformance.streams import Streams
@@ -30,6 +31,8 @@ LOG_CLAIMS = frozenset(
         "tops",  # lists its streams
     }
 )
+# Claimed beside them: keeps how far consumers are, `Log.consumers`, and what they have not handled for longer.
+CONSUMER_CLAIMS = frozenset({"consumers"})
 
 
 class OpenedLog(Opened):
@@ -258,11 +261,12 @@ class Appends(Cases):
             assert [decode(event.body)["n"] for event in events or ()] == [1, 3]
 
 
-class LogConformance(Appends, Known, Streams, Stamps):
+class LogConformance(Appends, Known, Streams, Stamps, Consumers):
     """Subclass it in a test module, with one method that makes a log; pytest does the rest.
 
     Class attributes:
-        claims: what the log can do, of `LOG_CLAIMS`. Tests of what it does not claim are left out.
+        claims: what the log can do, of `LOG_CLAIMS`, and of `CONSUMER_CLAIMS` if consumers may rely on it. Tests of
+            what it does not claim are left out.
         folder: an empty folder, for the time of one test.
 
     Example:

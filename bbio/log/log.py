@@ -11,6 +11,7 @@ from typing import Any
 from bbio.cluster import Alone, Broker, Control
 from bbio.declared import Declared
 from bbio.errors import ConfigurationError, DefinitionError
+from bbio.log.consumers import Ledger
 from bbio.requests import Request
 from bbio.streams import Commit, Event, HistoryLimits, Kept, Position
 
@@ -32,6 +33,8 @@ class Log(Declared, ABC):
         broker: carries its events to the other processes that serve the backend, and theirs to this one. The log
             itself calls `broker.tell(event)` for each event that it has committed.
         control: tells the other processes, once the log has started, what was revoked; None where there are none.
+        consumers: keeps how far consumers are, once the log has started; None where it cannot. What a consumer has not
+            handled is to be kept for longer than for clients, as `HistoryLimits` says.
 
     Raises (at class definition):
         DefinitionError: `since` takes no stamp.
@@ -48,6 +51,7 @@ class Log(Declared, ABC):
     check_interval: float | None = None
     broker: Broker = Alone()
     control: Control | None = None
+    consumers: Ledger | None = None
     keeps_was = False
 
     __bbio_own__ = frozenset({"backend", "encode", "publisher", "schema"})

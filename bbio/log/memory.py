@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from bbio.declared import Publisher
+from bbio.log.consumers import MemoryLedger
 from bbio.log.log import Log
 from bbio.requests import Request
 from bbio.streams import Commit, Event, HistoryLimits, Kept, Operation, Position, Streams
@@ -36,7 +37,8 @@ class MemoryLog(Log):
 
     def open(self, backend: Any, publisher: Publisher) -> Self:
         opened = super().open(backend, publisher)
-        opened.streams = Streams(self.history)
+        streams = opened.streams = Streams(self.history)
+        opened.consumers = MemoryLedger(streams)
         return opened
 
     def share_memory(self, kept: Kept) -> None:

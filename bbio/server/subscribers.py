@@ -36,6 +36,8 @@ OWN_WRITES_SECONDS = 0.5
 OWN_WRITES_LOOK_SECONDS = 0.01
 # Seconds until a log that could not be read is asked again.
 LOG_RETRY_SECONDS = 1.0
+# Events beyond the limits of history that a log may keep until it trims.
+UNTRIMMED_EVENTS = 1_000
 
 
 class Subscribers(Publisher):
@@ -433,6 +435,11 @@ class Subscribers(Publisher):
                     if followed.stale:
                         self._repair_later(followed)
 
+    @property
+    def _most_missed(self) -> int:
+        """The events that a log reads for a client at most, where it keeps more for consumers."""
+        return 2 * self._runtime.log.history.events + UNTRIMMED_EVENTS
+
     async def since(self, followed: Followed, claimed: Position) -> list[Event] | None:
         """The events after the place that a joining client claims, None when they cannot be told.
 
@@ -447,6 +454,8 @@ class Subscribers(Publisher):
             known, events = followed.recall(claimed)
             if known:
                 return events
+            if followed.epoch == claimed.epoch and followed.offset - claimed.offset > self._most_missed:
+                return None
             events = await self._runtime.since(followed.name, claimed.epoch, claimed.offset, claimed.stamp)
             if events and claimed.epoch == followed.epoch:
                 followed.reach_back(claimed, events)

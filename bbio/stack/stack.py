@@ -46,6 +46,7 @@ PACKAGE = os.path.dirname(os.path.dirname(__file__))
 ARGUMENTS = {
     "on_error": ("err", "req", "res"),
     "once": ("req", "record"),
+    "consumer": ("event",),
     "visible": ("req",),
     "presence": ("req",),
     "message": ("req", "data"),

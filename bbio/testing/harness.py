@@ -147,6 +147,7 @@ class Harness:
             self.app.reopen(self._moved)
             self.gateway.identities.clock = self.time
             await self.app.open()
+            await self.app.consume()
         except BaseException:
             await self._leave()
             raise
@@ -415,6 +416,7 @@ class Harness:
         await self.app.close()
         self.app.reopen(self._moved)
         await self.app.open()
+        await self.app.consume()
         self.running = True
         for connection in self.connections:
             connection.reconnect()

@@ -2,7 +2,7 @@
 
 from bbio import MemoryLog
 from bbio.builtin import MemoryStore
-from bbio.conformance import CLAIMS, LOG_CLAIMS, LogConformance, StoreConformance
+from bbio.conformance import CLAIMS, CONSUMER_CLAIMS, LOG_CLAIMS, LogConformance, StoreConformance
 
 
 class TestMemoryStore(StoreConformance):
@@ -13,14 +13,14 @@ class TestMemoryStore(StoreConformance):
 
 
 class TestMemoryLog(LogConformance):
-    claims = LOG_CLAIMS - {"persistent"}
+    claims = (LOG_CLAIMS | CONSUMER_CLAIMS) - {"persistent"}
 
     def make_log(self, **options):
         return MemoryLog(**options)
 
 
 class TestMemoryStoreAsLog(LogConformance):
-    claims = LOG_CLAIMS - {"persistent"}
+    claims = (LOG_CLAIMS | CONSUMER_CLAIMS) - {"persistent"}
 
     def make_log(self, **options):
         return MemoryStore(**options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bbio.builtin import PostgresStore
-from bbio.conformance import LogConformance, StoreConformance
+from bbio.conformance import CONSUMER_CLAIMS, LOG_CLAIMS, LogConformance, StoreConformance
 
 
 class TestPostgresStore(StoreConformance):
@@ -24,6 +24,8 @@ class TestPostgresStoreWithRevisionsBeside(TestPostgresStore):
 
 
 class TestPostgresStoreAsLog(LogConformance):
+    claims = LOG_CLAIMS | CONSUMER_CLAIMS
+
     @pytest.fixture(autouse=True)
     def _database(self, database_url):
         self.database_url = database_url

@@ -3,7 +3,7 @@
 import pytest
 
 from bbio.builtin import SQLiteStore
-from bbio.conformance import LogConformance, StoreConformance
+from bbio.conformance import CONSUMER_CLAIMS, LOG_CLAIMS, LogConformance, StoreConformance
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -17,5 +17,7 @@ class TestSQLiteStore(StoreConformance):
 
 
 class TestSQLiteStoreAsLog(LogConformance):
+    claims = LOG_CLAIMS | CONSUMER_CLAIMS
+
     def make_log(self, **options):
         return SQLiteStore(self.folder / "models.db", **options)

@@ -62,6 +62,8 @@ def run(page: Path, code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("BBIO_SECRET_KEY", "a key of the tests, long enough to be one")
     monkeypatch.setenv("BBIO_DATABASE_URL", "postgresql://app@127.0.0.1/app")
+    for name in ("CRM_SECRET", "CRM_OLD_SECRET"):
+        monkeypatch.setenv(name, bbio.builtin.Webhook.make_secret())
     (folder / "index.html").touch()
     shown = "\n".join(page.read_text().splitlines()[: len(code) - len(code.lstrip("\n"))])
     for name, text in files(shown).items():

@@ -154,11 +154,25 @@ OUTGROWN = """
     SELECT id, top FROM bbio_streams
     WHERE backend = $1 AND (top - trimmed >= $2 OR size > $3::bigint * 5 / 4) ORDER BY name LIMIT 1000 FOR UPDATE
 """
+# The position in a stream after which consumers need events; NULL if there are none.
+NEEDED = """
+    SELECT min(CASE WHEN p.epoch = s.epoch THEN p.position ELSE 0 END) FROM bbio_streams s
+    JOIN bbio_consumers c ON c.backend = $2
+    LEFT JOIN bbio_consumer_positions p ON p.consumer = c.id AND p.stream = s.name
+    WHERE s.id = $1 AND (c.channel IS NULL OR p.stream IS NOT NULL)
+"""
+# What a consumer needs, after $5, has limits of its own, $6 and $7.
 TRIM = """
     WITH last AS MATERIALIZED (
-        SELECT greatest($3, coalesce(
-            (SELECT position - 1 FROM bbio_log WHERE stream = $1 AND at >= $4 ORDER BY position LIMIT 1), $2
-        )) AS position
+        SELECT least(
+            greatest($3, coalesce(
+                (SELECT position - 1 FROM bbio_log WHERE stream = $1 AND at >= $4 ORDER BY position LIMIT 1), $2
+            )),
+            CASE WHEN $5::bigint IS NOT NULL THEN greatest($5, $6::bigint, coalesce(
+                (SELECT position - 1 FROM bbio_log WHERE stream = $1 AND at >= $7::double precision
+                    ORDER BY position LIMIT 1), $2
+            )) END
+        ) AS position
     ), gone AS (
         DELETE FROM bbio_log WHERE stream = $1 AND position <= (SELECT position FROM last)
         RETURNING octet_length(body) AS length
@@ -169,13 +183,18 @@ TRIM = """
     WHERE id = $1 RETURNING size
 """
 SHRINK = """
-    WITH counted AS (
+    WITH counted AS MATERIALIZED (
         SELECT position, sum(octet_length(body)) OVER (ORDER BY position DESC) AS total FROM bbio_log WHERE stream = $1
+    ), last AS MATERIALIZED (
+        SELECT least(max(c.position), CASE WHEN $3::bigint IS NOT NULL THEN
+            greatest($3, (SELECT max(position) FROM counted WHERE total > $4::bigint)) END
+        ) AS position
+        FROM counted c WHERE c.total > $2 HAVING count(*) > 0
     ), gone AS (
-        DELETE FROM bbio_log WHERE stream = $1 AND position <= (SELECT max(position) FROM counted WHERE total > $2)
+        DELETE FROM bbio_log WHERE stream = $1 AND position <= (SELECT position FROM last)
         RETURNING octet_length(body) AS length
     ), were AS (
-        DELETE FROM bbio_was WHERE stream = $1 AND position <= (SELECT max(position) FROM counted WHERE total > $2)
+        DELETE FROM bbio_was WHERE stream = $1 AND position <= (SELECT position FROM last)
     )
     UPDATE bbio_streams SET size = size - (SELECT coalesce(sum(length), 0) FROM gone) WHERE id = $1
 """

@@ -58,6 +58,7 @@ from bbio.builtin.postgres.database import (
     is_slow,
     words_of,
 )
+from bbio.builtin.postgres.ledger import PostgresLedger
 from bbio.builtin.postgres.existing import ExistingTable, adapted, undeclared
 from bbio.builtin.postgres.queries import queries_of
 from bbio.builtin.postgres.scratch import copy_table, schema
@@ -76,6 +77,7 @@ from bbio.builtin.postgres.statements import (
     FORGET_STREAMS,
     INDEXES,
     LOGGING,
+    NEEDED,
     NEWEST_OPERATION,
     OUTGROWN,
     OWNERS,
@@ -418,6 +420,7 @@ class PostgresStore(DocumentStore):
                 await self._database.set_up(self, connection)
             self._broker.connect(self._database.wire, self.backend_id)
             self.control = self._database.control
+            self.consumers = PostgresLedger(self.backend_id, self._database)
             self._database.serve(self)
         except BaseException as err:
             await self._database.close(self)
@@ -1142,10 +1145,13 @@ class PostgresStore(DocumentStore):
 
     async def _trim(self, connection: Any) -> None:
         history, at, backend = self.history, now(), self.backend_id
+        most = history.for_consumers()
         for id, top in await connection.fetch(OUTGROWN, backend, TRIM_EVERY, history.size):
-            size = await connection.fetchval(TRIM, id, top, top - history.events, at - history.age)
+            needed = await connection.fetchval(NEEDED, id, backend)
+            until = (top - history.events, at - history.age, needed, top - most.events, at - most.age)
+            size = await connection.fetchval(TRIM, id, top, *until)
             if size > history.size:
-                await connection.execute(SHRINK, id, history.size)
+                await connection.execute(SHRINK, id, history.size, needed, most.size)
         newest = await connection.fetchval(NEWEST_OPERATION)
         seen = self._seen.through(newest)
         await connection.execute(FORGET_OPERATIONS, 2 * TRIM_EVERY, at - OPERATION_AGE, seen, newest - OPERATION_COUNT)

@@ -17,6 +17,7 @@ import msgspec
 
 from bbio import BadRequest
 from bbio.builtin.documents import MAX_BATCH_BYTES
+from bbio.builtin.ledger import TABLES as TABLES_OF_LEDGERS
 from bbio.errors import ConfigurationError
 from bbio.model.schema import Field, Schema
 from bbio.model.types import kinds_of
@@ -391,6 +392,8 @@ MIGRATIONS = (
         DELETE FROM bbio_notices WHERE id < this AND (at < now - kept_seconds OR id <= this - most);
     END $$;
     """,
+    # How far consumers are, and what they could not handle.
+    "; ".join(TABLES_OF_LEDGERS).replace("{serial}", "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bbio import Unavailable, UnknownOutcome
 from bbio.builtin.documents import MAX_BATCH_BYTES, Job, logger, refusals
+from bbio.builtin.ledger import TABLES as TABLES_OF_LEDGERS
 from bbio.builtin.sqlite.control import SQLiteControl
 from bbio.builtin.sqlite.threads import Call, Lister, Worker
 from bbio.errors import ConfigurationError
@@ -75,6 +76,8 @@ MIGRATIONS = (
         "CREATE TABLE bbio_notices (id INTEGER PRIMARY KEY AUTOINCREMENT, process TEXT NOT NULL, at REAL NOT NULL,"
         " notice TEXT NOT NULL)",
     ),
+    # How far consumers are, and what they could not handle.
+    tuple(table.replace("{serial}", "INTEGER PRIMARY KEY AUTOINCREMENT") for table in TABLES_OF_LEDGERS),
 )
 
 # How tables and their indexes were made, tables first.

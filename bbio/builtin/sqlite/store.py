@@ -38,6 +38,7 @@ from bbio.builtin.documents import (
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
 from bbio.builtin.sql import QueryTable, SQLite
 from bbio.builtin.sqlite.file import Database, explain, stand_in
+from bbio.builtin.sqlite.ledger import SQLiteLedger
 from bbio.declared import Publisher
 from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
@@ -94,11 +95,18 @@ WITH RECURSIVE earlier (id, previous, position, method, body, rev) AS (
 ) SELECT body FROM earlier WHERE rev = :rev AND method <> 'delete'"""
 
 # Of so many events from a place on: those that no stream's limits allow any more, and those of streams that are gone.
+# What a consumer has not handled has limits of its own.
 TRIM = """
 DELETE FROM bbio_log WHERE id IN (
     SELECT l.id FROM bbio_log l LEFT JOIN bbio_streams s ON s.id = l.stream
     WHERE l.id BETWEEN :first AND :last AND (s.id IS NULL OR (s.backend = :backend AND
-        (l.position <= s.top - :events OR s.size - l.before > :size OR l.at < :oldest))))"""
+        (l.position <= s.top - :events OR s.size - l.before > :size OR l.at < :oldest) AND
+        (l.position <= s.top - :needed_events OR s.size - l.before > :needed_size OR l.at < :oldest_needed
+        OR NOT EXISTS (
+            SELECT 1 FROM bbio_consumers c
+            LEFT JOIN bbio_consumer_positions p ON p.consumer = c.id AND p.stream = s.name
+            WHERE c.backend = :backend AND (c.channel IS NULL OR p.stream IS NOT NULL)
+            AND l.position > CASE WHEN p.epoch = s.epoch THEN p.position ELSE 0 END)))))"""
 # How the records of events were that are gone.
 TRIM_WAS = """
 DELETE FROM bbio_was AS w WHERE id BETWEEN :first AND :last
@@ -245,6 +253,7 @@ class SQLiteStore(DocumentStore):
             await self._database.close(self)
             raise
         self.control = self._database.control
+        self.consumers = SQLiteLedger(self._backend_id, self._database.writer, self._database.reader)
 
     async def stop(self) -> None:
         """Finish what is being written and close the file."""
@@ -466,9 +475,11 @@ class SQLiteStore(DocumentStore):
         (last,) = connection.execute(
             "SELECT max(id) FROM (SELECT id FROM bbio_log WHERE id >= ? ORDER BY id LIMIT ?)", (first, count)
         ).fetchone()
-        history = self.history
+        history, needed = self.history, self.history.for_consumers()
         values = {"first": first, "last": last, "backend": self._backend_id, "events": history.events}
-        connection.execute(TRIM, {**values, "size": history.size, "oldest": now - history.age})
+        values |= {"size": history.size, "oldest": now - history.age}
+        values |= {"needed_events": needed.events, "needed_size": needed.size, "oldest_needed": now - needed.age}
+        connection.execute(TRIM, values)
         connection.execute(TRIM_WAS, {"first": first, "last": last})
         self._trimmed = 0 if last is None or last >= newest else last + 1
 

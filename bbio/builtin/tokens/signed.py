@@ -122,9 +122,11 @@ class SignedTokens:
         if algorithm is not None and algorithm not in self._algorithms:
             return None
         try:
-            return Key(self._jwt.PyJWK(dict(entry)).key, kid, algorithm)
+            key = self._jwt.PyJWK(dict(entry)).key
         except self._jwt.PyJWTError:
             return None
+        # Nor is a private key that anybody can read.
+        return None if hasattr(key, "private_bytes") else Key(key, kid, algorithm)
 
     async def check(self, token: str, now: float) -> tuple[dict[str, Any], float]:
         """Return what a token says, and when it ends.

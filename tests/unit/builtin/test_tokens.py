@@ -109,8 +109,13 @@ async def test_without_a_token():
 
 
 def unsigned(header):
-    parts = [header, {"sub": "ann", "exp": time.time() + 60}]
+    parts = [header, {"sub": "ann", "aud": "us", "iss": "them", "exp": time.time() + 60}]
     return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts) + "."
+
+
+def whole(key=SECRET, algorithm="HS256", **claims):
+    """A token that is valid for us, but for what the claims say."""
+    return signed(key, algorithm, **{"aud": "us", "iss": "them", **claims})
 
 
 @pytest.mark.parametrize(
@@ -120,22 +125,22 @@ def unsigned(header):
         lambda: unsigned({"alg": "None"}),
         lambda: unsigned({"alg": ["HS256"]}),
         lambda: unsigned({"alg": "HS256"}),
-        lambda: signed("another secret that is long enough for it"),
-        lambda: signed(SECRET + SECRET, "HS512"),
-        lambda: signed()[:-2],
-        lambda: signed() + "x",
-        lambda: signed(aud="others"),
-        lambda: signed(aud=None),
-        lambda: signed(iss="others"),
-        lambda: signed(iss=None),
-        lambda: signed(exp=None),
-        lambda: signed(exp=True),
+        lambda: whole("another secret that is long enough for it"),
+        lambda: whole(SECRET + SECRET, "HS512"),
+        lambda: whole()[:-2],
+        lambda: whole() + "x",
+        lambda: whole(aud="others"),
+        lambda: whole(aud=None),
+        lambda: whole(iss="others"),
+        lambda: whole(iss=None),
+        lambda: whole(exp=None),
+        lambda: whole(exp=True),
         lambda: jwt.encode({"sub": "ann", "aud": "us", "iss": "them", "exp": "soon"}, SECRET),
         lambda: jwt.encode({"sub": "ann", "aud": "us", "iss": "them", "exp": 1e400}, SECRET),
-        lambda: signed(sub=None),
-        lambda: signed(sub=""),
-        lambda: signed(sub=7),
-        lambda: signed(padding="x" * 9_000),
+        lambda: whole(sub=None),
+        lambda: whole(sub=""),
+        lambda: whole(sub=7),
+        lambda: whole(padding="x" * 9_000),
         lambda: "",
         lambda: "....",
         lambda: "ä.ö.ü",
@@ -150,8 +155,7 @@ async def test_bad_tokens(make):
     layer = Token(SECRET, **HS, audience="us", issuer=["them"])
     token = make()
     assert (await refused(layer, token)).expired is None
-    good = signed(aud="us", iss="them")
-    assert (await user_of(layer, good))["sub"] == "ann"
+    assert (await user_of(layer, whole(padding="x" * 1_000)))["sub"] == "ann"
 
 
 async def test_times():
@@ -170,6 +174,58 @@ async def test_times():
     with pytest.raises(Unauthorized) as caught:
         await asked(layer, socket)
     assert caught.value.expired is True
+
+
+async def test_algorithms_that_are_not_named():
+    """A token cannot choose one, though its key would do for it."""
+    key = rsa_key("one")
+    async with key_server() as server:
+        server.keys = [{name: value for name, value in jwk("one").items() if name != "alg"}]
+        layer = Token(jwks=server.url, **RS)
+        assert await user_of(layer, signed(key, "RS256", kid="one"))
+        for algorithm in ("RS512", "PS256"):
+            await refused(layer, signed(key, algorithm, kid="one"))
+        await layer.stop()
+    layer = Token(pem(key), **RS)
+    for algorithm in ("RS512", "PS256"):
+        await refused(layer, signed(key, algorithm))
+
+
+async def test_keys_of_a_set_that_are_no_secret_of_their_issuer():
+    """Private and shared keys that anybody can read check nothing, beside a key that does."""
+    private, ec_private = (
+        json.loads(kind.to_jwk(key))
+        for kind, key in ((jwt.algorithms.RSAAlgorithm, rsa_key("two")), (jwt.algorithms.ECAlgorithm, ec_key("two")))
+    )
+    shared = {"kty": "oct", "k": base64.urlsafe_b64encode(SECRET.encode()).decode().rstrip("=")}
+    async with key_server() as server:
+        server.keys = [{**private, "kid": "rsa"}, {**ec_private, "kid": "ec"}, {**shared, "kid": "oct"}, jwk("one")]
+        layer = Token(jwks=server.url, algorithms=["RS256", "ES256"])
+        assert await user_of(layer, signed(rsa_key("one"), "RS256", kid="one"))
+        await refused(layer, signed(rsa_key("two"), "RS256", kid="rsa"))
+        await refused(layer, signed(ec_key("two"), "ES256", kid="ec"))
+        await refused(layer, signed(SECRET, "HS256", kid="oct"))
+        await layer.stop()
+
+
+async def test_a_key_that_is_taken_back():
+    """Once the set is fetched again, it checks nothing any more."""
+    async with key_server() as server:
+        server.keys = [jwk("one"), jwk("two")]
+        layer = Token(jwks=server.url, **RS)
+        now = [100.0]
+        layer._signed.keys._clock = lambda: now[0]
+        token = signed(rsa_key("two"), "RS256", kid="two")
+        assert await user_of(layer, token)
+        server.keys = [jwk("one")]
+        now[0] += 3_500
+        assert await user_of(layer, token)
+        now[0] += 200
+        assert await user_of(layer, token)  # the set is fetched meanwhile
+        await until(lambda: server.asked == 2 and layer._signed.keys._fetching is None)
+        await refused(layer, token)
+        assert await user_of(layer, signed(rsa_key("one"), "RS256", kid="one"))
+        await layer.stop()
 
 
 async def test_several_keys():
@@ -371,6 +427,20 @@ async def test_opaque_tokens(monkeypatch):
     socket = socket_of("x")
     assert (await asked(plain, socket)).identity.expires == now + 10
     await plain.stop()
+
+
+async def test_an_opaque_token_that_is_taken_back():
+    """An answer of before a revocation is not used after it, by whatever connection."""
+    answers = {"x": ("ann", None)}
+    layer = Token(verify=answers.get)
+    socket, other = socket_of("x"), socket_of("x")
+    assert (await asked(layer, socket)).user == "ann"
+    del answers["x"]
+    assert (await asked(layer, other)).user == "ann"
+    later = socket_of("x")
+    later.identities.revocations = 1
+    with pytest.raises(Unauthorized):
+        await asked(layer, later)
 
 
 async def test_a_function_that_fails(monkeypatch, caplog):

@@ -1,0 +1,1 @@
+"""The running of consumers: who works, on what, and how far it is."""
