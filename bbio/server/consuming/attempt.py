@@ -69,5 +69,5 @@ def error_text(err: BaseException) -> str:
 
 def wanted_pause(err: BaseException) -> float:
     """Return the seconds for which an error asks to wait before the next attempt."""
-    pause = err.details.get("retry_after") if isinstance(err, SyncError) else None
+    pause = err.values.get("retry_after") if isinstance(err, SyncError) else None
     return float(pause) if isinstance(pause, (int, float)) else 0.0

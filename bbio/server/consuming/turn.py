@@ -1,8 +1,8 @@
 """A turn: the time for which this process has the lease of a consumer, and works for it.
 
 Events are read in order and handled, as many at once as the consumer allows, those of one model one after the other.
-What is handled is kept in the order in which it was read, so that nothing before a kept position is open. Room for the
-next event is made only when an event is kept: after a crash no more events come again than are handled at once.
+What is handled is kept in the order in which it was read, so that nothing before a kept position is open. Where one is
+handled at a time, the next begins when it is kept: after a crash one event comes again at most.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ failures = RateLimitedLog(logger)
 
 # Parts of a lease after which it is renewed.
 RENEWALS = 3
+# Events that are read and not kept, for each that may be handled at once, where that is more than one.
+AHEAD = 4
 # Seconds between two looks for letters that were put back, at most.
 LOOK_SECONDS = 1.0
 # Seconds between two notes that nothing is left to be handled.
@@ -177,7 +179,11 @@ class Turn:
             return not busy
         if not entry.letter and (self._put_back or (entry.model in self._held and self._is_full)):
             return False
-        return len(busy) < self._consumer.concurrency and all(each.model != entry.model for each in busy)
+        open_ones = [each for each in busy if not each.is_over]
+        most = self._consumer.concurrency
+        if len(open_ones) >= most or len(self._window) >= (most * AHEAD if most > 1 else 1):
+            return False
+        return all(each.model != entry.model for each in open_ones)
 
     # Handling
 
