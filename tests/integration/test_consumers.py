@@ -82,7 +82,8 @@ async def processes(request, spawn, tmp_path):
     """Processes over a store."""
     store, env = 'SQLiteStore("models.db")', {"AT_ONCE": "1"}
     if request.param == "PostgreSQL":
-        store, env = "PostgresStore(connections=4)", {"AT_ONCE": "3", "BBIO_DATABASE_URL": request.getfixturevalue("database_url")}
+        store, env = "PostgresStore(connections=4)", {"AT_ONCE": "3"}
+        env["BBIO_DATABASE_URL"] = request.getfixturevalue("database_url")
     found = Processes(spawn, tmp_path, SERVED.format(store), env)
     yield found
     await found.stop()

@@ -120,9 +120,7 @@ class Turn:
         begin = state.epoch if consumer.channel is None else None
         since = Places(state.positions, begin).to_json()
         self._events = self._runtime.events(consumer.channel, since=since)
-        reading, keeping, renewing = map(
-            asyncio.ensure_future, (self._read(self._events), self._keep(), self._renew())
-        )
+        reading, keeping, renewing = map(asyncio.ensure_future, (self._read(self._events), self._keep(), self._renew()))
         work = {reading, keeping, renewing}
         try:
             while not keeping.done():
@@ -411,9 +409,7 @@ def logged(event: Event[Any]) -> Any:
 
 def moved(event: Event[Any]) -> dict[str, Position]:
     """Return the positions after the reset of one channel."""
-    return {
-        name: position for name, position in event.places.streams.items() if channel_of(name) == event.channel
-    }
+    return {name: position for name, position in event.places.streams.items() if channel_of(name) == event.channel}
 
 
 def key_of(event: Event[Any], id_attribute: str) -> str:
@@ -427,4 +423,3 @@ def event_of(letter: Letter) -> Event[Any]:
     event = letter.event
     method: Any = event.method
     return Event(method, decode(event.body), channel_of(event.stream), event.rev, event)
-

@@ -686,7 +686,7 @@ async def test_idle_time_is_noted(make_store, monkeypatch):
         """Do nothing."""
 
     app = application(make_store, work)
-    async with unreliable(app) as (todos, ledger):
+    async with unreliable(app) as (_, ledger):
         await app.consume()
 
         async def is_noted():
