@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import runpy
 import sys
+from email import message_from_string
 from pathlib import Path
 
 import pytest
@@ -102,16 +102,8 @@ async def test_members_of_a_project_get_a_mail(tracker, tmp_path, monkeypatch, i
             await t.settle()
     if is_sent:
         assert not (tmp_path / "mails").exists()
-        sent = [(mail["To"], mail["Subject"]) for mail in mails.mails]
+        found = mails.mails
     else:
-        found = [file.read_text() for file in sorted((tmp_path / "mails").iterdir(), key=os.path.getmtime)]
-        sent = [
-            tuple(
-                line.split(": ", 1)[1]
-                for name in ("To", "Subject")
-                for line in text.splitlines()
-                if line[: len(name)] == name
-            )
-            for text in found
-        ]
+        found = [message_from_string(file.read_text()) for file in (tmp_path / "mails").iterdir()]
+    sent = [(mail["To"], mail["Subject"]) for mail in found]
     assert sorted(sent) == [("bob@example.org", "garden: Leak"), ("eve@example.org", "kitchen: Smoke")]

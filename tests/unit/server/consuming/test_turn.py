@@ -14,6 +14,7 @@ from bbio import App, Backend, Busy, ConfigurationError, GiveUp, HistoryLimits, 
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from bbio.server.consuming import attempt as attempt_module
 from bbio.server.consuming import turn as turn_module
+from bbio.streams import Position
 from tests.support.servers import eventually
 
 
@@ -676,6 +677,25 @@ async def test_a_fault_while_an_event_is_handled_is_not_silent(make_store, monke
         await todos.create({"n": 0})
         await seen.reach(1)
     assert "a fault of the server itself" in caplog.text
+
+
+async def test_a_client_is_not_told_all_that_is_kept_for_consumers():
+    """What it has missed beyond its own history is not even read from the log."""
+
+    async def work(event):
+        """Do nothing."""
+
+    app = application(MemoryStore, work, events=5, consumer_events=10_000)
+    async with running(app, works=False) as todos:
+        for n in range(1_100):
+            await todos.create({"n": n})
+        subscribers = app.gateway.subscribers["todos"]
+        followed = subscribers.listeners.stream("c:")
+        await subscribers.locate([followed])
+        epoch = followed.epoch
+        assert len(await todos.log.since("c:", epoch, 1)) == 1_099
+        assert await subscribers.since(followed, Position(epoch, 1)) is None
+        assert len(await subscribers.since(followed, Position(epoch, 1_000))) == 100
 
 
 async def test_idle_time_is_noted(make_store, monkeypatch):
