@@ -42,7 +42,7 @@ schedules: $(SET_UP) ## drive servers and clients through 10,000 random schedule
 	@BBIO_SCHEDULES=2600 $(BIN)/pytest -n 2 --no-cov tests/properties/test_delivery.py tests/properties/test_views.py tests/properties/test_live_queries.py
 
 crash: $(SET_UP) ## kill a server, and PostgreSQL, while they write, 50 times over (ROUNDS=300)
-	@BBIO_CRASH_ROUNDS=$(or $(ROUNDS),50) $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py tests/integration/test_postgres_crash.py $(ARGS)
+	@BBIO_CRASH_ROUNDS=$(or $(ROUNDS),50) $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py tests/integration/test_postgres_crash.py tests/integration/test_consumers.py $(ARGS)
 
 soak: $(SET_UP) ## let clients, half of them hostile, come and go for half an hour: nothing grows, the others wait for nothing (MINUTES=30)
 	@BBIO_SOAK_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest -n 0 -s --no-cov --timeout 0 tests/integration/test_faults_churn.py -k hostile $(ARGS)

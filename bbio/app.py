@@ -202,7 +202,7 @@ class App:
         dead_letters: int = MAX_DEAD_LETTERS,
         on_lost: Consume | None = None,
     ) -> Callable[[C], C]:
-        """Have an async function do background work for each event of a backend: at least once, in order for each model.
+        """Have an async function do work for each event of a backend: at least once, in order for each model.
 
         One process works for it at a time. How far it is, is kept in the database of the store.
 

@@ -83,9 +83,13 @@ class Consumer:
     def __attrs_post_init__(self) -> None:
         shown = f"consumer({self.name!r})"
         if not isinstance(self.name, str) or not 0 < len(self.name) <= MAX_NAME or not self.name.isprintable():
-            raise ConfigurationError(f"{shown}: the name of a consumer has 1 to {MAX_NAME} characters, such as 'mailer'")
+            raise ConfigurationError(
+                f"{shown}: the name of a consumer has 1 to {MAX_NAME} characters, such as 'mailer'"
+            )
         if self.since not in ("now", "start"):
-            raise ConfigurationError(f"{shown}: since={self.since!r}; it begins 'now', or at the 'start' of the history")
+            raise ConfigurationError(
+                f"{shown}: since={self.since!r}; it begins 'now', or at the 'start' of the history"
+            )
         for option in ("attempts", "timeout", "concurrency", "pause", "lease", "dead_letters"):
             value = getattr(self, option)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -93,7 +97,7 @@ class Consumer:
         for option, function in (("the function", self.function), ("on_lost", self.on_lost)):
             if function is not None and not is_async(function):
                 raise ConfigurationError(
-                    f"{shown}: {option} must be async: async def {self.name}(event); what blocks belongs into a thread: "
+                    f"{shown}: {option} must be async: async def work(event); what blocks belongs into a thread: "
                     "await asyncio.to_thread(...)"
                 )
 
@@ -104,4 +108,4 @@ class Consumer:
 
 def is_async(function: Any) -> bool:
     """Return whether a function, or an object that can be called, is async."""
-    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))
+    return iscoroutinefunction(function) or (callable(function) and iscoroutinefunction(type(function).__call__))

@@ -275,9 +275,7 @@ class Stream:
         """The bytes that its events take."""
         return self.size + EVENT_BYTES * len(self.events)
 
-    def append(
-        self, event: Event, limits: HistoryLimits, needed: Callable[[str], int | None] | None = None
-    ) -> int:
+    def append(self, event: Event, limits: HistoryLimits, needed: Callable[[str], int | None] | None = None) -> int:
         """Add the event at the top and drop what the limits no longer allow.
 
         Parameters:

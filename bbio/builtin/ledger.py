@@ -173,7 +173,7 @@ class SQLLedger(Ledger):
         return bool(await self.run(KEEP, values, rest))
 
     async def held(self, name: str) -> dict[str, int]:
-        return {model: count for model, count in await self.fetch(HELD, self.backend, name)}
+        return dict(await self.fetch(HELD, self.backend, name))
 
     async def letters(self, name: str, *, again: bool = False, most: int = 1_000) -> list[Letter]:
         rows = await self.fetch(LETTERS, self.backend, name, int(again), most)

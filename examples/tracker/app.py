@@ -1,13 +1,18 @@
 """An issue tracker: who is in a project sees its issues, and whoever leaves it sees them no more.
 
 Run it with `python examples/tracker/app.py`, visit http://127.0.0.1:3000 in two browsers, or in a private window too,
-and log in as ann, bob or eve. Projects, members and issues are kept in the file tracker.db.
+and log in as ann, bob or eve. Projects, members and issues are kept in the file tracker.db. The members of a project
+get a mail for each new issue: a file in the folder mails, or from the mail server that TRACKER_SMTP names, as
+127.0.0.1:25.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
+import smtplib
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from aiohttp import web
 
 from bbio import App, Backend, Forbidden, Middleware, Request, Unauthorized, before, field, visible
 from bbio.builtin import Session, store_from_env
+from bbio.events import Event
 
 # A tracker for others than its readers has passwords, as docs/tutorial.md shows.
 USERS = ("ann", "bob", "eve")
@@ -25,11 +31,11 @@ sessions = Session(os.environ.get("BBIO_SECRET_KEY") or secrets.token_urlsafe())
 
 
 class LoggedIn(Middleware):
-    """Admits those who have logged in."""
+    """Admits those who have logged in, and the server itself."""
 
     @before
     def check(self, req: Request) -> None:
-        if req.user is None:
+        if req.user is None and not req.is_trusted:
             raise Unauthorized("log in first")
 
 
@@ -119,6 +125,36 @@ async def me(request: web.Request) -> web.Response:
 
 app = App()
 app.serve(memberships, Issues)
+
+
+@app.consumer("mailer", backend="issues")
+async def send_mails(event: Event[Issue]) -> None:
+    """Send a mail for each new issue to all members of its project but its author."""
+    if event.method != "create":
+        return
+    project, author = event.model["project"], event.model["author"]
+    members = await app.backends[Memberships].query({"project": project, "limit": 100})
+    for member in {membership.user for membership in members.models} - {author}:
+        mail = EmailMessage()
+        mail["From"], mail["To"] = "tracker@example.org", f"{member}@example.org"
+        mail["Subject"] = f"{project}: {event.model['title']}"
+        # Should it be sent twice, the reader sees one.
+        mail["Message-ID"] = f"<{event.model['id']}-{member}@example.org>"
+        mail.set_content(f"{author} has reported: {event.model['title']}")
+        await asyncio.to_thread(send, mail)
+
+
+def send(mail: EmailMessage) -> None:
+    """Send a mail, or write it to the folder of mails."""
+    if server := os.environ.get("TRACKER_SMTP"):
+        with smtplib.SMTP(server, timeout=10) as smtp:
+            smtp.send_message(mail)
+    else:
+        folder = Path("mails")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{mail['Message-ID'].strip('<>')}.eml").write_text(str(mail))
+
+
 app.page("/", Path(__file__).parent / "index.html")
 
 application = app.mount(web.Application())

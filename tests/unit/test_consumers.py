@@ -86,7 +86,7 @@ async def test_it_is_too_late_after_the_start():
     """A consumer that is declared while the application runs would be in one process alone."""
     app = App().serve(Issues)
     async with app.test():
-        with pytest.raises(FrozenError, match="before app.run"):
+        with pytest.raises(FrozenError, match=r"before app\.run"):
             app.consumer("mailer", backend="issues")(work)
 
 

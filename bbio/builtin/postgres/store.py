@@ -58,8 +58,8 @@ from bbio.builtin.postgres.database import (
     is_slow,
     words_of,
 )
-from bbio.builtin.postgres.ledger import PostgresLedger
 from bbio.builtin.postgres.existing import ExistingTable, adapted, undeclared
+from bbio.builtin.postgres.ledger import PostgresLedger
 from bbio.builtin.postgres.queries import queries_of
 from bbio.builtin.postgres.scratch import copy_table, schema
 from bbio.builtin.postgres.statements import (

@@ -98,8 +98,8 @@ class Consuming:
         ledger = runtime.log.consumers
         if ledger is None:
             raise ConfigurationError(
-                f"consumer({consumer.name!r}): {type(runtime.log).__qualname__} cannot keep how far consumers are; give "
-                f"{consumer.backend} a SQLiteStore or a PostgresStore, or the log a Ledger as `consumers`"
+                f"consumer({consumer.name!r}): {type(runtime.log).__qualname__} cannot keep how far consumers are; "
+                f"give {consumer.backend} a SQLiteStore or a PostgresStore, or the log a Ledger as `consumers`"
             )
         if not ledger.is_durable and consumer.is_durable:
             raise ConfigurationError(
@@ -126,9 +126,7 @@ class Consuming:
                     )
                 return
         log, channel = runtime.log, consumer.channel
-        tops = await (
-            log.tops() if channel is None else log.positions([channel_stream(channel or None), BACKEND_WIDE])
-        )
+        tops = await (log.tops() if channel is None else log.positions([channel_stream(channel or None), BACKEND_WIDE]))
         epoch = tops.pop("").epoch if channel is None else ""
         if consumer.since == "start":
             # Those of all channels begin by themselves where their streams do.

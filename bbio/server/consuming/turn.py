@@ -1,8 +1,8 @@
 """A turn: the time for which this process has the lease of a consumer, and works for it.
 
 Events are read in order and handled, as many at once as the consumer allows, those of one model one after the other.
-What is handled is kept in the order in which it was read, so that nothing before a kept position is open. Room for the
-next event is made only when an event is kept: after a crash no more events come again than are handled at once.
+What is handled is kept in the order in which it was read, so that nothing before a kept position is open. Where one is
+handled at a time, the next begins when it is kept: after a crash one event comes again at most.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ failures = RateLimitedLog(logger)
 
 # Parts of a lease after which it is renewed.
 RENEWALS = 3
+# Events that are read and not kept, for each that may be handled at once, where that is more than one.
+AHEAD = 4
 # Seconds between two looks for letters that were put back, at most.
 LOOK_SECONDS = 1.0
 # Seconds between two notes that nothing is left to be handled.
@@ -118,9 +120,7 @@ class Turn:
         begin = state.epoch if consumer.channel is None else None
         since = Places(state.positions, begin).to_json()
         self._events = self._runtime.events(consumer.channel, since=since)
-        reading, keeping, renewing = map(
-            asyncio.ensure_future, (self._read(self._events), self._keep(), self._renew())
-        )
+        reading, keeping, renewing = map(asyncio.ensure_future, (self._read(self._events), self._keep(), self._renew()))
         work = {reading, keeping, renewing}
         try:
             while not keeping.done():
@@ -177,7 +177,11 @@ class Turn:
             return not busy
         if not entry.letter and (self._put_back or (entry.model in self._held and self._is_full)):
             return False
-        return len(busy) < self._consumer.concurrency and all(each.model != entry.model for each in busy)
+        open_ones = [each for each in busy if not each.is_over]
+        most = self._consumer.concurrency
+        if len(open_ones) >= most or len(self._window) >= (most * AHEAD if most > 1 else 1):
+            return False
+        return all(each.model != entry.model for each in open_ones)
 
     # Handling
 
@@ -407,9 +411,7 @@ def logged(event: Event[Any]) -> Any:
 
 def moved(event: Event[Any]) -> dict[str, Position]:
     """Return the positions after the reset of one channel."""
-    return {
-        name: position for name, position in event.places.streams.items() if channel_of(name) == event.channel
-    }
+    return {name: position for name, position in event.places.streams.items() if channel_of(name) == event.channel}
 
 
 def key_of(event: Event[Any], id_attribute: str) -> str:
@@ -423,4 +425,3 @@ def event_of(letter: Letter, backend: str) -> Event[Any]:
     event = letter.event
     method: Any = event.method
     return Event(method, decode(event.body), channel_of(event.stream), event.rev, event, backend=backend)
-
