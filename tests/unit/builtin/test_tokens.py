@@ -191,6 +191,18 @@ async def test_algorithms_that_are_not_named():
         await refused(layer, signed(key, algorithm))
 
 
+async def test_a_key_that_is_for_one_algorithm():
+    """It is not used for another one, though that is allowed for other keys."""
+    key = rsa_key("one")
+    async with key_server() as server:
+        server.keys = [jwk("one"), jwk("two", alg="RS512")]
+        layer = Token(jwks=server.url, algorithms=["RS256", "RS512"])
+        assert await user_of(layer, signed(key, "RS256", kid="one"))
+        await refused(layer, signed(key, "RS512", kid="one"))
+        assert await user_of(layer, signed(rsa_key("two"), "RS512", kid="two"))
+        await layer.stop()
+
+
 async def test_keys_of_a_set_that_are_no_secret_of_their_issuer():
     """Private and shared keys that anybody can read check nothing, beside a key that does."""
     private, ec_private = (
@@ -239,6 +251,15 @@ async def test_several_keys():
     assert await user_of(named, signed(old))
     await refused(named, signed(old, kid="new"))
     await refused(named, signed(old, kid="other"))
+
+
+async def test_a_token_that_names_no_key_is_checked_with_eight():
+    """More keys take no more time; one that it names is found among any number."""
+    keys = {f"key {number}": ec_key(f"key {number}") for number in range(9)}
+    layer = Token({name: pem(key) for name, key in keys.items()}, algorithms="ES256")
+    assert await user_of(layer, signed(keys["key 7"], "ES256"))
+    await refused(layer, signed(keys["key 8"], "ES256"))
+    assert await user_of(layer, signed(keys["key 8"], "ES256", kid="key 8"))
 
 
 async def test_public_keys():
