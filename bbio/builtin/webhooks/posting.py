@@ -62,10 +62,10 @@ class Poster:
             AddressRefused: the host leads to none but addresses that are not allowed.
             Unavailable: there is no answer. The text quotes nothing of the address but its host.
         """
+        # A session of its own, so that no cookie is sent back.
         session = aiohttp.ClientSession(
             connector=self._connector(is_internal),
             connector_owner=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
             # A short body can be packed so that it fills the memory.
             auto_decompress=False,

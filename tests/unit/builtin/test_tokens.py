@@ -191,6 +191,18 @@ async def test_algorithms_that_are_not_named():
         await refused(layer, signed(key, algorithm))
 
 
+async def test_a_key_that_is_for_one_algorithm():
+    """It is not used for another one, though that is allowed for other keys."""
+    key = rsa_key("one")
+    async with key_server() as server:
+        server.keys = [jwk("one"), jwk("two", alg="RS512")]
+        layer = Token(jwks=server.url, algorithms=["RS256", "RS512"])
+        assert await user_of(layer, signed(key, "RS256", kid="one"))
+        await refused(layer, signed(key, "RS512", kid="one"))
+        assert await user_of(layer, signed(rsa_key("two"), "RS512", kid="two"))
+        await layer.stop()
+
+
 async def test_keys_of_a_set_that_are_no_secret_of_their_issuer():
     """Private and shared keys that anybody can read check nothing, beside a key that does."""
     private, ec_private = (
@@ -239,6 +251,15 @@ async def test_several_keys():
     assert await user_of(named, signed(old))
     await refused(named, signed(old, kid="new"))
     await refused(named, signed(old, kid="other"))
+
+
+async def test_a_token_that_names_no_key_is_checked_with_eight():
+    """More keys take no more time; one that it names is found among any number."""
+    keys = {f"key {number}": ec_key(f"key {number}") for number in range(9)}
+    layer = Token({name: pem(key) for name, key in keys.items()}, algorithms="ES256")
+    assert await user_of(layer, signed(keys["key 7"], "ES256"))
+    await refused(layer, signed(keys["key 8"], "ES256"))
+    assert await user_of(layer, signed(keys["key 8"], "ES256", kid="key 8"))
 
 
 async def test_public_keys():
@@ -445,7 +466,6 @@ async def test_an_opaque_token_that_is_taken_back():
 
 async def test_a_function_that_fails(monkeypatch, caplog):
     """Nobody is let in, and no token is logged."""
-    monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", 0.05)
 
     def broken(token):
         raise OSError("the issuer is down")
@@ -453,9 +473,11 @@ async def test_a_function_that_fails(monkeypatch, caplog):
     async def slow(token):
         await asyncio.sleep(30)
 
-    for verify in (broken, slow):
+    for verify, seconds in ((broken, 30.0), (slow, 0.05)):
+        monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", seconds)
         with pytest.raises(Unavailable):
             await user_of(Token(verify=verify), "a-secret-token")
+    monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", 30.0)
     assert "a-secret-token" not in caplog.text
 
     def forbids(token):
@@ -466,7 +488,6 @@ async def test_a_function_that_fails(monkeypatch, caplog):
     for odd in (("ann",), "ann", (None, None)):
         with pytest.raises(ConfigurationError, match="returns"):
             await user_of(Token(verify=lambda token, odd=odd: odd), "x")
-    monkeypatch.setattr(opaque_module, "VERIFY_SECONDS", 30.0)
     waiting = Token(verify=slow)
     task = asyncio.create_task(user_of(waiting, "x"))
     await until(lambda: waiting._opaque._asking)
