@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from bbio.errors import BadRequest, SyncError, Unavailable
+from bbio.protocol import EPHEMERAL, EVENTS
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket, Connection
 from bbio.server.gateway import Gateway
@@ -67,29 +68,12 @@ def attach(sio: FastServer | PlainServer, gateway: Gateway, runtime: Runtime, ad
     handlers: dict[str, Handler] = {"connect": connect, "disconnect": disconnect}
     if isinstance(sio, PlainServer):
 
-        async def receive(event: str, sid: str, arguments: tuple[Any, ...]) -> Any:
-            socket = sockets.get(sid)  # none when the client left before the library came to this event
-            return sio.not_handled if socket is None else await sio.receive(socket, event, list(arguments))
+        def taking(event: str) -> Handler:
+            async def take(sid: str, *arguments: Any) -> Any:
+                socket = sockets.get(sid)  # none when the client left before the library came to this event
+                return sio.not_handled if socket is None else await sio.receive(socket, event, list(arguments))
 
-        async def sync(sid: str, *arguments: Any) -> Any:
-            return await receive("sync", sid, arguments)
+            return take
 
-        async def listen(sid: str, *arguments: Any) -> Any:
-            return await receive("listen", sid, arguments)
-
-        async def unlisten(sid: str, *arguments: Any) -> Any:
-            return await receive("unlisten", sid, arguments)
-
-        async def authenticate(sid: str, *arguments: Any) -> Any:
-            return await receive("auth", sid, arguments)
-
-        handlers |= {"sync": sync, "listen": listen, "unlisten": unlisten, "auth": authenticate}
-
-        async def presence(sid: str, *arguments: Any) -> Any:
-            return await receive("presence", sid, arguments)
-
-        async def message(sid: str, *arguments: Any) -> Any:
-            return await receive("message", sid, arguments)
-
-        handlers |= {"presence": presence, "message": message}
+        handlers |= {event: taking(event) for event in (*EVENTS, *EPHEMERAL)}
     sio.keep(namespace, runtime.client_events, **handlers)

@@ -328,7 +328,7 @@ async def test_django_sessions_in_signed_cookies(django, reader, monkeypatch):
 async def test_a_django_session_that_is_too_large_when_it_is_unpacked(django, reader, monkeypatch):
     """Nothing is unpacked without end, whoever has signed it."""
     cookie, _ = django.ask("get:/in?name=ann&cart=200", **SIGNED)
-    monkeypatch.setattr(django_sessions, "MAX_SESSION", 100)
+    monkeypatch.setattr(django_sessions, "MAX_INFLATED_BYTES", 100)
     assert (await seen(await reader(DjangoSessions(SECRET)), sessionid=cookie)).user is None
 
 

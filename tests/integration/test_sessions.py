@@ -492,7 +492,7 @@ async def test_a_database_that_cannot_be_listened_to(database_url, monkeypatch):
 async def test_a_silent_postgresql_is_asked_whether_it_is_there(database_url, monkeypatch):
     """One that does not answer counts as gone, and is connected to again."""
     monkeypatch.setattr(postgres, "PULSE_SECONDS", 0.05)
-    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(postgres, "PULSE_ANSWER_SECONDS", 0.3)
     said = []
     async with Relay(database_url) as relay:
         sessions = PostgresSessions(relay.dsn)

@@ -73,7 +73,7 @@ export function attach(Backbone, io) {
   /** @param {any} collection @returns {Query | undefined} its own query */
   function queryOf(collection) {
     const mirror = mirrors.get(collection);
-    const query = mirror ? /** @type {any} */ (mirror).own : specOf(collection)?.query;
+    const query = mirror ? /** @type {any} */ (mirror).asked?.own : specOf(collection)?.query;
     return typeof query === 'function' ? query.call(collection) : query ?? undefined;
   }
 
@@ -145,8 +145,7 @@ export function attach(Backbone, io) {
   /** @param {any} collection @param {import('../core/handle.js').Handle} handle @returns {CollectionMirror} */
   function keeping(collection, handle) {
     const mirror = new CollectionMirror(collection, handle);
-    mirror.own = queryOf(collection);
-    if (mirror.own) mirror.asked = { data: mirror.own };
+    mirror.asked.begin(queryOf(collection));
     return mirror;
   }
 
@@ -200,7 +199,7 @@ export function attach(Backbone, io) {
     };
     const mirror = /** @type {any} */ (mirrors.get(this));
     const its = /** @type {any} */ (query);
-    if (mirror) mirror.setQuery(typeof query === 'function' ? its.call(this) : query, () => say(mirror.own));
+    if (mirror) mirror.setQuery(typeof query === 'function' ? its.call(this) : query, () => say(mirror.asked.own));
     say(query);
     return this;
   }

@@ -387,7 +387,7 @@ async def test_a_session_has_an_end_however_much_it_is_used(make, clock):
 
 async def test_a_session_with_a_connection_expires_soon_after_its_end(make, monkeypatch):
     """Also when it has been used since the last look: then it is looked at again at its later end."""
-    monkeypatch.setattr(live, "LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(live, "LEAST_COMPARE_SECONDS", 0.01)
     sessions, store, backend = await make(idle=0.3)
     value = value_of(await sessions.begin(ANN))
     backend.live = {key_of(value)}
