@@ -14,6 +14,21 @@ from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from tests.support.origins import ORIGINS, Origin
 
 
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the databases under the plain engine: an engine ends where a request is handed to the stack."""
+    items[:] = [item for item in items if not (item.path.is_relative_to(HERE) and is_left_out(item))]
+
+
+def is_left_out(item: pytest.Item) -> bool:
+    """Return whether a test is one of a database under the plain engine."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return params.get("origin") == "plain" and "postgres" in params.values()
+
+
 @pytest.fixture(params=ORIGINS)
 async def origin(request: pytest.FixtureRequest) -> AsyncIterator[Origin]:
     """Each way in which requests come, in turn."""

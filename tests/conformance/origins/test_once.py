@@ -227,16 +227,18 @@ app = App(engine={engine!r}).serve(Todos)
 """
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def durable(request: pytest.FixtureRequest) -> str:
+    """Each store that outlives its process, as a module writes it."""
+    if request.param == "sqlite":
+        return "SQLiteStore('models.db')"
+    return f"PostgresStore({request.getfixturevalue('database_url')!r})"
+
+
 @pytest.mark.once  # what is asked is what a store does, not a Python
-@pytest.mark.parametrize("store", ["sqlite", "postgres"])
-async def test_a_crash_before_the_answer_repeats_nothing(
-    origin: Origin, store: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+async def test_a_crash_before_the_answer_repeats_nothing(origin: Origin, durable: str, tmp_path: Path) -> None:
     """The process is killed between the commit and the answer: the next one gives the answer, and writes nothing."""
-    url = request.getfixturevalue("database_url") if store == "postgres" else "models.db"
-    kind = "PostgresStore" if store == "postgres" else "SQLiteStore"
-    engine = "plain" if origin.name == "plain" else "fast"
-    source = SERVED.format(store=f"{kind}({url!r})", engine=engine)
+    source = SERVED.format(store=durable, engine="plain" if origin.name == "plain" else "fast")
 
     async def ask(server: ServerProcess) -> Any:
         client = OfSocket(await origin.listener(server, "todos", ...))
