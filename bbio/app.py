@@ -67,6 +67,8 @@ except ImportError:  # pragma: no cover - there is none for Windows
 logger = logging.getLogger("bbio")
 
 CLOSE_SECONDS = 0.5
+# Turns of the event loop in which the library's tasks hand the last answers to connections, before these are closed.
+ANSWER_ROUNDS = 20
 HEALTH = "/healthz"
 READINESS = "/readyz"
 # Connections that may wait to be accepted: after a restart all clients come at once, else some lose seconds.
@@ -570,6 +572,8 @@ class App:
             return  # it has not started this one
         self._admission.stopping = True
         await self.gateway.drain(self.limits.drain_time)
+        for _ in range(ANSWER_ROUNDS):
+            await asyncio.sleep(0)
         self.sio.handler_seconds = CLOSE_SECONDS / 2
         await _finish(
             response.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")

@@ -31,8 +31,9 @@ Key = str | int
 
 # Characters of an operation id.
 MAX_OP = 200
-# What the operations of the server's own code begin with: no client's own id holds NUL.
-OWN = "\0\0"
+# The beginnings of operation ids of calls: those without a user have one of their own. No id that a client gives itself
+# holds NUL.
+OWN, OF_NOBODY = "\0\0", "\0-"
 # Fields of a stored record that an error names.
 SHOWN_WRONG = 5
 
@@ -365,7 +366,7 @@ class Calls(Generic[M]):
         if op is not None:
             if not isinstance(op, str) or not 0 < len(op) <= MAX_OP:
                 raise BadRequest(f"op={op!r:.64}: an operation id is a string of 1 to {MAX_OP} characters")
-            place.update(op=Op(OWN + op, 0), payload=text)
+            place.update(op=Op((OF_NOBODY if how.user is None else OWN) + op, 0), payload=text)
         if how.user is UNSET:
             return ServerRequest(sync.method, sync.model, **place)
         return ServerRequest.of_user(how.user, sync.method, sync.model, **place)

@@ -53,8 +53,8 @@ class Client(asyncio.Protocol):
 
     def send(self, text: str) -> None:
         payload = text.encode()
-        assert len(payload) < 126, "a short frame"
-        self.transport.write(bytes([0x81, 0x80 | len(payload)]) + MASK + payload)
+        size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2)
+        self.transport.write(b"\x81" + size + MASK + payload)
 
     def data_received(self, data: bytes) -> None:
         data = self.data + data

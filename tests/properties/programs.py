@@ -8,8 +8,8 @@ import attrs
 from hypothesis import strategies as st
 
 from bbio import Backend, Middleware, Request, Store
-from bbio.requests import METHODS
-from tests.properties.naive import NaiveLayer, layers
+from bbio.requests import METHODS, NOTIFIED_AS
+from tests.properties.naive import NaiveLayer, interpret, layers, outcome
 from tests.properties.strategies import (
     GROUPS,
     Boom,
@@ -18,10 +18,14 @@ from tests.properties.strategies import (
     Definition,
     build,
     definitions,
+    describe,
     hierarchies,
     make_function,
 )
 from tests.support.stacks import Served
+
+# What requests hold.
+MODEL = {"title": "sent"}
 
 
 @attrs.frozen
@@ -131,3 +135,28 @@ def function(name: str, mark: str, *script: Any, parameters: str = "req res next
 def one_class(*body: Definition, **rest: Any) -> Program:
     """A program of a single class."""
     return Program((ClassSpec((), body),), **rest)
+
+
+async def naive_run(assembled: Assembled, method: str) -> Any:
+    """What a request comes to in the interpreter: outcome, reply, trace, model, published events."""
+    assembled.trace.clear()
+    req = Request(method, dict(MODEL))
+    published = []
+
+    def publish(record: Any) -> None:
+        if method != "read" and not published:
+            published.append((NOTIFIED_AS[method], record))
+
+    def lowest(req: Request) -> Any:
+        if not assembled.program.store:
+            return req.model
+        step, given = assembled.program.store
+        if step == "raise":
+            raise Boom(given)
+        publish(given)
+        return given
+
+    ok, reply = await interpret(*assembled.plan(method), req, lowest, publish)
+    for layer in assembled.of(method, "once") if published else []:
+        await outcome(layer(req=req, record=published[0][1]))
+    return repr((ok, reply if ok else describe(reply), assembled.trace, req.model, published))

@@ -8,15 +8,13 @@ from typing import Any
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from bbio import InternalError, Request
-from bbio.requests import METHODS, NOTIFIED_AS, WRITES
+from bbio import InternalError
+from bbio.requests import METHODS, WRITES
 from bbio.streams import Op
-from tests.properties.naive import interpret, outcome
-from tests.properties.programs import Assembled, Program, function, one_class, programs
-from tests.properties.strategies import Boom, describe
+from tests.properties.naive import interpret
+from tests.properties.programs import MODEL, Assembled, Program, function, naive_run, one_class, programs
+from tests.properties.strategies import describe
 from tests.support.examples import examples
-
-MODEL = {"title": "sent"}
 
 
 async def compiled_run(assembled: Assembled, method: str) -> Any:
@@ -44,31 +42,6 @@ def seen_by_caller(run: str) -> str:
     """Leave out of a run what only who has the request sees: its model."""
     ok, reply, trace, _, published = eval(run)
     return repr((ok, reply, trace, published))
-
-
-async def naive_run(assembled: Assembled, method: str) -> Any:
-    """The same, in the interpreter."""
-    assembled.trace.clear()
-    req = Request(method, dict(MODEL))
-    published = []
-
-    def publish(record: Any) -> None:
-        if method != "read" and not published:
-            published.append((NOTIFIED_AS[method], record))
-
-    def lowest(req: Request) -> Any:
-        if not assembled.program.store:
-            return req.model
-        step, given = assembled.program.store
-        if step == "raise":
-            raise Boom(given)
-        publish(given)
-        return given
-
-    ok, reply = await interpret(*assembled.plan(method), req, lowest, publish)
-    for layer in assembled.of(method, "once") if published else []:
-        await outcome(layer(req=req, record=published[0][1]))
-    return repr((ok, reply if ok else describe(reply), assembled.trace, req.model, published))
 
 
 @settings(max_examples=examples(300))
