@@ -27,8 +27,13 @@ class AuthExchange(Exchange, kw_only=True):
 
     async def work(self) -> None:
         try:
-            tried = self.socket.try_auth(self.auth)
-            failure = await self._try(tried)
+            while True:
+                revocations = self.socket.revocations
+                tried = self.socket.try_auth(self.auth)
+                failure = await self._try(tried)
+                # What was found out before a revocation undoes none.
+                if failure is not None or revocations == self.socket.revocations:
+                    break
             if failure is None:
                 await self._take(tried)
             else:

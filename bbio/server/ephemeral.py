@@ -9,7 +9,7 @@ from bbio import protocol
 from bbio.errors import BadRequest, Busy, Forbidden, SyncError
 from bbio.requests import Request
 from bbio.server.connection import ClientSocket, Key
-from bbio.server.exchange import Exchange
+from bbio.server.exchange import Exchange, ended
 from bbio.server.permissions import Permissions
 from bbio.server.presence.keys import member_key, subject_of
 from bbio.server.presence.messages import Messages
@@ -43,9 +43,12 @@ class AnsweredExchange(Exchange):
             before: what it wants to do in the channel, as it follows "before".
 
         Raises:
+            Unauthorized: its identity has ended.
             Forbidden: it does not listen.
         """
         socket, channel = self.socket, self.req.channel
+        if socket.is_suspended:
+            raise ended()
         if socket.left or channel not in socket.channels:
             raise Forbidden(f"listen to a channel before {before}")
 

@@ -83,7 +83,7 @@ class Permissions:
         # Listeners, by their sockets and streams, of whom nobody could say what they may see.
         self._unsure: set[tuple[ClientSocket, str]] = set()
         self._unsure_timer: asyncio.TimerHandle | None = None
-        # Sessions that have ended, whose listeners are to be asked.
+        # Sessions that have ended, whose listeners are to hear nothing more.
         self._ended: set[str] = set()
         self.rechecks = 0
 
@@ -179,7 +179,7 @@ class Permissions:
         return {each.session for each in identities if each is not None and each.session is not None}
 
     def end_sessions(self, ids: Collection[str]) -> None:
-        """Ask soon again for the permission of those whose sessions have ended."""
+        """End soon what listeners may do whose sessions have ended."""
         if self._closed:
             return
         is_ending = bool(self._ended)
@@ -188,14 +188,16 @@ class Permissions:
             self._tasks.spawn(self._end_sessions())
 
     async def _end_sessions(self) -> None:
-        # What ends while these are asked is asked by another.
         ids, self._ended = self._ended, set()
-        self.rechecks += 1
-        await self._recheck_all(
-            (socket, followed)
-            for socket, followed in self._listeners
+        self.rechecks += 1  # who is being admitted is asked again
+        # Layers are not asked: one that is slow, or fails, would have them listen on.
+        ended = {
+            socket: None
+            for socket, _ in self._listeners
             if socket.identity is not None and socket.identity.session in ids
-        )
+        }
+        for socket in ended:
+            self._on_expired(socket)
 
     def recheck_soon(self, channel: str | None = None) -> None:
         """Do the same soon."""
@@ -287,7 +289,7 @@ class Permissions:
             self._on_expired(socket)
             return False
         if failure is None:
-            await self._exchanges.rooms.review(socket, channel, req)
+            await self._review(socket, channel, req)
         if failure is None and view is not None and channel in socket.channels and not socket.is_suspended:
             self._delivery.flush()  # what was committed before belongs to the view of before
             view = view.narrowed(socket.views[followed.name].asked)
@@ -297,6 +299,15 @@ class Permissions:
         if failure is not None and not is_refused and self._runtime.is_scoped:
             self._ask_again(socket, followed.name)
         return is_refused
+
+    async def _review(self, socket: ClientSocket, channel: str | None, req: Request) -> None:
+        """Look again at what others see of a listener. One whose card cannot be had keeps the one that it has."""
+        try:
+            async with asyncio.timeout(self._exchanges.limits.deadline):
+                await self._exchanges.rooms.review(socket, channel, req)
+        except Exception as err:
+            # Raised further, or waited for without end, it would keep the others from being asked.
+            self._exchanges.registry.internal_error(err, req)
 
     def end(self, channel: str | None) -> int:
         """End that anybody listens to a channel; those of version 1 may ask at once for more. Return how many did."""

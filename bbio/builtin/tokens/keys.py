@@ -28,6 +28,9 @@ MAX_TRIED_KEYS = 8
 FETCH_SECONDS = 5.0
 REFRESH_SECONDS = 3_600.0
 LEAST_REFRESH_SECONDS = 10.0
+UNCHECKED = "tokens cannot be checked at the moment"
+# Names of keys that were looked for in a set, and are not in it.
+MAX_UNKNOWN_KEYS = 1_000
 
 
 @attrs.frozen
@@ -122,23 +125,45 @@ class FetchedKeys:
         self._fetched_at: float | None = None
         self._asked_at: float | None = None
         self._has_failed = False
+        # Names that the set is known not to have: of others it is not known whether they came after it.
+        self._unknown: dict[str, None] = {}
         self._fetching: asyncio.Task[None] | None = None
         self._log = RateLimitedLog(logger)
 
     async def find(self, kid: str | None, algorithm: str) -> list[Key]:
-        """Return the keys that a token may be signed with; those of an unknown name may be new, and are asked for."""
+        """Return the keys that a token may be signed with; those of an unknown name may be new, and are asked for.
+
+        Raises:
+            Unavailable: the keys could not be fetched; or a name may be new, and they were asked for just before.
+        """
         found = fitting(self._keys, kid, algorithm)
         if found and self._fetched_at is not None:
             if self._clock() - self._fetched_at > REFRESH_SECONDS:
                 self._fetch()  # meanwhile what is known serves
             return found
+        # A fetch that is under way may have been answered before a key was there.
+        is_late = self._fetching is None
         fetching = self._fetch()
         if fetching is not None:
             await asyncio.shield(fetching)
             found = fitting(self._keys, kid, algorithm)
-        if not found and (self._has_failed or self._fetched_at is None):
-            raise Unavailable("tokens cannot be checked at the moment", retry_after=LEAST_REFRESH_SECONDS)
-        return found
+        if found:
+            return found
+        if self._has_failed or self._fetched_at is None:
+            raise Unavailable(UNCHECKED, retry_after=LEAST_REFRESH_SECONDS)
+        if kid is not None and kid not in self._unknown:
+            if fetching is None or not is_late:
+                # Anybody can have the keys asked for by a name that there is not: that shuts nobody out.
+                raise Unavailable(UNCHECKED, retry_after=self._wait_seconds())
+            self._unknown[kid] = None
+            if len(self._unknown) > MAX_UNKNOWN_KEYS:
+                del self._unknown[next(iter(self._unknown))]
+        return []
+
+    def _wait_seconds(self) -> float:
+        """Return the seconds until the keys may be asked for again."""
+        asked_at = self._clock() if self._asked_at is None else self._asked_at
+        return round(max(0.0, asked_at + LEAST_REFRESH_SECONDS - self._clock()), 3)
 
     async def renew(self) -> bool:
         """Fetch the keys anew, unless that was just before; return whether it was done."""
@@ -166,6 +191,7 @@ class FetchedKeys:
         try:
             self._keys = self._read_set(await self._get())
             self._fetched_at, self._has_failed = self._clock(), False
+            self._unknown.clear()
         except Exception as err:
             self._has_failed = True
             self._log.error(err, "the keys of tokens could not be fetched; those of before serve on")

@@ -211,6 +211,9 @@ class PlainServer(SharedServer):
 
         async def ended(sid: str, reason: str) -> None:
             session = self._sessions[sid]
+            if session.is_silent(self.eio.ping_interval + self.eio.ping_timeout):
+                # The library says so of those alone that it was waiting for a pong of.
+                reason = self.eio.reason.PING_TIMEOUT
             session.ended()
             addresses.leave(session.address)
             try:

@@ -112,6 +112,9 @@ class PlainSession:
         self._has_ended = False
         # The transports of the last poll and of the last websocket.
         self._transports: dict[bool, asyncio.Transport] = {}
+        self._heard_at = asyncio.get_running_loop().time()
+        self._receive = engine.receive
+        engine.receive = self._hear
         self._packets: Packets = engine.queue
         self._packets.session = self
 
@@ -119,6 +122,15 @@ class PlainSession:
     def is_live(self) -> bool:
         """Return whether packets are written to a websocket as they come."""
         return bool(self.engine.upgraded)
+
+    async def _hear(self, packet: engine_packet.Packet) -> None:
+        """Take a packet of the client, and note when it came."""
+        self._heard_at = asyncio.get_running_loop().time()
+        await self._receive(packet)
+
+    def is_silent(self, seconds: float) -> bool:
+        """Return whether nothing has come from the client for so long."""
+        return asyncio.get_running_loop().time() - self._heard_at >= seconds
 
     def comes_over(self, transport: asyncio.Transport | None, is_websocket: bool) -> None:
         """A poll, or a websocket, has come over a connection."""

@@ -353,12 +353,17 @@ async def test_keys_of_an_address():
         assert await user_of(layer, signed(rsa_key("one"), "RS256"))
         server.keys = [jwk("one"), jwk("two")]
         later = signed(rsa_key("two"), "RS256", kid="two")
-        await refused(layer, later)
-        now[0] += 11
+        now[0] += 3
+        with pytest.raises(Unavailable) as caught:
+            await user_of(layer, later)
+        assert caught.value.retry_after == 7.0
+        now[0] += 7
         assert (await user_of(layer, later))["sub"] == "ann"
+        assert server.asked == 2
+        now[0] += 11
         for _ in range(50):
             await refused(layer, signed(rsa_key("two"), "RS256", kid="three"))
-        assert server.asked == 2
+        assert server.asked == 3
         await refused(layer, signed(rsa_key("one"), "RS256", kid="two"))
         # Old keys serve while new ones are fetched, and while none can be had.
         now[0] += 4_000
@@ -369,6 +374,42 @@ async def test_keys_of_an_address():
         with pytest.raises(Unavailable):
             await user_of(layer, signed(rsa_key("two"), "RS256", kid="three"))
         await layer.stop()
+
+
+async def test_made_up_names_shut_nobody_out(monkeypatch):
+    """A token with a new key is told to come back, however many others name keys that there are not."""
+    monkeypatch.setattr("bbio.builtin.tokens.keys.MAX_UNKNOWN_KEYS", 2)
+    async with key_server() as server:
+        layer = Token(jwks=server.url, **RS)
+        keys, now = layer._signed.keys, [100.0]
+        keys._clock = lambda: now[0]
+        for number in range(4):
+            await refused(layer, signed(rsa_key("one"), "RS256", kid=f"made up {number}"))
+            for other in range(5):
+                with pytest.raises(Unavailable):
+                    await user_of(layer, signed(rsa_key("one"), "RS256", kid=f"made up {number} {other}"))
+            now[0] += 10
+        assert server.asked == 4
+        # Those whose names were looked for in vain are not told to come back; but no more than some are remembered.
+        keys._unknown = dict.fromkeys("ab")
+        keys._fetched_at = keys._asked_at = now[0]
+        await refused(layer, signed(rsa_key("one"), "RS256", kid="a"))
+        assert server.asked == 4
+
+
+async def test_a_fetch_under_way_may_be_too_early_for_a_key():
+    """Who comes while keys are fetched is not told that there is no such key."""
+    async with key_server() as server:
+        layer = Token(jwks=server.url, **RS)
+        await user_of(layer, signed(rsa_key("one"), "RS256", kid="one"))
+        layer._signed.keys._asked_at = None
+        server.delay = 0.1
+        first, second = [
+            asyncio.create_task(user_of(layer, signed(rsa_key("two"), "RS256", kid=kid))) for kid in ("two", "three")
+        ]
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(each).__name__ for each in outcomes] == ["Unauthorized", "Unavailable"]
+        assert server.asked == 2
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from bbio import Backend, Busy, Forbidden, Limits, Timeout, Unavailable, before
+from bbio.identity import Identity
 from tests.support.listeners import Server, SharedStore, publish, settled, until
 
 
@@ -63,7 +64,7 @@ async def test_viewers_are_asked_again_after_an_end_that_came_before_they_were(c
     assert permissions.rechecks == before + 1
 
 
-async def test_sessions_that_end_one_after_another_are_asked_about_together(club):
+async def test_sessions_that_end_one_after_another_are_ended_together(club):
     """Listeners are looked through once, however many sessions end."""
     permissions = club.subscribers.permissions
     before = permissions.rechecks
@@ -74,6 +75,24 @@ async def test_sessions_that_end_one_after_another_are_asked_about_together(club
     permissions.end_sessions(["s1"])
     await settled()
     assert permissions.rechecks == before + 2
+
+
+@pytest.mark.parametrize("fault", ["slow", "failing"])
+async def test_a_session_ends_whatever_the_layers_do(club, fault):
+    """Who was logged out hears nothing more, also while a layer waits for a database, or fails."""
+    ann, bob = [await member(club, name, "a") for name in ("ann", "bob")]
+    for client, session in ((ann, "s1"), (bob, "s2")):
+        client.socket.identity = Identity(session, session)
+    if fault == "slow":
+        club.backend.gate.clear()
+    else:
+        club.backend.failure = Unavailable("the database is down")
+    club.subscribers.permissions.end_sessions(["s1"])
+    await settled()
+    publish(club, club.store.written_by_others("c:a"))
+    await settled()
+    assert (len(ann.events), len(bob.events)) == (0, 1)
+    club.backend.gate.set()
 
 
 async def test_sessions_that_end_after_the_application(club):

@@ -40,7 +40,7 @@ class Sessions:
         self.ended = []
 
     def make(self, *, live=True, address="a", connection=None):
-        engine = SimpleNamespace(sid=f"s{len(self.made)}", upgraded=live, queue=Packets())
+        engine = SimpleNamespace(sid=f"s{len(self.made)}", upgraded=live, queue=Packets(), receive=None)
         session = PlainSession(engine, self.addresses.of(address), self.limits, None, self._end, self._relieve)
         session.connection = connection
         session.transport = Transport()
