@@ -5,10 +5,12 @@ from __future__ import annotations
 import click
 
 from bbio import __version__
+from bbio.commands.call import call
 from bbio.commands.demo import demo
 from bbio.commands.postgres import new_epoch, triggers
 from bbio.commands.schema import schema
 from bbio.commands.serving import run
+from bbio.commands.shell import shell
 from bbio.commands.stacks import stacks
 
 
@@ -18,5 +20,5 @@ def main() -> None:
     """Real-time model sync: serve backends, look at their stacks, look after their database, try the demo."""
 
 
-for command in (run, stacks, triggers, new_epoch, schema, demo):
+for command in (run, stacks, triggers, new_epoch, schema, call, shell, demo):
     main.add_command(command)
