@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from typing import Any, cast
 
 import click
@@ -70,7 +71,7 @@ def call(
         raise click.ClickException(f"no backend {backend!r} is served; served: {', '.join(app.backends) or 'none'}")
 
     if data == "-":
-        data = click.get_text_stream("stdin").read().strip()
+        data = sys.stdin.read().strip()
     options = None if extras is None else _object("--options", extras)
     if method == "query" and data is not None:
         options = {**(options or {}), "data": _object("DATA", data)}

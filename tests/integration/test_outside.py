@@ -53,14 +53,15 @@ import bbio
 async def main():
     async with bbio.open("served:app") as backends:
         rooms = backends["rooms"]
-        await rooms.create({"id": "a", "title": "milk"}, channel="home")
-        await rooms.patch({"id": "a", "title": "tea"}, channel="home", user={"id": "ann"})
+        room = await rooms.create({"title": "milk"}, channel="home")
+        await rooms.patch({"id": room["id"], "title": "tea"}, channel="home", user={"id": "ann"})
         rooms.emit("created", {"id": "b"}, channel="home")
+        return room["id"]
 
-asyncio.run(main())
+id = asyncio.run(main())
 
 with bbio.open("served:app") as backends:
-    backends["rooms"].delete("a", channel="home")
+    backends["rooms"].delete(id, channel="home")
     child = os.fork()
     if not child:
         try:
@@ -103,11 +104,13 @@ async def test_clients_hear_what_a_script_writes(server, join, tmp_path, env):
     printed, told = await script.communicate()
     assert (script.returncode, told.decode()) == (0, "")
     assert "started before this process was forked" in printed.decode()
-    assert [await client.synced() for _ in range(4)] == [
-        ("create", {"id": "a", "title": "milk", "by": "server"}),
-        ("update", {"id": "a", "title": "tea", "by": "ann"}),
+    events = [await client.synced() for _ in range(4)]
+    id = events[0][1]["id"]
+    assert events == [
+        ("create", {"id": id, "title": "milk", "by": "server"}),
+        ("update", {"id": id, "title": "tea", "by": "ann"}),
         ("create", {"id": "b"}),
-        ("delete", {"id": "a", "title": "tea", "by": "ann"}),
+        ("delete", {"id": id, "title": "tea", "by": "ann"}),
     ]
 
 
@@ -116,21 +119,21 @@ async def test_clients_hear_what_the_commands_write(server, join, tmp_path, env,
     client = await join(server.url, "rooms", "home")
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    call = ("call", "served:app", "rooms", "create", '{"id": "a"}', "--channel", "home")
+    call = ("call", "served:app", "rooms", "create", '{"title": "milk"}', "--channel", "home")
     status, printed = await run_bbio(*call, cwd=tmp_path)
-    assert (status, json.loads(printed)) == (0, {"id": "a", "by": "server"})
-    assert await client.synced() == ("create", {"id": "a", "by": "server"})
-    status, printed = await run_bbio(*call, cwd=tmp_path)
-    assert (status, "Error: Conflict (409)" in printed) == (1, True)
+    assert status == 0, printed
+    made = json.loads(printed)
+    assert await client.synced() == ("create", made) == ("create", {"id": made["id"], "title": "milk", "by": "server"})
     shell = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bbio", "shell", "served:app"),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=asyncio.subprocess.PIPE,
     )
-    await shell.communicate(b"await backends['rooms'].patch({'id': 'a', 'n': 7}, channel='home')")
+    program = f"await backends['rooms'].patch({{'id': {made['id']!r}, 'n': 7}}, channel='home')"
+    await shell.communicate(program.encode())
     assert shell.returncode == 0
-    assert await client.synced() == ("update", {"id": "a", "by": "server", "n": 7})
+    assert await client.synced() == ("update", {**made, "n": 7})
 
 
 INTERRUPTED = {
@@ -140,8 +143,8 @@ import bbio
 
 async def main():
     async with bbio.open("served:app") as backends:
-        await backends["rooms"].create({"id": "kept"})
-        await backends["rooms"].create({"id": "lost"}, options={"waits": True})
+        await backends["rooms"].create({"title": "kept"})
+        await backends["rooms"].create({"title": "lost"}, options={"waits": True})
 
 asyncio.run(main())
 """,
@@ -149,8 +152,8 @@ asyncio.run(main())
 import bbio
 
 with bbio.open("served:app") as backends:
-    backends["rooms"].create({"id": "kept"})
-    backends["rooms"].create({"id": "lost"}, options={"waits": True})
+    backends["rooms"].create({"title": "kept"})
+    backends["rooms"].create({"title": "lost"}, options={"waits": True})
 """,
 }
 
@@ -167,7 +170,7 @@ async def test_ctrl_c_ends_a_script(spawn, tmp_path, form):
     assert told.decode().rstrip().endswith("KeyboardInterrupt")
     assert ("1 calls were under way at the end" in told.decode()) == (form == "blocking")
     with closing(sqlite3.connect(tmp_path / "rooms.db")) as connection:
-        assert connection.execute("SELECT id FROM rooms").fetchall() == [("kept",)]
+        assert connection.execute("SELECT body ->> 'title' FROM rooms").fetchall() == [("kept",)]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 

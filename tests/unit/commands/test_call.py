@@ -57,13 +57,14 @@ def test_a_call_is_made_once_in_its_channel_for_its_user(call):
 
 def test_errors_are_told_with_their_code(call):
     """On the standard error, with status 1 and nothing on the standard output."""
+    assert call("todos", "patch", '{"id": 1, "title": "milk"}')[0] == 0
     for arguments, text in (
-        (("read", "7"), "Error: NotFound (404): There is no such model.\n"),
+        (("read", "7"), "Error: NotFound (404): there is no model with id 7\n"),
         (("read", '"1"'), "Error: NotFound (404)"),
         (("read", "seven"), "Error: NotFound (404)"),
         (("create", "{}"), 'Error: Invalid (422): not valid {"fields": {"title": "is missing"}}\n'),
         (("create", '{"title": "bug"}'), "Error: InternalError (500): Internal error."),
-        (("patch", '{"id": 1, "title": "a"}', "--rev", "0"), "Error: Conflict (409)"),
+        (("update", '{"id": 1, "title": "a"}', "--rev", "1"), "Error: Conflict (409)"),
         (("query", '{"limit": -1}'), "Error: BadRequest (400)"),
         (("read", "1", "--timeout", "0"), "Error: BadRequest (400): timeout=0.0"),
         (("read", "1", "--timeout", "1e-9"), "Error: Timeout (408)"),

@@ -63,7 +63,7 @@ def test_an_error_of_a_program_is_printed(piped):
         assert (status, printed) == (1, "")
         assert line in told
         assert "shell.py" not in told.partition(line)[0]
-    assert "NotFound: There is no such model." in piped("await backends['todos'].read(7)")[2]
+    assert "NotFound: there is no model with id 7" in piped("await backends['todos'].read(7)")[2]
     for program in ("raise SystemExit(3)", "await backends['todos'].query()\nraise SystemExit(3)"):
         assert piped(program) == (3, "", "")
 
@@ -127,7 +127,7 @@ def test_the_console_awaits_at_the_top(terminal):
     terminal.until("'milkmilk'")
     terminal.until(">>> ")
     terminal.type('await backends["todos"].read(7)\n')
-    terminal.until("NotFound: There is no such model.")
+    terminal.until("NotFound: there is no model with id 7")
     terminal.until(">>> ")
     terminal.type("backe\t['todos'].name\n")
     terminal.until("'todos'")
