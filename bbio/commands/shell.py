@@ -35,9 +35,9 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 def shell(target: str, migrate: bool) -> None:
     """Open a console with the backends of the application APP of MODULE.
 
-    It is IPython if that is installed, else the console of Python; `await` works at the top of both. The names are `app`
-    and `backends`. What is written goes through the whole stack to the database, and the clients of running servers are
-    notified.
+    It is IPython if that is installed, else the console of Python; `await` works at the top of both. The names are
+    `app` and `backends`. What is written goes through the whole stack to the database, and the clients of running
+    servers are notified.
 
     Code that is piped to the standard input is run to its end. An error of it is printed, and the exit status is 1.
     """

@@ -110,7 +110,7 @@ def test_an_application_without_a_shared_store_is_refused():
         store = MemoryStore()
 
     for app, text in (
-        (App().serve(Todos), r"shared by processes \(todos\).* give it an SQLiteStore or a PostgresStore.* bbio.client"),
+        (App().serve(Todos), r"shared by processes \(todos\).* give it an SQLiteStore or a PostgresStore.*bbio.client"),
         (App(), "serves no backend"),
     ):
         with pytest.raises(ConfigurationError, match=text), bbio.open(app):
@@ -137,7 +137,7 @@ class Prices(Backend):
 
 
 def test_of_backends_beside_a_shared_one_only_what_is_true_anywhere_can_be_asked(path, caplog):
-    """What is in memory is the server's; handlers and other stores read alike, but their writes would be told nobody."""
+    """What is in memory is the server's; handlers and other stores read alike, but nobody would be told of a write."""
 
     class Memory(Backend):
         store = MemoryStore(models=[{"id": 1}])
@@ -150,7 +150,7 @@ def test_of_backends_beside_a_shared_one_only_what_is_true_anywhere_can_be_asked
         assert backends["prices"].read("milk") == {"id": "milk", "price": 7}
         assert backends["other"].read("a") == {"id": "a", "kept": True}
         for call in (lambda: backends["memory"].read(1), lambda: backends["memory"].create({})):
-            with pytest.raises(ConfigurationError, match=r"'memory' keeps its models in memory.*give it an SQLiteStore"):
+            with pytest.raises(ConfigurationError, match=r"'memory' keeps its models in memory.*give it an SQL"):
                 call()
         for call in (lambda: backends["prices"].create({}), lambda: backends["other"].delete("a")):
             with pytest.raises(ConfigurationError, match=r"the clients of the server would not be told; give it"):
@@ -177,14 +177,14 @@ def test_it_is_open_once_in_a_process(path):
 
     async def main():
         async with app.running():
-            with pytest.raises(ConfigurationError, match="runs already in this process; use app.backends"):
+            with pytest.raises(ConfigurationError, match=r"runs already in this process; use app\.backends"):
                 async with bbio.open(app):
                     pass
         async with bbio.open(app) as backends:
             with pytest.raises(ConfigurationError, match="is open already; open it once in each process"):
                 async with bbio.open(app):
                     pass
-            with pytest.raises(ConfigurationError, match="write `async with bbio.open"), bbio.open(app):
+            with pytest.raises(ConfigurationError, match=r"write `async with bbio\.open"), bbio.open(app):
                 pass
             return await backends["todos"].query()
 
@@ -194,7 +194,7 @@ def test_it_is_open_once_in_a_process(path):
         with pytest.raises(ConfigurationError, match="is open already"), bbio.open(app):
             pass
         assert opened.run(app.backends["todos"].query()).models == backends["todos"].query().models == []
-    with pytest.raises(ConfigurationError, match="is for within `with bbio.open"):
+    with pytest.raises(ConfigurationError, match=r"is for within `with bbio\.open"):
         opened.run(app.backends["todos"].query())
     with pytest.raises(ConfigurationError, match="does not run"):
         backends["todos"].query()

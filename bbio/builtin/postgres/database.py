@@ -336,9 +336,7 @@ class Database:
     _opened: ClassVar[dict[tuple[str, asyncio.AbstractEventLoop], Database]] = {}
     _started: asyncio.Future[None]
 
-    def __init__(
-        self, dsn: str, size: int, timeout: float, channel: str = CHANNEL, *, migrates: bool = True
-    ) -> None:
+    def __init__(self, dsn: str, size: int, timeout: float, channel: str = CHANNEL, *, migrates: bool = True) -> None:
         self.dsn = dsn
         self._migrates = migrates
         self.timeout = timeout

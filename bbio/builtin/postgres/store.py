@@ -554,7 +554,7 @@ class PostgresStore(DocumentStore):
         self.definition, statements = adapted(self.definition, found, zone)
         takes_over = isinstance(self.definition, Beside) and found.has_revisions and not has_revs
         if (statements or takes_over) and not self.migrates:
-            raise not_made(f"the table {name!r} of {self._database.place}", "is not yet that of this application's model")
+            raise not_made(f"the table {name!r} of {self._database.place}", "is not yet that of this model")
         place, id_name = self.definition.place, self.definition.id_name
         missing = {column.name for column in self.definition.columns if column.required} - found.columns.keys()
         if missing and await connection.fetchval(f"SELECT EXISTS (SELECT FROM {place})"):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 SERVED = """
+import asyncio
+
 from bbio import App, Backend, Conflict, Invalid, before
 from bbio.builtin import SQLiteStore
 
@@ -17,12 +19,14 @@ class Todos(Backend):
     store = SQLiteStore("todos.db", ids=iter(range(1, 99)).__next__)
 
     @before("create")
-    def check(self, req):
+    async def check(self, req):
         req.model["by"] = "server" if req.is_trusted else req.user
         if not req.model.get("title"):
             raise Invalid("not valid", fields={"title": "is missing"})
         if req.model["title"] == "bug":
             raise ZeroDivisionError
+        if req.model["title"] == "slow":
+            await asyncio.sleep(3600)
         req.model.update(req.options)
 
 app = App().serve(Todos)

@@ -38,7 +38,8 @@ def test_each_method_prints_its_result_as_json(call):
     }
     page = call("todos", "query", '{"limit": 1, "count": true}')[1]
     assert (len(page["models"]), page["total"]) == (1, 2)
-    assert call("todos", "query", "-", stdin=json.dumps({"limit": 1, "cursor": page["next"]}))[1]["models"][0]["id"] == 2
+    rest = call("todos", "query", "-", stdin=json.dumps({"limit": 1, "cursor": page["next"]}))[1]
+    assert [model["id"] for model in rest["models"]] == [2]
     assert call("todos", "delete", "1")[1]["title"] == "first"
     assert call("todos", "delete", '{"id": 2}')[1]["title"] == "rum"
     assert call("todos", "query")[1] == {"models": []}
@@ -67,7 +68,7 @@ def test_errors_are_told_with_their_code(call):
         (("update", '{"id": 1, "title": "a"}', "--rev", "1"), "Error: Conflict (409)"),
         (("query", '{"limit": -1}'), "Error: BadRequest (400)"),
         (("read", "1", "--timeout", "0"), "Error: BadRequest (400): timeout=0.0"),
-        (("read", "1", "--timeout", "1e-9"), "Error: Timeout (408)"),
+        (("create", '{"title": "slow"}', "--timeout", "0.01"), "Error: Timeout (408)"),
     ):
         status, result, told = call("todos", *arguments)
         assert (status, result) == (1, None)
@@ -98,8 +99,8 @@ def test_what_is_not_understood_is_told_before_anything_is_opened(call):
 def test_an_application_that_cannot_be_opened_is_told(served):
     """By its text alone: no store, no tables."""
     name = served()
-    for target, text in ((f"{name}:nothing", "no backend 'todos' is served; served: none"), (f"{name}:app", "not there")):
-        done = CliRunner().invoke(cli.main, ["call", target, "todos", "query"])
+    for app, text in (("nothing", "no backend 'todos' is served; served: none"), ("app", "todos.db is not there")):
+        done = CliRunner().invoke(cli.main, ["call", f"{name}:{app}", "todos", "query"])
         assert done.exit_code == 1
         assert text in done.stderr
         assert done.stderr.count("\n") == 1
