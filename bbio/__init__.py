@@ -51,6 +51,7 @@ from bbio.errors import (
 )
 from bbio.log import Log, MemoryLog
 from bbio.model.schema import Schema, field
+from bbio.outside import open as open  # not in __all__: `from bbio import *` must not hide the builtin
 from bbio.query import QueryLimits
 from bbio.requests import Found, Next, Request, Response
 from bbio.runtime import Runtime

@@ -157,6 +157,7 @@ class App:
         self._starting = threading.Lock()
         self._started: list[Runtime] = []
         self._at_work = 0
+        self._at_rest = asyncio.Event()
         self._watchdog: Watchdog | None = None
         self._heap_trimmer: HeapTrimmer | None = None
         self._thread: int | None = None
@@ -327,12 +328,15 @@ class App:
 
     async def _do(self, work: Work) -> None:
         self._at_work += 1
+        self._at_rest.clear()
         try:
             await work()
         except Exception:
             logger.exception("an emit failed")
         finally:
             self._at_work -= 1
+            if not self._at_work:
+                self._at_rest.set()
 
     def _waits(self, work: Work) -> bool:
         with self._starting:
@@ -424,8 +428,13 @@ class App:
         for name, runtime in self.backends.items():
             self.gateway.add(runtime, (stores or {}).get(name))
 
-    async def open(self) -> None:
+    async def open(self, *, outside: bool = False, migrate: bool = True) -> None:
         """Start the backends without a port, as `app.test()` does; `close` is to follow.
+
+        Parameters:
+            outside: whether the clients are those of other processes, as with `bbio.open`: then what would reach
+                none of them is refused.
+            migrate: whether stores may make and change tables.
 
         Raises:
             ConfigurationError: it is started already.
@@ -433,6 +442,10 @@ class App:
         if self.backends.frozen:
             raise ConfigurationError(RUNS_ALREADY)
         self._early = [] if self._early is None else self._early
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
+        for runtime in self.backends.values():
+            runtime.prepare(outside=outside, migrate=migrate)
         self.gateway.open()
         self._admission.stopping = False
         self.sio.handler_seconds = self.limits.deadline
@@ -592,6 +605,22 @@ class App:
             if not self._binding:
                 logger.info("stopped: %s served no more", ", ".join(self.backends) or "no backend")
             await self.close()
+
+    async def finish(self) -> None:
+        """Let calls and emits finish, for `limits.drain_time`; calls that do not are `Unavailable`.
+
+        Called before `close`, where no server drains requests. The log tells of what did not finish.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.limits.drain_time
+        await asyncio.sleep(0)  # tasks that were made just now begin
+        if unfinished := await self.gateway.calls.drain(self.limits.drain_time):
+            logger.warning("%d calls were under way at the end and were given up; writes may be applied", unfinished)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._at_rest.wait()
+        if self._at_work:
+            logger.warning("%d emits were under way at the end; clients may not be told of them", self._at_work)
 
     async def close(self) -> None:
         """Stop the backends: the end of `open`."""

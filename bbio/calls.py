@@ -426,6 +426,21 @@ def _written(fields: dict[str, Any]) -> str:
         raise BadRequest(f"this cannot be written as JSON: {err}") from None
 
 
+async def ask(calls: Calls[Any], method: Method, model: Any, terms: Terms) -> Answer:
+    """Make any sync; return its answer as JSON has it, with the page of a query.
+
+    Parameters:
+        calls: the calls of the backend.
+        method: the sync method.
+        model: the model; an empty dict for a read of the collection.
+        terms: the other arguments.
+
+    Raises:
+        SyncError: see `Calls.create`.
+    """
+    return await calls._ask(method, model, terms)
+
+
 class Blocking(Generic[M]):
     """The calls of one backend for threads without an event loop: each waits for its result. See `Calls`.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from bbio import __version__
+from bbio.commands.call import call
 from bbio.commands.consumers import consumers
 from bbio.commands.demo import demo
 from bbio.commands.postgres import new_epoch, triggers
 from bbio.commands.schema import schema
 from bbio.commands.serving import run
+from bbio.commands.shell import shell
 from bbio.commands.stacks import stacks
 from bbio.commands.work import work
 
@@ -20,5 +22,5 @@ def main() -> None:
     """Real-time model sync: serve backends, look at their stacks, look after their database, try the demo."""
 
 
-for command in (run, work, consumers, stacks, triggers, new_epoch, schema, demo):
+for command in (run, work, call, shell, consumers, stacks, schema, triggers, new_epoch, demo):
     main.add_command(command)

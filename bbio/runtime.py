@@ -65,8 +65,14 @@ from bbio.was import was_of
 BESIDE = ("visible", "channel", "on_connect", "consumer", *EPHEMERAL_KINDS)
 EMITTED_AS: dict[Emitted, str] = {"created": "create", "updated": "update", "deleted": "delete"}
 
+# What to do where processes share nothing.
+SHARING = (
+    "give it an SQLiteStore or a PostgresStore, which processes share, or ask the server over a connection: bbio.client"
+)
+
 logger = logging.getLogger("bbio")
 listener_failures = RateLimitedLog(logger)
+unheard = RateLimitedLog(logger)
 
 # What a backend has its server do: a function without parameters that is called and awaited.
 Work = Callable[[], Coroutine[Any, Any, Any]]
@@ -132,6 +138,7 @@ class Runtime(Calls[M]):
     stacks: dict[str, Stack]
     connecting: Stack | None
     rules: ChannelRules
+    _is_outside = False
     has_live_queries: bool
     has_views: bool
 
@@ -164,6 +171,41 @@ class Runtime(Calls[M]):
         """Have the backend itself know what it is served as."""
         for name, value in known.items():
             object.__setattr__(self.backend, name, value)  # it may be frozen
+
+    def prepare(self, *, outside: bool, migrate: bool) -> None:
+        """Say where it is about to start. Called between `open` and `start`.
+
+        Parameters:
+            outside: whether the clients are those of other processes.
+            migrate: whether its store may make and change tables.
+        """
+        self._is_outside = outside
+        if self.store is not None:
+            self.store.migrates = migrate
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether other processes may serve it too, from one database, and hear what this one writes."""
+        return self.log.check_interval is not None
+
+    def check_reach(self, method: str) -> None:
+        """Raise where a call would answer for a server that it does not reach, or write what no client is told.
+
+        Parameters:
+            method: the sync method.
+
+        Raises:
+            ConfigurationError: the clients are those of other processes, with which this backend shares nothing.
+        """
+        if not self._is_outside or self.is_shared:
+            return
+        if isinstance(self.store, MemoryLog):
+            why = f"{self.name!r} keeps its models in memory, and those of the server are in the server's process"
+        elif method != "read":
+            why = f"no store shares the events of {self.name!r}, so the clients of the server would not be told"
+        else:
+            return  # its handlers, or a store without a log, find it anywhere
+        raise ConfigurationError(f"{why}; {SHARING}")
 
     def __repr__(self) -> str:
         return f"<Runtime {self.name} of {type(self.backend).__name__}>"
@@ -551,6 +593,8 @@ class Runtime(Calls[M]):
         except EncodingError as err:
             err.locate(place_of(err.value, before, "before") or "before")
             raise
+        if self._is_outside and not self.is_shared:
+            unheard.warning("%s: an emit from outside the server's process reaches nobody; %s", self.name, SHARING)
         self._spawn(lambda: self._append(stream, method, body, None, was))
         for listener in self._listeners[event]:
             if iscoroutinefunction(listener):

@@ -227,6 +227,19 @@ class Queue:
             await self._idle
 
 
+def not_made(place: str, problem: str) -> ConfigurationError:
+    """Return the error of a program beside the servers that finds no tables, or those of another version.
+
+    Parameters:
+        place: the file or the database.
+        problem: what is wrong with it.
+    """
+    return ConfigurationError(
+        f"{place} {problem}. Tables are made and changed by the server when it starts: start it with this version of "
+        "bbio and of the application, or let this program do it: bbio.open(..., migrate=True), bbio call --migrate"
+    )
+
+
 class DocumentStore(Store, Log):
     """Keeps the models of one backend as documents in a database, with their events and operations.
 

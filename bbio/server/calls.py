@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -80,6 +81,7 @@ class ServerCalls:
         self._turns = asyncio.Semaphore(limits.calls)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
+        self._process = 0
         self._one_ended = asyncio.Event()
 
     def open(self) -> None:
@@ -87,12 +89,18 @@ class ServerCalls:
         self._turns = asyncio.Semaphore(self._limits.calls)
         self._one_ended = asyncio.Event()
         self._thread = threading.get_ident()
+        self._process = os.getpid()
         self._loop = asyncio.get_running_loop()
 
-    async def drain(self, seconds: float) -> None:
-        """Let calls finish, for a time; those that do not are `Unavailable`."""
+    async def drain(self, seconds: float) -> int:
+        """Let calls finish, for a time; those that do not are `Unavailable`.
+
+        Returns: how many did not.
+        """
         await self._wait(seconds)
+        unfinished = len(self.running)
         self._give_up()
+        return unfinished
 
     async def close(self) -> None:
         """Take no more calls, and end those that run."""
@@ -190,12 +198,18 @@ class ServerCalls:
         if self._loop is None:
             raise ConfigurationError(
                 f"{call}: the application does not run; make calls between its start and its stop: "
-                "async with app.running(), or async with app.test()"
+                "async with app.running(), async with app.test(), or async with bbio.open(app)"
+            )
+        if self._process != os.getpid():
+            raise ConfigurationError(
+                f"{call}: the application was started before this process was forked, and runs in the other one; "
+                "start or open it in each process, after the fork"
             )
         return self._loop
 
     async def _call(self, runtime: Runtime, req: ServerRequest, timeout: float | None) -> Answer:
         self._running_loop(f"{runtime.name}.{req.method}")  # it may have stopped on the way here
+        runtime.check_reach(req.method)
         outer: tuple[Link, ...] = OUTER_CALLS.get()
         link = (runtime, req.method, req.operation)
         self._check_depth((*outer, link))

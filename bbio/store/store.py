@@ -125,6 +125,8 @@ class Store(Declared):
         atomic: whether a write keeps the model, its event and its operation together, or nothing of them.
         history: how much of each stream its log keeps for clients that come back.
         queries: how much a query of a client may ask for.
+        migrates: whether `start` may make and change tables. `bbio.open` sets it to False, as servers of another
+            version may use them: then `start` raises `ConfigurationError` where they do not fit.
 
     Attributes:
         log: what keeps its events, once it is open: itself where it is a log.
@@ -147,6 +149,7 @@ class Store(Declared):
     atomic = False
     history = HistoryLimits()
     queries = QueryLimits()
+    migrates = True
 
     log: Log
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from bbio import BadRequest, Busy, Conflict, Forbidden, SyncError, Timeout, Unavailable
-from bbio.builtin.documents import broken_rule, logger, refusals
+from bbio.builtin.documents import broken_rule, logger, not_made, refusals
 from bbio.builtin.postgres.broker import POOLED, Wire, is_untold
 from bbio.builtin.postgres.control import PostgresControl
 from bbio.builtin.postgres.tables import MIGRATIONS, NOTIFY_CHANNEL, ORIGIN, SET_UP_LOCK
@@ -330,13 +330,17 @@ class Database:
         size: how many connections requests may use at once; one more listens.
         timeout: seconds that a query may take.
         channel: where its servers tell each other of writes.
+        migrates: whether tables may be made and brought to this version.
     """
 
     _opened: ClassVar[dict[tuple[str, asyncio.AbstractEventLoop], Database]] = {}
     _started: asyncio.Future[None]
 
-    def __init__(self, dsn: str, size: int, timeout: float, channel: str = NOTIFY_CHANNEL) -> None:
+    def __init__(
+        self, dsn: str, size: int, timeout: float, channel: str = NOTIFY_CHANNEL, *, migrates: bool = True
+    ) -> None:
         self.dsn = dsn
+        self._migrates = migrates
         self.timeout = timeout
         self.channel = channel
         self.connections = Connections(self, size, timeout)
@@ -373,7 +377,9 @@ class Database:
         place = (store.dsn, asyncio.get_running_loop())
         database = cls._opened.get(place)
         if database is None:
-            database = cls._opened[place] = cls(store.dsn, store.connections, store.timeout, store.channel)
+            database = cls._opened[place] = cls(
+                store.dsn, store.connections, store.timeout, store.channel, migrates=store.migrates
+            )
             database._started = asyncio.ensure_future(database._start())
         try:
             await asyncio.shield(database._started)
@@ -500,11 +506,15 @@ class Database:
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({SET_UP_LOCK})")
             if await connection.fetchval("SELECT to_regclass('bbio_database')") is None:
+                if not self._migrates:
+                    raise not_made(self.place, "has no tables of bbio")
                 await connection.execute("CREATE TABLE bbio_database (version integer NOT NULL, origin text)")
                 await connection.execute("INSERT INTO bbio_database VALUES (0, NULL)")
             version = await connection.fetchval("SELECT version FROM bbio_database")
             if version > len(MIGRATIONS):
                 raise ConfigurationError(f"{self.place} was used by a newer version of bbio: update bbio")
+            if version < len(MIGRATIONS) and not self._migrates:
+                raise not_made(self.place, "was used by an older version of bbio, whose servers may run")
             for migration in MIGRATIONS[version:]:
                 await connection.execute(migration)
             if version < len(MIGRATIONS):

@@ -40,6 +40,7 @@ from bbio.builtin.documents import (
     event_of,
     found_of,
     logger,
+    not_made,
     now,
     record_text,
 )
@@ -507,11 +508,14 @@ class PostgresStore(DocumentStore):
     async def set_up(self, connection: Any) -> None:
         """Make the table in the transaction that is open, or see that it fits."""
         name = self.table
+        table = self.definition = attrs.evolve(self.definition, keeps_was=self.keeps_was)
+        found = await ExistingTable.look(connection, table)
+        if found is None and not self.migrates:
+            raise not_made(self._database.place, f"has no table {name!r}")
         await connection.execute(
             "INSERT INTO bbio_backends (name, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, secrets.token_hex(6)
         )
         self.backend_id, has_revs = await connection.fetchrow(BACKEND, name)
-        table = self.definition = attrs.evolve(self.definition, keeps_was=self.keeps_was)
         if isinstance(table, Beside):
             table = self.definition = attrs.evolve(table, backend=self.backend_id)
         elif has_revs:
@@ -520,7 +524,6 @@ class PostgresStore(DocumentStore):
                 f"PostgresStore(..., revisions='beside'); to give them up, and with them the conflicts of writes that "
                 f"build on what was read before: DELETE FROM bbio_revs WHERE backend = {self.backend_id}"
             )
-        found = await ExistingTable.look(connection, table)
         is_new = found is None
         if is_new and self._originals is not None:
             original = attrs.evolve(table, is_apart=False)
@@ -535,7 +538,8 @@ class PostgresStore(DocumentStore):
         self._rules = dict(await connection.fetch(TABLE_RULES, self.definition.place))
         self._queries = queries_of(self.definition, self.indexes)
         self._statement = lru_cache(STATEMENTS)(self.definition.statement)
-        await self._index(connection)
+        if self.migrates:
+            await self._index(connection)
 
     async def _create(self, connection: Any) -> None:
         schema = self.definition.schema
@@ -555,6 +559,9 @@ class PostgresStore(DocumentStore):
                 f"PostgreSQL knows no time zone {zone!r}; name one: PostgresStore(..., zone='UTC')"
             )
         self.definition, statements = adapted(self.definition, found, zone)
+        takes_over = isinstance(self.definition, Beside) and found.has_revisions and not has_revs
+        if (statements or takes_over) and not self.migrates:
+            raise not_made(f"the table {name!r} of {self._database.place}", "is not yet that of this model")
         place, id_name = self.definition.place, self.definition.id_name
         missing = {column.name for column in self.definition.columns if column.required} - found.columns.keys()
         if missing and await connection.fetchval(f"SELECT EXISTS (SELECT FROM {place})"):
@@ -564,7 +571,7 @@ class PostgresStore(DocumentStore):
         for statement in statements:
             await connection.execute(statement, timeout=SET_UP_SECONDS)
         moved = isinstance(self.definition, Beside) and await self._bring_beside(
-            connection, self.definition, found.has_revisions and not has_revs
+            connection, self.definition, takes_over
         )
         owners = await connection.fetch(OWNERS, place, id_name)
         generated = {column: how for column, always, how, *_ in owners if always}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bbio import Unavailable, UnknownOutcome
-from bbio.builtin.documents import MAX_BATCH_BYTES, Job, logger, refusals
+from bbio.builtin.documents import MAX_BATCH_BYTES, Job, logger, not_made, refusals
 from bbio.builtin.ledger import TABLES as TABLES_OF_LEDGERS
 from bbio.builtin.sqlite.control import SQLiteControl
 from bbio.builtin.sqlite.threads import Call, Lister, Worker
@@ -105,16 +105,18 @@ class Database:
         path: the file.
         durable: whether a commit is on the disk before it is acknowledged.
         timeout: seconds to wait for another program that has locked the file.
+        migrates: whether the file and its tables may be made and brought to this version.
     """
 
     _started: asyncio.Future[None]
     _here: sqlite3.Connection
     _opened: ClassVar[dict[tuple[Path, asyncio.AbstractEventLoop], Database]] = {}
 
-    def __init__(self, path: Path, durable: bool, timeout: float) -> None:
+    def __init__(self, path: Path, durable: bool, timeout: float, migrates: bool) -> None:
         self.path = path
         self.durable = durable
         self._timeout = timeout
+        self._migrates = migrates
         self._stores: list[SQLiteStore] = []
         self._failing = False
         self._origin = ""
@@ -139,7 +141,7 @@ class Database:
         place = (path, asyncio.get_running_loop())
         database = cls._opened.get(place)
         if database is None:
-            database = cls._opened[place] = cls(path, store.durable, store.timeout)
+            database = cls._opened[place] = cls(path, store.durable, store.timeout, store.migrates)
             database._started = asyncio.ensure_future(database._start())
         try:
             await asyncio.shield(database._started)
@@ -234,8 +236,12 @@ class Database:
 
     def _prepare(self) -> sqlite3.Connection:
         look_beside(self.path)
+        if not self._migrates and not _size(str(self.path)) and self.path.parent.is_dir():
+            raise not_made(str(self.path), "is not there; is this the folder in which the server runs?")
         connection = self._connect()
         try:
+            if not self._migrates:
+                self._check_version(connection)
             self._configure(connection)
             self._migrate(connection)
             self._origin = self._place()
@@ -251,6 +257,15 @@ class Database:
         connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
         connection.execute(f"PRAGMA fullfsync = {self.durable:d}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+
+    def _check_version(self, connection: sqlite3.Connection) -> None:
+        """Refuse a file that is to be left as it is, and is not of this version."""
+        made = "SELECT 1 FROM sqlite_master WHERE name = 'bbio_database'"
+        row = connection.execute(made).fetchone() and connection.execute("SELECT version FROM bbio_database").fetchone()
+        if row is None:
+            raise not_made(str(self.path), "has no tables of bbio")
+        if row[0] < len(MIGRATIONS):
+            raise not_made(str(self.path), "was written by an older version of bbio, whose servers may run")
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Bring the tables to this version."""

@@ -33,6 +33,7 @@ from bbio.builtin.documents import (
     event_of,
     event_row,
     found_of,
+    not_made,
     record_text,
 )
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
@@ -263,8 +264,11 @@ class SQLiteStore(DocumentStore):
         try:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
+                found = self._columns_found(connection)
+                if not found and not self.migrates:
+                    raise not_made(self.path, f"has no table {self.table!r}")
                 self._find_backend(connection)
-                if not self._columns_found(connection):
+                if not found:
                     self._make_table(connection)
                 found = self._columns_found(connection)
                 wanted = {*self._columns.split(", "), "rev", "body"}
@@ -275,7 +279,8 @@ class SQLiteStore(DocumentStore):
                     )
                 # Tells what is wrong with a table that was made by somebody else.
                 connection.execute(f"EXPLAIN {self._upsert_model}", (None,) * (len(wanted)))
-                self._index(connection)
+                if self.migrates:
+                    self._index(connection)
         except sqlite3.Error as err:
             raise ConfigurationError(explain(err, self._database.path)) from None
 
