@@ -390,6 +390,12 @@ MIGRATIONS = (
         DELETE FROM bbio_notices WHERE id < this AND (at < now - kept_seconds OR id <= this - most);
     END $$;
     """,
+    # How far bulks have come.
+    """
+    CREATE TABLE bbio_bulks (
+        backend integer NOT NULL, name text COLLATE "C" NOT NULL, stored bigint NOT NULL, digest bytea NOT NULL,
+        done boolean NOT NULL, at double precision NOT NULL, PRIMARY KEY (backend, name));
+    """,
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.
