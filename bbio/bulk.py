@@ -30,6 +30,8 @@ BATCH_RECORDS = 500
 MAX_BATCH_RECORDS = 1_000
 BATCH_BYTES = 1 << 20
 DIGEST_BYTES = 16
+# Models of a page.
+PAGE_MODELS = 500
 # Rows that are stored already and are passed over in one turn of the event loop.
 PASSED_AT_ONCE = 500
 
@@ -166,6 +168,44 @@ class Bulks(Calls[M]):
         async with self._caller.batches(self, example, batch, timeout) as batches:
             run = _Run(self, method, terms, op, batch, batches, on_progress)
             return await run.all_of(models)
+
+    async def pages(
+        self,
+        data: Mapping[str, Any] | None = None,
+        *,
+        channel: str | None = None,
+        user: Any = UNSET,
+        options: Mapping[str, Any] | None = None,
+        size: int = PAGE_MODELS,
+        timeout: float | None = None,
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """Read all models of a query as JSON, page by page; only one page is held.
+
+        A model that is there all the time is on one page, once, whatever others write meanwhile.
+
+        Parameters:
+            data: the query (docs/queries.md), without `limit`, `offset`, `cursor` and `count`; without it, all models.
+            channel, user, options: see `create`.
+            size: how many models a page has at most.
+            timeout: seconds that each page may take; `Limits.deadline` by default.
+
+        Raises:
+            BadRequest: it is not a valid query.
+            SyncError: see `create`.
+
+        Example:
+            `async for models in app.backends["todos"].pages({"done": False}):`
+        """
+        most = size if self.store is None else min(size, self.store.queries.limit)
+        query: dict[str, Any] = {**(data or {}), "$limit": most}
+        while True:
+            terms = Terms(channel, user, {**(options or {}), "data": query}, timeout)
+            answer = await self._ask("read", {}, terms)
+            yield answer.result
+            cursor = answer.page.get("next")
+            if cursor is None:
+                return
+            query["$cursor"] = cursor
 
     async def bulk_progress(self, op: str) -> BulkProgress | None:
         """Return how far a bulk write has come that was interrupted; None if there is none under this name.

@@ -6,6 +6,8 @@ import click
 
 from bbio import __version__
 from bbio.commands.demo import demo
+from bbio.commands.export import export
+from bbio.commands.import_ import import_
 from bbio.commands.postgres import new_epoch, triggers
 from bbio.commands.schema import schema
 from bbio.commands.serving import run
@@ -18,5 +20,5 @@ def main() -> None:
     """Real-time model sync: serve backends, look at their stacks, look after their database, try the demo."""
 
 
-for command in (run, stacks, triggers, new_epoch, schema, demo):
+for command in (run, stacks, triggers, new_epoch, schema, import_, export, demo):
     main.add_command(command)
