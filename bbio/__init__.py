@@ -12,6 +12,7 @@ Example:
 
 from bbio.app import App
 from bbio.backend import Backend
+from bbio.bulk import BulkProgress
 from bbio.decorators import (
     after,
     before,
@@ -31,6 +32,7 @@ from bbio.decorators import (
 from bbio.errors import (
     BadRequest,
     BbioError,
+    BulkError,
     Busy,
     ConfigurationError,
     Conflict,
@@ -66,6 +68,8 @@ __all__ = [
     "Backend",
     "BadRequest",
     "BbioError",
+    "BulkError",
+    "BulkProgress",
     "Busy",
     "ConfigurationError",
     "Conflict",

@@ -219,7 +219,9 @@ class _After(_Phase):
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *methods: MethodName, once: bool = False, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(
+        self, *methods: MethodName, once: bool = False, thread: bool = False, bulk: bool = False
+    ) -> Callable[[F], F]: ...
     def __call__(self, *args: Any, once: bool = False, thread: bool = False, **options: Any) -> Any:
         if options or not once:
             return super().__call__(*args, thread=thread, **options)

@@ -1,8 +1,8 @@
 """Every exception bbio raises or sends.
 
-Two families: errors for the developer (`DefinitionError`, `ConfigurationError`, `StackError`, `EncodingError`, `BulkError`), raised
-in Python and never sent to a client, and `SyncError` with its subclasses, which reach the client as
-`{"error": {"name", "message", "code", ...details}}` (docs/protocol.md, "Errors").
+Two families: errors for the developer (`DefinitionError`, `ConfigurationError`, `StackError`, `EncodingError`,
+`BulkError`), raised in Python and never sent to a client, and `SyncError` with its subclasses, which reach the client
+as `{"error": {"name", "message", "code", ...details}}` (docs/protocol.md, "Errors").
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ OF_PAGES = ("limit", "offset", "cursor", "count")
 @click.argument("target", metavar="MODULE:APP")
 @click.argument("backend")
 @click.option("--format", "form", type=click.Choice(FORMATS), default=FORMATS[0], help="Format of the rows.")
-@click.option("--query", metavar="JSON", help='Which models, such as \'{"done": false}\'; by default, all.')
+@click.option("--query", metavar="JSON", help="Which models, such as '{\"done\": false}'; by default, all.")
 @click.option("--channel", help="Channel whose models are read.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; by default, stdout.")
 def export(target: str, backend: str, form: str, query: str | None, channel: str | None, output: Path | None) -> None:
@@ -39,7 +39,9 @@ def export(target: str, backend: str, form: str, query: str | None, channel: str
         return
     beside = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", newline="") as file:
+        with open(
+            os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", newline=""
+        ) as file:
             asyncio.run(_export(target, backend, form, data, channel, file))
         beside.replace(output)
     except OSError as err:
@@ -63,7 +65,9 @@ async def _export(
 ) -> None:
     async with opened(target, backend) as runtime:
         if form == "csv" and runtime.schema is None:
-            raise click.ClickException(f"CSV needs to know the fields, and {backend!r} has no model; use --format jsonl")
+            raise click.ClickException(
+                f"CSV needs to know the fields, and {backend!r} has no model; use --format jsonl"
+            )
         writer = Writer(file, form, runtime.schema, runtime.id_attribute)
         count = 0
         try:
@@ -73,4 +77,3 @@ async def _export(
         except BbioError as err:
             raise click.ClickException(f"{err}; {count} rows were written") from None
     click.echo(f"{count:,} rows are exported", err=True)
-

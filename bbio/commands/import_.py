@@ -18,7 +18,7 @@ from bbio.bulk import BATCH_RECORDS, MAX_BATCH_RECORDS, BulkProgress
 from bbio.calls import MAX_OP
 from bbio.commands.opened import opened
 from bbio.commands.rows import FORMATS, Reader, format_of, stdin
-from bbio.errors import BbioError, BulkError, SyncError
+from bbio.errors import BbioError, BulkError
 from bbio.runtime import Runtime
 
 METHODS = ("create", "upsert", "update", "patch")
@@ -35,7 +35,9 @@ class Stopped(Exception):
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Format of the file; by default, as its name ends.")
 @click.option("--method", type=click.Choice(METHODS), default=METHODS[0], help="What is done with each row.")
 @click.option("--channel", help="Channel that the models are written in.")
-@click.option("--batch", type=click.IntRange(1, MAX_BATCH_RECORDS), default=BATCH_RECORDS, help="Rows of a transaction.")
+@click.option(
+    "--batch", type=click.IntRange(1, MAX_BATCH_RECORDS), default=BATCH_RECORDS, help="Rows of a transaction."
+)
 @click.option("--name", help="Name that its progress is kept under; by default, the path of the file.")
 @click.option("--resume", is_flag=True, help="Go on after the rows that an interrupted import has stored.")
 @click.option("--restart", is_flag=True, help="Begin with the first row, whatever an interrupted import has stored.")
@@ -65,7 +67,9 @@ def import_(
     op = name or ("stdin" if path == "-" else str(Path(path).resolve()))
     op = op if channel is None else f"{op} in {channel}"
     if len(op) > MAX_OP or not op.isprintable():
-        raise click.UsageError(f"the path is too long, or not printable, for a name; give one: --name, {MAX_OP} characters")
+        raise click.UsageError(
+            f"the path is too long, or not printable, for a name; give one: --name, {MAX_OP} characters"
+        )
     job = Import(op, form=format_of(path, form), method=method, channel=channel, batch=batch)
     with nullcontext(stdin()) if path == "-" else open(path, "rb") as file:
         asyncio.run(job.run(target, backend, file, resume=resume, restart=restart))

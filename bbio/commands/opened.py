@@ -29,7 +29,9 @@ async def opened(target: str, name: str) -> AsyncIterator[Runtime]:
     if runtime is None:
         raise click.ClickException(f"{target} has no backend {name!r}; it has {', '.join(app.backends) or 'none'}")
     if runtime.store is None or isinstance(runtime.store, MemoryStore):
-        keeps = "no store" if runtime.store is None else "a MemoryStore, which keeps models in the server's process alone"
+        keeps = (
+            "no store" if runtime.store is None else "a MemoryStore, which keeps models in the server's process alone"
+        )
         raise click.ClickException(f"{name!r} has {keeps}; give it an SQLiteStore or a PostgresStore")
     try:
         await app.open()

@@ -44,7 +44,8 @@ class Gate:
 
     async def write(self, req: Request) -> Commit:
         """Wait until the whole batch is stored; return the commit of this request."""
-        future = self._waiting[req] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Commit] = asyncio.get_running_loop().create_future()
+        self._waiting[req] = future
         self.arrive()
         return await future
 
@@ -113,17 +114,17 @@ class BulkBatches:
         if store is None or not store.promises(method).bulk:
             given = "it has no store" if store is None else f"{type(store).__qualname__} does not"
             raise ConfigurationError(
-                f"{runtime.name}.bulk(): it needs a store that writes many records in one transaction, and {given}; give "
-                "it a MemoryStore, SQLiteStore or PostgresStore, or a store of your own that promises `bulk`; or make "
-                f"calls of {method}, one by one"
+                f"{runtime.name}.bulk(): it needs a store that writes many records in one transaction, and {given}; "
+                "give it a MemoryStore, SQLiteStore or PostgresStore, or a store of your own that promises `bulk`; or "
+                f"make calls of {method}, one by one"
             )
         stack = runtime.bulk_stack(method, self._gate.write, is_shown=example.is_for_client)
         layers = [] if size == 1 else stack.not_for_bulk
         if layers:
             named = ", ".join(f"{layer.name} ({layer.where})" for layer in layers[:SHOWN_LAYERS])
             raise ConfigurationError(
-                f"{runtime.name}.bulk(): not declared for bulk writes: {named}. If a layer may run for all records of a "
-                "batch before any of them is stored, and for records that then are not stored, write bulk=True, such "
+                f"{runtime.name}.bulk(): not declared for bulk writes: {named}. If a layer may run for all records of "
+                "a batch before any of them is stored, and for records that then are not stored, write bulk=True, such "
                 f"as @before({method!r}, bulk=True); else write each record by itself, with batch=1 (--batch 1)"
             )
         return store, stack

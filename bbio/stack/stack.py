@@ -18,7 +18,15 @@ import attrs
 import msgspec
 from msgspec import UNSET
 
-from bbio.decorators import BULK_KINDS, Marked, check_hidden, check_parameters, check_undecorated, collect, refuse_ephemeral
+from bbio.decorators import (
+    BULK_KINDS,
+    Marked,
+    check_hidden,
+    check_parameters,
+    check_undecorated,
+    collect,
+    refuse_ephemeral,
+)
 from bbio.errors import DefinitionError, EncodingError, Forbidden, StackError, SyncError
 from bbio.model.scalars import place_of
 from bbio.patterns import ChannelPattern

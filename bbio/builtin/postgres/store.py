@@ -802,9 +802,7 @@ class PostgresStore(DocumentStore):
         self._writer_apart.add(change)
         return True
 
-    async def _try(
-        self, changes: list[Change], lock: str, careful: bool, whole: Whole | None = None
-    ) -> list[Change]:
+    async def _try(self, changes: list[Change], lock: str, careful: bool, whole: Whole | None = None) -> list[Change]:
         attempt = 0
         while True:
             attempt += 1
@@ -823,9 +821,7 @@ class PostgresStore(DocumentStore):
         """Return whether another process has just added the same model."""
         return isinstance(err, driver().UniqueViolationError) and err.constraint_name == self.definition.rule
 
-    async def _transact(
-        self, changes: list[Change], lock: str, careful: bool, whole: Whole | None
-    ) -> list[Change]:
+    async def _transact(self, changes: list[Change], lock: str, careful: bool, whole: Whole | None) -> list[Change]:
         batch = Batch(self, changes)
         try:
             async with self._database.connections.one() as connection:

@@ -310,8 +310,9 @@ class Database:
             connection.rollback()
             self._check_place()
             self._begin(connection)
+            store: Any = whole.store
             try:
-                whole.store.apply_whole(connection, whole)
+                store.apply_whole(connection, whole)
             except sqlite3.IntegrityError:
                 self._refuse_one(connection, whole)
                 raise
