@@ -12,6 +12,7 @@ Example:
 
 from bbio.app import App
 from bbio.backend import Backend
+from bbio.bulk import BulkProgress
 from bbio.consumers import GiveUp
 from bbio.decorators import (
     after,
@@ -32,6 +33,7 @@ from bbio.decorators import (
 from bbio.errors import (
     BadRequest,
     BbioError,
+    BulkError,
     Busy,
     ConfigurationError,
     Conflict,
@@ -68,6 +70,8 @@ __all__ = [
     "Backend",
     "BadRequest",
     "BbioError",
+    "BulkError",
+    "BulkProgress",
     "Busy",
     "ConfigurationError",
     "Conflict",

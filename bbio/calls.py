@@ -341,6 +341,15 @@ class Calls(Generic[M]):
         return (await self._ask(method, {} if model is None else model, how)).result
 
     async def _ask(self, method: Method, model: Any, how: Terms) -> Answer:
+        return await self._caller.call(self, self._read(method, model, how), how.timeout)
+
+    def _read(self, method: Method, model: Any, how: Terms) -> ServerRequest:
+        """Return the request of a call.
+
+        Raises:
+            BadRequest: no client could have sent it.
+            EncodingError: it holds what JSON does not have.
+        """
         if how.timeout is not None and not how.timeout > 0:
             raise BadRequest(f"timeout={how.timeout!r}: it must be greater than 0")
         fields = {
@@ -352,8 +361,7 @@ class Calls(Generic[M]):
         }
         text = _written(fields)
         # What a client may send, and no more: so that every client can have it.
-        sync = read_sync(parse(text, MAX_DEPTH)[1:])
-        return await self._caller.call(self, self._request(sync, how, text), how.timeout)
+        return self._request(read_sync(parse(text, MAX_DEPTH)[1:]), how, text)
 
     def _request(self, sync: Sync, how: Terms, text: str) -> ServerRequest:
         place: dict[str, Any] = {

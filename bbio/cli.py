@@ -8,6 +8,8 @@ from bbio import __version__
 from bbio.commands.call import call
 from bbio.commands.consumers import consumers
 from bbio.commands.demo import demo
+from bbio.commands.export import export
+from bbio.commands.import_ import import_
 from bbio.commands.postgres import new_epoch, triggers
 from bbio.commands.schema import schema
 from bbio.commands.serving import run
@@ -22,5 +24,5 @@ def main() -> None:
     """Real-time model sync: serve backends, look at their stacks, look after their database, try the demo."""
 
 
-for command in (run, work, call, shell, consumers, stacks, schema, triggers, new_epoch, demo):
+for command in (run, work, call, shell, import_, export, consumers, stacks, schema, triggers, new_epoch, demo):
     main.add_command(command)

@@ -46,6 +46,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "channel": ("req",),
     "on_connect": ("req",),
 }
+# The kinds that run before a record is stored, and say so where they may for many at once.
+BULK_KINDS = ("before", "use", "handler")
 # The kinds that belong to no sync method.
 EPHEMERAL_KINDS = ("presence", "message")
 # The longest name of a message.
@@ -62,6 +64,7 @@ class Mark:
         thread: whether it runs in a thread.
         may_leave: whether a change may leave a record that it says is not to be seen.
         pattern: the channels that it decides on.
+        bulk: whether it may run for many records before any of them is stored.
     """
 
     kind: str
@@ -69,6 +72,7 @@ class Mark:
     thread: bool = False
     may_leave: bool = False
     pattern: ChannelPattern | None = None
+    bulk: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -133,6 +137,7 @@ _HANDLER_DOC = """Mark a method as a handler of `{method}`: its return value is 
 
 Parameters:
     thread: whether the method, a plain `def`, runs in a thread, because it blocks.
+    bulk: whether it may run for all records of a batch before any of them is stored (docs/import-export.md).
 
 Raises (at class definition):
     DefinitionError: the method asks for something else than `req`, `res` and `next`, or the decorator names methods.
@@ -148,7 +153,7 @@ Example:
 _PHASE_DOC = """{first}
 
 Parameters:
-    methods: the sync methods it applies to; `"write"` stands for all but `read`. Without names it applies to all.{once}
+    methods: the sync methods it applies to; `"write"` stands for all but `read`. Without names it applies to all.{more}
     thread: whether the method, a plain `def`, runs in a thread, because it blocks.
 
 Raises (at class definition):
@@ -160,11 +165,13 @@ Example:
 """
 _ONCE = """
     once: whether it is for an effect, such as an email, which a retry of a write must not cause again."""
+_BULK = """
+    bulk: whether it may run for all records of a batch before any of them is stored (docs/import-export.md)."""
 
 
-def _phase_doc(first: str, parameters: str, example: str, once: str = "") -> str:
+def _phase_doc(first: str, parameters: str, example: str, more: str = "") -> str:
     lines = "".join(f"\n    ...     {line}".rstrip(" ") for line in example.splitlines())
-    return _PHASE_DOC.format(first=first, parameters=parameters, example=lines, once=once)
+    return _PHASE_DOC.format(first=first, parameters=parameters, example=lines, more=more)
 
 
 class _Phase:
@@ -178,19 +185,29 @@ class _Phase:
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *methods: MethodName, thread: bool = False) -> Callable[[F], F]: ...
-    def __call__(self, *args: Any, thread: bool = False, **options: Any) -> Any:
+    def __call__(self, *methods: MethodName, thread: bool = False, bulk: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, thread: bool = False, bulk: bool = False, **options: Any) -> Any:
+        if bulk and self._kind not in BULK_KINDS:
+            raise DefinitionError(f"@{self._kind} takes no 'bulk'; it runs for each record anyway: leave bulk out")
         for option in options:
             only = "only @after takes once=True" if option == "once" else "name sync methods, or say thread=True"
             raise DefinitionError(f"@{self._kind} takes no {option!r}; {only}")
-        return self._mark(self._kind, f"@{self._kind}", args, METHODS, thread)
+        return self._mark(self._kind, f"@{self._kind}", args, METHODS, thread, bulk)
 
-    def _mark(self, kind: str, decorator: str, args: tuple[Any, ...], every: tuple[str, ...], thread: bool) -> Any:
+    def _mark(
+        self,
+        kind: str,
+        decorator: str,
+        args: tuple[Any, ...],
+        every: tuple[str, ...],
+        thread: bool,
+        bulk: bool = False,
+    ) -> Any:
         if args and isinstance(args[0], (list, tuple, set)):
             raise DefinitionError(f"{decorator}: name the sync methods one by one: {decorator}('create', 'update')")
         if len(args) == 1 and not isinstance(args[0], str):
             return leave_mark(args[0], Mark(kind, every, thread), decorator)
-        mark = Mark(kind, check_methods(decorator, args, every), thread)
+        mark = Mark(kind, check_methods(decorator, args, every), thread, bulk=bulk)
         return lambda target: leave_mark(target, mark, decorator)
 
     def __repr__(self) -> str:
@@ -203,7 +220,9 @@ class _After(_Phase):
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *methods: MethodName, once: bool = False, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(
+        self, *methods: MethodName, once: bool = False, thread: bool = False, bulk: bool = False
+    ) -> Callable[[F], F]: ...
     def __call__(self, *args: Any, once: bool = False, thread: bool = False, **options: Any) -> Any:
         if options or not once:
             return super().__call__(*args, thread=thread, **options)
@@ -239,10 +258,10 @@ class _Handler:
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *, thread: bool = False) -> Callable[[F], F]: ...
-    def __call__(self, *args: Any, thread: bool = False) -> Any:
+    def __call__(self, *, thread: bool = False, bulk: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, thread: bool = False, bulk: bool = False) -> Any:
         decorator = f"@{self._method}"
-        mark = Mark("handler", (self._method,), thread)
+        mark = Mark("handler", (self._method,), thread, bulk=bulk)
         if not args:
             return lambda target: leave_mark(target, mark, decorator)
         if len(args) > 1 or isinstance(args[0], str):
@@ -477,6 +496,7 @@ before = _Phase(
 def require_user(self, req):
     if req.user is None:
         raise Forbidden("log in first")""",
+        _BULK,
     ),
 )
 use = _Phase(
@@ -489,6 +509,7 @@ async def report(self, req, next):
     result = await next()
     print(req.method, result["id"])
     return result""",
+        _BULK,
     ),
 )
 after = _After(

@@ -1,8 +1,8 @@
 """Every exception bbio raises or sends.
 
-Two families: errors for the developer (`DefinitionError`, `ConfigurationError`, `StackError`, `EncodingError`), raised
-in Python and never sent to a client, and `SyncError` with its subclasses, which reach the client as
-`{"error": {"name", "message", "code", ...details}}` (docs/protocol.md, "Errors").
+Two families: errors for the developer (`DefinitionError`, `ConfigurationError`, `StackError`, `EncodingError`,
+`BulkError`), raised in Python and never sent to a client, and `SyncError` with its subclasses, which reach the client
+as `{"error": {"name", "message", "code", ...details}}` (docs/protocol.md, "Errors").
 """
 
 from __future__ import annotations
@@ -81,6 +81,39 @@ class EncodingError(BbioError, TypeError):
     def locate(self, place: str) -> None:
         """Say in the text where the value is."""
         self.args = (f"{place} {self.problem}",)
+
+
+class BulkError(BbioError, RuntimeError):
+    """A bulk write has stopped; the text says at which row, and how many rows are stored. Its cause is `error`.
+
+    Parameters:
+        error: why.
+        rows: how many rows are stored, from the first on: all before the batch that failed, and nothing of that.
+        row: the number of the row that is at fault, counted from 1; None if it is not one row.
+
+    Example:
+        >>> err = BulkError(Invalid("the model is not valid", fields={"title": "is required"}), rows=500, row=731)
+        >>> str(err)
+        'row 731: the model is not valid: title is required; rows 1 to 500 are stored'
+        >>> err.fields
+        {'title': 'is required'}
+    """
+
+    def __init__(self, error: Exception, rows: int, row: int | None = None) -> None:
+        self.error = error
+        self.rows = rows
+        self.row = row
+        self.fields: dict[str, str] = getattr(error, "fields", None) or {}
+        wrong = "; ".join(f"{path} {message}".lstrip() for path, message in self.fields.items())
+        where = f"row {row}" if row is not None else "it stopped"
+        why = f"{error}: {wrong}" if wrong else str(error) or type(error).__name__
+        super().__init__(f"{where}: {why}; {self.stored}")
+        self.__cause__ = error
+
+    @property
+    def stored(self) -> str:
+        """Return in words which rows are stored."""
+        return f"rows 1 to {self.rows} are stored" if self.rows else "no row is stored"
 
 
 class SyncError(BbioError):

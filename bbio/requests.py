@@ -249,6 +249,11 @@ class Request(msgspec.Struct, Generic[M], eq=False):
         """Return whether the rules of who may see what hold: a client asks, or the server does for a user."""
         return self.socket is not None
 
+    @property
+    def is_upsert(self) -> bool:
+        """Return whether an update creates the model where there is none, whatever the store says."""
+        return False
+
     def asking(self, method: Method, model: Any) -> Request:
         """Return another request of the same client, or of the same caller for the same user."""
         return Request(method, model, {}, self.backend, self.channel, self.socket)
@@ -407,6 +412,12 @@ class ServerRequest(Request[M], eq=False):
     # Whether it is for no user; and else the user, whatever layers make of `user`.
     _trusted: bool = True
     _acts_for: Any = None
+    # Whether it may create what it updates.
+    _upserts: bool = False
+
+    @property
+    def is_upsert(self) -> bool:
+        return self._upserts
 
     @property
     def origin(self) -> Origin:

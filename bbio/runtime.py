@@ -17,7 +17,7 @@ import attrs
 import msgspec
 
 from bbio.backend import RUNNING, UNFILTERED, Backend, Emitted, check_name, schema_of
-from bbio.calls import Caller, Calls, NoCaller
+from bbio.bulk import BulkCaller, Bulks, NoBulkCaller
 from bbio.consumers import Consume, Consumer
 from bbio.declared import Declared, Publisher
 from bbio.decorators import EPHEMERAL_KINDS
@@ -55,7 +55,7 @@ from bbio.stack.stack import (
     middleware_layers,
 )
 from bbio.stack.threads import Threads
-from bbio.store import NO_PROMISES, Store
+from bbio.store import NO_PROMISES, Promises, Store
 from bbio.streams import BACKEND_WIDE, Commit, Event, channel_stream
 from bbio.typed import as_json, as_record, enter, plain
 from bbio.view import View, public_body
@@ -92,7 +92,7 @@ class BackendPublisher(Publisher, Source, Protocol):
         """Let go of those whose sessions have ended."""
 
 
-class Runtime(Calls[M]):
+class Runtime(Bulks[M]):
     """One backend as it is served: its stacks, its store and log, the operations under way.
 
     Its calls, such as `create` and `query`, are for the server's own code (docs/server-writes.md). `Runtime[Todo]`
@@ -157,7 +157,7 @@ class Runtime(Calls[M]):
         self._spawn = spawn
         self._threads = threads or Threads()
         self._scopes = Scopes()
-        self._caller: Caller = NoCaller()
+        self._caller: BulkCaller = NoBulkCaller()
         self.rules = ChannelRules()
         self.connecting = None
         self.is_scoped = False
@@ -241,9 +241,10 @@ class Runtime(Calls[M]):
         # The last of the `before` layers, when it is known who asks.
         if self.rules:
             where = self.rules.layers[0].where
-            own.append(make_layer("before", "channel", METHODS, self.rules.enter, where=where))
+            own.append(make_layer("before", "channel", METHODS, self.rules.enter, where=where, bulk=True))
         if self.is_scoped:
-            own.append(make_layer("before", "visible", METHODS, self._scopes.enter, where=self._scopes.layers[0].where))
+            where = self._scopes.layers[0].where
+            own.append(make_layer("before", "visible", METHODS, self._scopes.enter, where=where, bulk=True))
         return [layer for group in (*reusable, _by_kind(own)) for layer in group if layer.kind not in BESIDE]
 
     @property
@@ -272,7 +273,7 @@ class Runtime(Calls[M]):
         """The view of who has none of its own."""
         return View.whole() if self.schema is None else View.public(self.schema)
 
-    def open(self, publisher: BackendPublisher, store: Store | None = None, caller: Caller | None = None) -> None:
+    def open(self, publisher: BackendPublisher, store: Store | None = None, caller: BulkCaller | None = None) -> None:
         """Open the store and compile the stacks. Called when the backend is served, and again to begin anew.
 
         Parameters:
@@ -281,7 +282,7 @@ class Runtime(Calls[M]):
             caller: what runs the calls of the server's own code; without it there can be none.
         """
         self.publisher = publisher
-        self._caller = caller or NoCaller()
+        self._caller = caller or NoBulkCaller()
         self.attempts = Attempts(self._plain)
         self._unanswered: set[str] = set()  # sync methods that nothing answers, as the log has said
         opening = store or self.declared
@@ -364,39 +365,52 @@ class Runtime(Calls[M]):
         self.has_live_queries = self.is_scoped or self.backend.live_queries
         self.has_views = self.has_live_queries or View.differs(self.schema)
         layers, schema, store = [self._bound(layer) for layer in self.layers], self.schema, self.store
-        answer = self._answer_unanswered
-        read: Answer = answer
+        read: Answer = self._answer_unanswered
         write: Write | None = None
-        shown = None
         promises = dict.fromkeys(METHODS, NO_PROMISES)
         if store is not None:
             read, write = store.read, store.write
             promises = {method: store.promises(method) for method in METHODS}
-        if schema is not None:
-            shown = partial(_show, schema)
-            if write is not None:
-                write = _plain_write(schema, write)
+        shown = None if schema is None else partial(_show, schema)
         judge = self._scopes.judge if self.is_scoped else None
         if judge is not None:
             read = partial(read_within_scope, read)
         self.stacks = {"read": Stack("read", layers, read, promises=promises["read"], show=shown, judge=judge)}
-        guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
         for method in WRITES:
-            # Whoever makes a model knows it; else a write may be allowed to those who may not read.
-            guarded = method != "create" and any(method not in layer.methods for layer in guards)
-            self.stacks[method] = Stack(
-                method,
-                layers,
-                answer,
-                commit=self._commit,
-                find=self.log.find,
-                attempts=self.attempts,
-                write=write,
-                promises=promises[method],
-                show=shown,
-                may_read=self._may_read if guarded else None,
-                judge=judge,
-            )
+            options: dict[str, Any] = {"commit": self._commit, "find": self.log.find, "promises": promises[method]}
+            self.stacks[method] = self._write_stack(method, layers, write, **options)
+
+    def _write_stack(
+        self, method: str, layers: list[Layer], write: Write | None, *, is_shown: bool = True, **options: Any
+    ) -> Stack:
+        guards = [layer for layer in layers if layer.kind == "before" and "read" in layer.methods]
+        # Whoever makes a model knows it; else a write may be allowed to those who may not read.
+        guarded = method != "create" and any(method not in layer.methods for layer in guards)
+        schema = self.schema
+        if schema is not None and write is not None:
+            write = _plain_write(schema, write)
+        return Stack(
+            method,
+            layers,
+            self._answer_unanswered,
+            attempts=self.attempts,
+            write=write,
+            show=partial(_show, schema) if schema is not None and is_shown else None,
+            may_read=self._may_read if guarded else None,
+            judge=self._scopes.judge if self.is_scoped and is_shown else None,
+            **options,
+        )
+
+    def bulk_stack(self, method: str, write: Write, *, is_shown: bool) -> Stack:
+        """Return the stack of a sync method over another write than the store's; it answers with what that commits.
+
+        Parameters:
+            method: `create`, `update` or `patch`.
+            write: the write.
+            is_shown: whether errors leave only what the user of the request may see.
+        """
+        layers = [self._bound(layer) for layer in self.layers]
+        return self._write_stack(method, layers, write, is_shown=is_shown, promises=Promises(atomic=True))
 
     def _connecting_stack(self) -> Stack | None:
         """The layers of `@on_connect`, and before them those of reusable middleware that say who a client is."""
@@ -702,7 +716,7 @@ def _entry(schema: Schema) -> Layer:
 
     cls = schema.cls
     where = f"{cls.__module__}.{cls.__qualname__}"
-    return make_layer("before", f"model {cls.__name__}", ("create", "update", "patch"), typed, where=where)
+    return make_layer("before", f"model {cls.__name__}", ("create", "update", "patch"), typed, where=where, bulk=True)
 
 
 def _show(schema: Schema, req: Request, res: Response) -> None:

@@ -20,6 +20,6 @@ class CookieParser(Middleware):
         ...         req.state["language"] = req.state["cookies"].get("language", "en")
     """
 
-    @before
+    @before(bulk=True)
     def parse(self, req: Request) -> None:
         req.state["cookies"] = dict(req.cookies)

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import msgspec
 
-from bbio import BadRequest, Busy, Conflict, Request, Store
+from bbio import BadRequest, Busy, Conflict, Request, Store, SyncError
 from bbio.builtin.sql import read_indexes
 from bbio.declared import Publisher
 from bbio.errors import ConfigurationError
@@ -29,7 +29,7 @@ from bbio.protocol import decode, encode
 from bbio.query import Query, QueryLimits
 from bbio.ratelimit import RateLimitedLog
 from bbio.requests import ENDLESS, NOTIFIED_AS, SHORT_LIST, Found, ListSize
-from bbio.store import TOLD_AS, Records
+from bbio.store import TOLD_AS, Checkpoint, Records, RowRefused, Step
 from bbio.streams import PUBLIC, Commit, Event, HistoryLimits, Operation, channel_stream
 from bbio.typed import as_json, view_in, whole_json
 from bbio.view import View, public_body
@@ -146,6 +146,46 @@ class Change(Job, kw_only=True):
     body: bytes = b""
     was: bytes | None = None
     operation: bytes | None = None
+
+
+class Whole(Job, kw_only=True):
+    """Writes that are made together, or not at all.
+
+    Parameters:
+        store: the store they are for.
+        changes: the writes, in order.
+        step: the checkpoint that is kept with them.
+        tells: whether each event is told.
+        made: those of the writes that are made; the others are too large to be made in the same transaction.
+    """
+
+    store: DocumentStore
+    changes: list[Change]
+    step: Step | None = None
+    tells: bool = True
+    made: list[Change] = []
+
+    def keep(self, batch: Batch) -> None:
+        """Keep what a batch came to, which is about to be committed.
+
+        Raises:
+            RowRefused: a write cannot be made.
+        """
+        left = set(map(id, batch.left))
+        self.made = [change for change in self.changes if id(change) not in left]
+        for index, change in enumerate(self.made):
+            if change.error is not None:
+                raise RowRefused(index, change.error)
+
+    @property
+    def checkpoint(self) -> tuple[str, int, Checkpoint] | None:
+        """Return the name of the bulk, how many rows were stored before, and the checkpoint; None without one."""
+        step = self.step
+        return None if step is None else (step.name, step.start, step.after(len(self.made)))
+
+    def end(self) -> None:
+        """Say what came of it, as it is committed."""
+        self.result = [change.result for change in self.made]
 
 
 class Queue:
@@ -453,7 +493,10 @@ class DocumentStore(Store, Log):
 
     async def write(self, req: Request) -> Commit:
         """Apply a write in the next batch: model, event and operation in one transaction."""
-        change = Change(
+        return await self._commit(self._change(req))
+
+    def _change(self, req: Request) -> Change:
+        return Change(
             store=self,
             stream=channel_stream(req.channel),
             method=NOTIFIED_AS[req.method],
@@ -461,7 +504,29 @@ class DocumentStore(Store, Log):
             key=self._target(req),
             operation=digest_of(req.operation),
         )
-        return await self._commit(change)
+
+    async def write_all(self, reqs: Sequence[Request], step: Step | None = None, *, tells: bool = True) -> list[Commit]:
+        """Apply writes in a transaction of their own, all or none."""
+        changes = []
+        for index, req in enumerate(reqs):
+            try:
+                changes.append(self._change(req))
+            except SyncError as err:
+                raise RowRefused(index, err) from None
+        future = self.submit_all(Whole(store=self, changes=changes, step=step, tells=tells))
+        if tells:
+            # Whether or not somebody waits any more: it is committed.
+            future.add_done_callback(self._tell_all)
+        return await asyncio.shield(future)
+
+    def _tell_all(self, future: asyncio.Future[list[Commit]]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            for commit in future.result():
+                self._publish(commit.event, None)
+
+    @abstractmethod
+    def submit_all(self, whole: Whole) -> asyncio.Future[list[Commit]]:
+        """Have writes made in a transaction of their own, after what waits."""
 
     async def append(
         self, stream: str, method: str, model: Any, req: Request | None = None, was: bytes | None = None

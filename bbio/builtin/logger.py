@@ -40,7 +40,7 @@ class Logger(Middleware):
         self._user = user
         self._address = address
 
-    @use
+    @use(bulk=True)
     async def log(self, req: Request, next: Next) -> Any:
         begun = time.perf_counter()
         outcome = "cancelled"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -15,9 +16,20 @@ from bbio.log import MemoryLog
 from bbio.protocol import decode, encode
 from bbio.query.query import QueryLimits, too_many
 from bbio.query.steps import call_each, run_in_turns
-from bbio.requests import SHORT_LIST, Found
-from bbio.store import TOLD_AS, Promises, Records, Scratch, is_as_in
-from bbio.streams import Commit, HistoryLimits, channel_stream
+from bbio.requests import SHORT_LIST, Found, Socket
+from bbio.store import (
+    CHECKPOINT_SECONDS,
+    TOLD_AS,
+    Checkpoint,
+    Promises,
+    Records,
+    RowRefused,
+    Scratch,
+    Step,
+    gone_on,
+    is_as_in,
+)
+from bbio.streams import Commit, Event, HistoryLimits, channel_stream
 from bbio.typed import as_json
 from bbio.view import public_body
 from bbio.was import was_of
@@ -55,6 +67,8 @@ class MemoryStore(Store, MemoryLog):
     _ids: Iterator[str | int]
     _rev: int
     _channels: dict[str | None, Models]
+    # Of bulks, with the time.
+    _checkpoints: dict[str, tuple[Checkpoint, float]]
 
     def __init__(
         self,
@@ -87,6 +101,7 @@ class MemoryStore(Store, MemoryLog):
         opened._ids = random_ids() if self.ids is None else given_ids(self.ids)
         opened._rev = 0
         opened._channels = {}
+        opened._checkpoints = {}
         for given in self._initial:
             model = as_json(opened.schema, given)
             opened._rev += 1
@@ -96,8 +111,8 @@ class MemoryStore(Store, MemoryLog):
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on; a class derived from this one may wait."""
         is_own = type(self) is MemoryStore
-        scoped = is_as_in(MemoryStore, self)
-        return Promises(atomic=self.atomic, immediate=is_own, passes_on=is_own, was=True, scoped=scoped)
+        is_same = is_as_in(MemoryStore, self)
+        return Promises(self.atomic, immediate=is_own, passes_on=is_own, was=True, scoped=is_same, bulk=is_same)
 
     def _models(self, channel: str | None) -> Models:
         key = channel if self._per_channel else None
@@ -167,6 +182,71 @@ class MemoryStore(Store, MemoryLog):
             was = was_of(before and decode(before[1]), after, body, before and before[0])
         return self.record(channel_stream(req.channel), told, record, body, req, operation, rev, was)
 
+    async def write_all(self, reqs: Sequence[Request], step: Step | None = None, *, tells: bool = True) -> list[Commit]:
+        """Apply writes, all or none. Nothing waits in between, so that nobody sees a part of it."""
+        if step is not None:
+            self._check_step(step)
+        drawn = await self._try(reqs)
+        ids, publish = self._ids, self._publish
+        # The ids that were drawn when it was tried; a given function need not give them twice.
+        self._ids = iter(drawn)
+        if not tells:
+            self._publish = _tell_nobody
+        try:
+            commits = [await self.write(req) for req in reqs]
+        finally:
+            self._ids, self._publish = ids, publish
+        if step is not None:
+            self._checkpoints[step.name] = (step.after(len(reqs)), time.monotonic())
+        return commits
+
+    async def _try(self, reqs: Sequence[Request]) -> list[Any]:
+        """Return the ids that writes draw, where all of them can be applied; nothing is changed.
+
+        Raises:
+            RowRefused: one cannot.
+        """
+        drawn: list[Any] = []
+        undo: list[tuple[Models, Any, Any]] = []
+        ids, rev = self._ids, self._rev
+        self._ids = (drawn.append(id) or id for id in ids)  # type: ignore[func-returns-value]
+        try:
+            for index, req in enumerate(reqs):
+                try:
+                    record = await getattr(self, req.method)(req)
+                    body = encode(record)
+                except Exception as err:
+                    raise RowRefused(index, err) from None
+                models, key = self._models(req.channel), record[self.id_attribute]
+                undo.append((models, key, models.get(key)))
+                rev += 1
+                models[key] = (rev, body)
+        finally:
+            self._ids = ids
+            for models, key, before in reversed(undo):
+                if before is None:
+                    del models[key]
+                else:
+                    models[key] = before
+        return drawn
+
+    def _check_step(self, step: Step) -> None:
+        checkpoint, _ = self._checkpoints.get(step.name, (None, 0.0))
+        if (step.start, False) != ((0, False) if checkpoint is None else (checkpoint.rows, checkpoint.is_done)):
+            raise gone_on(step.name)
+
+    async def checkpoint(self, name: str) -> Checkpoint | None:
+        return self._checkpoints.get(name, (None, 0.0))[0]
+
+    async def set_checkpoint(self, name: str, checkpoint: Checkpoint | None) -> None:
+        now, checkpoints = time.monotonic(), self._checkpoints
+        checkpoints.pop(name, None)
+        if checkpoint is not None:
+            checkpoints[name] = (checkpoint, now)
+        for each, (kept, at) in list(checkpoints.items()):
+            if kept.is_done and at < now - CHECKPOINT_SECONDS:
+                del checkpoints[each]
+
     async def create(self, req: Request) -> dict[str, Any]:
         records, key = self._records, req.model.get(self.id_attribute)
         records.check(req, None if key is None else self._key(req.model))
@@ -196,3 +276,7 @@ class MemoryStore(Store, MemoryLog):
         if key is not None and (not isinstance(key, (str, int)) or isinstance(key, bool)):
             raise BadRequest(f"{self.id_attribute!r} must be a string or a whole number")
         return key
+
+
+def _tell_nobody(event: Event, origin: Socket | None) -> None:
+    """Leave an event to whoever says later that there were some."""

@@ -125,7 +125,7 @@ class RateLimit(Middleware):
         self._buckets = Buckets(count, UNITS[match[2]], burst or count)
 
     # Not `before`: those layers run for a listen too, and whenever permissions are looked at.
-    @use
+    @use(bulk=True)
     async def count(self, req: Request, next: Next) -> Any:
         if req.method in self.methods:
             key = self._key(req)

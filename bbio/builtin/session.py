@@ -86,7 +86,7 @@ class Session(Middleware):
         if self._short:
             logger.warning("the secret of Session is short enough to be guessed; %s", MAKE_ONE)
 
-    @before
+    @before(bulk=True)
     def identify(self, req: Request) -> None:
         socket = req.socket
         if socket is None:  # a call of the server, for a user or for itself

@@ -7,7 +7,7 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 from bbio.calls import Answer
@@ -16,6 +16,7 @@ from bbio.protocol import decode, encode
 from bbio.registry import Registry
 from bbio.requests import ListSize, Request, ServerRequest
 from bbio.runtime import Runtime
+from bbio.server.bulk import BulkBatches
 from bbio.server.limits import Limits
 from bbio.server.memory import Address, Addresses, ListRoom
 from bbio.stack.stack import Run
@@ -210,20 +211,58 @@ class ServerCalls:
     async def _call(self, runtime: Runtime, req: ServerRequest, timeout: float | None) -> Answer:
         self._running_loop(f"{runtime.name}.{req.method}")  # it may have stopped on the way here
         runtime.check_reach(req.method)
+        room = req.room = CallRoom(self._limits, self._address, is_nested=bool(OUTER_CALLS.get()))
+        try:
+            async with self._turn((runtime, req.method, req.operation), timeout):
+                return await self._run(runtime, req)
+        finally:
+            room.leave(req)
+
+    @asynccontextmanager
+    async def _turn(self, link: Link, timeout: float | None) -> AsyncIterator[None]:
+        """Enter the turn of a call, and leave it when its time is over."""
         outer: tuple[Link, ...] = OUTER_CALLS.get()
-        link = (runtime, req.method, req.operation)
         self._check_depth((*outer, link))
-        room = req.room = CallRoom(self._limits, self._address, is_nested=bool(outer))
         token = OUTER_CALLS.set((*outer, link))
         try:
             async with self._deadline(self._limits.deadline if timeout is None else timeout):
                 if outer:
-                    return await self._run(runtime, req)  # it must not wait for those that it is within
-                async with self._turns:
-                    return await self._run(runtime, req)
+                    yield  # it must not wait for those that it is within
+                else:
+                    async with self._turns:
+                        yield
         finally:
             OUTER_CALLS.reset(token)
-            room.leave(req)
+
+    @asynccontextmanager
+    async def batches(
+        self, runtime: Runtime, req: ServerRequest, size: int, timeout: float | None
+    ) -> AsyncIterator[BulkBatches]:
+        """Begin a bulk write.
+
+        Parameters:
+            runtime: the backend.
+            req: a request like those that follow.
+            size: how many records a batch has at most.
+            timeout: seconds that a batch may take; `Limits.deadline` if None.
+
+        Raises:
+            ConfigurationError: the application does not run, or runs in another event loop, or the stack is not for
+                bulk writes.
+        """
+        name = f"{runtime.name}.bulk"
+        self.check_loop(name)
+        runtime.check_reach(req.method)
+
+        def turn() -> AbstractAsyncContextManager[None]:
+            self._running_loop(name)  # it may have stopped
+            return self._turn((runtime, req.method, None), timeout)
+
+        batches = BulkBatches(runtime, req, size, turn, self._unexpected, self._limits.bulk_events)
+        try:
+            yield batches
+        finally:
+            batches.close()
 
     def _check_depth(self, links: tuple[Link, ...]) -> None:
         shown = " > ".join(f"{runtime.name}.{method}" for runtime, method, _ in links[-SHOWN_CALLS:])

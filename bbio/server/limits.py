@@ -48,6 +48,8 @@ class Limits:
         threads: threads for layers that say `thread=True`.
         calls: calls of the server's own code that run at once, in all backends; more wait for their turn.
         call_depth: calls that may be within each other, as where a layer makes another call.
+        bulk_events: records of one bulk write that listeners are told one by one; where there are more, they are told
+            once, at its end, to read everything again.
         members: members of one channel; who would be one more is answered `Busy`.
         state: bytes of a member's state, as JSON.
         changes_per_second: changes of one socket's state in a channel that are told in a second, of which the latest
@@ -90,6 +92,7 @@ class Limits:
     threads: int = attrs.field(default=MAX_THREADS, validator=_positive)
     calls: int = attrs.field(default=256, validator=_positive)
     call_depth: int = attrs.field(default=16, validator=_positive)
+    bulk_events: int = attrs.field(default=1_000, validator=_positive)
     members: int = attrs.field(default=2_000, validator=_positive)
     state: int = attrs.field(default=1_024, validator=_positive)
     changes_per_second: int = attrs.field(default=10, validator=_positive)

@@ -18,7 +18,15 @@ import attrs
 import msgspec
 from msgspec import UNSET
 
-from bbio.decorators import Marked, check_hidden, check_parameters, check_undecorated, collect, refuse_ephemeral
+from bbio.decorators import (
+    BULK_KINDS,
+    Marked,
+    check_hidden,
+    check_parameters,
+    check_undecorated,
+    collect,
+    refuse_ephemeral,
+)
 from bbio.errors import DefinitionError, EncodingError, Forbidden, StackError, SyncError
 from bbio.model.scalars import place_of
 from bbio.patterns import ChannelPattern
@@ -126,6 +134,7 @@ class Layer:
         call: called with the arguments of its kind, in their order; for a rule of channels, then those of its parts.
         function: what it was made from.
         pattern: the channels that it is a rule for.
+        bulk: whether it may run for many records before any of them is stored.
     """
 
     kind: str
@@ -139,6 +148,7 @@ class Layer:
     in_thread: bool = False
     may_leave: bool = False
     pattern: ChannelPattern | None = None
+    bulk: bool = False
 
 
 def location(function: Callable[..., Any]) -> str:
@@ -157,6 +167,7 @@ def make_layer(
     in_thread: bool = False,
     may_leave: bool = False,
     pattern: ChannelPattern | None = None,
+    bulk: bool = False,
 ) -> Layer:
     """A layer from a bound method or a plain function, its parameters matched by name."""
     parts = () if pattern is None else pattern.names
@@ -170,7 +181,10 @@ def make_layer(
         passed = ", ".join(f"{n}={n}" for n in names)
         call = eval(f"lambda {', '.join(arguments)}: function({passed})", {"function": function})
     is_async = inspect.iscoroutinefunction(function)
-    return Layer(kind, name, where, methods, call, function, is_async, "next" in names, in_thread, may_leave, pattern)
+    takes_next = "next" in names
+    return Layer(
+        kind, name, where, methods, call, function, is_async, takes_next, in_thread, may_leave, pattern, bulk=bulk
+    )
 
 
 def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
@@ -185,6 +199,7 @@ def layers_of(owner: Any, marked: Iterable[Marked]) -> list[Layer]:
             in_thread=mark.thread,
             may_leave=mark.may_leave,
             pattern=mark.pattern,
+            bulk=mark.bulk,
         )
         for entry in marked
         for mark in entry.marks
@@ -513,6 +528,11 @@ class Stack:
     def has_handler(self) -> bool:
         """Return whether a handler answers, or hands over on purpose to the layers below."""
         return any(layer.kind == "handler" for layer in self.layers)
+
+    @property
+    def not_for_bulk(self) -> list[Layer]:
+        """Return the layers that must not run for many records before any of them is stored."""
+        return [layer for layer in self.layers if layer.kind in BULK_KINDS and not layer.bulk]
 
     @property
     def may_answer(self) -> bool:

@@ -93,7 +93,7 @@ class Records:
         if method == "create":
             record = {**model, self._id_attribute: key}
         elif current is None:
-            if not self._upsert or method == "delete":
+            if not (self._upsert or req.is_upsert) or method == "delete":
                 raise self.unknown(key)
             record = self.merged(req, None)
         else:

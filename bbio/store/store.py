@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from bbio.errors import BadRequest, ConfigurationError, DefinitionError
 from bbio.log import Log, MemoryLog
 from bbio.query import Query, QueryLimits
 from bbio.requests import METHODS, NOTIFIED_AS, Request
+from bbio.store.bulk import Checkpoint, Step
 from bbio.store.records import Records
 from bbio.streams import Commit, HistoryLimits, channel_stream
 from bbio.view import View
@@ -73,6 +74,7 @@ class Promises:
         was: whether the event of a write says how the record was, where its log `keeps_was`.
         scoped: whether it keeps to `Request.scope`: a read finds what is in it alone, a write changes nothing else and
             calls `check_written` with the record before and after it, before anything is kept.
+        bulk: whether `write_all` stores many records in one transaction, and checkpoints with them.
 
     Example:
         >>> Promises(atomic=True).immediate
@@ -84,12 +86,13 @@ class Promises:
     passes_on: bool = False
     was: bool = False
     scoped: bool = False
+    bulk: bool = False
 
 
 NO_PROMISES = Promises()
 
 # The methods that decide what is read and written.
-DECISIVE = (*METHODS, "write", "query", "look_up", "select")
+DECISIVE = (*METHODS, "write", "write_all", "query", "look_up", "select")
 
 
 def is_as_in(cls: type[Store], store: Store) -> bool:
@@ -324,3 +327,38 @@ class Store(Declared):
             return earlier
         record = await getattr(self, req.method)(req)
         return await log.append(channel_stream(req.channel), NOTIFIED_AS[req.method], record, req)
+
+    async def write_all(self, reqs: Sequence[Request], step: Step | None = None, *, tells: bool = True) -> list[Commit]:
+        """Apply writes and log them in one transaction: all of them, or none. For stores that promise `bulk`.
+
+        Parameters:
+            reqs: the writes, in order; one at least.
+            step: the checkpoint that is kept in the transaction; None where none is.
+            tells: whether each event is published; else somebody says later that there was something.
+
+        Returns: the commits of the writes, in order. Where they come to more than one transaction may hold, they are
+            those of the first of them, and the others are to be given again.
+
+        Raises:
+            RowRefused: one of them cannot be applied.
+            SyncError: the store cannot be used at the moment.
+            Conflict: the bulk has gone on elsewhere.
+        """
+        raise self._missing(reqs[0])
+
+    async def checkpoint(self, name: str) -> Checkpoint | None:
+        """Return how far a bulk has come; None if nothing is known of it.
+
+        Parameters:
+            name: the name of the bulk.
+        """
+        raise NotImplementedError
+
+    async def set_checkpoint(self, name: str, checkpoint: Checkpoint | None) -> None:
+        """Keep how far a bulk has come, or forget it. Those that have been done for long are forgotten too.
+
+        Parameters:
+            name: the name of the bulk.
+            checkpoint: the checkpoint; None to forget it.
+        """
+        raise NotImplementedError

@@ -119,6 +119,26 @@ UP_TO = """
 """
 FIND_STAMP = "SELECT stamp FROM bbio_log WHERE stream = $1 AND position = $2"
 
+# How far bulks have come
+
+FIND_BULK = "SELECT stored, digest, done FROM bbio_bulks WHERE backend = $1 AND name = $2"
+# A transaction that has written to the same row is waited for.
+BEGIN_BULK = """
+    INSERT INTO bbio_bulks (backend, name, stored, digest, at, done) VALUES ($1, $2, $3, $4, $5, false)
+    ON CONFLICT DO NOTHING RETURNING true
+"""
+ADVANCE = """
+    UPDATE bbio_bulks SET stored = $3, digest = $4, at = $5
+    WHERE backend = $1 AND name = $2 AND stored = $6 AND NOT done RETURNING true
+"""
+KEEP_BULK = """
+    INSERT INTO bbio_bulks (backend, name, stored, digest, at, done) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (backend, name) DO UPDATE SET stored = excluded.stored, digest = excluded.digest, at = excluded.at,
+        done = excluded.done
+"""
+FORGET_BULK = "DELETE FROM bbio_bulks WHERE backend = $1 AND name = $2"
+FORGET_BULKS = "DELETE FROM bbio_bulks WHERE done AND at < $1"
+
 # Reads of streams
 
 TOPS = """

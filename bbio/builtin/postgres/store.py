@@ -35,6 +35,7 @@ from bbio.builtin.documents import (
     Key,
     Queue,
     Selected,
+    Whole,
     Write,
     bytes_of,
     event_of,
@@ -65,18 +66,24 @@ from bbio.builtin.postgres.queries import queries_of
 from bbio.builtin.postgres.scratch import copy_table, schema
 from bbio.builtin.postgres.statements import (
     ADD_STREAMS,
+    ADVANCE,
     ALL_TOPS,
     BACKEND,
+    BEGIN_BULK,
     CATCH_UP_REVISIONS,
     CLAIM_TIDYING,
     COLLECT,
+    FIND_BULK,
     FIND_LASTING_OPERATIONS,
     FIND_OPERATIONS,
     FIND_REVISIONS,
     FIND_STAMP,
+    FORGET_BULK,
+    FORGET_BULKS,
     FORGET_OPERATIONS,
     FORGET_STREAMS,
     INDEXES,
+    KEEP_BULK,
     LOGGING,
     NEEDED,
     NEWEST_OPERATION,
@@ -117,7 +124,7 @@ from bbio.query import Query
 from bbio.query.steps import call_each, run_in_turns
 from bbio.requests import ENDLESS, SHORT_LIST, ListSize
 from bbio.settings import Settings
-from bbio.store import Promises, Scratch, is_as_in
+from bbio.store import CHECKPOINT_SECONDS, Checkpoint, Promises, RowRefused, Scratch, gone_on, is_as_in
 from bbio.streams import Commit, Event, Position
 from bbio.typed import given_in, unset_in
 from bbio.weight import decoded_bytes
@@ -410,7 +417,7 @@ class PostgresStore(DocumentStore):
             ConfigurationError: the database or the table cannot be used; the text says how to mend it.
         """
         self._suspects = Suspects()
-        self._writer = Worker(self._write, self._set_apart)
+        self._writer = Worker(self._work, self._set_apart)
         self._writer_apart = Worker(partial(self._write, careful=True), share=SHARE_OF_SUSPECTS)
         self._reader = Worker(self._look_up)
         self._untidy = 0
@@ -722,6 +729,39 @@ class PostgresStore(DocumentStore):
         """Have a change made in the next batch."""
         return self._writer.submit(change)
 
+    def submit_all(self, whole: Whole) -> asyncio.Future[list[Commit]]:
+        """Have writes made in a transaction of their own, after what waits."""
+        return self._writer.submit(whole)
+
+    async def _work(self, jobs: list[Any]) -> list[Change]:
+        """Do what has come together, and return what is left for another transaction."""
+        changes = [job for job in jobs if not isinstance(job, Whole)]
+        left = await self._write(changes) if changes else []
+        for job in jobs:
+            if isinstance(job, Whole):
+                await self._write_whole(job)
+        return left
+
+    async def _write_whole(self, whole: Whole, lock: str = LOCK_ROWS, careful: bool = False) -> None:
+        """Make writes in a transaction of their own: all of them, or none."""
+        try:
+            await self._draw(whole.changes)
+            await self._try(whole.changes, lock, careful, whole)
+        except Exception as err:
+            if is_refused(err) and not careful:
+                await self._write_whole(whole, lock, careful=True)  # which finds the one
+            elif is_slow(err) and lock == LOCK_ROWS:
+                await self._write_whole(whole, LOCK_ROWS + " SKIP LOCKED", careful)
+            else:
+                whole.error = self._database.error(err, self.table)
+        else:
+            doubt = next((change.error for change in whole.made if change.error), None)
+            if doubt is None:
+                whole.end()
+            else:
+                # Who goes on after a checkpoint finds out.
+                whole.error = doubt if whole.step is None else Unavailable(retry_after=1.0)
+
     async def _write(self, changes: list[Change], lock: str = LOCK_ROWS, careful: bool = False) -> list[Change]:
         """Make changes in one transaction; those that PostgreSQL refuses, without the others.
 
@@ -769,19 +809,19 @@ class PostgresStore(DocumentStore):
         beside = ("channel", *table.revised, *(("body",) if table.is_document else ()))
         return self.shown(names, req, beside)
 
-    def _set_apart(self, change: Change) -> bool:
+    def _set_apart(self, change: Change | Whole) -> bool:
         """Return whether a write was handed over, to be made apart from others."""
-        if not self._suspects.take(change):
+        if isinstance(change, Whole) or not self._suspects.take(change):
             return False
         self._writer_apart.add(change)
         return True
 
-    async def _try(self, changes: list[Change], lock: str, careful: bool) -> list[Change]:
+    async def _try(self, changes: list[Change], lock: str, careful: bool, whole: Whole | None = None) -> list[Change]:
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._transact(changes, lock, careful)
+                return await self._transact(changes, lock, careful, whole)
             except Exception as err:
                 again = is_in_the_way(err) or self._appeared(err) or (is_lost(err) and attempt == 1)
                 cause = err.__cause__ if isinstance(err, Aborted) else err
@@ -795,7 +835,7 @@ class PostgresStore(DocumentStore):
         """Return whether another process has just added the same model."""
         return isinstance(err, driver().UniqueViolationError) and err.constraint_name == self.definition.rule
 
-    async def _transact(self, changes: list[Change], lock: str, careful: bool) -> list[Change]:
+    async def _transact(self, changes: list[Change], lock: str, careful: bool, whole: Whole | None) -> list[Change]:
         batch = Batch(self, changes)
         try:
             async with self._database.connections.one() as connection:
@@ -804,6 +844,8 @@ class PostgresStore(DocumentStore):
                 rev = batch.rev
                 while writes := batch.turn():
                     await self._make(connection, batch, writes, careful)
+                if whole is not None:
+                    await self._keep_whole(connection, batch, whole)
                 if all(change.error for change in batch.changes):
                     await connection.execute("ROLLBACK")
                     return batch.left
@@ -822,11 +864,42 @@ class PostgresStore(DocumentStore):
         except InDoubt:
             events = await self._settle_outcome(batch)
         # Not before it is certain, and not in the transaction, where all writers of the server would wait for it.
-        for event in events:
+        for event in events if whole is None or whole.tells else ():
             self._broker.tell(event)
         if self._outgrown(streams.values()):
             await self.tidy()
         return batch.left
+
+    async def _keep_whole(self, connection: Any, batch: Batch, whole: Whole) -> None:
+        """Keep how far a bulk has come with a batch, if all of that can be made.
+
+        Raises:
+            RowRefused: a write cannot be made.
+            Conflict: the bulk has gone on elsewhere.
+        """
+        try:
+            whole.keep(batch)
+            if whole.checkpoint is not None:
+                name, start, checkpoint = whole.checkpoint
+                values = (self.backend_id, name, checkpoint.rows, checkpoint.digest, now())
+                moved = (ADVANCE, *values, start) if start else (BEGIN_BULK, *values)
+                if not await connection.fetch(*moved):
+                    raise gone_on(name)
+        except (RowRefused, Conflict):
+            await connection.execute("ROLLBACK")
+            raise
+
+    async def checkpoint(self, name: str) -> Checkpoint | None:
+        rows = await self._database.ask(FIND_BULK, self.backend_id, name)
+        return Checkpoint(*rows[0]) if rows else None
+
+    async def set_checkpoint(self, name: str, checkpoint: Checkpoint | None) -> None:
+        await self._database.ask(FORGET_BULKS, now() - CHECKPOINT_SECONDS)
+        if checkpoint is None:
+            await self._database.ask(FORGET_BULK, self.backend_id, name)
+        else:
+            values = (checkpoint.rows, checkpoint.digest, now(), checkpoint.is_done)
+            await self._database.ask(KEEP_BULK, self.backend_id, name, *values)
 
     async def _keep_revisions(self, connection: Any, batch: Batch) -> None:
         """Keep the revisions of what a batch has changed beside the table."""
@@ -1196,8 +1269,9 @@ class PostgresStore(DocumentStore):
 
     def promises(self, method: str) -> Promises:
         """Return what a backend may rely on."""
-        scoped = is_as_in(PostgresStore, self)
-        return Promises(atomic=self.atomic, passes_on=type(self) is PostgresStore, was=True, scoped=scoped)
+        is_same = is_as_in(PostgresStore, self)
+        passes_on = type(self) is PostgresStore
+        return Promises(atomic=self.atomic, passes_on=passes_on, was=True, scoped=is_same, bulk=is_same)
 
     async def select(
         self,

@@ -394,6 +394,12 @@ MIGRATIONS = (
     """,
     # How far consumers are, and what they could not handle.
     "; ".join(TABLES_OF_LEDGERS).replace("{serial}", "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
+    # How far bulks have come.
+    """
+    CREATE TABLE bbio_bulks (
+        backend integer NOT NULL, name text COLLATE "C" NOT NULL, stored bigint NOT NULL, digest bytea NOT NULL,
+        done boolean NOT NULL, at double precision NOT NULL, PRIMARY KEY (backend, name));
+    """,
 )
 
 # What a database is: where it was restored to another place, or went on from an earlier time, this differs.

@@ -137,7 +137,7 @@ class CookieSessions(Middleware):
 
     # Requests
 
-    @before
+    @before(bulk=True)
     def identify(self, req: Request) -> Any:
         """Set `req.session` and `req.user`."""
         socket = req.socket

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bbio import Unavailable, UnknownOutcome
-from bbio.builtin.documents import MAX_BATCH_BYTES, Job, logger, not_made, refusals
+from bbio.builtin.documents import MAX_BATCH_BYTES, Job, Whole, logger, not_made, refusals
 from bbio.builtin.ledger import TABLES as TABLES_OF_LEDGERS
 from bbio.builtin.sqlite.control import SQLiteControl
 from bbio.builtin.sqlite.threads import Call, Lister, Worker
 from bbio.errors import ConfigurationError
+from bbio.store import RowRefused
 
 if TYPE_CHECKING:
     from bbio.builtin.sqlite.store import SQLiteStore
@@ -78,6 +79,11 @@ MIGRATIONS = (
     ),
     # How far consumers are, and what they could not handle.
     tuple(table.replace("{serial}", "INTEGER PRIMARY KEY AUTOINCREMENT") for table in TABLES_OF_LEDGERS),
+    # How far bulks have come.
+    (
+        "CREATE TABLE bbio_bulks (backend INTEGER NOT NULL, name TEXT NOT NULL, stored INTEGER NOT NULL,"
+        " digest BLOB NOT NULL, done INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (backend, name))",
+    ),
 )
 
 # How tables and their indexes were made, tables first.
@@ -302,12 +308,63 @@ class Database:
     def _write(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Any]:
         """Do what has come together, and return what is left for the next batch."""
         changes: list[Any] = []
+        wholes: list[Whole] = []
         for job in jobs:
             if isinstance(job, Call):
                 self._read(connection, [job])
+            elif isinstance(job, Whole):
+                wholes.append(job)
             else:
                 changes.append(job)
-        return self._commit(connection, changes) if changes else []
+        left = self._commit(connection, changes) if changes else []
+        for whole in wholes:
+            self._commit_whole(connection, whole)
+        return left
+
+    def _commit_whole(self, connection: sqlite3.Connection, whole: Whole) -> None:
+        """Make writes in a transaction of their own: all of them, or none."""
+        committing = False
+        try:
+            connection.rollback()
+            self._check_place()
+            self._begin(connection)
+            store: Any = whole.store
+            try:
+                store.apply_whole(connection, whole)
+            except sqlite3.IntegrityError:
+                self._refuse_one(connection, whole)
+                raise
+            committing = True
+            connection.execute("COMMIT")
+            self._check_place()
+            whole.end()
+        except Exception as err:
+            self._forget()
+            doubtful = committing and whole.step is None and _code(err) not in SAFE_FAILURES
+            whole.error = UnknownOutcome() if doubtful else self._error(err)
+            with suppress(sqlite3.Error):
+                connection.rollback()
+        else:
+            self._works()
+
+    def _refuse_one(self, connection: sqlite3.Connection, whole: Whole) -> None:
+        """Find the write that breaks a rule of its table, and undo all.
+
+        Raises:
+            RowRefused: it is found.
+        """
+        connection.execute("ROLLBACK")
+        self._forget()
+        self._begin(connection)
+        for index, change in enumerate(whole.changes):
+            self._apply_alone(connection, change)
+            if change.error is not None:
+                raise RowRefused(index, change.error)
+
+    def _works(self) -> None:
+        if self._failing:
+            self._failing = False
+            logger.warning("%s works again", self.path)
 
     def _commit(self, connection: sqlite3.Connection, changes: list[Any]) -> list[Any]:
         """Make changes in one transaction, and return those that are left for the next."""
@@ -343,9 +400,7 @@ class Database:
             with suppress(sqlite3.Error):
                 connection.rollback()
         else:
-            if self._failing:
-                self._failing = False
-                logger.warning("%s works again", self.path)
+            self._works()
         return left
 
     def _begin(self, connection: sqlite3.Connection) -> None:

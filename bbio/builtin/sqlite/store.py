@@ -28,12 +28,14 @@ from bbio.builtin.documents import (
     Key,
     Outcome,
     Selected,
+    Whole,
     broken_rule,
     bytes_of,
     event_of,
     event_row,
     found_of,
     not_made,
+    now,
     record_text,
 )
 from bbio.builtin.ids import Ids, given_ids, neighbouring_ids
@@ -45,7 +47,7 @@ from bbio.errors import ConfigurationError, Conflict
 from bbio.protocol import decode, encode
 from bbio.query import Query
 from bbio.requests import ENDLESS, SHORT_LIST, ListSize, Request
-from bbio.store import Promises, Scratch, is_as_in
+from bbio.store import CHECKPOINT_SECONDS, Checkpoint, Promises, Scratch, gone_on, is_as_in
 from bbio.streams import Commit, Event, Position
 from bbio.weight import decoded_bytes
 
@@ -68,6 +70,14 @@ UNION ALL SELECT name, epoch, top, stamp FROM bbio_streams WHERE backend = :back
 
 RECHECKS = "SELECT rechecks FROM bbio_backends WHERE id = ?"
 RECHECK = "UPDATE bbio_backends SET rechecks = rechecks + 1 WHERE id = ?"
+
+# How far a bulk has come.
+FIND_BULK = "SELECT stored, digest, done FROM bbio_bulks WHERE backend = ? AND name = ?"
+BEGIN_BULK = "INSERT OR IGNORE INTO bbio_bulks (stored, digest, at, backend, name, done) VALUES (?, ?, ?, ?, ?, 0)"
+KEEP_BULK = "INSERT OR REPLACE INTO bbio_bulks (stored, digest, at, backend, name, done) VALUES (?, ?, ?, ?, ?, ?)"
+ADVANCE = (
+    "UPDATE bbio_bulks SET stored = ?, digest = ?, at = ? WHERE backend = ? AND name = ? AND stored = ? AND NOT done"
+)
 
 MISSED = """
 WITH RECURSIVE missed (id, previous, position, method, body, rev, op, at, stamp) AS (
@@ -239,6 +249,7 @@ class SQLiteStore(DocumentStore):
             passes_on=type(self) is SQLiteStore,
             was=True,
             scoped=is_as_in(SQLiteStore, self),
+            bulk=is_as_in(SQLiteStore, self),
         )
 
     async def start(self) -> None:
@@ -331,6 +342,47 @@ class SQLiteStore(DocumentStore):
     def submit(self, change: Change) -> asyncio.Future[Commit]:
         """Have a change made in the next batch."""
         return self._database.writer.submit(change)
+
+    def submit_all(self, whole: Whole) -> asyncio.Future[list[Commit]]:
+        """Have writes made in a transaction of their own, after what waits."""
+        return self._database.writer.submit(whole)
+
+    def apply_whole(self, connection: sqlite3.Connection, whole: Whole) -> None:
+        """Make writes, all or none, in the transaction that is open.
+
+        Raises:
+            RowRefused: one of them cannot be made.
+            Conflict: the bulk has gone on elsewhere.
+        """
+        batch = Batch(self, whole.changes)
+        last = self._load(connection, batch)
+        batch.apply()
+        whole.keep(batch)
+        self._save(connection, batch, last)
+        if whole.checkpoint is not None:
+            name, start, checkpoint = whole.checkpoint
+            values = (checkpoint.rows, checkpoint.digest, now(), self._backend_id, name)
+            moved = connection.execute(ADVANCE, (*values, start)) if start else connection.execute(BEGIN_BULK, values)
+            if moved.rowcount != 1:
+                raise gone_on(name)
+
+    async def checkpoint(self, name: str) -> Checkpoint | None:
+        def look(connection: sqlite3.Connection) -> Any:
+            return connection.execute(FIND_BULK, (self._backend_id, name)).fetchone()
+
+        row = await self._database.reader.call(look)
+        return None if row is None else Checkpoint(row[0], row[1], bool(row[2]))
+
+    async def set_checkpoint(self, name: str, checkpoint: Checkpoint | None) -> None:
+        def keep(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM bbio_bulks WHERE done AND at < ?", (now() - CHECKPOINT_SECONDS,))
+            if checkpoint is None:
+                connection.execute("DELETE FROM bbio_bulks WHERE backend = ? AND name = ?", (self._backend_id, name))
+            else:
+                values = (checkpoint.rows, checkpoint.digest, now(), self._backend_id, name, checkpoint.is_done)
+                connection.execute(KEEP_BULK, values)
+
+        await self._database.writer.call(keep)
 
     def apply(self, connection: sqlite3.Connection, changes: list[Change]) -> list[Change]:
         """Make changes in the transaction that is open; those that are left for another come back."""

@@ -94,7 +94,7 @@ class Token(Middleware):
         elif self._signed is not None and isinstance(self._signed.keys, FetchedKeys):
             await self._signed.keys.close()
 
-    @before
+    @before(bulk=True)
     def identify(self, req: Request) -> Any:
         """Set `req.user`."""
         socket = req.socket
