@@ -184,15 +184,24 @@ class Cases:
     claims: ClassVar[frozenset[str]] = CLAIMS
     folder: Path
 
+    _left_out: ClassVar[dict[str, Any]] = {}
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         unknown = ", ".join(sorted(cls.claims - CLAIMS))
         if unknown:
             raise TypeError(f"{cls.__name__} claims {unknown}; there are {', '.join(sorted(CLAIMS))}")
+        # A subclass may claim more than its base, whose left out tests are its own then.
+        for name, test in cls._left_out.items():
+            if test.needs <= cls.claims:
+                setattr(cls, name, test)
+        cls._left_out = dict(cls._left_out)
         for name in dir(cls):
+            test = getattr(cls, name)
             # pytest ignores anything but functions.
-            if not getattr(getattr(cls, name), "needs", cls.claims) <= cls.claims:
+            if not getattr(test, "needs", cls.claims) <= cls.claims:
                 setattr(cls, name, None)
+                cls._left_out[name] = test
 
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:

@@ -78,13 +78,21 @@ class Processes:
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL"])
-async def processes(request, spawn, tmp_path):
+def kept(request):
+    """The store, and the environment of what uses it."""
+    if request.param == "SQLite":
+        return 'SQLiteStore("models.db")', {"AT_ONCE": "1"}
+    return "PostgresStore(connections=4)", {
+        "AT_ONCE": "3",
+        "BBIO_DATABASE_URL": request.getfixturevalue("database_url"),
+    }
+
+
+@pytest.fixture
+async def processes(kept, spawn, tmp_path):
     """Processes over a store."""
-    store, env = 'SQLiteStore("models.db")', {"AT_ONCE": "1"}
-    if request.param == "PostgreSQL":
-        store, env = "PostgresStore(connections=4)", {"AT_ONCE": "3"}
-        env["BBIO_DATABASE_URL"] = request.getfixturevalue("database_url")
-    found = Processes(spawn, tmp_path, SERVED.format(store), env)
+    store, env = kept
+    found = Processes(spawn, tmp_path, SERVED.format(store), dict(env))
     yield found
     await found.stop()
 

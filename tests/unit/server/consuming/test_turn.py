@@ -488,13 +488,74 @@ async def test_what_is_under_way_is_finished_at_the_end(make_durable):
     await todos.create({"n": 0})
     await todos.create({"n": 1})
     await begun.wait()
+    await todos.create({"n": 2})
     await seen.reach(1)
+    (worker,) = app._consuming._workers
+
+    async def is_all_read():
+        return worker._turn._events.is_at_top
+
+    await eventually(is_all_read)
     asyncio.get_running_loop().call_soon(gate.set)
     await app.close()
     assert seen == [1, 0]
-    async with running(application(make_durable, work)) as todos:
-        await seen.reach(3)
-    assert seen[2] == 1
+    async with running(application(make_durable, work, options={"attempts": 1})) as todos:
+        await seen.reach(4)
+    assert seen[2:] == [1, 2]
+
+
+async def test_a_function_under_way_is_cancelled_when_another_process_takes_over(make_durable):
+    """Its event is the other one's; also if it does not end at once."""
+    seen = Seen()
+
+    async def work(event):
+        seen.append(event.model["n"])
+        if len(seen) == 1:
+            await asyncio.Event().wait()
+
+    app = application(make_durable, work, options={"lease": 0.2})
+    async with unreliable(app) as (todos, ledger):
+        await app.consume()
+        await todos.create({"n": 0})
+        await seen.reach(1)
+        ledger.answers = {"renew": False}
+        await seen.reach(2)
+        await is_kept(todos, 1)
+    assert seen == [0, 0]
+
+
+async def test_a_reading_that_ends_is_begun_again(make_store):
+    """Only the end of the application is the end."""
+    seen = Seen()
+
+    async def work(event):
+        seen.append(event.model["n"])
+
+    app = application(make_store, work)
+    async with running(app) as todos:
+        await todos.create({"n": 0})
+        await seen.reach(1)
+        (worker,) = app._consuming._workers
+        await worker._turn._events.end()
+        await todos.create({"n": 1})
+        await seen.reach(2)
+
+
+async def test_a_start_that_fails_can_be_undone(make_store):
+    """An application that does not start closes what it has begun."""
+
+    async def work(event):
+        """Do nothing."""
+
+    app = application(make_store, work)
+    async with unreliable(app) as (_, ledger):
+
+        async def claim(*arguments):
+            raise RuntimeError("a fault")
+
+        ledger.claim = claim
+        with pytest.raises(RuntimeError):
+            await app.consume()
 
 
 async def test_a_function_that_fails_while_the_application_ends_comes_again(make_durable):
