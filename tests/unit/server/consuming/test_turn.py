@@ -692,11 +692,13 @@ async def test_after_a_pause_the_lease_is_looked_at_first(make_store, monkeypatc
         await todos.create({"n": 1})
         await seen.reach(2)
         assert ledger.calls.count("renew") >= 2
+        await is_kept(todos, 2)
         worker._turn._valid_until = 0.0
         ledger.answers = {"renew": False}
         await todos.create({"n": 2})
         await seen.reach(3)
         assert ledger.calls.count("claim") >= 1
+        await is_kept(todos, 3)
     assert seen == [0, 1, 2]
 
 
