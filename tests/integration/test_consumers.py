@@ -106,7 +106,11 @@ def handled(folder):
 
 async def client_of(server):
     client = await LegacyClient.open(server.url, "models")
-    await client.namespace.call("listen", None, {"v": 1})
+    try:
+        await client.namespace.call("listen", None, {"v": 1})
+    except BaseException:
+        await client.close()
+        raise
     return client
 
 
@@ -130,8 +134,9 @@ class Writer:
 
     async def run(self, server, ended):
         """Write until the server is killed, or this is to end."""
-        client = await client_of(server)
+        client = None
         try:
+            client = await client_of(server)
             while self.asked is not None or not ended.is_set():
                 if self.asked is None:
                     self.n += 1
@@ -143,7 +148,8 @@ class Writer:
         except (Closed, ConnectionError):
             pass
         finally:
-            await client.close()
+            if client is not None:
+                await client.close()
 
 
 @pytest.mark.timeout(120 + 20 * ROUNDS)
