@@ -2,9 +2,9 @@
 
     python -m benchmarks.identity
 
-The server is a process of its own, whose processor time is measured; the clients, in this process, send a sync as soon as
-they have the answer to the one before. Each kind of identity has a backend, which its anonymous clients ask as well, and
-beside them all there is a backend without any layer. All of them are measured in turn in each round.
+The server is a process of its own, whose processor time is measured. The clients, in this process, send a sync when
+they have the answer to the one before. Each kind of identity has a backend, which its anonymous clients ask as well.
+Beside them all there is a backend without any layer. All of them are measured in turn in each round.
 """
 
 from __future__ import annotations

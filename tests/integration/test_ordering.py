@@ -151,19 +151,6 @@ async def test_heartbeats_never_wait_for_a_handler(serve, join, gate, gated, tra
         assert await alice.finish(id) == {"id": 1, "step": "slow"}
 
 
-async def test_a_request_has_a_deadline(serve, join, gate, gated):
-    """A handler that takes too long is stopped and its client gets Timeout; other requests go on."""
-    app = await serve(gated, limits=Limits(deadline=0.2))
-    alice, bob = await join(app, "todos"), await join(app, "todos")
-    with pytest.raises(SyncFailed) as caught:
-        await alice.sync("update", {"id": 1, "step": "never"})
-    assert (caught.value.error["name"], caught.value.error["code"]) == ("Timeout", 408)
-    gate.open("never", "next")
-    assert await alice.sync("update", {"id": 1, "step": "next"}) == {"id": 1, "step": "next"}
-    assert gate.gone == ["next"]
-    assert await heard(app.backends["todos"], bob) == [[("update", {"id": 1, "step": "next"})]]
-
-
 async def test_what_waits_behind_a_hanging_request_is_answered_too(serve, join, gate):
     """Both get their Timeout in time: deadlines count from the arrival, and what is late already never begins."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bbio import Backend, after, create, read
+from bbio import Backend, create, read
 from bbio.builtin import MemoryStore
 from tests.support.servers import heard
 from tests.support.wire import SyncFailed
@@ -23,85 +23,6 @@ async def test_create_read_update_patch_delete(serve, join, todos):
     assert patched == {"id": milk["id"], "title": "oat milk", "done": True}
     assert (await alice.sync("delete", {"id": milk["id"]}))["id"] == milk["id"]
     assert await alice.sync("read") == [bread]
-
-
-async def test_writes_are_told_to_the_others_of_the_channel_and_not_to_the_writer(serve, join, todos):
-    """Each write reaches the other clients once, in order; the writer's own socket is skipped."""
-    app = await serve(todos)
-    alice, bob, carol = [await join(app, "todos") for _ in range(3)]
-    milk = await alice.sync("create", {"title": "milk"})
-    oat = await alice.sync("update", {"id": milk["id"], "title": "oat milk"})
-    await alice.sync("delete", {"id": milk["id"]})
-    to_alice, to_bob, to_carol = await heard(app.backends["todos"], alice, bob, carol)
-    assert to_alice == []
-    assert to_bob == to_carol
-    assert [method for method, _ in to_bob] == ["create", "update", "delete"]
-    assert to_bob[:2] == [("create", milk), ("update", oat)]
-    assert to_bob[2][1]["id"] == milk["id"]
-
-
-async def test_reads_notify_nobody(serve, join, todos):
-    """Reading one model or all of them is told to no client."""
-    app = await serve(todos)
-    alice, bob = await join(app, "todos"), await join(app, "todos")
-    milk = await alice.sync("create", {"title": "milk"})
-    await alice.sync("read")
-    await alice.sync("read", {"id": milk["id"]})
-    assert await heard(app.backends["todos"], alice, bob) == [[], [("create", milk)]]
-
-
-async def test_a_patch_notifies_as_an_update_with_the_whole_model(serve, join, todos):
-    """Others get the model as it stands after the patch, not the patch."""
-    app = await serve(todos)
-    alice, bob = await join(app, "todos"), await join(app, "todos")
-    milk = await alice.sync("create", {"title": "milk", "done": False})
-    await alice.sync("patch", {"id": milk["id"], "done": True})
-    assert await bob.synced() == ("create", milk)
-    assert await bob.synced() == ("update", {"id": milk["id"], "title": "milk", "done": True})
-
-
-async def test_failed_writes_notify_nobody(serve, join, todos):
-    """A write that was refused never happened for the others."""
-    app = await serve(todos)
-    alice, bob = await join(app, "todos"), await join(app, "todos")
-    with pytest.raises(SyncFailed, match="NotFound"):
-        await alice.sync("update", {"id": "nowhere", "title": "x"})
-    assert await heard(app.backends["todos"], alice, bob) == [[], []]
-
-
-async def test_the_ack_comes_before_what_the_same_write_causes_on_that_socket(serve, join):
-    """Even when a handler notifies every client itself, the writer has its ack before it is told."""
-    app = None
-
-    class Todos(Backend):
-        @create
-        async def told_by_hand(self, req):
-            app.backends["todos"].emit("created", {"id": "by hand"})
-            return req.model
-
-    app = await serve(Todos)
-    alice = await join(app, "todos")
-    for _ in range(20):
-        id = await alice.start("create", {"title": "milk"})
-        await alice.synced()
-        assert alice.namespace.acks(id) == [[None, {"title": "milk"}]]
-
-
-async def test_what_was_stored_is_published_and_not_what_the_writer_is_shown(serve, join):
-    """After layers shape the writer's reply only; the others see the committed record."""
-
-    class Todos(Backend):
-        store = MemoryStore()
-
-        @after("create")
-        def greet(self, req, res):
-            res.result = {**res.result, "greeting": "hello"}
-
-    app = await serve(Todos)
-    alice, bob = await join(app, "todos"), await join(app, "todos")
-    shown = await alice.sync("create", {"title": "milk"})
-    assert shown == {"id": shown["id"], "title": "milk", "greeting": "hello"}
-    assert await bob.synced() == ("create", {"id": shown["id"], "title": "milk"})
 
 
 async def test_a_handler_answers_and_its_result_is_published(serve, join):

@@ -31,7 +31,6 @@ from bbio.protocol import decode
 from bbio.server import permissions
 from bbio.server.subscribers import Subscribers
 from bbio.streams import HistoryLimits
-from tests.support.origins import handle
 
 PROJECTS = {"ann": ["x"], "bob": ["y"]}
 
@@ -61,12 +60,6 @@ def issues(make_store=MemoryStore, **options):
     return App().serve(Issues)
 
 
-@pytest.fixture(params=["socket", "server"])
-def of(request):
-    """`of(t, "ann")`: what makes requests of a user, over a socket or in the server."""
-    return lambda t, name: handle(t, request.param, "issues", {"id": name})
-
-
 MODELS = [
     {"id": "1", "author": "ann", "project": "x", "n": 1},
     {"id": "2", "author": "bob", "project": "x", "n": 2},
@@ -77,55 +70,6 @@ MODELS = [
 
 def ids(models):
     return [model["id"] for model in models]
-
-
-async def test_reads_pages_and_totals_have_what_is_visible(make_store, of):
-    """A list, a query, a page with its cursor and total; one model that is not is as if there were none."""
-    async with issues(make_store, models=MODELS).test() as t:
-        ann = of(t, "ann")
-        assert ids(await ann.read()) == ["1", "2", "4"]
-        page = await ann.query({"sort": "-n", "limit": 2, "count": True})
-        assert (ids(page.models), page.total) == (["4", "2"], 3)
-        page = await ann.query({"sort": "-n", "limit": 2, "cursor": page.next})
-        assert (ids(page.models), page.next) == (["1"], None)
-        assert ids((await ann.query({"project": "y"})).models) == ["4"]
-        assert (await ann.read("2"))["n"] == 2
-        with pytest.raises(NotFound) as hidden:
-            await ann.read("3")
-        with pytest.raises(NotFound) as missing:
-            await ann.read("9")
-        assert str(hidden.value).replace("'3'", "'9'") == str(missing.value)
-
-
-async def test_a_write_of_what_is_not_visible_is_of_what_is_not_there(make_store, of):
-    """Also with a revision, of which a conflict would tell; nothing is written."""
-    app = issues(make_store, models=MODELS)
-    async with app.test() as t:
-        ann, bob = (of(t, name) for name in ("ann", "bob"))
-        for write in (
-            ann.update({"id": "3", "n": 0}),
-            ann.patch({"id": "3", "n": 0}),
-            ann.delete("3"),
-            ann.sync("patch", {"id": "3", "n": 0}),
-        ):
-            with pytest.raises(NotFound, match="there is no model with id '3'"):
-                await write
-        assert (await bob.read("3"))["n"] == 3
-
-
-async def test_what_a_write_leaves_must_be_visible_to_its_writer(make_store, of):
-    """Else it is refused, and nothing is written."""
-    async with issues(make_store, models=MODELS).test() as t:
-        ann, bob = (of(t, name) for name in ("ann", "bob"))
-        for write in (
-            ann.create({"author": "bob", "project": "y"}),
-            ann.patch({"id": "2", "project": "y"}),
-            ann.update({"id": "2", "author": "bob"}),
-        ):
-            with pytest.raises(Forbidden, match="may not have"):
-                await write
-        assert (await bob.read("2"))["project"] == "x"
-        assert (await ann.create({"author": "ann"}))["author"] == "ann"
 
 
 async def test_a_write_may_leave_where_that_is_said(make_store):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,11 +23,9 @@ from bbio import (
     Request,
     StackError,
     Unauthorized,
-    after,
     before,
     read,
     use,
-    visible,
 )
 from bbio.builtin import CookieParser, Logger, MemoryStore, Session
 from bbio.calls import MAX_OP
@@ -278,97 +275,6 @@ async def test_layers_know_who_calls():
             await todos.delete(1, user=None)
         first = (await todos.query({"n": 1})).models[0]
         await todos.delete(first["id"])
-
-
-async def test_a_call_for_a_user_stays_one_whatever_layers_do():
-    """A layer that forgets the user does not make it the server's own call."""
-    trusted = []
-
-    class Todos(Base):
-        store = MemoryStore(models=[{"id": 1, "owner": "ann"}, {"id": 2, "owner": "bob"}])
-
-        @before
-        def forget(self, req):
-            req.user = None
-
-        @before
-        def look(self, req):
-            trusted.append(req.is_trusted)
-
-        @visible
-        def own(self, req):
-            return {"owner": "ann"}
-
-    app = serving(Todos)
-    async with app.test():
-        todos = app.backends["todos"]
-        assert [each["id"] for each in (await todos.query(user={"id": "bob"})).models] == [1]
-        assert [each["id"] for each in (await todos.query()).models] == [1, 2]
-        assert trusted == [False, True]
-
-
-async def test_who_may_write_but_not_read_gets_back_what_it_gave():
-    """A user as over a socket; the server itself gets all."""
-
-    class Reports(Base):
-        store = MemoryStore(models=[{"id": 1, "text": "a", "verdict": "no"}])
-
-        @before("read")
-        def staff(self, req):
-            if not req.is_trusted and req.user != {"id": "staff"}:
-                raise Forbidden("for staff")
-
-    app = serving(Reports)
-    async with app.test():
-        reports = app.backends["reports"]
-        patch = {"id": 1, "text": "b"}
-        assert await reports.patch(patch, user={"id": "ann"}) == patch
-        assert await reports.patch(patch, user={"id": "staff"}) == {**patch, "verdict": "no"}
-        assert await reports.patch(patch) == {**patch, "verdict": "no"}
-        with pytest.raises(Forbidden):
-            await reports.patch({"id": 1, "$append": {"text": "!"}}, user={"id": "ann"})
-        await reports.patch({"id": 1, "$append": {"text": "!"}})
-
-
-async def test_others_are_told_and_nobody_is_skipped():
-    """Every listener of the channel, also one of the user for whom it is; after layers shape the result alone."""
-
-    class Todos(Base):
-        @after("create")
-        def shape(self, req, res):
-            res.result = {**res.result, "shaped": True}
-
-    app = serving(Todos)
-    async with app.test() as t:
-        todos = app.backends["todos"]
-        ann, bob = await t.clients(2, user={"id": "ann"}, channel="home")
-        heard = [client.events() for client in (ann, bob)]
-        made = await todos.create({"title": "milk"}, user={"id": "ann"}, channel="home")
-        assert made.pop("shaped")
-        for events in heard:
-            event = await anext(events)
-            assert (event.method, event.model) == ("create", made)
-
-
-async def test_an_operation_is_applied_once():
-    """Of the server and of a user apart; under another request it is a conflict."""
-
-    class Todos(Base):
-        pass
-
-    app = serving(Todos)
-    async with app.test():
-        todos = app.backends["todos"]
-        first = await todos.create({"title": "milk"}, op="daily 2026-01-02")
-        again = await asyncio.gather(*(todos.create({"title": "milk"}, op="daily 2026-01-02") for _ in range(5)))
-        assert again == [first] * 5
-        with pytest.raises(Conflict, match="already used for another request"):
-            await todos.create({"title": "tea"}, op="daily 2026-01-02")
-        other = await todos.create({"title": "milk"}, op="daily 2026-01-02", user={"id": "ann"})
-        assert other["id"] != first["id"]
-        await todos.delete(first["id"], op="gone")
-        assert await todos.delete(first["id"], op="gone") == first
-        assert len((await todos.query()).models) == 1
 
 
 async def test_no_client_uses_up_an_operation_of_the_server():

@@ -13,7 +13,6 @@ import pytest
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
 from tests.support.origins import ORIGINS, Origin
 
-
 HERE = Path(__file__).parent
 
 

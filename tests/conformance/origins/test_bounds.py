@@ -189,7 +189,8 @@ async def test_the_stop_lets_requests_finish(origin: Origin) -> None:
     for _ in tasks:
         await begun.acquire()
     stopping = asyncio.create_task(app.stop())
-    await asyncio.sleep(0)
+    for _ in range(50):  # it has begun to wait
+        await asyncio.sleep(0)
     free.set()
     assert await tasks[0] == {"id": 1}
     with pytest.raises(SyncFailed) as caught:

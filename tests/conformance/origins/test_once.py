@@ -103,6 +103,9 @@ async def test_every_write_is_applied_once(origin: Origin, make_store: Any, laye
     first = [await asker.sync(method, model, op=method) for method, model in writes]
     again = [await asker.sync(method, model, op=method) for method, model in writes]
     assert again == first
+    if isinstance(asker, OfSocket):  # where the writes are in the history is told again too
+        assert [place["o"] for place in asker.places[-6:]] == [2, 3, 4] * 2
+        assert asker.places[-3:] == asker.places[-6:-3]
     assert first[1] == {"id": key, "n": 3}
     methods = [method for method, _ in await logged(app.backends["todos"])]
     assert methods == ["create", "update", "update", "delete"]

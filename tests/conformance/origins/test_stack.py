@@ -34,6 +34,13 @@ PROGRAMS = {
         store=("return", {"id": 7}),
     ),
     "use layers, outermost first": one_class(*ROUND),
+    "before layers, in order": one_class(
+        function("a", "before", ("change", {"id": 3}), parameters="req"),
+        function("b", "before", ("change", {"id": 4}), parameters="req"),
+    ),
+    "after layers, in order": one_class(
+        *(function(name, "after", ("shape",), parameters="req res") for name in "ab"), store=("return", {"id": 7})
+    ),
     "a handler that hands over": one_class(function("a", "create", ("next",), ("return it",)), ANSWER),
     "a handler that does not": one_class(ANSWER, function("never", "create", RAISE)),
     "a handler that answers nothing": one_class(function("a", "create", ("pause",))),
