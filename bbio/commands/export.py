@@ -55,7 +55,11 @@ def _read_query(query: str | None) -> dict[str, Any]:
         data = json.loads(query or "{}")
     except ValueError as err:
         raise click.UsageError(f"--query is not JSON: {err}") from None
-    if not isinstance(data, dict) or any(name.lstrip("$") in OF_PAGES for name in data):
+    # A comparison is about a field of that name.
+    if not isinstance(data, dict) or any(
+        name.removeprefix("$") in OF_PAGES and not (name in OF_PAGES and isinstance(value, dict))
+        for name, value in data.items()
+    ):
         raise click.UsageError(f"--query is a JSON object of fields, and sort; not {', '.join(OF_PAGES)}: all is read")
     return data
 
