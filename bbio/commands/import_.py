@@ -17,8 +17,9 @@ import click
 from bbio.bulk import BATCH_RECORDS, MAX_BATCH_RECORDS, BulkProgress
 from bbio.calls import MAX_OP
 from bbio.commands.opened import opened
+from bbio.commands.outside import opening
 from bbio.commands.rows import FORMATS, Reader, format_of, stdin
-from bbio.errors import BbioError, BulkError
+from bbio.errors import BulkError
 from bbio.runtime import Runtime
 
 METHODS = ("create", "upsert", "update", "patch")
@@ -41,6 +42,7 @@ class Stopped(Exception):
 @click.option("--name", help="Name that its progress is kept under; by default, the path of the file.")
 @click.option("--resume", is_flag=True, help="Go on after the rows that an interrupted import has stored.")
 @click.option("--restart", is_flag=True, help="Begin with the first row, whatever an interrupted import has stored.")
+@opening
 def import_(
     target: str,
     backend: str,
@@ -52,6 +54,7 @@ def import_(
     name: str | None,
     resume: bool,
     restart: bool,
+    migrate: bool,
 ) -> None:
     """Write the rows of FILE to a backend of the application APP of MODULE.
 
@@ -70,9 +73,13 @@ def import_(
         raise click.UsageError(
             f"the path is too long, or not printable, for a name; give one: --name, {MAX_OP} characters"
         )
-    job = Import(op, form=format_of(path, form), method=method, channel=channel, batch=batch)
+    given = {"format": form, "method": method, "channel": channel, "batch": batch, "name": name}
+    usual = {"method": METHODS[0], "batch": BATCH_RECORDS}
+    options = [f"--{word}={value}" for word, value in given.items() if value != usual.get(word)]
+    again = shlex.join(["bbio", "import", target, backend, path, *options])
+    job = Import(op, again, form=format_of(path, form), method=method, channel=channel, batch=batch)
     with nullcontext(stdin()) if path == "-" else open(path, "rb") as file:
-        asyncio.run(job.run(target, backend, file, resume=resume, restart=restart))
+        asyncio.run(job.run(target, backend, file, resume=resume, restart=restart, migrate=migrate))
 
 
 class Import:
@@ -80,34 +87,36 @@ class Import:
 
     Parameters:
         op: the name that its progress is kept under.
+        again: the command that runs it again.
         form: the format of the file.
         method: what is done with each row.
         channel: the channel.
         batch: how many rows are stored in one transaction.
     """
 
-    def __init__(self, op: str, *, form: str, method: Any, channel: str | None, batch: int) -> None:
+    def __init__(self, op: str, again: str, *, form: str, method: Any, channel: str | None, batch: int) -> None:
         self._op = op
+        self._again = again
         self._form = form
         self._options = {"method": method, "channel": channel, "batch": batch}
         self._is_stopping = False
         # The lines of the rows that are read and not stored yet, by row.
         self._lines: dict[int, int] = {}
 
-    async def run(self, target: str, backend: str, file: IO[bytes], *, resume: bool, restart: bool) -> None:
+    async def run(
+        self, target: str, backend: str, file: IO[bytes], *, resume: bool, restart: bool, migrate: bool
+    ) -> None:
         """Import a file.
 
         Raises:
             click.ClickException: it has not come to the end; the text says how far it came, and how to go on.
         """
-        async with opened(target, backend) as runtime:
+        async with opened(target, backend, migrate=migrate) as runtime:
             try:
                 await self._begin(runtime, resume=resume, restart=restart)
                 progress = await self._all_of(runtime, file)
             except BulkError as err:
                 raise click.ClickException(self._explain(err)) from None
-            except BbioError as err:
-                raise click.ClickException(str(err)) from None
         earlier = f"; {progress.earlier:,} of them were before" if progress.earlier else ""
         click.echo(f"{progress.rows:,} rows are imported{earlier}", err=True)
 
@@ -174,8 +183,7 @@ class Import:
         else:
             line = None if err.row is None else self._lines.get(err.row)
             how = str(err) if line in (None, err.row) else f"line {line}, {err}"
-        go_on = shlex.join(word for word in sys.argv[1:] if word not in ("--resume", "--restart"))
-        return f"{how}\ngo on, once what is wrong is mended: bbio {go_on} --resume" if err.rows else how
+        return f"{how}\ngo on, once what is wrong is mended: {self._again} --resume" if err.rows else how
 
 
 def _shown(progress: BulkProgress | None) -> str | None:

@@ -88,7 +88,8 @@ class Commands:
         (folder / "shop.py").write_text(SHOP)
 
     async def begin(self, *arguments: str, port: int | None = None) -> ServerProcess:
-        return await ServerProcess(*arguments, cwd=self.folder, env=self.env, forked=True, port=port).start()
+        migrate = ["--migrate"] if arguments[0] != "run" else []
+        return await ServerProcess(*arguments, *migrate, cwd=self.folder, env=self.env, forked=True, port=port).start()
 
     async def run(self, *arguments: str) -> tuple[int, str]:
         """The exit code of a command, and all that it has said."""
@@ -215,7 +216,7 @@ async def test_ctrl_c_says_how_far_it_came(shop) -> None:
     await feeder.close()
     assert await process.ended() == 1
     assert "stopped: rows 1 to 20 are stored" in process.output
-    assert "bbio import shop:app plain rows.fifo --batch 10 --name x --resume" in process.output
+    assert "bbio import shop:app plain rows.fifo --batch=10 --name=x --resume" in process.output
     shop.write("rows.jsonl", [{"n": number} for number in range(25)])
     code, output = await shop.run("import", "shop:app", "plain", "rows.jsonl", "--name", "x", "--restart")
     assert code == 0, output
