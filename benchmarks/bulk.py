@@ -95,7 +95,6 @@ def main() -> None:
                 )
         finally:
             if server is not None:
-                server.stop()
                 server.remove()
     sys.exit(missed)
 

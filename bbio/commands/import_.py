@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import signal
 import sys
@@ -77,7 +76,8 @@ def import_(
     usual = {"method": METHODS[0], "batch": BATCH_RECORDS}
     options = [f"--{word}={value}" for word, value in given.items() if value != usual.get(word)]
     again = shlex.join(["bbio", "import", target, backend, path, *options])
-    job = Import(op, again, form=format_of(path, form), method=method, channel=channel, batch=batch)
+    size = Path(path).stat().st_size if path != "-" else 0  # that of a pipe is 0 too
+    job = Import(op, again, size, form=format_of(path, form), method=method, channel=channel, batch=batch)
     with nullcontext(stdin()) if path == "-" else open(path, "rb") as file:
         asyncio.run(job.run(target, backend, file, resume=resume, restart=restart, migrate=migrate))
 
@@ -88,15 +88,19 @@ class Import:
     Parameters:
         op: the name that its progress is kept under.
         again: the command that runs it again.
+        size: the bytes of the file; 0 if nobody knows.
         form: the format of the file.
         method: what is done with each row.
         channel: the channel.
         batch: how many rows are stored in one transaction.
     """
 
-    def __init__(self, op: str, again: str, *, form: str, method: Any, channel: str | None, batch: int) -> None:
+    def __init__(
+        self, op: str, again: str, size: int, *, form: str, method: Any, channel: str | None, batch: int
+    ) -> None:
         self._op = op
         self._again = again
+        self._size = size
         self._form = form
         self._options = {"method": method, "channel": channel, "batch": batch}
         self._is_stopping = False
@@ -133,16 +137,15 @@ class Import:
 
     async def _all_of(self, runtime: Runtime[Any], file: IO[bytes]) -> BulkProgress:
         reader = Reader(file, self._form, runtime.schema, runtime.id_attribute)
-        size = os.fstat(file.fileno()).st_size if file.seekable() else 0
         with (
             self._stopping(),
-            click.progressbar(length=size or 1, label="importing", file=sys.stderr, item_show_func=_shown) as bar,
+            click.progressbar(length=self._size or 1, label="importing", file=sys.stderr, item_show_func=_shown) as bar,
         ):
 
             def show(progress: BulkProgress) -> None:
                 for row in [row for row in self._lines if row <= progress.rows]:
                     del self._lines[row]
-                bar.update(reader.bytes - bar.pos if size else 0, progress)
+                bar.update(reader.bytes - bar.pos if self._size else 0, progress)
 
             progress = await runtime.bulk(self._rows(reader), op=self._op, on_progress=show, **self._options)
             bar.update(bar.length - bar.pos if bar.length else 0, progress)
