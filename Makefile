@@ -74,6 +74,7 @@ bench: $(SET_UP) ## measure, beside peers, and the collections of pages
 		$(BIN)/python -m benchmarks.scopes && \
 		$(BIN)/python -m benchmarks.presence && \
 		$(BIN)/python -m benchmarks.identity && \
+		$(BIN)/python -m benchmarks.bulk && \
 		$(BIN)/python tools/npm.py client run bench && exit $$status
 
 clean: ## remove all that was set up or built

@@ -45,6 +45,7 @@ from bbio.stack.once import Attempts
 from bbio.stack.scopes import Scopes, read_within_scope
 from bbio.stack.stack import (
     Answer,
+    Committing,
     Layer,
     Middleware,
     Stack,
@@ -401,16 +402,19 @@ class Runtime(Bulks[M]):
             **options,
         )
 
-    def bulk_stack(self, method: str, write: Write, *, is_shown: bool) -> Stack:
+    def bulk_stack(self, method: str, write: Write, commit: Committing, *, is_shown: bool) -> Stack:
         """Return the stack of a sync method over another write than the store's; it answers with what that commits.
 
         Parameters:
             method: `create`, `update` or `patch`.
             write: the write.
+            commit: awaited with what a layer has answered in place of the store.
             is_shown: whether errors leave only what the user of the request may see.
         """
         layers = [self._bound(layer) for layer in self.layers]
-        return self._write_stack(method, layers, write, is_shown=is_shown, promises=Promises(atomic=True))
+        return self._write_stack(
+            method, layers, write, is_shown=is_shown, commit=commit, promises=Promises(atomic=True)
+        )
 
     def _connecting_stack(self) -> Stack | None:
         """The layers of `@on_connect`, and before them those of reusable middleware that say who a client is."""

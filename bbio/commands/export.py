@@ -12,8 +12,8 @@ from typing import IO, Any
 import click
 
 from bbio.commands.opened import opened
+from bbio.commands.outside import opening
 from bbio.commands.rows import FORMATS, Writer, stdout
-from bbio.errors import BbioError
 
 # Words of a query that are about pages.
 OF_PAGES = ("limit", "offset", "cursor", "count")
@@ -26,7 +26,16 @@ OF_PAGES = ("limit", "offset", "cursor", "count")
 @click.option("--query", metavar="JSON", help="Which models, such as '{\"done\": false}'; by default, all.")
 @click.option("--channel", help="Channel whose models are read.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; by default, stdout.")
-def export(target: str, backend: str, form: str, query: str | None, channel: str | None, output: Path | None) -> None:
+@opening
+def export(
+    target: str,
+    backend: str,
+    form: str,
+    query: str | None,
+    channel: str | None,
+    output: Path | None,
+    migrate: bool,
+) -> None:
     """Write the models of a backend of the application APP of MODULE, one in each row.
 
     They are read page by page through the layers of the backend, as the server itself sees them: with the private
@@ -35,14 +44,14 @@ def export(target: str, backend: str, form: str, query: str | None, channel: str
     data = _read_query(query)
     if output is None:
         with suppress(BrokenPipeError), stdout() as file:
-            asyncio.run(_export(target, backend, form, data, channel, file))
+            asyncio.run(_export(target, backend, form, data, channel, file, migrate=migrate))
         return
     beside = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         with open(
             os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8", newline=""
         ) as file:
-            asyncio.run(_export(target, backend, form, data, channel, file))
+            asyncio.run(_export(target, backend, form, data, channel, file, migrate=migrate))
         beside.replace(output)
     except OSError as err:
         raise click.ClickException(f"{output} cannot be written: {err.strerror}") from None
@@ -55,25 +64,33 @@ def _read_query(query: str | None) -> dict[str, Any]:
         data = json.loads(query or "{}")
     except ValueError as err:
         raise click.UsageError(f"--query is not JSON: {err}") from None
-    if not isinstance(data, dict) or any(name.lstrip("$") in OF_PAGES for name in data):
+    # A comparison is about a field of that name.
+    if not isinstance(data, dict) or any(
+        name.removeprefix("$") in OF_PAGES and not (name in OF_PAGES and isinstance(value, dict))
+        for name, value in data.items()
+    ):
         raise click.UsageError(f"--query is a JSON object of fields, and sort; not {', '.join(OF_PAGES)}: all is read")
     return data
 
 
 async def _export(
-    target: str, backend: str, form: str, data: dict[str, Any], channel: str | None, file: IO[str]
+    target: str,
+    backend: str,
+    form: str,
+    data: dict[str, Any],
+    channel: str | None,
+    file: IO[str],
+    *,
+    migrate: bool,
 ) -> None:
-    async with opened(target, backend) as runtime:
+    async with opened(target, backend, migrate=migrate) as runtime:
         if form == "csv" and runtime.schema is None:
             raise click.ClickException(
                 f"CSV needs to know the fields, and {backend!r} has no model; use --format jsonl"
             )
         writer = Writer(file, form, runtime.schema, runtime.id_attribute)
         count = 0
-        try:
-            async for models in runtime.pages(data, channel=channel):
-                writer.write(models)
-                count += len(models)
-        except BbioError as err:
-            raise click.ClickException(f"{err}; {count} rows were written") from None
+        async for models in runtime.pages(data, channel=channel):
+            writer.write(models)
+            count += len(models)
     click.echo(f"{count:,} rows are exported", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import signal
 import sys
@@ -17,8 +16,9 @@ import click
 from bbio.bulk import BATCH_RECORDS, MAX_BATCH_RECORDS, BulkProgress
 from bbio.calls import MAX_OP
 from bbio.commands.opened import opened
+from bbio.commands.outside import opening
 from bbio.commands.rows import FORMATS, Reader, format_of, stdin
-from bbio.errors import BbioError, BulkError
+from bbio.errors import BulkError
 from bbio.runtime import Runtime
 
 METHODS = ("create", "upsert", "update", "patch")
@@ -41,6 +41,7 @@ class Stopped(Exception):
 @click.option("--name", help="Name that its progress is kept under; by default, the path of the file.")
 @click.option("--resume", is_flag=True, help="Go on after the rows that an interrupted import has stored.")
 @click.option("--restart", is_flag=True, help="Begin with the first row, whatever an interrupted import has stored.")
+@opening
 def import_(
     target: str,
     backend: str,
@@ -52,6 +53,7 @@ def import_(
     name: str | None,
     resume: bool,
     restart: bool,
+    migrate: bool,
 ) -> None:
     """Write the rows of FILE to a backend of the application APP of MODULE.
 
@@ -70,9 +72,14 @@ def import_(
         raise click.UsageError(
             f"the path is too long, or not printable, for a name; give one: --name, {MAX_OP} characters"
         )
-    job = Import(op, form=format_of(path, form), method=method, channel=channel, batch=batch)
+    given = {"format": form, "method": method, "channel": channel, "batch": batch, "name": name}
+    usual = {"method": METHODS[0], "batch": BATCH_RECORDS}
+    options = [f"--{word}={value}" for word, value in given.items() if value != usual.get(word)]
+    again = shlex.join(["bbio", "import", target, backend, path, *options])
+    size = Path(path).stat().st_size if path != "-" else 0  # that of a pipe is 0 too
+    job = Import(op, again, size, form=format_of(path, form), method=method, channel=channel, batch=batch)
     with nullcontext(stdin()) if path == "-" else open(path, "rb") as file:
-        asyncio.run(job.run(target, backend, file, resume=resume, restart=restart))
+        asyncio.run(job.run(target, backend, file, resume=resume, restart=restart, migrate=migrate))
 
 
 class Import:
@@ -80,34 +87,40 @@ class Import:
 
     Parameters:
         op: the name that its progress is kept under.
+        again: the command that runs it again.
+        size: the bytes of the file; 0 if nobody knows.
         form: the format of the file.
         method: what is done with each row.
         channel: the channel.
         batch: how many rows are stored in one transaction.
     """
 
-    def __init__(self, op: str, *, form: str, method: Any, channel: str | None, batch: int) -> None:
+    def __init__(
+        self, op: str, again: str, size: int, *, form: str, method: Any, channel: str | None, batch: int
+    ) -> None:
         self._op = op
+        self._again = again
+        self._size = size
         self._form = form
         self._options = {"method": method, "channel": channel, "batch": batch}
         self._is_stopping = False
         # The lines of the rows that are read and not stored yet, by row.
         self._lines: dict[int, int] = {}
 
-    async def run(self, target: str, backend: str, file: IO[bytes], *, resume: bool, restart: bool) -> None:
+    async def run(
+        self, target: str, backend: str, file: IO[bytes], *, resume: bool, restart: bool, migrate: bool
+    ) -> None:
         """Import a file.
 
         Raises:
             click.ClickException: it has not come to the end; the text says how far it came, and how to go on.
         """
-        async with opened(target, backend) as runtime:
+        async with opened(target, backend, migrate=migrate) as runtime:
             try:
                 await self._begin(runtime, resume=resume, restart=restart)
                 progress = await self._all_of(runtime, file)
             except BulkError as err:
                 raise click.ClickException(self._explain(err)) from None
-            except BbioError as err:
-                raise click.ClickException(str(err)) from None
         earlier = f"; {progress.earlier:,} of them were before" if progress.earlier else ""
         click.echo(f"{progress.rows:,} rows are imported{earlier}", err=True)
 
@@ -124,16 +137,15 @@ class Import:
 
     async def _all_of(self, runtime: Runtime[Any], file: IO[bytes]) -> BulkProgress:
         reader = Reader(file, self._form, runtime.schema, runtime.id_attribute)
-        size = os.fstat(file.fileno()).st_size if file.seekable() else 0
         with (
             self._stopping(),
-            click.progressbar(length=size or 1, label="importing", file=sys.stderr, item_show_func=_shown) as bar,
+            click.progressbar(length=self._size or 1, label="importing", file=sys.stderr, item_show_func=_shown) as bar,
         ):
 
             def show(progress: BulkProgress) -> None:
                 for row in [row for row in self._lines if row <= progress.rows]:
                     del self._lines[row]
-                bar.update(reader.bytes - bar.pos if size else 0, progress)
+                bar.update(reader.bytes - bar.pos if self._size else 0, progress)
 
             progress = await runtime.bulk(self._rows(reader), op=self._op, on_progress=show, **self._options)
             bar.update(bar.length - bar.pos if bar.length else 0, progress)
@@ -174,8 +186,7 @@ class Import:
         else:
             line = None if err.row is None else self._lines.get(err.row)
             how = str(err) if line in (None, err.row) else f"line {line}, {err}"
-        go_on = shlex.join(word for word in sys.argv[1:] if word not in ("--resume", "--restart"))
-        return f"{how}\ngo on, once what is wrong is mended: bbio {go_on} --resume" if err.rows else how
+        return f"{how}\ngo on, once what is wrong is mended: {self._again} --resume" if err.rows else how
 
 
 def _shown(progress: BulkProgress | None) -> str | None:

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -275,6 +276,12 @@ def stdin() -> IO[bytes]:
     return sys.stdin.buffer
 
 
-def stdout() -> IO[str]:
-    """Return where a command writes rows, as text in UTF-8 whatever the terminal's is."""
-    return io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="", write_through=False)
+@contextmanager
+def stdout() -> Iterator[IO[str]]:
+    """Write rows to the standard output, as text in UTF-8 whatever the terminal's is."""
+    file = io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="")
+    try:
+        yield file
+        file.flush()
+    finally:
+        file.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from bbio.errors import ConfigurationError, StackError
 from bbio.requests import Request, ServerRequest
@@ -118,7 +119,7 @@ class BulkBatches:
                 "give it a MemoryStore, SQLiteStore or PostgresStore, or a store of your own that promises `bulk`; or "
                 f"make calls of {method}, one by one"
             )
-        stack = runtime.bulk_stack(method, self._gate.write, is_shown=example.is_for_client)
+        stack = runtime.bulk_stack(method, self._gate.write, self._refuse_answer, is_shown=example.is_for_client)
         layers = [] if size == 1 else stack.not_for_bulk
         if layers:
             named = ", ".join(f"{layer.name} ({layer.where})" for layer in layers[:SHOWN_LAYERS])
@@ -159,17 +160,18 @@ class BulkBatches:
             if not self._gate.has(req):
                 self._gate.arrive()
 
+    async def _refuse_answer(self, req: Request, result: Any) -> Commit:
+        raise StackError(
+            f"a layer has answered {self._runtime.name}.{req.method} in place of the store, which keeps nothing of it; "
+            "bulk writes are for layers that hand over to the store: return await next()"
+        )
+
     def _check_all_wait(self, reqs: Sequence[ServerRequest], runs: Sequence[Run]) -> None:
         for index, (req, run) in enumerate(zip(reqs, runs, strict=True)):
             if not self._gate.has(req):
-                raise RowRefused(
-                    index,
-                    run.failure
-                    or StackError(
-                        f"a layer has answered {self._runtime.name}.{req.method} in place of the store, which keeps "
-                        "nothing of it; bulk writes are for layers that hand over to the store: return await next()"
-                    ),
-                )
+                failure = run.failure or StackError(f"a layer of {self._runtime.name}.{req.method} recovers its error")
+                cause = failure.__cause__
+                raise RowRefused(index, cause if isinstance(cause, StackError) else failure)
 
     async def _store_all(
         self,

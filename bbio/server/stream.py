@@ -80,6 +80,7 @@ class Followed:
         "reading",
         "recent",
         "repairing",
+        "resynced_at",
         "rings",
         "size",
         "stale",
@@ -131,6 +132,8 @@ class Followed:
         self.waiting: dict[tuple[str, int], tuple[Event, Socket | None]] = {}
         self.repairing = False
         self.stale = False
+        # When its subscribers were last told to read everything, by the clock of the event loop.
+        self.resynced_at = -math.inf
         # After which offset an event is missing whose successors wait for it; None when none of them does.
         self.missing: int | None = None
 

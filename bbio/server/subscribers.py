@@ -36,6 +36,9 @@ OWN_WRITES_SECONDS = 0.5
 OWN_WRITES_LOOK_SECONDS = 0.01
 # Seconds until a log that could not be read is asked again.
 LOG_RETRY_SECONDS = 1.0
+# Seconds between two times that the subscribers of a stream read everything: while many records are written at once,
+# each other write would have them do so.
+RESYNC_SECONDS = 1.0
 # Events beyond the limits of history that a log may keep until it trims.
 UNTRIMMED_EVENTS = 1_000
 
@@ -259,6 +262,13 @@ class Subscribers(Publisher):
         log, name, here = self._runtime.log, followed.name, followed.position
         events = await self._runtime.since(name, here.epoch, here.offset, here.stamp)
         if events is None:
+            now = asyncio.get_running_loop().time
+            early = followed.resynced_at + RESYNC_SECONDS - now()
+            if early > 0:
+                await asyncio.sleep(early)
+                followed.stale = True
+                return
+            followed.resynced_at = now()
             position = (await log.positions([name]))[name]
             if followed.position == here:
                 self._begin_anew(followed, position)

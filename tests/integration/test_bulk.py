@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,13 +13,28 @@ import pytest
 from bbio import (
     App,
     Backend,
+    BadRequest,
     BulkError,
+    ConfigurationError,
     Conflict,
+    Forbidden,
+    Invalid,
     Limits,
     NotFound,
+    StackError,
+    Store,
+    Timeout,
+    Unavailable,
+    after,
+    before,
+    create,
+    on_error,
+    use,
+    visible,
 )
-from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
+from bbio.builtin import Logger, MemoryStore, PostgresStore, SQLiteStore
 from bbio.calls import Terms
+from bbio.runtime import Runtime
 from bbio.store import Checkpoint, Step
 
 
@@ -245,3 +261,291 @@ async def test_past_the_limit_listeners_read_again(store) -> None:
         await client.create({"title": "todo 1500"})
         await writes
         await shown.until(lambda models: len(models) == 1_501, timeout=120)
+
+
+async def test_layers_that_are_not_declared_are_refused() -> None:
+    """The text names them, and how to mend it; written by itself, a record may pass any layer."""
+    seen: list[str] = []
+
+    class Todos(Backend):
+        store = MemoryStore()
+        middleware = [Logger()]
+
+        @before("create", bulk=True)
+        def first(self, req: Any) -> None:
+            seen.append(f"first {req.model['title']}")
+
+        @before("create")
+        def look(self, req: Any) -> None:
+            seen.append(f"look {req.model['title']}")
+
+        @create
+        async def make(self, req: Any, next: Any) -> Any:
+            return await next()
+
+        @after("create")
+        def tell(self, req: Any, res: Any) -> None:
+            seen.append(f"after {res.result['title']}")
+
+    app = App().serve(Todos)
+    async with app.test() as t:
+        backend = t.backends["todos"]
+        with pytest.raises(ConfigurationError, match=r"Todos\.look .*Todos\.make .*bulk=True.*batch=1"):
+            await backend.bulk(todos(2))
+        await backend.bulk(todos(2), batch=1)
+        assert seen == ["first todo 0", "look todo 0", "after todo 0", "first todo 1", "look todo 1", "after todo 1"]
+
+
+async def test_declared_layers_run_for_a_whole_batch_before_it_is_stored() -> None:
+    """Each runs once for each record; what is around the store gets the record that is stored."""
+    seen: list[Any] = []
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @before("create", bulk=True)
+        async def first(self, req: Any) -> None:
+            await asyncio.sleep(0)
+            assert (req.origin, req.is_trusted) == ("server", True)
+            seen.append(len(await self.all()))
+
+        @use("create", bulk=True)
+        async def around(self, req: Any, next: Any) -> Any:
+            record = await next()
+            seen.append(record["title"])
+            return record
+
+        @create(bulk=True)
+        async def make(self, req: Any, next: Any) -> Any:
+            return await next()
+
+        @after("create", once=True)
+        def once(self, req: Any, record: Any) -> None:
+            seen.append(record["id"])
+
+        async def all(self) -> Any:
+            return (await app.backends["todos"].query()).models
+
+    app = App().serve(Todos)
+    async with app.test() as t:
+        await t.backends["todos"].bulk(todos(3))
+        assert seen[:3] == [0, 0, 0]
+        assert sorted(map(str, seen[3:])) == sorted(
+            [f"todo {n}" for n in range(3)] + [model["id"] for model in await app.backends[Todos].backend.all()]
+        )
+
+
+async def test_a_failing_layer_stops_the_batch() -> None:
+    """Its error names the row; layers of `on_error` see that error, and no layer goes on with the other rows."""
+    seen: list[Any] = []
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @before("create", bulk=True)
+        def check(self, req: Any) -> None:
+            if req.model["title"] == "todo 4":
+                raise Forbidden("not this one")
+            if req.model["title"] == "todo 14":
+                raise ZeroDivisionError
+            if req.model["title"] == "todo 44":
+                raise Forbidden("recover")
+
+        @use("create", bulk=True)
+        async def around(self, req: Any, next: Any) -> Any:
+            if req.model["title"] == "todo 24":
+                return {"id": "answered"}
+            return await next()
+
+        @after("create")
+        def fail(self, req: Any, res: Any) -> None:
+            if res.result["title"] == "todo 34":
+                raise Invalid("too late", fields={"title": "is too late"})
+
+        @on_error
+        def report(self, err: Exception, req: Any, res: Any) -> None:
+            seen.append(type(err))
+            if str(err) == "recover":
+                res.end({})
+
+    app = App().serve(Todos)
+    async with app.test() as t:
+        backend = t.backends["todos"]
+        for first, text, stored in (
+            (0, "row 5: not this one; no row", 0),
+            (10, "row 5: Internal error", 0),
+            (20, "row 5: a layer has answered todos.create in place of the store", 0),
+            (40, "row 5: a layer of todos.create recovers its error", 0),
+            (30, "row 5: too late: title is too late; rows 1 to 8 are stored", 8),
+        ):
+            with pytest.raises(BulkError, match=text) as caught:
+                await backend.bulk(todos(8, first), op=f"from {first}")
+            assert len((await backend.query()).models) == caught.value.rows == stored
+        assert seen == [Forbidden, ZeroDivisionError, StackError, Forbidden, Invalid]
+
+
+async def test_on_error_layers_see_what_the_store_refuses() -> None:
+    """They may make another error of it; if they recover, the row is refused all the same, for it is not stored."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @on_error
+        def report(self, err: Exception, req: Any, res: Any) -> None:
+            if req.model.get("id") == "recover":
+                res.end({})
+            else:
+                raise Forbidden("another error")
+
+    async with App().serve(Todos).test() as t:
+        backend = t.backends["todos"]
+        with pytest.raises(BulkError, match="row 2: another error"):
+            await backend.bulk([{"id": "a", "n": 1}, {"n": 2}], method="upsert")
+    async with App().serve(Todos).test() as t:
+        with pytest.raises(BulkError, match="row 1: there is no model"):
+            await t.backends["todos"].bulk([{"id": "recover", "n": 1}], method="patch")
+
+
+async def test_a_bulk_for_a_user_stays_in_the_users_scope(store) -> None:
+    """With `user`, rows out of the scope are refused, and the user is known to layers."""
+
+    class Todos(Backend):
+        store_ = None
+
+        @visible
+        def own(self, req: Any) -> Any:
+            return {"owner": req.user["id"]}
+
+    Todos = type("Todos", (Todos,), {"store": store()})
+    app = App().serve(Todos)
+    async with app.test() as t:
+        backend = t.backends["todos"]
+        await backend.bulk([{"owner": "ann", "n": 1}], user={"id": "ann"})
+        with pytest.raises(BulkError, match="row 2") as caught:
+            await backend.bulk([{"owner": "ann", "n": 2}, {"owner": "bob", "n": 3}], user={"id": "ann"})
+        assert isinstance(caught.value.error, Forbidden)
+        assert [model["n"] for model in (await backend.query()).models] == [1]
+
+
+async def test_arguments_are_checked() -> None:
+    """What makes no sense is refused before a row is read."""
+    async with served(MemoryStore(), None) as backend:
+        for options, text in (
+            ({"method": "delete"}, "use any of create, update, patch, upsert"),
+            ({"op": ""}, "1 to 200 printable"),
+            ({"op": "a\nb"}, "1 to 200 printable"),
+            ({"batch": 0}, "1 to 1000 records"),
+            ({"batch": 1_001}, "1 to 1000 records"),
+            ({"timeout": 0}, "must be greater than 0"),
+        ):
+            with pytest.raises(BadRequest, match=text):
+                await backend.bulk([], **options)
+        for row in ({"n": object()}, "no model"):
+            with pytest.raises(BulkError, match="row 2"):
+                await backend.bulk([{"n": 1}, row])
+        assert (await backend.bulk([])).rows == 0
+
+    class Own(Store):
+        async def create(self, req: Any) -> Any:
+            return req.model
+
+    for declared, text in ((None, "it has no store"), (Own(), "Own does not")):
+        async with served(declared, None) as backend:
+            with pytest.raises(ConfigurationError, match=text):
+                await backend.bulk([])
+            await backend.forget_bulk("x") if declared is None else None
+            assert declared is not None or await backend.bulk_progress("x") is None
+    own = Own()
+    with pytest.raises(BadRequest):
+        await own.write_all([backend._bulk_request("create", {}, Terms(None, None, None, None))])
+    with pytest.raises(NotImplementedError):
+        await own.checkpoint("x")
+    with pytest.raises(NotImplementedError):
+        await own.set_checkpoint("x", None)
+
+
+async def test_it_needs_a_running_application() -> None:
+    """Before the start, after the end, and where nobody serves the backend, the text says so."""
+    app = App().serve(type("Todos", (Backend,), {"store": MemoryStore()}))
+    backend = app.backends["todos"]
+    with pytest.raises(ConfigurationError, match="does not run"):
+        await backend.bulk([])
+
+    async def stopping():
+        yield {"title": "a"}
+        await app.close()
+        yield {"title": "b"}
+
+    await app.open()
+    with pytest.raises(BulkError, match="does not run"):
+        await backend.bulk(stopping(), batch=1)
+    alone = Runtime(type("Alone", (Backend,), {})(), "alone", lambda work: None)
+    with pytest.raises(ConfigurationError, match="served by no application"):
+        await alone.bulk([])
+
+
+async def test_a_batch_has_a_deadline() -> None:
+    """A layer that hangs ends the batch, and nothing of it is stored."""
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+        @before("create", bulk=True)
+        async def hang(self, req: Any) -> None:
+            if req.model["title"] == "todo 3":
+                await asyncio.Event().wait()
+
+    async with App().serve(Todos).test() as t:
+        with pytest.raises(BulkError, match="it stopped: The request took too long") as caught:
+            await t.backends["todos"].bulk(todos(5), timeout=0.05)
+        assert isinstance(caught.value.error, Timeout)
+        assert (await t.backends["todos"].query()).models == []
+
+
+async def test_large_records_are_stored_in_several_transactions(store) -> None:
+    """Batches end after a megabyte of rows; updates of large models are parted, and each row is stored once."""
+    async with served(store(), None) as backend:
+        told: list[int] = []
+        await backend.bulk(
+            ({"id": f"{n}", "text": "x" * 300_000} for n in range(9)),
+            method="upsert",
+            on_progress=lambda progress: told.append(progress.rows),
+        )
+        assert told == [4, 8, 9]
+        patches = [{"id": f"{n}", "n": n} for n in range(9)]
+        with pytest.raises(BulkError, match="row 9") as caught:
+            await backend.bulk([*patches[:8], {"id": "nobody", "n": 0}], method="patch", op="x")
+        progress = await backend.bulk_progress("x")
+        done = await backend.bulk(patches[:8], method="patch", op="y")
+        assert done.rows == 8
+        assert (progress.rows if progress else 0) == caught.value.rows < 9
+        assert [model.get("n") for page in [p async for p in backend.pages(size=2)] for model in page][:8] == [
+            *range(8)
+        ]
+
+
+async def test_rules_of_the_table_name_the_row(tmp_path) -> None:
+    """A row that breaks a rule of the file is found, and nothing of its batch is stored."""
+    async with served(SQLiteStore(tmp_path / "todos.db", "todos"), None) as backend:
+        await backend.create({"title": "first"})
+        with sqlite3.connect(tmp_path / "todos.db") as file:
+            file.execute("CREATE UNIQUE INDEX titles ON todos (json_extract(body, '$.title'))")
+        with pytest.raises(BulkError, match="row 3: another model has the same") as caught:
+            await backend.bulk([{"title": title} for title in ("a", "b", "first", "c")], op="x")
+        assert isinstance(caught.value.error, Conflict)
+        assert len((await backend.query()).models) == 1
+        assert (await backend.bulk([{"title": title} for title in "abc"], op="x")).rows == 3
+
+
+async def test_a_lost_file_is_said(tmp_path) -> None:
+    """Errors of the file are nobody's row; the bulk goes on once it is back."""
+    path = tmp_path / "todos.db"
+    async with served(SQLiteStore(path, "todos", timeout=0.05), None) as backend:
+        with sqlite3.connect(path) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(BulkError, match="it stopped: the database cannot be used at the moment") as caught:
+                await backend.bulk(todos(3), op="x")
+            assert isinstance(caught.value.error, Unavailable)
+            assert caught.value.row is None
+            other.rollback()
+        assert (await backend.bulk(todos(3), op="x")).rows == 3

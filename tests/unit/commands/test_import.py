@@ -1,0 +1,85 @@
+"""`bbio import`, in the process of the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bbio.cli import main
+
+SOURCE = """
+from bbio import App, Backend
+from bbio.builtin import MemoryStore, SQLiteStore
+from bbio import before
+
+class Todos(Backend):
+    store = SQLiteStore("todos.db")
+
+class Guarded(Backend):
+    store = SQLiteStore("todos.db")
+
+    @before("create")
+    def check(self, req):
+        pass
+
+class Fleeting(Backend):
+    store = MemoryStore()
+
+class Other(Backend):
+    store = SQLiteStore("missing/todos.db")
+
+app = App().serve(Todos, Guarded, Fleeting)
+broken = App().serve(Other)
+"""
+
+
+def run(*arguments: str, input: str | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, input=input)
+
+
+@pytest.fixture
+def app(served) -> str:
+    return f"{served(SOURCE)}:app"
+
+
+def test_stdin_is_imported(app: str) -> None:
+    """From `-`, whose progress is kept under a name of its own."""
+    done = run("import", app, "todos", "-", "--migrate", input='{"n": 1}\n{"n": 2}\n')
+    assert (done.exit_code, done.stderr.endswith("2 rows are imported\n")) == (0, True), done.output
+    done = run("import", app, "todos", "-", "--format", "csv", "--resume", input="n\n3\n")
+    assert done.exit_code == 0, done.output
+    assert run("export", app, "todos", "--query", '{"sort": "n"}').stdout.count("\n") == 3
+
+
+def test_a_bad_row_is_named_with_its_line(app: str) -> None:
+    """The line too, where it is another number than the row's."""
+    Path("rows.jsonl").write_text('{"n": 1}\n\n{"n": 2}\n{"n": }\n')
+    done = run("import", app, "todos", "rows.jsonl", "--migrate", "--batch", "2")
+    assert done.exit_code == 1
+    assert "row 3: it is not JSON" in done.stderr
+    assert f"bbio import {app} todos rows.jsonl --batch=2 --resume" in done.stderr
+    Path("rows.jsonl").write_text('{"n": 1}\n\n{"n": 2}\n{"n": 3, "id": 4}\n')
+    done = run("import", app, "todos", "rows.jsonl", "--resume")
+    assert "line 4, row 3: ids are given by the server" in done.stderr
+
+
+def test_what_cannot_be_imported_is_said(app: str, tmp_path: Path) -> None:
+    """Backends that are not there, or keep nothing here; layers that are not declared; options that make no sense."""
+    Path("rows.jsonl").write_text('{"n": 1}\n')
+    long = tmp_path / ("x" * 220)
+    long.write_text("")
+    for arguments, text in (
+        ((app, "nobody", "rows.jsonl"), "no backend 'nobody' is served; served: todos, guarded, fleeting"),
+        ((app, "fleeting", "rows.jsonl", "--migrate"), "keeps its models in memory"),
+        ((app, "guarded", "rows.jsonl", "--migrate"), "not declared for bulk writes: Guarded.check"),
+        ((app, "todos", "rows.jsonl", "--resume", "--restart"), "choose one"),
+        ((app, "todos", str(long)), "give one: --name"),
+        ((app, "todos", "nowhere.jsonl"), "does not exist"),
+        ((app.replace(":app", ":broken"), "other", "rows.jsonl", "--migrate"), "missing"),
+    ):
+        done = run("import", *arguments)
+        assert done.exit_code in (1, 2)
+        assert text in done.stderr, arguments
+    assert run("import", app, "guarded", "rows.jsonl", "--batch", "1").exit_code == 0
