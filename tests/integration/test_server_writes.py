@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from bbio import NotFound, Unauthorized
 from tests.support.guides import files
+from tests.support.servers import ServerProcess
+from tests.support.services import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "server-writes.md"
 
@@ -79,3 +82,57 @@ async def test_an_export_goes_on_where_it_ended(run, tmp_path) -> None:
             task.cancel()
             await asyncio.wait([task])
         assert [line[:10] for line in file.getvalue().splitlines()] == ['["create",', '["create",']
+
+
+@pytest.mark.once  # what is asked is what two processes do, not a Python
+async def test_programs_beside_the_server_write_what_its_clients_hear(join, tmp_path, monkeypatch) -> None:
+    """A script, a function without an event loop, a command of Django, and a worker that Celery has forked."""
+    text = PAGE.read_text()
+    for name, content in files(text).items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("orders", "nightly", "close"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    port = free_port()
+    server = ServerProcess("run", "orders:app", "--port", str(port), cwd=tmp_path, port=port, forked=True)
+    await server.start()
+    try:
+        page = await join(server.url, "orders")
+        ids = [(await page.sync("create", {"product": "milk", "state": "open"}))["id"] for _ in range(4)]
+        close = importlib.import_module("close")
+        assert (await asyncio.to_thread(close.close_order, ids[0]))["state"] == "closed"
+        commands = example(text, "class Command(")
+        await asyncio.to_thread(commands.Command(stdout=io.StringIO()).handle, id=ids[1])
+        worker = celery_worker(text, monkeypatch)
+        await asyncio.to_thread(worker.open_backends)
+        task = SimpleNamespace(request=SimpleNamespace(id="7"))
+        for _ in range(2):  # Celery may run it again
+            await asyncio.to_thread(worker.close_order, task, ids[2])
+        await asyncio.to_thread(worker.close_backends)
+        await importlib.import_module("nightly").close_orders()
+        for id in ids:
+            assert await page.synced() == ("update", {"id": id, "product": "milk", "state": "closed"})
+    finally:
+        await server.stop()
+        for name in ("orders", "nightly", "close"):
+            sys.modules.pop(name, None)
+
+
+def example(text: str, part: str) -> ModuleType:
+    """Return what the example with that text defines."""
+    code = next(each for each in re.findall(r"^```(?:python|py)\n(.*?)^```$", text, re.M | re.S) if part in each)
+    module = ModuleType("example")
+    exec(code, vars(module))
+    return module
+
+
+def celery_worker(text: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the module of Celery's tasks; what it imports of Celery returns its functions as they are."""
+    celery, signals = ModuleType("celery"), ModuleType("celery.signals")
+    celery.shared_task = lambda **options: lambda function: function  # type: ignore[attr-defined]
+    for name in ("worker_process_init", "worker_process_shutdown"):
+        setattr(signals, name, SimpleNamespace(connect=lambda function: function))
+    for module in (celery, signals):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return example(text, "shared_task")

@@ -21,6 +21,7 @@ from typing import Any, TypedDict
 
 import attrs
 
+import bbio
 from bbio import App, Backend, Next, Request, Runtime, after, before, create, use
 from bbio.client import Collection, Handle, connect
 
@@ -114,6 +115,19 @@ def in_a_thread() -> None:
     blocking.create(7)  # wrong
     anything = app.backends["issues"].blocking
     print(anything.read("1")["whatever"])
+
+
+async def script() -> None:
+    async with bbio.open("issues:app") as backends:
+        print((await backends[Issues].read("1")).titel)  # wrong
+        print((await backends["issues"].read("1"))["whatever"])
+
+
+def blocking_script() -> None:
+    with bbio.open(app, migrate=True) as backends:
+        print(backends[Issues].create(Issue("milk")).titel)  # wrong
+        print(backends["issues"].read("1")["whatever"])
+        backends[Issues].emit("craeted", {})  # wrong
 """
 WRONG = {number for number, line in enumerate(CHECKED.splitlines(), 1) if "# wrong" in line}
 
