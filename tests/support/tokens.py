@@ -46,6 +46,7 @@ class KeyServer:
         self.keys: list[Any] = [jwk("one")]
         self.body: bytes | None = None
         self.status = 200
+        self.location = "http://localhost:1/"
         self.delay = 0.0
         self.asked = 0
         self.url = ""
@@ -54,7 +55,7 @@ class KeyServer:
         self.asked += 1
         await asyncio.sleep(self.delay)
         body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body
-        headers = {"Location": "http://localhost:1/"} if self.status == 302 else None
+        headers = {"Location": self.location} if self.status == 302 else None
         return web.Response(status=self.status, body=body, content_type="application/json", headers=headers)
 
 

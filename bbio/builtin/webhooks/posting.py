@@ -112,16 +112,13 @@ class Poster:
 
 
 async def _discard(response: aiohttp.ClientResponse) -> None:
-    """Read a short answer, so that its connection serves again; close the connection of any other."""
+    """Read a short answer, so that its connection serves again. That of one that was not read to its end is closed."""
     size = 0
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             async for part in response.content.iter_any():
                 size += len(part)
                 if size > MAX_ANSWER_BYTES:
-                    break
-            else:
-                return
+                    return
     except (aiohttp.ClientError, OSError):  # a TimeoutError is one too
-        pass
-    response.close()
+        return

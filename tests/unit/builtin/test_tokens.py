@@ -82,6 +82,12 @@ async def refused(layer, token):
     return caught.value
 
 
+async def shut_out(layer, token):
+    """Expect that a token lets nobody in, be it that keys are asked for again before that is said for ever."""
+    with pytest.raises((Unauthorized, Unavailable)):
+        await user_of(layer, token)
+
+
 async def test_a_token_says_who_asks():
     """That of `auth`, or of the header; the identity ends with it; each request has a user of its own."""
     layer = Token(SECRET, **HS)
@@ -198,7 +204,7 @@ async def test_a_key_that_is_for_one_algorithm():
         server.keys = [jwk("one"), jwk("two", alg="RS512")]
         layer = Token(jwks=server.url, algorithms=["RS256", "RS512"])
         assert await user_of(layer, signed(key, "RS256", kid="one"))
-        await refused(layer, signed(key, "RS512", kid="one"))
+        await shut_out(layer, signed(key, "RS512", kid="one"))
         assert await user_of(layer, signed(rsa_key("two"), "RS512", kid="two"))
         await layer.stop()
 
@@ -214,9 +220,9 @@ async def test_keys_of_a_set_that_are_no_secret_of_their_issuer():
         server.keys = [{**private, "kid": "rsa"}, {**ec_private, "kid": "ec"}, {**shared, "kid": "oct"}, jwk("one")]
         layer = Token(jwks=server.url, algorithms=["RS256", "ES256"])
         assert await user_of(layer, signed(rsa_key("one"), "RS256", kid="one"))
-        await refused(layer, signed(rsa_key("two"), "RS256", kid="rsa"))
-        await refused(layer, signed(ec_key("two"), "ES256", kid="ec"))
-        await refused(layer, signed(SECRET, "HS256", kid="oct"))
+        await shut_out(layer, signed(rsa_key("two"), "RS256", kid="rsa"))
+        await shut_out(layer, signed(ec_key("two"), "ES256", kid="ec"))
+        await shut_out(layer, signed(SECRET, "HS256", kid="oct"))
         await layer.stop()
 
 
@@ -235,7 +241,7 @@ async def test_a_key_that_is_taken_back():
         now[0] += 200
         assert await user_of(layer, token)  # the set is fetched meanwhile
         await until(lambda: server.asked == 2 and layer._signed.keys._fetching is None)
-        await refused(layer, token)
+        await shut_out(layer, token)
         assert await user_of(layer, signed(rsa_key("one"), "RS256", kid="one"))
         await layer.stop()
 
@@ -417,11 +423,11 @@ async def test_a_fetch_under_way_may_be_too_early_for_a_key():
     [
         {"status": 500},
         {"status": 302},
-        {"body": b"x" * 300_000},
+        {"body": json.dumps({"keys": [jwk("one")]}).encode() + b" " * 300_000},
         {"body": b"no json"},
         {"body": b"[]"},
         {"body": b'{"keys": 7}'},
-        {"keys": [{}] * 200},
+        {"keys": [jwk("one")] + [{}] * 200},
         {"keys": [{"kty": "oct", "k": "AAAA", "kid": "one"}, "odd", {"kty": "RSA"}, jwk("one", use="enc")]},
         {"keys": [jwk("one", alg="ES256"), jwk("one", kid=7)]},
         {"delay": 0.6},
@@ -445,6 +451,17 @@ async def test_keys_that_cannot_be_had(fault, monkeypatch, caplog):
         vars(server).update(well)
         now[0] += 11
         assert await user_of(layer, token)
+
+
+async def test_the_server_of_the_keys_leads_nowhere_else():
+    """A redirect is not followed, not even to keys."""
+    async with key_server() as other, key_server() as server:
+        server.status, server.location = 302, other.url
+        layer = Token(jwks=server.url, **RS)
+        with pytest.raises(Unavailable):
+            await user_of(layer, signed(rsa_key("one"), "RS256", kid="one"))
+        assert (server.asked, other.asked) == (1, 0)
+        await layer.stop()
 
 
 async def test_a_fetch_ends_with_the_application():
