@@ -11,6 +11,7 @@ import concurrent.futures
 import threading
 import weakref
 from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -61,6 +62,9 @@ class BlockingBackends(Mapping[str, BlockingBackend[Any]]):
 
     Parameters:
         registry: the backends.
+
+    Example:
+        `with bbio.open("shop:app") as backends: print(list(backends))`
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -134,23 +138,20 @@ class Opening:
         self._migrate = migrate
         self._app: App | None = None
         self._thread: LoopThread | None = None
+        self._closing = ExitStack()
 
     async def __aenter__(self) -> Registry:
-        app = self._claim()
-        try:
+        with ExitStack() as closing:
+            app = self._claim(closing)
             await app.open(outside=True, migrate=self._migrate)
-        except BaseException:
-            self._release()
-            raise
+            self._closing = closing.pop_all()
         return app.backends
 
     async def __aexit__(
         self, kind: type[BaseException] | None, err: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
+        with self._closing:
             await self._leave()
-        finally:
-            self._release()
 
     def __enter__(self) -> BlockingBackends:
         try:
@@ -161,23 +162,21 @@ class Opening:
             raise ConfigurationError(
                 "`with bbio.open(...)` would hold up the event loop of this thread; write `async with bbio.open(...)`"
             )
-        app = self._claim()
-        try:
-            self._thread = LoopThread()
-            self._thread.run(app.open(outside=True, migrate=self._migrate))
-        except BaseException:
-            self._stop()
-            raise
+        with ExitStack() as closing:
+            app = self._claim(closing)
+            thread = LoopThread()
+            closing.callback(thread.stop)
+            thread.run(app.open(outside=True, migrate=self._migrate))
+            self._closing, self._thread = closing.pop_all(), thread
         return BlockingBackends(app.backends)
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._thread is not None, "it was entered"
-        try:
-            self._thread.run(self._leave())
-        finally:
-            self._stop()
+        thread, self._thread = self._thread, None
+        assert thread is not None, "it was entered"
+        with self._closing:
+            thread.run(self._leave())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the event loop of the application, and wait for its result, within `with bbio.open(...)`.
@@ -196,8 +195,8 @@ class Opening:
             raise ConfigurationError("run(...) is for within `with bbio.open(...)`; in `async with`, await it")
         return self._thread.run(work)
 
-    def _claim(self) -> App:
-        """Find the application, and have nobody else open it in this process."""
+    def _claim(self, closing: ExitStack) -> App:
+        """Find the application, and have nobody else open it in this process until it is closed."""
         app = app_of(find(self._target) if isinstance(self._target, str) else self._target)
         check_shared(app)
         with _claiming:
@@ -209,6 +208,7 @@ class Opening:
             if app.backends.frozen:
                 raise ConfigurationError("this application runs already in this process; use app.backends")
             _open.add(app)
+        closing.callback(_open.discard, app)
         self._app = app
         return app
 
@@ -220,19 +220,6 @@ class Opening:
             await app.finish()
         finally:
             await app.close()
-
-    def _stop(self) -> None:
-        thread, self._thread = self._thread, None
-        try:
-            if thread is not None:
-                thread.stop()
-        finally:
-            self._release()
-
-    def _release(self) -> None:
-        app, self._app = self._app, None
-        if app is not None:
-            _open.discard(app)
 
 
 def check_shared(app: App) -> None:

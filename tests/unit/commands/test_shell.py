@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import select
@@ -141,17 +142,24 @@ def test_the_console_awaits_at_the_top(terminal):
     assert terminal.process.wait(DEADLINE_SECONDS) == 3
 
 
-def test_ipython_is_used_where_it_is_installed(monkeypatch):
-    """With the names and the banner, and with no settings of the command line."""
+def test_ipython_is_used_where_it_is_installed(served, monkeypatch):
+    """With the names and the banner, and an event loop of its own, in which calls can be awaited."""
     started = []
     ipython, config = ModuleType("IPython"), ModuleType("traitlets.config")
-    ipython.start_ipython = lambda **options: started.append(options)
+
+    def start_ipython(**options):
+        started.append(options)
+        options["made"] = asyncio.run(options["user_ns"]["backends"]["todos"].create({"title": "milk"}))
+
+    ipython.start_ipython = start_ipython
     config.Config = lambda: SimpleNamespace(TerminalInteractiveShell=SimpleNamespace())
     for name, module in (("IPython", ipython), ("traitlets", ModuleType("traitlets")), ("traitlets.config", config)):
         monkeypatch.setitem(sys.modules, name, module)
-    assert shell_command.run_ipython({"app": 1}, "banner")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    target = f"{served()}:app"
+    shell_command.shell.callback(target, migrate=True)
     (options,) = started
-    assert (options["argv"], options["user_ns"]) == ([], {"app": 1})
-    assert options["config"].TerminalInteractiveShell.banner2 == "banner"
+    assert (options["argv"], options["made"]["title"]) == ([], "milk")
+    assert options["config"].TerminalInteractiveShell.banner2.startswith(f"The backends of {target}: todos\n")
     monkeypatch.setitem(sys.modules, "IPython", None)
     assert not shell_command.run_ipython({}, "")
