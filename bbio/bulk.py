@@ -38,7 +38,7 @@ PASSED_AT_ONCE = 500
 
 @attrs.frozen
 class BulkProgress:
-    """How far a bulk write has come.
+    """The progress of a bulk write.
 
     Parameters:
         rows: how many rows are stored, from the first on.

@@ -48,6 +48,11 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 # The kinds that run before a record is stored, and say so where they may for many at once.
 BULK_KINDS = ("before", "use", "handler")
+# Options that some decorators take.
+OF_OTHERS = {
+    "once": "only @after takes once=True",
+    "bulk": "layers that run when a record is stored, or refused, run for each one anyway: leave it out",
+}
 # The kinds that belong to no sync method.
 EPHEMERAL_KINDS = ("presence", "message")
 # The longest name of a message.
@@ -185,14 +190,15 @@ class _Phase:
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(self, *methods: MethodName, thread: bool = False, bulk: bool = False) -> Callable[[F], F]: ...
-    def __call__(self, *args: Any, thread: bool = False, bulk: bool = False, **options: Any) -> Any:
-        if bulk and self._kind not in BULK_KINDS:
-            raise DefinitionError(f"@{self._kind} takes no 'bulk'; it runs for each record anyway: leave bulk out")
+    def __call__(self, *methods: MethodName, thread: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, thread: bool = False, **options: Any) -> Any:
+        self._refuse(options)
+        return self._mark(self._kind, f"@{self._kind}", args, METHODS, thread)
+
+    def _refuse(self, options: Iterable[str]) -> None:
         for option in options:
-            only = "only @after takes once=True" if option == "once" else "name sync methods, or say thread=True"
+            only = OF_OTHERS.get(option, "name sync methods, or say thread=True")
             raise DefinitionError(f"@{self._kind} takes no {option!r}; {only}")
-        return self._mark(self._kind, f"@{self._kind}", args, METHODS, thread, bulk)
 
     def _mark(
         self,
@@ -214,15 +220,25 @@ class _Phase:
         return f"<decorator @{self._kind}>"
 
 
+class _BulkPhase(_Phase):
+    """A decorator of layers that run before a record is stored, which may say that they run for many at once."""
+
+    @overload
+    def __call__(self, target: F, /) -> F: ...
+    @overload
+    def __call__(self, *methods: MethodName, thread: bool = False, bulk: bool = False) -> Callable[[F], F]: ...
+    def __call__(self, *args: Any, thread: bool = False, bulk: bool = False, **options: Any) -> Any:
+        self._refuse(options)
+        return self._mark(self._kind, f"@{self._kind}", args, METHODS, thread, bulk)
+
+
 class _After(_Phase):
     """`@after`, and `@after(..., once=True)`: a layer for effects, which a retry of a write does not run again."""
 
     @overload
     def __call__(self, target: F, /) -> F: ...
     @overload
-    def __call__(
-        self, *methods: MethodName, once: bool = False, thread: bool = False, bulk: bool = False
-    ) -> Callable[[F], F]: ...
+    def __call__(self, *methods: MethodName, once: bool = False, thread: bool = False) -> Callable[[F], F]: ...
     def __call__(self, *args: Any, once: bool = False, thread: bool = False, **options: Any) -> Any:
         if options or not once:
             return super().__call__(*args, thread=thread, **options)
@@ -487,7 +503,7 @@ class _Message:
         return "<decorator @message>"
 
 
-before = _Phase(
+before = _BulkPhase(
     "before",
     _phase_doc(
         "Mark a method to run before the handlers; it may change `req` or raise.",
@@ -499,7 +515,7 @@ def require_user(self, req):
         _BULK,
     ),
 )
-use = _Phase(
+use = _BulkPhase(
     "use",
     _phase_doc(
         "Mark a method to wrap everything below it; `await next()` runs what is below.",

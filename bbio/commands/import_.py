@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,7 +104,7 @@ class Import:
         self._size = size
         self._form = form
         self._options = {"method": method, "channel": channel, "batch": batch}
-        self._is_stopping = False
+        self._is_stopping = self._is_reading = False
         # The lines of the rows that are read and not stored yet, by row.
         self._lines: dict[int, int] = {}
 
@@ -121,6 +122,8 @@ class Import:
                 progress = await self._all_of(runtime, file)
             except BulkError as err:
                 raise click.ClickException(self._explain(err)) from None
+            except asyncio.CancelledError:
+                raise click.ClickException(f"stopped at once; go on: {self._again} --resume") from None
         earlier = f"; {progress.earlier:,} of them were before" if progress.earlier else ""
         click.echo(f"{progress.rows:,} rows are imported{earlier}", err=True)
 
@@ -152,10 +155,17 @@ class Import:
         return progress
 
     def _rows(self, reader: Reader) -> Iterator[dict[str, Any]]:
-        row = 0
-        for row, model in enumerate(reader, 1):
+        models = iter(reader)
+        for row in count(1):
             if self._is_stopping:
                 raise Stopped
+            self._is_reading = True
+            try:
+                model = next(models, None)
+            finally:
+                self._is_reading = False
+            if model is None:
+                return
             self._lines[row] = reader.line
             yield model
 
@@ -164,21 +174,21 @@ class Import:
         """Have Ctrl-C and SIGTERM stop it after the batch that is being written; a second one stops it at once."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
-        assert task is not None
+        assert task is not None, "it is a coroutine"
 
-        def stop() -> None:
+        def stop(*_: Any) -> None:
             if self._is_stopping:
-                task.cancel()
+                loop.call_soon_threadsafe(task.cancel)
             self._is_stopping = True
+            if self._is_reading:
+                raise Stopped  # the next row may never come
 
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for each in signals:
-            loop.add_signal_handler(each, stop)
+        earlier = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for each in signals:
-                loop.remove_signal_handler(each)
+            for each, handler in earlier.items():
+                signal.signal(each, handler)
 
     def _explain(self, err: BulkError) -> str:
         if isinstance(err.error, Stopped):

@@ -15,7 +15,7 @@ CHECKPOINT_SECONDS = 30 * 86_400.0
 
 @attrs.frozen
 class Checkpoint:
-    """How far a bulk has come, kept in the store under the name of the bulk.
+    """The progress of a bulk, kept in the store under the name of the bulk.
 
     Parameters:
         rows: how many of its rows are stored.
@@ -34,7 +34,7 @@ class Checkpoint:
 
 @attrs.frozen
 class Step:
-    """What a bulk comes to with some more rows: kept in the transaction that stores them.
+    """The checkpoints of a bulk after each of some more rows: the last is kept in the transaction that stores them.
 
     Parameters:
         name: the name of the bulk.
@@ -54,11 +54,27 @@ class Step:
     digests: Sequence[bytes]
 
     def after(self, count: int) -> Checkpoint:
-        """Return the checkpoint after so many of its rows."""
+        """Return the checkpoint after so many of its rows.
+
+        Parameters:
+            count: how many.
+
+        Example:
+            >>> Step("todos.csv", 0, [b"a"]).after(1).rows
+            1
+        """
         return Checkpoint(self.start + count, self.digests[count - 1])
 
     def rest(self, count: int) -> Self:
-        """Return the step of the rows after so many of them."""
+        """Return the step of the rows after so many of them.
+
+        Parameters:
+            count: how many.
+
+        Example:
+            >>> Step("todos.csv", 0, [b"a", b"b"]).rest(1)
+            Step(name='todos.csv', start=1, digests=[b'b'])
+        """
         return attrs.evolve(self, start=self.start + count, digests=self.digests[count:])
 
 

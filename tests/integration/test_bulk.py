@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,6 +26,7 @@ from bbio import (
     Store,
     Timeout,
     Unavailable,
+    UnknownOutcome,
     after,
     before,
     create,
@@ -33,6 +35,7 @@ from bbio import (
     visible,
 )
 from bbio.builtin import Logger, MemoryStore, PostgresStore, SQLiteStore
+from bbio.builtin.postgres import store as postgres_store
 from bbio.calls import Terms
 from bbio.runtime import Runtime
 from bbio.store import Checkpoint, Step
@@ -549,3 +552,110 @@ async def test_a_lost_file_is_said(tmp_path) -> None:
             assert caught.value.row is None
             other.rollback()
         assert (await backend.bulk(todos(3), op="x")).rows == 3
+
+
+async def test_many_rows_that_are_stored_are_passed_over_in_turns() -> None:
+    """A long bulk that is gone on with does not hold up the event loop."""
+    async with served(MemoryStore(), None) as backend:
+        await backend.bulk(todos(1_200), op="x")
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.ensure_future(count())
+        await backend.bulk(todos(1_200), op="x")
+        counting.cancel()
+        assert turns >= 2
+
+
+async def test_a_bulk_that_is_done_is_forgotten_after_a_month(store, monkeypatch) -> None:
+    """Its checkpoint goes when another bulk is kept; one that was interrupted stays."""
+    async with served(store()) as backend:
+        await backend.bulk(todos(1), op="done")
+        with pytest.raises(BulkError):
+            await backend.bulk(broken(todos(3), 2), op="interrupted", batch=1)
+        module = sys.modules[type(backend.store).__module__]
+        monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1.0)
+        await backend.store.set_checkpoint("other", Checkpoint(1, bytes(16)))
+        assert await backend.store.checkpoint("done") is None
+        assert (await backend.bulk_progress("interrupted")).rows == 2
+        assert await backend.store.checkpoint("other") == Checkpoint(1, bytes(16))
+
+
+async def test_a_commit_that_fails_is_nobodys_row(tmp_path, monkeypatch) -> None:
+    """It may be on the disk: without a name the outcome is unknown, with one it can be gone on with."""
+    async with served(SQLiteStore(tmp_path / "todos.db", "todos"), None) as backend:
+        database = backend.store._database
+        check, checks = database._check_place, []
+
+        def lost() -> None:
+            checks.append(1)
+            if len(checks) % 2 == 0:
+                raise sqlite3.OperationalError("it was moved")
+            check()
+
+        monkeypatch.setattr(database, "_check_place", lost)
+        for op, kind in ((None, UnknownOutcome), ("x", Unavailable)):
+            with pytest.raises(BulkError) as caught:
+                await backend.bulk(todos(1), op=op)
+            assert type(caught.value.error) is kind
+        monkeypatch.undo()
+        assert (await backend.bulk(todos(1), op="x")).new == 0
+        assert len((await backend.query()).models) == 2
+
+
+async def test_a_rule_that_no_row_breaks_alone_is_nobodys_row(tmp_path) -> None:
+    """Two rows that break a rule together: the second is at fault."""
+    async with served(SQLiteStore(tmp_path / "todos.db", "todos"), None) as backend:
+        with sqlite3.connect(tmp_path / "todos.db") as file:
+            file.execute("CREATE UNIQUE INDEX titles ON todos (json_extract(body, '$.title'))")
+        with pytest.raises(BulkError, match="row 2: another model has the same"):
+            await backend.bulk([{"title": "a"}, {"title": "a"}])
+
+
+async def test_rules_of_postgres_name_the_row(database_url, psql) -> None:
+    """A row that a rule of the table refuses is found; one that another program holds is said to be so."""
+    async with served(PostgresStore(database_url, "todos", timeout=0.5), None) as backend:
+        first = await backend.create({"title": "first"})
+        await psql.execute("CREATE UNIQUE INDEX titles ON todos ((body ->> 'title'))")
+        with pytest.raises(BulkError, match="row 3: another model has the same") as caught:
+            await backend.bulk([{"title": title} for title in ("a", "b", "first", "c")], op="x")
+        assert isinstance(caught.value.error, Conflict)
+        assert len((await backend.query()).models) == 1
+        other = await backend.create({"title": "other"})
+        async with psql.transaction():
+            await psql.execute("SELECT FROM todos WHERE id = $1 FOR UPDATE", first["id"])
+            with pytest.raises(BulkError, match="row 2: another program holds the model"):
+                await backend.bulk([{"id": each["id"], "n": 1} for each in (other, first)], method="patch")
+        assert [model.get("n") for model in (await backend.query()).models] == [None, None]
+
+
+async def test_a_lost_connection_is_nobodys_row(database_url, psql) -> None:
+    """A commit whose outcome cannot be learned: without a name it is unknown, with one it can be gone on with."""
+    async with served(PostgresStore(database_url, "todos"), None) as backend:
+        store = backend.store
+
+        async def unknown(batch: Any) -> None:
+            return None
+
+        commit = postgres_store.commit
+
+        async def in_doubt(connection: Any) -> None:
+            await commit(connection)
+            raise postgres_store.InDoubt
+
+        store._outcome = unknown
+        postgres_store.commit = in_doubt
+        try:
+            for op, kind in ((None, UnknownOutcome), ("x", Unavailable)):
+                with pytest.raises(BulkError) as caught:
+                    await backend.bulk(todos(1), op=op)
+                assert type(caught.value.error) is kind
+        finally:
+            postgres_store.commit = commit
+        assert (await backend.bulk(todos(1), op="x")).new == 0
+        assert len((await backend.query()).models) == 2

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import importlib
 import json
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +17,8 @@ from typing import Any
 import pytest
 
 from bbio.client import connect
-from tests.support.servers import ServerProcess, eventually
+from tests.support.guides import files
+from tests.support.servers import ROOT, ServerProcess, eventually
 from tests.support.services import free_port
 
 pytestmark = pytest.mark.once  # what is asked is what processes do, not a Python
@@ -146,12 +150,12 @@ async def test_servers_tell_their_clients_of_an_import(commands) -> None:
         shown = await connection.backend("plain").collection().open()
         for count, name in ((20, "few.jsonl"), (2_500, "many.jsonl")):
             commands.write(name, [{"n": number} for number in range(count)])
-            before = len(shown.models)
+            before = len(shown)
             code, output = await commands.run("import", "shop:app", "plain", name)
             assert code == 0, output
 
             async def has_all(total: int = before + count) -> bool:
-                return len(shown.models) == total
+                return len(shown) == total
 
             await eventually(has_all)
     finally:
@@ -213,8 +217,8 @@ async def test_ctrl_c_says_how_far_it_came(shop) -> None:
 
     await eventually(has_twenty)
     process.signal(signal.SIGINT)
-    await feeder.close()
     assert await process.ended() == 1
+    await feeder.close()
     assert "stopped: rows 1 to 20 are stored" in process.output
     assert "bbio import shop:app plain rows.fifo --batch=10 --name=x --resume" in process.output
     shop.write("rows.jsonl", [{"n": number} for number in range(25)])
@@ -230,3 +234,41 @@ async def test_rows_are_kept_in_a_channel(shop) -> None:
     assert code == 0, output
     assert await shop.exported("plain") == []
     assert [row["n"] for row in await shop.exported("plain", "--channel", "home", "--query", '{"sort": "n"}')] == [1, 2]
+
+
+async def test_issues_are_imported_into_the_tracker(tmp_path) -> None:
+    """The sample file of the example goes in by the command that it names, with the authors that it says."""
+    example = ROOT / "examples" / "tracker"
+    command = next(line.split() for line in (example / "app.py").read_text().splitlines() if " bbio import " in line)
+    assert command[:4] == ["bbio", "import", "examples.tracker.app:app", "issues"]
+    env = {"BBIO_DATABASE_URL": "", "BBIO_SECRET_KEY": "0" * 32}
+    arguments = [*command[1:4], str(ROOT / command[4]), *command[5:]]
+    for arguments_, text in (
+        (arguments, "6 rows are imported"),
+        (["export", "examples.tracker.app:app", "issues", "--format", "csv", "--output", "issues.csv"], "6 rows are"),
+    ):
+        process = await ServerProcess(*arguments_, cwd=tmp_path, env=env, forked=True).start()
+        assert await process.ended() == 0, process.output
+        assert text in process.output
+    exported, sample = (
+        list(csv.DictReader((folder / "issues.csv").read_text().splitlines())) for folder in (tmp_path, example)
+    )
+    for row in exported:
+        del row["id"]
+    assert sorted(map(str, exported)) == sorted(map(str, sample))
+
+
+async def test_the_guide_does_what_it_says(tmp_path, monkeypatch) -> None:
+    """The code of the page stores a file once, however often it is called, and reads what is open."""
+    page = ROOT / "docs" / "import-export.md"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "todos.py").write_text(files(page.read_text())["todos.py"])
+    monkeypatch.delitem(sys.modules, "todos", raising=False)
+    todos = importlib.import_module("todos")
+    monkeypatch.delitem(sys.modules, "todos")
+    feed = tmp_path / "feed.jsonl"
+    feed.write_text("".join(json.dumps({"title": f" todo {n} ", "done": n == 2}) + "\n" for n in range(4)))
+    async with todos.app.test():
+        assert await todos.read_feed(feed) == 4
+        assert await todos.read_feed(feed) == 0
+        assert sorted(await todos.open_todos()) == ["todo 0", "todo 1", "todo 3"]

@@ -36,7 +36,7 @@ def test_every_step_of_make_bench_is_a_module_with_bars():
         for line in (ROOT / "Makefile").read_text().splitlines()
         if "-m benchmarks." in line
     ]
-    assert set(steps) == {"views", "deltas", "listeners", "scopes", "presence", "identity"}
+    assert set(steps) == {"views", "deltas", "listeners", "scopes", "presence", "identity", "bulk"}
     documented = (ROOT / "benchmarks" / "README.md").read_text()
     assert all(f"`{step}.py`" in documented for step in steps)
 

@@ -691,3 +691,26 @@ def test_two_rules_that_could_be_asked_about_one_channel_are_refused():
 
     with refused("could be asked about a channel of"):
         App().serve(Both)
+
+
+def test_bulk_is_for_what_runs_before_a_record_is_stored():
+    """It stays on the layer; where it would say nothing, it is refused."""
+
+    class Todos(Backend):
+        @before("create", bulk=True)
+        def check(self): ...
+
+        @use(bulk=True)
+        def around(self): ...
+
+        @create(bulk=True)
+        def make(self): ...
+
+        @update
+        def change(self): ...
+
+    marks = [mark for entry in Todos.__bbio_layers__ for mark in entry.marks]
+    assert [mark.bulk for mark in marks] == [True, True, True, False]
+    for decorator in (after, on_error):
+        with refused(f"@{decorator.__name__} takes no 'bulk'; layers that run when a record is stored"):
+            decorator(bulk=True)

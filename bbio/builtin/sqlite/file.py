@@ -331,9 +331,8 @@ class Database:
             store: Any = whole.store
             try:
                 store.apply_whole(connection, whole)
-            except sqlite3.IntegrityError:
-                self._refuse_one(connection, whole)
-                raise
+            except sqlite3.IntegrityError as err:
+                raise self._refused(connection, whole, err) from None
             committing = True
             connection.execute("COMMIT")
             self._check_place()
@@ -347,19 +346,19 @@ class Database:
         else:
             self._works()
 
-    def _refuse_one(self, connection: sqlite3.Connection, whole: Whole) -> None:
-        """Find the write that breaks a rule of its table, and undo all.
-
-        Raises:
-            RowRefused: it is found.
-        """
+    def _refused(self, connection: sqlite3.Connection, whole: Whole, err: sqlite3.IntegrityError) -> RowRefused:
+        """Find the write that breaks a rule of its table, by making all one by one; they are undone."""
         connection.execute("ROLLBACK")
         self._forget()
         self._begin(connection)
-        for index, change in enumerate(whole.changes):
-            self._apply_alone(connection, change)
-            if change.error is not None:
-                raise RowRefused(index, change.error)
+        places = enumerate(whole.changes)
+        index = next((index for index, change in places if not self._is_applied_alone(connection, change)), 0)
+        store: Any = whole.store
+        return RowRefused(index, whole.changes[index].error or store.refusal(err, None))
+
+    def _is_applied_alone(self, connection: sqlite3.Connection, change: Any) -> bool:
+        self._apply_alone(connection, change)
+        return change.error is None
 
     def _works(self) -> None:
         if self._failing:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from bbio.cli import main
+from bbio.commands import import_
 
 SOURCE = """
+import asyncio, os, signal
+
 from bbio import App, Backend
 from bbio.builtin import MemoryStore, SQLiteStore
 from bbio import before
@@ -24,13 +30,23 @@ class Guarded(Backend):
     def check(self, req):
         pass
 
+class Stopping(Backend):
+    store = SQLiteStore("todos.db")
+
+    @before("create", bulk=True)
+    async def stop(self, req):
+        for _ in range(req.model.get("stop", 0)):
+            os.kill(os.getpid(), signal.SIGINT)
+        if req.model.get("stop") == 2:
+            await asyncio.Event().wait()
+
 class Fleeting(Backend):
     store = MemoryStore()
 
 class Other(Backend):
     store = SQLiteStore("missing/todos.db")
 
-app = App().serve(Todos, Guarded, Fleeting)
+app = App().serve(Todos, Guarded, Stopping, Fleeting)
 broken = App().serve(Other)
 """
 
@@ -71,7 +87,7 @@ def test_what_cannot_be_imported_is_said(app: str, tmp_path: Path) -> None:
     long = tmp_path / ("x" * 220)
     long.write_text("")
     for arguments, text in (
-        ((app, "nobody", "rows.jsonl"), "no backend 'nobody' is served; served: todos, guarded, fleeting"),
+        ((app, "nobody", "rows.jsonl"), "no backend 'nobody' is served; served: todos, guarded, stopping, fleeting"),
         ((app, "fleeting", "rows.jsonl", "--migrate"), "keeps its models in memory"),
         ((app, "guarded", "rows.jsonl", "--migrate"), "not declared for bulk writes: Guarded.check"),
         ((app, "todos", "rows.jsonl", "--resume", "--restart"), "choose one"),
@@ -83,3 +99,25 @@ def test_what_cannot_be_imported_is_said(app: str, tmp_path: Path) -> None:
         assert done.exit_code in (1, 2)
         assert text in done.stderr, arguments
     assert run("import", app, "guarded", "rows.jsonl", "--batch", "1").exit_code == 0
+
+
+def test_signals_stop_it(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the batch that is being written; while it waits for a row; and the second at once."""
+    rows = "".join(f'{{"n": {number}, "stop": {int(number == 3)}}}\n' for number in range(1, 9))
+    done = run("import", app, "stopping", "-", "--migrate", "--batch", "2", input=rows)
+    assert (done.exit_code, "stopped: rows 1 to 4 are stored" in done.stderr) == (1, True), done.stderr
+    done = run("import", app, "stopping", "-", "--resume", "--batch", "2", input=rows)
+    assert (done.exit_code, "8 rows are imported; 4 of them" in done.stderr) == (0, True), done.stderr
+    done = run("import", app, "stopping", "-", "--name", "x", input='{"stop": 2}\n')
+    assert (done.exit_code, "stopped at once; go on: bbio import" in done.stderr) == (1, True), done.stderr
+
+    class Waiting(io.BytesIO):
+        def readline(self, size: int | None = -1, /) -> bytes:
+            if self.tell():
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().readline(size)
+
+    monkeypatch.setattr(import_, "stdin", lambda: Waiting(b'{"n": 1}\n{"n": 2}\n'))
+    done = run("import", app, "todos", "-", "--name", "y")
+    assert (done.exit_code, "stopped: no row is stored" in done.stderr) == (1, True), done.stderr
+    assert len(run("export", app, "stopping").stdout.splitlines()) == 8

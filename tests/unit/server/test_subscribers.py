@@ -195,6 +195,23 @@ async def test_what_was_published_before_the_newest_is_told_where_history_is_gon
     assert ann.offsets == [3, 7]
 
 
+async def test_losses_in_a_row_are_told_one_by_one(server, monkeypatch):
+    """While many records are written elsewhere, clients read everything at most so often, and at the end once more."""
+    monkeypatch.setattr(module, "RESYNC_SECONDS", 0.3)
+    ann, now = await listening(server), asyncio.get_running_loop().time
+    told = []
+    for count in (1, 2):
+        newest = [server.store.written_by_others() for _ in range(3)][-1]
+        stream = server.store.streams.stream("c:")
+        stream.before = stream.events.pop().stamp
+        stream.events.clear()
+        publish(server, newest)
+        while len(ann.resyncs) < count:  # noqa: ASYNC110 - nobody is woken
+            await asyncio.sleep(0.01)
+        told.append(now())
+    assert told[1] - told[0] > 0.2
+
+
 async def test_a_new_epoch_is_told_as_such(server):
     """An event of a new epoch means that history was lost; the event itself is told."""
     ann, bob = await listening(server), await listening(server, version=0)
