@@ -505,6 +505,10 @@ async def test_opaque_tokens(monkeypatch):
     plain = Token(verify=lambda token: ("ann", now + 10))
     socket = socket_of("x")
     assert (await asked(plain, socket)).identity.expires == now + 10
+    socket.identities.at = now + 11
+    with pytest.raises(Unauthorized) as caught:
+        await asked(plain, socket)
+    assert caught.value.expired is True
     await plain.stop()
 
 
