@@ -29,8 +29,6 @@ FETCH_SECONDS = 5.0
 REFRESH_SECONDS = 3_600.0
 LEAST_REFRESH_SECONDS = 10.0
 UNCHECKED = "tokens cannot be checked at the moment"
-# Names of keys that were looked for in a set, and are not in it.
-MAX_UNKNOWN_KEYS = 1_000
 
 
 @attrs.frozen
@@ -125,8 +123,8 @@ class FetchedKeys:
         self._fetched_at: float | None = None
         self._asked_at: float | None = None
         self._has_failed = False
-        # Names that the set is known not to have: of others it is not known whether they came after it.
-        self._unknown: dict[str, None] = {}
+        # The name for which the set was fetched, and which it does not have: others may have come after it.
+        self._unknown: str | None = None
         self._fetching: asyncio.Task[None] | None = None
         self._log = RateLimitedLog(logger)
 
@@ -151,13 +149,11 @@ class FetchedKeys:
             return found
         if self._has_failed or self._fetched_at is None:
             raise Unavailable(UNCHECKED, retry_after=LEAST_REFRESH_SECONDS)
-        if kid is not None and kid not in self._unknown:
+        if kid is not None and kid != self._unknown:
             if fetching is None or not is_late:
                 # Anybody can have the keys asked for by a name that there is not: that shuts nobody out.
                 raise Unavailable(UNCHECKED, retry_after=self._wait_seconds())
-            self._unknown[kid] = None
-            if len(self._unknown) > MAX_UNKNOWN_KEYS:
-                del self._unknown[next(iter(self._unknown))]
+            self._unknown = kid
         return []
 
     def _wait_seconds(self) -> float:
@@ -191,7 +187,7 @@ class FetchedKeys:
         try:
             self._keys = self._read_set(await self._get())
             self._fetched_at, self._has_failed = self._clock(), False
-            self._unknown.clear()
+            self._unknown = None
         except Exception as err:
             self._has_failed = True
             self._log.error(err, "the keys of tokens could not be fetched; those of before serve on")

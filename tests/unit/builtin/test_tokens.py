@@ -96,6 +96,8 @@ async def test_a_token_says_who_asks():
     one, two = await asked(layer, socket), await asked(layer, socket)
     one.user["sub"] = "eve"
     assert two.user["sub"] == "ann"
+    two.user["sub"] = "eve"
+    assert (await asked(layer, socket)).user["sub"] == "ann"
     assert one.identity is two.identity is socket.identity
     assert socket.identity.subject == "ann"
     assert socket.identity.expires == pytest.approx(time.time() + 3_600, abs=5)
@@ -382,9 +384,8 @@ async def test_keys_of_an_address():
         await layer.stop()
 
 
-async def test_made_up_names_shut_nobody_out(monkeypatch):
+async def test_made_up_names_shut_nobody_out():
     """A token with a new key is told to come back, however many others name keys that there are not."""
-    monkeypatch.setattr("bbio.builtin.tokens.keys.MAX_UNKNOWN_KEYS", 2)
     async with key_server() as server:
         layer = Token(jwks=server.url, **RS)
         keys, now = layer._signed.keys, [100.0]
@@ -396,10 +397,9 @@ async def test_made_up_names_shut_nobody_out(monkeypatch):
                     await user_of(layer, signed(rsa_key("one"), "RS256", kid=f"made up {number} {other}"))
             now[0] += 10
         assert server.asked == 4
-        # Those whose names were looked for in vain are not told to come back; but no more than some are remembered.
-        keys._unknown = dict.fromkeys("ab")
-        keys._fetched_at = keys._asked_at = now[0]
-        await refused(layer, signed(rsa_key("one"), "RS256", kid="a"))
+        # A name that was just looked for in vain is not told to come back.
+        now[0] -= 10
+        await refused(layer, signed(rsa_key("one"), "RS256", kid="made up 3"))
         assert server.asked == 4
 
 
@@ -505,6 +505,10 @@ async def test_opaque_tokens(monkeypatch):
     plain = Token(verify=lambda token: ("ann", now + 10))
     socket = socket_of("x")
     assert (await asked(plain, socket)).identity.expires == now + 10
+    socket.identities.at = now + 11
+    with pytest.raises(Unauthorized) as caught:
+        await asked(plain, socket)
+    assert caught.value.expired is True
     await plain.stop()
 
 
