@@ -290,7 +290,8 @@ class Permissions:
             return False
         if failure is None:
             await self._review(socket, channel, req)
-        if failure is None and view is not None and channel in socket.channels and not socket.is_suspended:
+        is_told = channel in socket.channels and channel not in socket.to_listen
+        if failure is None and view is not None and is_told:
             self._delivery.flush()  # what was committed before belongs to the view of before
             view = view.narrowed(socket.views[followed.name].asked)
             if self.see(socket, channel, view, req.scope):
