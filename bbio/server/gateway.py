@@ -84,7 +84,7 @@ class Gateway:
         if runtime.name in self.subscribers:
             runtime.log.share_memory(Kept())
         subscribers = self.subscribers[runtime.name] = Subscribers(
-            self.exchanges, runtime, self.subscribers, self.suspend
+            self.exchanges, runtime, self.subscribers, self.suspend, self.identities.of_session
         )
         runtime.open(subscribers, store, self.calls)
         self.messages[runtime.name] = Messages(
