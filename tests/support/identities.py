@@ -165,6 +165,9 @@ class World:
         # Requests of those who are known wait for it.
         self.working = asyncio.Event()
         self.working.set()
+        # Who asks to listen waits for it, once it is known whether it may.
+        self.admitting = asyncio.Event()
+        self.admitting.set()
         self.sessions: Sessions | None = None
         self.app = self.served(path)
 
@@ -191,6 +194,7 @@ class World:
                 is_member = room in world.rooms[req.user["id"]]
                 if world.chance.random() < 0.3:
                     await asyncio.sleep(0)
+                await world.admitting.wait()
                 if not is_member:
                     raise Forbidden("members only")
 

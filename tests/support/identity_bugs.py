@@ -267,4 +267,26 @@ BUGS: tuple[Bug, ...] = (
     tells_client,
 )
 # The kind and the seed of a schedule that finds each: most of them are found by one in ten.
-FOUND_BY: dict[str, tuple[str, int]] = {}
+FOUND_BY = {
+    "told_on": ("opaque", 0),
+    "asks_on": ("opaque", 1),
+    "listens_on": ("opaque", 1),
+    "attends_on": ("opaque", 1),
+    "talks_on": ("opaque", 1),
+    "talks_late": ("opaque", 2),
+    "answered_late": ("opaque", 5),
+    "takes_any_user": ("opaque", 1),
+    "old_answers": ("opaque", 1),
+    "late_answers": ("opaque", 1),
+    "renewed_late": ("opaque", 0),
+    "admitted_late": ("memory", 0),
+    "any_room": ("opaque", 0),
+    "stays_in": ("opaque", 0),
+    "never_ends": ("opaque", 0),
+    "deaf": ("opaque", 0),
+    "remembers": ("memory", 0),
+    "found_late": ("memory", 9),
+    "session_goes_on": ("memory", 0),
+    "overlooked": ("memory", 24),
+    "ghosts": ("opaque", 0),
+}

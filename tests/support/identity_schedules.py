@@ -231,6 +231,12 @@ class Schedule(World):
         if tab.connection.connected:
             self.ask(tab.connection.authenticate(fresh.text))
 
+    async def renew(self, tab: Tab) -> None:
+        """Show a new token, and say nothing of it to the client of the tab."""
+        credential = self.jars[tab.browser]
+        if credential is not None:
+            self.send(tab, "auth", {"token": (await self.issue(credential.user)).text})
+
     # Log-in and log-out
 
     async def log_in(self, user: str | None = None, browser: int | None = None) -> None:
@@ -375,13 +381,23 @@ class Schedule(World):
         """Throw somebody out of a room, and have all ask again."""
         room, channel = self.channel()
         user = self.chance.choice(USERS)
+        if self.chance.random() < 0.5:
+            self.t.release()
+            self.admitting.clear()
+            for tab in self.tabs:
+                version = () if tab is self.tabs[LEGACY] else ({"v": 1, "messages": True},)
+                self.send(tab, "listen", channel, *version)
+                self.send(tab, "presence", channel, {"members": True})
+            await rounds()
         self.rooms[user].discard(room)
         if self.chance.random() < 0.5:
             await self.app.revoke(channel=channel)
         else:
             await self.elsewhere(channel=channel, backend="rooms")
-        await self.idle()
+            await rounds()
         self.looked_at(lambda _: room)
+        self.admitting.set()
+        await self.idle()
 
     async def change_rights(self) -> None:
         """Change who may have what, and have it looked at."""
@@ -450,14 +466,16 @@ class Schedule(World):
 
     async def interrupt(self) -> None:
         """Requests are under way while the user of their client is logged out everywhere."""
-        tab, chance = self.tab(), self.chance
+        chance = self.chance
+        tab = self.tabs[LEGACY] if chance.random() < 0.25 else self.tab()
         credential = self.jars[tab.browser]
         if credential is None:
             return
         self.t.release()
         self.working.clear()
+        asking = [self.ask_anything, self.ask_anything, self.say, self.attend]
         for _ in range(3):
-            await chance.choice([self.ask_anything, self.ask_anything, self.say, self.attend])(tab)
+            await chance.choice(asking if self.sessions is not None else [*asking, self.renew])(tab)
         await rounds()
         ended = await self.expel(credential.user)
         self.working.set()
@@ -505,8 +523,8 @@ class Schedule(World):
 
     async def finish(self) -> None:
         """All is well again: who logs in gets what it may have, and nobody else does."""
+        await self.look_for_ghosts()  # while some are away
         self.t.heal()
-        await self.look_for_ghosts()
         await self.app.backends["rooms"].recheck()
         await self.idle()
         self.may_groups = {name: set(groups) for name, groups in self.groups.items()}
@@ -578,6 +596,7 @@ async def run(
             finally:
                 world.gate.set()
                 world.working.set()
+                world.admitting.set()
                 for task in world.tasks:
                     task.cancel()
                 await asyncio.gather(*world.tasks, return_exceptions=True)
