@@ -238,7 +238,7 @@ async def test_two_users_under_one_cookie_name(make_sessions, processes, page):
 
 
 async def test_a_request_under_way_when_its_session_is_revoked(join):
-    """It ends as it began, and the next one is refused."""
+    """Its answer is an error, though its client listens to nothing."""
     sessions, gate, reached = MemorySessions(), asyncio.Event(), asyncio.Event()
 
     class Todos(Backend):
@@ -257,8 +257,11 @@ async def test_a_request_under_way_when_its_session_is_revoked(join):
         asked = await client.start("read")
         await reached.wait()
         await sessions.revoke(user="ann")
+        (socket,) = app.gateway.identities.of_user("ann")
+        await until(lambda: socket.is_suspended)
         gate.set()
-        assert await client.finish(asked) == [{"id": 1, "by": "ann"}]
+        with pytest.raises(SyncFailed, match="has ended"):
+            await client.finish(asked)
         await refused(client)
 
 
@@ -578,28 +581,3 @@ async def test_no_log_and_no_packet_holds_a_cookie(make_sessions, processes, pag
     for secret in (value, key_of(value)):
         assert secret not in caplog.text
         assert secret not in repr(answers)
-
-
-async def test_what_is_under_way_without_a_listen_when_its_session_ends(serve, dial):
-    """Its answer is an error, though its client listens to nothing."""
-    sessions, gate, asked = MemorySessions(secure=False), asyncio.Event(), asyncio.Event()
-
-    class Notes(Backend):
-        middleware = [sessions]
-        store = MemoryStore()
-
-        @before
-        async def wait(self):
-            asked.set()
-            await gate.wait()
-
-    app = await serve(Notes)
-    cookie = (await sessions.begin({"user": {"id": "ann"}})).partition(";")[0]
-    there = await (await dial(app, headers={"Cookie": cookie})).connect("/notes")
-    number = await there.start("sync", {"method": "read", "model": {}, "options": {}})
-    await asked.wait()
-    assert await sessions.revoke(user="ann") == 1
-    (socket,) = app.gateway.identities.of_user("ann")
-    await until(lambda: socket.is_suspended)
-    gate.set()
-    assert (await there.reply(number))[0]["error"]["expired"] is True
