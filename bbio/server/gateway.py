@@ -69,9 +69,7 @@ class Gateway:
         self.memberships = Memberships(self.exchanges, self.subscribers)
         # What the histories and operations of all backends take in memory.
         self.kept = Kept(limits.memory / 4)
-        self.identities = Identities(
-            self._warn, self.suspend, self._close_ended, renewal_time=limits.renewal_time
-        )
+        self.identities = Identities(self._warn, self.suspend, self._close_ended, renewal_time=limits.renewal_time)
         self._connecting = Turns(limits.connecting)
         self._expiry: asyncio.TimerHandle | None = None
         self._public, self._listened = public, protocol.encode([public])

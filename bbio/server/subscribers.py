@@ -89,9 +89,7 @@ class Subscribers(Publisher):
         self._tasks = Tasks()
         self.listeners = Listeners(runtime, exchanges.limits, all_backends, self._on_stream)
         self._streams = self.listeners.streams
-        self.permissions = Permissions(
-            exchanges, runtime, self.listeners, self._tasks, on_expired, of_session
-        )
+        self.permissions = Permissions(exchanges, runtime, self.listeners, self._tasks, on_expired, of_session)
         self._unchecked: set[str] = set()
         self._checking = False
         self._closed = False

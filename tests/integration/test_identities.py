@@ -412,7 +412,8 @@ async def test_writes_under_way_at_the_end(serve, dial):
     _, answer, _ = await ann.call("sync", {**asked["answered"], "channel": "home"})
     assert answer["secret"] == "of before"
     assert backend.done == 1
-    assert [each["title"] for each in await app.backends["notes"].query(channel="home")] == ["x", "y"]
+    found = await ann.call("sync", {"method": "read", "model": {}, "options": {}, "channel": "home"})
+    assert [each["title"] for each in found[1]] == ["x", "y"]
 
 
 async def test_a_failure_under_way_at_the_end(serve, dial):

@@ -1,4 +1,4 @@
-"""Random schedules for identities: log-ins, refreshes, revocations, ends and lost connections, and a search of the wire.
+"""Random schedules for identities: log-ins, refreshes, revocations, ends, lost connections; and a search of the wire.
 
 What the server sends is looked at packet by packet. Each record, message, state and card carries a mark, so that it is
 known to whom it may be sent, and each secret is a text of its own: tokens, cookies, the ids of sessions and clients.
