@@ -38,8 +38,8 @@ postgres: $(SET_UP) ## run the tests of PostgreSQL, on another than the system's
 	@BBIO_POSTGRES_BIN=$(POSTGRES) $(BIN)/pytest -n 2 --dist loadgroup --no-cov \
 		$$(grep -lErw "database_url|postgres_server|PostgresServer" --include="test_*.py" tests) $(ARGS)
 
-schedules: $(SET_UP) ## drive servers and clients through 10,000 random schedules, and as many of views and of live queries (about 30 minutes)
-	@BBIO_SCHEDULES=2600 $(BIN)/pytest -n 2 --no-cov tests/properties/test_delivery.py tests/properties/test_views.py tests/properties/test_live_queries.py
+schedules: $(SET_UP) ## drive servers and clients through 10,000 random schedules, and as many of views, of live queries and of identities (about 50 minutes)
+	@BBIO_SCHEDULES=2600 $(BIN)/pytest -n 2 --no-cov tests/properties/test_delivery.py tests/properties/test_views.py tests/properties/test_live_queries.py tests/properties/test_identities.py
 
 crash: $(SET_UP) ## kill a server, and PostgreSQL, while they write, 50 times over (ROUNDS=300)
 	@BBIO_CRASH_ROUNDS=$(or $(ROUNDS),50) $(BIN)/pytest -n 0 -q -s tests/integration/test_crash.py tests/integration/test_postgres_crash.py tests/integration/test_consumers.py $(ARGS)

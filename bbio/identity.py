@@ -96,6 +96,10 @@ class Identity:
             if not is_seconds(value) and (name == "warn" or value is not None):
                 raise StackError(f"the `{name}` of an identity is {value!r}: give seconds, as a finite number")
 
+    def is_same(self, other: Identity) -> bool:
+        """Return whether another identity says the same: the same user by the same session, with the same end."""
+        return self.is_of_same_user(other) and (self.session, self.expires) == (other.session, other.expires)
+
     def is_of_same_user(self, other: Identity) -> bool:
         """Return whether another identity is of the same user; False where users without an id cannot be compared."""
         if self.subject is None or other.subject is None:

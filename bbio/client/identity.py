@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from inspect import isawaitable
 from typing import Any
 
@@ -28,6 +29,10 @@ TOKEN_ATTEMPTS = 6
 # Seconds after the first failure, and at most; each is multiplied by a random number from 0.5 to 1.
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+
+
+# The call of get_token that code runs in.
+_asked_by: ContextVar[object] = ContextVar("asked_by")
 
 
 class Identity:
@@ -62,6 +67,8 @@ class Identity:
         self._turn = 0
         self._preparing = 0
         self._task: asyncio.Task[None] | None = None
+        # The call of get_token that is under way.
+        self._asked: object | None = None
         self._soon = asyncio.Event()
         self._authenticating = asyncio.Lock()
 
@@ -134,12 +141,14 @@ class Identity:
         """Tell all backends of a token; the one before is kept if they refuse it.
 
         Raises:
-            ConfigurationError: it is not a string, or empty.
+            ConfigurationError: it is not a string, or empty, or `get_token` calls this.
             SyncError: a backend does not take it.
             Unavailable: another token took the place of this one, or the connection was closed.
         """
         if not isinstance(token, str) or not token:
             raise ConfigurationError("authenticate(token): a token is a string that is not empty")
+        if self._asked is not None and _asked_by.get(None) is self._asked:
+            raise ConfigurationError("authenticate() was called by get_token: have get_token return the token")
         self.stop()
         turn = self._turn
         async with self._authenticating:
@@ -195,6 +204,9 @@ class Identity:
     async def _ask(self) -> str:
         """Return what `get_token` returns, if that may be used."""
         assert self._get_token is not None, "it is asked where there is one"
+        # What get_token calls, in tasks of its own too, knows it by this.
+        self._asked = object()
+        _asked_by.set(self._asked)
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 token = self._get_token()
@@ -207,6 +219,8 @@ class Identity:
         except Exception as err:
             logger.warning("get_token, given to connect(), failed; it is asked again in a while", exc_info=True)
             raise Unauthorized("the token has ended, and get_token gave no new one", expired=True) from err
+        finally:
+            self._asked = None
         if token == self._token and not self._behind(token):
             raise Unauthorized("get_token returned the token that is about to end")
         return token

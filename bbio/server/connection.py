@@ -410,7 +410,7 @@ class ClientSocket:
         """Return whether its client knows the event that tells of the end of an identity: older ones do not."""
         return self._auth is not None or any(self.channels.values())
 
-    def try_auth(self, auth: bytes) -> ClientSocket:
+    def try_auth(self, auth: bytes | None) -> ClientSocket:
         """Return a socket of the same client with another `auth`, to ask layers who that would be."""
         tried = ClientSocket(self.sid, self.runtime, self.connection, self.peer, auth, self.identities, self.membership)
         tried.is_tried = True

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from bbio import protocol
-from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unauthorized, Unavailable
+from bbio.errors import BadRequest, EncodingError, SyncError, Timeout, Unauthorized, Unavailable, UnknownOutcome
 from bbio.protocol import decode, encode
 from bbio.registry import Registry
 from bbio.requests import Found, Request
@@ -18,6 +18,7 @@ from bbio.server.connection import ClientSocket, Key
 from bbio.server.delivery import Delivery
 from bbio.server.limits import Limits
 from bbio.server.presence.rooms import Rooms
+from bbio.stack.once import refused
 from bbio.stack.stack import Run
 from bbio.streams import Commit
 from bbio.typed import as_json
@@ -219,15 +220,15 @@ class SyncExchange(Exchange):
         try:
             res = self.res = Run()
             await self.exchanges.registry.dispatch(self.socket.runtime, req, res)
-            if res.failure is not None:
+            if self.socket.is_suspended:
+                self.refuse(self._after_end(res))
+            elif res.failure is not None:
                 assert isinstance(res.failure, SyncError)
                 self.refuse(res.failure)
             else:
                 body = res.body or protocol.encode(res.result)
                 if res.commit is not None:
                     self._reply_to_write(body, res.commit)
-                elif self.socket.is_suspended:
-                    self.refuse(ended())  # it is nobody's any more
                 elif len(body) > self.exchanges.limits.reply:
                     self.refuse(BadRequest(f"the answer has {len(body)} bytes; ask for less, such as with a limit"))
                 elif req.op is None and not self.socket.channels.get(req.channel):
@@ -245,6 +246,20 @@ class SyncExchange(Exchange):
         if req.held:
             self.socket.connection.room.leave(req)
         self.finish()
+
+    def _after_end(self, res: Run) -> SyncError:
+        """Return the answer to a client whose identity has ended meanwhile: it is nobody's any more.
+
+        Clients repeat what is refused so, which must do nothing twice.
+        """
+        failure, req = res.failure, self.req
+        if isinstance(failure, SyncError) and not refused(failure):
+            return failure
+        is_done = failure is None and req.method != "read"
+        # A committed operation is known again.
+        if is_done and (res.commit is None or req.op is None):
+            return UnknownOutcome("this identity ended before the answer; what was asked for may have been done")
+        return ended()
 
     def _reply_to_write(self, body: bytes, commit: Commit) -> None:
         if self.req.scope is not None or (self.socket.told_under and self._is_told_in_part(commit)):

@@ -69,7 +69,7 @@ class Gateway:
         self.memberships = Memberships(self.exchanges, self.subscribers)
         # What the histories and operations of all backends take in memory.
         self.kept = Kept(limits.memory / 4)
-        self.identities = Identities(self._warn, self.suspend, self._close_ended)
+        self.identities = Identities(self._warn, self.suspend, self._close_ended, renewal_time=limits.renewal_time)
         self._connecting = Turns(limits.connecting)
         self._expiry: asyncio.TimerHandle | None = None
         self._public, self._listened = public, protocol.encode([public])
@@ -84,7 +84,7 @@ class Gateway:
         if runtime.name in self.subscribers:
             runtime.log.share_memory(Kept())
         subscribers = self.subscribers[runtime.name] = Subscribers(
-            self.exchanges, runtime, self.subscribers, self.suspend
+            self.exchanges, runtime, self.subscribers, self.suspend, self.identities.of_session
         )
         runtime.open(subscribers, store, self.calls)
         self.messages[runtime.name] = Messages(
@@ -300,6 +300,8 @@ class Gateway:
             socket.peer.ack(socket, ack_id, protocol.UNLISTENED)
 
     def _presence(self, socket: ClientSocket, ack_id: Any, fields: protocol.PresenceFields) -> None:
+        if socket.is_suspended:
+            raise ended()
         if not socket.connection.has_begun(("listen", socket.sid)):
             answer = present(self.rooms, socket, fields)
             if answer is not None:
@@ -314,6 +316,8 @@ class Gateway:
         )
 
     def _message(self, socket: ClientSocket, ack_id: Any, fields: protocol.MessageFields) -> Exchange:
+        if socket.is_suspended:
+            raise ended()
         if socket.messages is None:
             socket.messages = PerSecond(self.limits.messages_per_second, self.rooms.clock)
         check_message(socket, fields, self.limits.message)

@@ -14,8 +14,6 @@ from bbio.server.connection import ClientSocket
 
 logger = logging.getLogger("bbio")
 
-# Seconds for which a client may say again who it is, once its identity has ended; then its connection is closed.
-RENEWAL_SECONDS = 300.0
 # Seconds between two looks at the clock of the machine, which may be set.
 CLOCK_LOOK_SECONDS = 30.0
 # Entries of the heap that are no more needed, before it is made anew.
@@ -32,6 +30,7 @@ class Identities:
         on_end: called with a socket whose identity has ended.
         on_close: called with a socket whose client has not said again in time who it is.
         clock: seconds since 1970.
+        renewal_time: seconds for which a client may say again who it is, once its identity has ended.
 
     Attributes:
         revocations: how often identities were revoked: what was found out before counts no more.
@@ -43,7 +42,9 @@ class Identities:
         on_end: Callable[[ClientSocket], None],
         on_close: Callable[[ClientSocket], None],
         clock: Callable[[], float] = time.time,
+        renewal_time: float = 300.0,
     ) -> None:
+        self._renewal_time = renewal_time
         self.clock = clock
         self.revocations = 0
         self._on_warn = on_warn
@@ -93,7 +94,7 @@ class Identities:
 
     def close_later(self, socket: ClientSocket) -> None:
         """Close the connection of a socket unless its client says again in time who it is."""
-        self._look_at(socket, self.clock() + RENEWAL_SECONDS)
+        self._look_at(socket, self.clock() + self._renewal_time)
 
     def _look_at(self, socket: ClientSocket, when: float) -> None:
         number = self._due[socket] = next(self._numbers)

@@ -57,6 +57,8 @@ class Limits:
         grace: seconds that a member stays whose last connection was lost.
         message: bytes of a message's data, as JSON.
         messages_per_second: messages of one socket in a second; more are answered `Busy`.
+        renewal_time: seconds in which a client may show a new token, once its identity has ended; then its connection
+            is closed.
 
     Raises:
         ConfigurationError: a limit is not greater than 0.
@@ -99,3 +101,4 @@ class Limits:
     grace: float = attrs.field(default=10.0, validator=_positive)
     message: int = attrs.field(default=4_096, validator=_positive)
     messages_per_second: int = attrs.field(default=50, validator=_positive)
+    renewal_time: float = attrs.field(default=300.0, validator=_positive)

@@ -37,6 +37,7 @@ class Permissions:
         listeners: those who listen.
         tasks: the tasks of the backend.
         on_expired: called with a socket whose identity has ended, as a layer says.
+        of_session: returns the sockets of a session, known by its id.
 
     Attributes:
         rechecks: how often permissions were looked at: who was admitted before the last time is asked again.
@@ -50,6 +51,7 @@ class Permissions:
         "_ended",
         "_exchanges",
         "_listeners",
+        "_of_session",
         "_on_expired",
         "_recheck_timer",
         "_runtime",
@@ -67,8 +69,10 @@ class Permissions:
         listeners: Listeners,
         tasks: Tasks,
         on_expired: Callable[[ClientSocket], None],
+        of_session: Callable[[str], Iterable[ClientSocket]],
     ) -> None:
         self._on_expired = on_expired
+        self._of_session = of_session
         self._exchanges = exchanges
         self._delivery = exchanges.delivery
         self._runtime = runtime
@@ -179,7 +183,7 @@ class Permissions:
         return {each.session for each in identities if each is not None and each.session is not None}
 
     def end_sessions(self, ids: Collection[str]) -> None:
-        """End soon what listeners may do whose sessions have ended."""
+        """End soon what sockets may do whose sessions have ended: listeners, and who waits for an answer."""
         if self._closed:
             return
         is_ending = bool(self._ended)
@@ -196,7 +200,8 @@ class Permissions:
             for socket, _ in self._listeners
             if socket.identity is not None and socket.identity.session in ids
         }
-        for socket in ended:
+        others = (socket for session in ids for socket in self._of_session(session))
+        for socket in (*ended, *(each for each in others if each.runtime is self._runtime)):
             self._on_expired(socket)
 
     def recheck_soon(self, channel: str | None = None) -> None:
@@ -290,7 +295,8 @@ class Permissions:
             return False
         if failure is None:
             await self._review(socket, channel, req)
-        if failure is None and view is not None and channel in socket.channels and not socket.is_suspended:
+        is_told = channel in socket.channels and channel not in socket.to_listen
+        if failure is None and view is not None and is_told:
             self._delivery.flush()  # what was committed before belongs to the view of before
             view = view.narrowed(socket.views[followed.name].asked)
             if self.see(socket, channel, view, req.scope):

@@ -51,6 +51,7 @@ class Subscribers(Publisher):
         runtime: the backend.
         all_backends: the subscribers of each backend, which share the memory that there is for rings.
         on_expired: called with a socket whose identity has ended, as a layer says.
+        of_session: returns the sockets of a session, known by its id.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Subscribers(Publisher):
         runtime: Runtime,
         all_backends: Mapping[str, Subscribers],
         on_expired: Callable[[ClientSocket], None] = lambda socket: None,
+        of_session: Callable[[str], Iterable[ClientSocket]] = lambda session: (),
     ) -> None:
         self._exchanges = exchanges
         self._all_backends = all_backends
@@ -87,7 +89,7 @@ class Subscribers(Publisher):
         self._tasks = Tasks()
         self.listeners = Listeners(runtime, exchanges.limits, all_backends, self._on_stream)
         self._streams = self.listeners.streams
-        self.permissions = Permissions(exchanges, runtime, self.listeners, self._tasks, on_expired)
+        self.permissions = Permissions(exchanges, runtime, self.listeners, self._tasks, on_expired, of_session)
         self._unchecked: set[str] = set()
         self._checking = False
         self._closed = False

@@ -306,3 +306,21 @@ async def test_get_token_that_begins_to_return_tokens_of_another_user(site):
     with pytest.raises(Forbidden, match="another user's"):
         await anext(events)
     assert await site.held() == []
+
+
+async def test_get_token_returns_the_token_and_shows_it_to_nobody(site):
+    """To call `authenticate` in it would end itself: it is told so, in a task of its own too. Later calls may."""
+    errors, tokens = [], [site.token("ann"), site.token("ann"), site.token("ann")]
+
+    async def get_token():
+        for call in (io.authenticate(tokens[0]), asyncio.create_task(io.authenticate(tokens[0]))):
+            try:
+                await call
+            except ConfigurationError as err:
+                errors.append(str(err))
+        return tokens[1]
+
+    io = site.connect(get_token=get_token)
+    await io.backend("signed").create({"text": "x"})
+    assert errors == ["authenticate() was called by get_token: have get_token return the token"] * 2
+    await io.authenticate(tokens[2])

@@ -4,9 +4,8 @@ import asyncio
 
 import pytest
 
-from bbio import Backend, Forbidden, Limits, Unauthorized, Unavailable, before, use
+from bbio import Backend, Forbidden, Limits, Unauthorized, Unavailable, before, message, presence, update, use, visible
 from bbio.builtin import MemoryStore
-from bbio.server import identities as module
 from tests.support.listeners import until
 
 EXPIRED = {
@@ -120,10 +119,9 @@ async def test_a_revoked_user_is_told_nothing_more(serve, dial):
     assert await ann.call("auth", {"token": "ann/50/1"}) == [{"expires_in": pytest.approx(50, abs=5)}]
 
 
-async def test_a_client_that_does_not_come_back_in_time(serve, dial, monkeypatch):
+async def test_a_client_that_does_not_come_back_in_time(serve, dial):
     """Its connection is closed."""
-    monkeypatch.setattr(module, "RENEWAL_SECONDS", 0.2)
-    app = await serve(Notes)
+    app = await serve(Notes, limits=Limits(renewal_time=0.2))
     await joined(dial, app, "ann/0.1/0")
     await until(lambda: not app.gateway.identities.of_user("ann"))
     assert not app.gateway.identities._due
@@ -273,3 +271,196 @@ async def test_an_identity_that_ends_while_it_is_looked_at_again(serve, dial):
     await there.call("listen", None, {"v": 1})
     (reply,) = await there.call("auth", {"token": "new"})
     assert reply["error"]["expired"] is True
+
+
+class Lounge(Notes):
+    """Who is there, and what they say; each request waits for its gate once it is known who asks."""
+
+    name = "notes"
+    store = MemoryStore()
+
+    def __init__(self):
+        self.gate, self.asked = asyncio.Event(), asyncio.Event()
+        self.gate.set()
+
+    @before
+    async def wait(self, req):
+        if req.socket is not None and req.user["id"] == "ann":
+            self.asked.set()
+            await self.gate.wait()
+
+    @presence
+    def card(self, req):
+        return {"name": req.user["id"]}
+
+    @message("typing")
+    def typing(self, data):
+        return data
+
+
+async def test_presence_and_messages_end_with_an_identity(serve, dial):
+    """Who has been revoked sees nobody, and tells nobody anything."""
+    app = await serve(Lounge)
+    ann, _ = await joined(dial, app, "ann")
+    bob, _ = await joined(dial, app, "bob")
+    await bob.call("listen", "home", {"v": 1, "messages": True})
+    await bob.call("presence", "home", {})
+    await app.revoke(user="ann")
+    for asked in (("presence", "home", {"members": True}), ("message", "typing", "secret", "home")):
+        assert await error_of(ann, *asked) == EXPIRED
+    await bob.call("unlisten", [])
+    assert not [event for event in bob.events if event[0] == "message"]
+
+
+@pytest.mark.parametrize("asked", [("presence", "home", {"members": True}), ("message", "typing", "secret", "home")])
+async def test_presence_and_messages_under_way_at_the_end(serve, dial, asked):
+    app = await serve(Lounge)
+    backend = app.backends["notes"].backend
+    ann, _ = await joined(dial, app, "ann")
+    backend.gate.clear()
+    backend.asked.clear()
+    number = await ann.start(*asked)
+    await backend.asked.wait()
+    await app.revoke(user="ann")
+    backend.gate.set()
+    assert (await ann.reply(number))[0]["error"] == EXPIRED
+
+
+async def test_a_renewal_under_way_at_the_end(serve, dial):
+    """Layers are asked again: a token that was good before the revocation need not be any more."""
+    bad = set()
+
+    class Notes(Lounge):
+        @before
+        async def who(self, req):
+            token = (req.socket.auth or {})["token"]
+            if token in bad:
+                raise Unauthorized("log in first")
+            req.identify({"id": "ann"})
+
+    app = await serve(Notes)
+    backend = app.backends["notes"].backend
+    ann, _ = await joined(dial, app, "one")
+    backend.gate.clear()
+    backend.asked.clear()
+    number = await ann.start("auth", {"token": "two"})
+    await backend.asked.wait()
+    bad |= {"one", "two"}
+    await app.revoke(user="ann")
+    backend.gate.set()
+    assert (await ann.reply(number))[0]["error"]["name"] == "Unauthorized"
+    assert await error_of(ann, "sync", {**create("x"), "channel": "home"}) == EXPIRED
+
+
+async def test_a_second_renewal_before_the_next_listen(serve, dial):
+    """A client that has not listened again yet may show one more token."""
+
+    class Scoped(Notes):
+        name = "notes"
+        store = MemoryStore()
+
+        @visible
+        def scope(self):
+            return True
+
+    app = await serve(Scoped)
+    ann, _ = await joined(dial, app, "ann")
+    await app.revoke(user="ann")
+    for number in range(2):
+        assert "error" not in (await ann.call("auth", {"token": f"ann/{50 + number}/1"}))[0]
+
+
+class Answers(Lounge):
+    """Writes that are answered by the store, and others."""
+
+    name = "notes"
+    store = MemoryStore()
+    done = 0
+
+    @update
+    def answer(self, req):
+        self.done += 1
+        return {"id": 1, "secret": "of before"}
+
+
+async def test_writes_under_way_at_the_end(serve, dial):
+    """None of them shows anything. What is known again may be repeated, what may not is not asked for again."""
+    app = await serve(Answers)
+    backend = app.backends["notes"].backend
+    ann, _ = await joined(dial, app, "ann")
+    wrong = {"method": "patch", "model": {"id": "none"}, "options": {}}
+    asked = {
+        "known again": {**create("x"), "op": {"c": "a client of ann's", "n": 1}},
+        "committed": create("y"),
+        "answered": {"method": "update", "model": {"id": 1}, "options": {}, "op": {"c": "a client of ann's", "n": 2}},
+        "refused": wrong,
+    }
+    backend.gate.clear()
+    numbers = {}
+    for name, each in asked.items():
+        backend.asked.clear()
+        numbers[name] = await ann.start("sync", {**each, "channel": "home"})
+        await backend.asked.wait()
+    await app.revoke(user="ann")
+    backend.gate.set()
+    errors = {name: (await ann.reply(number))[0]["error"] for name, number in numbers.items()}
+    assert errors["known again"] == errors["answered"] == errors["refused"] == EXPIRED
+    assert errors["committed"]["name"] == "UnknownOutcome"
+    await ann.call("auth", {"token": "ann/50/1"})
+    _, made, _ = await ann.call("sync", {**asked["known again"], "channel": "home"})
+    assert made["title"] == "x"
+    _, answer, _ = await ann.call("sync", {**asked["answered"], "channel": "home"})
+    assert answer["secret"] == "of before"
+    assert backend.done == 1
+    found = await ann.call("sync", {"method": "read", "model": {}, "options": {}, "channel": "home"})
+    assert [each["title"] for each in found[1]] == ["x", "y"]
+
+
+async def test_a_failure_under_way_at_the_end(serve, dial):
+    """One that says nothing of what was done stays as it is."""
+
+    class Failing(Lounge):
+        name = "notes"
+        store = MemoryStore()
+
+        @before("create")
+        def fail(self):
+            raise ValueError("a fault")
+
+    app = await serve(Failing)
+    backend = app.backends["notes"].backend
+    ann, _ = await joined(dial, app, "ann")
+    backend.gate.clear()
+    backend.asked.clear()
+    number = await ann.start("sync", {**create("x"), "channel": "home"})
+    await backend.asked.wait()
+    await app.revoke(user="ann")
+    backend.gate.set()
+    assert (await ann.reply(number))[0]["error"]["name"] == "InternalError"
+
+
+async def test_a_token_is_no_proof_where_something_else_would_do(serve, dial):
+    """A layer that reads `auth` for something else makes no token of it: the cookie was revoked."""
+
+    class Notes(Backend):
+        store = MemoryStore()
+
+        @before
+        def language(self, req):
+            req.state["language"] = (req.socket.auth or {}).get("language")
+
+        @before
+        def who(self, req):
+            if req.cookies.get("name"):
+                req.identify({"id": req.cookies["name"]})
+            elif (req.socket.auth or {}).get("token") == "good":
+                req.identify({"id": "ann"})
+
+    app = await serve(Notes)
+    wire = await dial(app, headers={"Cookie": "name=ann"})
+    there = await wire.connect("/notes", {"language": "en"})
+    await there.call("listen", None, {"v": 1})
+    await app.revoke(user="ann")
+    assert await error_of(there, "auth", {"token": "anything"}) == EXPIRED
+    other = await (await dial(app)).connect("/notes", {"token": "good", "language": "en"})
+    await other.call("listen", None, {"v": 1})

@@ -238,7 +238,7 @@ async def test_two_users_under_one_cookie_name(make_sessions, processes, page):
 
 
 async def test_a_request_under_way_when_its_session_is_revoked(join):
-    """It ends as it began, and the next one is refused."""
+    """Its answer is an error, though its client listens to nothing."""
     sessions, gate, reached = MemorySessions(), asyncio.Event(), asyncio.Event()
 
     class Todos(Backend):
@@ -257,8 +257,11 @@ async def test_a_request_under_way_when_its_session_is_revoked(join):
         asked = await client.start("read")
         await reached.wait()
         await sessions.revoke(user="ann")
+        (socket,) = app.gateway.identities.of_user("ann")
+        await until(lambda: socket.is_suspended)
         gate.set()
-        assert await client.finish(asked) == [{"id": 1, "by": "ann"}]
+        with pytest.raises(SyncFailed, match="has ended"):
+            await client.finish(asked)
         await refused(client)
 
 

@@ -1,5 +1,6 @@
 """Tokens on live connections: over the wire on both engines, and in `app.test()`, where time passes at once."""
 
+import asyncio
 import time
 
 import pytest
@@ -175,3 +176,24 @@ async def test_junk_undoes_no_revocation_of_a_cookie():
             await test.connections[0].authenticate("junk")
         with pytest.raises(Unauthorized):
             await client.read()
+
+
+async def test_a_check_under_way_at_a_revocation_is_made_again(serve, dial):
+    """What was found out before the user was revoked lets in neither the request that asked nor any later one."""
+    good, asked, gate = {"tok"}, asyncio.Event(), asyncio.Event()
+
+    async def verify(token):
+        is_good = token in good
+        asked.set()
+        await gate.wait()
+        return ({"id": "ann"}, None) if is_good else None
+
+    app = await serve(notes(verify=verify))
+    there = await (await dial(app)).connect("/notes", {"token": "tok"})
+    number = await there.start("sync", {"method": "create", "model": {"title": "x"}, "options": {}})
+    await asked.wait()
+    good.clear()
+    assert await app.revoke(user="ann") == 0, "nobody knows yet whose it is"
+    gate.set()
+    assert (await there.reply(number))[0]["error"]["name"] == "Unauthorized"
+    assert (await there.call("listen", None))[0]["error"]["name"] == "Unauthorized"

@@ -115,7 +115,10 @@ class Token(Middleware):
             return
         if len(token) > MAX_TOKEN:
             raise Unauthorized(BAD_TOKEN)
-        verified = await self._check(token, socket)
+        revocations, verified = socket.revocations, await self._check(token, socket)
+        while revocations != socket.revocations:
+            # What was found out before somebody was revoked counts no more.
+            revocations, verified = socket.revocations, await self._check(token, socket)
         memo[self] = verified
         if memo is not socket.memo:
             # Its client has shown another token meanwhile, which has been looked at.
