@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def is_left_out(item: pytest.Item) -> bool:
     """Return whether a test is one of a database under the plain engine."""
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return params.get("origin") == "plain" and "postgres" in params.values()
+    return params.get("origin") == "plain" and not {"sqlite", "postgres"}.isdisjoint(map(str, params.values()))
 
 
 @pytest.fixture(params=ORIGINS)

@@ -59,28 +59,26 @@ async def test_a_model_is_validated(origin: Origin, make_store: Any) -> None:
     assert len(await logged(app.backends["todos"])) == 1
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"model": {"title": "a\0"}},
-        {"model": nested(40)},
-        {"model": {"__proto__": 1}},
-        {"options": {"a": nested(40)}},
-        {"rev": -1},
-        {"rev": "1"},
-        {"channel": 7},
-        {"channel": "x" * 300},
-        {"op": ""},
-        {"method": "update", "model": {"n": 1}},
-        {"method": "patch", "model": {"id": [1], "n": 1}},
-        {"method": "delete", "model": {"id": {"$ne": None}}},
-        {"method": "read", "options": {"data": [1]}},
-        {"method": "read", "options": {"data": {"n": {"$odd": 1}}}},
-        {"method": "emit"},
-    ],
-    ids=lambda asked: str(asked)[:40],
-)
-async def test_what_is_malformed_is_refused(origin: Origin, asked: dict[str, Any]) -> None:
+MALFORMED: list[dict[str, Any]] = [
+    {"model": {"title": "a\0"}},
+    {"model": nested(40)},
+    {"model": {"__proto__": 1}},
+    {"options": {"a": nested(40)}},
+    {"rev": -1},
+    {"rev": "1"},
+    {"channel": 7},
+    {"channel": "x" * 300},
+    {"op": ""},
+    {"method": "update", "model": {"n": 1}},
+    {"method": "patch", "model": {"id": [1], "n": 1}},
+    {"method": "delete", "model": {"id": {"$ne": None}}},
+    {"method": "read", "options": {"data": [1]}},
+    {"method": "read", "options": {"data": {"n": {"$odd": 1}}}},
+    {"method": "emit"},
+]
+
+
+async def test_what_is_malformed_is_refused(origin: Origin) -> None:
     """As a `BadRequest`, wherever it comes from; nothing is written."""
 
     class Todos(Backend):
@@ -88,13 +86,14 @@ async def test_what_is_malformed_is_refused(origin: Origin, asked: dict[str, Any
 
     app = await origin.serve(Todos)
     asker = await origin.asker(app, "todos")
-    request = {"method": "create", "model": {"title": "milk"}, **asked}
-    if origin.is_socket and "channel" in asked:
-        # One cannot listen to it either.
-        (answer,) = await (await origin.listener(app, "todos", ...)).namespace.call("listen", asked["channel"])
-        assert answer["error"]["name"] == "BadRequest"
-    else:
-        await failure(asker.sync(**request), "BadRequest")
+    client = await origin.listener(app, "todos", ...)
+    for asked in MALFORMED:
+        if origin.is_socket and "channel" in asked:
+            # One cannot listen to it either.
+            (answer,) = await client.namespace.call("listen", asked["channel"])
+            assert answer["error"]["name"] == "BadRequest", asked
+        else:
+            await failure(asker.sync(**{"method": "create", "model": {"title": "milk"}, **asked}), "BadRequest")
     assert await asker.sync("read") == []
     assert await logged(app.backends["todos"]) == []
 

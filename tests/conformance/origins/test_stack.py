@@ -12,7 +12,7 @@ import pytest
 
 from bbio import Backend, Middleware, after, before, create, on_error, use
 from bbio.requests import METHODS
-from tests.properties.programs import MODEL, Assembled, Program, function, naive_run, one_class
+from tests.properties.programs import MODEL, Assembled, function, naive_run, one_class
 from tests.support.origins import Asker, Origin, logged
 from tests.support.wire import SyncFailed
 
@@ -123,15 +123,15 @@ async def run(asker: Asker, assembled: Assembled, runtime: Any, method: str) -> 
     return json.loads(json.dumps([ok, reply, assembled.trace, (await logged(runtime))[before:]]))
 
 
-@pytest.mark.parametrize("program", [pytest.param(program, id=name) for name, program in PROGRAMS.items()])
-async def test_a_request_comes_to_what_the_rules_say(origin: Origin, program: Program) -> None:
-    """Reply or error, the order, what every layer saw, and what is told, of each sync method."""
-    assembled = Assembled(program)
-    app = await origin.serve(models=assembled.built.cls)
-    asker = await origin.asker(app, "models")
-    for method in METHODS:
-        expected = told(await naive_run(assembled, method))
-        assert await run(asker, assembled, app.backends["models"], method) == expected, method
+async def test_a_request_comes_to_what_the_rules_say(origin: Origin) -> None:
+    """Reply or error, the order, what every layer saw, and what is told, of each program and sync method."""
+    programs = {f"p{n}": (text, Assembled(program)) for n, (text, program) in enumerate(PROGRAMS.items())}
+    app = await origin.serve(**{name: assembled.built.cls for name, (_, assembled) in programs.items()})
+    for name, (text, assembled) in programs.items():
+        asker = await origin.asker(app, name)
+        for method in METHODS:
+            expected = told(await naive_run(assembled, method))
+            assert await run(asker, assembled, app.backends[name], method) == expected, f"{text}: {method}"
 
 
 async def test_layers_are_given_the_same_request(origin: Origin) -> None:
