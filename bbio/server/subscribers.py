@@ -15,7 +15,7 @@ from weakref import ref
 
 from bbio import protocol
 from bbio.declared import Publisher
-from bbio.events import Watcher
+from bbio.events import LOG_RETRY_SECONDS, Watcher
 from bbio.requests import WRITES, Socket
 from bbio.runtime import Runtime
 from bbio.server.connection import ClientSocket
@@ -34,8 +34,6 @@ EARLY_EVENTS = 1_000
 # Seconds that what others wrote waits for own writes which may be in what was read.
 OWN_WRITES_SECONDS = 0.5
 OWN_WRITES_LOOK_SECONDS = 0.01
-# Seconds until a log that could not be read is asked again.
-LOG_RETRY_SECONDS = 1.0
 # Seconds between two times that the subscribers of a stream read everything: while many records are written at once,
 # each other write would have them do so.
 RESYNC_SECONDS = 1.0
