@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bbio import errors
-from bbio.errors import BadRequest, SyncError
+from bbio.errors import BadRequest, SyncError, Unauthorized
 
 ERROR_CLASSES = {
     name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, SyncError)
@@ -110,3 +110,13 @@ def _subclasses(cls: type[SyncError]) -> Iterator[type[SyncError]]:
 def passing(err: SyncError) -> bool:
     """Return whether the same request may succeed a little later."""
     return err.code >= 500 or err.code in (errors.Timeout.code, errors.Busy.code)
+
+
+def is_end(error: Any) -> bool:
+    """Return whether an error says that the client's identity has ended.
+
+    Example:
+        >>> is_end(Unauthorized(expired=True)), is_end(Unauthorized())
+        (True, False)
+    """
+    return isinstance(error, Unauthorized) and getattr(error, "expired", None) is True

@@ -13,7 +13,8 @@ from contextvars import ContextVar
 from inspect import isawaitable
 from typing import Any
 
-from bbio.client.renewal import Answer, Renewal, is_end
+from bbio.client.errors import is_end
+from bbio.client.renewal import Answer, Renewal
 from bbio.errors import ConfigurationError, Forbidden, SyncError, Unauthorized, Unavailable
 
 logger = logging.getLogger("bbio.client")

@@ -10,6 +10,7 @@ from typing import Any, Self
 import attrs
 
 from bbio.client import calls
+from bbio.client.errors import is_end
 from bbio.client.roster import Member, Roster
 from bbio.client.session import BackendSession
 from bbio.client.subscription import Subscription
@@ -93,7 +94,8 @@ class Presence(Mapping[str, Member]):
             timeout: seconds to wait for the answer; the connection's `deadline` by default.
 
         Raises:
-            SyncError: the server does not let this client listen, or be present.
+            SyncError: the server does not let this client listen, or be present. If its identity has ended (`expired`),
+                it is present as soon as the client has shown a new token.
             BadRequest: the state is not a JSON object, or too large.
             Timeout: there was no answer in time. The client goes on trying.
 
@@ -108,8 +110,9 @@ class Presence(Mapping[str, Member]):
             await calls.ready(self._session, self._subscription)
         except Timeout:
             raise
-        except SyncError:
-            self._roster.leave()
+        except SyncError as err:
+            if not is_end(err):
+                self._roster.leave()
             raise
         await self.until(lambda _: self._is_answered, timeout)
         return self
@@ -151,8 +154,7 @@ class Presence(Mapping[str, Member]):
             ...     print("hello", [presence[key].card for key in changes.joined if key in presence])
         """
         while self._changes == PresenceChanges():
-            if self._error is not None:
-                raise self._error
+            self._raise()
             await self._next()
         changes, self._changes = self._changes, PresenceChanges()
         return changes
@@ -177,14 +179,21 @@ class Presence(Mapping[str, Member]):
         timer = session.clock.call_later(seconds, self._expire, late)
         try:
             while not condition(self):
-                if self._error is not None:
-                    raise self._error
+                self._raise()
                 if late.is_set():
                     raise Timeout(f"the presence of {self._subscription.name!r} is not what is waited for: {self}")
                 await self._next()
         finally:
             timer.cancel()
         return self
+
+    def _raise(self) -> None:
+        """Raise what keeps this client out. The end of an identity does so no longer once it was told of."""
+        error = self._error
+        if is_end(error):
+            self._error = None
+        if error is not None:
+            raise error
 
     def _expire(self, late: asyncio.Event) -> None:
         late.set()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from bbio.client.errors import error_of
+from bbio.client.errors import error_of, is_end
 from bbio.client.subscription import Subscription
 from bbio.client.transport import Clock, Transport
 from bbio.errors import SyncError, Timeout, Unauthorized
@@ -19,16 +19,6 @@ AUTH_ANSWER_SECONDS = 10.0
 
 # The user that the server takes a client for that has not logged in.
 NOBODY = "nobody"
-
-
-def is_end(error: Any) -> bool:
-    """Return whether an error says that the client's identity has ended.
-
-    Example:
-        >>> is_end(Unauthorized(expired=True)), is_end(Unauthorized())
-        (True, False)
-    """
-    return isinstance(error, Unauthorized) and getattr(error, "expired", None) is True
 
 
 @attrs.frozen
@@ -129,13 +119,15 @@ class Renewal:
         for settle in list(self._waits):
             settle(None)
 
-    def told(self, news: Any) -> None:
-        """Take what the server says of the end of this client's identity."""
+    def told(self, news: Any) -> bool:
+        """Take what the server says of the end of this client's identity; return whether it has ended."""
         seconds = news.get("expires_in") if isinstance(news, Mapping) else None
-        if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and seconds >= 0:
-            self._identity.told(self, seconds)
-            if seconds == 0:
-                self._end()
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+            return False
+        self._identity.told(self, seconds)
+        if seconds == 0:
+            self._end()
+        return seconds == 0
 
     def awaits(self, error: SyncError, token: str | None) -> bool:
         """Return whether a refusal is none yet: the identity has ended, and a new token will come.

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from bbio.client.errors import error_of, passing
+from bbio.client.errors import error_of, is_end, passing
 from bbio.client.transport import PATIENCE_SECONDS, Clock, Timer
 from bbio.errors import SyncError
 
@@ -130,6 +130,10 @@ class Roster:
         self._listens = False
         self._forget()
 
+    def paused(self) -> None:
+        """The identity of this client has ended, and it will have another one: then it listens again."""
+        self._forget()
+
     def refused(self, error: SyncError) -> None:
         """The client may not listen, or nothing will be sent any more."""
         self.offline()
@@ -206,7 +210,9 @@ class Roster:
             self._end(error)
 
     def _end(self, error: SyncError) -> None:
-        self.wanted = False
+        # Once it has said again who it is, it listens, and is present.
+        self.wanted = self.wanted and is_end(error)
+        self.me = None
         self._take({})
         self.on_answer(error)
 

@@ -284,7 +284,9 @@ class BackendSession(Requests):
             message = Message(name, data, sender["key"], sender["card"])
             self._with_channel(channel, lambda subscription: subscription.messaged(message))
         elif event == "auth":
-            self.renewal.told(arguments[0] if arguments else None)
+            if self.renewal.told(arguments[0] if arguments else None):
+                for subscription in self.subscriptions.values():
+                    subscription.roster.paused()
         elif event == "resync" and len(arguments) >= 2 and isinstance(arguments[1], Mapping):
             self._moved(str(arguments[0]), arguments[1])
         elif event == "resync":
@@ -314,7 +316,17 @@ class BackendSession(Requests):
 
     def _send_presence(self, channel: str | None, options: dict[str, Any] | None, answer: Callable[..., None]) -> None:
         assert self.transport is not None, "a roster that is offline asks for nothing"
-        self.transport.emit("presence", (channel, options), self._current(answer))
+        token = self.renewal.token
+
+        def answered(error: Any = None, *reply: Any) -> None:
+            fields = error.get("error") if isinstance(error, Mapping) else None
+            if fields and self.renewal.awaits(error_of(fields), token):
+                # It is asked for again once this client listens with a new token.
+                self._with_channel(channel, lambda subscription: subscription.roster.paused())
+            else:
+                answer(error, *reply)
+
+        self.transport.emit("presence", (channel, options), self._current(answered))
 
     def send(self, subscription: Subscription, name: str, data: Any, answer: Callable[..., None]) -> None:
         """Send a message, which is told now or never.

@@ -280,6 +280,7 @@ class Letters(Backend):
 class Signed(Backend):
     """Knows users by tokens `user/number`, or `user/number/warn`, which ends in 100 s; models are per channel."""
 
+    presence = True
     store = MemoryStore(per_channel=True)
     ended: ClassVar[set[str]] = set()
 

@@ -145,6 +145,42 @@ test('without getToken requests are refused and the page is told; authenticate h
   assert.deepEqual([...new Set(said(packets.slice(before), 'sync').map(([, { method }]) => method))], ['create']);
 });
 
+test('presence goes on with the next token', async () => {
+  const [end, spec, token] = [ending(), place(), next('ann')];
+  let give;
+  const { connection } = pageOf('ann', { auth: { token }, getToken: () => new Promise((resolve) => (give = resolve)) });
+  const [ann, { handle: other }] = [connection.backend('signed', spec), witnessOf(spec)];
+  const errors = [];
+  ann.presence.on('error', (err) => errors.push(err.name));
+  await ann.presence.join({ n: 1 });
+  await other.presence.join();
+  await end(token);
+  await until(() => other.presence.size === 1 && give);
+  // Whoever asks meanwhile is not turned away.
+  const refused = new Promise((resolve) => { ann.presence.paused = () => resolve(Object.getPrototypeOf(ann.presence).paused.call(ann.presence)); });
+  const joined = ann.presence.join({ n: 2 });
+  await refused;
+  give(next('ann'));
+  await joined;
+  await until(() => other.presence.size === 2 && ann.presence.size === 2);
+  assert.deepEqual([other.presence.get(ann.presence.me).state, errors], [{ n: 2 }, []]);
+});
+
+test('without getToken who wants to be present hears why it is not, and is present after authenticate', async () => {
+  const [end, spec, token] = [ending(), place(), next('ann')];
+  const { io, connection } = pageOf('ann', { auth: { token }, getToken: undefined });
+  const [ann, { handle: other }] = [connection.backend('signed', spec), witnessOf(spec)];
+  await other.presence.join();
+  await ann.presence.join({ n: 1 });
+  await end(token);
+  await until(() => other.presence.size === 1);
+  assert.equal(await outcome(ann.presence.join({ n: 2 })), 'Unauthorized');
+  assert.deepEqual([ann.presence.size, ann.presence.me], [0, undefined]);
+  await io.authenticate(next('ann'));
+  await until(() => other.presence.size === 2 && ann.presence.size === 2);
+  assert.deepEqual(other.presence.get(ann.presence.me).state, { n: 2 });
+});
+
 test('authenticate is for the same user alone, and a token that is refused is not kept', async () => {
   const { Backbone, io, connection } = pageOf('ann', { auth: { token: next('ann') }, getToken: undefined });
   await Promise.all([bound(Backbone, place()), bound(Backbone, place('twin'))]);

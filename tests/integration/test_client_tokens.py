@@ -66,6 +66,7 @@ async def site(serve):
     ended, asked = set(), []
 
     class Signed(Backend):
+        presence = True
         store = MemoryStore()
 
         @before
@@ -213,6 +214,47 @@ async def test_without_get_token(site):
     assert (await anext(events)).model["text"] == "missed"
     assert [method for _, method, _ in site.asked[before:]] == ["create"]
     await mirror.changed()
+
+
+async def test_presence_goes_on_with_the_next_token(site):
+    """Whoever asks about it meanwhile is not turned away: it is present again as soon as there is a token."""
+    gate, tokens = asyncio.Event(), [site.token("ann")]
+
+    async def get_token():
+        await gate.wait()
+        tokens.append(site.token("ann"))
+        return tokens[-1]
+
+    io = site.connect(auth={"token": tokens[0]}, get_token=get_token)
+    presence, other = io.backend("signed").presence, site.client("bob")[0].backend("signed").presence
+    await presence.join({"n": 1})
+    await other.join()
+    assert len(other) == 2
+    await site.end(tokens[0])
+    await until(lambda: not presence._roster._joined)
+    joined = asyncio.create_task(presence.join({"n": 2}))
+    await until(lambda: presence._roster.state == {"n": 2} and presence._roster._sent is None)
+    gate.set()
+    await joined
+    await other.until(lambda members: [each.state for each in members.values() if each.key != other.me] == [{"n": 2}])
+    await presence.until(lambda members: len(members) == 2)
+
+
+async def test_presence_without_get_token(site):
+    """Whoever wants to be present hears why it is not, and is present after `authenticate`."""
+    first = site.token("ann")
+    io = site.connect(auth={"token": first})
+    presence, other = io.backend("signed").presence, site.client("bob")[0].backend("signed").presence
+    await other.join()
+    await presence.join()
+    await site.end(first)
+    await other.until(lambda members: len(members) == 1)
+    with pytest.raises(Unauthorized):
+        await presence.join({"n": 1})
+    assert (len(presence), presence.me) == (0, None)
+    await io.authenticate(site.token("ann"))
+    await other.until(lambda members: len(members) == 2)
+    await presence.until(lambda members: len(members) == 2)
 
 
 async def test_authenticate_takes_tokens_of_the_same_user_alone(site):

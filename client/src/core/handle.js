@@ -459,6 +459,11 @@ export class Handle extends Emitter {
     this.#presence?.refused(err);
   }
 
+  /** The identity of this client has ended. */
+  presencePaused() {
+    this.#presence?.paused();
+  }
+
   /** A `presence` event came. @param {any} news */
   presenceTold(news) {
     this.#presence?.told(news);

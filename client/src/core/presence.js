@@ -1,5 +1,6 @@
 import { Emitter } from './emitter.js';
 import { SyncError, passing } from './errors.js';
+import { isEnd } from './identity.js';
 import { plain } from './json.js';
 
 /**
@@ -152,6 +153,11 @@ export class Presence extends Emitter {
     this.#forget();
   }
 
+  /** The identity of this client has ended, and it will have another one: then it listens again. */
+  paused() {
+    this.#forget();
+  }
+
   /** The client may not listen. @param {SyncError} err */
   refused(err) {
     this.offline();
@@ -234,8 +240,12 @@ export class Presence extends Emitter {
 
   /** @param {SyncError} err */
   #end(err) {
-    this.#watch(false);
-    this.wanted = false;
+    // Once it has said again who it is, it listens, and is present.
+    if (!isEnd(err)) {
+      this.#watch(false);
+      this.wanted = false;
+    }
+    this.me = undefined;
     this.#take(new Map());
     this.#answer(err);
     this.emit('error', err);

@@ -58,12 +58,13 @@ export class Renewal {
     for (const end of this.#waits) end();
   }
 
-  /** @param {any} news what the server says of the end of this client's identity */
+  /** @param {any} news what the server says of the end of this client's identity @returns {boolean} whether it has ended */
   told(news) {
     const seconds = news?.expires_in;
-    if (typeof seconds !== 'number' || !(seconds >= 0)) return;
+    if (typeof seconds !== 'number' || !(seconds >= 0)) return false;
     this.#identity.told(this, seconds);
     if (seconds === 0) this.#end();
+    return seconds === 0;
   }
 
   /**

@@ -139,7 +139,9 @@ export class Session {
     socket.on('connect', () => this.#connected());
     socket.on('disconnect', (/** @type {string} */ reason) => this.#disconnected(socket, reason));
     socket.on('connect_error', (/** @type {any} */ err) => this.#refused(socket, err));
-    socket.on('auth', (/** @type {any} */ news) => this.renewal.told(news));
+    socket.on('auth', (/** @type {any} */ news) => {
+      if (this.renewal.told(news)) for (const handle of this.#handles.values()) handle.presencePaused();
+    });
     socket.on('synced', (/** @type {any[]} */ ...args) => this.#synced(args[0], args[1], args[2]));
     socket.on('resync', (/** @type {string} */ stream, /** @type {any} */ change) => {
       this.#hear();
@@ -268,7 +270,14 @@ export class Session {
    * @param {(...args: any[]) => void} answer
    */
   ask(handle, options, answer) {
-    if (this.#online) this.#socket.emit('presence', handle.channel, options, this.#current(this.#hearing(answer)));
+    if (!this.#online) return;
+    const { token } = this.renewal;
+    const answered = this.#hearing((/** @type {any} */ err, /** @type {any} */ reply) => {
+      // It is asked for again once this client listens with a new token.
+      if (err?.error && this.renewal.awaits(new SyncError(err.error), token)) handle.presencePaused();
+      else answer(err, reply);
+    });
+    this.#socket.emit('presence', handle.channel, options, this.#current(answered));
   }
 
   /**

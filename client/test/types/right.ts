@@ -1,7 +1,7 @@
 // How TypeScript users write it; all of this must compile.
 import Backbone from 'backbone';
 import { attach, connect, SyncError } from 'bbio-client';
-import type { Backend, BackendSpec, Collection, Namespace } from 'bbio-client';
+import type { Backend, BackendSpec, Collection, Handle, Member, Namespace } from 'bbio-client';
 import type {} from 'bbio-client/backbone';
 
 interface Fields {
@@ -44,6 +44,24 @@ const chat: Namespace = Backbone.IO.connect().on('connect', () => undefined).onc
 chat.on('said', (text: string) => chat.emit('heard', text, (answer: string) => console.log(answer, chat.id, chat.connected)));
 Backbone.io.connect().emit('hello').disconnect();
 Backbone.io.noConflict();
+
+const here = todos.presence;
+here.on('update', () => console.log(here.map((member) => member.get('card')?.name), here.me?.get('state'), here.get('key')?.get('connections')));
+here.join({ field: 'title' }, { hidden: 'mark' }).then((presence) => console.log(presence.size, [...presence].map(({ key }) => key)));
+here.set({ field: 'text' });
+here.leave();
+(todos.backend as unknown as Backend).send('typing', 'title').catch((err: SyncError) => console.log(err.message));
+todos.on('backend:message:typing', (field: string, from: { key: string; card: Record<string, unknown> }) => console.log(field, from.card.name));
+Backbone.io.connect('https://example.com', { getToken: async () => 'token' });
+Backbone.io.authenticate('token').then(() => console.log('renewed'));
+
+async function present(): Promise<void> {
+  const { presence, send }: Handle = connect().backend('todos', { channel: 'home' });
+  await presence.join();
+  const member: Member | undefined = presence.get(presence.me ?? '');
+  console.log(member?.card.name, member?.state, member?.connections, typeof send);
+}
+present().catch((err: SyncError) => console.log(err.name));
 
 async function withoutBackbone(): Promise<string> {
   const milk = await connect().backend('todos').sync('create', { title: 'milk' });

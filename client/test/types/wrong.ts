@@ -34,5 +34,13 @@ new Counter().save({ $append: 'x' }, { patch: true }); // wrong
 connect().backend('todos').collection({}, { id: '_id' }); // wrong
 connect().backend('todos').collection().more('all'); // wrong
 todos.setQuery('done'); // wrong
+todos.presence.create({ name: 'Ann' }); // wrong
+todos.presence.join('here'); // wrong
+todos.presence.join({}, { hidden: 'never' }); // wrong
+todos.presence.set(7); // wrong
+new Backbone.Model().presence.leave(); // wrong
+connect().backend('todos').send(7); // wrong
+connect('http://localhost:3000', { getToken: 'token' }); // wrong
+Backbone.io.authenticate(7); // wrong
 new Backbone.Model().setQuery({ done: true }); // wrong
 const bad: BackendSpec = { name: 'todos', query: 7 }; // wrong

@@ -9,8 +9,9 @@ import pytest
 from bbio import ConfigurationError, Forbidden, SyncError, Timeout, Unauthorized, Unavailable
 from bbio.client import identity as module
 from bbio.client import renewal as renewal_module
+from bbio.client.errors import is_end
 from bbio.client.identity import Identity
-from bbio.client.renewal import NOBODY, NeverRenewed, Renewal, is_end
+from bbio.client.renewal import NOBODY, NeverRenewed, Renewal
 
 ENDED = {"error": {"name": "Unauthorized", "message": "ended", "code": 401, "expired": True}}
 UNKNOWN = {"error": {"name": "Unauthorized", "message": "nobody's", "code": 401}}
