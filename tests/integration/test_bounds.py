@@ -184,6 +184,14 @@ async def test_who_joins_a_backend_again_and_again_is_closed(serve, join, todos,
     assert await (await join(app, "todos")).sync("read") == []
 
 
+async def test_who_was_never_let_in_leaves_nothing_behind(serve, join, todos):
+    """The library may say of a client that it is gone before it was there."""
+    app = await serve(todos)
+    alice = await join(app, "todos")
+    await app.sio._backends["/todos"]["disconnect"]("nobody", "transport close")
+    assert await alice.sync("read") == []
+
+
 @pytest.mark.parametrize("engine", ["fast"], indirect=True)
 @pytest.mark.parametrize(
     ("packets", "why"),
