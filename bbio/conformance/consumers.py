@@ -1,4 +1,4 @@
-"""What a log must offer so that consumers can rely on it: positions, leases, letters, and a history that waits."""
+"""Consumers: a log that has them keeps positions, leases and letters, and its history waits for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Consumers(Cases):
 
     @case("consumers")
     async def test_a_consumer_is_known_from_the_first_time_on(self) -> None:
-        """Where it begins is what was said first; it has no worker, no letters, no gaps."""
+        """It begins as was said first; it has no worker, no letters, no gaps."""
         async with self.opened() as models:
             ledger = ledger_of(models)
             assert await ledger.states() == []
@@ -131,7 +131,7 @@ class Consumers(Cases):
 
     @case("consumers")
     async def test_nothing_waits_for_a_letter_that_is_gone(self) -> None:
-        """What was to be behind a letter, but came after it was dropped, is handled."""
+        """An event that was to be behind a letter, but came after that was dropped, is handled."""
         async with self.opened() as models:
             ledger = ledger_of(models)
             await ledger.register("mailer", None, "e", {})
@@ -161,7 +161,7 @@ class Consumers(Cases):
 
     @case("consumers", "history")
     async def test_history_waits_for_consumers(self) -> None:
-        """What one has not handled is kept beyond the limits, though not beyond those for consumers."""
+        """Events that one has not handled are kept beyond the limits, though not beyond those for consumers."""
         limits = HistoryLimits(events=10, consumer_events=10 + WRITES)
         async with self.opened(history=limits) as models:
             ledger = ledger_of(models)

@@ -32,6 +32,11 @@ class Letter:
         error: the last error, as one line.
         state: `dead`; `behind` an earlier letter of the same model; or put back, to be handled `again`.
         failed: seconds since 1970 when it was set aside.
+
+    Example:
+        >>> event = Event("c:", "9a0c", 1, "create", b'{"id":7}')
+        >>> Letter(model="7", event=event, attempts=5, error="OSError").state
+        'dead'
     """
 
     model: str
@@ -57,6 +62,10 @@ class Step:
         failed: letters that have failed once more.
         lost: how many gaps there are more.
         is_idle: whether nothing is left to be handled at this moment.
+
+    Example:
+        >>> Step(positions={"c:": Position("9a0c", 7)}).lost
+        0
     """
 
     positions: Mapping[str, Position] = attrs.field(factory=dict)
@@ -83,6 +92,11 @@ class ConsumerState:
         idle: seconds since all was handled, at most.
         lost: how many gaps there were.
         letters: how many letters there are.
+
+    Example:
+        >>> state = ConsumerState(name="mailer", channel=None, epoch="9a0c", positions={"c:": Position("9a0c", 7)})
+        >>> state.behind({"c:": Position("9a0c", 9)}), state.is_active
+        (2, False)
     """
 
     name: str

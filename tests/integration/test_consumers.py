@@ -145,7 +145,7 @@ class Writer:
                 record, rev = await write(client, self.name, self.n, *self.asked)
                 self.model, self.asked = record["id"], None
                 self.written.append((record["id"], rev))
-        except (Closed, ConnectionError):
+        except (Closed, ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             if client is not None:

@@ -1,4 +1,4 @@
-"""How far consumers are behind: told in the log, and a warning before the history drops what they still need."""
+"""The lag of consumers: told in the log, and warned of before the history drops what they still need."""
 
 from __future__ import annotations
 
