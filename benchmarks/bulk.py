@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import resource
 import sys
@@ -51,6 +52,8 @@ async def measure(declared: Store, records: int) -> tuple[float, float, float]:
     app = App().serve(cls)
     await app.open()
     backend = app.backends["records"]
+    gc.collect()
+    gc.freeze()  # as app.run and bbio import do
     try:
         began = time.perf_counter()
         for model in rows(SINGLE):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shlex
 import signal
 import sys
@@ -117,6 +118,9 @@ class Import:
             click.ClickException: it has not come to the end; the text says how far it came, and how to go on.
         """
         async with opened(target, backend, migrate=migrate) as runtime:
+            # As a server does: what is there now stays, and is not to be looked through again and again.
+            gc.collect()
+            gc.freeze()
             try:
                 await self._begin(runtime, resume=resume, restart=restart)
                 progress = await self._all_of(runtime, file)

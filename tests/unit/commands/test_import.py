@@ -111,13 +111,17 @@ def test_signals_stop_it(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("import", app, "stopping", "-", "--name", "x", input='{"stop": 2}\n')
     assert (done.exit_code, "stopped at once; go on: bbio import" in done.stderr) == (1, True), done.stderr
 
+    went_on: list[bool] = []
+
     class Waiting(io.BytesIO):
         def readline(self, size: int | None = -1, /) -> bytes:
             if self.tell():
                 os.kill(os.getpid(), signal.SIGINT)
+                went_on.append(True)
             return super().readline(size)
 
     monkeypatch.setattr(import_, "stdin", lambda: Waiting(b'{"n": 1}\n{"n": 2}\n'))
     done = run("import", app, "todos", "-", "--name", "y")
     assert (done.exit_code, "stopped: no row is stored" in done.stderr) == (1, True), done.stderr
+    assert went_on == []
     assert len(run("export", app, "stopping").stdout.splitlines()) == 8
