@@ -45,7 +45,6 @@ class AnsweredExchange(Exchange):
         Raises:
             Unauthorized: its identity has ended.
             Forbidden: it does not listen.
-            Unauthorized: its identity has ended.
         """
         socket, channel = self.socket, self.req.channel
         if socket.is_suspended:

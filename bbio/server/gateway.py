@@ -300,8 +300,6 @@ class Gateway:
             socket.peer.ack(socket, ack_id, protocol.UNLISTENED)
 
     def _presence(self, socket: ClientSocket, ack_id: Any, fields: protocol.PresenceFields) -> None:
-        if socket.is_suspended:
-            raise ended()
         if not socket.connection.has_begun(("listen", socket.sid)):
             answer = present(self.rooms, socket, fields)
             if answer is not None:
@@ -316,8 +314,6 @@ class Gateway:
         )
 
     def _message(self, socket: ClientSocket, ack_id: Any, fields: protocol.MessageFields) -> Exchange:
-        if socket.is_suspended:
-            raise ended()
         if socket.messages is None:
             socket.messages = PerSecond(self.limits.messages_per_second, self.rooms.clock)
         check_message(socket, fields, self.limits.message)

@@ -614,5 +614,5 @@ def times(world: World, patched: pytest.MonkeyPatch) -> None:
     now = SimpleNamespace(time=lambda: time.time() + ahead(), monotonic=lambda: loop_time() + ahead())
     for name in ("sessions", "identified", "live"):
         patched.setattr(f"bbio.builtin.sessions.{name}.time", now)
-    patched.setattr("bbio.builtin.sessions.live.LEAST_SECONDS", 0.0)
+    patched.setattr("bbio.builtin.sessions.live.LEAST_COMPARE_SECONDS", 0.0)
     patched.setattr("bbio.builtin.sessions.sqlite.POLL_SECONDS", 0.002)
