@@ -264,3 +264,24 @@ test('who is put out is told, and comes back if it may', async () => {
   await client(room, { user: 'bob' }).presence.join();
   await until(() => ann.presence.size === 2);
 });
+
+test('a backend that is said in initialize is a Backend, bound or not, as one of the class is', async () => {
+  const room = channel();
+  const Backbone = openPage(server.url);
+  const handle = client(room, { user: 'bob' });
+  const Bound = Backbone.Collection.extend({
+    initialize(models, options) {
+      this.backend = { name: 'present', channel: options.room };
+      this.bindBackend();
+    },
+  });
+  const Unbound = Backbone.Collection.extend({ initialize() { this.backend = { name: 'present', channel: room }; } });
+  const [bound, unbound] = [new Bound([], { room }), new Unbound()];
+  assert.equal(bound.backend, unbound.backend);
+  const told = [];
+  handle.on('message:typing', (data) => told.push(data));
+  await handle.presence.join();
+  for (const list of [bound, unbound]) await list.backend.send('typing', 'title');
+  await until(() => told.length === 2);
+  assert.deepEqual(told[0], { said: 'title' });
+});

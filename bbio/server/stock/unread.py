@@ -123,10 +123,10 @@ class PlainSession:
         """Return whether packets are written to a websocket as they come."""
         return bool(self.engine.upgraded)
 
-    async def _hear(self, packet: engine_packet.Packet) -> None:
+    async def _hear(self, pkt: engine_packet.Packet) -> None:
         """Take a packet of the client, and note when it came."""
         self._heard_at = asyncio.get_running_loop().time()
-        await self._receive(packet)
+        await self._receive(pkt)
 
     def is_silent(self, seconds: float) -> bool:
         """Return whether nothing has come from the client for so long."""

@@ -95,6 +95,13 @@ export function attach(Backbone, io) {
     return backend;
   }
 
+  /** @param {any} target which then has a `Backend`, whatever it said its backend is */
+  function describe(target) {
+    const { backend } = target;
+    const made = described(backend);
+    if (made !== backend) Reflect.set(target, 'backend', made);
+  }
+
   /**
    * Trigger the backend's events on a collection or model that is not bound.
    * @param {any} target
@@ -131,8 +138,9 @@ export function attach(Backbone, io) {
       const spec = options?.backend;
       if (spec !== undefined) Reflect.defineProperty(this, 'backend', { ...PLAIN, value: described(spec) });
       // A getter goes on saying what it says.
-      else if (this.backend) Reflect.set(this, 'backend', described(this.backend));
+      else describe(this);
       const made = Kind.apply(this, arguments);
+      describe(this); // it may be said in `initialize`
       // Thousands of models of a collection would each look at every event. A function may not know yet.
       const { backend, collection } = this;
       if (backend && typeof backend !== 'function' && !collection) announce(this, find(backend));
@@ -160,6 +168,7 @@ export function attach(Backbone, io) {
         const field = 'a class field is set after initialize has run: there, write get backend() { ... }';
         throw new Error(`bindBackend: no backend; set one, as in Backbone.Collection.extend({backend: 'name'}); ${field}`);
       }
+      describe(this);
       if (mirrors.get(this)?.handle === handle) return this;
       this.unbindBackend();
       const mirror = this instanceof Backbone.Collection ? keeping(this, handle) : new ModelMirror(this, handle);
