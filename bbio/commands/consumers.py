@@ -69,7 +69,7 @@ def consumers(target: str, action: str, name: str | None, letters: tuple[int, ..
 
 async def _run(app: App, action: str, name: str | None, letters: tuple[int, ...], takes_all: bool) -> None:
     declared = {consumer.name for consumer in app.consumers}
-    await app.open()
+    await app.open(outside=True, migrate=False)
     try:
         found = await _found(app)
         if name is None:
