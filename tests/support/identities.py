@@ -119,11 +119,13 @@ class Tab:
         browser: the number of its browser, whose cookies its tabs share.
         connection: its connection.
         handles: its handles, by room.
+        behind_back: the channels in which its server was told of a presence that the handle knows nothing of.
     """
 
     browser: int
     connection: FakeConnection
     handles: dict[str, Handle]
+    behind_back: set[str] = attrs.field(factory=set)
 
 
 class World:

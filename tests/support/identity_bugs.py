@@ -286,7 +286,7 @@ FOUND_BY = {
     "session_goes_on": ("memory", 0),
     "overlooked": ("memory", 28),
     "ghosts": ("opaque", 0),
-    "lingers": ("memory", 26),
+    "lingers": ("opaque", 15),
     "tells_sid": ("opaque", 0),
     "tells_client": ("opaque", 0),
 }

@@ -140,6 +140,8 @@ class Schedule(World):
     def send(self, tab: Tab, event: str, *arguments: Any) -> None:
         """Send whatever a hostile client may."""
         connection = tab.connection
+        if event == "presence":
+            tab.behind_back.add(arguments[0])
         if "rooms" in connection._sockets:
             connection.emit(connection.sessions["rooms"], event, arguments, lambda *_: None)
 
@@ -514,15 +516,22 @@ class Schedule(World):
             for _, sid in () if shown is None else shown._places:
                 if sid not in places or not places[sid].is_live or room not in places[sid].present:
                     self.wrong.append(f"a ghost in {room}: {places.get(sid)}")
+            if shown is not None and not all(member.entries for member in shown._members.values()):
+                self.wrong.append(f"a ghost in {room}, of whom no connection is there")
             for tab in self.tabs:
-                if room in tab.handles and tab.connection.connected:
+                if room in tab.handles and tab.connection.connected and f"room-{room}" not in tab.behind_back:
                     seen = {member.card["user"] for member in tab.handles[room].presence.values()}
                     if not seen <= there[room]:
-                        self.wrong.append(f"{seen} are seen in {room}, and {there[room]} are there")
+                        self.wrong.append(
+                            f"tab {self.tabs.index(tab)} sees {seen} in {room}, and {there[room]} are there"
+                        )
 
     async def finish(self) -> None:
         """All is well again: who logs in gets what it may have, and nobody else does."""
-        await self.look_for_ghosts()  # while some are away
+        self.t.release()
+        await self.advance(2.0)
+        self.t.offline(*[tab.connection for tab in self.chance.sample(self.tabs, 3)])
+        await self.look_for_ghosts()
         self.t.heal()
         await self.app.backends["rooms"].recheck()
         await self.idle()
