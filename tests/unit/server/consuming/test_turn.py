@@ -491,13 +491,20 @@ async def test_what_is_under_way_is_finished_at_the_end(make_durable):
     await todos.create({"n": 2})
     await seen.reach(1)
     (worker,) = app._consuming._workers
+    turn = worker._turn
 
     async def is_all_read():
-        return worker._turn._events.is_at_top
+        return turn._events.is_at_top
+
+    async def is_ending():
+        return turn._is_ending
+
+    async def go_on():
+        await eventually(is_ending)
+        gate.set()
 
     await eventually(is_all_read)
-    asyncio.get_running_loop().call_soon(gate.set)
-    await app.close()
+    await asyncio.gather(go_on(), app.close())
     assert seen == [1, 0]
     async with running(application(make_durable, work, options={"attempts": 1})) as todos:
         await seen.reach(4)
