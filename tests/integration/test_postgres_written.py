@@ -486,9 +486,9 @@ async def test_a_client_that_is_refused_is_written_apart(database_url, psql, mon
         store._suspects._clock = lambda: now
         batches, transact = [], store._transact
 
-        async def noted(changes, lock, careful):
+        async def noted(changes, *options):
             batches.append([change.req.socket for change in changes])
-            return await transact(changes, lock, careful)
+            return await transact(changes, *options)
 
         monkeypatch.setattr(store, "_transact", noted)
 

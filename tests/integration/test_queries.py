@@ -116,7 +116,8 @@ async def test_indexes_come_and_go(tmp_path):
                 connection.execute(users)
             # Those of keys have no statement.
             rows = connection.execute(
-                "SELECT name, rootpage FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+                "SELECT name, rootpage FROM sqlite_master"
+                " WHERE type = 'index' AND tbl_name = 'todos' AND sql IS NOT NULL"
             )
             return dict(rows.fetchall())
 

@@ -5,15 +5,16 @@ import secrets
 
 import pytest
 
-from bbio import Backend, NotFound, Store
+from bbio import Backend, NotFound, Request, Store
 from bbio.builtin.documents import Batch, DocumentStore
 from bbio.conformance import CLAIMS, StoreConformance
 from bbio.protocol import decode
 from bbio.requests import ENDLESS, ListSize
+from bbio.store import RowRefused
 from bbio.streams import Position
 from tests.support.stacks import Served
 
-STUBS = ("look_up", "look_up_operation", "positions", "select", "since", "submit")
+STUBS = ("look_up", "look_up_operation", "positions", "select", "since", "submit", "submit_all")
 
 
 class Filled(DocumentStore):
@@ -30,14 +31,34 @@ class Filled(DocumentStore):
 
     def submit(self, change):
         change.future = asyncio.get_running_loop().create_future()
-        batch = Batch(self, [change])
+        self.take(self.apply([change]))
+        if change.error is None:
+            change.future.set_result(change.result)
+        else:
+            change.future.set_exception(change.error)
+        return change.future
+
+    def submit_all(self, whole):
+        future = asyncio.get_running_loop().create_future()
+        batch = self.apply(whole.changes)
+        try:
+            whole.keep(batch)
+        except RowRefused as err:
+            future.set_exception(err)
+        else:
+            self.take(batch)
+            future.set_result([change.result for change in whole.made])
+        return future
+
+    def apply(self, changes):
+        batch = Batch(self, changes)
         batch.rev, batch.epoch, batch.models, batch.replies = (
             self.rev,
             self.epoch,
             dict(self.models),
             dict(self.replies),
         )
-        batch.tops = {change.stream: (self.epoch, len(self.kept(change.stream)))}
+        batch.tops = {change.stream: (self.epoch, len(self.kept(change.stream))) for change in changes}
         batch.bases = {
             (key, rev): event.body
             for (name, rev), key in batch.stale.items()
@@ -45,13 +66,11 @@ class Filled(DocumentStore):
             if event.rev == rev and event.method != "delete" and decode(event.body)[self.id_attribute] == key[1]
         }
         batch.apply()
+        return batch
+
+    def take(self, batch):
         self.rev, self.models, self.replies = batch.rev, batch.models, batch.replies
         self.events += batch.events
-        if change.error is None:
-            change.future.set_result(change.result)
-        else:
-            change.future.set_exception(change.error)
-        return change.future
 
     def kept(self, stream):
         return [event for event in self.events if event.stream == stream]
@@ -105,6 +124,29 @@ async def test_nothing_is_missing_in_a_store_whose_stubs_are_filled():
     log.share_memory(None)
     await log.tell_recheck(None)
     assert await served.runtime.since("c:", served.events[0].epoch, 0) == served.events
+    await served.runtime.stop()
+
+
+async def test_many_writes_are_made_together_or_not_at_all():
+    """Each is told; of those with one that is refused none is made, and the error says which it was."""
+
+    class Todos(Backend):
+        store = Filled()
+
+    served = Served(Todos)
+    await served.runtime.start()
+    store = served.runtime.store
+
+    def request(method, model):
+        return Request(method=method, model=model, channel=None, options={}, socket=None, backend=Todos)
+
+    commits = await store.write_all([request("create", {"n": n}) for n in range(2)])
+    assert [event.offset for event in served.events] == [commit.event.offset for commit in commits] == [1, 2]
+    with pytest.raises(RowRefused) as refused:
+        await store.write_all([request("create", {"n": 2}), request("patch", {"id": "nowhere"})])
+    assert (refused.value.index, type(refused.value.error)) == (1, NotFound)
+    assert len(served.events) == 2
+    assert sorted(id for _, id in store.models) == ["0", "1"]
     await served.runtime.stop()
 
 
