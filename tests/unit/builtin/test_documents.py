@@ -141,6 +141,7 @@ async def test_many_writes_are_made_together_or_not_at_all():
         return Request(method=method, model=model, channel=None, options={}, socket=None, backend=Todos)
 
     commits = await store.write_all([request("create", {"n": n}) for n in range(2)])
+    await asyncio.sleep(0)  # it is told once the writes are made, whoever waits for them
     assert [event.offset for event in served.events] == [commit.event.offset for commit in commits] == [1, 2]
     with pytest.raises(RowRefused) as refused:
         await store.write_all([request("create", {"n": 2}), request("patch", {"id": "nowhere"})])
