@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -159,19 +158,18 @@ class Import:
         return progress
 
     def _rows(self, reader: Reader) -> Iterator[dict[str, Any]]:
-        models = iter(reader)
-        for row in count(1):
-            if self._is_stopping:
-                raise Stopped
+        models = enumerate(reader, 1)
+        while not self._is_stopping:
             self._is_reading = True
             try:
-                model = next(models, None)
+                row, model = next(models, (0, None))
             finally:
                 self._is_reading = False
             if model is None:
                 return
             self._lines[row] = reader.line
             yield model
+        raise Stopped
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:

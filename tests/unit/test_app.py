@@ -289,6 +289,35 @@ async def test_a_start_that_fails_cleans_up_the_application_it_is_mounted_on():
     assert happened == ["open", "closed"]
 
 
+async def test_a_start_whose_consumers_cannot_begin_closes_the_backends(monkeypatch):
+    """Those that were opened for it."""
+    monkeypatch.setenv("BBIO_CONSUMERS", "maybe")
+    host = web.Application()
+    app = App().serve(Notes)
+    app.mount(host)
+    runner = web.AppRunner(host)
+    with pytest.raises(ConfigurationError, match="BBIO_CONSUMERS is 'maybe'"):
+        await runner.setup()
+    assert not app.is_open
+    await runner.cleanup()
+
+
+async def test_calls_that_did_not_finish_are_counted_in_the_log(monkeypatch, caplog):
+    """Where there is none, there is nothing to tell."""
+    unfinished = [2, 0]
+
+    async def drain(seconds):
+        return unfinished.pop(0)
+
+    app = App()
+    monkeypatch.setattr(app.gateway.calls, "drain", drain)
+    for _ in range(2):
+        await app.finish()
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 calls were under way at the end and were given up; writes may be applied"
+    ]
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.0.0.1", "::1"])
 async def test_the_url_can_be_asked_for(host):
     """Whatever address it listens on."""

@@ -129,6 +129,25 @@ def test_stacks_warn_of_reads_that_leave_out_what_others_are_told(served):
     assert text.endswith(f"warning others are told what Todos.own leaves out {os.path.realpath(f'{name}.py')}:8")
 
 
+def test_stacks_show_consumers(served):
+    """Below what each request passes."""
+    source = """
+    from bbio import App, Backend
+    from bbio.builtin import MemoryStore
+
+    class Todos(Backend):
+        store = MemoryStore()
+
+    app = App().serve(Todos)
+
+    @app.consumer("mailer", backend="todos")
+    async def mail(event): ...
+    """
+    status, text = invoke("stacks", f"{served(textwrap.dedent(source))}:app")
+    assert status == 0
+    assert text.endswith("consumer mailer at least once for each write, apart from the request")
+
+
 MISSPELT = """
 class Typo(Backend):
     @before("raed")

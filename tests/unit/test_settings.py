@@ -225,3 +225,12 @@ def test_the_page_of_settings_names_each_of_them():
     assert set(rows) == {variable(field.name) for field in attrs.fields(Settings)}
     for name in ("host", "port", "log_level"):
         assert rows[variable(name)] == f"`{getattr(Settings(), name)}`"
+
+
+def test_whether_a_server_works_for_consumers():
+    """It does where nothing is said; what is neither yes nor no is told."""
+    assert Settings.from_env({}).works()
+    assert Settings.from_env({"BBIO_CONSUMERS": "yes"}).works()
+    assert not Settings.from_env({"BBIO_CONSUMERS": "no"}).works()
+    with pytest.raises(ConfigurationError, match="BBIO_CONSUMERS is 'maybe'; it is yes, or no"):
+        Settings.from_env({"BBIO_CONSUMERS": "maybe"}).works()

@@ -336,3 +336,18 @@ def test_an_operation_id_is_shown_by_its_public_part():
     op = Op("a secret", 7)
     assert repr(op) == f"<Op {op.public}>"
     assert "secret" not in repr(op)
+
+
+def test_old_events_that_a_consumer_has_not_handled_are_kept_longer():
+    """What it has handled goes at the usual age; the rest goes as well, at the age that is for consumers."""
+    clock = Clock()
+    log = Streams(HistoryLimits(age=60, consumer_age=600), clock)
+    log.needed = {"c:": 1}.get
+    for name in ("c:", "c:", "c:other"):
+        log.append(name, "create", b"{}")
+    clock.now += 61
+    log.expire()
+    assert (kept(log), kept(log, "c:other")) == ([2], [])
+    clock.now += 600
+    log.expire()
+    assert kept(log) == []

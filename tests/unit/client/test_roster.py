@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
 
-from bbio import BadRequest, Busy, Forbidden, Timeout
+from bbio import BadRequest, Busy, Forbidden, Timeout, Unauthorized
 from bbio.client import calls
 from bbio.client.presence import Presence, PresenceChanges
 from bbio.client.roster import Member, Roster
@@ -253,6 +254,21 @@ async def test_a_join_that_takes_too_long_goes_on(monkeypatch, wire):
         with pytest.raises(error):
             await presence.join({})
         assert wire.roster.wanted is is_wanted
+
+
+@pytest.mark.parametrize(("error", "is_told_again"), [(Unauthorized(expired=True), False), (Forbidden("no"), True)])
+async def test_the_end_of_an_identity_is_told_once(wire, error, is_told_again):
+    """After that one waits for the client to be present again; what keeps it out for good is told each time."""
+    subscription = SimpleNamespace(roster=wire.roster, name="notes", channel="")
+    presence = Presence(SimpleNamespace(clock=wire.clock), subscription)
+    wire.roster.on_answer(error)
+    with pytest.raises(type(error)):
+        await presence.changed()
+    waiting = asyncio.ensure_future(presence.until(lambda _: False, 5.0))
+    await asyncio.sleep(0)
+    wire.pass_time(5.0)
+    with pytest.raises(type(error) if is_told_again else Timeout):
+        await waiting
 
 
 def test_what_was_asked_over_a_connection_that_is_lost_is_not_asked_again(wire):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from bbio.bulk import BulkProgress
 from bbio.cli import main
 from bbio.commands import import_
 
@@ -125,3 +126,9 @@ def test_signals_stop_it(app: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.exit_code, "stopped: no row is stored" in done.stderr) == (1, True), done.stderr
     assert went_on == []
     assert len(run("export", app, "stopping").stdout.splitlines()) == 8
+
+
+def test_the_bar_tells_how_many_rows_there_are() -> None:
+    """Nothing before the first batch."""
+    assert import_._shown(None) is None
+    assert import_._shown(BulkProgress(rows=12_345)) == "12,345 rows"

@@ -444,3 +444,13 @@ async def test_too_many_calls_that_wait_for_a_thread_are_refused(monkeypatch):
             await app.backends["blocked"].create({})
         free.set()
         await first
+
+
+async def test_a_process_that_was_forked_is_told_that_nothing_runs_in_it(monkeypatch):
+    """The application runs in the process that started it."""
+    app = App().serve(Todos)
+    async with app.test():
+        calls = app.gateway.calls
+        monkeypatch.setattr(calls, "_process", calls._process + 1)
+        with pytest.raises(ConfigurationError, match="started before this process was forked"):
+            await app.backends["todos"].find({})

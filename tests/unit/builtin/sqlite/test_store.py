@@ -317,6 +317,19 @@ async def test_a_table_that_was_made_before_is_used(path):
     assert execute(path, "SELECT at FROM models") != [(None,)]
 
 
+async def test_indexes_are_those_that_are_declared(path):
+    """Those of an earlier start are dropped, those of somebody else are not."""
+    names = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    async with opened(SQLiteStore(path, indexes=["title", "rank"])):
+        pass
+    before = set(execute(path, "CREATE INDEX own ON models (rev)", names))
+    async with opened(SQLiteStore(path, indexes=["rank", "done"])):
+        pass
+    after = set(execute(path, names))
+    assert [len(each) for each in (before, after, before & after)] == [3, 3, 2]
+    assert ("own",) in after
+
+
 async def test_a_patch_that_builds_on_what_was_never_told_is_a_conflict(path):
     """Nothing was written to a model that the store began with."""
     async with opened(SQLiteStore(path, models=[{"id": "a"}])) as models:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import attrs
 import pytest
 
 from bbio import App, Backend, Busy, ConfigurationError, GiveUp, HistoryLimits, Unavailable
 from bbio.builtin import MemoryStore, PostgresStore, SQLiteStore
+from bbio.consumers import Consumer
+from bbio.log import Letter
 from bbio.server.consuming import attempt as attempt_module
 from bbio.server.consuming import turn as turn_module
+from bbio.streams import Event as LoggedEvent
 from bbio.streams import Position
 from tests.support.servers import eventually
 
@@ -583,10 +588,17 @@ async def test_a_function_that_fails_while_the_application_ends_comes_again(make
     await app.consume()
     await app.backends["todos"].create({"n": 0})
     await begun.wait()
-    closing = asyncio.ensure_future(app.close())
-    await asyncio.sleep(0)
-    gate.set()
-    await closing
+    (worker,) = app._consuming._workers
+    turn = worker._turn
+
+    async def is_ending():
+        return turn._is_ending
+
+    async def go_on():
+        await eventually(is_ending)
+        gate.set()
+
+    await asyncio.gather(go_on(), app.close())
     assert seen == [0]
     async with running(application(make_durable, work)):
         await seen.reach(2)
@@ -797,3 +809,67 @@ def test_an_entry_is_what_it_is():
     """Two events that look alike are two."""
     entry = turn_module.Entry(None, "7")
     assert entry != attrs.evolve(entry)
+
+
+def alone(function=None, **options):
+    """A turn without a database, and events for it."""
+    consumer = Consumer(name="worker", backend="todos", function=function, **options)
+    turn = turn_module.Turn(consumer, SimpleNamespace(id_attribute="id"), None, 1, math.inf)
+    logged = [LoggedEvent("c:", "e", n, "update", b'{"id":%d}' % n) for n in (1, 2)]
+    return turn, [turn_module.event_of(Letter(model=f"{each.offset}", event=each), "todos") for each in logged]
+
+
+async def test_what_is_read_when_the_end_has_begun_is_left():
+    """It is begun after the next start; so is what waits for room meanwhile."""
+
+    async def work(event):
+        """Do nothing."""
+
+    async def read(*events):
+        for each in events:
+            yield each
+
+    turn, (first, second) = alone(work)
+    await turn.end()
+    await turn._read(read(first))
+    assert not turn._window
+    turn, (first, second) = alone(work)
+    turn._window.append(turn_module.Entry(first, "1"))
+    reading = asyncio.ensure_future(turn._read(read(second)))
+    await asyncio.sleep(0)
+    assert not reading.done()
+    await turn.end()
+    await reading
+    assert [entry.event for entry in turn._window] == [first]
+
+
+async def test_what_fails_when_the_end_has_begun_is_not_over():
+    """Nor is it tried again: it comes after the next start."""
+
+    async def work(event):
+        await turn.end()
+        raise OSError("no")
+
+    turn, (event, _) = alone(work, pause=60.0)
+    entry = turn_module.Entry(event, "1")
+    await turn._handle(entry)
+    assert (entry.is_over, entry.is_pausing) == (False, False)
+
+
+async def test_a_letter_that_was_put_back_waits_for_room():
+    """It is begun once what is under way is over."""
+    seen = []
+
+    async def work(event):
+        seen.append(event)
+
+    turn, (first, second) = alone(work)
+    turn._window.append(under_way := turn_module.Entry(first, "1"))
+    turn._put_back = [letter := turn_module.Entry(second, "2", letter=7)]
+    turn._begin_letters()
+    assert (turn._put_back, turn._letters) == ([letter], [])
+    turn._window.remove(under_way)
+    turn._begin_letters()
+    assert (turn._put_back, turn._letters) == ([], [letter])
+    await asyncio.gather(*turn._tasks)
+    assert (seen, letter.is_over) == ([second], True)
