@@ -129,23 +129,23 @@ def test_stacks_warn_of_reads_that_leave_out_what_others_are_told(served):
     assert text.endswith(f"warning others are told what Todos.own leaves out {os.path.realpath(f'{name}.py')}:8")
 
 
-def test_stacks_show_consumers(served):
+def test_stacks_show_what_is_done_once_for_each_write(served):
     """Below what each request passes."""
     source = """
-    from bbio import App, Backend
-    from bbio.builtin import MemoryStore
+    from bbio import App, Backend, after
+    from bbio.builtin import SQLiteStore
 
     class Todos(Backend):
-        store = MemoryStore()
+        store = SQLiteStore("todos.db")
+
+        @after("create", once=True)
+        async def mail(self, event): ...
 
     app = App().serve(Todos)
-
-    @app.consumer("mailer", backend="todos")
-    async def mail(event): ...
     """
     status, text = invoke("stacks", f"{served(textwrap.dedent(source))}:app")
     assert status == 0
-    assert text.endswith("consumer mailer at least once for each write, apart from the request")
+    assert text.endswith("consumer todos.mail at least once for each write, apart from the request")
 
 
 MISSPELT = """

@@ -453,4 +453,4 @@ async def test_a_process_that_was_forked_is_told_that_nothing_runs_in_it(monkeyp
         calls = app.gateway.calls
         monkeypatch.setattr(calls, "_process", calls._process + 1)
         with pytest.raises(ConfigurationError, match="started before this process was forked"):
-            await app.backends["todos"].find({})
+            await app.backends["todos"].query()

@@ -320,13 +320,13 @@ async def test_a_table_that_was_made_before_is_used(path):
 async def test_indexes_are_those_that_are_declared(path):
     """Those of an earlier start are dropped, those of somebody else are not."""
     names = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
-    async with opened(SQLiteStore(path, indexes=["title", "rank"])):
+    async with opened(SQLiteStore(path, index=["title", "rank"])):
         pass
     before = set(execute(path, "CREATE INDEX own ON models (rev)", names))
-    async with opened(SQLiteStore(path, indexes=["rank", "done"])):
+    async with opened(SQLiteStore(path, index=["rank", "done"])):
         pass
     after = set(execute(path, names))
-    assert [len(each) for each in (before, after, before & after)] == [3, 3, 2]
+    assert (len(before - after), len(after - before)) == (1, 1)
     assert ("own",) in after
 
 
