@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from bbio import NotFound, Unauthorized
+from bbio import Forbidden, NotFound
 from tests.support.guides import files
 from tests.support.servers import ServerProcess
 from tests.support.services import free_port
@@ -54,7 +54,7 @@ async def test_orders_reserve_stock_and_are_closed(run) -> None:
         for _ in range(3):
             await page.create({"product": "milk", "count": 2})
         assert (await shop.app.backends[shop.Products].read("milk")).stock == 1
-        with pytest.raises(Unauthorized):
+        with pytest.raises(Forbidden):
             await t.connect().backend("products").patch({"id": "milk", "stock": 99})
         with pytest.raises(NotFound):
             await page.create({"product": "beer"})
