@@ -12,7 +12,7 @@ from bbio.builtin import MemoryStore
 from bbio.server.budget import FLOOD, JOIN_SECONDS, PACKET_SECONDS, SHARE_SECONDS, Budget
 from bbio.server.payload import PART_PACKETS
 from tests.support.floods import FLOODS
-from tests.support.servers import eventually, heard
+from tests.support.servers import DEADLINE, eventually, heard
 from tests.support.websocket import PING, PONG, TEXT, frame
 from tests.support.wire import LegacyClient, SyncFailed, encode
 
@@ -148,7 +148,7 @@ async def test_what_has_waited_keeps_its_order(serve, join, todos):
     socket.budget.spend(1.0)
     await alice.wire.socket.write(b"".join(one + unknown for one in create))
     for n in range(1000, 2500):
-        error, model = await alice.namespace.reply(n)
+        error, model = await alice.namespace.reply(n, DEADLINE)  # the server's rest is long after what takes long
         assert (error, model["n"]) == (None, n)
     assert [model["n"] for model in await alice.sync("read")] == list(range(1000, 2500))
 
