@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
@@ -25,6 +26,12 @@ settings.register_profile(
 settings.register_profile("long", parent=settings.get_profile("ci"), derandomize=False, max_examples=2000)
 settings.register_profile("short", parent=settings.get_profile("ci"), max_examples=examples(100))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C end the processes that tests start, also where a shell has begun the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -158,15 +158,6 @@ with bbio.open("served:app") as backends:
 }
 
 
-@pytest.fixture
-def interruptible():
-    """Processes that are started end on Ctrl-C, also where a shell has started the tests with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("form", INTERRUPTED)
 async def test_ctrl_c_ends_a_script(spawn, tmp_path, form):
     """What was written is kept, what waits is given up, and the file is closed."""
