@@ -84,13 +84,15 @@ class WebSocket:
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode())
-        answer = await reader.readuntil(b"\r\n\r\n")
-        status = int(answer.split(b" ", 2)[1])
-        if status != 101:
-            length = re.search(rb"(?i)content-length: *(\d+)", answer)
-            body = await reader.readexactly(int(length[1]) if length else 0)
+        try:
+            answer = await reader.readuntil(b"\r\n\r\n")
+            status = int(answer.split(b" ", 2)[1])
+            if status != 101:
+                length = re.search(rb"(?i)content-length: *(\d+)", answer)
+                raise Refused(status, await reader.readexactly(int(length[1]) if length else 0))
+        except BaseException:
             writer.close()
-            raise Refused(status, body)
+            raise
         return cls(reader, writer)
 
     async def send(self, data: str | bytes) -> None:

@@ -174,9 +174,10 @@ OUTGROWN = """
     SELECT id, top FROM bbio_streams
     WHERE backend = $1 AND (top - trimmed >= $2 OR size > $3::bigint * 5 / 4) ORDER BY name LIMIT 1000 FOR UPDATE
 """
-# The position in a stream after which consumers need events; NULL if there are none.
+# The position in a stream after which consumers need events; NULL if there are none. They need the last one that they
+# have handled: its stamp says that this is the history.
 NEEDED = """
-    SELECT min(CASE WHEN p.epoch = s.epoch THEN p.position ELSE 0 END) FROM bbio_streams s
+    SELECT min(CASE WHEN p.epoch = s.epoch THEN greatest(p.position - 1, 0) ELSE 0 END) FROM bbio_streams s
     JOIN bbio_consumers c ON c.backend = $2
     LEFT JOIN bbio_consumer_positions p ON p.consumer = c.id AND p.stream = s.name
     WHERE s.id = $1 AND (c.channel IS NULL OR p.stream IS NOT NULL)

@@ -106,7 +106,7 @@ WITH RECURSIVE earlier (id, previous, position, method, body, rev) AS (
 ) SELECT body FROM earlier WHERE rev = :rev AND method <> 'delete'"""
 
 # Of so many events from a place on: those that no stream's limits allow any more, and those of streams that are gone.
-# What a consumer has not handled has limits of its own.
+# What a consumer has not handled has limits of its own, with the event before it, whose stamp says which history it is.
 TRIM = """
 DELETE FROM bbio_log WHERE id IN (
     SELECT l.id FROM bbio_log l LEFT JOIN bbio_streams s ON s.id = l.stream
@@ -117,7 +117,7 @@ DELETE FROM bbio_log WHERE id IN (
             SELECT 1 FROM bbio_consumers c
             LEFT JOIN bbio_consumer_positions p ON p.consumer = c.id AND p.stream = s.name
             WHERE c.backend = :backend AND (c.channel IS NULL OR p.stream IS NOT NULL)
-            AND l.position > CASE WHEN p.epoch = s.epoch THEN p.position ELSE 0 END)))))"""
+            AND l.position >= CASE WHEN p.epoch = s.epoch THEN p.position ELSE 0 END)))))"""
 # How the records of events were that are gone.
 TRIM_WAS = """
 DELETE FROM bbio_was AS w WHERE id BETWEEN :first AND :last
