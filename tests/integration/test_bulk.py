@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import attrs
@@ -531,7 +531,7 @@ async def test_rules_of_the_table_name_the_row(tmp_path) -> None:
     """A row that breaks a rule of the file is found, and nothing of its batch is stored."""
     async with served(SQLiteStore(tmp_path / "todos.db", "todos"), None) as backend:
         await backend.create({"title": "first"})
-        with sqlite3.connect(tmp_path / "todos.db") as file:
+        with closing(sqlite3.connect(tmp_path / "todos.db", isolation_level=None)) as file:
             file.execute("CREATE UNIQUE INDEX titles ON todos (json_extract(body, '$.title'))")
         with pytest.raises(BulkError, match="row 3: another model has the same") as caught:
             await backend.bulk([{"title": title} for title in ("a", "b", "first", "c")], op="x")
@@ -544,7 +544,7 @@ async def test_a_lost_file_is_said(tmp_path) -> None:
     """Errors of the file are nobody's row; the bulk goes on once it is back."""
     path = tmp_path / "todos.db"
     async with served(SQLiteStore(path, "todos", timeout=0.05), None) as backend:
-        with sqlite3.connect(path) as other:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(BulkError, match="it stopped: the database cannot be used at the moment") as caught:
                 await backend.bulk(todos(3), op="x")
@@ -611,7 +611,7 @@ async def test_a_commit_that_fails_is_nobodys_row(tmp_path, monkeypatch) -> None
 async def test_a_rule_that_no_row_breaks_alone_is_nobodys_row(tmp_path) -> None:
     """Two rows that break a rule together: the second is at fault."""
     async with served(SQLiteStore(tmp_path / "todos.db", "todos"), None) as backend:
-        with sqlite3.connect(tmp_path / "todos.db") as file:
+        with closing(sqlite3.connect(tmp_path / "todos.db", isolation_level=None)) as file:
             file.execute("CREATE UNIQUE INDEX titles ON todos (json_extract(body, '$.title'))")
         with pytest.raises(BulkError, match="row 2: another model has the same"):
             await backend.bulk([{"title": "a"}, {"title": "a"}])
