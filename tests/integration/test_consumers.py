@@ -25,7 +25,7 @@ MODELS = 4
 SERVED = """
 import asyncio, json, os
 from pathlib import Path
-from bbio import App, Backend
+from bbio import App, Backend, HistoryLimits
 from bbio.builtin import PostgresStore, SQLiteStore
 
 class Models(Backend):
@@ -77,12 +77,16 @@ class Processes:
             await worker.stop()
 
 
+# However far behind consumers are whose processes die again and again, what they need is kept.
+LONG = "history=HistoryLimits(consumer_events=1_000_000, consumer_size=1 << 30)"
+
+
 @pytest.fixture(params=["SQLite", "PostgreSQL"])
 def kept(request):
     """The store, and the environment of what uses it."""
     if request.param == "SQLite":
-        return 'SQLiteStore("models.db")', {"AT_ONCE": "1"}
-    return "PostgresStore(connections=4)", {
+        return f'SQLiteStore("models.db", {LONG})', {"AT_ONCE": "1"}
+    return f"PostgresStore(connections=4, {LONG})", {
         "AT_ONCE": "3",
         "BBIO_DATABASE_URL": request.getfixturevalue("database_url"),
     }
