@@ -91,6 +91,10 @@ class BlockingBackends(Mapping[str, BlockingBackend[Any]]):
         return len(self._registry)
 
 
+# Seconds after which a wait looks for signals: one that comes just before the thread sleeps does not wake it up.
+SIGNAL_SECONDS = 0.2
+
+
 class LoopThread:
     """An event loop in a thread of its own."""
 
@@ -111,6 +115,9 @@ class LoopThread:
         """Run a coroutine in the loop, and wait for its result; Ctrl-C cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
+            done: set[concurrent.futures.Future[T]] = set()
+            while not done:
+                done, _ = concurrent.futures.wait((future,), SIGNAL_SECONDS)
             return future.result()
         except BaseException:
             future.cancel()

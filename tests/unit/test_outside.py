@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sqlite3
 import sys
 import threading
@@ -18,6 +19,7 @@ import bbio
 from bbio import App, Backend, ConfigurationError, Limits, NotFound, Runtime, Store, Unavailable, before, create, read
 from bbio.builtin import MemoryStore, SQLiteStore
 from bbio.builtin.sqlite import file as sqlite_file
+from bbio.outside import LoopThread
 
 
 @attrs.define
@@ -330,3 +332,21 @@ def test_an_error_in_the_block_is_raised_and_all_is_closed(path, started):
     path.with_suffix(".away").rename(path)
     with bbio.open(app):
         pass
+
+
+async def interrupt():
+    """Have Ctrl-C come to a thread that is not the one that waits, as one does that comes just before it sleeps."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    await asyncio.sleep(3600)
+
+
+def test_ctrl_c_ends_a_wait_that_it_does_not_wake_up():
+    """The thread that waits looks for signals all the same."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = LoopThread()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            thread.run(interrupt())
+    finally:
+        thread.stop()
+        signal.signal(signal.SIGINT, before)
