@@ -24,6 +24,7 @@ from bbio.errors import ConfigurationError
 from bbio.generic import M
 from bbio.registry import Registry
 from bbio.runtime import SHARING, Runtime
+from bbio.server.calls import result_of
 from bbio.target import app_of, find
 
 T = TypeVar("T")
@@ -91,10 +92,6 @@ class BlockingBackends(Mapping[str, BlockingBackend[Any]]):
         return len(self._registry)
 
 
-# Seconds after which a wait looks for signals: one that comes just before the thread sleeps does not wake it up.
-SIGNAL_SECONDS = 0.2
-
-
 class LoopThread:
     """An event loop in a thread of its own."""
 
@@ -115,10 +112,7 @@ class LoopThread:
         """Run a coroutine in the loop, and wait for its result; Ctrl-C cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            done: set[concurrent.futures.Future[T]] = set()
-            while not done:
-                done, _ = concurrent.futures.wait((future,), SIGNAL_SECONDS)
-            return future.result()
+            return result_of(future)
         except BaseException:
             future.cancel()
             raise

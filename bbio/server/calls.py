@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
@@ -31,6 +33,9 @@ ANSWER_SECONDS = 5.0
 END_SECONDS = 0.5
 # Calls that an error names.
 SHOWN_CALLS = 4
+
+# Seconds after which a thread that waits looks for signals.
+SIGNAL_SECONDS = 0.2
 
 Link = tuple[Runtime, str, Operation | None]
 
@@ -171,8 +176,8 @@ class ServerCalls:
             call.close()
             raise
         try:
-            return future.result(self._longest(timeout))
-        except concurrent.futures.TimeoutError as err:
+            return result_of(future, self._longest(timeout))
+        except TimeoutError as err:
             future.cancel()
             if isinstance(err, Timeout):
                 raise
@@ -322,6 +327,27 @@ class ServerCalls:
         internal = self._registry.internal_error(err, req)
         internal.__cause__ = err
         return internal
+
+
+def result_of(future: concurrent.futures.Future[T], seconds: float = math.inf) -> T:
+    """Wait for a future, in a thread without an event loop. Ctrl-C ends the wait also where it came just before it.
+
+    A signal that comes when a thread is about to sleep does not wake it up.
+
+    Parameters:
+        future: the future.
+        seconds: how long to wait.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    until = time.monotonic() + seconds
+    while not future.done():
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        concurrent.futures.wait((future,), min(left, SIGNAL_SECONDS))
+    return future.result()
 
 
 def _submit(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> concurrent.futures.Future[T]:

@@ -340,13 +340,36 @@ async def interrupt():
     await asyncio.sleep(3600)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt in this test."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_wait_that_it_does_not_wake_up():
     """The thread that waits looks for signals all the same."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = LoopThread()
     try:
         with pytest.raises(KeyboardInterrupt):
             thread.run(interrupt())
     finally:
         thread.stop()
-        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_ends_a_call_that_it_does_not_wake_up(path):
+    """As it ends any other wait; the call goes on until the application is closed."""
+
+    class Slow(Backend):
+        store = SQLiteStore(path)
+
+        @before
+        async def wait(self):
+            await interrupt()
+
+    app = make_app(path, limits=Limits(drain_time=0.1), slow=Slow)
+    with bbio.open(app, migrate=True) as backends, pytest.raises(KeyboardInterrupt):
+        backends["slow"].create({}, timeout=3600)
