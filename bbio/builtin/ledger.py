@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from bbio.log.consumers import ConsumerState, Ledger, Letter, Step
 from bbio.streams import Event, Position
@@ -12,7 +12,7 @@ from bbio.streams import Event, Position
 # A statement and what is bound to it, several times over where it is to be run so often.
 Statement = tuple[str, Sequence[tuple[Any, ...]]]
 
-# Seconds of the database's own clock.
+# Stands for the seconds of the database's own clock.
 NOW = "{now}"
 # A lease that ends so much later than any could was taken before the clock was set back.
 LONGEST_LEASE_SECONDS = 3_600.0
@@ -94,12 +94,23 @@ TABLES = (
 
 
 class SQLLedger(Ledger):
-    """Keeps the states of consumers in the database of their backend."""
+    """Keeps the states of consumers in the database of their backend.
 
-    @property
-    @abstractmethod
-    def backend(self) -> int:
-        """The number of the backend."""
+    Parameters:
+        backend: the number of the backend.
+
+    Class attributes:
+        now: the SQL of the seconds since 1970, by one clock for all processes of the database.
+    """
+
+    now: ClassVar[str]
+
+    def __init__(self, backend: int) -> None:
+        self.backend = backend
+
+    def text(self, statement: str) -> str:
+        """Return a statement as this database reads it."""
+        return statement.replace(NOW, self.now)
 
     @abstractmethod
     async def fetch(self, statement: str, *values: Any) -> list[Any]:

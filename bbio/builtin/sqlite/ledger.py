@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from bbio.builtin.ledger import SQLLedger, Statement
 from bbio.builtin.sqlite.threads import Worker
-
-# Seconds since 1970, by the clock of the machine that all processes of a file are on.
-NOW = "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@lru_cache
-def _text(statement: str) -> str:
-    return statement.replace("{now}", NOW)
 
 
 class SQLiteLedger(SQLLedger):
@@ -28,26 +19,25 @@ class SQLiteLedger(SQLLedger):
         reader: a thread that reads.
     """
 
+    # Seconds since 1970, by the clock of the machine that all processes of a file are on.
+    now = "((julianday('now') - 2440587.5) * 86400.0)"
+
     def __init__(self, backend: int, writer: Worker, reader: Worker) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._writer = writer
         self._reader = reader
 
-    @property
-    def backend(self) -> int:
-        return self._backend
-
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
-        rows: list[Any] = await self._reader.call(lambda connection: _execute(connection, statement, values))
+        rows: list[Any] = await self._reader.call(lambda connection: self._execute(connection, statement, values))
         return rows
 
     async def run(self, first: str, values: tuple[Any, ...], rest: Sequence[Statement] = ()) -> list[Any]:
         def work(connection: sqlite3.Connection) -> list[Any]:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                found = [_execute(connection, first, values)]
+                found = [self._execute(connection, first, values)]
                 if found[0]:
-                    found += [_execute(connection, statement, each) for statement, many in rest for each in many]
+                    found += [self._execute(connection, statement, each) for statement, many in rest for each in many]
             except BaseException:
                 connection.rollback()
                 raise
@@ -57,7 +47,6 @@ class SQLiteLedger(SQLLedger):
         rows: list[Any] = await self._writer.call(work)
         return rows
 
-
-def _execute(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> list[Any]:
-    named = {str(number): value for number, value in enumerate(values, 1)}
-    return connection.execute(_text(statement), named).fetchall()
+    def _execute(self, connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> list[Any]:
+        named = {str(number): value for number, value in enumerate(values, 1)}
+        return connection.execute(self.text(statement), named).fetchall()
