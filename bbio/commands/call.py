@@ -12,8 +12,7 @@ import click
 from msgspec import UNSET
 
 from bbio.calls import Answer, Terms, ask
-from bbio.commands.outside import opening
-from bbio.commands.target import load
+from bbio.commands.opened import app_serving, opening
 from bbio.errors import BbioError, SyncError
 from bbio.outside import open as open_app
 from bbio.protocol import encode, parse
@@ -66,10 +65,7 @@ def call(
     bbio call shop:app orders read 7
     bbio call shop:app orders query '{"state": "open", "limit": 10}' --user ann
     """
-    app = load(target)
-    if backend not in app.backends:
-        raise click.ClickException(f"no backend {backend!r} is served; served: {', '.join(app.backends) or 'none'}")
-
+    app = app_serving(target, backend)
     if data == "-":
         data = sys.stdin.read().strip()
     options = None if extras is None else _object("--options", extras)

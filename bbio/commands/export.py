@@ -11,8 +11,7 @@ from typing import IO, Any
 
 import click
 
-from bbio.commands.opened import opened
-from bbio.commands.outside import opening
+from bbio.commands.opened import opened, opening
 from bbio.commands.rows import FORMATS, Writer, stdout
 
 # Words of a query that are about pages.

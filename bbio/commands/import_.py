@@ -16,8 +16,7 @@ import click
 
 from bbio.bulk import BATCH_RECORDS, MAX_BATCH_RECORDS, BulkProgress
 from bbio.calls import MAX_OP
-from bbio.commands.opened import opened
-from bbio.commands.outside import opening
+from bbio.commands.opened import opened, opening
 from bbio.commands.rows import FORMATS, Reader, format_of, stdin
 from bbio.errors import BulkError
 from bbio.runtime import Runtime

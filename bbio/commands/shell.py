@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from bbio.commands.outside import opening
+from bbio.commands.opened import opening
 from bbio.commands.target import load
 from bbio.errors import BbioError
 from bbio.outside import open as open_app
